@@ -1,0 +1,196 @@
+"""Checkpoints that a crash cannot spoil.
+
+A checkpoint is a directory `checkpoints/step-00000500` with
+
+    model.safetensors       the weights
+    optimizer.safetensors   AdamW's state, named by parameter
+    state.json              step, tokens, evaluation and whatever else training needs to go on
+    manifest.json           size and SHA-256 of the other three
+
+It is written under another name, synced to disk with the manifest last, and renamed: a directory of that name
+is whole or damaged later, never half-written. Nothing pickled is read or written.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt.errors import InputError
+
+FORMAT_VERSION = 1
+NAME = re.compile(r"step-(\d{8,})")
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+Tensors = dict[str, Tensor]
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a verified checkpoint holds; the optimizer's tensors only if they were asked for."""
+
+    path: Path
+    model: Tensors
+    optimizer: Tensors
+    state: dict[str, Any]
+
+
+def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of `state["step"]`, of which there must be none yet, and return its path.
+
+    Raises OSError if the disk fails; then no checkpoint is changed.
+    """
+    final = run / "checkpoints" / f"step-{state['step']:08d}"
+    assert not final.exists(), final
+    partial = final.with_name(f".{final.name}.partial")
+    final.parent.mkdir(exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        save_file(model, partial / MODEL)
+        save_file(optimizer, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        files = {name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in (MODEL, OPTIMIZER, STATE)}
+        for name in files:
+            _sync(partial / name)
+        manifest = {"format_version": FORMAT_VERSION, "step": state["step"], "files": files}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(partial / MANIFEST)
+        _sync(partial)
+        partial.rename(final)
+        _sync(final.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; leftovers and those set aside have other names."""
+    found = [path for path in (run / "checkpoints").glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
+def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> None:
+    """Raises Damaged, saying what is wrong, unless the named files are what was written."""
+    manifest = _read_json(path / MANIFEST)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise Damaged(f"{path}: is of format {manifest.get('format_version')}, and this program reads format {FORMAT_VERSION}")
+    for name in names:
+        file, promised = path / name, manifest.get("files", {}).get(name)
+        if promised is None:
+            raise Damaged(f"{path / MANIFEST}: does not list {name}")
+        if not file.exists():
+            raise Damaged(f"{file}: is missing")
+        if file.stat().st_size != promised["bytes"]:
+            raise Damaged(f"{file}: has {file.stat().st_size:,} bytes where its manifest says {promised['bytes']:,}")
+        if _sha256(file) != promised["sha256"]:
+            raise Damaged(f"{file}: its SHA-256 is not the one in its manifest")
+
+
+def load(path: Path, optimizer: bool) -> Checkpoint:
+    """Verify a checkpoint, then read it to the CPU. Sampling needs no optimizer, and does not ask for its file."""
+    verify(path, (MODEL, OPTIMIZER, STATE) if optimizer else (MODEL, STATE))
+    try:
+        model = load_file(path / MODEL)
+        moments = load_file(path / OPTIMIZER) if optimizer else {}
+    except safetensors.SafetensorError as error:
+        raise Damaged(f"{path}: cannot be read as safetensors ({error})") from None
+    return Checkpoint(path, model, moments, _read_json(path / STATE))
+
+
+def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, to train on from; damaged ones are named and set aside. None if there is none."""
+    for leftover in (run / "checkpoints").glob(".step-*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for path in reversed(list_checkpoints(run)):
+        try:
+            return load(path, optimizer=True)
+        except Damaged as error:
+            aside = _set_aside(path)
+            say(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
+    return None
+
+
+def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
+    """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
+
+    Damaged ones are named and passed over, and left where they are. Raises InputError if none is left.
+    """
+    for path in sorted(list_checkpoints(run), key=lambda path: (_validation_loss(path), -step_of(path))):
+        try:
+            return load(path, optimizer=False)
+        except Damaged as error:
+            say(f"damaged checkpoint: {error}; trying the next best")
+    raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the best."""
+    paths = list_checkpoints(run)
+    if not paths:
+        return
+    best = min(paths, key=lambda path: (_validation_loss(path), -step_of(path)))
+    for path in paths[:-keep]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def _validation_loss(path: Path) -> float:
+    try:
+        evaluation = _read_json(path / STATE).get("evaluation")
+    except Damaged:
+        return float("inf")
+    return evaluation["loss"] if evaluation else float("inf")
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Damaged(f"{path}: is missing or cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise Damaged(f"{path}: is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise Damaged(f"{path}: is not a JSON object")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk (Windows cannot sync a directory, and needs no such step)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,229 @@
+"""Commands and their options: dataclass fields become flags (tyro), and bad input becomes a sentence."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+
+from gpt.analysis.cost import cost_lines
+from gpt.config import Config, Device, SamplingConfig, nearest_multiple, overlay, to_dict
+from gpt.device import choose_device
+from gpt.errors import InputError
+from gpt.presets import PRESETS, preset, preset_for
+from gpt.run import is_run, model_config, newest_run, read_config
+from gpt.tokens.shards import Dataset
+
+
+def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Call `main` with options from the command line, and end the process with its exit code (None is 0)."""
+    with sentences():
+        code = tyro.cli(main, args=arguments, prog=prog)
+    sys.exit(code)
+
+
+class sentences:
+    """A context in which bad input and a failing disk end the program with one sentence and exit code 2."""
+
+    def __enter__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            sys.stderr.close()
+            sys.exit(0)
+        if isinstance(error, InputError | OSError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+
+# ---- train ----
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a GPT on a dataset. Settings: the preset's, then those of --config, then flags."""
+
+    settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
+    preset: Positional[str] = ""
+    """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large or gpt2-xl; by default what suits the device."""
+    config: Path | None = None
+    """TOML file of settings: steps = 100, and tables such as [model]."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Go on with the run that --run names, or with the newest."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """Print the resolved settings and what they cost, and stop."""
+
+
+@dataclass(frozen=True)
+class _FirstLook:
+    """The flags that decide which settings the others are laid over."""
+
+    config: Path | None = None
+    run: Path | None = None
+    init: str = "scratch"
+    device: Device = "auto"
+    resume: FlagCreatePairsOff[bool] = False
+
+
+def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
+    """The command, and a line that says which settings it began with and why.
+
+    Precedence: preset (or the resumed run's config, or the architecture of --init) < --config file < flags.
+    Raises InputError; exits with a message where a flag itself is wrong.
+    """
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    visible = [argument for argument in arguments if argument not in ("-h", "--help")]
+    first, _ = tyro.cli(_FirstLook, args=visible, return_unknown_args=True, add_help=False)
+    base, reason = _resumed(first.run, named) if first.resume else _begun(named, first.init, first.device)
+    given = base
+    if first.config is not None:
+        given = overlay(base, _read_toml(first.config), str(first.config))
+    command = tyro.cli(TrainCommand, args=list(arguments), default=TrainCommand(settings=given))
+    if command.preset != named:
+        raise InputError(f"the preset comes first: train.py {command.preset} …")
+    if first.resume:
+        _require_same_training(base, command.settings)
+    elif command.settings.init != "scratch":
+        _require_architecture(base, command.settings)
+    return command, reason
+
+
+def _begun(named: str, init: str, device: Device) -> tuple[Config, str]:
+    if named:
+        base, reason = preset(named), f"preset {named}: asked for"
+    else:
+        base, why = preset_for(choose_device(device), init)
+        reason = f"preset {base.preset}: {why}"
+    if init != "scratch":  # the architecture comes from the weights
+        model = dataclasses.replace(model_config(init), dropout=base.model.dropout)
+        base = dataclasses.replace(base, model=model, batch_tokens=nearest_multiple(base.batch_tokens, model.context))
+    return base, reason
+
+
+def _resumed(run: Path | None, named: str) -> tuple[Config, str]:
+    path = run or newest_run()
+    if not is_run(path):
+        raise InputError(f"--resume: {path} holds no run; leave --resume out to begin one")
+    base = dataclasses.replace(read_config(path), run=path)
+    if named and named != base.preset:
+        raise InputError(f"--resume: {path} began with the preset {base.preset}, not {named}")
+    return base, f"settings: those of {path}"
+
+
+def _require_same_training(before: Config, now: Config) -> None:
+    """What the steps done so far were made with cannot change; the rest can."""
+    for name in ("model", "batch_tokens", "seed", "init"):
+        if getattr(now, name) != getattr(before, name):
+            raise InputError(
+                f"--resume: {name} was {getattr(before, name)} and cannot become {getattr(now, name)} midway; "
+                "begin a new run from these weights with --init"
+            )
+
+
+def _require_architecture(base: Config, config: Config) -> None:
+    """The model of --init can only be given less context, and another dropout."""
+    source = dataclasses.replace(base.model, context=config.model.context, dropout=config.model.dropout)
+    if source != config.model or config.model.context > base.model.context:
+        raise InputError(f"--init {config.init}: is {base.model}; only its dropout can be changed, and its context made smaller")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {path}: cannot be read as TOML ({error})") from None
+
+
+def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] = print) -> Config:
+    """The config with the vocabulary of the dataset. Raises InputError if the two cannot go together."""
+    dataset.require_window(config.model.context)
+    vocab_size = dataset.tokenizer.vocab_size
+    if config.model.vocab_size == vocab_size:
+        return config
+    unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
+    if config.init != "scratch" or not unset:
+        raise InputError(
+            f"model.vocab_size is {config.model.vocab_size:,} and the tokenizer of {dataset.path} has {vocab_size:,} ids; "
+            "prepare the data with the model's tokenizer (for GPT-2: --tokenizer gpt2), or leave --model.vocab-size out"
+        )
+    say(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+
+
+def dry_run_text(config: Config) -> str:
+    return json.dumps(to_dict(config), indent=2) + "\n\n" + "\n".join(cost_lines(config))
+
+
+def run_recipe(recipe: Path, out: Path) -> None:
+    """Prepare a dataset by its recipe, as a person would. Raises InputError if it fails."""
+    print(f"preparing {out}: python data/{recipe.name} --out {out}", flush=True)
+    if subprocess.run([sys.executable, str(recipe), "--out", str(out)]).returncode:
+        raise InputError(f"{recipe}: could not prepare {out}; see above")
+
+
+# ---- sample ----
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Continue a prompt: from --prompt, --prompt-file or standard input; in a terminal without one, interactively."""
+
+    run: str | None = None
+    """Run directory, or Hugging Face GPT-2 (directory or hub id); by default the newest run."""
+    prompt: str | None = None
+    """Text to continue."""
+    prompt_file: Path | None = None
+    """File whose text is continued (UTF-8)."""
+    sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
+    samples: int = 1
+    """Number of continuations."""
+    stop: UseAppendAction[tuple[str, ...]] = ()
+    """End before this text; may be given several times."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA, else MPS, else the CPU."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object per sample."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"--samples is {self.samples}; it must be at least 1")
+        if "" in self.stop:
+            raise InputError("--stop is empty; it must have at least one character")
+        if self.prompt is not None and self.prompt_file is not None:
+            raise InputError("--prompt and --prompt-file: give one of them")
+
+    def read_prompt(self) -> str | None:
+        """The prompt, or None if a person at a terminal is to give it."""
+        if self.prompt is not None:
+            return self.prompt
+        if self.prompt_file is not None:
+            try:
+                return self.prompt_file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"--prompt-file {self.prompt_file}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+        if sys.stdin is None or sys.stdin.isatty():
+            return None
+        return sys.stdin.read()
+
+
+# ---- recipes ----
+
+
+def describe(dataset: Dataset) -> None:
+    """Say what a recipe wrote."""
+    for split in (dataset.train, dataset.validation):
+        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
+    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

@@ -1,0 +1,181 @@
+"""GPT-2 in Hugging Face's files, both ways: config.json and model.safetensors, and the tokenizer beside them.
+
+Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, whose weights are transposed.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt.config import ModelConfig
+from gpt.errors import InputError
+from gpt.model.transformer import GPT
+from gpt.interop.huggingface_tokenizer import GPT2_VOCABULARY, read_json, write_json, write_tokenizer
+from gpt.tokens.tokenizer import Tokenizer
+
+_BLOCK_NAMES = {
+    "ln_1": "attention_norm",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.projection",
+    "ln_2": "mlp_norm",
+    "mlp.c_fc": "mlp.expand",
+    "mlp.c_proj": "mlp.contract",
+}
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
+    """(their name, our name, transposed) of every weight; theirs without the prefix `transformer.`."""
+    yield "wte.weight", "token_embedding.weight", False
+    yield "wpe.weight", "position_embedding.weight", False
+    for layer in range(n_layer):
+        for theirs, ours in _BLOCK_NAMES.items():
+            for kind in ("weight", "bias"):
+                name = f"{theirs}.{kind}"
+                yield f"h.{layer}.{name}", f"blocks.{layer}.{ours}.{kind}", name in _TRANSPOSED
+    yield "ln_f.weight", "final_norm.weight", False
+    yield "ln_f.bias", "final_norm.bias", False
+
+
+# ---- reading ----
+
+
+def find(source: str) -> Path:
+    """The directory of a Hugging Face model: a local one, or a hub id, downloaded. Raises InputError if there is none."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
+        raise InputError(f"{source}: is neither a run directory, a Hugging Face model directory, nor a hub id such as openai-community/gpt2")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]))
+    except Exception as error:  # the hub's own exceptions, and whatever its network library raises
+        raise InputError(
+            f"{source}: is no directory here, and could not be had from the Hugging Face hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}); name a local directory, or try again with a network"
+        ) from error
+
+
+def is_model(path: Path) -> bool:
+    """Whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
+    try:
+        return "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
+    config = read_json(path / "config.json")
+    width = config.get("n_embd", 768)
+    required: dict[str, tuple[Any, ...]] = {
+        "model_type": ("gpt2",),
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "n_inner": (None, 4 * width),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "tie_word_embeddings": (True,),
+        "add_cross_attention": (False,),
+    }
+    for key, allowed in required.items():
+        value = config.get(key, allowed[0])
+        if value not in allowed:
+            raise InputError(f"{path / 'config.json'}: {key} is {value!r}; this GPT-2 has {allowed[-1]!r}: the model cannot be read exactly")
+    return ModelConfig(
+        n_layer=config.get("n_layer", 12),
+        n_head=config.get("n_head", 12),
+        width=width,
+        context=config.get("n_positions", 1024),
+        vocab_size=config.get("vocab_size", GPT2_VOCABULARY),
+        layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+    )
+
+
+def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Their safetensors (one file, or several with an index) as our state dict, in float32.
+
+    Raises InputError for missing files, missing or superfluous weights, and wrong shapes.
+    """
+    theirs = {name.removeprefix("transformer."): tensor for name, tensor in _read_safetensors(path).items()}
+    head = theirs.pop("lm_head.weight", None)
+    ours = {}
+    for name, our_name, transposed in weight_names(config.n_layer):
+        if name not in theirs:
+            raise InputError(f"{path}: the weight {name!r} is missing from its safetensors")
+        tensor = theirs.pop(name).float()
+        ours[our_name] = tensor.t().contiguous() if transposed else tensor
+    masks = [name for name in theirs if name.endswith((".attn.bias", ".attn.masked_bias"))]  # constants of old files
+    if superfluous := sorted(theirs.keys() - masks):
+        raise InputError(f"{path}: has weights that GPT-2 does not: {', '.join(superfluous[:5])}")
+    if head is not None and not torch.equal(head.float(), ours["token_embedding.weight"]):
+        raise InputError(f"{path}: lm_head.weight differs from wte.weight; GPT-2's head is tied to its embedding")
+    with torch.device("meta"):
+        expected = GPT(config).state_dict()
+    for name, tensor in ours.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(f"{path}: {name} has shape {tuple(tensor.shape)}; its config.json means {tuple(expected[name].shape)}")
+    return ours
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    index = path / "model.safetensors.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    tensors = {}
+    for name in names:
+        if not (path / name).exists():
+            raise InputError(f"{path / name}: is missing; only safetensors are read (convert pickled .bin weights with transformers' save_pretrained)")
+        try:
+            tensors |= load_file(path / name)
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{path / name}: cannot be read as safetensors ({error})") from None
+    return tensors
+
+
+# ---- writing ----
+
+def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer load.
+
+    Raises InputError if `to` exists and is not empty.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"--to {to}: exists and is not empty; choose a new directory")
+    to.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    tensors = {}
+    for name, our_name, transposed in weight_names(model.config.n_layer):
+        tensor = state[our_name].cpu()
+        tensors[f"transformer.{name}"] = (tensor.t() if transposed else tensor).contiguous()
+    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
+    write_json(to / "config.json", _their_config(model.config, tokenizer.end_of_text))
+    special = {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
+    write_json(to / "generation_config.json", special)
+    write_tokenizer(tokenizer, to, model.config.context)
+
+
+def _their_config(config: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.width,
+        "n_positions": config.context,
+        "vocab_size": config.vocab_size,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+    }

@@ -1,0 +1,128 @@
+"""Presets: each is a function that returns a whole config.
+
+GPT-2's four sizes follow Radford et al. 2019 (table 2); their training settings follow the GPT-3 paper
+(Brown et al. 2020, table 2.1) where GPT-2's is silent, as in the usual reproductions.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpt.config import CheckpointConfig, Config, EvaluationConfig, ModelConfig, OptimizerConfig
+from gpt.errors import InputError, did_you_mean
+
+
+def nano() -> Config:
+    """Two minutes on two CPU cores: a small GPT-2 that writes recognisable Python."""
+    return Config(
+        preset="nano",
+        steps=1000,
+        batch_tokens=2048,
+        micro_batch=8,
+        model=ModelConfig(n_layer=4, n_head=4, width=192, context=256, vocab_size=4096),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, beta2=0.98),
+        evaluation=EvaluationConfig(every=250),
+        checkpoint=CheckpointConfig(every=0),
+    )
+
+
+def shakespeare_char_cpu() -> Config:
+    """nanoGPT's documented CPU run: tinyshakespeare by characters, 1.5 million training tokens."""
+    return Config(
+        preset="shakespeare-char-cpu",
+        steps=1950,
+        batch_tokens=768,
+        micro_batch=12,
+        model=ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=65),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),
+        evaluation=EvaluationConfig(every=650),
+        checkpoint=CheckpointConfig(every=0),
+    )
+
+
+def finetune() -> Config:
+    """A short, gentle run from trained weights (--init) on little data."""
+    return Config(
+        preset="finetune",
+        steps=200,
+        batch_tokens=8192,
+        micro_batch=2,
+        model=ModelConfig(dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=20, weight_decay=0.01, beta2=0.99),
+        evaluation=EvaluationConfig(every=25),
+        checkpoint=CheckpointConfig(every=50),
+    )
+
+
+def gpt2() -> Config:
+    """GPT-2 small, 124M parameters, on a corpus of billions of tokens."""
+    return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, width=768), learning_rate=6e-4, micro_batch=16)
+
+
+def gpt2_medium() -> Config:
+    """GPT-2 medium, 355M parameters."""
+    return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4, micro_batch=8)
+
+
+def gpt2_large() -> Config:
+    """GPT-2 large, 774M parameters."""
+    return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4, micro_batch=4)
+
+
+def gpt2_xl() -> Config:
+    """GPT-2 XL, 1,558M parameters."""
+    return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, width=1600), learning_rate=2e-4, micro_batch=2)
+
+
+def _pretraining(name: str, model: ModelConfig, learning_rate: float, micro_batch: int) -> Config:
+    return Config(
+        preset=name,
+        steps=20_000,
+        batch_tokens=512 * 1024,
+        micro_batch=micro_batch,
+        model=model,
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=700),
+        evaluation=EvaluationConfig(every=250),
+        checkpoint=CheckpointConfig(every=1000),
+    )
+
+
+def gpt2_on_a_small_corpus() -> Config:
+    """gpt2 for some 10 MB of text: few steps, much dropout; the best checkpoint is what matters."""
+    large = gpt2()
+    return replace(
+        large,
+        steps=600,
+        batch_tokens=64 * 1024,
+        model=replace(large.model, dropout=0.2),
+        optimizer=replace(large.optimizer, warmup_steps=60),
+        evaluation=EvaluationConfig(every=50),
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "nano": nano,
+    "shakespeare-char-cpu": shakespeare_char_cpu,
+    "finetune": finetune,
+    "gpt2": gpt2,
+    "gpt2-medium": gpt2_medium,
+    "gpt2-large": gpt2_large,
+    "gpt2-xl": gpt2_xl,
+}
+
+
+def preset(name: str) -> Config:
+    """The config of that name. Raises InputError for an unknown one, with a suggestion."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+def preset_for(device: str, init: str) -> tuple[Config, str]:
+    """The config for a run whose user named none, and the reason in words."""
+    if init != "scratch":
+        return finetune(), "weights are given by --init"
+    if device == "cuda":
+        config = gpt2_on_a_small_corpus()
+        return config, f"a CUDA device; {config.steps} steps and dropout {config.model.dropout} suit a corpus of some 10 MB"
+    return nano(), f"no CUDA device, so a model that trains in minutes on {'the CPU' if device == 'cpu' else device}"

@@ -1,0 +1,154 @@
+"""A run directory: everything that sampling, evaluation, export and going on with training need.
+
+    runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step-…/
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt import checkpoint
+from gpt.config import Config, ModelConfig, overlay, to_dict
+from gpt.errors import InputError
+from gpt.interop import huggingface, huggingface_tokenizer
+from gpt.model.transformer import GPT
+from gpt.tokens.tokenizer import Tokenizer
+
+CONFIG, TOKENIZER, METRICS, PICTURE = "config.json", "tokenizer.json", "metrics.jsonl", "loss.png"
+FORMAT = "gpt-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, ready to use, and where it came from."""
+
+    model: GPT
+    source: str
+    """In words: the run and step, or the Hugging Face directory."""
+    path: Path
+    """The run or Hugging Face directory."""
+    state: dict[str, Any]
+    """The checkpoint's state.json; empty for a Hugging Face model."""
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when first asked for. Raises InputError if there is none."""
+        if is_run(self.path):
+            return Tokenizer.load(self.path / TOKENIZER)
+        return huggingface_tokenizer.read_tokenizer(self.path, self.config.vocab_size)
+
+
+def load_run(source: str | Path, device: str = "cpu", say: Callable[[str], None] = print) -> LoadedRun:
+    """A run directory's best checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
+
+    Raises InputError if there is no such run or model, or nothing of it can be used; `say` hears of damaged
+    checkpoints that are passed over.
+    """
+    path = Path(source)
+    if is_run(path):
+        best = checkpoint.load_best(path, say)
+        config, weights, state = read_config(path).model, best.model, best.state
+        name = f"{path}, step {best.state['step']:,}"
+    else:
+        path = huggingface.find(str(source))
+        config = huggingface.read_config(path)
+        weights, state = huggingface.read_weights(path, config), {}
+        name = str(source)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = GPT(config)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
+    return LoadedRun(model.to(device).eval(), name, path, state)
+
+
+def model_config(source: str) -> ModelConfig:
+    """The shape of the model that `load_run` would load, without its weights."""
+    path = Path(source)
+    return read_config(path).model if is_run(path) else huggingface.read_config(huggingface.find(source))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run, finished or not."""
+    try:
+        return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_config(path: Path) -> Config:
+    """The config of a run. Raises InputError if it is missing, damaged or of another version."""
+    file = path / CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version, values = content["version"], content["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: cannot be read as a run's config ({error!r}); name a run directory, such as runs/python-nano") from None
+    if version != VERSION:
+        raise InputError(f"{file}: is of version {version}, and this program reads version {VERSION}")
+    return overlay(Config(), values, str(file))
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Replace a run's config.json at once, so that a crash leaves the old or the new one."""
+    partial = path / f".{CONFIG}.partial"
+    content = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(partial, path / CONFIG)
+
+
+def create_run(config: Config, tokenizer: Tokenizer) -> Path:
+    """Make the run directory that the config names, or a new one, runs/DATA-PRESET or runs/DATA-PRESET-2 …
+
+    Raises InputError if the named directory is not empty.
+    """
+    if config.run is None:
+        path = _unused_name(Path("runs"), f"{config.data.resolve().name}-{config.preset}")
+    else:
+        path = config.run
+        require_unused(path)
+        path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path / TOKENIZER)
+    write_config(path, dataclasses.replace(config, run=path))
+    return path
+
+
+def require_unused(path: Path) -> None:
+    """Raises InputError if a new run cannot be written to `path`."""
+    if is_run(path):
+        raise InputError(f"--run {path}: already holds a run; go on with it by --resume, or choose another directory")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"--run {path}: exists and is not empty; choose another directory")
+
+
+def _unused_name(parent: Path, name: str) -> Path:
+    parent.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()  # claims the name: two trainings that start at once get two
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def newest_run(parent: Path = Path("runs")) -> Path:
+    """The run under `parent` that was last written to. Raises InputError if there is none."""
+    runs = [path for path in parent.glob("*") if is_run(path)]
+    if not runs:
+        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with --run")
+    return max(runs, key=lambda path: max(file.stat().st_mtime for file in (path, path / "checkpoints", path / CONFIG) if file.exists()))

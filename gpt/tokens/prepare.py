@@ -1,0 +1,177 @@
+"""From documents to a dataset directory.
+
+1. A recipe yields documents, each with its name, text and split; it is asked up to three times.
+2. Documents whose content was seen before are dropped.
+3. The tokenizer is loaded, or made from the training documents.
+4. Documents are encoded, with end-of-text between them, into the shards of their split.
+5. The manifest is written last, and the finished directory is put in place by one rename.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import InputError
+from gpt.tokens.shards import SPLITS, Dataset, ShardWriter, open_dataset, write_manifest
+from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
+
+SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
+TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a larger corpus
+BATCH_CHARACTERS = 4_000_000  # encoded at once
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `name` identifies it everywhere alike; `split` is 'train' or 'validation'."""
+
+    name: str
+    text: str
+    split: str
+
+
+def split_by_hash(name: str, validation_share: float) -> str:
+    """The split of a document, from the hash of its name: the same on every machine."""
+    return "validation" if _hash_fraction(name) < validation_share else "train"
+
+
+def _hash_fraction(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+@dataclass
+class Census:
+    """What one reading of all documents found."""
+
+    documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    characters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    alphabet: set[str] = field(default_factory=set)
+    duplicates: list[str] = field(default_factory=list)
+
+
+def prepare(
+    documents: Callable[[], Iterable[Document]],
+    tokenizer_name: str,
+    out: Path,
+    recipe: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """Write the dataset directory `out`, replacing a dataset that is there, and open it again, checked.
+
+    `recipe` is recorded in the manifest. Raises InputError for an unknown tokenizer, for a directory that
+    holds something else, and for a corpus too small for one window.
+    """
+    parse_tokenizer(tokenizer_name)
+    _require_replaceable(out)
+    census = take_census(documents)
+    if census.duplicates:
+        say(f"skipped {len(census.duplicates):,} document(s) with the content of another, such as {census.duplicates[0]}")
+    if not sum(census.documents.values()):
+        raise InputError("there is no text in the input: nothing was written")
+    tokenizer = make_tokenizer(tokenizer_name, documents, census)
+    wanted = parse_tokenizer(tokenizer_name)[1]
+    if wanted and tokenizer.vocab_size < wanted:
+        say(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {wanted:,}")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        shards = []
+        for split in SPLITS:
+            writer = ShardWriter(partial, split, tokenizer)
+            for ids in _encoded(documents, tokenizer, split):
+                writer.add(ids)
+            shards += writer.close()
+            _require_window(split, sum(shard.tokens for shard in writer.shards), census)
+        tokenizer.save(partial / "tokenizer.json")
+        write_manifest(partial, tokenizer, shards, recipe)
+        _put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_dataset(out)
+
+
+def take_census(documents: Callable[[], Iterable[Document]]) -> Census:
+    census, seen = Census(), set()
+    for document in documents():
+        digest = _content_hash(document)
+        if digest in seen:
+            census.duplicates.append(document.name)
+            continue
+        seen.add(digest)
+        census.documents[document.split] += 1
+        census.characters[document.split] += len(document.text)
+        census.alphabet |= set(document.text)
+    return census
+
+
+def make_tokenizer(name: str, documents: Callable[[], Iterable[Document]], census: Census) -> Tokenizer:
+    """The tokenizer called `name` (see `parse_tokenizer`); a BPE learns from the training documents."""
+    kind, vocab_size = parse_tokenizer(name)
+    if kind == "gpt2":
+        return Tokenizer.gpt2()
+    if kind == "bytes":
+        return Tokenizer.bytes()
+    if kind == "char":
+        return Tokenizer.char(census.alphabet, end_of_text=max(census.documents.values()) > 1)
+    assert vocab_size is not None
+    share = TRAINER_CHARACTERS / max(1, census.characters["train"])
+    texts = (d.text for d in _unique(documents) if d.split == "train" and _hash_fraction("bpe " + d.name) < share)
+    return Tokenizer.train_bpe(texts, vocab_size)
+
+
+def _unique(documents: Callable[[], Iterable[Document]]) -> Iterator[Document]:
+    seen = set()
+    for document in documents():
+        digest = _content_hash(document)
+        if digest not in seen:
+            seen.add(digest)
+            yield document
+
+
+def _content_hash(document: Document) -> bytes:
+    return hashlib.sha256(document.text.encode()).digest()
+
+
+def _encoded(documents: Callable[[], Iterable[Document]], tokenizer: Tokenizer, split: str) -> Iterator[list[int]]:
+    """The ids of each document of a split, encoded some megabytes at a time on all cores."""
+    texts: list[str] = []
+    characters = 0
+    for document in _unique(documents):
+        if document.split != split:
+            continue
+        texts.append(document.text)
+        characters += len(document.text)
+        if characters >= BATCH_CHARACTERS:
+            yield from tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
+            texts, characters = [], 0
+    yield from tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
+
+
+def _require_window(split: str, tokens: int, census: Census) -> None:
+    if tokens < SMALLEST_WINDOW:
+        characters = census.characters[split]
+        needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
+        raise InputError(
+            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs {SMALLEST_WINDOW} "
+            f"(about {needed:,} characters): give more text. Nothing was written"
+        )
+
+
+def _require_replaceable(out: Path) -> None:
+    if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists and is no dataset; choose another directory, or remove it")
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,237 @@
+"""Text to token ids and back: one class over tiktoken.Encoding for every kind of vocabulary.
+
+A tokenizer is its ranks (the bytes of each token, in id order), the pattern that cuts text into pieces, and
+its special tokens. That is what `tokenizer.json` holds, so loading one needs no network.
+"""
+
+import base64
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from gpt.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+
+# GPT-2's, as tiktoken spells it: contractions, words, numbers, punctuation, each with the space before it.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+CHARACTER_PATTERN = r"(?s:.)"
+
+FORMAT = "gpt-tokenizer"
+VERSION = 1
+SHORTEST_BPE = 257  # 256 bytes and end-of-text
+
+
+class Tokenizer:
+    """Encodes text to ids and decodes ids to text.
+
+    `kind` is 'gpt2', 'bytes', 'char' or 'bpe'; `vocab_size` counts all ids; `end_of_text` is the id that
+    stands between documents, or None for a vocabulary without one (characters of a single document).
+    """
+
+    def __init__(self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True) -> None:
+        self.kind = kind
+        self.ranks = list(ranks)
+        self.pattern = pattern
+        self.end_of_text = len(self.ranks) if end_of_text else None
+        self.vocab_size = len(self.ranks) + end_of_text
+        self._encoding = tiktoken.Encoding(
+            kind,
+            pat_str=pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.ranks)},
+            special_tokens=self.special_tokens,
+        )
+        self._characters = frozenset(token.decode() for token in self.ranks) if kind == "char" else None
+
+    # ---- the four kinds ----
+
+    @classmethod
+    def gpt2(cls) -> "Tokenizer":
+        """GPT-2's own 50,257 tokens. Raises InputError if tiktoken can neither find nor download them."""
+        try:
+            ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
+        except Exception as error:  # tiktoken lets through whatever its download raises
+            raise InputError(
+                f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): it is downloaded once. Without a "
+                "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
+                "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
+            ) from error
+        return cls("gpt2", sorted(ranks, key=ranks.__getitem__), GPT2_PATTERN)
+
+    @classmethod
+    def bytes(cls) -> "Tokenizer":
+        """The 256 bytes and end-of-text."""
+        return cls("bytes", [bytes([byte]) for byte in range(256)], GPT2_PATTERN)
+
+    @classmethod
+    def char(cls, characters: Iterable[str], end_of_text: bool) -> "Tokenizer":
+        """One token per character, in code-point order."""
+        return cls("char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text)
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) learned from the texts.
+
+        The vocabulary can come out smaller than asked if the texts have no more pairs to merge.
+        Raises InputError for a vocabulary below 257.
+        """
+        import tokenizers
+        from tokenizers import models, pre_tokenizers, trainers
+
+        if vocab_size < SHORTEST_BPE:
+            raise InputError(f"bpe:{vocab_size}: the vocabulary must be at least {SHORTEST_BPE} (every byte, and end-of-text)")
+        trained = tokenizers.Tokenizer(models.BPE())
+        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=[],
+            show_progress=False,
+        )
+        trained.train_from_iterator(texts, trainer)
+        vocabulary = trained.get_vocab()
+        return cls("bpe", [to_bytes(token) for token in sorted(vocabulary, key=vocabulary.__getitem__)], GPT2_PATTERN)
+
+    # ---- text and ids ----
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Never end-of-text: the text of a special token is text like any other.
+
+        Raises InputError for a character that a 'char' vocabulary lacks.
+        """
+        self._require_known(text)
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
+        """`encode` for many texts, on several threads."""
+        for text in texts:
+            self._require_known(text)
+        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises InputError for an id out of range."""
+        return "".join(self.stream_decode(ids))
+
+    def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
+        """For each id the text that it completes, whole characters only ('' while one is unfinished); then the rest."""
+        decoder = StreamDecoder(self)
+        for token in ids:
+            yield decoder.push(token)
+        yield decoder.finish()
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token. Raises InputError for an id out of range."""
+        if token == self.end_of_text:
+            return END_OF_TEXT.encode()
+        if not 0 <= token < len(self.ranks):
+            raise InputError(f"token id {token} is outside this vocabulary of {self.vocab_size}")
+        return self.ranks[token]
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
+        lengths = [len(token) for token in self.ranks]
+        return np.array(lengths + [0] * len(self.special_tokens), dtype=np.int64)
+
+    def _require_known(self, text: str) -> None:
+        unknown = set(text) - self._characters if self._characters is not None else None
+        if unknown:
+            some = ", ".join(repr(character) for character in sorted(unknown)[:5])
+            raise InputError(
+                f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
+                f"{some}; leave them out, or prepare the data with --tokenizer bytes or bpe:4096"
+            )
+
+    # ---- on disk ----
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over ranks, pattern and special tokens: equal for tokenizers that encode alike."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        ranks = [base64.b64encode(token).decode() for token in self.ranks]
+        return {"pattern": self.pattern, "ranks": ranks, "special_tokens": self.special_tokens}
+
+    def save(self, path: Path) -> None:
+        head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
+        path.write_text(json.dumps(head | self._content(), indent=0), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a tokenizer ({error})") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise InputError(f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe")
+        try:
+            ranks = [base64.b64decode(token) for token in content["ranks"]]
+            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(content["special_tokens"]))
+            unchanged = tokenizer.fingerprint == content["fingerprint"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is damaged ({error!r}); prepare the dataset again, or restore the file") from None
+        if not unchanged:
+            raise InputError(f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file")
+        return tokenizer
+
+
+class StreamDecoder:
+    """Decodes ids one by one. A character whose bytes span tokens comes out whole, with its last byte."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """U+FFFD if the last character was left unfinished, else ''."""
+        return self._decoder.decode(b"", final=True)
+
+
+def parse_tokenizer(name: str) -> tuple[str, int | None]:
+    """'gpt2', 'bytes', 'char' or 'bpe:VOCAB' as (kind, vocabulary). Raises InputError for anything else."""
+    kind, colon, number = name.partition(":")
+    if kind == "bpe" and number.isdecimal():
+        return "bpe", int(number)
+    if kind in ("gpt2", "bytes", "char") and not colon:
+        return kind, None
+    raise InputError(f"--tokenizer {name}: choose gpt2, bytes, char, or bpe:VOCAB with a number, such as bpe:4096")
+
+
+# ---- GPT-2's printable spelling of bytes, which Hugging Face's files use ----
+
+
+def byte_alphabet() -> list[str]:
+    """The character that spells each byte: itself where printable, else the next one from U+0100 on.
+
+    From GPT-2's encoder.py, `bytes_to_unicode`.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = (byte for byte in range(256) if byte not in printable)
+    spelled = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(moved)}
+    return [spelled[byte] for byte in range(256)]
+
+
+_ALPHABET = byte_alphabet()
+_BYTE_OF = {character: byte for byte, character in enumerate(_ALPHABET)}
+
+
+def to_bytes(spelled: str) -> bytes:
+    return bytes(_BYTE_OF[character] for character in spelled)
+
+
+def from_bytes(token: bytes) -> str:
+    return "".join(_ALPHABET[byte] for byte in token)

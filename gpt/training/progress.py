@@ -1,0 +1,58 @@
+"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
+
+
+def duration(seconds: float) -> str:
+    """3:07 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
+    validation = "" if validation_loss is None else f"validation {validation_loss:.4f}  "
+    return (
+        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {record['train_loss']:.4f}  {validation}"
+        f"{record['tokens_per_s']:,.0f} tokens/s  elapsed {duration(record['elapsed_s'])}  left {duration(seconds_left)}"
+    )
+
+
+class ProgressDisplay:
+    """Use as a context manager; `update` it with every step, `say` what is to remain on the screen."""
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self.steps = steps
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._last_line = -float("inf")
+        self._live = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True)
+        self._task = self._live.add_task("", total=steps)
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, record: dict[str, Any], validation_loss: float | None, seconds_left: float) -> None:
+        line = progress_line(record, self.steps, validation_loss, seconds_left)
+        if self.console.is_terminal:
+            self._live.update(self._task, completed=record["step"], description=line)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or "val_loss" in record:
+            self.say(line)
+            self._last_line = time.monotonic()
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+
+Say = Callable[[str], None]
