@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from gpt import checkpoint
 from gpt.cli import dry_run_text, fit_to_dataset, parse_train, run_recipe, sentences
 from gpt.device import choose_device
-from gpt.run import create_run, require_unused, write_config
+from gpt.run import open_run, require_unused
 from gpt.tokens.shards import open_dataset
 from gpt.training.initial import initial_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
@@ -37,13 +36,10 @@ def main(arguments: list[str]) -> int:
 
     require_tokenizer(config, dataset, command.resume)
     model = initial_model(config, device)
-    saved = checkpoint.load_newest(config.run, print) if command.resume else None
-    run = config.run if command.resume else create_run(config, dataset.tokenizer)
+    run = open_run(config, dataset.tokenizer, command.resume)
     trainer = Trainer(config, model, dataset, run, device)
     if command.resume:
-        write_config(run, config)
-    if saved:
-        trainer.restore(saved)
+        trainer.resume()
     print(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
     finished = trainer.fit(ProgressDisplay(config.steps))

@@ -10,4 +10,14 @@ from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.tokenizer import Tokenizer
 
-__all__ = ["GPT", "Config", "InputError", "LoadedRun", "ModelConfig", "SamplingConfig", "Tokenizer", "generate", "load_run"]
+__all__ = [
+    "GPT",
+    "Config",
+    "InputError",
+    "LoadedRun",
+    "ModelConfig",
+    "SamplingConfig",
+    "Tokenizer",
+    "generate",
+    "load_run",
+]

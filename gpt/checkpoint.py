@@ -62,7 +62,10 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
         save_file(model, partial / MODEL)
         save_file(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        files = {name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in (MODEL, OPTIMIZER, STATE)}
+        files = {
+            name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
+            for name in (MODEL, OPTIMIZER, STATE)
+        }
         for name in files:
             _sync(partial / name)
         manifest = {"format_version": FORMAT_VERSION, "step": state["step"], "files": files}
@@ -92,7 +95,9 @@ def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> No
     """Raises Damaged, saying what is wrong, unless the named files are what was written."""
     manifest = _read_json(path / MANIFEST)
     if manifest.get("format_version") != FORMAT_VERSION:
-        raise Damaged(f"{path}: is of format {manifest.get('format_version')}, and this program reads format {FORMAT_VERSION}")
+        raise Damaged(
+            f"{path}: is of format {manifest.get('format_version')}, and this program reads format {FORMAT_VERSION}"
+        )
     for name in names:
         file, promised = path / name, manifest.get("files", {}).get(name)
         if promised is None:
@@ -117,7 +122,7 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
 
 
 def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, to train on from; damaged ones are named and set aside. None if there is none."""
+    """The newest whole checkpoint, to train on from, or None; damaged ones are named and set aside."""
     for leftover in (run / "checkpoints").glob(".step-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     for path in reversed(list_checkpoints(run)):

@@ -1,6 +1,7 @@
 """Commands and their options: dataclass fields become flags (tyro), and bad input becomes a sentence."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class sentences:
 
     def __enter__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -58,7 +59,7 @@ class TrainCommand:
 
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
     preset: Positional[str] = ""
-    """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large or gpt2-xl; by default what suits the device."""
+    """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large, gpt2-xl; by default what fits the device."""
     config: Path | None = None
     """TOML file of settings: steps = 100, and tables such as [model]."""
     resume: FlagCreatePairsOff[bool] = False
@@ -137,7 +138,9 @@ def _require_architecture(base: Config, config: Config) -> None:
     """The model of --init can only be given less context, and another dropout."""
     source = dataclasses.replace(base.model, context=config.model.context, dropout=config.model.dropout)
     if source != config.model or config.model.context > base.model.context:
-        raise InputError(f"--init {config.init}: is {base.model}; only its dropout can be changed, and its context made smaller")
+        raise InputError(
+            f"--init {config.init}: is {base.model}; only its dropout can be changed, and its context made smaller"
+        )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] 
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if config.init != "scratch" or not unset:
         raise InputError(
-            f"model.vocab_size is {config.model.vocab_size:,} and the tokenizer of {dataset.path} has {vocab_size:,} ids; "
+            f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
             "prepare the data with the model's tokenizer (for GPT-2: --tokenizer gpt2), or leave --model.vocab-size out"
         )
     say(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
@@ -170,7 +173,7 @@ def dry_run_text(config: Config) -> str:
 def run_recipe(recipe: Path, out: Path) -> None:
     """Prepare a dataset by its recipe, as a person would. Raises InputError if it fails."""
     print(f"preparing {out}: python data/{recipe.name} --out {out}", flush=True)
-    if subprocess.run([sys.executable, str(recipe), "--out", str(out)]).returncode:
+    if subprocess.run([sys.executable, str(recipe), "--out", str(out)], check=False).returncode:
         raise InputError(f"{recipe}: could not prepare {out}; see above")
 
 
@@ -213,7 +216,9 @@ class SampleCommand:
             try:
                 return self.prompt_file.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"--prompt-file {self.prompt_file}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+                raise InputError(
+                    f"--prompt-file {self.prompt_file}: is not UTF-8 ({error.reason} at byte {error.start})"
+                ) from None
         if sys.stdin is None or sys.stdin.isatty():
             return None
         return sys.stdin.read()

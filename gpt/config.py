@@ -40,7 +40,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "width", "context", "vocab_size"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        _require(self.width % self.n_head == 0, "model.width", self.width, f"a multiple of model.n_head ({self.n_head})")
+        _require(
+            self.width % self.n_head == 0, "model.width", self.width, f"a multiple of model.n_head ({self.n_head})"
+        )
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
         _require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon", self.layer_norm_epsilon, "above 0")
 
@@ -70,7 +72,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.learning_rate < math.inf, "optimizer.learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.final_learning_rate <= 1, "optimizer.final_learning_rate", self.final_learning_rate, "from 0 to 1")
+        _require(
+            0 <= self.final_learning_rate <= 1, "optimizer.final_learning_rate", self.final_learning_rate, "from 0 to 1"
+        )
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
         _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "at least 0")
         for name in ("beta1", "beta2"):
@@ -118,7 +122,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or a finite number above 0")
+        _require(
+            0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or a finite number above 0"
+        )
         _require(self.top_k >= 1, "top_k", self.top_k, "at least 1 (a number above the vocabulary means all)")
         _require(self.seed is None or 0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
 
@@ -208,7 +214,9 @@ def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> 
     for key, value in values.items():
         name = prefix + key
         if key not in fields:
-            raise InputError(f"{where}: unknown key {name!r}; {did_you_mean(name, (prefix + known for known in fields))}")
+            raise InputError(
+                f"{where}: unknown key {name!r}; {did_you_mean(name, (prefix + known for known in fields))}"
+            )
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {name!r} is {value!r}; it must be a table of settings")

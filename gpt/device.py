@@ -15,7 +15,9 @@ def choose_device(wanted: Device) -> str:
         return next(name for name, there in available.items() if there)
     if not available[wanted]:
         there = ", ".join(name for name, yes in available.items() if yes)
-        raise InputError(f"--device {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}")
+        raise InputError(
+            f"--device {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
+        )
     return wanted
 
 

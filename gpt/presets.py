@@ -60,12 +60,16 @@ def gpt2() -> Config:
 
 def gpt2_medium() -> Config:
     """GPT-2 medium, 355M parameters."""
-    return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4, micro_batch=8)
+    return _pretraining(
+        "gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4, micro_batch=8
+    )
 
 
 def gpt2_large() -> Config:
     """GPT-2 large, 774M parameters."""
-    return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4, micro_batch=4)
+    return _pretraining(
+        "gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4, micro_batch=4
+    )
 
 
 def gpt2_xl() -> Config:
@@ -124,5 +128,8 @@ def preset_for(device: str, init: str) -> tuple[Config, str]:
         return finetune(), "weights are given by --init"
     if device == "cuda":
         config = gpt2_on_a_small_corpus()
-        return config, f"a CUDA device; {config.steps} steps and dropout {config.model.dropout} suit a corpus of some 10 MB"
+        return (
+            config,
+            f"a CUDA device; {config.steps} steps and dropout {config.model.dropout} suit a corpus of some 10 MB",
+        )
     return nano(), f"no CUDA device, so a model that trains in minutes on {'the CPU' if device == 'cpu' else device}"

@@ -1,11 +1,10 @@
 """A run directory: everything that sampling, evaluation, export and going on with training need.
 
-    runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step-…/
+runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step-…/
 """
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +95,9 @@ def read_config(path: Path) -> Config:
         content = json.loads(file.read_text(encoding="utf-8"))
         version, values = content["version"], content["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: cannot be read as a run's config ({error!r}); name a run directory, such as runs/python-nano") from None
+        raise InputError(
+            f"{file}: cannot be read as a run's config ({error!r}); name a run directory, such as runs/python-nano"
+        ) from None
     if version != VERSION:
         raise InputError(f"{file}: is of version {version}, and this program reads version {VERSION}")
     return overlay(Config(), values, str(file))
@@ -107,14 +108,17 @@ def write_config(path: Path, config: Config) -> None:
     partial = path / f".{CONFIG}.partial"
     content = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
     partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path / CONFIG)
+    partial.replace(path / CONFIG)
 
 
-def create_run(config: Config, tokenizer: Tokenizer) -> Path:
-    """Make the run directory that the config names, or a new one, runs/DATA-PRESET or runs/DATA-PRESET-2 …
+def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Path:
+    """The run directory to resume, or a new one: as the config names it, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
-    Raises InputError if the named directory is not empty.
+    Raises InputError if the directory named for a new run is not empty.
     """
+    if resume:
+        assert config.run is not None
+        return config.run
     if config.run is None:
         path = _unused_name(Path("runs"), f"{config.data.resolve().name}-{config.preset}")
     else:
@@ -151,4 +155,9 @@ def newest_run(parent: Path = Path("runs")) -> Path:
     runs = [path for path in parent.glob("*") if is_run(path)]
     if not runs:
         raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with --run")
-    return max(runs, key=lambda path: max(file.stat().st_mtime for file in (path, path / "checkpoints", path / CONFIG) if file.exists()))
+    return max(
+        runs,
+        key=lambda path: max(
+            file.stat().st_mtime for file in (path, path / "checkpoints", path / CONFIG) if file.exists()
+        ),
+    )

@@ -84,7 +84,9 @@ def summarize(nats: np.ndarray, tokens: np.ndarray, text_bytes: np.ndarray) -> E
     loss, loss_se = _ratio(nats, tokens)
     bits, bits_se = _ratio(nats / math.log(2), text_bytes)
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    return Evaluation(loss, loss_se, bits, bits_se, perplexity, perplexity * loss_se, int(tokens.sum()), int(text_bytes.sum()))
+    return Evaluation(
+        loss, loss_se, bits, bits_se, perplexity, perplexity * loss_se, int(tokens.sum()), int(text_bytes.sum())
+    )
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:

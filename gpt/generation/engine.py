@@ -101,7 +101,11 @@ def decode(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
 def _checked_prompt(model: GPT, ids: Sequence[int]) -> Tensor:
     prompt = torch.as_tensor(ids, dtype=torch.int64, device=model.token_embedding.weight.device)
     if prompt.dim() != 1 or len(prompt) == 0:
-        raise InputError(f"the prompt must be a flat sequence of at least one token id; its shape is {tuple(prompt.shape)}")
+        raise InputError(
+            f"the prompt must be a flat sequence of at least one token id; its shape is {tuple(prompt.shape)}"
+        )
     if prompt.min() < 0 or prompt.max() >= model.config.vocab_size:
-        raise InputError(f"the prompt has ids from {prompt.min()} to {prompt.max()}; the vocabulary has {model.config.vocab_size}")
+        raise InputError(
+            f"the prompt has ids from {prompt.min()} to {prompt.max()}; the vocabulary has {model.config.vocab_size}"
+        )
     return prompt

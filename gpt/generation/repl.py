@@ -8,7 +8,8 @@ from typing import Any
 from gpt.config import SamplingConfig
 from gpt.errors import InputError, did_you_mean
 from gpt.generation.text import continue_text
-from gpt.run import LoadedRun
+from gpt.model.transformer import GPT
+from gpt.tokens.tokenizer import Tokenizer
 
 HELP = """\
 Type a text and the model continues it. An empty line goes on from where it stopped. Commands:
@@ -31,8 +32,16 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
 class Session:
     """The text so far and the settings; `answer` handles one line."""
 
-    def __init__(self, run: LoadedRun, sampling: SamplingConfig, stops: tuple[str, ...], write: Callable[[str], None]) -> None:
-        self.run, self.original, self.sampling, self.stops, self.write = run, sampling, sampling, stops, write
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        sampling: SamplingConfig,
+        stops: tuple[str, ...],
+        write: Callable[[str], None],
+    ) -> None:
+        self.model, self.tokenizer, self.stops, self.write = model, tokenizer, stops, write
+        self.original = self.sampling = sampling
         self.text = ""
 
     def answer(self, line: str) -> None:
@@ -57,7 +66,9 @@ class Session:
             (argument,) = arguments
             value = parse(argument)
         except ValueError:
-            raise InputError(f"{command} takes one number, such as: {command} {getattr(SamplingConfig(seed=3), name)}") from None
+            raise InputError(
+                f"{command} takes one number, such as: {command} {getattr(SamplingConfig(seed=3), name)}"
+            ) from None
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.write(f"{name} is {value}\n")
 
@@ -66,7 +77,7 @@ class Session:
         self.write(line)
         try:
             for _, text, _ in continue_text(
-                self.run.model, self.run.tokenizer, self.text, self.sampling, stops=self.stops, notify=self._notify
+                self.model, self.tokenizer, self.text, self.sampling, stops=self.stops, notify=self._notify
             ):
                 self.text += text
                 self.write(text)
@@ -79,14 +90,14 @@ class Session:
         self.write(f"\n[{message}]\n")
 
 
-def interact(run: LoadedRun, sampling: SamplingConfig, stops: tuple[str, ...]) -> None:
-    """Read lines from the terminal until Ctrl-D."""
+def interact(title: str, model: GPT, tokenizer: Tokenizer, sampling: SamplingConfig, stops: tuple[str, ...]) -> None:
+    """Read lines from the terminal until Ctrl-D; `title` says what answers."""
     try:
         importlib.import_module("readline")  # line editing and history for input(); Windows has its own
     except ImportError:
         print("(no readline here: lines cannot be edited)")
-    session = Session(run, sampling, stops, lambda text: print(text, end="", flush=True))
-    print(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave")
+    session = Session(model, tokenizer, sampling, stops, lambda text: print(text, end="", flush=True))
+    print(f"{title}: type a text to continue it, /help for the commands, Ctrl-D to leave")
     while True:
         try:
             session.answer(input("> "))

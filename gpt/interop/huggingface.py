@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gpt.config import ModelConfig
 from gpt.errors import InputError
-from gpt.model.transformer import GPT
 from gpt.interop.huggingface_tokenizer import GPT2_VOCABULARY, read_json, write_json, write_tokenizer
+from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {
@@ -47,20 +47,27 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
 
 
 def find(source: str) -> Path:
-    """The directory of a Hugging Face model: a local one, or a hub id, downloaded. Raises InputError if there is none."""
+    """The directory of a Hugging Face model: a local one, or a hub id's, downloaded. Raises InputError without one."""
     path = Path(source)
     if path.is_dir():
         return path
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
-        raise InputError(f"{source}: is neither a run directory, a Hugging Face model directory, nor a hub id such as openai-community/gpt2")
+        raise InputError(
+            f"{source}: is neither a run directory, a Hugging Face model directory, "
+            "nor a hub id such as openai-community/gpt2"
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]))
+        return Path(
+            snapshot_download(
+                source, allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]
+            )
+        )
     except Exception as error:  # the hub's own exceptions, and whatever its network library raises
         raise InputError(
-            f"{source}: is no directory here, and could not be had from the Hugging Face hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}); name a local directory, or try again with a network"
+            f"{source}: is no directory here, and the Hugging Face hub did not give it ({type(error).__name__}); "
+            "name a local directory, or try again with a network"
         ) from error
 
 
@@ -88,7 +95,10 @@ def read_config(path: Path) -> ModelConfig:
     for key, allowed in required.items():
         value = config.get(key, allowed[0])
         if value not in allowed:
-            raise InputError(f"{path / 'config.json'}: {key} is {value!r}; this GPT-2 has {allowed[-1]!r}: the model cannot be read exactly")
+            raise InputError(
+                f"{path / 'config.json'}: {key} is {value!r} where GPT-2 has {allowed[-1]!r}; "
+                "such a model cannot be read exactly"
+            )
     return ModelConfig(
         n_layer=config.get("n_layer", 12),
         n_head=config.get("n_head", 12),
@@ -121,7 +131,9 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         expected = GPT(config).state_dict()
     for name, tensor in ours.items():
         if tensor.shape != expected[name].shape:
-            raise InputError(f"{path}: {name} has shape {tuple(tensor.shape)}; its config.json means {tuple(expected[name].shape)}")
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}; its config.json means {tuple(expected[name].shape)}"
+            )
     return ours
 
 
@@ -131,7 +143,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     tensors = {}
     for name in names:
         if not (path / name).exists():
-            raise InputError(f"{path / name}: is missing; only safetensors are read (convert pickled .bin weights with transformers' save_pretrained)")
+            raise InputError(
+                f"{path / name}: is missing; only safetensors are read "
+                "(transformers' save_pretrained writes them from pickled .bin weights)"
+            )
         try:
             tensors |= load_file(path / name)
         except safetensors.SafetensorError as error:
@@ -140,6 +155,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 # ---- writing ----
+
 
 def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     """Write a directory that AutoModelForCausalLM and AutoTokenizer load.
@@ -156,7 +172,9 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
         tensors[f"transformer.{name}"] = (tensor.t() if transposed else tensor).contiguous()
     save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
     write_json(to / "config.json", _their_config(model.config, tokenizer.end_of_text))
-    special = {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
+    special = (
+        {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
+    )
     write_json(to / "generation_config.json", special)
     write_tokenizer(tokenizer, to, model.config.context)
 

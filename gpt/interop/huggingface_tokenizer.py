@@ -29,7 +29,9 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     elif vocab_size == GPT2_VOCABULARY:
         return Tokenizer.gpt2()
     else:
-        raise InputError(f"{path}: holds no tokenizer (tokenizer.json); copy there the one that the model was trained with")
+        raise InputError(
+            f"{path}: holds no tokenizer (tokenizer.json); copy there the one that the model was trained with"
+        )
     return _from_vocabulary(path, vocabulary, merges)
 
 
@@ -71,8 +73,14 @@ def _read_bpe(path: Path) -> tuple[dict[str, int], list[list[str]]]:
 def write_tokenizer(tokenizer: Tokenizer, to: Path, context: int) -> None:
     """tokenizer.json and tokenizer_config.json for AutoTokenizer, and our own file beside them."""
     write_json(to / "tokenizer.json", _their_tokenizer(tokenizer))
-    special = {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "clean_up_tokenization_spaces": False}
+    special = (
+        {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }
     write_json(to / "tokenizer_config.json", config | special)
     tokenizer.save(to / OUR_TOKENIZER)
 
@@ -117,8 +125,6 @@ def recover_merges(ranks: list[bytes]) -> list[tuple[bytes, bytes]]:
         known = [(left, right) for left, right in pairs if left in rank_of and right in rank_of]
         merges += sorted(known, key=lambda pair: (rank_of[pair[0]], rank_of[pair[1]]))
     return merges
-
-
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,9 @@ class KVCache:
     `keys` and `values` are (L, B, H, context, D); the first `length` positions are filled.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: ModelConfig, batch: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
         shape = (config.n_layer, batch, config.n_head, config.context, config.head_width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
@@ -61,7 +63,9 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, T, C) → (B, T, C)."""
         B, T, C = x.shape
-        query, key, value = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        query, key, value = (
+            self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        )  # (B, H, T, D) each
         past = 0
         if cache is not None:
             past = cache.length

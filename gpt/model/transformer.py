@@ -68,9 +68,10 @@ class GPT(nn.Module):
                 module.weight.normal_(std=0.02)
             if isinstance(module, nn.Linear):
                 module.bias.zero_()
-        for block in self.blocks:
-            for projection in (block.attention.projection, block.mlp.contract):
-                projection.weight.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer))
+        for module in self.modules():
+            if isinstance(module, Block):
+                for projection in (module.attention.projection, module.mlp.contract):
+                    projection.weight.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """The final hidden states of token ids (B, T) → (B, T, C).

@@ -22,6 +22,7 @@ from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a larger corpus
 BATCH_CHARACTERS = 4_000_000  # encoded at once
+SAID = 20  # skipped documents that are named on the screen
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Census:
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     characters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     alphabet: set[str] = field(default_factory=set)
-    duplicates: list[str] = field(default_factory=list)
+    duplicates: dict[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -57,18 +58,23 @@ def prepare(
     tokenizer_name: str,
     out: Path,
     recipe: dict[str, Any],
+    skipped: dict[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Dataset:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it again, checked.
 
-    `recipe` is recorded in the manifest. Raises InputError for an unknown tokenizer, for a directory that
-    holds something else, and for a corpus too small for one window.
+    `recipe` is recorded in the manifest. `skipped` maps what `documents` left out to the reason; it is complete
+    once they were read, and is said, and written to skipped.txt, with the documents that repeat another.
+    Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     parse_tokenizer(tokenizer_name)
     _require_replaceable(out)
     census = take_census(documents)
-    if census.duplicates:
-        say(f"skipped {len(census.duplicates):,} document(s) with the content of another, such as {census.duplicates[0]}")
+    skipped = (skipped or {}) | {name: f"the same content as {first}" for name, first in census.duplicates.items()}
+    for name, reason in list(skipped.items())[:SAID]:
+        say(f"skipped {name}: {reason}")
+    if len(skipped) > SAID:
+        say(f"skipped {len(skipped):,} in all; {out / 'skipped.txt'} names each")
     if not sum(census.documents.values()):
         raise InputError("there is no text in the input: nothing was written")
     tokenizer = make_tokenizer(tokenizer_name, documents, census)
@@ -89,6 +95,9 @@ def prepare(
             shards += writer.close()
             _require_window(split, sum(shard.tokens for shard in writer.shards), census)
         tokenizer.save(partial / "tokenizer.json")
+        if skipped:
+            lines = "".join(f"{name}: {reason}\n" for name, reason in skipped.items())
+            (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
         write_manifest(partial, tokenizer, shards, recipe)
         _put_in_place(partial, out)
     finally:
@@ -97,13 +106,12 @@ def prepare(
 
 
 def take_census(documents: Callable[[], Iterable[Document]]) -> Census:
-    census, seen = Census(), set()
+    census, seen = Census(), {}
     for document in documents():
-        digest = _content_hash(document)
-        if digest in seen:
-            census.duplicates.append(document.name)
+        first = seen.setdefault(_content_hash(document), document.name)
+        if first != document.name:
+            census.duplicates[document.name] = first
             continue
-        seen.add(digest)
         census.documents[document.split] += 1
         census.characters[document.split] += len(document.text)
         census.alphabet |= set(document.text)
@@ -116,7 +124,7 @@ def make_tokenizer(name: str, documents: Callable[[], Iterable[Document]], censu
     if kind == "gpt2":
         return Tokenizer.gpt2()
     if kind == "bytes":
-        return Tokenizer.bytes()
+        return Tokenizer.utf8_bytes()
     if kind == "char":
         return Tokenizer.char(census.alphabet, end_of_text=max(census.documents.values()) > 1)
     assert vocab_size is not None
@@ -158,8 +166,8 @@ def _require_window(split: str, tokens: int, census: Census) -> None:
         characters = census.characters[split]
         needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
         raise InputError(
-            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs {SMALLEST_WINDOW} "
-            f"(about {needed:,} characters): give more text. Nothing was written"
+            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
+            f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
         )
 
 

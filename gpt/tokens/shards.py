@@ -82,7 +82,10 @@ class ShardWriter:
     def _write(self) -> None:
         ids = np.concatenate(self._pending)
         if ids.min() < 0 or ids.max() >= self.tokenizer.vocab_size:  # before the cast, which would wrap silently
-            raise InputError(f"{self.split}: token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {self.tokenizer.vocab_size}")
+            raise InputError(
+                f"{self.split}: token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of "
+                f"{self.tokenizer.vocab_size}"
+            )
         header = np.zeros(256, dtype="<i4")
         header[:3] = (MAGIC_16, VERSION_16, len(ids)) if self.dtype.itemsize == 2 else (MAGIC_32, VERSION_32, len(ids))
         content = header.tobytes() + ids.astype(self.dtype).tobytes()
@@ -90,7 +93,9 @@ class ShardWriter:
         (self.directory / name).write_bytes(content)
         text_bytes = int(self._lengths[ids].sum())
         digest = hashlib.sha256(content).hexdigest()
-        self.shards.append(ShardInfo(name, self.split, len(ids), self._pending_documents, text_bytes, int(ids.max()), digest))
+        self.shards.append(
+            ShardInfo(name, self.split, len(ids), self._pending_documents, text_bytes, int(ids.max()), digest)
+        )
         self._pending, self._pending_tokens, self._pending_documents = [], 0, 0
 
 
@@ -102,7 +107,9 @@ class Shard:
         try:
             self._file = open(path, "rb", buffering=0)
         except OSError as error:
-            raise InputError(f"{path}: cannot be opened ({error.strerror}); prepare the dataset again with its recipe") from None
+            raise InputError(
+                f"{path}: cannot be opened ({error.strerror}); prepare the dataset again with its recipe"
+            ) from None
         self.dtype, self.offset, self.tokens = self._layout(os.fstat(self._file.fileno()).st_size)
 
     def _layout(self, size: int) -> tuple[np.dtype, int, int]:
@@ -113,29 +120,41 @@ class Shard:
         versions = {MAGIC_16: (VERSION_16, np.dtype("<u2")), MAGIC_32: (VERSION_32, np.dtype("<u4"))}
         if int(header[0]) not in versions:
             if size % 2 or size == 0:
-                raise InputError(f"{self.path}: has no shard header and {size} bytes, which is no whole number of uint16 ids; {REMEDY}")
+                raise InputError(
+                    f"{self.path}: has no shard header, and {size} bytes are no whole number of uint16 ids; {REMEDY}"
+                )
             return np.dtype("<u2"), 0, size // 2  # nanoGPT's: nothing but ids
         version, dtype = versions[int(header[0])]
         if header[1] != version:
-            raise InputError(f"{self.path}: is a shard of version {header[1]}, and this program reads version {version}; {REMEDY}")
+            raise InputError(
+                f"{self.path}: is a shard of version {header[1]}, and this program reads version {version}; {REMEDY}"
+            )
         tokens = int(header[2])
         if size != HEADER_BYTES + tokens * dtype.itemsize:
             wanted = HEADER_BYTES + tokens * dtype.itemsize
-            raise InputError(f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REMEDY}")
+            raise InputError(
+                f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REMEDY}"
+            )
         return dtype, HEADER_BYTES, tokens
 
     def _numpy_layout(self, size: int) -> tuple[np.dtype, int, int]:
         try:
             version = np.lib.format.read_magic(self._file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read_header(self._file)
         except ValueError as error:
             raise InputError(f"{self.path}: is not a NumPy array ({error}); {REMEDY}") from None
         if len(shape) != 1 or dtype != np.dtype("<u2"):
-            raise InputError(f"{self.path}: holds {dtype} of shape {shape}; ids must be one-dimensional uint16; {REMEDY}")
+            raise InputError(
+                f"{self.path}: holds {dtype} of shape {shape}; ids must be one-dimensional uint16; {REMEDY}"
+            )
         offset = self._file.tell()
         if size != offset + 2 * shape[0]:
-            raise InputError(f"{self.path}: has {size:,} bytes where its header promises {offset + 2 * shape[0]:,}; {REMEDY}")
+            raise InputError(
+                f"{self.path}: has {size:,} bytes where its header promises {offset + 2 * shape[0]:,}; {REMEDY}"
+            )
         return dtype, offset, shape[0]
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -143,7 +162,9 @@ class Shard:
         self._file.seek(self.offset + start * self.dtype.itemsize)
         ids = np.empty(count, dtype=self.dtype)
         if self._file.readinto(ids.view(np.uint8)) != ids.nbytes:  # ty: ignore[invalid-argument-type]
-            raise InputError(f"{self.path}: ended early while it was read: it has changed since it was opened; {REMEDY}")
+            raise InputError(
+                f"{self.path}: ended early while it was read: it has changed since it was opened; {REMEDY}"
+            )
         return ids
 
     def scan(self) -> tuple[int, str]:
@@ -167,7 +188,7 @@ class Split:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Ids start … start + count − 1 of the stream, (count,) int64."""
-        assert 0 <= start and start + count <= self.tokens
+        assert start >= 0 and start + count <= self.tokens
         parts = []
         index = bisect_right(self.ends, start)
         while count > 0:
@@ -194,7 +215,7 @@ class Dataset:
         for split in (self.train, self.validation):
             if split.tokens < context + 1:
                 raise InputError(
-                    f"{self.path}: the {split.name} split has {split.tokens:,} tokens; one window needs {context + 1:,} "
+                    f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs {context + 1:,} "
                     f"(model.context {context:,}, and one to predict): use more text, or a smaller --model.context"
                 )
 
@@ -207,7 +228,10 @@ def open_dataset(path: Path) -> Dataset:
     Raises InputError, with path, reason and remedy, for whatever does not hold.
     """
     if not path.is_dir():
-        raise InputError(f"{path}: there is no dataset here; prepare one with a recipe, such as: python data/textfiles.py --input YOUR_TEXT --name NAME")
+        raise InputError(
+            f"{path}: there is no dataset here; prepare one with a recipe, such as: "
+            "python data/textfiles.py --input YOUR_TEXT --name NAME"
+        )
     has_manifest = (path / "manifest.json").exists()
     manifest = _read_manifest(path) if has_manifest else _foreign_manifest(path)
     has_tokenizer = has_manifest or (path / "tokenizer.json").exists()
@@ -218,7 +242,8 @@ def open_dataset(path: Path) -> Dataset:
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         shards = list(pool.map(lambda info: _open_checked(path, info, tokenizer.vocab_size), infos))
     splits = {
-        name: Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name]) for name in SPLITS
+        name: Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name])
+        for name in SPLITS
     }
     content = json.dumps([tokenizer.fingerprint, [asdict(info) for info in infos]], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
@@ -242,7 +267,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if manifest["version"] != MANIFEST_VERSION:
-            raise InputError(f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REMEDY}")
+            raise InputError(
+                f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REMEDY}"
+            )
         for info in manifest["shards"]:
             ShardInfo(**info)
         manifest["tokenizer_fingerprint"]
@@ -263,20 +290,26 @@ def _foreign_manifest(path: Path) -> dict[str, Any]:
             largest, digest = shard.scan()
             shards.append(asdict(ShardInfo(file.name, split, shard.tokens, 0, 0, largest, digest)))
     if not shards:
-        raise InputError(f"{path}: holds neither a manifest.json nor shards with 'train' and 'val' in their names (.bin, .npy)")
+        raise InputError(
+            f"{path}: holds neither a manifest.json nor shards with 'train' and 'val' in their names (.bin, .npy)"
+        )
     return {"shards": shards}
 
 
 def _open_checked(path: Path, info: ShardInfo, vocab_size: int) -> Shard:
     shard = Shard(path / info.file)
     if shard.tokens != info.tokens:
-        raise InputError(f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REMEDY}")
+        raise InputError(
+            f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REMEDY}"
+        )
     largest, digest = shard.scan()
     if largest >= vocab_size:
         raise InputError(
-            f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: it was written "
-            f"with another tokenizer; {REMEDY}"
+            f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: "
+            f"it was written with another tokenizer; {REMEDY}"
         )
     if digest != info.sha256:
-        raise InputError(f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REMEDY}")
+        raise InputError(
+            f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REMEDY}"
+        )
     return shard

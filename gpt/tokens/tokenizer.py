@@ -65,14 +65,16 @@ class Tokenizer:
         return cls("gpt2", sorted(ranks, key=ranks.__getitem__), GPT2_PATTERN)
 
     @classmethod
-    def bytes(cls) -> "Tokenizer":
+    def utf8_bytes(cls) -> "Tokenizer":
         """The 256 bytes and end-of-text."""
         return cls("bytes", [bytes([byte]) for byte in range(256)], GPT2_PATTERN)
 
     @classmethod
     def char(cls, characters: Iterable[str], end_of_text: bool) -> "Tokenizer":
         """One token per character, in code-point order."""
-        return cls("char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text)
+        return cls(
+            "char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text
+        )
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -85,7 +87,9 @@ class Tokenizer:
         from tokenizers import models, pre_tokenizers, trainers
 
         if vocab_size < SHORTEST_BPE:
-            raise InputError(f"bpe:{vocab_size}: the vocabulary must be at least {SHORTEST_BPE} (every byte, and end-of-text)")
+            raise InputError(
+                f"bpe:{vocab_size}: the vocabulary must be at least {SHORTEST_BPE} (every byte, and end-of-text)"
+            )
         trained = tokenizers.Tokenizer(models.BPE())
         trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
         trainer = trainers.BpeTrainer(
@@ -174,15 +178,21 @@ class Tokenizer:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as a tokenizer ({error})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise InputError(f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe")
+            raise InputError(
+                f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe"
+            )
         try:
             ranks = [base64.b64decode(token) for token in content["ranks"]]
             tokenizer = cls(content["kind"], ranks, content["pattern"], bool(content["special_tokens"]))
             unchanged = tokenizer.fingerprint == content["fingerprint"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: is damaged ({error!r}); prepare the dataset again, or restore the file") from None
+            raise InputError(
+                f"{path}: is damaged ({error!r}); prepare the dataset again, or restore the file"
+            ) from None
         if not unchanged:
-            raise InputError(f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file")
+            raise InputError(
+                f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file"
+            )
         return tokenizer
 
 

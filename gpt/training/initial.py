@@ -5,7 +5,7 @@ import torch
 from gpt.config import Config
 from gpt.errors import InputError
 from gpt.model.transformer import GPT
-from gpt.run import TOKENIZER, is_run, load_run
+from gpt.run import TOKENIZER, load_run
 from gpt.tokens.shards import Dataset
 from gpt.tokens.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ def initial_model(config: Config, device: str) -> GPT:
 
 
 def require_tokenizer(config: Config, dataset: Dataset, resume: bool) -> None:
-    """Raises InputError unless the data is written in the tokenizer of the run, or of the weights, it is to continue."""
+    """Raises InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
     if resume:
         assert config.run is not None
         name, wanted = str(config.run), Tokenizer.load(config.run / TOKENIZER)
@@ -34,6 +34,6 @@ def require_tokenizer(config: Config, dataset: Dataset, resume: bool) -> None:
         return
     if wanted.fingerprint != dataset.tokenizer.fingerprint:
         raise InputError(
-            f"{dataset.path}: is written with another tokenizer ({dataset.tokenizer.kind}, {dataset.tokenizer.vocab_size:,} ids) "
-            f"than {name} ({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one"
+            f"{dataset.path}: is written with another tokenizer "
+            f"({dataset.tokenizer.kind}, {dataset.tokenizer.vocab_size:,} ids) than {name} ({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one"
         )

@@ -1,7 +1,6 @@
 """What a run reports: metrics.jsonl, Weights & Biases, and the picture of its losses."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ class MetricsFile:
         kept = [record for record in read_metrics(run) if record["step"] <= after_step]
         partial = run / f".{METRICS}.partial"
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        partial.replace(self.path)
         self._file = open(self.path, "a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
@@ -61,10 +60,18 @@ class WandbLog:
 
         try:
             self._run = wandb.init(
-                project="gpt", name=run.name, dir=run, mode=config.wandb, config=to_dict(config), id=run_id, resume="allow"
+                project="gpt",
+                name=run.name,
+                dir=run,
+                mode=config.wandb,
+                config=to_dict(config),
+                id=run_id,
+                resume="allow",
             )
         except wandb.Error as error:
-            raise InputError(f"--wandb {config.wandb}: {error} (log in with `wandb login`, or use --wandb offline)") from None
+            raise InputError(
+                f"--wandb {config.wandb}: {error} (log in with `wandb login`, or use --wandb offline)"
+            ) from None
         self.run_id = self._run.id
 
     def write(self, record: Record) -> None:
@@ -86,7 +93,13 @@ def draw_losses(run: Path) -> Path:
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-    axes.plot([r["step"] for r in records], [r["train_loss"] for r in records], color="#9db7d5", linewidth=1, label="training batch")
+    axes.plot(
+        [r["step"] for r in records],
+        [r["train_loss"] for r in records],
+        color="#9db7d5",
+        linewidth=1,
+        label="training batch",
+    )
     axes.errorbar(
         [r["step"] for r in evaluated],
         [r["val_loss"] for r in evaluated],

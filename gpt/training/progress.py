@@ -21,7 +21,8 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
     validation = "" if validation_loss is None else f"validation {validation_loss:.4f}  "
     return (
         f"step {record['step']:>{len(str(steps))}}/{steps}  loss {record['train_loss']:.4f}  {validation}"
-        f"{record['tokens_per_s']:,.0f} tokens/s  elapsed {duration(record['elapsed_s'])}  left {duration(seconds_left)}"
+        f"{record['tokens_per_s']:,.0f} tokens/s  "
+        f"elapsed {duration(record['elapsed_s'])}  left {duration(seconds_left)}"
     )
 
 
@@ -32,7 +33,9 @@ class ProgressDisplay:
         self.steps = steps
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._last_line = -float("inf")
-        self._live = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True)
+        self._live = Progress(
+            BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True
+        )
         self._task = self._live.add_task("", total=steps)
 
     def __enter__(self) -> "ProgressDisplay":

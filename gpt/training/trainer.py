@@ -23,6 +23,7 @@ from gpt.device import autocast
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation, evaluate, next_token_loss
 from gpt.model.transformer import GPT
+from gpt.run import write_config
 from gpt.tokens.loader import IGNORED, Loader, mix
 from gpt.tokens.shards import Dataset
 from gpt.training.metrics import MetricsFile, Record, WandbLog
@@ -50,7 +51,7 @@ class Trainer:
     # ---- the loop ----
 
     def fit(self, display: ProgressDisplay) -> bool:
-        """Train to the last step; True if it was reached, False if a signal or `stop_at` ended it before. Saved either way."""
+        """Train, and save. True if the last step was reached, False if a signal or `stop_at` ended it before."""
         config = self.config
         last = min(config.steps, config.stop_at or config.steps)
         metrics = MetricsFile(self.run, after_step=self.step)
@@ -99,8 +100,8 @@ class Trainer:
         loss, norm = float(total), float(norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise InputError(
-                f"{self.run}: training diverged at step {self.step + 1} (loss {loss}, gradient norm {norm}). The checkpoints "
-                "from before it are whole: lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
+                f"{self.run}: training diverged at step {self.step + 1} (loss {loss}, gradient norm {norm}); "
+                "the checkpoints from before it are whole: lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,7 +124,12 @@ class Trainer:
         """Evaluate on the complete validation split and add the result to the record; True if it is the best so far."""
         lengths = self.dataset.tokenizer.byte_lengths()
         result = evaluate(
-            self.model, self.dataset.validation, lengths, self.device, self.config.micro_batch, interrupted=lambda: bool(stop)
+            self.model,
+            self.dataset.validation,
+            lengths,
+            self.device,
+            self.config.micro_batch,
+            interrupted=lambda: bool(stop),
         )
         if result is None:
             return False
@@ -155,19 +161,25 @@ class Trainer:
         checkpoint.save(self.run, weights, optimizer_state(self.model, self.optimizer), state)
         checkpoint.prune(self.run, self.config.checkpoint.keep)
 
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Go on from a checkpoint. Raises InputError if the data is not what it was trained on."""
-        state = saved.state
-        if state["dataset_fingerprint"] != self.dataset.fingerprint:
-            raise InputError(
-                f"{self.dataset.path}: is not the dataset that {self.run} was trained on (its content has changed); "
-                "restore it, or begin a new run from these weights with --init"
-            )
-        self.model.load_state_dict(saved.model)
-        load_optimizer_state(self.model, self.optimizer, saved.optimizer)
-        self.step, self.elapsed = state["step"], state["elapsed_s"]
-        self.best_loss = math.inf if state["best_validation_loss"] is None else state["best_validation_loss"]
-        self.last_loss, self.wandb_id = state["last_validation_loss"], state["wandb_id"]
+    def resume(self) -> None:
+        """Go on from the run's newest whole checkpoint, or from the beginning where it has none yet.
+
+        Raises InputError if the data is not what the run was trained on.
+        """
+        saved = checkpoint.load_newest(self.run, print)
+        if saved is not None:
+            state = saved.state
+            if state["dataset_fingerprint"] != self.dataset.fingerprint:
+                raise InputError(
+                    f"{self.dataset.path}: is not the dataset that {self.run} was trained on, or has changed since; "
+                    "restore it, or begin a new run from these weights with --init"
+                )
+            self.model.load_state_dict(saved.model)
+            load_optimizer_state(self.model, self.optimizer, saved.optimizer)
+            self.step, self.elapsed, self.last_loss = state["step"], state["elapsed_s"], state["last_validation_loss"]
+            self.best_loss = math.inf if state["best_validation_loss"] is None else state["best_validation_loss"]
+            self.wandb_id = state["wandb_id"]
+        write_config(self.run, self.config)
 
 
 def due(step: int, every: int) -> bool:
@@ -175,7 +187,7 @@ def due(step: int, every: int) -> bool:
 
 
 def compiled(function: Callable[..., Tensor], config: Config, device: str) -> Callable[..., Tensor]:
-    """`function` through torch.compile where that is wanted and works; as it is, with one warning, where it does not."""
+    """`function` through torch.compile where that is wanted; where it does not work, as it is, with one warning."""
     if config.compile == "off" or (config.compile == "auto" and device != "cuda"):
         return function
     fast = torch.compile(function)

@@ -1,0 +1,35 @@
+"""Your own text: txt, md, source code, whatever is UTF-8, or JSON Lines with the field that holds the text."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from gpt.cli import describe, run
+from gpt.tokens.prepare import prepare
+from gpt.tokens.textfiles import TextFiles
+
+
+def main(
+    inputs: Annotated[list[Path], arg(name="input")],
+    name: str,
+    field: str | None = None,
+    tokenizer: str = "bpe:4096",
+    out: Path | None = None,
+) -> None:
+    """Prepare your own text as a dataset.
+
+    Args:
+        inputs: Files and directories; a directory is read with all below it, hidden ones left out.
+        name: Name of the dataset, written to data/NAME.
+        field: Field of JSON Lines (.jsonl) files that holds the text.
+        tokenizer: gpt2, bytes, char, or bpe:VOCAB.
+        out: Dataset directory to write, instead of data/NAME.
+    """
+    files = TextFiles(inputs, field)
+    recipe = {"name": "textfiles", "tokenizer": tokenizer, "input": [str(path) for path in inputs], "field": field}
+    describe(prepare(files.documents, tokenizer, out or Path("data") / name, recipe, files.skipped))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,104 @@
+"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, export, cost."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from gpt import cli
+from gpt.analysis.cost import cost_lines
+from gpt.config import Device
+from gpt.device import choose_device
+from gpt.errors import InputError, did_you_mean
+from gpt.evaluation.loss import evaluate as evaluate_split
+from gpt.interop.huggingface import export as export_model
+from gpt.presets import preset as find_preset
+from gpt.run import is_run, load_run, newest_run, read_config
+from gpt.tokens.shards import open_dataset
+from gpt.training.report import evaluation_rows
+
+USAGE = """\
+usage: gpt COMMAND [options]
+
+  train    train a model on a dataset          (the same as train.py)
+  sample   continue a text, or interactively   (the same as sample.py)
+  eval     loss, bits per byte and perplexity on a dataset's whole validation split
+  export   write a run as a Hugging Face model
+  cost     parameters, FLOPs and memory of a preset
+
+gpt COMMAND --help lists a command's options."""
+
+# The scripts lie beside the package in a checkout, and inside it in a wheel.
+SCRIPTS = next(
+    path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
+)
+
+
+def evaluate(run: Path | None = None, data: Path | None = None, device: Device = "auto") -> None:
+    """Evaluate a run on the complete validation split of a dataset.
+
+    Args:
+        run: Run directory, or Hugging Face GPT-2 directory; by default the newest run.
+        data: Dataset directory; by default the one that the run was trained on.
+        device: Where to compute; auto takes CUDA, else MPS, else the CPU.
+    """
+    path = run or newest_run()
+    loaded = load_run(path, choose_device(device))
+    if data is None and not is_run(path):
+        raise InputError("--data: name the dataset to evaluate a Hugging Face model on")
+    dataset = open_dataset(data or read_config(path).data)
+    if dataset.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
+        raise InputError(
+            f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"
+        )
+    dataset.require_window(loaded.config.context)
+    result = evaluate_split(loaded.model, dataset.validation, dataset.tokenizer.byte_lengths(), choose_device(device))
+    assert result is not None
+    print(f"{loaded.source}, on {dataset.path}")
+    for name, figure in evaluation_rows(result):
+        print(f"{name:16} {figure}")
+
+
+def export(to: Path, run: Path | None = None) -> None:
+    """Write the best checkpoint of a run as a directory that Hugging Face transformers loads.
+
+    Args:
+        to: New directory to write.
+        run: Run directory; by default the newest run.
+    """
+    loaded = load_run(run or newest_run())
+    export_model(loaded.model, loaded.tokenizer, to)
+    print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+
+
+def cost(preset: cli.Positional[str]) -> None:
+    """Print what a preset costs: parameters, FLOPs, memory, steps and tokens.
+
+    Args:
+        preset: nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large or gpt2-xl.
+    """
+    print("\n".join(cost_lines(find_preset(preset))))
+
+
+COMMANDS = {"eval": evaluate, "export": export, "cost": cost}
+
+
+def main() -> None:
+    command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if command in ("train", "sample"):
+        script = SCRIPTS / f"{command}.py"
+        sys.argv = [f"gpt {command}", *arguments]
+        runpy.run_path(str(script), run_name="__main__")
+    elif command in COMMANDS:
+        cli.run(COMMANDS[command], arguments, prog=f"gpt {command}")
+    elif command in ("-h", "--help"):
+        print(USAGE)
+    else:
+        print(
+            f"error: unknown command {command!r}; {did_you_mean(command, ['train', 'sample', *COMMANDS])}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Anyone's own text as documents: files, directories and JSON Lines; what is left out is named, with the reason."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt.errors import InputError
+from gpt.tokens.prepare import Document, split_by_hash
+
+VALIDATION_SHARE = 0.1
+FEW = 100  # fewer documents than this are each cut in two, since a hash might send none of them to validation
+JSON_LINES = (".jsonl", ".ndjson")
+TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
+
+
+class TextFiles:
+    """The documents of some files and directories; `skipped` says what was left out, and why, once they were read."""
+
+    def __init__(self, inputs: list[Path], field: str | None) -> None:
+        """Raises InputError for an input that does not exist."""
+        for path in inputs:
+            if not path.exists():
+                raise InputError(f"--input {path}: does not exist")
+        self.inputs, self.field = inputs, field
+        self.skipped: dict[str, str] = {}
+        self._many: bool | None = None
+
+    def documents(self) -> Iterator[Document]:
+        """Many documents are split by the hash of their names; of few, the last tenth of each validates."""
+        if self._many is None:
+            self._many = sum(1 for _ in self._texts()) >= FEW
+        for name, text in self._texts():
+            if self._many:
+                yield Document(name, text, split_by_hash(name, VALIDATION_SHARE))
+                continue
+            cut = int(len(text) * (1 - VALIDATION_SHARE))
+            if text[:cut]:
+                yield Document(name, text[:cut], "train")
+            yield Document(f"{name} (its end)", text[cut:], "validation")
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """(name, text) of each document; a file is one, and so is a line of JSON Lines."""
+        for path in self._files():
+            text = self._read(path)
+            if text is None:
+                continue
+            if path.suffix.lower() in JSON_LINES:
+                yield from self._json_lines(path, text)
+            else:
+                yield path.as_posix(), text
+
+    def _files(self) -> Iterator[Path]:
+        for top in self.inputs:
+            if not top.is_dir():
+                yield top
+                continue
+            for directory, directories, files in os.walk(top):
+                here = Path(directory)
+                for name in [name for name in sorted(directories) if self._is_tools(here / name)]:
+                    self.skipped[str(here / name)] = "a hidden directory, or one of tools"
+                    directories.remove(name)
+                directories.sort()
+                yield from (here / name for name in sorted(files))
+
+    def _is_tools(self, directory: Path) -> bool:
+        hidden = directory.name.startswith(".")
+        return hidden or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists()
+
+    def _read(self, path: Path) -> str | None:
+        """The text of a file, or None with the reason in `skipped`."""
+        try:
+            if not path.is_file():
+                raise ValueError("not a regular file")
+            content = path.read_bytes()
+            if b"\0" in content:
+                raise ValueError("binary: it has a zero byte")
+            text = content.decode("utf-8-sig").replace("\r\n", "\n")
+            if not text.strip():
+                raise ValueError("empty")
+            return text
+        except UnicodeDecodeError as error:
+            self.skipped[str(path)] = f"not UTF-8: {error.reason} at byte {error.start}"
+        except OSError as error:
+            self.skipped[str(path)] = f"cannot be read: {error.strerror}"
+        except ValueError as error:
+            self.skipped[str(path)] = str(error)
+        return None
+
+    def _json_lines(self, path: Path, content: str) -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(content.split("\n"), 1):
+            name = f"{path.as_posix()}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                self.skipped[name] = "not JSON"
+                continue
+            if self.field is None:
+                fields = ", ".join(entry) if isinstance(entry, dict) else "none: it is no object"
+                raise InputError(f"{name}: name the field that holds the text by --field; its fields are: {fields}")
+            text = entry.get(self.field) if isinstance(entry, dict) else None
+            if not isinstance(text, str):
+                self.skipped[name] = f"has no text in the field {self.field!r}"
+            elif not text.strip():
+                self.skipped[name] = "empty"
+            else:
+                # JSON can spell half a surrogate pair, which no UTF-8 can hold.
+                yield name, text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
