@@ -139,31 +139,37 @@ def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
 
     Damaged ones are named and passed over, and left where they are. Raises InputError if none is left.
     """
-    for path in sorted(list_checkpoints(run), key=lambda path: (_validation_loss(path), -step_of(path))):
+
+    def passed_over(error: Damaged) -> None:
+        say(f"damaged checkpoint: {error}; passed over")
+
+    for path in _best_first(run, passed_over):
         try:
             return load(path, optimizer=False)
         except Damaged as error:
-            say(f"damaged checkpoint: {error}; trying the next best")
+            passed_over(error)
     raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
 
 
 def prune(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and the best."""
-    paths = list_checkpoints(run)
-    if not paths:
-        return
-    best = min(paths, key=lambda path: (_validation_loss(path), -step_of(path)))
-    for path in paths[:-keep]:
-        if path != best:
+    kept = list_checkpoints(run)[-keep:] + _best_first(run, lambda error: None)[:1]
+    for path in list_checkpoints(run):
+        if path not in kept:
             shutil.rmtree(path)
 
 
-def _validation_loss(path: Path) -> float:
-    try:
-        evaluation = _read_json(path / STATE).get("evaluation")
-    except Damaged:
-        return float("inf")
-    return evaluation["loss"] if evaluation else float("inf")
+def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
+    """The checkpoints whose state is whole, by validation loss; the newer of equals and of unevaluated ones first."""
+    ranks = {}
+    for path in list_checkpoints(run):
+        try:
+            verify(path, (STATE,))
+            evaluation = _read_json(path / STATE).get("evaluation")
+            ranks[path] = (evaluation["loss"] if evaluation else float("inf"), -step_of(path))
+        except Damaged as error:
+            on_damaged(error)
+    return sorted(ranks, key=ranks.__getitem__)
 
 
 def _set_aside(path: Path) -> Path:

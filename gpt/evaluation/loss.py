@@ -62,9 +62,10 @@ def evaluate(
             break
         with autocast(device):
             logits = model(inputs.to(device))
-        losses = F.cross_entropy(
-            logits.float().transpose(1, 2), targets.to(device), ignore_index=IGNORED, reduction="none"
-        )  # (B, T), zero where ignored
+        flat = F.cross_entropy(
+            logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        losses = flat.view_as(targets)  # (B, T), zero where ignored
         counted = targets != IGNORED
         nats.append(losses.sum(dim=1, dtype=torch.float64).cpu())
         tokens.append(counted.sum(dim=1))

@@ -93,7 +93,7 @@ def _their_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     if tokenizer.kind == "char":
         vocabulary = {token.decode(): rank for rank, token in enumerate(tokenizer.ranks)}
         theirs = TheirTokenizer(models.WordLevel(vocabulary))
-        theirs.pre_tokenizer = pre_tokenizers.Split(Regex("(?s:.)"), behavior="isolated")
+        theirs.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         theirs.decoder = decoders.Fuse()
     else:
         vocabulary = {from_bytes(token): rank for rank, token in enumerate(tokenizer.ranks)}

@@ -215,8 +215,9 @@ class Dataset:
         for split in (self.train, self.validation):
             if split.tokens < context + 1:
                 raise InputError(
-                    f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs {context + 1:,} "
-                    f"(model.context {context:,}, and one to predict): use more text, or a smaller --model.context"
+                    f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs "
+                    f"{context + 1:,} (model.context {context:,}, and one to predict): "
+                    "use more text, or a smaller --model.context"
                 )
 
 

@@ -32,8 +32,9 @@ def require_tokenizer(config: Config, dataset: Dataset, resume: bool) -> None:
         name, wanted = config.init, load_run(config.init).tokenizer
     else:
         return
-    if wanted.fingerprint != dataset.tokenizer.fingerprint:
+    have = dataset.tokenizer
+    if wanted.fingerprint != have.fingerprint:
         raise InputError(
-            f"{dataset.path}: is written with another tokenizer "
-            f"({dataset.tokenizer.kind}, {dataset.tokenizer.vocab_size:,} ids) than {name} ({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one"
+            f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {name} "
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one"
         )

@@ -2,19 +2,20 @@
 
 import signal
 from types import FrameType
+from typing import Any
 
 SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try again later"
 
 
 class StopRequest:
-    """True once a signal has come. A second Ctrl-C interrupts at once. Use as a context manager, in the main thread."""
+    """Set once a signal has come; a second Ctrl-C interrupts at once. Use as a context manager, in the main thread."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, signal._HANDLER] = {}
+        self._requested = False
+        self._previous: dict[int, Any] = {}
 
-    def __bool__(self) -> bool:
-        return self.requested
+    def is_set(self) -> bool:
+        return self._requested
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -26,5 +27,5 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -61,12 +61,12 @@ class Trainer:
         clock = Clock(self.step, self.elapsed)
         self.model.train()
         with display, StopRequest() as stop:
-            while self.step < last and not stop:
+            while self.step < last and not stop.is_set():
                 record = self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
                 if self.step == config.steps or due(self.step, config.evaluation.every):
-                    is_best = self.evaluate(record, stop)
+                    is_best = self.evaluate(record, stop.is_set)
                 if "val_loss" in record or self.step == last or due(self.step, config.log_every):
                     metrics.write(record)
                     wandb.write(record)
@@ -101,7 +101,8 @@ class Trainer:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise InputError(
                 f"{self.run}: training diverged at step {self.step + 1} (loss {loss}, gradient norm {norm}); "
-                "the checkpoints from before it are whole: lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
+                "the checkpoints from before it are whole: lower --optimizer.learning-rate, "
+                "or lengthen --optimizer.warmup-steps"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -120,17 +121,11 @@ class Trainer:
         with autocast(self.device):
             return next_token_loss(self.model(x), y)
 
-    def evaluate(self, record: Record, stop: Callable[[], bool] | StopRequest) -> bool:
+    def evaluate(self, record: Record, interrupted: Callable[[], bool]) -> bool:
         """Evaluate on the complete validation split and add the result to the record; True if it is the best so far."""
         lengths = self.dataset.tokenizer.byte_lengths()
-        result = evaluate(
-            self.model,
-            self.dataset.validation,
-            lengths,
-            self.device,
-            self.config.micro_batch,
-            interrupted=lambda: bool(stop),
-        )
+        batch = self.config.micro_batch
+        result = evaluate(self.model, self.dataset.validation, lengths, self.device, batch, interrupted)
         if result is None:
             return False
         self.evaluation, self.last_loss = result, result.loss

@@ -1,0 +1,108 @@
+"""What every test may rely on: no network, GPT-2's vocabulary where its file is at hand, small corpora and runs."""
+
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).parents[2] / "shared" / "tiktoken_cache"
+if CACHE.is_dir():
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(CACHE))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import python_text
+from rich.console import Console
+
+from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
+from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from gpt.run import open_run
+from gpt.tokens.prepare import Document, prepare
+from gpt.training.progress import ProgressDisplay
+from gpt.training.trainer import Trainer
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer():
+    try:
+        return Tokenizer.gpt2()
+    except InputError:
+        pytest.skip("GPT-2's vocabulary file is neither cached (TIKTOKEN_CACHE_DIR) nor to be downloaded")
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    return Tokenizer.train_bpe([python_text()], 600)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Some hundred short documents of Python, in bytes."""
+    text = python_text()
+    pieces = [text[i : i + 400] for i in range(0, 40_000, 400)]
+    documents = [Document(str(i), piece, "validation" if i % 10 == 0 else "train") for i, piece in enumerate(pieces)]
+    return prepare(lambda: documents, "bytes", tmp_path_factory.mktemp("data") / "python", {}, say=lambda _: None)
+
+
+@pytest.fixture
+def tiny_config(dataset):
+    """A run of seconds, with dropout and accumulation, over more than one epoch of the dataset."""
+    return Config(
+        data=dataset.path,
+        steps=30,
+        batch_tokens=6 * 32,
+        micro_batch=4,
+        log_every=1,
+        model=ModelConfig(n_layer=2, n_head=2, width=32, context=32, vocab_size=257, dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
+        evaluation=EvaluationConfig(every=10),
+        checkpoint=CheckpointConfig(every=10),
+    )
+
+
+@pytest.fixture
+def make_trainer(dataset, tmp_path):
+    """Builds a trainer for a config, in a run directory of the test's own."""
+
+    def make(config, name="run", resume=False):
+        config = replace(config, run=tmp_path / name)
+        torch.manual_seed(config.seed)
+        run = open_run(config, dataset.tokenizer, resume)
+        trainer = Trainer(config, GPT(config.model), dataset, run, "cpu")
+        if resume:
+            trainer.resume()
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def quiet():
+    """A progress display that shows nothing."""
+    return ProgressDisplay(30, Console(quiet=True))
+
+
+@pytest.fixture
+def trained_run(make_trainer, tiny_config, quiet):
+    """A finished run directory."""
+    trainer = make_trainer(tiny_config)
+    assert trainer.fit(quiet)
+    return trainer.run
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # larger than at initialisation, so that mistakes show
+            parameter.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture
+def rng():
+    return random.Random(0)

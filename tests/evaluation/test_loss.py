@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt.evaluation.loss import evaluate, next_token_loss, summarize
+from gpt.tokens.loader import IGNORED
+
+
+def test_the_loss_is_a_sum_over_the_targets_that_count():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7, dtype=torch.float64), torch.randint(7, (2, 5))
+    targets[1, 3:] = IGNORED
+    expected = 0.0
+    for b in range(2):
+        for t in range(5):
+            if targets[b, t] != IGNORED:
+                expected -= math.log(logits[b, t].exp()[targets[b, t]] / logits[b, t].exp().sum())
+    assert next_token_loss(logits, targets).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_batch_without_targets_has_loss_zero_and_no_nan():
+    logits = torch.randn(1, 3, 7, requires_grad=True)
+    loss = next_token_loss(logits, torch.full((1, 3), IGNORED))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, batch):
+    """Against one window at a time in float64; the last window is shorter, so a mean of means would differ."""
+    stream = torch.from_numpy(dataset.validation.read(0, dataset.validation.tokens))
+    nats, count = 0.0, 0
+    double = type(model)(model.config).double().eval()
+    double.load_state_dict(model.state_dict())
+    for start in range(0, len(stream) - 1, 48):
+        window = stream[start : start + 49]
+        nats += F.cross_entropy(double(window[None, :-1])[0], window[1:], reduction="sum").item()
+        count += len(window) - 1
+    assert count == len(stream) - 1
+    result = evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", batch)
+    text = dataset.tokenizer.decode(stream[1:].tolist()).replace("<|endoftext|>", "")
+    assert result.tokens == count
+    assert result.text_bytes == len(text.encode())
+    assert result.loss == pytest.approx(nats / count, rel=1e-5)
+    assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.text_bytes, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(nats / count), rel=1e-3)
+
+
+def test_standard_errors_are_those_of_repeated_draws():
+    """Many samples of windows from a known population: the spread of the ratio is the standard error we state."""
+    generator = np.random.default_rng(0)
+    ratios, stated = [], []
+    for _ in range(2000):
+        tokens = generator.integers(20, 60, size=80).astype(float)
+        nats = tokens * (2 + generator.normal(size=80) * 0.4)
+        result = summarize(nats, tokens, tokens * 3)
+        ratios.append((result.loss, result.bits_per_byte, result.perplexity))
+        stated.append((result.loss_se, result.bits_per_byte_se, result.perplexity_se))
+    assert np.mean(stated, axis=0) == pytest.approx(np.std(ratios, axis=0), rel=0.08)
+
+
+def test_equal_windows_have_no_error_and_one_window_has_none_to_state():
+    assert summarize(np.full(5, 8.0), np.full(5, 4.0), np.full(5, 12.0)).loss_se == 0
+    assert math.isnan(summarize(np.array([8.0]), np.array([4.0]), np.array([12.0])).loss_se)
+
+
+def test_evaluation_leaves_the_model_as_it_was(model, dataset):
+    for training in (True, False):
+        model.train(training)
+        evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu")
+        assert model.training is training
+
+
+def test_an_interrupted_evaluation_gives_nothing(model, dataset):
+    lengths = dataset.tokenizer.byte_lengths()
+    assert evaluate(model, dataset.validation, lengths, "cpu", interrupted=lambda: True) is None

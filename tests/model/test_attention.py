@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from gpt import ModelConfig
+from gpt.model.attention import CausalSelfAttention, KVCache, attend, attend_by_formula
+
+
+def random_heads(*lengths, B=2, H=3, D=8, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(B, H, length, D, generator=generator, dtype=dtype) for length in lengths]
+
+
+@pytest.mark.parametrize(("T", "past"), [(1, 0), (7, 0), (64, 0), (1, 9), (5, 9), (64, 64)])
+def test_attention_is_the_formula(T, past):
+    query, key, value = random_heads(T, past + T, past + T)
+    torch.testing.assert_close(attend(query, key, value, past), attend_by_formula(query, key, value))
+
+
+def test_the_formula_is_that_of_vaswani():
+    """Written out with loops over positions, as an independent check of the reference itself."""
+    query, key, value = (x[0, 0] for x in random_heads(4, 6, 6))
+    for t in range(4):
+        scores = torch.stack([query[t] @ key[s] / 8**0.5 for s in range(2 + t + 1)])
+        weights = scores.exp() / scores.exp().sum()
+        expected = sum(weights[s] * value[s] for s in range(2 + t + 1))
+        result = attend_by_formula(*(x[None, None] for x in (query, key, value)))[0, 0, t]
+        torch.testing.assert_close(result, expected)
+
+
+def test_the_future_is_not_seen():
+    torch.manual_seed(0)
+    attention = CausalSelfAttention(ModelConfig(n_layer=1, n_head=2, width=16, context=8), 0)
+    x = torch.randn(1, 8, 16)
+    changed = x.clone()
+    changed[:, 5:] += 1
+    before, after = attention(x), attention(changed)
+    torch.testing.assert_close(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_the_cache_holds_what_was_appended():
+    config = ModelConfig(n_layer=2, n_head=3, width=24, context=10, vocab_size=5)
+    cache = KVCache(config, batch=2, device="cpu")
+    first, second = random_heads(4, 2, dtype=torch.float32)
+    for part in (first, second):
+        for layer in range(2):
+            keys, values = cache.append(layer, part, -part)
+        cache.advance(part.size(2))
+    torch.testing.assert_close(keys, torch.cat([first, second], dim=2))
+    torch.testing.assert_close(values, -keys)
+    assert cache.length == 6
+
+
+def test_a_repeated_cache_is_independent():
+    config = ModelConfig(n_layer=1, n_head=3, width=24, context=10, vocab_size=5)
+    cache = KVCache(config, batch=1, device="cpu")
+    (part,) = random_heads(4, B=1, dtype=torch.float32)
+    cache.append(0, part, part)
+    cache.advance(4)
+    copy = cache.repeat(3)
+    assert copy.length == 4
+    assert copy.keys.shape == (1, 3, 3, 10, 8)
+    copy.keys.zero_()
+    torch.testing.assert_close(cache.keys[0, :, :, :4], part)

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from gpt.config import Config, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple, overlay, to_dict
+from gpt.errors import InputError
+
+
+def test_default_model_is_gpt2_small():
+    config = ModelConfig()
+    assert (config.n_layer, config.n_head, config.width, config.context, config.vocab_size) == (
+        12,
+        12,
+        768,
+        1024,
+        50257,
+    )
+    assert config.head_width == 64
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: ModelConfig(width=100, n_head=12), "model.n_head"),
+        (lambda: ModelConfig(n_layer=0), "model.n_layer"),
+        (lambda: ModelConfig(dropout=1.0), "model.dropout"),
+        (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
+        (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2"),
+        (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate"),
+        (lambda: SamplingConfig(temperature=-1), "temperature"),
+        (lambda: SamplingConfig(temperature=float("inf")), "temperature"),
+        (lambda: SamplingConfig(top_k=0), "top_k"),
+        (lambda: SamplingConfig(max_tokens=0), "max_tokens"),
+        (lambda: Config(steps=0), "steps"),
+        (lambda: Config(seed=-1), "seed"),
+    ],
+)
+def test_bad_values_are_refused_by_name(make, named):
+    with pytest.raises(InputError, match=named):
+        make()
+
+
+def test_batch_must_be_whole_sequences_and_the_error_says_which_would_do():
+    with pytest.raises(InputError, match="--batch-tokens 5120"):
+        Config(batch_tokens=5000, model=ModelConfig(context=256, vocab_size=10))
+    assert Config(batch_tokens=5120, model=ModelConfig(context=256)).batch_sequences == 20
+
+
+@pytest.mark.parametrize(("number", "of", "nearest"), [(5000, 256, 5120), (1, 256, 256), (8192, 1024, 8192)])
+def test_nearest_multiple(number, of, nearest):
+    assert nearest_multiple(number, of) == nearest
+
+
+def test_a_config_survives_json(tiny_config):
+    assert overlay(Config(), json.loads(json.dumps(to_dict(tiny_config))), "config.json") == tiny_config
+
+
+def test_overlay_keeps_what_is_not_named():
+    config = overlay(Config(), {"steps": 7, "model": {"n_layer": 3}, "run": "runs/x"}, "file.toml")
+    assert config.steps == 7
+    assert config.model == ModelConfig(n_layer=3)
+    assert str(config.run) == "runs/x"
+    assert config.optimizer == OptimizerConfig()
+
+
+def test_an_integer_passes_for_a_float():
+    assert overlay(Config(), {"optimizer": {"gradient_clip": 2}}, "f").optimizer.gradient_clip == 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"n_leyer": 3}}, r"f\.toml: unknown key 'model.n_leyer'; did you mean 'model.n_layer'"),
+        ({"stepps": 3}, "did you mean 'steps'"),
+        ({"steps": "many"}, "'steps' is 'many'; it must be int"),
+        ({"steps": True}, "'steps' is True"),
+        ({"steps": 1.5}, "'steps' is 1.5"),
+        ({"model": 3}, "must be a table"),
+        ({"device": "tpu"}, "'auto' or 'cpu' or 'cuda' or 'mps'"),
+        ({"model": {"width": 7}}, r"f\.toml: model.width is 7"),
+    ],
+)
+def test_overlay_refuses_and_names_file_and_key(values, message):
+    with pytest.raises(InputError, match=message):
+        overlay(Config(), values, "f.toml")

@@ -1,0 +1,109 @@
+import json
+import shutil
+import time
+
+import pytest
+import torch
+
+from gpt import GPT, InputError, ModelConfig, load_run
+from gpt.checkpoint import list_checkpoints
+from gpt.interop.huggingface import export
+from gpt.run import is_run, model_config, newest_run, open_run, read_config, write_config
+
+
+def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, tmp_path):
+    """Moved elsewhere, without its dataset and its optimizer's state."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(trained_run, moved)
+    for path in list_checkpoints(moved):
+        (path / "optimizer.safetensors").unlink()
+    loaded = load_run(moved)
+    assert isinstance(loaded.model, GPT)
+    assert isinstance(loaded.config, ModelConfig)
+    assert loaded.config == tiny_config.model
+    assert loaded.tokenizer.fingerprint == dataset.tokenizer.fingerprint
+    assert not loaded.model.training
+    assert loaded.model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 257)
+
+
+def test_files_of_a_run(trained_run):
+    names = {path.name for path in trained_run.iterdir()}
+    assert names == {"config.json", "tokenizer.json", "metrics.jsonl", "checkpoints"}  # loss.png is the report's
+    assert json.loads((trained_run / "config.json").read_text())["version"] == 1
+
+
+def test_the_best_checkpoint_is_loaded(trained_run):
+    losses = {
+        path: json.loads((path / "state.json").read_text())["evaluation"]["loss"]
+        for path in list_checkpoints(trained_run)
+    }
+    best = min(losses, key=losses.__getitem__)
+    assert load_run(trained_run).state["evaluation"]["loss"] == losses[best]
+
+
+def test_a_hugging_face_directory_is_loaded_too(trained_run, tmp_path):
+    ours = load_run(trained_run)
+    export(ours.model, ours.tokenizer, tmp_path / "exported")
+    theirs = load_run(tmp_path / "exported")
+    ids = torch.randint(257, (1, 20))
+    assert torch.equal(ours.model(ids), theirs.model(ids))
+    assert theirs.tokenizer.fingerprint == ours.tokenizer.fingerprint
+    assert model_config(str(tmp_path / "exported")).width == 32
+
+
+def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dataset):
+    monkeypatch.chdir(tmp_path)
+    names = [open_run(tiny_config, dataset.tokenizer, resume=False).as_posix() for _ in range(3)]
+    assert names == ["runs/python-custom", "runs/python-custom-2", "runs/python-custom-3"]
+    assert read_config(tmp_path / names[1]).run.as_posix() == names[1]
+
+
+def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, dataset):
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="already holds a run; go on with it by --resume"):
+        open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        open_run(replace(tiny_config, run=tmp_path / "mine"), dataset.tokenizer, resume=False)
+
+
+def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):
+    with pytest.raises(InputError, match="there is no run"):
+        newest_run(tmp_path)
+    for name in ("b", "a", "c"):
+        (tmp_path / name).mkdir()
+        write_config(tmp_path / name, tiny_config)
+        time.sleep(0.02)
+    (tmp_path / "not a run").mkdir()
+    assert newest_run(tmp_path).name == "c"
+    (tmp_path / "b" / "checkpoints").mkdir()
+    assert newest_run(tmp_path).name == "b"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 1}', '{"version": 9, "config": {}}'])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert not is_run(tmp_path)
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(trained_run):
+    content = json.loads((trained_run / "config.json").read_text())
+    content["config"]["model"]["n_layer"] = 3
+    (trained_run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="do not fit its config.json"):
+        load_run(trained_run)
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/where", "a/b/c"])
+def test_a_source_that_is_nothing_is_refused(source):
+    with pytest.raises(InputError, match="neither a run directory"):
+        load_run(source)
+
+
+def test_a_hub_id_without_a_network_is_refused():
+    with pytest.raises(InputError, match="the Hugging Face hub did not give it"):
+        load_run("someone/no-such-model-here")

@@ -1,0 +1,97 @@
+from collections import Counter
+from typing import cast
+
+import numpy as np
+import pytest
+
+from gpt.tokens.loader import IGNORED, Loader, mix, permuted, sequential_windows
+from gpt.tokens.shards import Split
+
+
+class Counting:
+    """A split whose token at place i is i, so that each target says where it came from."""
+
+    name = "train"
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def read(self, start, count):
+        assert start >= 0 and start + count <= self.tokens
+        return np.arange(start, start + count)
+
+
+def split(tokens):
+    return cast("Split", Counting(tokens))
+
+
+@pytest.mark.parametrize("tokens", [66, 129, 1000, 1001, 1025])
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_an_epoch_reads_each_target_exactly_once(tokens, epoch):
+    loader = Loader(split(tokens), batch=1, context=64, seed=3)
+    seen = Counter()
+    for sample in range(epoch * loader.windows, (epoch + 1) * loader.windows):
+        _, targets = loader.window(sample)
+        seen.update(targets[targets != IGNORED].tolist())
+    assert seen == Counter(range(1, tokens))
+
+
+def test_a_target_is_the_token_after_its_input():
+    loader = Loader(split(1000), batch=4, context=64, seed=3)
+    for step in range(20):
+        inputs, targets = loader.batch(step)
+        assert inputs.shape == targets.shape == (4, 64)
+        counted = targets != IGNORED
+        assert (targets - inputs)[counted].eq(1).all()
+        assert counted.sum() > 0
+
+
+def test_batches_are_the_samples_in_order():
+    loader, other = Loader(split(1000), 6, 64, seed=3), Loader(split(1000), 2, 64, seed=3)
+    inputs, targets = loader.batch(5)
+    assert inputs.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[0].tolist()]
+    assert targets.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[1].tolist()]
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        loader = Loader(split(3000), 1, 64, seed)
+        return [tuple(loader.window(epoch * loader.windows + i)[1]) for i in range(loader.windows)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_windows_are_shuffled():
+    loader = Loader(split(64 * 1000 + 1), 1, 64, seed=0)
+    starts = np.array([loader.window(i)[1][0] for i in range(1000)])
+    assert abs(np.corrcoef(np.arange(1000), starts)[0, 1]) < 0.1
+    assert (np.abs(np.diff(starts)) == 64).mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1000])
+def test_the_permutation_is_one(size):
+    for key in range(5):
+        assert sorted(permuted(i, size, key) for i in range(size)) == list(range(size))
+
+
+def test_permutations_look_random():
+    """Over many keys each place is as likely as the others (chi-squared, 9 degrees of freedom, p = 1e-4)."""
+    counts = np.bincount([permuted(0, 10, mix(key)) for key in range(5000)], minlength=10)
+    assert ((counts - 500) ** 2 / 500).sum() < 33.7
+
+
+def test_mix_depends_on_every_number_and_their_order():
+    assert len({mix(1, 2, 3), mix(1, 3, 2), mix(1, 2), mix(1, 2, 4), mix(2, 2, 3)}) == 5
+    assert all(0 <= mix(i) < 2**64 for i in range(100))
+
+
+@pytest.mark.parametrize("tokens", [2, 65, 66, 129, 1000])
+def test_sequential_windows_read_everything_once_in_order(tokens):
+    read = []
+    for inputs, targets in sequential_windows(split(tokens), context=64, batch=3):
+        assert inputs.shape == targets.shape
+        assert inputs.shape[0] <= 3
+        read += targets[targets != IGNORED].tolist()
+    assert read == list(range(1, tokens))

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from gpt.errors import InputError
+from gpt.tokens.textfiles import TextFiles
+
+TEXT = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter.\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    top = tmp_path / "corpus"
+    (top / "sub").mkdir(parents=True)
+    (top / "a.txt").write_text(TEXT, encoding="utf-8")
+    (top / "sub" / "b.md").write_text("# " + TEXT, encoding="utf-8")
+    (top / "windows.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    (top / "empty.txt").write_text("")
+    (top / "blank.txt").write_text(" \n\n")
+    (top / "picture.png").write_bytes(b"\x89PNG\0\1\2")
+    (top / "latin1.txt").write_bytes(TEXT.encode("latin-1"))
+    for name in (".git", "__pycache__", "venv"):
+        (top / name).mkdir()
+        (top / name / "c.txt").write_text("hidden")
+    (top / "venv" / "pyvenv.cfg").write_text("")
+    return top
+
+
+def read(files):
+    return {document.name: document.text for document in files.documents()}
+
+
+def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder):
+    files = TextFiles([folder], None)
+    texts = read(files)
+    names = {name.removeprefix(folder.as_posix() + "/") for name in texts}
+    assert names == {n + e for n in ("a.txt", "sub/b.md", "windows.txt") for e in ("", " (its end)")}
+    reasons = {path.removeprefix(str(folder) + "/"): reason for path, reason in files.skipped.items()}
+    assert reasons == {
+        "empty.txt": "empty",
+        "blank.txt": "empty",
+        "picture.png": "binary: it has a zero byte",
+        "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}",
+        ".git": "a hidden directory, or one of tools",
+        "__pycache__": "a hidden directory, or one of tools",
+        "venv": "a hidden directory, or one of tools",
+    }
+
+
+def test_few_documents_are_each_cut_in_two_and_nothing_is_lost(folder):
+    files = TextFiles([folder / "a.txt"], None)
+    train, validation = files.documents()
+    assert (train.split, validation.split) == ("train", "validation")
+    assert train.text + validation.text == TEXT
+    assert len(validation.text) == pytest.approx(len(TEXT) / 10, abs=1)
+
+
+def test_byte_order_marks_and_carriage_returns_are_taken_off(folder):
+    assert "".join(read(TextFiles([folder / "windows.txt"], None)).values()) == "one\ntwo\n"
+
+
+def test_many_documents_are_split_by_name(tmp_path):
+    for i in range(150):
+        (tmp_path / f"{i:03d}.txt").write_text(f"{i} {TEXT}", encoding="utf-8")
+    documents = list(TextFiles([tmp_path], None).documents())
+    assert [document.text for document in documents] == [f"{i} {TEXT}" for i in range(150)]
+    assert 3 <= sum(document.split == "validation" for document in documents) <= 30
+
+
+def test_json_lines_give_a_document_a_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    lines = [{"text": "one"}, {"other": 1}, {"text": 5}, {"text": ""}, {"text": "half \ud800 pair"}, [1]]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n\n", encoding="utf-8")
+    files = TextFiles([path], "text")
+    texts = [text for _, text in files._texts()]
+    assert texts == ["one", "half \ufffd\ufffd\ufffd pair"]
+    reasons = {name.split(", line ")[1]: reason for name, reason in files.skipped.items()}
+    none = "has no text in the field 'text'"
+    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON"}
+
+
+def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"title": "t", "body": "b"}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl, line 1: .*--field; its fields are: title, body"):
+        list(TextFiles([path], None).documents())
+
+
+def test_an_input_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--input .*nothing: does not exist"):
+        TextFiles([tmp_path / "nothing"], None)

@@ -1,0 +1,182 @@
+import json
+import random
+
+import pytest
+import tiktoken
+import tokenizers
+from helpers import assigned, python_text, random_text
+from tokenizers import models, pre_tokenizers, trainers
+
+from gpt.errors import InputError
+from gpt.tokens.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer, byte_alphabet, parse_tokenizer
+
+
+def random_texts(count=1000):
+    return [random_text(random.Random(seed), 60) for seed in range(count)]
+
+
+def test_gpt2_encodes_like_tiktoken(gpt2_tokenizer):
+    reference = tiktoken.get_encoding("gpt2")
+    assert gpt2_tokenizer.vocab_size == reference.n_vocab == 50257
+    assert gpt2_tokenizer.end_of_text == reference.eot_token
+    for text in random_texts():
+        assert gpt2_tokenizer.encode(text) == reference.encode_ordinary(text)
+
+
+def test_without_gpt2_file_the_error_says_what_to_do(monkeypatch):
+    def refuse(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", refuse)
+    with pytest.raises(InputError, match=r"TIKTOKEN_CACHE_DIR.*bpe:4096"):
+        Tokenizer.gpt2()
+
+
+def test_trained_bpe_encodes_like_the_library_that_trained_it(bpe):
+    """The same training through `tokenizers` alone: equal vocabulary, equal ids."""
+    reference = tokenizers.Tokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=599, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    reference.train_from_iterator([python_text()], trainer)
+    assert bpe.vocab_size == 600
+    for text in [*map(assigned, random_texts()), python_text()[:5000]]:
+        assert bpe.encode(text) == reference.encode(text).ids
+
+
+def test_every_kind_gives_its_text_back(bpe):
+    texts = random_texts(200)
+    for tokenizer in (bpe, Tokenizer.utf8_bytes(), Tokenizer.char("".join(texts), end_of_text=True)):
+        for text in texts:
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+            assert all(0 <= token < tokenizer.vocab_size for token in tokenizer.encode(text))
+
+
+def test_bytes_are_the_utf8_bytes():
+    assert Tokenizer.utf8_bytes().encode("aé") == list("aé".encode())
+    assert Tokenizer.utf8_bytes().vocab_size == 257
+
+
+def test_characters_are_numbered_in_code_point_order():
+    tokenizer = Tokenizer.char("héllo\n", end_of_text=False)
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.end_of_text is None
+    assert tokenizer.encode("\nhéo") == [0, 1, 4, 3]
+    assert Tokenizer.char("ab", end_of_text=True).end_of_text == 2
+
+
+def test_an_unknown_character_is_named():
+    with pytest.raises(InputError, match=r"2 character\(s\).*'x', 'y'"):
+        Tokenizer.char("abc", end_of_text=True).encode("abxy")
+
+
+def test_text_never_becomes_end_of_text(bpe):
+    text = f"a{END_OF_TEXT}b"
+    for tokenizer in (bpe, Tokenizer.utf8_bytes(), Tokenizer.char(text, end_of_text=True)):
+        assert tokenizer.end_of_text not in tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_batches_encode_like_single_texts(bpe):
+    texts = random_texts(50)
+    assert bpe.encode_batch(texts, threads=2) == [bpe.encode(text) for text in texts]
+
+
+def test_streams_whole_characters_only():
+    tokenizer = Tokenizer.utf8_bytes()
+    text = "aé🙂e\u0301"
+    pieces = list(tokenizer.stream_decode(tokenizer.encode(text)))
+    assert pieces[:3] == ["a", "", "é"]
+    assert pieces[3:7] == ["", "", "", "🙂"]
+    assert "".join(pieces) == text
+    decoder = StreamDecoder(tokenizer)
+    assert decoder.push(0xF0) == ""
+    assert decoder.finish() == "\ufffd"
+
+
+def test_bytes_that_are_no_text_become_replacement_characters():
+    assert Tokenizer.utf8_bytes().decode([0xFF, 0x61]) == "\ufffda"
+
+
+@pytest.mark.parametrize("token", [-1, 257, 10**9])
+def test_ids_out_of_range_are_refused(token):
+    with pytest.raises(InputError, match="outside this vocabulary of 257"):
+        Tokenizer.utf8_bytes().decode([token])
+
+
+def test_byte_lengths_add_up_to_the_text(bpe):
+    text = python_text()[:3000] + "é🙂"
+    assert bpe.byte_lengths()[bpe.encode(text)].sum() == len(text.encode())
+    assert bpe.byte_lengths()[bpe.end_of_text] == 0
+
+
+def test_a_saved_tokenizer_is_the_same(bpe, tmp_path):
+    bpe.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (loaded.kind, loaded.fingerprint, loaded.vocab_size) == ("bpe", bpe.fingerprint, 600)
+    assert loaded.encode(python_text()) == bpe.encode(python_text())
+
+
+def test_fingerprints_tell_tokenizers_apart(bpe):
+    others = [
+        Tokenizer.utf8_bytes(),
+        Tokenizer.char("ab", end_of_text=True),
+        Tokenizer.char("ab", end_of_text=False),
+        Tokenizer.train_bpe([python_text()], 500),
+    ]
+    assert len({bpe.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content | {"ranks": content["ranks"][:-1]},
+        lambda content: content | {"version": 99},
+        lambda content: content | {"format": "something else"},
+        lambda content: {key: value for key, value in content.items() if key != "pattern"},
+        lambda content: [],
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(bpe, tmp_path, damage):
+    path = tmp_path / "tokenizer.json"
+    bpe.save(path)
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        Tokenizer.load(path)
+
+
+def test_missing_and_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        Tokenizer.load(tmp_path / "none.json")
+    (tmp_path / "torn.json").write_text('{"format": ')
+    with pytest.raises(InputError, match="cannot be read"):
+        Tokenizer.load(tmp_path / "torn.json")
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(InputError, match="at least 257"):
+        Tokenizer.train_bpe(["abc"], 100)
+
+
+def test_a_small_text_gives_a_smaller_vocabulary():
+    assert 257 <= Tokenizer.train_bpe(["abab"], 4096).vocab_size < 270
+
+
+@pytest.mark.parametrize(
+    ("name", "parsed"), [("gpt2", ("gpt2", None)), ("bytes", ("bytes", None)), ("bpe:512", ("bpe", 512))]
+)
+def test_names_are_parsed(name, parsed):
+    assert parse_tokenizer(name) == parsed
+
+
+@pytest.mark.parametrize("name", ["bpe", "bpe:", "bpe:x", "gpt3", "char:5", ""])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(InputError, match="choose gpt2, bytes, char, or bpe:VOCAB"):
+        parse_tokenizer(name)
+
+
+def test_byte_alphabet_is_that_of_the_tokenizers_library():
+    assert sorted(byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    reference = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    assert reference.pre_tokenize_str(" é")[0][0] == "".join(byte_alphabet()[byte] for byte in " é".encode())

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from gpt import InputError
+from gpt.config import OptimizerConfig
+from gpt.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+
+CONFIG = OptimizerConfig(learning_rate=0.01, weight_decay=0.3, beta1=0.8, beta2=0.9)
+
+
+def step(model, optimizer, times=1):
+    for i in range(times):
+        torch.manual_seed(i)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+
+def test_a_step_is_adamw_by_its_formula_with_decay_on_matrices_only(model):
+    """Loshchilov and Hutter 2019, algorithm 2, in float64."""
+    expected = {}
+    for name, parameter in model.named_parameters():
+        theta, m, v = parameter.detach().double().clone(), 0.0, 0.0
+        expected[name] = [theta, m, v]
+    optimizer = build_optimizer(model, CONFIG)
+    for t in range(1, 4):
+        torch.manual_seed(t)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for name, parameter in model.named_parameters():
+            theta, m, v = expected[name]
+            gradient = parameter.grad.double()
+            m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+            decay = 0.3 if parameter.dim() >= 2 else 0.0
+            theta = theta - 0.01 * decay * theta
+            theta = theta - 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)).sqrt() + 1e-8)
+            expected[name] = [theta, m, v]
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.double(), expected[name][0], rtol=1e-5, atol=1e-6)
+
+
+def test_norms_and_biases_do_not_decay(model):
+    decaying = build_optimizer(model, CONFIG).param_groups[0]["params"]
+    names = {name for name, p in model.named_parameters() if any(p is other for other in decaying)}
+    assert names == {name for name, _ in model.named_parameters() if "norm" not in name and "bias" not in name}
+
+
+def test_its_state_survives_and_training_goes_on_alike(model):
+    twin = type(model)(model.config)
+    optimizer = build_optimizer(model, CONFIG)
+    step(model, optimizer, 3)
+    twin.load_state_dict(model.state_dict())
+    twin_optimizer = build_optimizer(twin, CONFIG)
+    load_optimizer_state(twin, twin_optimizer, optimizer_state(model, optimizer))
+    step(model, optimizer, 2)
+    step(twin, twin_optimizer, 2)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_state_is_named_by_parameter(model):
+    optimizer = build_optimizer(model, CONFIG)
+    assert optimizer_state(model, optimizer) == {}
+    step(model, optimizer)
+    assert "blocks.0.mlp.expand.weight/exp_avg_sq" in optimizer_state(model, optimizer)
+
+
+def test_the_state_of_another_model_is_refused(model):
+    with pytest.raises(InputError, match="another model"):
+        load_optimizer_state(model, build_optimizer(model, CONFIG), {"other.weight/step": torch.zeros(())})
