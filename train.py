@@ -7,7 +7,7 @@ from gpt.cli import dry_run_text, fit_to_dataset, parse_train, run_recipe, sente
 from gpt.device import choose_device
 from gpt.run import open_run, require_unused
 from gpt.tokens.shards import open_dataset
-from gpt.training.initial import initial_model, require_tokenizer
+from gpt.training.initial import load_initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import report
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED
@@ -35,11 +35,11 @@ def main(arguments: list[str]) -> int:
         return 0
 
     require_tokenizer(config, dataset, command.resume)
-    model = initial_model(config, device)
     run = open_run(config, dataset.tokenizer, command.resume)
+    model = new_model(config, device)
     trainer = Trainer(config, model, dataset, run, device)
-    if command.resume:
-        trainer.resume()
+    if not (command.resume and trainer.resume()):
+        load_initial_weights(model, config)
     print(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
     finished = trainer.fit(ProgressDisplay(config.steps))

@@ -32,7 +32,7 @@ def main(tokenizer: str = "bpe:4096", out: Path = Path("data/python")) -> None:
     """Prepare the standard library of this Python as a dataset.
 
     Args:
-        tokenizer: gpt2, bytes, char, or bpe:VOCAB.
+        tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
         out: Dataset directory to write.
     """
     describe(prepare(documents, tokenizer, out, {"name": "python", "tokenizer": tokenizer, "sample_prompt": "class "}))

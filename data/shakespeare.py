@@ -17,7 +17,7 @@ def main(tokenizer: str = "char", out: Path = Path("data/shakespeare"), input: P
     """Prepare tinyshakespeare as a dataset.
 
     Args:
-        tokenizer: gpt2, bytes, char, or bpe:VOCAB.
+        tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
         out: Dataset directory to write.
         input: The text, if it is here already; without it, it is downloaded.
     """

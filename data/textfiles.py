@@ -23,7 +23,7 @@ def main(
         inputs: Files and directories; a directory is read with all below it, hidden ones left out.
         name: Name of the dataset, written to data/NAME.
         field: Field of JSON Lines (.jsonl) files that holds the text.
-        tokenizer: gpt2, bytes, char, or bpe:VOCAB.
+        tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
         out: Dataset directory to write, instead of data/NAME.
     """
     files = TextFiles(inputs, field)

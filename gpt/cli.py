@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -40,7 +41,7 @@ class sentences:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            sys.stderr.close()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
             sys.exit(0)
         if isinstance(error, InputError | OSError):
             print(f"error: {error}", file=sys.stderr)
@@ -118,7 +119,7 @@ def _resumed(run: Path | None, named: str) -> tuple[Config, str]:
     path = run or newest_run()
     if not is_run(path):
         raise InputError(f"--resume: {path} holds no run; leave --resume out to begin one")
-    base = dataclasses.replace(read_config(path), run=path)
+    base = dataclasses.replace(read_config(path), run=path, stop_at=None)
     if named and named != base.preset:
         raise InputError(f"--resume: {path} began with the preset {base.preset}, not {named}")
     return base, f"settings: those of {path}"
@@ -160,7 +161,8 @@ def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] 
     if config.init != "scratch" or not unset:
         raise InputError(
             f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
-            "prepare the data with the model's tokenizer (for GPT-2: --tokenizer gpt2), or leave --model.vocab-size out"
+            "prepare the data with the model's tokenizer (--tokenizer gpt2, or --tokenizer RUN for a run of yours), "
+            "or leave --model.vocab-size out"
         )
     say(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))

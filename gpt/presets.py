@@ -15,12 +15,12 @@ def nano() -> Config:
     """Two minutes on two CPU cores: a small GPT-2 that writes recognisable Python."""
     return Config(
         preset="nano",
-        steps=1000,
-        batch_tokens=2048,
+        steps=1500,
+        batch_tokens=1024,
         micro_batch=8,
-        model=ModelConfig(n_layer=4, n_head=4, width=192, context=256, vocab_size=4096),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, beta2=0.98),
-        evaluation=EvaluationConfig(every=250),
+        model=ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=4096),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, beta2=0.98),
+        evaluation=EvaluationConfig(every=500),
         checkpoint=CheckpointConfig(every=0),
     )
 

@@ -44,9 +44,7 @@ class LoadedRun:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Loaded when first asked for. Raises InputError if there is none."""
-        if is_run(self.path):
-            return Tokenizer.load(self.path / TOKENIZER)
-        return huggingface_tokenizer.read_tokenizer(self.path, self.config.vocab_size)
+        return load_tokenizer(self.path)
 
 
 def load_run(source: str | Path, device: str = "cpu", say: Callable[[str], None] = print) -> LoadedRun:
@@ -74,10 +72,19 @@ def load_run(source: str | Path, device: str = "cpu", say: Callable[[str], None]
     return LoadedRun(model.to(device).eval(), name, path, state)
 
 
-def model_config(source: str) -> ModelConfig:
+def model_config(source: str | Path) -> ModelConfig:
     """The shape of the model that `load_run` would load, without its weights."""
     path = Path(source)
-    return read_config(path).model if is_run(path) else huggingface.read_config(huggingface.find(source))
+    return read_config(path).model if is_run(path) else huggingface.read_config(huggingface.find(str(source)))
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer of a run or of a Hugging Face model. Raises InputError if there is none."""
+    path = Path(source)
+    if is_run(path):
+        return Tokenizer.load(path / TOKENIZER)
+    path = huggingface.find(str(source))
+    return huggingface_tokenizer.read_tokenizer(path, huggingface.read_config(path).vocab_size)
 
 
 def is_run(path: Path) -> bool:

@@ -123,6 +123,9 @@ def make_tokenizer(name: str, documents: Callable[[], Iterable[Document]], censu
     kind, vocab_size = parse_tokenizer(name)
     if kind == "gpt2":
         return Tokenizer.gpt2()
+    if kind == "file":
+        path = Path(name)
+        return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
     if kind == "bytes":
         return Tokenizer.utf8_bytes()
     if kind == "char":

@@ -212,13 +212,18 @@ class StreamDecoder:
 
 
 def parse_tokenizer(name: str) -> tuple[str, int | None]:
-    """'gpt2', 'bytes', 'char' or 'bpe:VOCAB' as (kind, vocabulary). Raises InputError for anything else."""
+    """(kind, vocabulary) of 'gpt2', 'bytes', 'char', 'bpe:VOCAB', or 'file' for a path. Raises InputError otherwise."""
     kind, colon, number = name.partition(":")
     if kind == "bpe" and number.isdecimal():
         return "bpe", int(number)
     if kind in ("gpt2", "bytes", "char") and not colon:
         return kind, None
-    raise InputError(f"--tokenizer {name}: choose gpt2, bytes, char, or bpe:VOCAB with a number, such as bpe:4096")
+    if name and Path(name).exists():
+        return "file", None
+    raise InputError(
+        f"--tokenizer {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, "
+        "or a run or dataset directory whose tokenizer to use"
+    )
 
 
 # ---- GPT-2's printable spelling of bytes, which Hugging Face's files use ----

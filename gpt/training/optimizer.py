@@ -37,4 +37,6 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
         raise InputError("the optimizer's state belongs to another model; it cannot be resumed from")
     for name, tensors in by_parameter.items():
         # AdamW keeps its step count where the fused kernel reads it: on the parameter's device.
-        optimizer.state[parameters[name]] = {key: tensor.to(parameters[name].device) for key, tensor in tensors.items()}
+        optimizer.state[parameters[name]] = {
+            key: tensor.to(parameters[name].device, copy=True) for key, tensor in tensors.items()
+        }

@@ -44,7 +44,8 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        if self.console.is_terminal:
+            self._live.stop()
 
     def update(self, record: dict[str, Any], validation_loss: float | None, seconds_left: float) -> None:
         line = progress_line(record, self.steps, validation_loss, seconds_left)

@@ -22,9 +22,10 @@ def report(run: Path, dataset: Dataset, device: str) -> None:
     Console(highlight=False, soft_wrap=True).print(_table(run, picture, loaded))
     prompt = dataset.recipe.get("sample_prompt", "")
     print(f"\nA sample{f', continuing {prompt!r}' if prompt else ''}:\n\n{prompt}", end="")
-    for _, text, _ in continue_text(loaded.model, loaded.tokenizer, prompt, SAMPLE):
+    notes: list[str] = []
+    for _, text, _ in continue_text(loaded.model, loaded.tokenizer, prompt, SAMPLE, notify=notes.append):
         print(text, end="", flush=True)
-    print()
+    print("", *(f"({note})" for note in notes), sep="\n")
 
 
 def _table(run: Path, picture: Path, loaded: LoadedRun) -> Table:

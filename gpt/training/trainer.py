@@ -156,8 +156,8 @@ class Trainer:
         checkpoint.save(self.run, weights, optimizer_state(self.model, self.optimizer), state)
         checkpoint.prune(self.run, self.config.checkpoint.keep)
 
-    def resume(self) -> None:
-        """Go on from the run's newest whole checkpoint, or from the beginning where it has none yet.
+    def resume(self) -> bool:
+        """Go on from the run's newest whole checkpoint; False where it has none.
 
         Raises InputError if the data is not what the run was trained on.
         """
@@ -175,6 +175,7 @@ class Trainer:
             self.best_loss = math.inf if state["best_validation_loss"] is None else state["best_validation_loss"]
             self.wandb_id = state["wandb_id"]
         write_config(self.run, self.config)
+        return saved is not None
 
 
 def due(step: int, every: int) -> bool:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 
@@ -81,7 +82,7 @@ def original_merges(ranks):
     for token in ranks[256:]:
         parts = [bytes([byte]) for byte in token]
         while len(parts) > 2:
-            joined = [rank_of.get(a + b, 10**9) for a, b in zip(parts, parts[1:], strict=False)]
+            joined = [rank_of.get(a + b, 10**9) for a, b in itertools.pairwise(parts)]
             at = min((rank, i) for i, rank in enumerate(joined) if rank < rank_of[token])[1]
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         yield parts[0], parts[1]

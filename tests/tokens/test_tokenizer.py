@@ -170,9 +170,13 @@ def test_names_are_parsed(name, parsed):
     assert parse_tokenizer(name) == parsed
 
 
+def test_a_path_names_a_saved_tokenizer(tmp_path):
+    assert parse_tokenizer(str(tmp_path)) == ("file", None)
+
+
 @pytest.mark.parametrize("name", ["bpe", "bpe:", "bpe:x", "gpt3", "char:5", ""])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(InputError, match="choose gpt2, bytes, char, or bpe:VOCAB"):
+    with pytest.raises(InputError, match="choose gpt2, bytes, char, bpe:VOCAB"):
         parse_tokenizer(name)
 
 

@@ -1,7 +1,8 @@
 import json
-import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_the_picture_is_a_png(trained_run):
 
 def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path):
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
     log = WandbLog(tiny_config, tmp_path, "kept")
     log.write(record(1))
@@ -73,8 +74,6 @@ class FakeRun:
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_path, monkeypatch, mode):
-    from dataclasses import replace
-
     import wandb
 
     fake, arguments = FakeRun(), {}
@@ -88,8 +87,6 @@ def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_pa
 
 
 def test_without_a_login_wandb_is_an_error_and_no_question(tiny_config, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     import wandb
 
     def refuse(**_):
@@ -102,8 +99,6 @@ def test_without_a_login_wandb_is_an_error_and_no_question(tiny_config, tmp_path
 
 def test_wandb_offline_writes_a_run(tiny_config, tmp_path):
     """The real library, without a network."""
-    from dataclasses import replace
-
     log = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, None)
     log.write(record(1))
     log.close()

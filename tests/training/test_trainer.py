@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt import GPT, InputError
+from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.tokens.loader import IGNORED
 from gpt.training import trainer as trainer_module
@@ -82,7 +82,7 @@ def test_the_micro_batch_does_not_change_what_is_learned(make_trainer, tiny_conf
 
 
 def test_a_step_is_what_its_definition_says(make_trainer, tiny_config):
-    """One step by hand on the batch that has a padded window: mean loss, clipped gradient, AdamW at the scheduled rate."""
+    """Loss and gradient by hand, on the batch that has a padded window."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     trainer = make_trainer(config)
     while not (trainer.loader.batch(trainer.step)[1] == IGNORED).any():
@@ -192,8 +192,6 @@ def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
     state = json.loads((path / "state.json").read_text()) | {"dataset_fingerprint": "other"}
     for old in list_checkpoints(trainer.run):
         old.rename(old.with_suffix(".old"))
-    from gpt import checkpoint
-
     checkpoint.save(trainer.run, trainer.model.state_dict(), {}, state)
     with pytest.raises(InputError, match="is not the dataset"):
         make_trainer(tiny_config, resume=True)
@@ -221,14 +219,15 @@ def test_compile_falls_back_with_one_warning(tiny_config, monkeypatch, capsys):
 
 def test_compile_is_asked_for_or_left_out(tiny_config, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: lambda *_: "compiled")
-    for setting, device, expected in [
+    cases = [
         ("on", "cpu", "compiled"),
         ("auto", "cuda", "compiled"),
         ("auto", "cpu", "plain"),
-    ]:
+        ("off", "cuda", "plain"),
+    ]
+    for setting, device, expected in cases:
         function = compiled(lambda: "plain", replace(tiny_config, compile=setting), device)
         assert function() == expected
-    assert compiled(lambda: "plain", replace(tiny_config, compile="off"), "cuda")() == "plain"
 
 
 @pytest.mark.slow

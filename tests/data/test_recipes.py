@@ -1,0 +1,117 @@
+"""The recipes in data/, as whole processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt.tokens.shards import open_dataset
+
+ROOT = Path(__file__).parents[2]
+SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
+
+
+def recipe(name, *arguments, cwd, code=0):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "data" / f"{name}.py"), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr
+
+
+def test_the_standard_library_is_the_default_corpus(tmp_path):
+    output = recipe("python", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "python")
+    assert dataset.tokenizer.kind == "bpe"
+    assert "train tokens" in output
+    assert dataset.train.tokens > 1_000_000
+    assert 0.01 < dataset.validation.tokens / dataset.train.tokens < 0.15
+    text = dataset.tokenizer.decode(dataset.validation.read(0, 20_000).tolist())
+    assert "def " in text
+    assert "<|endoftext|>" in text
+
+
+def test_the_standard_library_leaves_out_tests_and_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "data"))
+    import python
+
+    documents = list(python.documents())
+    names = [document.name for document in documents]
+    assert len(names) == len(set(names))
+    assert {"argparse.py", "json/__init__.py", "pydoc_data/topics/while"} <= set(names)
+    assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]
+    splits = {document.split for document in documents}
+    assert splits == {"train", "validation"}
+
+
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tinyshakespeare.txt is not at hand")
+def test_shakespeare_by_characters_is_nanogpts_split(tmp_path):
+    """65 symbols and its token counts, from nanoGPT's data/shakespeare_char/prepare.py."""
+    recipe("shakespeare", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", tmp_path / "d", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.tokenizer.vocab_size == 65
+    assert (dataset.train.tokens, dataset.validation.tokens) == (1_003_854, 111_540)
+    text = SHAKESPEARE.read_text(encoding="utf-8")
+    assert dataset.tokenizer.decode(dataset.train.read(0, 1000).tolist()) == text[:1000]
+    assert dataset.tokenizer.decode(dataset.validation.read(111_040, 500).tolist()) == text[-500:]
+
+
+def test_another_text_is_not_taken_for_shakespeare(tmp_path):
+    (tmp_path / "other.txt").write_text("not Shakespeare")
+    output = recipe("shakespeare", "--input", "other.txt", cwd=tmp_path, code=2)
+    assert "is not the usual tinyshakespeare" in output
+    assert "No such file" in recipe("shakespeare", "--input", "none.txt", cwd=tmp_path, code=2)
+
+
+def test_this_projects_own_source_is_a_corpus(tmp_path):
+    output = recipe("textfiles", "--input", ROOT, "--name", "own", "--tokenizer", "bpe:512", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "own")
+    assert f"skipped {ROOT / '.git'}: a hidden directory" in output or not (ROOT / ".git").is_dir()
+    text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())
+    assert "class CausalSelfAttention(nn.Module)" in text
+
+
+def test_mixed_files_and_json_lines(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.txt").write_text("A good text. " * 200)
+    (folder / "empty.md").write_text("")
+    (folder / "bad.txt").write_bytes(b"caf\xe9 " * 100)
+    (folder / "picture.bin").write_bytes(bytes(range(256)))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"body": f"Line {i} of text. " * 5}) for i in range(50)))
+    needs_field = recipe("textfiles", "--input", folder, "--name", "m", "--tokenizer", "bytes", cwd=tmp_path, code=2)
+    assert "name the field that holds the text by --field; its fields are: body" in needs_field
+    output = recipe(
+        "textfiles", "--input", folder, "--name", "m", "--field", "body", "--tokenizer", "bytes", cwd=tmp_path
+    )
+    for name, reason in [("empty.md", "empty"), ("bad.txt", "not UTF-8"), ("picture.bin", "binary")]:
+        assert f"{name}: {reason}" in output
+    assert open_dataset(tmp_path / "data" / "m").train.tokens > 4000
+
+
+def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
+    (tmp_path / "small.txt").write_text("Too short.")
+    output = recipe("textfiles", "--input", "small.txt", "--name", "s", "--tokenizer", "bytes", cwd=tmp_path, code=2)
+    assert "the smallest window needs 65" in output
+    assert not (tmp_path / "data" / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--input", "none.txt", "--name", "x"), "--input none.txt: does not exist"),
+        (("--input", ".", "--name", "x", "--tokenizer", "bpe"), "choose gpt2, bytes, char, bpe:VOCAB"),
+        (("--input", ".", "--name", "x", "--tokenizer", "bpe:10"), "at least 257"),
+        (("--input", ".", "--name", "x", "--out", "."), "exists and is no dataset"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path, arguments, message):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    assert message in recipe("textfiles", *arguments, cwd=tmp_path, code=2)

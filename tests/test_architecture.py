@@ -1,0 +1,51 @@
+"""The shape of the package: which way imports point, and how much there is to read."""
+
+import ast
+import re
+from pathlib import Path
+
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+CORE = [
+    "train.py",
+    "gpt/training/trainer.py",
+    "gpt/model/transformer.py",
+    "gpt/model/attention.py",
+    "gpt/evaluation/loss.py",
+    "gpt/training/optimizer.py",
+    "gpt/training/schedule.py",
+    "gpt/tokens/loader.py",
+    "gpt/tokens/shards.py",
+    "gpt/checkpoint.py",
+    "sample.py",
+    "gpt/generation/engine.py",
+    "gpt/generation/sampling.py",
+    "gpt/config.py",
+]
+
+
+def test_imports_point_one_way(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports() == 0
+
+
+def test_the_core_path_can_be_read_in_an_afternoon():
+    lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in CORE}
+    assert sum(lines.values()) < 2000, lines
+    assert lines["train.py"] <= 70
+    assert lines["sample.py"] <= 70
+    for recipe in (ROOT / "data").glob("*.py"):
+        assert len(recipe.read_text(encoding="utf-8").splitlines()) <= 70, recipe
+
+
+def test_nothing_pickled_is_ever_loaded():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("gpt/**/*.py"), *ROOT.glob("data/*.py")]:
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"torch\.load\(|import pickle|allow_pickle=True", source), path
+
+
+def test_public_functions_say_what_they_do():
+    for path in ROOT.glob("gpt/**/*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) or path.name == "__init__.py", path

@@ -1,0 +1,198 @@
+import dataclasses
+
+import pytest
+
+from gpt import InputError
+from gpt.cli import SampleCommand, fit_to_dataset, parse_train, sentences
+from gpt.config import ModelConfig
+from gpt.interop.huggingface import export
+from gpt.presets import preset
+from gpt.run import load_run
+
+
+@pytest.fixture
+def toml(tmp_path):
+    path = tmp_path / "file.toml"
+    path.write_text("steps = 70\nseed = 5\n[model]\nn_layer = 3\nn_head = 8\n[optimizer]\nlearning_rate = 1e-4\n")
+    return path
+
+
+def settings(*arguments):
+    return parse_train(arguments)[0].settings
+
+
+def refused(capsys, *arguments):
+    """What is said of bad flags."""
+    with pytest.raises(SystemExit) as exit_code, sentences():
+        parse_train(arguments)
+    assert exit_code.value.code == 2
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_without_arguments_the_device_decides():
+    command, reason = parse_train(["--device", "cpu"])
+    assert command.settings == dataclasses.replace(preset("nano"), device="cpu")
+    assert reason.startswith("preset nano: ")
+
+
+def test_preset_then_file_then_flags(toml):
+    config = settings("shakespeare-char-cpu", "--config", str(toml), "--model.n-layer", "2", "--seed", "9")
+    assert config.preset == "shakespeare-char-cpu"
+    assert config.model == ModelConfig(n_layer=2, n_head=8, width=128, context=64, vocab_size=65)
+    assert (config.steps, config.seed, config.optimizer.learning_rate) == (70, 9, 1e-4)
+    assert config.optimizer.beta2 == preset("shakespeare-char-cpu").optimizer.beta2
+
+
+def test_every_setting_has_a_flag(capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_train(["nano", "--help"])
+    assert exit_code.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("steps", "batch-tokens", "seed", "wandb", "resume", "dry-run", "config", "init", "data", "run"):
+        assert f"--{name}" in text
+    for group in ("model", "optimizer", "evaluation", "checkpoint"):
+        for field in dataclasses.fields(getattr(preset("nano"), group)):
+            assert f"--{group}.{field.name.replace('_', '-')}" in text
+    assert "Decoupled weight decay" in text
+
+
+def test_an_unknown_flag_is_refused_with_a_suggestion(capsys):
+    assert "--model.n-layer" in refused(capsys, "nano", "--model.n-leyer", "3")
+
+
+def test_an_unknown_key_of_a_file_is_refused_with_a_suggestion(tmp_path):
+    path = tmp_path / "f.toml"
+    path.write_text("[model]\nn_leyer = 3\n")
+    with pytest.raises(InputError, match=r"f.toml: unknown key 'model.n_leyer'; did you mean 'model.n_layer'"):
+        settings("nano", "--config", str(path))
+
+
+@pytest.mark.parametrize("content", ["steps = ", None])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "f.toml").write_text(content)
+    with pytest.raises(InputError, match=r"--config .*f.toml: cannot be read as TOML"):
+        settings("nano", f"--config={tmp_path / 'f.toml'}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nano", "--steps", "many"), "--steps"),
+        (("nano", "--steps", "0"), "steps is 0; it must be at least 1"),
+        (("nano", "--model.width", "100", "--model.n-head", "3"), "a multiple of model.n_head"),
+        (("nano", "--wandb", "maybe"), "offline"),
+        (("nano", "--batch-tokens", "1000"), "not a multiple of model.context"),
+    ],
+)
+def test_bad_values_are_refused(capsys, arguments, said):
+    assert said in refused(capsys, *arguments)
+
+
+def test_unknown_and_misplaced_presets_are_refused():
+    with pytest.raises(InputError, match="unknown preset 'nanoo'; did you mean 'nano'"):
+        parse_train(["nanoo"])
+    with pytest.raises(InputError, match="the preset comes first: train.py nano"):
+        parse_train(["--steps", "5", "nano"])
+
+
+def test_the_architecture_of_init_comes_from_its_weights(trained_run):
+    command, reason = parse_train(["--init", str(trained_run), "--steps", "7"])
+    source = load_run(trained_run).config
+    assert command.settings.preset == "finetune"
+    assert "--init" in reason
+    assert command.settings.model == dataclasses.replace(source, dropout=preset("finetune").model.dropout)
+    assert command.settings.batch_tokens % source.context == 0
+    assert settings("nano", "--init", str(trained_run)).model.n_layer == source.n_layer
+
+
+@pytest.mark.parametrize("flag", [("--model.n-layer", "5"), ("--model.width", "64"), ("--model.context", "64")])
+def test_what_clashes_with_the_weights_of_init_is_refused(trained_run, flag):
+    with pytest.raises(InputError, match=r"--init .*only its dropout can be changed, and its context made smaller"):
+        settings("finetune", "--init", str(trained_run), *flag)
+
+
+def test_a_smaller_context_and_other_dropout_than_inits_are_allowed(trained_run, tmp_path):
+    config = settings("finetune", "--init", str(trained_run), "--model.context", "16", "--model.dropout", "0.3")
+    assert (config.model.context, config.model.dropout) == (16, 0.3)
+    run = load_run(trained_run)
+    export(run.model, run.tokenizer, tmp_path / "exported")
+    assert settings("--init", str(tmp_path / "exported")).model.width == 32
+
+
+def test_resume_goes_on_with_the_runs_own_settings(trained_run, tiny_config):
+    command, reason = parse_train(["--resume", "--run", str(trained_run), "--steps", "50"])
+    assert command.settings == dataclasses.replace(tiny_config, run=trained_run, steps=50)
+    assert str(trained_run) in reason
+
+
+@pytest.mark.parametrize("flag", [("--model.dropout", "0.2"), ("--seed", "4"), ("--batch-tokens", "320")])
+def test_resume_refuses_to_change_what_the_past_was_made_with(trained_run, flag):
+    with pytest.raises(InputError, match="cannot become"):
+        settings("--resume", "--run", str(trained_run), *flag)
+
+
+def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "..")
+    with pytest.raises(InputError, match="holds no run"):
+        settings("--resume", "--run", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="there is no run under runs"):
+        settings("--resume")
+    with pytest.raises(InputError, match="began with the preset custom, not nano"):
+        settings("nano", "--resume", "--run", str(trained_run))
+
+
+def test_the_vocabulary_is_the_datasets_and_said(dataset):
+    said = []
+    config = fit_to_dataset(preset("nano"), dataset, said.append)
+    assert config.model.vocab_size == 257
+    assert said == [f"vocabulary: 257 ids, those of {dataset.path}"]
+
+
+def test_another_vocabulary_than_the_datasets_is_refused(dataset):
+    config = settings("nano", "--model.vocab-size", "300")
+    with pytest.raises(InputError, match="model.vocab_size is 300; the tokenizer of .* has 257 ids"):
+        fit_to_dataset(config, dataset)
+    with pytest.raises(InputError, match="--tokenizer gpt2"):
+        fit_to_dataset(dataclasses.replace(preset("gpt2"), init="openai-community/gpt2"), dataset)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "--samples is 0; it must be at least 1"),
+        ({"stop": ("a", "")}, "--stop is empty"),
+        ({"prompt": "a", "prompt_file": "b"}, "give one of them"),
+    ],
+)
+def test_bad_sample_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SampleCommand(**options)
+
+
+def test_prompt_files_are_read_as_utf8(tmp_path):
+    (tmp_path / "p.txt").write_bytes("für".encode())
+    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt() == "für"
+    (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
+    with pytest.raises(InputError, match="p.txt: is not UTF-8"):
+        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("file x: wrong"), 2, "error: file x: wrong\n"),
+        (OSError(28, "No space left on device", "runs/x"), 2, "error: [Errno 28] No space left on device: 'runs/x'\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
+    with pytest.raises(SystemExit) as exit_code, sentences():
+        raise error
+    assert exit_code.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_our_own_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), sentences():
+        1 / 0  # noqa: B018

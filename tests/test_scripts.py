@@ -1,0 +1,368 @@
+"""train.py, sample.py and gpt as a person runs them: whole processes."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+import sample as sample_script
+from gpt.__main__ import main as gpt_main
+from gpt.checkpoint import list_checkpoints
+from gpt.cli import sentences
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
+TINY += ("--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+
+
+def run(script, *arguments, cwd, code=0, stdin=""):
+    """A script's process: its standard output, after its exit code was checked and no traceback seen."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A directory in which a small run was trained by train.py, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    output = run("train.py", "nano", "--data", dataset.path, "--steps", 40, *TINY, "--evaluation.every", 20, cwd=home)
+    return home, output
+
+
+def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
+    home, output = trained
+    path = home / "runs" / "python-nano"
+    assert {file.name for file in path.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "loss.png",
+        "checkpoints",
+    }
+    assert "preset nano: asked for; device: cpu" in output
+    assert "\x1b" not in output
+    for words in ("validation loss", "bits per byte", "perplexity", "±", "loss.png", "A sample"):
+        assert words in output
+    assert "python sample.py --run runs/python-nano" in output
+    assert re.search(
+        r"step 40/40  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ tokens/s  elapsed 0:\d\d  left 0:00", output
+    )
+    last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 40
+    assert f"{last['val_loss']:.4f} ± {last['val_loss_se']:.4f} nats per token" in output
+
+
+def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, dataset):
+    home, _ = trained
+    arguments = ("nano", "--data", dataset.path, "--steps", 2, *TINY)
+    assert "run: runs/python-nano-2" in run("train.py", *arguments, cwd=home)
+    refused = run("train.py", *arguments, "--run", "runs/python-nano", cwd=home, code=2)
+    assert refused.splitlines()[-1].startswith(
+        "error: --run runs/python-nano: already holds a run; go on with it by --resume"
+    )
+
+
+def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
+    output = run("train.py", "gpt2", "--dry-run", "--data", dataset.path, cwd=tmp_path)
+    assert '"learning_rate": 0.0006' in output
+    assert re.search(r"position embedding +786,432\n", output)
+    assert "training FLOPs per token" in output
+    assert re.search(r"memory, total +[\d,]+ MB", output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "100000", *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "python-nano" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "go on with: python train.py --run runs/python-nano --resume" in output
+    (saved,) = list_checkpoints(tmp_path / "runs" / "python-nano")
+    step = json.loads((saved / "state.json").read_text())["step"]
+    again = run("train.py", "--run", "runs/python-nano", "--resume", "--steps", step + 5, cwd=tmp_path)
+    assert f"from step {step:,} to {step + 5:,}" in again
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, step + 6))
+
+
+def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(dataset, tmp_path):
+    options = ("nano", "--data", dataset.path, "--steps", 30, "--model.dropout", 0.2, *TINY)
+    run("train.py", *options, "--run", "whole", cwd=tmp_path)
+    stopped = run("train.py", *options, "--run", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
+    assert "stopped after step 11, saved; go on with: python train.py --run parts --resume" in stopped
+    assert "from step 11 to 30" in run("train.py", "--run", "parts", "--resume", cwd=tmp_path)
+    files = [tmp_path / name / "checkpoints" / "step-00000030" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dataset, tmp_path):
+    home, _ = trained
+    shutil.copytree(home / "runs" / "python-nano", tmp_path / "source")
+    options = ("--init", "source", "--data", dataset.path, "--steps", 6, "--run", "tuned", "--device", "cpu")
+    run("train.py", *options, "--stop-at", 3, cwd=tmp_path, code=75)
+    shutil.rmtree(tmp_path / "source")
+    assert "from step 3 to 6" in run("train.py", "--run", "tuned", "--resume", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nano", "--data", "nowhere"), "error: nowhere: there is no dataset here; prepare one with a recipe"),
+        (("nanoo",), "error: unknown preset 'nanoo'; did you mean 'nano'?"),
+        (("nano", "--config", "none.toml"), "error: --config none.toml: cannot be read as TOML"),
+        (("--init", "no/such/model", "--data", "x"), "error: no/such/model: is neither a run directory"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, message):
+    output = run("train.py", *arguments, "--device", "cpu", cwd=tmp_path, code=2)
+    assert message in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, dataset):
+    output = run(
+        "train.py",
+        "nano",
+        "--data",
+        dataset.path,
+        "--model.context",
+        8192,
+        "--batch-tokens",
+        8192,
+        cwd=tmp_path,
+        code=2,
+    )
+    assert "one window needs 8,193" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, dataset, bpe, tmp_path):
+    home, _ = trained
+    source = home / "runs" / "python-nano"
+    output = run("train.py", "--init", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path)
+    assert f"weights: {source}, step 40" in output
+    first = json.loads((tmp_path / "runs" / "python-finetune" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
+    own = ("--input", ROOT / "gpt", "--name", "own")
+    run("data/textfiles.py", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
+    refused = run("train.py", "--init", source, "--data", "data/own", cwd=tmp_path, code=2)
+    assert "prepare the data with the model's tokenizer" in refused
+    run("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
+    assert "weights: " in run("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+
+
+# ---- sample.py ----
+
+
+def in_process(function, home, stdin=""):
+    """What a program's main function prints in a directory, and its exit code; quicker than a process of its own."""
+    output = io.StringIO()
+    with (
+        contextlib.chdir(home),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+    ):
+        try:
+            function()
+            code = 0
+        except SystemExit as exit_code:
+            code = exit_code.code or 0
+    return code, output.getvalue(), errors.getvalue()
+
+
+def sample(home, *arguments, code=0, stdin=""):
+    """What sample.py prints; where it fails, what it complains of."""
+
+    def main():
+        with sentences():
+            sample_script.main([*map(str, arguments), "--device", "cpu"])
+
+    actual, output, errors = in_process(main, home, stdin)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
+
+
+def test_a_prompt_is_continued_from_option_file_and_standard_input(trained, tmp_path):
+    home, _ = trained
+    (tmp_path / "prompt.txt").write_text("def ")
+    options = ("--run", "runs/python-nano", "--max-tokens", 20, "--seed", 1)
+    by_option = sample(home, *options, "--prompt", "def ")
+    assert len(by_option.encode()) >= 10
+    assert sample(home, *options, "--prompt-file", tmp_path / "prompt.txt") == by_option
+    assert sample(home, *options, stdin="def ") == by_option
+
+
+def test_json_is_an_object_per_sample_and_line(trained):
+    home, _ = trained
+    lines = sample(home, "--prompt", "def ", "--samples", 3, "--max-tokens", 15, "--seed", 1, "--json").splitlines()
+    objects = [json.loads(line) for line in lines]
+    assert len(objects) == 3
+    for thing in objects:
+        assert set(thing) == {"prompt", "text", "ids", "finish_reason", "tokens_per_second"}
+        assert thing["prompt"] == "def "
+        assert thing["finish_reason"] in ("stop", "length")
+        assert len(thing["ids"]) <= 15
+        assert bytes(thing["ids"]).decode(errors="replace") == thing["text"]
+    alone = sample(home, "--prompt", "def ", "--max-tokens", 15, "--seed", 1, "--json")
+    assert json.loads(alone)["ids"] == objects[0]["ids"]
+    plain = sample(home, "--prompt", "def ", "--samples", 3, "--max-tokens", 15, "--seed", 1)
+    assert plain.split("\n--- sample ")[0].rstrip("\n") == objects[0]["text"].rstrip("\n")
+
+
+def test_a_stop_text_ends_it(trained):
+    home, _ = trained
+    options = ("--prompt", "def ", "--max-tokens", 60, "--seed", 1, "--json")
+    text = json.loads(sample(home, *options))["text"]
+    stopped = json.loads(sample(home, *options, "--stop", text[5:8], "--stop", "never to be seen"))
+    assert stopped["text"] == text[: text.index(text[5:8])]
+    assert stopped["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--temperature", "-1"), "it must be 0 (greedy) or a finite number above 0"),
+        (("--top-k", "0"), "it must be at least 1"),
+        (("--stop", ""), "at least one character"),
+        (("--samples", "0"), "it must be at least 1"),
+        (("--run", "runs/none"), "is no directory here"),
+    ],
+)
+def test_bad_values_are_refused_with_the_allowed_range(trained, options, message):
+    home, _ = trained
+    output = sample(home, "--prompt", "x", *options, code=2)
+    assert message in " ".join(output.replace("│", " ").split())
+
+
+def test_without_any_run_the_error_says_what_to_do(tmp_path):
+    assert "train one first (python train.py)" in sample(tmp_path, "--prompt", "x", code=2)
+
+
+def read_until(terminal, wanted, seconds=60):
+    """What a pseudo-terminal shows until some text appears."""
+    shown = ""
+    deadline = time.monotonic() + seconds
+    while wanted not in shown:
+        assert time.monotonic() < deadline, shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace")
+    return shown
+
+
+def test_an_interactive_session_in_a_real_terminal(trained):
+    home, _ = trained
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(home)
+        arguments = [sys.executable, str(ROOT / "sample.py"), "--device", "cpu", "--max-tokens", "12", "--seed", "1"]
+        os.execv(sys.executable, arguments)
+    read_until(terminal, "> ")
+    os.write(terminal, b"/help\n")
+    assert "/temperature 0.7" in read_until(terminal, "Ctrl-D leaves.\r\n> ")
+    for command, said in [
+        (b"/temperature 0.7", "temperature is 0.7"),
+        (b"/top-k 5", "top_k is 5"),
+        (b"/seed 3", "seed is 3"),
+    ]:
+        os.write(terminal, command + b"\n")
+        read_until(terminal, said)
+    os.write(terminal, b"def x\n")
+    read_until(terminal, "\ndef x")
+    os.write(terminal, b"/max-tokens 1000000\n")
+    read_until(terminal, "max_tokens is 1000000")
+    os.write(terminal, b"class y\n")
+    read_until(terminal, "\nclass y")
+    time.sleep(0.5)
+    os.write(terminal, b"\x03")  # Ctrl-C, in mid-generation
+    read_until(terminal, "[stopped]")
+    os.write(terminal, b"\x1b[A")  # arrow up: the last line comes back from the history
+    read_until(terminal, "class y")
+    os.write(terminal, b"\x15/reset\n")
+    read_until(terminal, "text forgotten")
+    os.write(terminal, b"\x04")  # Ctrl-D
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+# ---- python -m gpt ----
+
+
+def gpt(home, *arguments, code=0):
+    """What `gpt COMMAND` prints; where it fails, what it complains of."""
+    with mock.patch.object(sys, "argv", ["gpt", *map(str, arguments)]):
+        actual, output, errors = in_process(gpt_main, home)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
+
+
+def test_gpt_is_also_a_module_to_run(tmp_path):
+    command = [sys.executable, "-m", "gpt", "cost", "gpt2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "124,439,808" in result.stdout
+
+
+def test_gpt_train_and_sample_are_the_scripts(trained, dataset, tmp_path):
+    home, _ = trained
+    assert "--model.n-layer" in gpt(tmp_path, "train", "--help")
+    options = ("--prompt", "def ", "--max-tokens", "9", "--seed", "1", "--device", "cpu")
+    assert gpt(home, "sample", *options) == sample(home, *options)
+
+
+def test_gpt_eval_gives_what_training_found(trained):
+    home, output = trained
+    evaluated = gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu")
+    loss = re.search(r"validation loss +([\d.]+ ± [\d.]+) nats", evaluated)
+    assert loss
+    assert loss[1] in output
+
+
+def test_gpt_export_writes_what_transformers_loads(trained, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    home, _ = trained
+    gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert model.config.n_embd == 32
+    assert tokenizer.encode("def f(x):") == list(b"def f(x):")
+    assert "validation loss" in gpt(home, "eval", "--run", tmp_path / "exported", "--data", trained_data(home))
+
+
+def trained_data(home):
+    return json.loads((home / "runs" / "python-nano" / "config.json").read_text())["config"]["data"]
+
+
+def test_gpt_cost_and_help(tmp_path):
+    assert "1,557,611,200" in gpt(tmp_path, "cost", "gpt2-xl")
+    assert "usage: gpt COMMAND" in gpt(tmp_path)
+    assert "did you mean 'train'" in gpt(tmp_path, "trian", code=2)
+    assert "did you mean 'gpt2'" in gpt(tmp_path, "cost", "gpt22", code=2)
