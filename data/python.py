@@ -9,6 +9,7 @@ from gpt.tokens.prepare import Document, prepare, split_by_hash
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 VALIDATION_SHARE = 0.05
+SAMPLE_PROMPT = 'class Reader:\n    """Read'
 
 
 def documents() -> Iterator[Document]:
@@ -35,7 +36,9 @@ def main(tokenizer: str = "bpe:4096", out: Path = Path("data/python")) -> None:
         tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
         out: Dataset directory to write.
     """
-    describe(prepare(documents, tokenizer, out, {"name": "python", "tokenizer": tokenizer, "sample_prompt": "class "}))
+    describe(
+        prepare(documents, tokenizer, out, {"name": "python", "tokenizer": tokenizer, "sample_prompt": SAMPLE_PROMPT})
+    )
 
 
 if __name__ == "__main__":

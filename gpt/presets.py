@@ -15,12 +15,12 @@ def nano() -> Config:
     """Two minutes on two CPU cores: a small GPT-2 that writes recognisable Python."""
     return Config(
         preset="nano",
-        steps=1500,
+        steps=1350,
         batch_tokens=1024,
         micro_batch=8,
         model=ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=4096),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, beta2=0.98),
-        evaluation=EvaluationConfig(every=500),
+        evaluation=EvaluationConfig(every=450),
         checkpoint=CheckpointConfig(every=0),
     )
 

@@ -108,10 +108,11 @@ def prepare(
 def take_census(documents: Callable[[], Iterable[Document]]) -> Census:
     census, seen = Census(), {}
     for document in documents():
-        first = seen.setdefault(_content_hash(document), document.name)
-        if first != document.name:
-            census.duplicates[document.name] = first
+        digest = _content_hash(document)
+        if digest in seen:
+            census.duplicates[document.name] = seen[digest]
             continue
+        seen[digest] = document.name
         census.documents[document.split] += 1
         census.characters[document.split] += len(document.text)
         census.alphabet |= set(document.text)

@@ -57,20 +57,24 @@ class ShardWriter:
         self.documents = 0
         self._lengths = tokenizer.byte_lengths()
         self._pending: list[np.ndarray] = []
-        self._pending_tokens = 0
-        self._pending_documents = 0
+        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
     def add(self, ids: list[int]) -> None:
-        """Add one document."""
+        """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
         separator = [] if self.documents == 0 or self.tokenizer.end_of_text is None else [self.tokenizer.end_of_text]
         document = np.array(separator + ids, dtype=np.int64)
+        if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
+            raise InputError(
+                f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
+                f"{self.tokenizer.vocab_size}"
+            )
         self.documents += 1
         self._pending_documents += 1
         while len(document):
-            space = self.shard_tokens - self._pending_tokens
-            self._pending.append(document[:space])
-            self._pending_tokens += len(self._pending[-1])
-            document = document[space:]
+            part, document = np.split(document, [self.shard_tokens - self._pending_tokens])
+            self._pending.append(part.astype(self.dtype))
+            self._pending_tokens += len(part)
+            self._pending_bytes += int(self._lengths[part].sum())
             if self._pending_tokens == self.shard_tokens:
                 self._write()
 
@@ -81,22 +85,16 @@ class ShardWriter:
 
     def _write(self) -> None:
         ids = np.concatenate(self._pending)
-        if ids.min() < 0 or ids.max() >= self.tokenizer.vocab_size:  # before the cast, which would wrap silently
-            raise InputError(
-                f"{self.split}: token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of "
-                f"{self.tokenizer.vocab_size}"
-            )
         header = np.zeros(256, dtype="<i4")
         header[:3] = (MAGIC_16, VERSION_16, len(ids)) if self.dtype.itemsize == 2 else (MAGIC_32, VERSION_32, len(ids))
-        content = header.tobytes() + ids.astype(self.dtype).tobytes()
+        content = header.tobytes() + ids.tobytes()
         name = f"{self.split}-{len(self.shards):05d}.bin"
         (self.directory / name).write_bytes(content)
-        text_bytes = int(self._lengths[ids].sum())
         digest = hashlib.sha256(content).hexdigest()
-        self.shards.append(
-            ShardInfo(name, self.split, len(ids), self._pending_documents, text_bytes, int(ids.max()), digest)
-        )
-        self._pending, self._pending_tokens, self._pending_documents = [], 0, 0
+        documents, text_bytes = self._pending_documents, self._pending_bytes
+        self.shards.append(ShardInfo(name, self.split, len(ids), documents, text_bytes, int(ids.max()), digest))
+        self._pending = []
+        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
 
 class Shard:

@@ -41,27 +41,31 @@ class TextFiles:
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """(name, text) of each document; a file is one, and so is a line of JSON Lines."""
-        for path in self._files():
+        for name, path in self._files():
             text = self._read(path)
             if text is None:
                 continue
             if path.suffix.lower() in JSON_LINES:
-                yield from self._json_lines(path, text)
+                yield from self._json_lines(name, text)
             else:
-                yield path.as_posix(), text
+                yield name, text
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """(name, path) of every file; the name begins at its input, so that it is the same wherever that lies."""
         for top in self.inputs:
             if not top.is_dir():
-                yield top
+                yield top.name, top
                 continue
+            outside = top.resolve().parent
             for directory, directories, files in os.walk(top):
                 here = Path(directory)
                 for name in [name for name in sorted(directories) if self._is_tools(here / name)]:
                     self.skipped[str(here / name)] = "a hidden directory, or one of tools"
                     directories.remove(name)
                 directories.sort()
-                yield from (here / name for name in sorted(files))
+                yield from (
+                    ((here.resolve() / name).relative_to(outside).as_posix(), here / name) for name in sorted(files)
+                )
 
     def _is_tools(self, directory: Path) -> bool:
         hidden = directory.name.startswith(".")
@@ -87,9 +91,9 @@ class TextFiles:
             self.skipped[str(path)] = str(error)
         return None
 
-    def _json_lines(self, path: Path, content: str) -> Iterator[tuple[str, str]]:
+    def _json_lines(self, file: str, content: str) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(content.split("\n"), 1):
-            name = f"{path.as_posix()}, line {number}"
+            name = f"{file}, line {number}"
             if not line.strip():
                 continue
             try:
