@@ -46,7 +46,7 @@ class TextFiles:
             if text is None:
                 continue
             if path.suffix.lower() in JSON_LINES:
-                yield from self._json_lines(name, text)
+                yield from self._json_lines(name, path, text)
             else:
                 yield name, text
 
@@ -91,7 +91,7 @@ class TextFiles:
             self.skipped[str(path)] = str(error)
         return None
 
-    def _json_lines(self, file: str, content: str) -> Iterator[tuple[str, str]]:
+    def _json_lines(self, file: str, path: Path, content: str) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(content.split("\n"), 1):
             name = f"{file}, line {number}"
             if not line.strip():
@@ -103,7 +103,11 @@ class TextFiles:
                 continue
             if self.field is None:
                 fields = ", ".join(entry) if isinstance(entry, dict) else "none: it is no object"
-                raise InputError(f"{name}: name the field that holds the text by --field; its fields are: {fields}")
+                reason = f"name the field that holds the text by --field; its fields are: {fields}"
+                if path in self.inputs:
+                    raise InputError(f"--input {path}: {reason}")
+                self.skipped[str(path)] = f"JSON Lines: {reason}"
+                return
             text = entry.get(self.field) if isinstance(entry, dict) else None
             if not isinstance(text, str):
                 self.skipped[name] = f"has no text in the field {self.field!r}"

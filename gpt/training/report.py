@@ -7,12 +7,12 @@ from rich.table import Table
 
 from gpt.config import SamplingConfig
 from gpt.evaluation.loss import Evaluation
-from gpt.generation.text import continue_text
+from gpt.generation.text import continue_text, opening_ids
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.shards import Dataset
 from gpt.training.metrics import draw_losses, read_metrics
 
-SAMPLE = SamplingConfig(max_tokens=200, temperature=0.8, top_k=50, seed=1)
+SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 200, 0.6
 
 
 def report(run: Path, dataset: Dataset, device: str) -> None:
@@ -21,11 +21,13 @@ def report(run: Path, dataset: Dataset, device: str) -> None:
     loaded = load_run(run, device)
     Console(highlight=False, soft_wrap=True).print(_table(run, picture, loaded))
     prompt = dataset.recipe.get("sample_prompt", "")
-    print(f"\nA sample{f', continuing {prompt!r}' if prompt else ''}:\n\n{prompt}", end="")
-    notes: list[str] = []
-    for _, text, _ in continue_text(loaded.model, loaded.tokenizer, prompt, SAMPLE, notify=notes.append):
+    room = max(1, loaded.config.context - len(opening_ids(loaded.tokenizer, prompt)))  # all of it is in sight
+    sampling = SamplingConfig(max_tokens=min(SAMPLE_TOKENS, room), temperature=SAMPLE_TEMPERATURE, seed=1)
+    continuing = f", continuing {prompt!r}" if prompt else ""
+    print(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}", end="")
+    for _, text, _ in continue_text(loaded.model, loaded.tokenizer, prompt, sampling):
         print(text, end="", flush=True)
-    print("", *(f"({note})" for note in notes), sep="\n")
+    print()
 
 
 def _table(run: Path, picture: Path, loaded: LoadedRun) -> Table:

@@ -81,8 +81,11 @@ def test_json_lines_give_a_document_a_line(tmp_path):
 def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"title": "t", "body": "b"}\n')
-    with pytest.raises(InputError, match=r"x\.jsonl, line 1: .*--field; its fields are: title, body"):
+    with pytest.raises(InputError, match=r"--input .*x\.jsonl: .*--field; its fields are: title, body"):
         list(TextFiles([path], None).documents())
+    files = TextFiles([tmp_path], None)  # found in a directory it is only skipped
+    assert list(files.documents()) == []
+    assert "its fields are: title, body" in files.skipped[str(path)]
 
 
 def test_an_input_that_does_not_exist_is_refused(tmp_path):
