@@ -9,7 +9,7 @@ from gpt.tokens.prepare import Document, prepare, split_by_hash
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 VALIDATION_SHARE = 0.05
-SAMPLE_PROMPT = 'class Reader:\n    """Read'
+SAMPLE_PROMPT = 'class Reader:\n    """Read lines from a file."""\n'
 
 
 def documents() -> Iterator[Document]:
