@@ -23,6 +23,7 @@ from gpt.checkpoint import list_checkpoints
 from gpt.cli import sentences
 
 ROOT = Path(__file__).parents[1]
+SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
 TINY += ("--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
 
@@ -177,6 +178,18 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     assert "prepare the data with the model's tokenizer" in refused
     run("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
     assert "weights: " in run("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tinyshakespeare.txt is not at hand")
+def test_the_shakespeare_preset_reaches_its_loss(tmp_path):
+    """1.88 nats per character or better on the complete validation split, with 1.5 million training tokens."""
+    data = tmp_path / "shakespeare_char"
+    run("data/shakespeare.py", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", data, cwd=tmp_path)
+    run("train.py", "shakespeare-char-cpu", "--data", data, "--device", "cpu", "--run", "run", cwd=tmp_path)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["tokens"] <= 1_500_000
+    assert last["val_loss"] <= 1.88
 
 
 # ---- sample.py ----

@@ -11,6 +11,7 @@ from gpt.tokens.prepare import Document, split_by_hash
 VALIDATION_SHARE = 0.1
 FEW = 100  # fewer documents than this are each cut in two, since a hash might send none of them to validation
 JSON_LINES = (".jsonl", ".ndjson")
+HIDDEN = "hidden, or a directory of tools"
 TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 
 
@@ -60,12 +61,14 @@ class TextFiles:
             for directory, directories, files in os.walk(top):
                 here = Path(directory)
                 for name in [name for name in sorted(directories) if self._is_tools(here / name)]:
-                    self.skipped[str(here / name)] = "a hidden directory, or one of tools"
+                    self.skipped[str(here / name)] = HIDDEN
                     directories.remove(name)
                 directories.sort()
-                yield from (
-                    ((here.resolve() / name).relative_to(outside).as_posix(), here / name) for name in sorted(files)
-                )
+                for name in sorted(files):
+                    if name.startswith("."):
+                        self.skipped[str(here / name)] = HIDDEN
+                    else:
+                        yield (here.resolve() / name).relative_to(outside).as_posix(), here / name
 
     def _is_tools(self, directory: Path) -> bool:
         hidden = directory.name.startswith(".")

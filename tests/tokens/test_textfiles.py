@@ -23,6 +23,7 @@ def folder(tmp_path):
         (top / name).mkdir()
         (top / name / "c.txt").write_text("hidden")
     (top / "venv" / "pyvenv.cfg").write_text("")
+    (top / ".env").write_text("PASSWORD=secret")
     return top
 
 
@@ -40,9 +41,10 @@ def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder
         "blank.txt": "empty",
         "picture.png": "binary: it has a zero byte",
         "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}",
-        ".git": "a hidden directory, or one of tools",
-        "__pycache__": "a hidden directory, or one of tools",
-        "venv": "a hidden directory, or one of tools",
+        ".git": "hidden, or a directory of tools",
+        "__pycache__": "hidden, or a directory of tools",
+        "venv": "hidden, or a directory of tools",
+        ".env": "hidden, or a directory of tools",
     }
 
 
