@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from gpt.cli import SampleCommand, sentences
+from gpt.cli import SampleCommand, program_name, sentences
 from gpt.device import choose_device
 from gpt.generation.repl import interact
 from gpt.generation.text import continue_text
@@ -13,9 +13,11 @@ from gpt.run import LoadedRun, load_run, newest_run
 
 
 def main(arguments: list[str]) -> None:
-    command = tyro.cli(SampleCommand, args=arguments)
+    command = tyro.cli(SampleCommand, args=arguments, prog=program_name())
     prompt = command.read_prompt()
-    run = load_run(command.run or newest_run(), choose_device(command.device), say=complain)
+    if prompt is None:
+        command.require_interactive()
+    run = load_run(command.run or newest_run(with_checkpoint=True), choose_device(command.device), say=complain)
     if prompt is None:
         interact(run.source, run.model, run.tokenizer, command.sampling, command.stop)
     elif command.json:

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if not finished:
         print(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
         return SAVED_BUT_NOT_FINISHED
-    report(run, dataset, device)
+    report(trainer)
     return 0
 
 

@@ -10,11 +10,11 @@ from gpt.config import Device
 from gpt.device import choose_device
 from gpt.errors import InputError, did_you_mean
 from gpt.evaluation.loss import evaluate as evaluate_split
+from gpt.evaluation.loss import evaluation_rows
 from gpt.interop.huggingface import export as export_model
 from gpt.presets import preset as find_preset
 from gpt.run import is_run, load_run, newest_run, read_config
 from gpt.tokens.shards import open_dataset
-from gpt.training.report import evaluation_rows
 
 USAGE = """\
 usage: gpt COMMAND [options]
@@ -37,11 +37,11 @@ def evaluate(run: Path | None = None, data: Path | None = None, device: Device =
     """Evaluate a run on the complete validation split of a dataset.
 
     Args:
-        run: Run directory, or Hugging Face GPT-2 directory; by default the newest run.
+        run: Run directory, or Hugging Face GPT-2; by default the newest run.
         data: Dataset directory; by default the one that the run was trained on.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
     """
-    path = run or newest_run()
+    path = run or newest_run(with_checkpoint=True)
     loaded = load_run(path, choose_device(device))
     if data is None and not is_run(path):
         raise InputError("--data: name the dataset to evaluate a Hugging Face model on")
@@ -52,7 +52,6 @@ def evaluate(run: Path | None = None, data: Path | None = None, device: Device =
         )
     dataset.require_window(loaded.config.context)
     result = evaluate_split(loaded.model, dataset.validation, dataset.tokenizer.byte_lengths(), choose_device(device))
-    assert result is not None
     print(f"{loaded.source}, on {dataset.path}")
     for name, figure in evaluation_rows(result):
         print(f"{name:16} {figure}")
@@ -65,7 +64,7 @@ def export(to: Path, run: Path | None = None) -> None:
         to: New directory to write.
         run: Run directory; by default the newest run.
     """
-    loaded = load_run(run or newest_run())
+    loaded = load_run(run or newest_run(with_checkpoint=True))
     export_model(loaded.model, loaded.tokenizer, to)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
 

@@ -59,9 +59,11 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        save_file(model, partial / MODEL)
-        save_file(optimizer, partial / OPTIMIZER)
+        _save_tensors(model, partial / MODEL)
+        _save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for name in (MODEL, OPTIMIZER):
+            shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
         files = {
             name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
             for name in (MODEL, OPTIMIZER, STATE)
@@ -92,20 +94,23 @@ def step_of(path: Path) -> int:
 
 
 def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> None:
-    """Raises Damaged, saying what is wrong, unless the named files are what was written."""
+    """Raises Damaged, saying what is wrong, unless the named files are what was written.
+
+    A checkpoint of another format is not damaged: that is an InputError, and no reason to touch it.
+    """
     manifest = _read_json(path / MANIFEST)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise Damaged(
-            f"{path}: is of format {manifest.get('format_version')}, and this program reads format {FORMAT_VERSION}"
-        )
+    files, version = manifest.get("files"), manifest.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise InputError(f"{path}: is of format {version}, and this program reads format {FORMAT_VERSION}")
     for name in names:
-        file, promised = path / name, manifest.get("files", {}).get(name)
-        if promised is None:
-            raise Damaged(f"{path / MANIFEST}: does not list {name}")
+        promised = files.get(name) if isinstance(files, dict) else None
+        if not isinstance(promised, dict) or not {"bytes", "sha256"} <= promised.keys():
+            raise Damaged(f"{path / MANIFEST}: does not say what {name} should be")
+        file = path / name
         if not file.exists():
             raise Damaged(f"{file}: is missing")
         if file.stat().st_size != promised["bytes"]:
-            raise Damaged(f"{file}: has {file.stat().st_size:,} bytes where its manifest says {promised['bytes']:,}")
+            raise Damaged(f"{file}: has {file.stat().st_size} bytes where its manifest says {promised['bytes']}")
         if _sha256(file) != promised["sha256"]:
             raise Damaged(f"{file}: its SHA-256 is not the one in its manifest")
 
@@ -122,7 +127,10 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
 
 
 def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint, to train on from, or None; damaged ones are named and set aside."""
+    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one.
+
+    Raises InputError if there were some and none is whole: to begin again would hide that they are lost.
+    """
     for leftover in (run / "checkpoints").glob(".step-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     for path in reversed(list_checkpoints(run)):
@@ -131,6 +139,10 @@ def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
         except Damaged as error:
             aside = _set_aside(path)
             say(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
+    if any((run / "checkpoints").glob("step-*.damaged-*")):
+        raise InputError(
+            f"{run}: none of its checkpoints is whole; restore one, or begin a new run in another directory"
+        )
     return None
 
 
@@ -170,6 +182,13 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
         except Damaged as error:
             on_damaged(error)
     return sorted(ranks, key=ranks.__getitem__)
+
+
+def _save_tensors(tensors: Tensors, path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except safetensors.SafetensorError as error:  # how safetensors reports a failing disk
+        raise OSError(f"{path}: could not be written ({error})") from None
 
 
 def _set_aside(path: Path) -> Path:

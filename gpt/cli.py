@@ -20,7 +20,7 @@ from gpt.config import Config, Device, SamplingConfig, nearest_multiple, overlay
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.presets import PRESETS, preset, preset_for
-from gpt.run import is_run, model_config, newest_run, read_config
+from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config
 from gpt.tokens.shards import Dataset
 
 
@@ -71,12 +71,12 @@ class TrainCommand:
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """The flags that decide which settings the others are laid over."""
+    """The settings that decide which others they are laid over: from flags, else from the file."""
 
     config: Path | None = None
     run: Path | None = None
-    init: str = "scratch"
-    device: Device = "auto"
+    init: str | None = None
+    device: Device | None = None
     resume: FlagCreatePairsOff[bool] = False
 
 
@@ -89,18 +89,30 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     named = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     visible = [argument for argument in arguments if argument not in ("-h", "--help")]
     first, _ = tyro.cli(_FirstLook, args=visible, return_unknown_args=True, add_help=False)
-    base, reason = _resumed(first.run, named) if first.resume else _begun(named, first.init, first.device)
-    given = base
-    if first.config is not None:
-        given = overlay(base, _read_toml(first.config), str(first.config))
-    command = tyro.cli(TrainCommand, args=list(arguments), default=TrainCommand(settings=given))
-    if command.preset != named:
-        raise InputError(f"the preset comes first: train.py {command.preset} …")
+    file = {} if first.config is None else _read_toml(first.config)
+    chosen = overlay(
+        Config(), {key: file[key] for key in ("preset", "run", "init", "device") if key in file}, str(first.config)
+    )
+    name = named or file.get("preset", "")
+    if first.resume:
+        base, reason = _resumed(first.run or chosen.run, name)
+    else:
+        base, reason = _begun(name, first.init or chosen.init, first.device or chosen.device)
+    given = overlay(base, file | {"preset": base.preset}, str(first.config))
+    command = tyro.cli(TrainCommand, args=list(arguments), default=TrainCommand(settings=given), prog=program_name())
+    if command.preset != named or command.settings.preset != base.preset:
+        wrong = command.preset if command.preset != named else command.settings.preset
+        raise InputError(f"the preset comes first, and without a flag: train.py {wrong} …")
     if first.resume:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
     return command, reason
+
+
+def program_name() -> str:
+    """train.py, or `gpt train`: as the program was called."""
+    return Path(sys.argv[0]).name
 
 
 def _begun(named: str, init: str, device: Device) -> tuple[Config, str]:
@@ -147,8 +159,10 @@ def _require_architecture(base: Config, config: Config) -> None:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--config {path}: cannot be read as TOML ({error})") from None
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"--config {path}: is not TOML ({error})") from None
 
 
 def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] = print) -> Config:
@@ -157,6 +171,9 @@ def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] 
     vocab_size = dataset.tokenizer.vocab_size
     if config.model.vocab_size == vocab_size:
         return config
+    if config.init != "scratch" and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
+        say(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if config.init != "scratch" or not unset:
         raise InputError(
@@ -166,6 +183,14 @@ def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] 
         )
     say(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+
+
+def _is_padded(config: Config, dataset: Dataset) -> bool:
+    """Whether the weights of --init have more ids than their own tokenizer, which is also the dataset's."""
+    try:
+        return load_tokenizer(config.init).fingerprint == dataset.tokenizer.fingerprint
+    except InputError:
+        return False
 
 
 def dry_run_text(config: Config) -> str:
@@ -215,15 +240,25 @@ class SampleCommand:
         if self.prompt is not None:
             return self.prompt
         if self.prompt_file is not None:
-            try:
-                return self.prompt_file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"--prompt-file {self.prompt_file}: is not UTF-8 ({error.reason} at byte {error.start})"
-                ) from None
+            return self._read(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)
         if sys.stdin is None or sys.stdin.isatty():
             return None
-        return sys.stdin.read()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+        return self._read("standard input", lambda encoding: sys.stdin.read())
+
+    def _read(self, name: str, read: Callable[[str], str]) -> str:
+        try:
+            return read("utf-8")
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+    def require_interactive(self) -> None:
+        """Raises InputError for options that an interactive session has no use for."""
+        if self.json or self.samples > 1:
+            raise InputError(f"{'--json' if self.json else '--samples'}: needs a prompt; give one by --prompt")
 
 
 # ---- recipes ----

@@ -60,7 +60,7 @@ class OptimizerConfig:
     final_learning_rate: float = 0.1
     """Learning rate at the last step, as a fraction of the peak; 0 to 1."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises linearly from 0 to its peak."""
+    """Steps over which the learning rate rises linearly from 0 to its peak; at most half of all steps."""
     weight_decay: float = 0.1
     """Decoupled weight decay, on matrices only (embeddings are matrices; norms and biases are not)."""
     beta1: float = 0.9
@@ -209,6 +209,8 @@ def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> 
 
     Raises InputError, naming `where` and the key, for an unknown key or a value of the wrong type.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: holds {values!r}; it must be a table of settings")
     fields = typing.get_type_hints(type(config))
     changes = {}
     for key, value in values.items():

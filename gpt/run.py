@@ -157,9 +157,14 @@ def _unused_name(parent: Path, name: str) -> Path:
             number += 1
 
 
-def newest_run(parent: Path = Path("runs")) -> Path:
-    """The run under `parent` that was last written to. Raises InputError if there is none."""
+def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Path:
+    """The run under `parent` that was last written to, if asked only of those that have something to load.
+
+    Raises InputError if there is none.
+    """
     runs = [path for path in parent.glob("*") if is_run(path)]
+    if with_checkpoint:
+        runs = [path for path in runs if checkpoint.list_checkpoints(path)]
     if not runs:
         raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with --run")
     return max(

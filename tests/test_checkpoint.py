@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from gpt import InputError, checkpoint
 from gpt.checkpoint import Damaged, list_checkpoints, load, load_best, load_newest, prune, save, step_of
@@ -42,6 +43,10 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+def respell(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
 DAMAGES = {
     "a flipped bit in the weights": lambda path: flip_a_bit(path / "model.safetensors"),
     "a flipped bit in the optimizer": lambda path: flip_a_bit(path / "optimizer.safetensors"),
@@ -51,7 +56,8 @@ DAMAGES = {
     "a missing manifest": lambda path: (path / "manifest.json").unlink(),
     "an empty manifest": lambda path: (path / "manifest.json").write_text(""),
     "another manifest": lambda path: (path / "manifest.json").write_text('{"format_version": 1}'),
-    "a newer format": lambda path: (path / "manifest.json").write_text('{"format_version": 2}'),
+    "a misspelt manifest": lambda path: respell(path / "manifest.json", '"bytes"', '"bytds"'),
+    "a manifest without its files": lambda path: respell(path / "manifest.json", '"files": {', '"files": 3, "f": {'),
     "a manifest of something else": lambda path: (path / "manifest.json").write_text("[]"),
 }
 
@@ -108,14 +114,27 @@ def test_weights_and_state_suffice_for_sampling(run, said):
     assert said == []
 
 
-def test_all_damaged_is_an_error_for_sampling_and_a_new_beginning_for_training(run, said):
+def test_all_damaged_is_an_error_and_no_new_beginning(run, said):
     for path in list_checkpoints(run):
         flip_a_bit(path / "model.safetensors")
     with pytest.raises(InputError, match="no usable checkpoint"):
         load_best(run, said.append)
     assert len(said) == 3
-    assert load_newest(run, said.append) is None
-    assert steps(run) == []
+    for _ in range(2):  # the second time they are set aside already
+        with pytest.raises(InputError, match="none of its checkpoints is whole"):
+            load_newest(run, said.append)
+
+
+def test_a_run_without_checkpoints_has_none(tmp_path, said):
+    assert load_newest(tmp_path, said.append) is None
+
+
+def test_a_newer_format_is_refused_and_left_where_it_is(run, said):
+    respell(run / "checkpoints" / "step-00000030" / "manifest.json", '"format_version": 1', '"format_version": 2')
+    for load_some in (load_newest, load_best):
+        with pytest.raises(InputError, match="step-00000030: is of format 2, and this program reads format 1"):
+            load_some(run, said.append)
+    assert steps(run) == [10, 20, 30]
 
 
 def test_the_newest_of_equals_and_of_unevaluated_is_the_best(tmp_path, said):
@@ -153,28 +172,36 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
     assert not (checkpoints / ".step-00000040.partial").exists()
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_sha256", "_sync"])
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
-def test_a_save_that_fails_at_any_moment_leaves_the_earlier_checkpoints_alone(run, monkeypatch, failing, after):
+FULL = OSError(28, "No space left on device")
+FAILURES = [("save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
+FAILURES += [("_sha256", FULL, n) for n in range(3)] + [("_sync", FULL, n) for n in range(6)]
+
+
+@pytest.mark.parametrize(("failing", "error", "after"), FAILURES)
+def test_a_save_that_fails_at_any_moment_leaves_the_earlier_checkpoints_alone(run, monkeypatch, failing, error, after):
     """The disk fails at the n-th write, hash or sync of a save."""
     original, calls = getattr(checkpoint, failing), []
 
     def fail(*arguments):
         calls.append(arguments)
         if len(calls) > after:
-            raise OSError(28, "No space left on device")
+            raise error
         return original(*arguments)
 
     monkeypatch.setattr(checkpoint, failing, fail)
-    try:
+    with pytest.raises(OSError, match="No space left"):
         save(run, tensors(4), {"x": torch.ones(1)}, {"step": 40, "evaluation": None})
-    except OSError:
-        # The last sync comes after the rename: then the new checkpoint is there, and whole.
-        assert steps(run) in ([10, 20, 30], [10, 20, 30, 40])
     monkeypatch.undo()
+    # The last sync comes after the rename: then the new checkpoint is there, and whole.
+    assert steps(run) == ([10, 20, 30, 40] if (failing, after) == ("_sync", 5) else [10, 20, 30])
     for path in list_checkpoints(run):
         assert load(path, optimizer=True).state["step"] == step_of(path)
     assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_files_can_be_read_by_whoever_may_read_the_run(run):
+    modes = {file.stat().st_mode for file in list_checkpoints(run)[0].iterdir()}
+    assert len(modes) == 1
 
 
 def test_a_file_that_is_no_safetensors_is_damaged_and_no_crash(run):

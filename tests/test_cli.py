@@ -67,12 +67,33 @@ def test_an_unknown_key_of_a_file_is_refused_with_a_suggestion(tmp_path):
         settings("nano", "--config", str(path))
 
 
-@pytest.mark.parametrize("content", ["steps = ", None])
-def test_a_file_that_cannot_be_read_is_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "f.toml").write_text(content)
-    with pytest.raises(InputError, match=r"--config .*f.toml: cannot be read as TOML"):
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--config .*f.toml: cannot be read \(No such file"):
         settings("nano", f"--config={tmp_path / 'f.toml'}")
+    (tmp_path / "f.toml").write_text("steps = ")
+    with pytest.raises(InputError, match=r"--config .*f.toml: is not TOML"):
+        settings("nano", f"--config={tmp_path / 'f.toml'}")
+
+
+def test_a_file_also_says_what_the_settings_are_laid_over(trained_run, tmp_path):
+    """preset, init, run and device of a file count before the rest of it, as those of flags do."""
+    path = tmp_path / "f.toml"
+    path.write_text('preset = "gpt2"\ndevice = "cpu"\n')
+    assert settings("--config", str(path)) == dataclasses.replace(preset("gpt2"), device="cpu")
+    assert settings("nano", "--config", str(path)).model == preset("nano").model
+    path.write_text(f'init = "{trained_run}"\n')
+    config = settings("--config", str(path), "--device", "cpu")
+    assert (config.preset, config.model.width, config.init) == ("finetune", 32, str(trained_run))
+    path.write_text(f'run = "{trained_run}"\n')
+    assert settings("--resume", "--config", str(path)).run == trained_run
+    path.write_text("preset = 3\n")
+    with pytest.raises(InputError, match="'preset' is 3"):
+        settings("--config", str(path))
+
+
+def test_a_preset_is_no_flag():
+    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py gpt2"):
+        parse_train(["--preset", "gpt2", "--device", "cpu"])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +113,7 @@ def test_bad_values_are_refused(capsys, arguments, said):
 def test_unknown_and_misplaced_presets_are_refused():
     with pytest.raises(InputError, match="unknown preset 'nanoo'; did you mean 'nano'"):
         parse_train(["nanoo"])
-    with pytest.raises(InputError, match="the preset comes first: train.py nano"):
+    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py nano"):
         parse_train(["--steps", "5", "nano"])
 
 
@@ -170,9 +191,17 @@ def test_bad_sample_options_are_refused(options, message):
         SampleCommand(**options)
 
 
+@pytest.mark.parametrize("options", [{"json": True}, {"samples": 2}])
+def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
+    with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):
+        SampleCommand(**options).require_interactive()
+
+
 def test_prompt_files_are_read_as_utf8(tmp_path):
     (tmp_path / "p.txt").write_bytes("für".encode())
     assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt() == "für"
+    with pytest.raises(InputError, match="none.txt: cannot be read"):
+        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompt()
     (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
     with pytest.raises(InputError, match="p.txt: is not UTF-8"):
         SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt()

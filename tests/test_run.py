@@ -78,8 +78,11 @@ def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):
         time.sleep(0.02)
     (tmp_path / "not a run").mkdir()
     assert newest_run(tmp_path).name == "c"
-    (tmp_path / "b" / "checkpoints").mkdir()
-    assert newest_run(tmp_path).name == "b"
+    (tmp_path / "b" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    time.sleep(0.02)
+    (tmp_path / "c" / "checkpoints").mkdir()
+    assert newest_run(tmp_path).name == "c"
+    assert newest_run(tmp_path, with_checkpoint=True).name == "b"
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 1}', '{"version": 9, "config": {}}'])
@@ -98,9 +101,14 @@ def test_weights_that_do_not_fit_their_config_are_refused(trained_run):
         load_run(trained_run)
 
 
+def test_a_mistyped_run_is_not_looked_for_on_the_network(trained_run):
+    with pytest.raises(InputError, match=f"there is no such directory; did you mean '{trained_run.name}'"):
+        load_run(f"{trained_run}n")
+
+
 @pytest.mark.parametrize("source", ["./nowhere", "/no/where", "a/b/c"])
 def test_a_source_that_is_nothing_is_refused(source):
-    with pytest.raises(InputError, match="neither a run directory"):
+    with pytest.raises(InputError, match="neither a run directory|no such directory"):
         load_run(source)
 
 

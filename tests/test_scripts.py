@@ -138,7 +138,7 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
     [
         (("nano", "--data", "nowhere"), "error: nowhere: there is no dataset here; prepare one with a recipe"),
         (("nanoo",), "error: unknown preset 'nanoo'; did you mean 'nano'?"),
-        (("nano", "--config", "none.toml"), "error: --config none.toml: cannot be read as TOML"),
+        (("nano", "--config", "none.toml"), "error: --config none.toml: cannot be read (No such file"),
         (("--init", "no/such/model", "--data", "x"), "error: no/such/model: is neither a run directory"),
     ],
 )
@@ -178,6 +178,16 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     assert "prepare the data with the model's tokenizer" in refused
     run("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
     assert "weights: " in run("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+
+
+def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "30", *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(timeout=120), errors) == (0, "")
+    assert len(list_checkpoints(tmp_path / "runs" / "python-nano")) >= 1
 
 
 @pytest.mark.slow
@@ -267,7 +277,7 @@ def test_a_stop_text_ends_it(trained):
         (("--top-k", "0"), "it must be at least 1"),
         (("--stop", ""), "at least one character"),
         (("--samples", "0"), "it must be at least 1"),
-        (("--run", "runs/none"), "is no directory here"),
+        (("--run", "runs/python-nan"), "did you mean 'python-nano'"),
     ],
 )
 def test_bad_values_are_refused_with_the_allowed_range(trained, options, message):

@@ -1,7 +1,6 @@
 """How well a model predicts text: loss, bits per byte and perplexity over a complete split, with standard errors."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +45,10 @@ def evaluate(
     byte_lengths: np.ndarray,
     device: str,
     batch: int = 8,
-    interrupted: Callable[[], bool] = lambda: False,
-) -> Evaluation | None:
+) -> Evaluation:
     """Predict every token of a split but the first, in consecutive windows of the model's context.
 
-    `byte_lengths` is (V,), from `Tokenizer.byte_lengths`. Returns None if `interrupted()` became true midway.
+    `byte_lengths` is (V,), from `Tokenizer.byte_lengths`.
     The model is left in the mode (training or evaluation) it was in.
     """
     lengths = torch.from_numpy(byte_lengths)
@@ -58,8 +56,6 @@ def evaluate(
     was_training = model.training
     model.eval()
     for inputs, targets in sequential_windows(split, model.config.context, batch):
-        if interrupted():
-            break
         with autocast(device):
             logits = model(inputs.to(device))
         flat = F.cross_entropy(
@@ -67,12 +63,10 @@ def evaluate(
         )
         losses = flat.view_as(targets)  # (B, T), zero where ignored
         counted = targets != IGNORED
-        nats.append(losses.sum(dim=1, dtype=torch.float64).cpu())
+        nats.append(losses.cpu().double().sum(dim=1))
         tokens.append(counted.sum(dim=1))
         text_bytes.append(lengths[targets.clamp(min=0)].mul(counted).sum(dim=1))
     model.train(was_training)
-    if interrupted():
-        return None
     return summarize(*(torch.cat(sums).double().numpy() for sums in (nats, tokens, text_bytes)))
 
 
@@ -99,3 +93,13 @@ def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, flo
         return float(ratio), math.nan
     residuals = numerators - ratio * denominators
     return float(ratio), float(math.sqrt((residuals**2).sum() * windows / (windows - 1)) / total)
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The figures of an evaluation in words, each with its standard error."""
+    return [
+        ("validation loss", f"{evaluation.loss:.4f} ± {evaluation.loss_se:.4f} nats per token"),
+        ("bits per byte", f"{evaluation.bits_per_byte:.4f} ± {evaluation.bits_per_byte_se:.4f}"),
+        ("perplexity", f"{evaluation.perplexity:.2f} ± {evaluation.perplexity_se:.2f}"),
+        ("evaluated on", f"{evaluation.tokens:,} tokens, {evaluation.text_bytes:,} bytes: the whole validation split"),
+    ]

@@ -28,16 +28,18 @@ def generate(
     top_k: int = 50,
     seed: int | None = None,
     end_of_text: int | None = None,
+    vocab_size: int | None = None,
     notify: Notify = warnings.warn,
 ) -> Iterator[int]:
     """Continue a prompt of at least one token id, yielding each new id as it is drawn.
 
-    Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. When the context is full, the
+    Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. Ids from `vocab_size` on, which a
+    padded model has and its tokenizer has not, are never drawn. When the context is full, the
     oldest half of it is dropped and the rest read again; `notify` is told so once. The model should be in
     evaluation mode. Raises InputError for an empty prompt, ids out of range, or settings out of range.
     """
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed)
-    for tokens in generate_batch(model, ids, 1, sampling, end_of_text, notify):
+    for tokens in generate_batch(model, ids, 1, sampling, end_of_text, vocab_size, notify):
         assert tokens[0] is not None
         yield tokens[0]
 
@@ -49,6 +51,7 @@ def generate_batch(
     samples: int,
     sampling: SamplingConfig,
     end_of_text: int | None = None,
+    vocab_size: int | None = None,
     notify: Notify = warnings.warn,
 ) -> Iterator[list[int | None]]:
     """Several continuations of one prompt at once: each step yields a new id per sample, None for those that ended.
@@ -69,7 +72,9 @@ def generate_batch(
     for drawn_before in range(sampling.max_tokens):
         if not torch.isfinite(logits).all():
             raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
-        drawn = sample(logits, sampling.temperature, sampling.top_k, generators)  # (B,)
+        drawn = sample(logits[:, :vocab_size], sampling.temperature, sampling.top_k, generators).to(
+            tokens.device
+        )  # (B,)
         ended = [done or token == end_of_text for done, token in zip(ended, drawn.tolist(), strict=True)]
         if all(ended):
             return

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +98,8 @@ def interact(title: str, model: GPT, tokenizer: Tokenizer, sampling: SamplingCon
         importlib.import_module("readline")  # line editing and history for input(); Windows has its own
     except ImportError:
         print("(no readline here: lines cannot be edited)")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a broken character is no reason to end the session
     session = Session(model, tokenizer, sampling, stops, lambda text: print(text, end="", flush=True))
     print(f"{title}: type a text to continue it, /help for the commands, Ctrl-D to leave")
     while True:

@@ -27,7 +27,8 @@ def sample(logits: Tensor, temperature: float, top_k: int, generators: Sequence[
 
 def probabilities(logits: Tensor, temperature: float, top_k: int) -> Tensor:
     """softmax(logits / temperature) over the k likeliest ids, ties with the k-th included: (B, V) float64 → (B, V)."""
-    scores = logits.double() / temperature
+    # In float64, so that rounding decides as little as possible; MPS has none, so there the CPU does it.
+    scores = (logits.cpu() if logits.device.type == "mps" else logits).double() / temperature
     if top_k < scores.size(-1):
         weakest = scores.topk(top_k, dim=-1).values[:, -1:]  # (B, 1)
         scores = scores.masked_fill(scores < weakest, -torch.inf)

@@ -78,7 +78,7 @@ def continue_text(
         results[i].tokens_per_second = len(results[i].ids) / (time.perf_counter() - start)
         return i, text, results[i]
 
-    for tokens in generate_batch(model, ids, samples, sampling, tokenizer.end_of_text, notify):
+    for tokens in generate_batch(model, ids, samples, sampling, tokenizer.end_of_text, tokenizer.vocab_size, notify):
         for i, token in enumerate(tokens):
             if results[i].finish_reason:
                 continue

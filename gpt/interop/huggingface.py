@@ -4,6 +4,7 @@ Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, who
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt.config import ModelConfig
-from gpt.errors import InputError
+from gpt.errors import InputError, did_you_mean
 from gpt.interop.huggingface_tokenizer import GPT2_VOCABULARY, read_json, write_json, write_tokenizer
 from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import Tokenizer
@@ -51,6 +52,9 @@ def find(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
+    if path.parent != Path() and path.parent.is_dir():
+        there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir())
+        raise InputError(f"{source}: there is no such directory; {did_you_mean(path.name, there)}")
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
         raise InputError(
             f"{source}: is neither a run directory, a Hugging Face model directory, "
@@ -172,6 +176,7 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
         tensors[f"transformer.{name}"] = (tensor.t() if transposed else tensor).contiguous()
     save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
     write_json(to / "config.json", _their_config(model.config, tokenizer.end_of_text))
+    shutil.copymode(to / "config.json", to / "model.safetensors")  # safetensors lets nobody else read its files
     special = (
         {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
     )

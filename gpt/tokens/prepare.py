@@ -1,6 +1,6 @@
 """From documents to a dataset directory.
 
-1. A recipe yields documents, each with its name, text and split; it is asked up to three times.
+1. A recipe yields documents, each with its name, text and split; it is asked again for each pass over the text.
 2. Documents whose content was seen before are dropped.
 3. The tokenizer is loaded, or made from the training documents.
 4. Documents are encoded, with end-of-text between them, into the shards of their split.
@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt.errors import InputError
 from gpt.tokens.shards import SPLITS, Dataset, ShardWriter, open_dataset, write_manifest
 from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
 
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a larger corpus
+PIECE_CHARACTERS = 10_000
 BATCH_CHARACTERS = 4_000_000  # encoded at once
 SAID = 20  # skipped documents that are named on the screen
 
@@ -87,12 +90,11 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        shards = []
-        for split in SPLITS:
-            writer = ShardWriter(partial, split, tokenizer)
-            for ids in _encoded(documents, tokenizer, split):
-                writer.add(ids)
-            shards += writer.close()
+        writers = {split: ShardWriter(partial, split, tokenizer) for split in SPLITS}
+        for split, ids in _encoded(documents, tokenizer):
+            writers[split].add(ids)
+        shards = [shard for writer in writers.values() for shard in writer.close()]
+        for split, writer in writers.items():
             _require_window(split, sum(shard.tokens for shard in writer.shards), census)
         tokenizer.save(partial / "tokenizer.json")
         if skipped:
@@ -133,8 +135,18 @@ def make_tokenizer(name: str, documents: Callable[[], Iterable[Document]], censu
         return Tokenizer.char(census.alphabet, end_of_text=max(census.documents.values()) > 1)
     assert vocab_size is not None
     share = TRAINER_CHARACTERS / max(1, census.characters["train"])
-    texts = (d.text for d in _unique(documents) if d.split == "train" and _hash_fraction("bpe " + d.name) < share)
+    texts = (piece for d in _unique(documents) if d.split == "train" for piece in _pieces(d, share))
     return Tokenizer.train_bpe(texts, vocab_size)
+
+
+def _pieces(document: Document, share: float) -> Iterator[str]:
+    """About this share of a document's text, in pieces from all over it."""
+    if share >= 1:
+        yield document.text
+        return
+    for start in range(0, len(document.text), PIECE_CHARACTERS):
+        if _hash_fraction(f"{document.name} {start}") < share:
+            yield document.text[start : start + PIECE_CHARACTERS]
 
 
 def _unique(documents: Callable[[], Iterable[Document]]) -> Iterator[Document]:
@@ -150,19 +162,22 @@ def _content_hash(document: Document) -> bytes:
     return hashlib.sha256(document.text.encode()).digest()
 
 
-def _encoded(documents: Callable[[], Iterable[Document]], tokenizer: Tokenizer, split: str) -> Iterator[list[int]]:
-    """The ids of each document of a split, encoded some megabytes at a time on all cores."""
-    texts: list[str] = []
+def _encoded(documents: Callable[[], Iterable[Document]], tokenizer: Tokenizer) -> Iterator[tuple[str, np.ndarray]]:
+    """(split, ids) of each document, in order, encoded some megabytes at a time on all cores."""
+    batch: list[Document] = []
     characters = 0
+
+    def encode() -> Iterator[tuple[str, np.ndarray]]:
+        ids = tokenizer.encode_batch([document.text for document in batch], threads=os.cpu_count() or 1)
+        yield from zip((document.split for document in batch), ids, strict=True)
+
     for document in _unique(documents):
-        if document.split != split:
-            continue
-        texts.append(document.text)
+        batch.append(document)
         characters += len(document.text)
         if characters >= BATCH_CHARACTERS:
-            yield from tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
-            texts, characters = [], 0
-    yield from tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
+            yield from encode()
+            batch, characters = [], 0
+    yield from encode()
 
 
 def _require_window(split: str, tokens: int, census: Census) -> None:

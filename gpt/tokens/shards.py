@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -59,10 +60,10 @@ class ShardWriter:
         self._pending: list[np.ndarray] = []
         self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: Sequence[int] | np.ndarray) -> None:
         """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
         separator = [] if self.documents == 0 or self.tokenizer.end_of_text is None else [self.tokenizer.end_of_text]
-        document = np.array(separator + ids, dtype=np.int64)
+        document = np.concatenate([np.array(separator, dtype=np.int64), np.asarray(ids, dtype=np.int64)])
         if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
             raise InputError(
                 f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
@@ -219,7 +220,7 @@ class Dataset:
                 )
 
 
-def open_dataset(path: Path) -> Dataset:
+def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
     """Open and check every shard of a dataset directory.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
@@ -234,6 +235,13 @@ def open_dataset(path: Path) -> Dataset:
     has_manifest = (path / "manifest.json").exists()
     manifest = _read_manifest(path) if has_manifest else _foreign_manifest(path)
     has_tokenizer = has_manifest or (path / "tokenizer.json").exists()
+    if not has_tokenizer:
+        if (path / "meta.pkl").exists():
+            raise InputError(
+                f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
+                "prepare the text with a recipe of ours, such as data/textfiles.py --tokenizer char"
+            )
+        say(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
     tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REMEDY}")
@@ -270,7 +278,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
                 f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REMEDY}"
             )
         for info in manifest["shards"]:
-            ShardInfo(**info)
+            if {key: type(value) for key, value in info.items()} != ShardInfo.__annotations__:
+                raise TypeError(f"a shard is described by {info}")
         manifest["tokenizer_fingerprint"]
     except InputError:
         raise

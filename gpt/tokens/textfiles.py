@@ -12,6 +12,7 @@ VALIDATION_SHARE = 0.1
 FEW = 100  # fewer documents than this are each cut in two, since a hash might send none of them to validation
 JSON_LINES = (".jsonl", ".ndjson")
 HIDDEN = "hidden, or a directory of tools"
+OURS = ("manifest.json", "checkpoints")
 TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 
 
@@ -43,12 +44,9 @@ class TextFiles:
     def _texts(self) -> Iterator[tuple[str, str]]:
         """(name, text) of each document; a file is one, and so is a line of JSON Lines."""
         for name, path in self._files():
-            text = self._read(path)
-            if text is None:
-                continue
             if path.suffix.lower() in JSON_LINES:
-                yield from self._json_lines(name, path, text)
-            else:
+                yield from self._json_lines(name, path)
+            elif (text := self._read(path)) is not None:
                 yield name, text
 
     def _files(self) -> Iterator[tuple[str, Path]]:
@@ -60,9 +58,10 @@ class TextFiles:
             outside = top.resolve().parent
             for directory, directories, files in os.walk(top):
                 here = Path(directory)
-                for name in [name for name in sorted(directories) if self._is_tools(here / name)]:
-                    self.skipped[str(here / name)] = HIDDEN
-                    directories.remove(name)
+                for name in sorted(directories):
+                    if reason := self._reason_to_skip(here / name):
+                        self.skipped[str(here / name)] = reason
+                        directories.remove(name)
                 directories.sort()
                 for name in sorted(files):
                     if name.startswith("."):
@@ -70,9 +69,12 @@ class TextFiles:
                     else:
                         yield (here.resolve() / name).relative_to(outside).as_posix(), here / name
 
-    def _is_tools(self, directory: Path) -> bool:
-        hidden = directory.name.startswith(".")
-        return hidden or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists()
+    def _reason_to_skip(self, directory: Path) -> str | None:
+        if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
+            return HIDDEN
+        if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):
+            return "a dataset or a run of this program"
+        return None
 
     def _read(self, path: Path) -> str | None:
         """The text of a file, or None with the reason in `skipped`."""
@@ -94,28 +96,33 @@ class TextFiles:
             self.skipped[str(path)] = str(error)
         return None
 
-    def _json_lines(self, file: str, path: Path, content: str) -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(content.split("\n"), 1):
-            name = f"{file}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                self.skipped[name] = "not JSON"
-                continue
-            if self.field is None:
-                fields = ", ".join(entry) if isinstance(entry, dict) else "none: it is no object"
-                reason = f"name the field that holds the text by --field; its fields are: {fields}"
-                if path in self.inputs:
-                    raise InputError(f"--input {path}: {reason}")
-                self.skipped[str(path)] = f"JSON Lines: {reason}"
-                return
-            text = entry.get(self.field) if isinstance(entry, dict) else None
-            if not isinstance(text, str):
-                self.skipped[name] = f"has no text in the field {self.field!r}"
-            elif not text.strip():
-                self.skipped[name] = "empty"
-            else:
-                # JSON can spell half a surrogate pair, which no UTF-8 can hold.
-                yield name, text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    def _json_lines(self, name: str, path: Path) -> Iterator[tuple[str, str]]:
+        """Read line by line, since such files can be larger than the memory."""
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    entry = json.loads(line) if line.strip() else None
+                except ValueError:
+                    self.skipped[f"{path}, line {number}"] = "not JSON in UTF-8"
+                    continue
+                if entry is None:
+                    continue
+                if self.field is None:
+                    self._field_needed(path, entry)
+                    return
+                text = entry.get(self.field) if isinstance(entry, dict) else None
+                if not isinstance(text, str):
+                    self.skipped[f"{path}, line {number}"] = f"has no text in the field {self.field!r}"
+                elif not text.strip():
+                    self.skipped[f"{path}, line {number}"] = "empty"
+                else:
+                    # JSON can spell half a surrogate pair, which no UTF-8 can hold.
+                    yield f"{name}, line {number}", text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+    def _field_needed(self, path: Path, entry: object) -> None:
+        """Refuse a file that was asked for; skip one that merely lies in a directory."""
+        fields = ", ".join(entry) if isinstance(entry, dict) else "none: its first line is no object"
+        reason = f"name the field that holds the text by --field; its fields are: {fields}"
+        if path in self.inputs:
+            raise InputError(f"--input {path}: {reason}")
+        self.skipped[str(path)] = f"JSON Lines: {reason}"

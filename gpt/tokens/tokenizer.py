@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,12 @@ class Tokenizer:
         self._require_known(text)
         return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
-        """`encode` for many texts, on several threads."""
+    def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
+        """`encode` for many texts, on several threads, into arrays, which take less memory than lists."""
         for text in texts:
             self._require_known(text)
-        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda text: self._encoding.encode_to_numpy(text, disallowed_special=()), texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises InputError for an id out of range."""

@@ -18,12 +18,13 @@ def new_model(config: Config, device: str) -> GPT:
 
 
 def load_initial_weights(model: GPT, config: Config) -> None:
-    """Put the weights of --init into a new model, their context cropped if the model's is smaller."""
+    """Put the weights of --init into a new model, their context and vocabulary cropped to the model's."""
     if config.init == "scratch":
         return
     source = load_run(config.init)
     weights = source.model.state_dict()
     weights["position_embedding.weight"] = weights["position_embedding.weight"][: config.model.context]
+    weights["token_embedding.weight"] = weights["token_embedding.weight"][: config.model.vocab_size]  # no padding
     model.load_state_dict(weights)
     print(f"weights: {source.source}")
 

@@ -40,10 +40,12 @@ def read_metrics(run: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            record["step"], record["train_loss"]
+            records.append(record)
+        except (ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise InputError(f"{run / METRICS}, line {number}: is not JSON; repair or remove the line") from None
+                raise InputError(f"{run / METRICS}, line {number}: is no record; repair or remove the line") from None
     return records
 
 

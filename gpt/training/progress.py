@@ -1,5 +1,7 @@
 """What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +58,10 @@ class ProgressDisplay:
             self._last_line = time.monotonic()
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        try:
+            self.console.print(message, markup=False)
+        except BrokenPipeError:  # whoever read the lines (`| head`) has gone: no reason to stop training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 Say = Callable[[str], None]

@@ -6,21 +6,21 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt.config import SamplingConfig
-from gpt.evaluation.loss import Evaluation
+from gpt.evaluation.loss import Evaluation, evaluation_rows
 from gpt.generation.text import continue_text, opening_ids
 from gpt.run import LoadedRun, load_run
-from gpt.tokens.shards import Dataset
-from gpt.training.metrics import draw_losses, read_metrics
+from gpt.training.metrics import draw_losses
+from gpt.training.trainer import Trainer
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 200, 0.6
 
 
-def report(run: Path, dataset: Dataset, device: str) -> None:
+def report(trainer: Trainer) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint."""
-    picture = draw_losses(run)
-    loaded = load_run(run, device)
-    Console(highlight=False, soft_wrap=True).print(_table(run, picture, loaded))
-    prompt = dataset.recipe.get("sample_prompt", "")
+    picture = draw_losses(trainer.run)
+    loaded = load_run(trainer.run, trainer.device)
+    Console(highlight=False, soft_wrap=True).print(_table(trainer, picture, loaded))
+    prompt = trainer.dataset.recipe.get("sample_prompt", "")
     room = max(1, loaded.config.context - len(opening_ids(loaded.tokenizer, prompt)))  # all of it is in sight
     sampling = SamplingConfig(max_tokens=min(SAMPLE_TOKENS, room), temperature=SAMPLE_TEMPERATURE, seed=1)
     continuing = f", continuing {prompt!r}" if prompt else ""
@@ -30,25 +30,15 @@ def report(run: Path, dataset: Dataset, device: str) -> None:
     print()
 
 
-def _table(run: Path, picture: Path, loaded: LoadedRun) -> Table:
-    last = read_metrics(run)[-1]
+def _table(trainer: Trainer, picture: Path, loaded: LoadedRun) -> Table:
+    tokens = trainer.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("trained", f"{last['step']:,} steps, {last['tokens']:,} tokens, {last['elapsed_s']:.0f} s")
+    table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")
     if loaded.state["evaluation"]:
         for row in evaluation_rows(Evaluation(**loaded.state["evaluation"])):
             table.add_row(*row)
     table.add_row("best checkpoint", f"step {loaded.state['step']:,}")
-    table.add_row("run", str(run))
+    table.add_row("run", str(trainer.run))
     table.add_row("picture", str(picture))
-    table.add_row("sample from it", f"python sample.py --run {run}")
+    table.add_row("sample from it", f"python sample.py --run {trainer.run}")
     return table
-
-
-def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """The figures of an evaluation in words, each with its standard error."""
-    return [
-        ("validation loss", f"{evaluation.loss:.4f} ± {evaluation.loss_se:.4f} nats per token"),
-        ("bits per byte", f"{evaluation.bits_per_byte:.4f} ± {evaluation.bits_per_byte_se:.4f}"),
-        ("perplexity", f"{evaluation.perplexity:.2f} ± {evaluation.perplexity_se:.2f}"),
-        ("evaluated on", f"{evaluation.tokens:,} tokens, {evaluation.text_bytes:,} bytes: the whole validation split"),
-    ]

@@ -11,7 +11,8 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     `step` counts from 0; the first step of warm-up is not zero, and the last step has exactly the final rate.
     """
     peak, floor = config.learning_rate, config.learning_rate * config.final_learning_rate
-    if step < config.warmup_steps:
-        return peak * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps + 1) / max(1, steps - config.warmup_steps)
+    warmup = min(config.warmup_steps, steps // 2)  # a short run must reach its peak and come down again
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup + 1) / (steps - warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -66,7 +66,7 @@ class Trainer:
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
                 if self.step == config.steps or due(self.step, config.evaluation.every):
-                    is_best = self.evaluate(record, stop.is_set)
+                    is_best = self.evaluate(record)
                 if "val_loss" in record or self.step == last or due(self.step, config.log_every):
                     metrics.write(record)
                     wandb.write(record)
@@ -99,9 +99,11 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
         loss, norm = float(total), float(norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
+            saved = checkpoint.list_checkpoints(self.run)
+            kept = f"its newest checkpoint, {saved[-1].name}, is from before that" if saved else "nothing was saved yet"
             raise InputError(
                 f"{self.run}: training diverged at step {self.step + 1} (loss {loss}, gradient norm {norm}); "
-                "the checkpoints from before it are whole: lower --optimizer.learning-rate, "
+                f"{kept}: lower --optimizer.learning-rate, "
                 "or lengthen --optimizer.warmup-steps"
             )
         self.optimizer.step()
@@ -121,13 +123,11 @@ class Trainer:
         with autocast(self.device):
             return next_token_loss(self.model(x), y)
 
-    def evaluate(self, record: Record, interrupted: Callable[[], bool]) -> bool:
+    def evaluate(self, record: Record) -> bool:
         """Evaluate on the complete validation split and add the result to the record; True if it is the best so far."""
         lengths = self.dataset.tokenizer.byte_lengths()
         batch = self.config.micro_batch
-        result = evaluate(self.model, self.dataset.validation, lengths, self.device, batch, interrupted)
-        if result is None:
-            return False
+        result = evaluate(self.model, self.dataset.validation, lengths, self.device, batch)
         self.evaluation, self.last_loss = result, result.loss
         record |= {
             "val_loss": result.loss,

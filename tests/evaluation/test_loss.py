@@ -73,8 +73,3 @@ def test_evaluation_leaves_the_model_as_it_was(model, dataset):
         model.train(training)
         evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu")
         assert model.training is training
-
-
-def test_an_interrupted_evaluation_gives_nothing(model, dataset):
-    lengths = dataset.tokenizer.byte_lengths()
-    assert evaluate(model, dataset.validation, lengths, "cpu", interrupted=lambda: True) is None

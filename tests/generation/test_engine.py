@@ -67,6 +67,13 @@ def test_end_of_text_ends_a_sample_and_is_not_yielded(model):
     assert list(generate(model, PROMPT, max_tokens=40, seed=5, end_of_text=whole[0][0])) == []
 
 
+def test_ids_that_only_pad_the_vocabulary_are_never_drawn(model):
+    drawn = set(generate(model, PROMPT, max_tokens=200, temperature=5.0, top_k=1000, seed=1, notify=lambda _: None))
+    assert max(drawn) >= 200
+    options = {"max_tokens": 200, "temperature": 5.0, "top_k": 1000, "seed": 1, "notify": lambda _: None}
+    assert max(generate(model, PROMPT, vocab_size=200, **options)) < 200
+
+
 def test_a_full_context_drops_the_oldest_half_and_says_so_once(model):
     """Against uncached windows: 48 positions, then the newest 24 and on to 48 again."""
     said = []

@@ -15,7 +15,7 @@ def scripted(monkeypatch):
     """Replaces the engine by fixed samples: lists of ids, ended early where a list is shorter than the longest."""
 
     def script(*samples):
-        def engine(model, ids, count, sampling, end_of_text, notify):
+        def engine(model, ids, count, sampling, end_of_text, vocab_size, notify):
             longest = max(map(len, samples))
             for t in range(longest):
                 yield [ids[t] if t < len(ids) else None for ids in samples]

@@ -2,11 +2,16 @@ import json
 
 import pytest
 import torch
+from helpers import python_text
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
+from gpt.cli import fit_to_dataset, parse_train
 from gpt.interop.huggingface import export, read_config, read_weights
+from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
+from gpt.tokens.prepare import Document, prepare
+from gpt.training.initial import load_initial_weights
 
 SHAPES = [
     {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 100},
@@ -120,6 +125,24 @@ def test_sharded_weights_are_read(tmp_path):
     ids = random_ids(513, 1, 30)
     with torch.inference_mode():
         assert relative(load_run(tmp_path).model(ids), theirs(ids).logits) < 1e-5
+
+
+def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, capsys):
+    """Their weights with rows beyond the tokenizer; data in that tokenizer; --init takes the rows that mean something."""
+    theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
+    theirs.save_pretrained(tmp_path / "padded")
+    bpe.save(tmp_path / "padded" / OUR_TOKENIZER)
+    documents = [Document(s, python_text()[:5000], s) for s in ("train",)] + [
+        Document("v", python_text()[5000:9000], "validation")
+    ]
+    bpe.save(tmp_path / "bpe.json")
+    dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {}, say=lambda _: None)
+    config = parse_train(["--init", str(tmp_path / "padded"), "--data", str(tmp_path / "data")])[0].settings
+    config = fit_to_dataset(config, dataset)
+    assert "vocabulary: 600 ids; those that pad it to 640 are left out" in capsys.readouterr().out
+    model = GPT(config.model)
+    load_initial_weights(model, config)
+    assert torch.equal(model.token_embedding.weight, theirs.transformer.wte.weight[:600])
 
 
 def edit(path, **changes):

@@ -4,6 +4,7 @@ import pytest
 from helpers import python_text
 
 from gpt.errors import InputError
+from gpt.tokens import prepare as prepare_module
 from gpt.tokens.prepare import Document, prepare, split_by_hash
 from gpt.tokens.shards import open_dataset
 
@@ -68,6 +69,18 @@ def test_many_skipped_documents_are_counted_and_listed_in_a_file(tmp_path):
 def test_a_character_vocabulary_of_single_documents_has_no_end_of_text(tmp_path):
     two = [Document("a", "ab" * 100, "train"), Document("b", "abc" * 100, "validation")]
     assert prepare(lambda: two, "char", tmp_path / "d", {}, say=silent).tokenizer.vocab_size == 3
+
+
+def test_a_bpe_learns_from_all_over_a_text_larger_than_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "TRAINER_CHARACTERS", 20_000)
+    monkeypatch.setattr(prepare_module, "PIECE_CHARACTERS", 1000)
+    one = [Document("all", python_text(), "train"), Document("end", python_text()[:500] + "end", "validation")]
+    dataset = prepare(lambda: one, "bpe:400", tmp_path / "d", {}, say=silent)
+    assert dataset.tokenizer.vocab_size == 400
+    share = 20_000 / len(python_text())
+    pieces = list(prepare_module._pieces(one[0], share))
+    assert 10 <= len(pieces) <= 30
+    assert all(piece in python_text() for piece in pieces)
 
 
 def test_the_tokenizer_of_another_dataset_or_run_is_used_as_it_is(tmp_path):

@@ -155,6 +155,24 @@ def test_another_tokenizer_than_the_manifests_is_refused(copy):
         open_dataset(copy)
 
 
+def test_a_manifest_of_other_types_is_refused(copy):
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"documents": 90', '"documents": "90"'))
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read as a manifest"):
+        open_dataset(copy)
+
+
+def test_nanogpts_own_vocabularies_are_refused_and_others_said(gpt2_tokenizer, tmp_path):
+    for name in ("train.bin", "val.bin"):
+        (tmp_path / name).write_bytes(np.arange(100, dtype="<u2").tobytes())
+    said = []
+    open_dataset(tmp_path, said.append)
+    assert said == [f"{tmp_path}: has no tokenizer.json; its ids are taken for GPT-2's"]
+    (tmp_path / "meta.pkl").write_bytes(b"")
+    with pytest.raises(InputError, match="meta.pkl, a vocabulary of its own"):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "shards": [{}]}'])
 def test_a_damaged_manifest_is_refused(copy, content):
     (copy / "manifest.json").write_text(content)

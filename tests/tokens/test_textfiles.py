@@ -48,6 +48,21 @@ def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder
     }
 
 
+def test_datasets_and_runs_of_ours_are_no_text(folder):
+    for name, mark in (("data", "manifest.json"), ("run", "config.json")):
+        (folder / name).mkdir()
+        (folder / name / "tokenizer.json").write_text(TEXT)
+        (folder / name / mark).write_text(TEXT)
+    (folder / "run" / "checkpoints").mkdir()
+    files = TextFiles([folder], None)
+    assert not [name for name in read(files) if name.startswith(("corpus/data", "corpus/run"))]
+    assert (
+        files.skipped[str(folder / "run")]
+        == files.skipped[str(folder / "data")]
+        == "a dataset or a run of this program"
+    )
+
+
 def test_few_documents_are_each_cut_in_two_and_nothing_is_lost(folder):
     files = TextFiles([folder / "a.txt"], None)
     train, validation = files.documents()
@@ -77,7 +92,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
     assert texts == ["one", "half \ufffd\ufffd\ufffd pair"]
     reasons = {name.split(", line ")[1]: reason for name, reason in files.skipped.items()}
     none = "has no text in the field 'text'"
-    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON"}
+    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON in UTF-8"}
 
 
 def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):

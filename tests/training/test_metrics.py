@@ -38,9 +38,11 @@ def test_going_on_removes_later_steps_and_a_torn_line(tmp_path):
 
 
 def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2}\nrubbish\n[]\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
         read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2}\n[]\n')
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1]
 
 
 def test_the_picture_is_a_png(trained_run):

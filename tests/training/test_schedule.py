@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -29,6 +27,7 @@ def test_the_last_step_has_the_final_rate():
     assert learning_rate(0, 1, OptimizerConfig(learning_rate=1.0, warmup_steps=0)) == pytest.approx(0.1)
 
 
-def test_a_run_shorter_than_its_warmup_stays_in_it():
-    assert all(math.isfinite(learning_rate(step, 5, CONFIG)) for step in range(5))
-    assert learning_rate(4, 5, CONFIG) == pytest.approx(5e-4)
+def test_a_short_run_warms_up_over_half_of_its_steps_and_still_comes_down():
+    rates = [learning_rate(step, 6, CONFIG) for step in range(6)]
+    assert max(rates) == rates[2] == pytest.approx(1e-3)
+    assert rates[5] == pytest.approx(1e-4)
