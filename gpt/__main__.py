@@ -3,6 +3,9 @@
 import runpy
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 from gpt import cli
 from gpt.analysis.cost import cost_lines
@@ -69,7 +72,7 @@ def export(to: Path, run: Path | None = None) -> None:
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
 
 
-def cost(preset: cli.Positional[str]) -> None:
+def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
     """Print what a preset costs: parameters, FLOPs, memory, steps and tokens.
 
     Args:

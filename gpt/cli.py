@@ -31,6 +31,9 @@ def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: 
     sys.exit(code)
 
 
+BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
+
+
 class sentences:
     """A context in which bad input and a failing disk end the program with one sentence and exit code 2."""
 
@@ -42,7 +45,7 @@ class sentences:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
-            sys.exit(0)
+            sys.exit(BROKEN_PIPE)
         if isinstance(error, InputError | OSError):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -59,7 +62,7 @@ class TrainCommand:
     """Train a GPT on a dataset. Settings: the preset's, then those of --config, then flags."""
 
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
-    preset: Positional[str] = ""
+    preset: Annotated[str, Positional, arg(metavar="PRESET")] = ""
     """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large, gpt2-xl; by default what fits the device."""
     config: Path | None = None
     """TOML file of settings: steps = 100, and tables such as [model]."""

@@ -134,7 +134,7 @@ class Config:
     """A whole training run."""
 
     preset: str = "custom"
-    """The preset that the settings began with."""
+    """The preset that the settings began with; to choose one, name it first, without a flag."""
     data: Path = Path("data/python")
     """Dataset directory, as the recipes in data/ write it."""
     run: Path | None = None

@@ -19,7 +19,7 @@ import pytest
 
 import sample as sample_script
 from gpt.__main__ import main as gpt_main
-from gpt.checkpoint import list_checkpoints
+from gpt.checkpoint import list_checkpoints, step_of
 from gpt.cli import sentences
 
 ROOT = Path(__file__).parents[1]
@@ -181,13 +181,16 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "30", *TINY]
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "300", *TINY]
+    command += ["--evaluation.every", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.readline()
+    while not process.stdout.readline().startswith("step"):
+        assert process.poll() is None
     process.stdout.close()
     errors = process.stderr.read()
-    assert (process.wait(timeout=120), errors) == (0, "")
-    assert len(list_checkpoints(tmp_path / "runs" / "python-nano")) >= 1
+    process.wait(timeout=120)
+    assert errors == ""
+    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 300
 
 
 @pytest.mark.slow

@@ -28,12 +28,19 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
     )
 
 
+class _Console(Console):
+    """Goes on in silence when whoever read the lines (`| head`) has gone: no reason to stop training."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ProgressDisplay:
     """Use as a context manager; `update` it with every step, `say` what is to remain on the screen."""
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self.steps = steps
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _Console(highlight=False, soft_wrap=True)
         self._last_line = -float("inf")
         self._live = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True
@@ -58,10 +65,7 @@ class ProgressDisplay:
             self._last_line = time.monotonic()
 
     def say(self, message: str) -> None:
-        try:
-            self.console.print(message, markup=False)
-        except BrokenPipeError:  # whoever read the lines (`| head`) has gone: no reason to stop training
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.console.print(message, markup=False)
 
 
 Say = Callable[[str], None]

@@ -128,7 +128,7 @@ def test_sharded_weights_are_read(tmp_path):
 
 
 def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, capsys):
-    """Their weights with rows beyond the tokenizer; data in that tokenizer; --init takes the rows that mean something."""
+    """Their weights have rows beyond their tokenizer; --init takes those that mean something."""
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
     theirs.save_pretrained(tmp_path / "padded")
     bpe.save(tmp_path / "padded" / OUR_TOKENIZER)
