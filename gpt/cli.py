@@ -62,7 +62,7 @@ class TrainCommand:
     """Train a GPT on a dataset. Settings: the preset's, then those of --config, then flags."""
 
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
-    preset: Annotated[str, Positional, arg(metavar="PRESET")] = ""
+    preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
     """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large, gpt2-xl; by default what fits the device."""
     config: Path | None = None
     """TOML file of settings: steps = 100, and tables such as [model]."""
