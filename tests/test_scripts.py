@@ -293,50 +293,72 @@ def test_without_any_run_the_error_says_what_to_do(tmp_path):
     assert "train one first (python train.py)" in sample(tmp_path, "--prompt", "x", code=2)
 
 
-def read_until(terminal, wanted, seconds=60):
-    """What a pseudo-terminal shows until some text appears."""
-    shown = ""
-    deadline = time.monotonic() + seconds
-    while wanted not in shown:
-        assert time.monotonic() < deadline, shown
-        if select.select([terminal], [], [], 0.1)[0]:
-            shown += os.read(terminal, 4096).decode(errors="replace")
-    return shown
+class Terminal:
+    """A program in a pseudo-terminal: type into it, and wait for what it shows."""
+
+    def __init__(self, directory, *command):
+        self.process, self.terminal = pty.fork()
+        if self.process == 0:
+            os.chdir(directory)
+            os.execv(command[0], list(command))
+        self.shown = ""
+        self.deadline = time.monotonic() + 120
+
+    def type(self, text):
+        os.write(self.terminal, text.encode())
+
+    def expect(self, wanted):
+        """Read on until `wanted` was shown after all that was expected before."""
+        while wanted not in self.shown:
+            assert time.monotonic() < self.deadline, f"{wanted!r} never came, but {self.shown!r}"
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                self.shown += os.read(self.terminal, 4096).decode(errors="replace")
+        self.shown = self.shown[self.shown.index(wanted) + len(wanted) :]
+
+    def exit_code(self):
+        while (ended := os.waitpid(self.process, os.WNOHANG))[0] == 0:
+            if time.monotonic() > self.deadline:
+                os.kill(self.process, signal.SIGKILL)
+            time.sleep(0.05)
+        return os.waitstatus_to_exitcode(ended[1])
 
 
 def test_an_interactive_session_in_a_real_terminal(trained):
     home, _ = trained
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(home)
-        arguments = [sys.executable, str(ROOT / "sample.py"), "--device", "cpu", "--max-tokens", "12", "--seed", "1"]
-        os.execv(sys.executable, arguments)
-    read_until(terminal, "> ")
-    os.write(terminal, b"/help\n")
-    assert "/temperature 0.7" in read_until(terminal, "Ctrl-D leaves.\r\n> ")
+    options = ("--device", "cpu", "--max-tokens", "12", "--seed", "1")
+    session = Terminal(home, sys.executable, str(ROOT / "sample.py"), *options)
+    prompt = "\n> "
+    session.expect(prompt)
+    session.type("/help\n")
+    session.expect("/temperature 0.7")
+    session.expect(prompt)
     for command, said in [
-        (b"/temperature 0.7", "temperature is 0.7"),
-        (b"/top-k 5", "top_k is 5"),
-        (b"/seed 3", "seed is 3"),
+        ("/temperature 0.7", "temperature is 0.7"),
+        ("/top-k 5", "top_k is 5"),
+        ("/seed 3", "seed is 3"),
     ]:
-        os.write(terminal, command + b"\n")
-        read_until(terminal, said)
-    os.write(terminal, b"def x\n")
-    read_until(terminal, "\ndef x")
-    os.write(terminal, b"/max-tokens 1000000\n")
-    read_until(terminal, "max_tokens is 1000000")
-    os.write(terminal, b"class y\n")
-    read_until(terminal, "\nclass y")
+        session.type(command + "\n")
+        session.expect(said)
+        session.expect(prompt)
+    session.type("def x\n")
+    session.expect("\ndef x")
+    session.expect(prompt)
+    session.type("/max-tokens 1000000\n")
+    session.expect("max_tokens is 1000000")
+    session.expect(prompt)
+    session.type("class y\n")
+    session.expect("\nclass y")
     time.sleep(0.5)
-    os.write(terminal, b"\x03")  # Ctrl-C, in mid-generation
-    read_until(terminal, "[stopped]")
-    os.write(terminal, b"\x1b[A")  # arrow up: the last line comes back from the history
-    read_until(terminal, "class y")
-    os.write(terminal, b"\x15/reset\n")
-    read_until(terminal, "text forgotten")
-    os.write(terminal, b"\x04")  # Ctrl-D
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    session.type("\x03")  # Ctrl-C, in mid-generation
+    session.expect("[stopped]")
+    session.expect(prompt)
+    session.type("\x1b[A")  # arrow up: the last line comes back from the history
+    session.expect("class y")
+    session.type("\x15/reset\n")
+    session.expect("text forgotten")
+    session.expect(prompt)
+    session.type("\x04")  # Ctrl-D
+    assert session.exit_code() == 0
 
 
 # ---- python -m gpt ----
