@@ -2,9 +2,14 @@
 
 import inspect
 import random
+import subprocess
+import sys
 import typing
 import unicodedata
 from collections import OrderedDict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 def python_text() -> str:
@@ -30,3 +35,12 @@ def random_text(rng: random.Random, length: int) -> str:
 def assigned(text: str) -> str:
     """`text` without characters that Unicode versions disagree on, because they are not assigned yet."""
     return "".join(character for character in text if unicodedata.category(character) != "Cn")
+
+
+def run_script(script, *arguments, cwd, code=0):
+    """What a script of the repository prints as a process of its own, its exit code and lack of a traceback checked."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, input="", capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr

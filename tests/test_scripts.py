@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from helpers import run_script as run
 
 import sample as sample_script
 from gpt.__main__ import main as gpt_main
@@ -26,21 +27,6 @@ ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
 TINY += ("--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
-
-
-def run(script, *arguments, cwd, code=0, stdin=""):
-    """A script's process: its standard output, after its exit code was checked and no traceback seen."""
-    result = subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The recipes in data/, as whole processes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_script
 
 from gpt.tokens.shards import open_dataset
 
@@ -13,17 +12,8 @@ ROOT = Path(__file__).parents[2]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 
-def recipe(name, *arguments, cwd, code=0):
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "data" / f"{name}.py"), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout + result.stderr
+def recipe(name, *arguments, **options):
+    return run_script(f"data/{name}.py", *arguments, **options)
 
 
 def test_the_standard_library_is_the_default_corpus(tmp_path):
