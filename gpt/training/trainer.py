@@ -159,7 +159,7 @@ class Trainer:
     def resume(self) -> bool:
         """Go on from the run's newest whole checkpoint; False where it has none.
 
-        Raises InputError if the data is not what the run was trained on.
+        Raises InputError if the data is not what the run was trained on, or the run is beyond the steps asked for.
         """
         saved = checkpoint.load_newest(self.run, print)
         if saved is not None:
@@ -168,6 +168,11 @@ class Trainer:
                 raise InputError(
                     f"{self.dataset.path}: is not the dataset that {self.run} was trained on, or has changed since; "
                     "restore it, or begin a new run from these weights with --init"
+                )
+            if state["step"] > self.config.steps:
+                raise InputError(
+                    f"--steps {self.config.steps}: {self.run} has done {state['step']} steps already; "
+                    "give a larger number to train on, or leave --steps out"
                 )
             self.model.load_state_dict(saved.model)
             load_optimizer_state(self.model, self.optimizer, saved.optimizer)

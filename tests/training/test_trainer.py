@@ -197,6 +197,13 @@ def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
         make_trainer(tiny_config, resume=True)
 
 
+def test_fewer_steps_than_were_done_are_refused_and_change_nothing(make_trainer, tiny_config, trained_run):
+    before = (trained_run / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"--steps 20: .* has done 30 steps already"):
+        make_trainer(replace(tiny_config, steps=20), resume=True)
+    assert (trained_run / "config.json").read_bytes() == before
+
+
 def test_a_run_without_a_checkpoint_yet_begins_again(make_trainer, tiny_config, quiet):
     make_trainer(tiny_config)
     again = make_trainer(tiny_config, resume=True)
