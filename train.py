@@ -1,17 +1,20 @@
 """Train a GPT: `python train.py [PRESET] [options]`; without arguments, a small one on Python's standard library."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from gpt.cli import dry_run_text, fit_to_dataset, parse_train, run_recipe, sentences
+from gpt.cli import TrainCommand, dry_run_text, fit_to_dataset, parse_train, run_recipe, sentences
 from gpt.device import choose_device
-from gpt.run import open_run, require_unused
+from gpt.run import is_run, open_run, require_unused
 from gpt.tokens.shards import open_dataset
-from gpt.training.initial import load_initial_weights, new_model, require_tokenizer
+from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import report
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED
+from gpt.training.state import load_weights, resume
 from gpt.training.trainer import Trainer
+from gpt.training.world import World, join_world
 
 DEFAULT_DATA = Path("data/python")
 DEFAULT_RECIPE = Path(__file__).parent / "data" / "python.py"
@@ -19,35 +22,46 @@ DEFAULT_RECIPE = Path(__file__).parent / "data" / "python.py"
 
 def main(arguments: list[str]) -> int:
     command, reason = parse_train(arguments)
-    config = command.settings
-    device = choose_device(config.device)
-    print(f"{reason}; device: {device}")
-    if config.run and not command.resume:
-        require_unused(config.run)
+    with join_world(choose_device(command.settings.device), command.settings.timeout) as world:
+        processes = f", {world.size} processes" if world.size > 1 else ""
+        world.say(f"{reason}; device: {world.device}{processes}")
+        return train(world.broadcast(command), world)
 
-    if config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
+
+def train(command: TrainCommand, world: World) -> int:
+    """What every process does; `world` knows which of them speaks and writes for all."""
+    config, dataset = command.settings, None
+    resumes = world.broadcast(command.resume and is_run(config.run))
+    if world.is_main and config.run and not command.resume:
+        require_unused(config.run)
+    if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
         run_recipe(DEFAULT_RECIPE, DEFAULT_DATA)
+    world.wait()
     if config.data.exists() or not command.dry_run:
-        dataset = open_dataset(config.data)
-        config = fit_to_dataset(config, dataset)
-    if command.dry_run:
-        print(dry_run_text(config))
+        dataset = open_dataset(config.data, world.say)
+        world.require_same("--data", dataset.fingerprint)
+        config = fit_to_dataset(config, dataset, world.say, resumes)
+    if dataset is None or command.dry_run:
+        world.say(dry_run_text(config, dataset, world))
         return 0
 
-    require_tokenizer(config, dataset, command.resume)
-    run = open_run(config, dataset.tokenizer, command.resume)
-    model = new_model(config, device)
-    trainer = Trainer(config, model, dataset, run, device)
-    if not (command.resume and trainer.resume()):
-        load_initial_weights(model, config)
-    print(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
+    if world.is_main:
+        require_tokenizer(config, dataset, resumes, command.allow_other_data)
+    with open_run(config, dataset.tokenizer, resumes) if world.is_main else nullcontext() as opened:
+        run = world.broadcast(opened)
+        model = new_model(config, world.device)
+        trainer = Trainer(config, model, dataset, run, world)
+        if not (resumes and resume(trainer, command.allow_other_data)) and config.init != "scratch":
+            load_weights(trainer, initial_weights(config) if world.is_main else {})
+        world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
-    finished = trainer.fit(ProgressDisplay(config.steps))
-    if not finished:
-        print(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
-        return SAVED_BUT_NOT_FINISHED
-    report(trainer)
-    return 0
+        finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main))
+        if not finished:
+            world.say(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
+            return SAVED_BUT_NOT_FINISHED
+        if world.is_main:
+            report(trainer)
+        return 0
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from gpt import cli
-from gpt.analysis.cost import cost_lines
+from gpt.analysis.cost import cost_lines, memory_lines, training_memory
 from gpt.config import Device
-from gpt.device import choose_device
+from gpt.device import choose_device, choose_dtype
 from gpt.errors import InputError, did_you_mean
 from gpt.evaluation.loss import evaluate as evaluate_split
 from gpt.evaluation.loss import evaluation_rows
@@ -54,7 +54,9 @@ def evaluate(run: Path | None = None, data: Path | None = None, device: Device =
             f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"
         )
     dataset.require_window(loaded.config.context)
-    result = evaluate_split(loaded.model, dataset.validation, dataset.tokenizer.byte_lengths(), choose_device(device))
+    where = choose_device(device)
+    precision = choose_dtype("auto", where)
+    result = evaluate_split(loaded.model, dataset.validation, dataset.tokenizer.byte_lengths(), where, precision)
     print(f"{loaded.source}, on {dataset.path}")
     for name, figure in evaluation_rows(result):
         print(f"{name:16} {figure}")
@@ -73,12 +75,13 @@ def export(to: Path, run: Path | None = None) -> None:
 
 
 def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
-    """Print what a preset costs: parameters, FLOPs, memory, steps and tokens.
+    """Print what a preset costs: parameters, FLOPs, steps, tokens, and memory for one sequence at a time.
 
     Args:
         preset: nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large or gpt2-xl.
     """
-    print("\n".join(cost_lines(find_preset(preset))))
+    config = find_preset(preset)
+    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch=1))))
 
 
 COMMANDS = {"eval": evaluate, "export": export, "cost": cost}

@@ -11,6 +11,7 @@ It is written under another name, synced to disk with the manifest last, and ren
 is whole or damaged later, never half-written. Nothing pickled is read or written.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ from gpt.errors import InputError
 FORMAT_VERSION = 1
 NAME = re.compile(r"step-(\d{8,})")
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
+SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 Tensors = dict[str, Tensor]
 
 
@@ -48,15 +51,15 @@ class Checkpoint:
 
 
 def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -> Path:
-    """Write the checkpoint of `state["step"]`, of which there must be none yet, and return its path.
+    """Write the checkpoint of `state["step"]`, in place of one that is there already, and return its path.
 
-    Raises OSError if the disk fails; then no checkpoint is changed.
+    Raises OSError if the disk fails, or has too little space, which is seen beforehand; then no checkpoint is changed.
     """
     final = run / "checkpoints" / f"step-{state['step']:08d}"
-    assert not final.exists(), final
-    partial = final.with_name(f".{final.name}.partial")
+    partial = final.with_name(f".{final.name}{PARTIAL}")
     final.parent.mkdir(exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
+    _require_space(final.parent, model, optimizer)
     partial.mkdir()
     try:
         _save_tensors(model, partial / MODEL)
@@ -74,10 +77,12 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(partial / MANIFEST)
         _sync(partial)
+        if final.exists():
+            final.rename(final.with_name(f".{final.name}{REPLACED}"))
         partial.rename(final)
         _sync(final.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _clean(final.parent)
     return final
 
 
@@ -131,8 +136,7 @@ def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
     Raises InputError if there were some and none is whole: to begin again would hide that they are lost.
     """
-    for leftover in (run / "checkpoints").glob(".step-*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _clean(run / "checkpoints")
     for path in reversed(list_checkpoints(run)):
         try:
             return load(path, optimizer=True)
@@ -168,7 +172,8 @@ def prune(run: Path, keep: int) -> None:
     kept = list_checkpoints(run)[-keep:] + _best_first(run, lambda error: None)[:1]
     for path in list_checkpoints(run):
         if path not in kept:
-            shutil.rmtree(path)
+            path.rename(path.with_name(f".{path.name}{REMOVED}"))  # at once: half a checkpoint must not look like one
+    _clean(run / "checkpoints")
 
 
 def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
@@ -182,6 +187,23 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
         except Damaged as error:
             on_damaged(error)
     return sorted(ranks, key=ranks.__getitem__)
+
+
+def _clean(directory: Path) -> None:
+    """Remove what a crash has left over; but a checkpoint whose replacement never came gets its name back."""
+    for leftover in directory.glob(".step-*"):
+        name = leftover.stem.removeprefix(".")
+        if leftover.suffix == REPLACED and not (directory / name).exists():
+            leftover.rename(directory / name)
+        elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _require_space(directory: Path, *tensors: Tensors) -> None:
+    needed = sum(tensor.nbytes for group in tensors for tensor in group.values()) + SPARE_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{directory}: a checkpoint needs {needed:,} bytes, and {free:,} are free")
 
 
 def _save_tensors(tensors: Tensors, path: Path) -> None:

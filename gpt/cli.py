@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,13 +16,14 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from gpt.analysis.cost import cost_lines
 from gpt.config import Config, Device, SamplingConfig, nearest_multiple, overlay, to_dict
 from gpt.device import choose_device
-from gpt.errors import InputError
+from gpt.errors import InputError, ProcessLost
 from gpt.presets import PRESETS, preset, preset_for
-from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config
+from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
 from gpt.tokens.shards import Dataset
+from gpt.training.forecast import forecast_lines
+from gpt.training.world import World
 
 
 def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -31,6 +33,7 @@ def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: 
     sys.exit(code)
 
 
+LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
@@ -46,8 +49,10 @@ class sentences:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
             sys.exit(BROKEN_PIPE)
-        if isinstance(error, InputError | OSError):
-            print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, InputError | OSError | ProcessLost):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, ProcessLost):
+                os._exit(LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
@@ -67,9 +72,11 @@ class TrainCommand:
     config: Path | None = None
     """TOML file of settings: steps = 100, and tables such as [model]."""
     resume: FlagCreatePairsOff[bool] = False
-    """Go on with the run that --run names, or with the newest."""
+    """Go on with the run that --run names, beginning it if it is not there yet, or with the newest."""
     dry_run: FlagCreatePairsOff[bool] = False
-    """Print the resolved settings and what they cost, and stop."""
+    """Print the resolved settings, a forecast of memory and time, and stop."""
+    allow_other_data: FlagCreatePairsOff[bool] = False
+    """With --resume: go on although the data, or its tokenizer, is not what the run was trained on so far."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     Precedence: preset (or the resumed run's config, or the architecture of --init) < --config file < flags.
     Raises InputError; exits with a message where a flag itself is wrong.
     """
+    arguments = [re.sub("^--run-dir(?=$|=)", "--run", argument) for argument in arguments]
     named = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     visible = [argument for argument in arguments if argument not in ("-h", "--help")]
     first, _ = tyro.cli(_FirstLook, args=visible, return_unknown_args=True, add_help=False)
@@ -97,8 +105,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
         Config(), {key: file[key] for key in ("preset", "run", "init", "device") if key in file}, str(first.config)
     )
     name = named or file.get("preset", "")
-    if first.resume:
-        base, reason = _resumed(first.run or chosen.run, name)
+    run = first.run or chosen.run
+    resumes = first.resume and not _is_to_begin(run)
+    if resumes:
+        base, reason = _resumed(run, name)
     else:
         base, reason = _begun(name, first.init or chosen.init, first.device or chosen.device)
     given = overlay(base, file | {"preset": base.preset}, str(first.config))
@@ -106,7 +116,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     if command.preset != named or command.settings.preset != base.preset:
         wrong = command.preset if command.preset != named else command.settings.preset
         raise InputError(f"the preset comes first, and without a flag: train.py {wrong} …")
-    if first.resume:
+    if command.allow_other_data and not command.resume:
+        raise InputError("--allow-other-data: has a meaning with --resume only")
+    if resumes:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
@@ -130,10 +142,21 @@ def _begun(named: str, init: str, device: Device) -> tuple[Config, str]:
     return base, reason
 
 
+def _is_to_begin(run: Path | None) -> bool:
+    """Whether --resume names a run that is not there yet: what starts it again and again may start it like this."""
+    if run is None or is_run(run):
+        return False
+    try:
+        require_unused(run)
+    except InputError:
+        return False
+    return True
+
+
 def _resumed(run: Path | None, named: str) -> tuple[Config, str]:
     path = run or newest_run()
     if not is_run(path):
-        raise InputError(f"--resume: {path} holds no run; leave --resume out to begin one")
+        raise InputError(f"--resume: {path} holds no run, but something else; name another directory")
     base = dataclasses.replace(read_config(path), run=path, stop_at=None)
     if named and named != base.preset:
         raise InputError(f"--resume: {path} began with the preset {base.preset}, not {named}")
@@ -168,17 +191,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: is not TOML ({error})") from None
 
 
-def fit_to_dataset(config: Config, dataset: Dataset, say: Callable[[str], None] = print) -> Config:
-    """The config with the vocabulary of the dataset. Raises InputError if the two cannot go together."""
+def fit_to_dataset(
+    config: Config, dataset: Dataset, say: Callable[[str], None] = print, resumes: bool = False
+) -> Config:
+    """The config with the vocabulary of the dataset, unless a run is resumed, which has one.
+
+    Raises InputError if the two cannot go together.
+    """
     dataset.require_window(config.model.context)
     vocab_size = dataset.tokenizer.vocab_size
     if config.model.vocab_size == vocab_size:
         return config
-    if config.init != "scratch" and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
+    fixed = resumes or config.init != "scratch"
+    if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
         say(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
         return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
-    if config.init != "scratch" or not unset:
+    if fixed or not unset:
         raise InputError(
             f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
             "prepare the data with the model's tokenizer (--tokenizer gpt2, or --tokenizer RUN for a run of yours), "
@@ -196,8 +225,8 @@ def _is_padded(config: Config, dataset: Dataset) -> bool:
         return False
 
 
-def dry_run_text(config: Config) -> str:
-    return json.dumps(to_dict(config), indent=2) + "\n\n" + "\n".join(cost_lines(config))
+def dry_run_text(config: Config, dataset: Dataset | None, world: World) -> str:
+    return json.dumps(to_dict(config), indent=2) + "\n\n" + "\n".join(forecast_lines(config, dataset, world))
 
 
 def run_recipe(recipe: Path, out: Path) -> None:

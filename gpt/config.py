@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 from gpt.errors import InputError, did_you_mean
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Parallel = Literal["ddp", "fsdp", "hsdp"]
 T = TypeVar("T")
 
 
@@ -69,6 +71,8 @@ class OptimizerConfig:
     """Decay of AdamW's second moment, per step; 0 to below 1."""
     gradient_clip: float = 1.0
     """Largest global norm of the gradient; 0 leaves it as it is."""
+    skip_spikes: bool = False
+    """Skip a batch whose gradient norm is over 6 standard deviations above the mean of the last 128 accepted ones."""
 
     def __post_init__(self) -> None:
         _require(0 < self.learning_rate < math.inf, "optimizer.learning_rate", self.learning_rate, "above 0")
@@ -138,7 +142,7 @@ class Config:
     data: Path = Path("data/python")
     """Dataset directory, as the recipes in data/ write it."""
     run: Path | None = None
-    """Run directory; by default a new one, runs/DATA-PRESET."""
+    """Run directory; by default a new one, runs/DATA-PRESET. Also --run-dir, as torchrun takes --run for its own."""
     init: str = "scratch"
     """Where the weights begin: 'scratch', a run directory, or a Hugging Face GPT-2 (directory or hub id)."""
     steps: int = 1000
@@ -147,12 +151,21 @@ class Config:
     """Stop after this step, saved; --resume then goes on with the same schedule."""
     batch_tokens: int = 8192
     """Tokens that one step learns from; a multiple of model.context."""
-    micro_batch: int = 8
-    """Sequences in one forward and backward pass; gradients accumulate until batch_tokens are read."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Sequences in one forward and backward pass of a process; gradients accumulate until batch_tokens are read.
+    auto takes what fits into memory. Where memory runs out all the same, it is halved, and the step done again."""
     seed: int = 1337
     """Seed of initialisation, data order and dropout."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA, else MPS, else the CPU."""
+    dtype: Precision = "auto"
+    """Arithmetic of the forward and backward passes; weights are float32. auto: bfloat16 on CUDA devices that have
+    it, float16 with loss scaling on others, float32 elsewhere."""
+    parallel: Parallel = "ddp"
+    """How several processes (torchrun) share the model: each has all of it (ddp), a part (fsdp), or the processes of
+    a node have it together (hsdp)."""
+    timeout: int = 300
+    """Seconds that processes wait for each other within a step before they give up."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles on CUDA only."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
@@ -165,8 +178,10 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "micro_batch", "log_every"):
+        for name in ("steps", "batch_tokens", "log_every", "timeout"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        automatic = self.micro_batch == "auto"
+        _require(automatic or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or auto")
         _require(self.stop_at is None or self.stop_at >= 1, "stop_at", self.stop_at, "at least 1")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         if self.batch_tokens % self.model.context:
@@ -233,7 +248,8 @@ def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> 
 
 def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
     """`value` if it has the annotated type; an integer passes for a float and a string for a path."""
-    options = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
+    union = typing.get_origin(expected) in (typing.Union, types.UnionType)
+    options = typing.get_args(expected) if union else (expected,)
     for option in options:
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value

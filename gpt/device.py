@@ -1,10 +1,15 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, in which precision, compiled or not, and how much memory there is."""
 
 import contextlib
+import sys
+from collections.abc import Callable
+from typing import Literal
 
+import psutil
 import torch
+from torch import Tensor
 
-from gpt.config import Device
+from gpt.config import Device, Precision
 from gpt.errors import InputError
 
 
@@ -21,8 +26,75 @@ def choose_device(wanted: Device) -> str:
     return wanted
 
 
-def autocast(device: str) -> contextlib.AbstractContextManager:
-    """bfloat16 arithmetic on CUDA devices that have it; float32 everywhere else."""
-    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
+def choose_dtype(wanted: Precision, device: str) -> torch.dtype:
+    """What forward and backward passes compute in."""
+    if wanted == "auto":
+        if device != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+
+
+def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Matrix products in `dtype`, sums and norms in float32."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
+
+
+Function = Callable[..., Tensor]
+
+
+def compiled(function: Function, wanted: Literal["auto", "on", "off"], device: str) -> Function:
+    """`function` through torch.compile where that is wanted; where it does not work, as it is, with one warning."""
+    if wanted == "off" or (wanted == "auto" and device != "cuda"):
+        return function
+    fast = torch.compile(function)
+    state = {"works": None}
+
+    def call(*arguments: Tensor) -> Tensor:
+        if state["works"] is False:
+            return function(*arguments)
+        try:
+            result = fast(*arguments)
+        except Exception as error:  # the compiler's many ways to fail: no C++ compiler, no Triton, an old GPU
+            if state["works"] or is_out_of_memory(error):
+                raise
+            state["works"] = False
+            print(f"torch.compile does not work here ({type(error).__name__}); training goes on without it, slower")
+            return function(*arguments)
+        state["works"] = True
+        return result
+
+    return call
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: CUDA and MPS have an exception for it, the CPU's allocator a text."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be allocated on a device now."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available
+
+
+def used_memory() -> int:
+    """Bytes of main memory that this process holds now."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that this process has held: on a CUDA device, or of main memory elsewhere."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""The one exception for what a user gave us: shown as a sentence, never as a traceback."""
+"""What ends a program with a sentence and without a traceback: bad input, and a lost process."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Bad input. The message names the file or option, what is wrong with it and what to do."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the same training died or hangs; this one cannot go on alone."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

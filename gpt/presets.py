@@ -17,7 +17,6 @@ def nano() -> Config:
         preset="nano",
         steps=1350,
         batch_tokens=1024,
-        micro_batch=8,
         model=ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=4096),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, beta2=0.98),
         evaluation=EvaluationConfig(every=450),
@@ -31,7 +30,6 @@ def shakespeare_char_cpu() -> Config:
         preset="shakespeare-char-cpu",
         steps=1950,
         batch_tokens=768,
-        micro_batch=12,
         model=ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=65),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),
         evaluation=EvaluationConfig(every=650),
@@ -45,7 +43,6 @@ def finetune() -> Config:
         preset="finetune",
         steps=200,
         batch_tokens=8192,
-        micro_batch=2,
         model=ModelConfig(dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=20, weight_decay=0.01, beta2=0.99),
         evaluation=EvaluationConfig(every=25),
@@ -55,34 +52,29 @@ def finetune() -> Config:
 
 def gpt2() -> Config:
     """GPT-2 small, 124M parameters, on a corpus of billions of tokens."""
-    return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, width=768), learning_rate=6e-4, micro_batch=16)
+    return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, width=768), learning_rate=6e-4)
 
 
 def gpt2_medium() -> Config:
     """GPT-2 medium, 355M parameters."""
-    return _pretraining(
-        "gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4, micro_batch=8
-    )
+    return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4)
 
 
 def gpt2_large() -> Config:
     """GPT-2 large, 774M parameters."""
-    return _pretraining(
-        "gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4, micro_batch=4
-    )
+    return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4)
 
 
 def gpt2_xl() -> Config:
     """GPT-2 XL, 1,558M parameters."""
-    return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, width=1600), learning_rate=2e-4, micro_batch=2)
+    return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, width=1600), learning_rate=2e-4)
 
 
-def _pretraining(name: str, model: ModelConfig, learning_rate: float, micro_batch: int) -> Config:
+def _pretraining(name: str, model: ModelConfig, learning_rate: float) -> Config:
     return Config(
         preset=name,
         steps=20_000,
         batch_tokens=512 * 1024,
-        micro_batch=micro_batch,
         model=model,
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=700),
         evaluation=EvaluationConfig(every=250),

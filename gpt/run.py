@@ -3,15 +3,17 @@
 runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step-…/
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from gpt import checkpoint
 from gpt.config import Config, ModelConfig, overlay, to_dict
@@ -21,6 +23,8 @@ from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS, PICTURE = "config.json", "tokenizer.json", "metrics.jsonl", "loss.png"
+LOCK, WANDB_ID = ".lock", "wandb-id.txt"
+BEFORE_CONFIG = {LOCK, TOKENIZER, f".{CONFIG}.partial"}  # what a start that was killed at once may have left
 FORMAT = "gpt-run"
 VERSION = 1
 
@@ -87,8 +91,10 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return huggingface_tokenizer.read_tokenizer(path, huggingface.read_config(path).vocab_size)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a directory holds a run, finished or not."""
+def is_run(path: Path | None) -> bool:
+    """Whether a directory holds a run, finished or not; no directory holds none."""
+    if path is None:
+        return False
     try:
         return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
@@ -118,30 +124,40 @@ def write_config(path: Path, config: Config) -> None:
     partial.replace(path / CONFIG)
 
 
-def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Path:
+@contextlib.contextmanager
+def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Path]:
     """The run directory to resume, or a new one: as the config names it, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
-    Raises InputError if the directory named for a new run is not empty.
+    It is this process's alone within the context: a lock that the system takes back when a process dies says so.
+    Raises InputError if another process trains in it, or if the directory named for a new run is not empty.
     """
-    if resume:
-        assert config.run is not None
-        return config.run
     if config.run is None:
         path = _unused_name(Path("runs"), f"{config.data.resolve().name}-{config.preset}")
     else:
         path = config.run
-        require_unused(path)
         path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path / TOKENIZER)
-    write_config(path, dataclasses.replace(config, run=path))
-    return path
+    lock = FileLock(path / LOCK)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"--run {path}: another process is training in it; wait until it ends, or name another directory"
+        ) from None
+    with held:
+        if not resume:
+            require_unused(path)
+            tokenizer.save(path / TOKENIZER)
+            write_config(path, dataclasses.replace(config, run=path))
+        elif Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
+            tokenizer.save(path / TOKENIZER)  # the caller was told that another one is meant
+        yield path
 
 
 def require_unused(path: Path) -> None:
     """Raises InputError if a new run cannot be written to `path`."""
     if is_run(path):
         raise InputError(f"--run {path}: already holds a run; go on with it by --resume, or choose another directory")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= BEFORE_CONFIG):
         raise InputError(f"--run {path}: exists and is not empty; choose another directory")
 
 

@@ -14,14 +14,15 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import python_text
-from rich.console import Console
 
 from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.run import open_run
 from gpt.tokens.prepare import Document, prepare
 from gpt.training.progress import ProgressDisplay
+from gpt.training.state import resume as resume_training
 from gpt.training.trainer import Trainer
+from gpt.training.world import World
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +70,11 @@ def make_trainer(dataset, tmp_path):
     def make(config, name="run", resume=False):
         config = replace(config, run=tmp_path / name)
         torch.manual_seed(config.seed)
-        run = open_run(config, dataset.tokenizer, resume)
-        trainer = Trainer(config, GPT(config.model), dataset, run, "cpu")
+        with open_run(config, dataset.tokenizer, resume) as run:
+            pass  # the lock is train.py's business
+        trainer = Trainer(config, GPT(config.model), dataset, run, World("cpu"))
         if resume:
-            trainer.resume()
+            resume_training(trainer)
         return trainer
 
     return make
@@ -81,7 +83,7 @@ def make_trainer(dataset, tmp_path):
 @pytest.fixture
 def quiet():
     """A progress display that shows nothing."""
-    return ProgressDisplay(30, Console(quiet=True))
+    return ProgressDisplay(30, quiet=True)
 
 
 @pytest.fixture

@@ -155,12 +155,35 @@ def test_resume_refuses_to_change_what_the_past_was_made_with(trained_run, flag)
 
 def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "..")
-    with pytest.raises(InputError, match="holds no run"):
-        settings("--resume", "--run", str(tmp_path / "none"))
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds no run, but something else"):
+        settings("--resume", "--run", str(tmp_path))
     with pytest.raises(InputError, match="there is no run under runs"):
         settings("--resume")
     with pytest.raises(InputError, match="began with the preset custom, not nano"):
         settings("nano", "--resume", "--run", str(trained_run))
+
+
+def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_and_again(tmp_path):
+    command, reason = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
+    assert command.resume
+    assert command.settings == dataclasses.replace(preset("nano"), run=tmp_path / "new", device="cpu")
+    assert reason == "preset nano: asked for"
+    (tmp_path / "new").mkdir()
+    for leftover in (".lock", "tokenizer.json"):  # of a start that was killed at once
+        (tmp_path / "new" / leftover).touch()
+    assert parse_train(["nano", "--resume", f"--run={tmp_path / 'new'}"])[0].settings.preset == "nano"
+
+
+def test_a_run_that_is_resumed_keeps_its_vocabulary(trained_run, bpe, dataset):
+    config = dataclasses.replace(preset("nano"), run=trained_run)
+    with pytest.raises(InputError, match="model.vocab_size is 4,096; the tokenizer of .* has 257 ids"):
+        fit_to_dataset(config, dataset, resumes=True)
+
+
+def test_other_data_can_be_allowed_for_a_resumed_run_only():
+    with pytest.raises(InputError, match="--allow-other-data: has a meaning with --resume only"):
+        parse_train(["nano", "--allow-other-data"])
 
 
 def test_the_vocabulary_is_the_datasets_and_said(dataset):

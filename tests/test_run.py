@@ -28,7 +28,13 @@ def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, 
 
 def test_files_of_a_run(trained_run):
     names = {path.name for path in trained_run.iterdir()}
-    assert names == {"config.json", "tokenizer.json", "metrics.jsonl", "checkpoints"}  # loss.png is the report's
+    assert names == {
+        ".lock",
+        "config.json",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }  # loss.png is the report's
     assert json.loads((trained_run / "config.json").read_text())["version"] == 1
 
 
@@ -53,7 +59,10 @@ def test_a_hugging_face_directory_is_loaded_too(trained_run, tmp_path):
 
 def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dataset):
     monkeypatch.chdir(tmp_path)
-    names = [open_run(tiny_config, dataset.tokenizer, resume=False).as_posix() for _ in range(3)]
+    names = []
+    for _ in range(3):
+        with open_run(tiny_config, dataset.tokenizer, resume=False) as run:
+            names.append(run.as_posix())
     assert names == ["runs/python-custom", "runs/python-custom-2", "runs/python-custom-3"]
     assert read_config(tmp_path / names[1]).run.as_posix() == names[1]
 
@@ -62,11 +71,11 @@ def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, datas
     from dataclasses import replace
 
     with pytest.raises(InputError, match="already holds a run; go on with it by --resume"):
-        open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=False)
+        open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=False).__enter__()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="exists and is not empty"):
-        open_run(replace(tiny_config, run=tmp_path / "mine"), dataset.tokenizer, resume=False)
+        open_run(replace(tiny_config, run=tmp_path / "mine"), dataset.tokenizer, resume=False).__enter__()
 
 
 def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):

@@ -41,6 +41,7 @@ def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
     home, output = trained
     path = home / "runs" / "python-nano"
     assert {file.name for file in path.iterdir()} == {
+        ".lock",
         "config.json",
         "tokenizer.json",
         "metrics.jsonl",
@@ -71,11 +72,15 @@ def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, data
 
 
 def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
-    output = run("train.py", "gpt2", "--dry-run", "--data", dataset.path, cwd=tmp_path)
-    assert '"learning_rate": 0.0006' in output
-    assert re.search(r"position embedding +786,432\n", output)
+    output = run("train.py", "nano", "--dry-run", "--data", dataset.path, cwd=tmp_path)
+    assert '"learning_rate": 0.004' in output
+    assert re.search(r"position embedding +16,384\n", output)
     assert "training FLOPs per token" in output
-    assert re.search(r"memory, total +[\d,]+ MB", output)
+    assert re.search(r"memory, peak +[\d,]+ MB", output)
+    assert re.search(r"batch +8 sequences of 128 tokens, 8 at a time", output)
+    assert re.search(r"training tokens +1,382,400\n", output)
+    assert re.search(r"tokens per second +[\d,]+\n", output)
+    assert re.search(r"time +\d+:\d\d of which \d:\d\d evaluation", output)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """How well a model predicts text: loss, bits per byte and perplexity over a complete split, with standard errors."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from gpt.device import autocast
 from gpt.model.transformer import GPT
-from gpt.tokens.loader import IGNORED, sequential_windows
+from gpt.tokens.loader import IGNORED, consecutive_windows, read_windows
 from gpt.tokens.shards import Split
 
 
@@ -38,12 +39,12 @@ class Evaluation:
     text_bytes: int
 
 
-@torch.inference_mode()
 def evaluate(
     model: GPT,
     split: Split,
     byte_lengths: np.ndarray,
     device: str,
+    dtype: torch.dtype = torch.float32,
     batch: int = 8,
 ) -> Evaluation:
     """Predict every token of a split but the first, in consecutive windows of the model's context.
@@ -51,31 +52,60 @@ def evaluate(
     `byte_lengths` is (V,), from `Tokenizer.byte_lengths`.
     The model is left in the mode (training or evaluation) it was in.
     """
+    sums = window_sums(model, split, byte_lengths, device, dtype, batch)
+    assert sums is not None
+    return summarize(sums)
+
+
+@torch.no_grad()  # not inference_mode: the weights that fully_shard gathers in it could not be trained on afterwards
+def window_sums(
+    model: GPT,
+    split: Split,
+    byte_lengths: np.ndarray,
+    device: str,
+    dtype: torch.dtype,
+    batch: int,
+    part: tuple[int, int] = (0, 1),
+    stop: Callable[[], bool] = lambda: False,
+) -> Tensor | None:
+    """Nats, targets and bytes of text of each of the W consecutive windows: (W, 3) float64, for `summarize`.
+
+    Of several processes, each asks for its `part` (number, of how many); the windows of the others are zeros, so that
+    the results are to be added. All make the same number of forward passes. None if `stop()`, asked between them.
+    """
     lengths = torch.from_numpy(byte_lengths)
-    nats, tokens, text_bytes = [], [], []  # one number per window
+    number, parts = part
+    windows = consecutive_windows(split, model.config.context)
+    sums = torch.zeros(windows, 3, dtype=torch.float64)
     was_training = model.training
     model.eval()
-    for inputs, targets in sequential_windows(split, model.config.context, batch):
-        with autocast(device):
+    stopped = False
+    for first in range(0, windows, batch * parts):
+        if stopped := stop():
+            break
+        own = range(windows)[first + number * batch :][:batch]
+        inputs, targets = read_windows(split, model.config.context, own or range(1))
+        with autocast(device, dtype):
             logits = model(inputs.to(device))
         flat = F.cross_entropy(
             logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
         )
-        losses = flat.view_as(targets)  # (B, T), zero where ignored
+        losses = flat.view_as(targets).cpu().double()  # (B, T), zero where ignored
         counted = targets != IGNORED
-        nats.append(losses.cpu().double().sum(dim=1))
-        tokens.append(counted.sum(dim=1))
-        text_bytes.append(lengths[targets.clamp(min=0)].mul(counted).sum(dim=1))
+        text_bytes = lengths[targets.clamp(min=0)] * counted
+        if own:
+            sums[own.start : own.stop] = torch.stack([losses.sum(1), counted.sum(1), text_bytes.sum(1)], dim=1)
     model.train(was_training)
-    return summarize(*(torch.cat(sums).double().numpy() for sums in (nats, tokens, text_bytes)))
+    return None if stopped else sums
 
 
-def summarize(nats: np.ndarray, tokens: np.ndarray, text_bytes: np.ndarray) -> Evaluation:
-    """The figures from sums per window, (W,) float64 each.
+def summarize(sums: Tensor) -> Evaluation:
+    """The figures from the sums of each window, (W, 3) float64 as `window_sums` gives them.
 
     Tokens of one window are not independent, so the window is the unit of the standard error: that of a ratio
     of sums, √(Σ(nᵢ − r·mᵢ)² · W/(W − 1)) / Σm (Cochran 1977, Sampling Techniques, equation 2.39).
     """
+    nats, tokens, text_bytes = sums.numpy().T
     loss, loss_se = _ratio(nats, tokens)
     bits, bits_se = _ratio(nats / math.log(2), text_bytes)
     perplexity = math.exp(loss) if loss < 700 else math.inf

@@ -8,7 +8,7 @@
    samples i·B … (i + 1)·B − 1.
 """
 
-from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -28,9 +28,16 @@ class Loader:
         self.targets = split.tokens - 1
         self.windows = -(-self.targets // context)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step, counted from 0: (B, T) int64 each; targets that do not count are IGNORED."""
-        samples = range(step * self.batch_size, (step + 1) * self.batch_size)
+    def samples(self, step: int) -> range:
+        """The numbers of the samples that a step reads, steps and samples counted from 0."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def batch(self, step: int, first: int = 0, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step: (B, T) int64 each; targets that do not count are IGNORED.
+
+        Of the B rows, `first` and `count` choose those that one of several processes is to read.
+        """
+        samples = self.samples(step)[first:][:count]
         pairs = [self.window(sample) for sample in samples]
         inputs, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
         return inputs, targets
@@ -47,15 +54,31 @@ class Loader:
         return _padded([self.split.read(first, length + 1) for first, length in pieces if length], self.context)
 
 
-def sequential_windows(split: Split, context: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every target of a split exactly once, in order: inputs and targets, at most (batch, T) int64 each."""
-    starts = range(0, split.tokens - 1, context)
-    for first in range(0, len(starts), batch):
-        pairs = []
-        for start in starts[first : first + batch]:
-            pairs.append(_padded([split.read(start, min(context, split.tokens - 1 - start) + 1)], context))
-        inputs, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
-        yield inputs, targets
+def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
+    """A 63-bit hash of each row and its sample number, (B,) int64.
+
+    Their sum names the batch, however its rows are divided between processes.
+    """
+    rows = zip(samples, inputs.numpy(), targets.numpy(), strict=True)
+    digests = [
+        blake2b(x.tobytes() + y.tobytes(), digest_size=8, key=sample.to_bytes(8, "little")).digest()
+        for sample, x, y in rows
+    ]
+    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
+
+
+def consecutive_windows(split: Split, context: int) -> int:
+    """How many windows of T targets, one after the other, hold every target of a split once."""
+    return -(-(split.tokens - 1) // context)
+
+
+def read_windows(split: Split, context: int, windows: range) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of some of the consecutive windows: (B, T) int64 each, the last one filled with IGNORED."""
+    pairs = []
+    for start in (window * context for window in windows):
+        pairs.append(_padded([split.read(start, min(context, split.tokens - 1 - start) + 1)], context))
+    inputs, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+    return inputs, targets
 
 
 def _padded(pieces: list[np.ndarray], context: int) -> tuple[np.ndarray, np.ndarray]:

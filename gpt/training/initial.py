@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from gpt.config import Config
 from gpt.errors import InputError
@@ -17,34 +18,35 @@ def new_model(config: Config, device: str) -> GPT:
     return GPT(config.model).to(device)
 
 
-def load_initial_weights(model: GPT, config: Config) -> None:
-    """Put the weights of --init into a new model, their context and vocabulary cropped to the model's."""
-    if config.init == "scratch":
-        return
+def initial_weights(config: Config) -> dict[str, Tensor]:
+    """The weights of --init, their context and vocabulary cropped to the model's."""
     source = load_run(config.init)
     weights = source.model.state_dict()
     weights["position_embedding.weight"] = weights["position_embedding.weight"][: config.model.context]
     weights["token_embedding.weight"] = weights["token_embedding.weight"][: config.model.vocab_size]  # no padding
-    model.load_state_dict(weights)
     print(f"weights: {source.source}")
+    return weights
 
 
-def require_tokenizer(config: Config, dataset: Dataset, resume: bool, say: Callable[[str], None] = print) -> None:
+def require_tokenizer(
+    config: Config, dataset: Dataset, resumes: bool, allow_other: bool = False, say: Callable[[str], None] = print
+) -> None:
     """Raises InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
-    source = config.run if resume else config.init
+    source = config.run if resumes else config.init
     if source == "scratch":
         return
     assert source is not None
     try:
         wanted = load_tokenizer(source)
     except InputError as error:
-        if resume:
+        if resumes:
             raise
         say(f"the tokenizer of --init cannot be compared with that of {dataset.path}, only its size ({error})")
         return
     have = dataset.tokenizer
-    if wanted.fingerprint != have.fingerprint:
+    if wanted.fingerprint != have.fingerprint and not allow_other:
+        told = ", or go on with --allow-other-data" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
-            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (--tokenizer)"
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (--tokenizer){told}"
         )

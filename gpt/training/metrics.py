@@ -1,34 +1,65 @@
 """What a run reports: metrics.jsonl, Weights & Biases, and the picture of its losses."""
 
 import json
+import math
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psutil
 
 from gpt.config import Config, to_dict
 from gpt.errors import InputError
-from gpt.run import METRICS, PICTURE
+from gpt.run import METRICS, PICTURE, WANDB_ID
 
 Record = dict[str, Any]
+Say = Callable[[str], None]
+WANDB_PATIENCE = 30  # seconds that it is given to begin and to end
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object per line, their steps increasing."""
+    """metrics.jsonl: one JSON object per line, their steps increasing.
 
-    def __init__(self, run: Path, after_step: int) -> None:
+    A full disk does not stop it: what cannot be written now is written with a later record.
+    """
+
+    def __init__(self, run: Path, after_step: int, say: Say = print) -> None:
         """Open it to go on after a step: later lines, and one torn by a crash, are removed."""
-        self.path = run / METRICS
+        self.path, self.say = run / METRICS, say
         kept = [record for record in read_metrics(run) if record["step"] <= after_step]
         partial = run / f".{METRICS}.partial"
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
         partial.replace(self.path)
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file = open(self.path, "ab", buffering=0)
+        self._whole_bytes = self._file.seek(0, os.SEEK_END)
+        self._waiting = b""
+        self._failed = False
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._waiting += _line(record).encode()
+        try:
+            self._file.truncate(self._whole_bytes)  # of a line that did not fit, its beginning may be there
+            rest = self._waiting
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            if not self._failed:
+                self.say(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can be")
+            self._failed = True
+        else:
+            self._whole_bytes += len(self._waiting)
+            self._waiting, self._failed = b"", False
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def read_metrics(run: Path) -> list[Record]:
@@ -50,39 +81,82 @@ def read_metrics(run: Path) -> list[Record]:
 
 
 class WandbLog:
-    """Weights & Biases, imported only when it is wanted, and never left to ask for a login."""
+    """Weights & Biases, in a thread of its own: whatever becomes of it or of the network, training does not wait.
 
-    def __init__(self, config: Config, run: Path, run_id: str | None) -> None:
-        """`run_id` goes on with an earlier run; else a new one begins, whose id is then `self.run_id`."""
-        self.run_id = run_id
-        self._run = None
+    Imported only when it is wanted, and never left to ask for a login.
+    """
+
+    def __init__(self, config: Config, run: Path, say: Say = print) -> None:
+        """Begin the run there, or go on with the one that was begun for `run` before."""
+        self.config, self.run, self.say = config, run, say
+        self._thread = None
         if config.wandb == "disabled":
             return
+        self.run_id = self._kept_id()
+        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def write(self, record: Record) -> None:
+        if self._thread is not None:
+            self._records.put(record)
+
+    def close(self) -> None:
+        if self._thread is None:
+            return
+        self._records.put(None)
+        self._thread.join(WANDB_PATIENCE)
+        if self._thread.is_alive():
+            for child in psutil.Process().children(recursive=True):
+                if child.name().startswith("wandb"):  # its process would keep ours from ending
+                    child.kill()
+            self.say(f"wandb: did not finish in {WANDB_PATIENCE} s; upload with: {self._sync_command}")
+
+    @property
+    def _sync_command(self) -> str:
+        return f"wandb sync {self.run / 'wandb'}/*run-*"
+
+    def _kept_id(self) -> str:
+        """The id that the first start of the run drew; kept in a file, as that start may not live to a checkpoint."""
+        file = self.run / WANDB_ID
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+        return file.read_text(encoding="utf-8")
+
+    def _work(self) -> None:
+        try:
+            wandb_run = self._start(self.config.wandb)
+            while (record := self._records.get()) is not None:
+                wandb_run.log({key: value for key, value in record.items() if key != "step"}, step=record["step"])
+            wandb_run.finish()
+        except Exception as error:  # none that it has may end a training
+            self.say(f"wandb: {_first_line(error)}; training goes on without it")
+
+    def _start(self, mode: Literal["offline", "online", "disabled"]) -> Any:
         import wandb
 
         try:
-            self._run = wandb.init(
+            if mode == "online" and not wandb.login(prompt=False, verify=False):
+                raise wandb.errors.UsageError("nobody is logged in (`wandb login` does that)")
+            return wandb.init(
                 project="gpt",
-                name=run.name,
-                dir=run,
-                mode=config.wandb,
-                config=to_dict(config),
-                id=run_id,
+                name=self.run.name,
+                dir=self.run,
+                mode=mode,
+                config=to_dict(self.config),
+                id=self.run_id,
                 resume="allow",
+                settings=wandb.Settings(init_timeout=WANDB_PATIENCE, console="off"),
             )
         except wandb.Error as error:
-            raise InputError(
-                f"--wandb {config.wandb}: {error} (log in with `wandb login`, or use --wandb offline)"
-            ) from None
-        self.run_id = self._run.id
+            if mode == "offline":
+                raise
+            self.say(f"wandb: {_first_line(error)}; recorded offline instead, upload with: {self._sync_command}")
+            return self._start("offline")
 
-    def write(self, record: Record) -> None:
-        if self._run is not None:
-            self._run.log({key: value for key, value in record.items() if key != "step"}, step=record["step"])
 
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def draw_losses(run: Path) -> Path:
@@ -97,7 +171,7 @@ def draw_losses(run: Path) -> Path:
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
     axes.plot(
         [r["step"] for r in records],
-        [r["train_loss"] for r in records],
+        [math.nan if r["train_loss"] is None else r["train_loss"] for r in records],  # a gap where a batch was skipped
         color="#9db7d5",
         linewidth=1,
         label="training batch",

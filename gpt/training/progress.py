@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -21,8 +20,9 @@ def duration(seconds: float) -> str:
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
     validation = "" if validation_loss is None else f"validation {validation_loss:.4f}  "
+    loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     return (
-        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {record['train_loss']:.4f}  {validation}"
+        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}  {validation}"
         f"{record['tokens_per_s']:,.0f} tokens/s  "
         f"elapsed {duration(record['elapsed_s'])}  left {duration(seconds_left)}"
     )
@@ -38,9 +38,9 @@ class _Console(Console):
 class ProgressDisplay:
     """Use as a context manager; `update` it with every step, `say` what is to remain on the screen."""
 
-    def __init__(self, steps: int, console: Console | None = None) -> None:
+    def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
         self.steps = steps
-        self.console = console or _Console(highlight=False, soft_wrap=True)
+        self.console = console or _Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line = -float("inf")
         self._live = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True
@@ -68,4 +68,14 @@ class ProgressDisplay:
         self.console.print(message, markup=False)
 
 
-Say = Callable[[str], None]
+class Clock:
+    """The time that training took, that of earlier processes included, and what is left by this process's own pace."""
+
+    def __init__(self, step: int, elapsed: float) -> None:
+        self.first_step, self.before, self.start = step, elapsed, time.perf_counter()
+
+    def elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def seconds_left(self, step: int, last: int) -> float:
+        return (time.perf_counter() - self.start) / max(1, step - self.first_step) * (last - step)

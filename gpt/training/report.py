@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt.config import SamplingConfig
+from gpt.device import peak_memory
 from gpt.evaluation.loss import Evaluation, evaluation_rows
 from gpt.generation.text import continue_text, opening_ids
 from gpt.run import LoadedRun, load_run
@@ -17,9 +18,10 @@ SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 200, 0.6
 
 def report(trainer: Trainer) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint."""
+    peak = peak_memory(trainer.device)  # before more is loaded for the picture
     picture = draw_losses(trainer.run)
     loaded = load_run(trainer.run, trainer.device)
-    Console(highlight=False, soft_wrap=True).print(_table(trainer, picture, loaded))
+    Console(highlight=False, soft_wrap=True).print(_table(trainer, peak, picture, loaded))
     prompt = trainer.dataset.recipe.get("sample_prompt", "")
     room = max(1, loaded.config.context - len(opening_ids(loaded.tokenizer, prompt)))  # all of it is in sight
     sampling = SamplingConfig(max_tokens=min(SAMPLE_TOKENS, room), temperature=SAMPLE_TEMPERATURE, seed=1)
@@ -30,13 +32,14 @@ def report(trainer: Trainer) -> None:
     print()
 
 
-def _table(trainer: Trainer, picture: Path, loaded: LoadedRun) -> Table:
+def _table(trainer: Trainer, peak: int, picture: Path, loaded: LoadedRun) -> Table:
     tokens = trainer.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")
     if loaded.state["evaluation"]:
         for row in evaluation_rows(Evaluation(**loaded.state["evaluation"])):
             table.add_row(*row)
+    table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     table.add_row("best checkpoint", f"step {loaded.state['step']:,}")
     table.add_row("run", str(trainer.run))
     table.add_row("picture", str(picture))

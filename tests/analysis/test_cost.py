@@ -1,10 +1,24 @@
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
+from helpers import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt import GPT, Config, ModelConfig
-from gpt.analysis.cost import cost_lines, flops_per_token, parameter_count, parameters, training_memory
+from gpt.analysis.cost import (
+    cost_lines,
+    fitting_micro_batch,
+    flops_per_token,
+    memory_lines,
+    parameter_count,
+    parameters,
+    training_memory,
+)
+from gpt.device import autocast
 from gpt.presets import PRESETS, preset
 
 
@@ -34,14 +48,95 @@ def test_flops_agree_with_torchs_counter():
 
 
 def test_memory_has_four_times_the_weights_and_grows_with_the_micro_batch():
-    small, large = (Config(micro_batch=m, batch_tokens=8 * 1024) for m in (1, 8))
-    memory = training_memory(small)
+    config = Config(batch_tokens=8 * 1024)
+    memory, larger = (training_memory(config, micro_batch) for micro_batch in (1, 8))
     assert memory.weights + memory.gradients + memory.optimizer == 4 * 4 * 124_439_808
-    assert training_memory(large).activations == 8 * memory.activations
-    assert training_memory(large).total > memory.total
+    assert larger.activations == 8 * memory.activations
+    assert larger.peak > memory.peak
+    assert training_memory(config, 1, program=100).peak == memory.peak + 100
+
+
+def test_several_processes_share_what_they_shard():
+    config = Config(batch_tokens=8 * 1024)
+    one, ddp = training_memory(config, 2), training_memory(config, 2, processes=4)
+    fsdp = training_memory(replace(config, parallel="fsdp"), 2, processes=4)
+    assert ddp.weights == one.weights
+    assert fsdp.optimizer == one.optimizer // 4
+    assert fsdp.peak < ddp.peak
+    assert ddp.keeps_gradients  # its buckets
+
+
+def kept_for_backward(config, sequences, dtype):
+    """Bytes of all tensors that torch keeps between the passes, weights left out, counted as it keeps them."""
+    model = GPT(config)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast("cpu", dtype):
+        model.hidden(torch.randint(config.vocab_size, (sequences, config.context)))
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 0), (torch.bfloat16, 2)])
+def test_activations_are_those_that_torch_keeps(dropout, dtype, copies):
+    """Below float32 torch also keeps copies of the blocks' matrices, which are counted as weights."""
+    shape = ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=300, dropout=dropout)
+    config = Config(model=shape, batch_tokens=8 * 128)
+    forecast = training_memory(config, 8, value_bytes=dtype.itemsize)
+    expected = forecast.activations + copies * 3 * 12 * 128**2
+    assert kept_for_backward(shape, 8, dtype) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_micro_batch_is_the_largest_that_fits():
+    config = Config(batch_tokens=64 * 1024)
+    for budget in (int(4e9), int(8e9), int(20e9)):
+        size = fitting_micro_batch(config, budget)
+        assert training_memory(config, size).peak <= budget < training_memory(config, 2 * size).peak
+    assert fitting_micro_batch(config, int(1e15)) == 64
+    assert fitting_micro_batch(config, int(1e15), processes=4) == 16
+    assert fitting_micro_batch(config, 1) == 1  # where nothing fits, the least there is
+
+
+@pytest.mark.parametrize("sequences", [4, 16])
+def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, sequences):
+    """A process of its own, as the peak of this one is that of all tests."""
+    code = """
+import sys
+from pathlib import Path
+from gpt import GPT, Config, ModelConfig
+from gpt.analysis.cost import training_memory
+from gpt.device import peak_memory, used_memory
+from gpt.tokens.shards import open_dataset
+from gpt.training.forecast import LIBRARIES
+from gpt.training.trainer import Trainer
+from gpt.training.world import World
+
+model = ModelConfig(n_layer=6, n_head=6, width=384, context=256, vocab_size=4096)
+config = Config(model=model, batch_tokens=16 * 256, micro_batch=int(sys.argv[2]), steps=100)
+dataset = open_dataset(Path(sys.argv[1]))
+forecast = training_memory(config, config.micro_batch, program=int(used_memory() + LIBRARIES)).peak
+trainer = Trainer(config, GPT(model), dataset, Path("unused"), World("cpu"))
+for _ in range(3):
+    trainer.train_step()
+print(forecast / peak_memory("cpu"))
+"""
+    command = [sys.executable, "-c", code, str(dataset.path), str(sequences)]
+    ratio = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    assert ratio == pytest.approx(1, abs=0.15)
 
 
 def test_the_words_name_the_figures():
     text = "\n".join(cost_lines(preset("gpt2")))
     assert "124,439,808" in text
     assert "training FLOPs per token" in text
+    lines = memory_lines(training_memory(preset("nano"), 8))
+    assert [line.split("  ")[0] for line in lines] == [
+        f"memory, {part}" for part in ("program", "weights", "gradients", "optimizer", "activations", "logits", "peak")
+    ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt.evaluation.loss import evaluate, next_token_loss, summarize
+from gpt.evaluation.loss import evaluate, next_token_loss, summarize, window_sums
 from gpt.tokens.loader import IGNORED
 
 
@@ -41,13 +41,41 @@ def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, ba
         nats += F.cross_entropy(double(window[None, :-1])[0], window[1:], reduction="sum").item()
         count += len(window) - 1
     assert count == len(stream) - 1
-    result = evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", batch)
+    result = evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", batch=batch)
     text = dataset.tokenizer.decode(stream[1:].tolist()).replace("<|endoftext|>", "")
     assert result.tokens == count
     assert result.text_bytes == len(text.encode())
     assert result.loss == pytest.approx(nats / count, rel=1e-5)
     assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.text_bytes, rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(nats / count), rel=1e-3)
+
+
+def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, dataset):
+    """As three processes would do it: one more than the windows divide into, so that some have nothing left to do."""
+    arguments = (model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
+    whole = window_sums(*arguments)
+    passes, parts = [], []
+    for number in range(3):
+        calls = []
+        handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        parts.append(window_sums(*arguments, part=(number, 3)))
+        handle.remove()
+        passes.append(len(calls))
+    assert len(set(passes)) == 1
+    assert torch.allclose(sum(parts), whole, rtol=1e-6)
+    assert torch.equal((parts[0] != 0).sum(0) + (parts[1] != 0).sum(0) + (parts[2] != 0).sum(0), (whole != 0).sum(0))
+
+
+def test_evaluation_ends_when_asked_between_batches(model, dataset):
+    asked = iter([False, False, True])
+    arguments = (model.train(), dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
+    assert window_sums(*arguments, stop=lambda: next(asked)) is None
+    assert model.training
+    assert next(asked, "used up") == "used up"
+
+
+def sums(nats, tokens, text_bytes):
+    return torch.tensor(np.array([nats, tokens, text_bytes]).T)
 
 
 def test_standard_errors_are_those_of_repeated_draws():
@@ -57,15 +85,15 @@ def test_standard_errors_are_those_of_repeated_draws():
     for _ in range(2000):
         tokens = generator.integers(20, 60, size=80).astype(float)
         nats = tokens * (2 + generator.normal(size=80) * 0.4)
-        result = summarize(nats, tokens, tokens * 3)
+        result = summarize(sums(nats, tokens, tokens * 3))
         ratios.append((result.loss, result.bits_per_byte, result.perplexity))
         stated.append((result.loss_se, result.bits_per_byte_se, result.perplexity_se))
     assert np.mean(stated, axis=0) == pytest.approx(np.std(ratios, axis=0), rel=0.08)
 
 
 def test_equal_windows_have_no_error_and_one_window_has_none_to_state():
-    assert summarize(np.full(5, 8.0), np.full(5, 4.0), np.full(5, 12.0)).loss_se == 0
-    assert math.isnan(summarize(np.array([8.0]), np.array([4.0]), np.array([12.0])).loss_se)
+    assert summarize(sums(np.full(5, 8.0), np.full(5, 4.0), np.full(5, 12.0))).loss_se == 0
+    assert math.isnan(summarize(sums([8.0], [4.0], [12.0])).loss_se)
 
 
 def test_evaluation_leaves_the_model_as_it_was(model, dataset):

@@ -11,7 +11,7 @@ from gpt.cli import fit_to_dataset, parse_train
 from gpt.interop.huggingface import export, read_config, read_weights
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
 from gpt.tokens.prepare import Document, prepare
-from gpt.training.initial import load_initial_weights
+from gpt.training.initial import initial_weights
 
 SHAPES = [
     {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 100},
@@ -141,7 +141,7 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, cap
     config = fit_to_dataset(config, dataset)
     assert "vocabulary: 600 ids; those that pad it to 640 are left out" in capsys.readouterr().out
     model = GPT(config.model)
-    load_initial_weights(model, config)
+    model.load_state_dict(initial_weights(config))
     assert torch.equal(model.token_embedding.weight, theirs.transformer.wte.weight[:600])
 
 

@@ -3,8 +3,9 @@ from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
-from gpt.tokens.loader import IGNORED, Loader, mix, permuted, sequential_windows
+from gpt.tokens.loader import IGNORED, Loader, consecutive_windows, mix, permuted, read_windows, row_hashes
 from gpt.tokens.shards import Split
 
 
@@ -88,10 +89,36 @@ def test_mix_depends_on_every_number_and_their_order():
 
 
 @pytest.mark.parametrize("tokens", [2, 65, 66, 129, 1000])
-def test_sequential_windows_read_everything_once_in_order(tokens):
+def test_consecutive_windows_hold_everything_once_in_order(tokens):
     read = []
-    for inputs, targets in sequential_windows(split(tokens), context=64, batch=3):
-        assert inputs.shape == targets.shape
-        assert inputs.shape[0] <= 3
+    windows = range(consecutive_windows(split(tokens), context=64))
+    for first in range(0, len(windows), 3):
+        inputs, targets = read_windows(split(tokens), 64, windows[first:][:3])
+        assert inputs.shape == targets.shape == (min(3, len(windows) - first), 64)
         read += targets[targets != IGNORED].tolist()
     assert read == list(range(1, tokens))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_processes_read_the_rows_of_the_same_batch(ranks):
+    """Three epochs and more: the rows of all ranks, one after the other, and the sum of their hashes."""
+    loader = Loader(split(1000), batch=8, context=16, seed=3)
+    for step in range(30):
+        whole = loader.batch(step)
+        share = 8 // ranks
+        parts = [loader.batch(step, rank * share, share) for rank in range(ranks)]
+        for one, others in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(others))
+        samples = loader.samples(step)
+        hashes = [row_hashes(samples[r * share :][:share], *part).sum() for r, part in enumerate(parts)]
+        assert sum(hashes) == row_hashes(samples, *whole).sum()
+
+
+def test_a_hash_names_the_rows_their_order_and_their_place():
+    loader = Loader(split(1000), batch=4, context=16, seed=3)
+    inputs, targets = loader.batch(0)
+    seen = {int(row_hashes(range(4), inputs, targets).sum())}
+    seen.add(int(row_hashes(range(1, 5), inputs, targets).sum()))
+    for x, y in ((inputs.flip(0), targets.flip(0)), (inputs + 1, targets), (inputs, targets + 1)):
+        seen.add(int(row_hashes(range(4), x, y).sum()))
+    assert len(seen) == 5

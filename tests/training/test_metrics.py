@@ -1,12 +1,17 @@
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gpt import InputError
+from gpt.training import metrics
 from gpt.training.metrics import MetricsFile, WandbLog, draw_losses, read_metrics
 
 
@@ -15,17 +20,17 @@ def record(step):
 
 
 def write(run, steps, after=0):
-    metrics = MetricsFile(run, after)
+    file = MetricsFile(run, after)
     for step in steps:
-        metrics.write(record(step))
-    metrics.close()
+        file.write(record(step))
+    file.close()
 
 
 def test_each_record_is_a_line_of_json_at_once(tmp_path):
-    metrics = MetricsFile(tmp_path, 0)
-    metrics.write(record(1))
+    file = MetricsFile(tmp_path, 0)
+    file.write(record(1))
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train_loss": 1.0}\n'
-    metrics.close()
+    file.close()
 
 
 def test_going_on_removes_later_steps_and_a_torn_line(tmp_path):
@@ -55,54 +60,146 @@ def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path)
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
-    log = WandbLog(tiny_config, tmp_path, "kept")
+    log = WandbLog(tiny_config, tmp_path)
     log.write(record(1))
     log.close()
-    assert log.run_id == "kept"
+    assert list(tmp_path.iterdir()) == []
 
 
 class FakeRun:
-    id = "abc"
-
-    def __init__(self):
-        self.logged = []
+    def __init__(self, fails_at=None):
+        self.logged, self.fails_at = [], fails_at
 
     def log(self, values, step):
+        if step == self.fails_at:
+            raise ConnectionResetError("its process has gone\nand more of it")
         self.logged.append((step, values))
 
     def finish(self):
         self.logged.append("finished")
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
-def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_path, monkeypatch, mode):
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    """Takes the place of wandb.init: what it was given, and the run that it gives; what was said, too."""
     import wandb
 
-    fake, arguments = FakeRun(), {}
-    monkeypatch.setattr(wandb, "init", lambda **given: arguments.update(given) or fake)
-    log = WandbLog(replace(tiny_config, wandb=mode), tmp_path, "before")
-    log.write(record(1))
+    fake = SimpleNamespace(run=FakeRun(), given=[], said=[], errors=[])
+
+    def init(**given):
+        fake.given.append(given)
+        if fake.errors:
+            raise fake.errors.pop()
+        return fake.run
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "login", lambda **_: "WANDB_API_KEY" in os.environ)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    return fake
+
+
+def log_three(config, run, say=print):
+    log = WandbLog(config, run, say)
+    for step in (1, 2, 3):
+        log.write(record(step))
     log.close()
-    assert (arguments["mode"], arguments["id"], log.run_id) == (mode, "before", "abc")
-    json.dumps(arguments["config"])
-    assert fake.logged == [(1, {"train_loss": 1.0}), "finished"]
 
 
-def test_without_a_login_wandb_is_an_error_and_no_question(tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_path, fake_wandb, mode):
+    log_three(replace(tiny_config, wandb=mode), tmp_path)
+    (given,) = fake_wandb.given
+    assert given["mode"] == mode
+    json.dumps(given["config"])
+    assert fake_wandb.run.logged == [*((s, {"train_loss": 1.0 / s}) for s in (1, 2, 3)), "finished"]
+
+
+def test_a_resumed_run_goes_on_with_the_same_wandb_run(tiny_config, tmp_path, fake_wandb):
+    for _ in range(2):
+        log_three(replace(tiny_config, wandb="offline"), tmp_path)
+    (tmp_path / "other").mkdir()
+    log_three(replace(tiny_config, wandb="offline"), tmp_path / "other")
+    first, second, other = (given["id"] for given in fake_wandb.given)
+    assert first == second != other
+
+
+def test_wandb_that_fails_midway_is_said_once_and_harms_nothing(tiny_config, tmp_path, fake_wandb):
+    fake_wandb.run.fails_at = 2
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    assert fake_wandb.run.logged == [(1, {"train_loss": 1.0})]
+    assert fake_wandb.said == ["wandb: its process has gone; training goes on without it"]
+
+
+def test_a_network_that_is_gone_at_the_start_means_recording_offline(tiny_config, tmp_path, fake_wandb):
     import wandb
 
-    def refuse(**_):
-        raise wandb.errors.UsageError("api_key not configured")
+    fake_wandb.errors = [wandb.errors.CommError("cannot connect")]
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    assert [given["mode"] for given in fake_wandb.given] == ["online", "offline"]
+    assert fake_wandb.run.logged[-1] == "finished"
+    (said,) = fake_wandb.said
+    assert said.startswith("wandb: cannot connect; recorded offline instead, upload with: wandb sync")
 
-    monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(InputError, match="--wandb online: api_key not configured .*offline"):
-        WandbLog(replace(tiny_config, wandb="online"), tmp_path, None)
+
+def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb, monkeypatch):
+    monkeypatch.setattr(metrics, "WANDB_PATIENCE", 1)
+    released = threading.Event()
+    fake_wandb.run.finish = released.wait
+    start = time.monotonic()
+    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    log.write(record(1))
+    assert time.monotonic() - start < 5  # importing it, and no more
+    log.close()
+    released.set()
+    assert "did not finish in 1 s; upload with: wandb sync" in fake_wandb.said[0]
+
+
+def test_without_a_login_wandb_records_offline_and_asks_nothing(tiny_config, tmp_path, fake_wandb, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    (said,) = fake_wandb.said
+    assert said.startswith("wandb: nobody is logged in (`wandb login` does that); recorded offline instead")
+    assert [given["mode"] for given in fake_wandb.given] == ["offline"]
 
 
 def test_wandb_offline_writes_a_run(tiny_config, tmp_path):
     """The real library, without a network."""
-    log = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, None)
-    log.write(record(1))
-    log.close()
-    assert log.run_id
+    said = []
+    log_three(replace(tiny_config, wandb="offline"), tmp_path, said.append)
+    assert said == []
     assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+class FullDisk:
+    """A file that takes a few bytes of each write and fails at some of them, as a full disk does."""
+
+    def __init__(self, file):
+        self.file, self.full = file, False
+
+    def write(self, data):
+        if self.full:
+            self.file.write(data[:5])
+            raise OSError(28, "No space left on device")
+        return self.file.write(data[:7])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_delays_lines_but_loses_and_tears_none(tmp_path):
+    said = []
+    metrics_file = MetricsFile(tmp_path, 0, said.append)
+    metrics_file._file = disk = FullDisk(metrics_file._file)
+    for step in range(1, 8):
+        disk.full = step in (3, 4, 6)
+        metrics_file.write(record(step))
+        if not disk.full:
+            assert [r["step"] for r in read_metrics(tmp_path)] == list(range(1, step + 1))
+    assert len(said) == 2
+    assert "metrics.jsonl: cannot be written (No space left on device); its lines are kept" in said[0]
+
+
+def test_what_is_no_number_is_never_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        MetricsFile(tmp_path, 0).write({"step": 1, "train_loss": float("nan")})

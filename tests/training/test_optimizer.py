@@ -1,9 +1,18 @@
+import math
+
 import pytest
 import torch
 
 from gpt import InputError
 from gpt.config import OptimizerConfig
-from gpt.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from gpt.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    load_optimizer_state,
+    optimizer_state,
+    state_like,
+)
 
 CONFIG = OptimizerConfig(learning_rate=0.01, weight_decay=0.3, beta1=0.8, beta2=0.9)
 
@@ -52,7 +61,8 @@ def test_its_state_survives_and_training_goes_on_alike(model):
     step(model, optimizer, 3)
     twin.load_state_dict(model.state_dict())
     twin_optimizer = build_optimizer(twin, CONFIG)
-    load_optimizer_state(twin, twin_optimizer, optimizer_state(model, optimizer))
+    state = {name: tensor.clone() for name, tensor in optimizer_state(model, optimizer).items()}
+    load_optimizer_state(twin, twin_optimizer, state)
     step(model, optimizer, 2)
     step(twin, twin_optimizer, 2)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
@@ -68,4 +78,23 @@ def test_the_state_is_named_by_parameter(model):
 
 def test_the_state_of_another_model_is_refused(model):
     with pytest.raises(InputError, match="another model"):
-        load_optimizer_state(model, build_optimizer(model, CONFIG), {"other.weight/step": torch.zeros(())})
+        state_like(model, {"other.weight/step": ([], torch.float32)})
+
+
+def test_places_for_the_state_are_like_the_parameters(model):
+    optimizer = build_optimizer(model, CONFIG)
+    step(model, optimizer)
+    state = optimizer_state(model, optimizer)
+    places = state_like(model, {name: (list(tensor.shape), tensor.dtype) for name, tensor in state.items()})
+    assert {name: (p.shape, p.dtype) for name, p in places.items()} == {n: (t.shape, t.dtype) for n, t in state.items()}
+
+
+def test_the_norm_is_over_all_gradients_and_undoes_the_scale(model):
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * 8
+    expected = math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in model.parameters())) / 8
+    assert gradient_norm(model, scale=8.0) == pytest.approx(expected, rel=1e-5)
+    clip_gradients(model, 0.0, expected)
+    assert gradient_norm(model, scale=1.0) == pytest.approx(expected, rel=1e-5)
+    clip_gradients(model, 0.5, expected)
+    assert gradient_norm(model, scale=1.0) == pytest.approx(0.5, rel=1e-4)

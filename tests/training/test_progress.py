@@ -21,7 +21,7 @@ def test_the_line_says_what_one_wants_to_know():
 
 def show(terminal):
     output = io.StringIO()
-    with ProgressDisplay(100, Console(file=output, force_terminal=terminal, width=200)) as display:
+    with ProgressDisplay(100, console=Console(file=output, force_terminal=terminal, width=200)) as display:
         for step in range(1, 11):
             display.update(RECORD | {"step": step}, None, 10)
         display.update(RECORD | {"step": 11, "val_loss": 3.0}, 3.0, 10)

@@ -8,11 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
-from gpt.checkpoint import list_checkpoints, load_newest, step_of
+from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.tokens.loader import IGNORED
 from gpt.training import trainer as trainer_module
 from gpt.training.metrics import read_metrics
-from gpt.training.trainer import compiled
+from gpt.training.optimizer import optimizer_state
+from gpt.training.state import resume
+from gpt.training.world import World
 
 
 def weights(trainer):
@@ -114,6 +116,7 @@ def test_metrics_have_the_documented_keys(trained_run):
     records = read_metrics(trained_run)
     assert [record["step"] for record in records] == list(range(1, 31))
     keys = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
+    keys |= {"batch_hash"}
     evaluated = {"val_loss", "val_loss_se", "val_bits_per_byte"}
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
@@ -132,19 +135,15 @@ def test_checkpoints_are_kept_as_configured(trained_run, make_trainer, tiny_conf
 
 def test_the_best_checkpoint_survives_worse_ones(make_trainer, tiny_config, quiet, monkeypatch):
     losses = iter([3.0, 1.0, 2.5])
-    original = trainer_module.evaluate
-
-    def scripted(*arguments):
-        return replace(original(*arguments), loss=next(losses))
-
-    monkeypatch.setattr(trainer_module, "evaluate", scripted)
+    original = trainer_module.summarize
+    monkeypatch.setattr(trainer_module, "summarize", lambda sums: replace(original(sums), loss=next(losses)))
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=0, keep=1))
     trainer = make_trainer(config)
     trainer.fit(quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [20, 30]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_finishes_the_step_saves_and_can_be_resumed(make_trainer, tiny_config, quiet, monkeypatch, number):
     trainer = make_trainer(tiny_config)
     original = trainer.train_step
@@ -180,9 +179,263 @@ def test_divergence_stops_before_the_weights_are_touched(make_trainer, tiny_conf
     trainer.train_step()
     before = weights(trainer)
     trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(InputError, match=r"diverged at step 2 .*learning-rate"):
+    with pytest.raises(InputError, match=r"diverged at step 4: 3 batches in a row .*learning-rate"):
         trainer.fit(quiet)
     require_equal(before, weights(trainer))
+
+
+def poison(trainer, steps, value=math.nan, rank=0):
+    """Make the loss of these steps not finite, or as large as `value` times itself."""
+    honest = trainer.forward
+
+    def forward(x, y):
+        return honest(x, y) * (value if trainer.step in steps else 1.0)
+
+    trainer.forward = forward
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_trainer, tiny_config, quiet, value):
+    trainer = make_trainer(tiny_config)
+    poison(trainer, {7, 8}, value)
+    before = {}
+    trainer.optimizer.register_step_post_hook(lambda *_: before.update(step=trainer.step + 1, weights=weights(trainer)))
+    originals = []
+
+    def step():
+        record = type(trainer).train_step(trainer)
+        if "skipped" in record:
+            originals.append(before["step"])
+            require_equal(before["weights"], weights(trainer))
+        return record
+
+    trainer.train_step = step
+    assert trainer.fit(quiet)
+    assert originals == [7, 7]
+    records = {record["step"]: record for record in read_metrics(trainer.run)}
+    assert list(records) == list(range(1, 31))
+    for step in (8, 9):
+        assert records[step]["train_loss"] is None
+        assert records[step]["samples"] == list(range((step - 1) * 6, step * 6))
+        assert "not finite" in records[step]["skipped"]
+    assert "skipped" not in records[10]
+
+
+def test_a_skipped_batch_is_told_with_its_samples(make_trainer, tiny_config, capsys):
+    trainer = make_trainer(tiny_config)
+    poison(trainer, {0})
+    trainer.train_step()
+    assert capsys.readouterr().out.startswith("step 1: batch skipped (samples 0 to 5): not finite: loss nan")
+
+
+def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config):
+    trainer = make_trainer(tiny_config)
+    trainer.train_step()
+    before, moments = weights(trainer), optimizer_state(trainer.model, trainer.optimizer)
+    moments = {name: tensor.clone() for name, tensor in moments.items()}
+    handle = trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
+    record = trainer.train_step()
+    handle.remove()
+    assert math.isfinite(record["train_loss"])
+    assert record["gradient_norm"] is None
+    require_equal(before, weights(trainer))
+    require_equal(moments, optimizer_state(trainer.model, trainer.optimizer))
+    assert "skipped" not in trainer.train_step()
+
+
+def test_three_skipped_in_a_row_stop_the_run_with_the_last_good_checkpoint(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(tiny_config)
+    poison(trainer, {13, 15, 16, 17})
+    with pytest.raises(InputError, match=r"diverged at step 18: 3 batches .* step-00000010, is from before that"):
+        trainer.fit(quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [10]
+    assert [r["step"] for r in read_metrics(trainer.run) if "skipped" in r] == [14, 16, 17, 18]
+
+
+def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_trainer, tiny_config, quiet):
+    """A loss a hundred times too large, at step 141; the resumed run skips it like the undisturbed one."""
+    config = replace(tiny_config, steps=150, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
+    config = replace(config, evaluation=replace(config.evaluation, every=0))
+    whole, first = make_trainer(config, "whole"), make_trainer(replace(config, stop_at=137), "parts")
+    for trainer in (whole, first):
+        poison(trainer, {140}, 100.0)
+        trainer.fit(quiet)
+    second = make_trainer(config, "parts", resume=True)
+    poison(second, {140}, 100.0)
+    assert second.fit(quiet)
+    for trainer in (whole, second):
+        (skipped,) = (record for record in read_metrics(trainer.run) if "skipped" in record)
+        assert skipped["step"] == 141
+        assert "standard deviations above the usual" in skipped["skipped"]
+    require_equal(weights(whole), weights(second))
+    unguarded = make_trainer(replace(config, optimizer=replace(config.optimizer, skip_spikes=False)), "unguarded")
+    poison(unguarded, {140}, 100.0)
+    assert unguarded.fit(quiet)
+    assert not any("skipped" in record for record in read_metrics(unguarded.run))
+
+
+def exhaust(trainer, most):
+    """Run out of memory whenever more than `most` sequences go through the model at a time; returns the sizes tried."""
+    honest, tried = trainer.forward, []
+
+    def forward(x, y):
+        tried.append(len(x))
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(x, y)
+
+    trainer.forward = forward
+    return tried
+
+
+def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_trainer, tiny_config, capsys):
+    config = replace(tiny_config, batch_tokens=16 * 32, model=replace(tiny_config.model, dropout=0.0))
+    small, large = (make_trainer(replace(config, micro_batch=size), str(size)) for size in (2, 512))
+    tried = exhaust(large, 3)
+    for _ in range(5):
+        one, two = small.train_step(), large.train_step()
+        assert (one["train_loss"], one["batch_hash"]) == (two["train_loss"], two["batch_hash"])
+    require_equal(weights(small), weights(large))
+    assert tried == [16, 8, 4] + [2] * 40
+    said = capsys.readouterr().out
+    assert "step 1: out of memory with 16 sequences at a time; it is done again with 8" in said
+    assert said.count("out of memory") == 3
+
+
+def test_memory_that_runs_out_midway_costs_nothing(make_trainer, tiny_config, quiet):
+    """In the backward pass of the third micro-batch of the fifth step, and once only; a resumed run keeps the size."""
+    config = replace(tiny_config, steps=12, batch_tokens=12 * 32, micro_batch=4)
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    trainer, reference = make_trainer(replace(config, stop_at=8), "oom"), make_trainer(config, "reference")
+    calls = []
+
+    def fail_once(gradient):
+        calls.append(trainer.step)
+        if len(calls) == 4 * 3 + 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.model.final_norm.bias.register_hook(fail_once)
+    trainer.fit(quiet)
+    resumed = make_trainer(config, "oom", resume=True)
+    assert resumed.micro_batch.size == 2
+    resumed.fit(quiet)
+    reference.fit(quiet)
+    losses = [[record["train_loss"] for record in read_metrics(t.run)] for t in (resumed, reference)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_out_of_memory_with_one_sequence_is_the_users_to_solve(make_trainer, tiny_config):
+    trainer = make_trainer(tiny_config)
+    exhaust(trainer, 0)
+    with pytest.raises(InputError, match="out of memory with a single sequence at a time"):
+        trainer.train_step()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer, tiny_config):
+    trainer = make_trainer(tiny_config)
+    trainer.forward = lambda x, y: torch.ones(2) @ torch.ones(3)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        trainer.train_step()
+
+
+@pytest.mark.parametrize("micro_batch", [6, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_resuming_is_exact_in_every_precision_and_accumulation(make_trainer, tiny_config, quiet, dtype, micro_batch):
+    config = replace(tiny_config, dtype=dtype, micro_batch=micro_batch, steps=14)
+    whole = make_trainer(config, "whole")
+    whole.fit(quiet)
+    make_trainer(replace(config, stop_at=6), "parts").fit(quiet)
+    parts = make_trainer(config, "parts", resume=True)
+    parts.fit(quiet)
+    one, two = (load_newest(trainer.run, print) for trainer in (whole, parts))
+    require_equal(one.model, two.model)
+    require_equal(one.optimizer, two.optimizer)
+    assert plain(read_metrics(whole.run)) == plain(read_metrics(parts.run))
+    timeless = [{key: value for key, value in c.state.items() if key != "elapsed_s"} for c in (one, two)]
+    assert timeless[0] == timeless[1]
+
+
+def test_float16_lowers_its_scale_when_gradients_overflow_and_learns_from_every_batch(make_trainer, tiny_config):
+    config = replace(tiny_config, dtype="float16", model=replace(tiny_config.model, dropout=0.0))
+    trainer, reference = make_trainer(config, "half"), make_trainer(replace(config, dtype="float32"), "single")
+    trainer.scale.value = 2.0**40
+    records = [trainer.train_step() for _ in range(10)]
+    assert not any("skipped" in record for record in records)
+    assert 1 < trainer.scale.value < 2.0**40
+    losses = [reference.train_step()["train_loss"] for _ in range(10)]
+    assert [record["train_loss"] for record in records] == pytest.approx(losses, rel=0.01)
+
+
+def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
+    make_trainer, tiny_config, quiet, monkeypatch
+):
+    whole, parts = make_trainer(tiny_config, "whole"), make_trainer(tiny_config, "parts")
+    whole.fit(quiet)
+    original, calls = trainer_module.window_sums, []
+
+    def interrupted(*arguments, stop):
+        calls.append(1)
+        if len(calls) == 2:  # of step 20
+            signal.raise_signal(signal.SIGUSR1)
+        return original(*arguments, stop=stop)
+
+    monkeypatch.setattr(trainer_module, "window_sums", interrupted)
+    assert not parts.fit(quiet)
+    assert step_of(list_checkpoints(parts.run)[-1]) == 20
+    assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))
+    resumed = make_trainer(tiny_config, "parts", resume=True)
+    assert resumed.step == 20
+    assert resumed.fit(quiet)
+    assert plain(read_metrics(whole.run)) == plain(read_metrics(resumed.run))
+    assert load_best(whole.run, print).state["step"] == load_best(resumed.run, print).state["step"]
+    require_equal(weights(whole), weights(resumed))
+
+
+def test_a_full_disk_does_not_stop_training_and_the_next_save_tries_again(
+    make_trainer, tiny_config, quiet, monkeypatch
+):
+    said = []
+    quiet.say = said.append
+    config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=9))
+    trainer = make_trainer(config)
+    original = checkpoint.save
+
+    def full(run, model, optimizer, state):
+        if state["step"] in (10, 15):
+            raise OSError(28, "No space left on device")
+        return original(run, model, optimizer, state)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert trainer.fit(quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [5, 20, 25, 30]
+    said = [line for line in said if "could not be saved" in line]
+    assert len(said) == 2
+    assert said[0] == (
+        "step 10 could not be saved ([Errno 28] No space left on device); earlier checkpoints are as they were; "
+        "training goes on, and tries again at the next save"
+    )
+
+
+def test_an_end_that_cannot_be_saved_is_an_error(make_trainer, tiny_config, quiet, monkeypatch):
+    trainer = make_trainer(tiny_config)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="step 30 could not be saved .*; make space, then go on with --resume"):
+        trainer.fit(quiet)
+
+
+def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(replace(tiny_config, stop_at=5))
+    trainer.fit(quiet)
+    trainer.dataset, said = replace(trainer.dataset, fingerprint="other"), []
+    trainer.say = said.append
+    with pytest.raises(InputError, match="or go on with --allow-other-data"):
+        resume(trainer)
+    assert resume(trainer, allow_other_data=True)
+    assert "it goes on with it" in said[0]
 
 
 def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
@@ -211,32 +464,6 @@ def test_a_run_without_a_checkpoint_yet_begins_again(make_trainer, tiny_config, 
     assert again.fit(quiet)
 
 
-def test_compile_falls_back_with_one_warning(tiny_config, monkeypatch, capsys):
-    def broken(function):
-        def call(*_):
-            raise RuntimeError("no compiler")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", broken)
-    function = compiled(lambda x: x + 1, replace(tiny_config, compile="on"), "cpu")
-    assert [function(torch.tensor(i)).item() for i in range(3)] == [1, 2, 3]
-    assert capsys.readouterr().out.count("torch.compile does not work here (RuntimeError)") == 1
-
-
-def test_compile_is_asked_for_or_left_out(tiny_config, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function: lambda *_: "compiled")
-    cases = [
-        ("on", "cpu", "compiled"),
-        ("auto", "cuda", "compiled"),
-        ("auto", "cpu", "plain"),
-        ("off", "cuda", "plain"),
-    ]
-    for setting, device, expected in cases:
-        function = compiled(lambda: "plain", replace(tiny_config, compile=setting), device)
-        assert function() == expected
-
-
 @pytest.mark.slow
 def test_compiled_training_has_the_same_losses(make_trainer, tiny_config):
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
@@ -255,6 +482,6 @@ def test_training_on_cuda_learns_like_the_cpu(dataset, tiny_config, tmp_path):
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
         model = GPT(config.model).to(device)
-        trainer = trainer_module.Trainer(config, model, dataset, tmp_path / device, device)
+        trainer = trainer_module.Trainer(config, model, dataset, tmp_path / device, World(device))
         losses.append([trainer.train_step()["train_loss"] for _ in range(20)])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # bfloat16 has 8 bits

@@ -1,0 +1,74 @@
+"""What a run will need, before it begins: memory by formula, time by a trial."""
+
+import time
+
+import torch
+
+from gpt.analysis.cost import cost_lines, memory_lines, training_memory
+from gpt.config import Config
+from gpt.device import autocast, choose_dtype, free_memory, used_memory
+from gpt.evaluation.loss import next_token_loss
+from gpt.tokens.shards import Dataset
+from gpt.training.initial import new_model
+from gpt.training.memory import MicroBatch
+from gpt.training.optimizer import build_optimizer
+from gpt.training.progress import duration
+from gpt.training.world import World
+
+TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
+LIBRARIES = 55e6  # bytes of program text and scratch memory that a CPU's first step brings in
+
+
+def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> list[str]:
+    """Parameters, memory, tokens and time of a run in words, a line each; takes a few seconds."""
+    dtype = choose_dtype(config.dtype, world.device)
+    micro_batch = MicroBatch(config, world, dtype).size
+    program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
+
+    def memory(sequences: int):
+        return training_memory(config, sequences, world.device, dtype.itemsize, world.size, program)
+
+    share = config.batch_sequences // world.size
+    lines = cost_lines(config) + memory_lines(memory(micro_batch))
+    each = f"each of {world.size} processes: " if world.size > 1 else ""
+    lines.append(f"{'batch':28} {each}{share} sequences of {config.model.context} tokens, {micro_batch} at a time")
+    if dataset is not None:
+        epochs = config.steps * config.batch_tokens / dataset.train.tokens
+        lines.append(f"{'epochs':28} {epochs:>15.2f}")
+    trial = min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
+    if world.any(memory(trial).peak > free_memory(world.device) + program):
+        return [*lines, f"{'time':28} not forecast: a trial would not fit into the free memory"]
+    pass_seconds, step_seconds = trial_seconds(config, trial, world.device, dtype)
+    training = config.steps * (share / trial * pass_seconds + step_seconds)
+    evaluation = 0.0
+    if dataset is not None:
+        times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
+        windows = dataset.validation.tokens / config.model.context
+        evaluation = times * windows / world.size / trial * pass_seconds / 3  # a forward pass is a third of the work
+    lines.append(f"{'tokens per second':28} {config.steps * config.batch_tokens / training:>15,.0f}")
+    lines.append(f"{'time':28} {duration(training + evaluation):>15} of which {duration(evaluation)} evaluation")
+    return lines
+
+
+def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens."""
+    model = new_model(config, device)
+    optimizer = build_optimizer(model, config.optimizer)
+    ids = torch.randint(config.model.vocab_size, (sequences, config.model.context), device=device)
+    passes, steps = [], []
+    end = None
+    while end is None or time.perf_counter() < end:
+        start = time.perf_counter()
+        with autocast(device, dtype):
+            loss = next_token_loss(model(ids), ids) / ids.numel()
+        loss.backward()
+        loss.item()  # waits for the device
+        middle = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        next(model.parameters()).sum().item()
+        passes.append(middle - start)
+        steps.append(time.perf_counter() - middle)
+        if end is None:
+            end = time.perf_counter() + TRIAL_SECONDS  # the first is slower, and may not be the only one
+    return min(passes[1:]), min(steps[1:])

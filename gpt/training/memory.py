@@ -1,0 +1,74 @@
+"""How many sequences go through the model at a time, so that they fit into memory."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from gpt.analysis.cost import fitting_micro_batch
+from gpt.config import Config
+from gpt.device import free_memory, is_out_of_memory
+from gpt.errors import InputError
+from gpt.training.world import World
+
+SHARE_OF_GPU, SHARE_OF_CPU = 1.0, 0.25  # of the free memory; a CPU does not survive a guess that is too high
+
+
+class MicroBatch:
+    """The micro-batch of every process: as asked for, or the largest that is forecast to fit; less once it did not.
+
+    What a step learns from is batch_tokens in any case.
+    """
+
+    def __init__(self, config: Config, world: World, dtype: torch.dtype) -> None:
+        self.asked, self.world = config.micro_batch, world
+        self.share = config.batch_sequences // world.size
+        if self.asked == "auto":
+            budget = int(free_memory(world.device) * (SHARE_OF_GPU if world.device == "cuda" else SHARE_OF_CPU))
+            self.size = world.min(fitting_micro_batch(config, budget, world.device, dtype.itemsize, world.size))
+        else:
+            self.size = min(self.asked, self.share)
+        # A rank that runs out of memory while gradients are sent leaves the others waiting for its part. So a new
+        # size is first tried without sending; what fsdp shards cannot do without sending at all.
+        self.proven = world.size == 1 or config.parallel != "ddp"
+
+    @contextlib.contextmanager
+    def watch(self) -> Generator["Watch"]:
+        """A context that an allocation which fails ends, but the program not; `ran_out` then says so."""
+        result = Watch()
+        try:
+            yield result
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            result.ran_out = True
+
+    def halve(self, step: int) -> None:
+        """For another try. Raises InputError if there is nothing left to halve."""
+        if self.size == 1:
+            raise InputError(
+                f"step {step}: out of memory with a single sequence at a time: use a smaller --model.context or "
+                "model, or several processes with --parallel fsdp"
+            )
+        self.world.say(
+            f"step {step}: out of memory with {self.size} sequences at a time; it is done again with {self.size // 2}, "
+            "and learns from as many tokens as before"
+        )
+        self.size //= 2
+        if self.world.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def state(self) -> dict[str, Any]:
+        return {"asked": self.asked, "share": self.share, "size": self.size}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the same size where the same was asked for: another one would round differently."""
+        if (state["asked"], state["share"]) == (self.asked, self.share):
+            self.size = state["size"]
+
+
+class Watch:
+    """Whether memory ran out."""
+
+    ran_out = False

@@ -1,0 +1,107 @@
+"""What of a training goes into a checkpoint, and the way back."""
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gpt import checkpoint
+from gpt.errors import InputError
+from gpt.run import write_config
+from gpt.training.optimizer import load_optimizer_state, optimizer_state, state_like
+
+if TYPE_CHECKING:
+    from gpt.training.trainer import Trainer
+
+
+def save(trainer: "Trainer", must: bool = False) -> None:
+    """Write a checkpoint of this moment, and remove those that are no longer kept.
+
+    Where the disk fails, training goes on and the next save tries again; with `must`, OSError is raised.
+    """
+    world, evaluation = trainer.world, trainer.evaluation
+    best = min(trainer.best_loss, evaluation.loss if evaluation else math.inf)
+    state: dict[str, Any] = {
+        "step": trainer.step,
+        "tokens": trainer.step * trainer.config.batch_tokens,
+        "elapsed_s": trainer.elapsed,
+        "evaluation": asdict(evaluation) if evaluation else None,
+        "unevaluated": trainer.unevaluated,
+        "best_validation_loss": None if math.isinf(best) else best,
+        "last_validation_loss": trainer.last_loss,
+        "dataset_fingerprint": trainer.dataset.fingerprint,
+        "guard": trainer.guard.state(),
+        "loss_scale": trainer.scale.state(),
+        "micro_batch": trainer.micro_batch.state(),
+    }
+    weights = world.gather(dict(trainer.model.named_parameters()))
+    moments = world.gather(optimizer_state(trainer.model, trainer.optimizer))
+    failure = None
+    if world.is_main:
+        try:
+            checkpoint.save(trainer.run, weights, moments, state)
+            checkpoint.prune(trainer.run, trainer.config.checkpoint.keep)
+        except OSError as error:
+            failure = f"step {trainer.step} could not be saved ({error}); earlier checkpoints are as they were"
+    failure = world.broadcast(failure)
+    if failure is None:
+        trainer.saved_step, trainer.best_loss = trainer.step, best
+    elif must:
+        raise OSError(f"{trainer.run}: {failure}; make space, then go on with --resume")
+    else:
+        trainer.say(f"{failure}; training goes on, and tries again at the next save")
+
+
+def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
+    """Go on from the run's newest whole checkpoint; False where it has none.
+
+    Raises InputError if the run is beyond the steps asked for, or if the data is not what it was trained on,
+    unless `allow_other_data`.
+    """
+    world, saved = trainer.world, None
+    if world.is_main:
+        saved = checkpoint.load_newest(trainer.run, trainer.say)
+    state = world.broadcast(saved.state if saved else None)
+    if state is not None:
+        _require_continuation(trainer, state, allow_other_data)
+        load_weights(trainer, saved.model if saved else {})
+        moments = saved.optimizer if saved else {}
+        shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
+        parts = world.scatter(moments, state_like(trainer.model, shapes))
+        load_optimizer_state(trainer.model, trainer.optimizer, parts)
+        best = state["best_validation_loss"]
+        trainer.step = trainer.saved_step = state["step"]
+        trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
+        trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
+        trainer.guard.load_state(state["guard"])
+        trainer.scale.load_state(state["loss_scale"])
+        trainer.micro_batch.load_state(state["micro_batch"])
+    if world.is_main:
+        write_config(trainer.run, trainer.config)
+    return state is not None
+
+
+def load_weights(trainer: "Trainer", weights: dict[str, Tensor]) -> None:
+    """Put rank 0's whole weights into the model, each rank's part in its place."""
+    own = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
+    if trainer.world.is_main and {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in own.items()}:
+        raise InputError(f"{trainer.run}: the weights do not fit the model of its config.json")
+    for name, part in trainer.world.scatter(weights, own).items():
+        own[name].copy_(part)
+
+
+def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other_data: bool) -> None:
+    data, run, steps = trainer.dataset, trainer.run, trainer.config.steps
+    if state["dataset_fingerprint"] != data.fingerprint:
+        if not allow_other_data:
+            raise InputError(
+                f"{data.path}: is not the dataset that {run} was trained on, or has changed since; "
+                "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
+            )
+        trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it")
+    if state["step"] > steps:
+        raise InputError(
+            f"--steps {steps}: {run} has done {state['step']} steps already; "
+            "give a larger number to train on, or leave --steps out"
+        )

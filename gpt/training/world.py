@@ -1,0 +1,199 @@
+"""The processes that train one model together, and all that they tell each other.
+
+torchrun starts them, on one machine or several, and torch.distributed connects them: NCCL between GPUs, gloo between
+CPUs. One process alone is a world of size 1, in which nothing is sent. Every method is called by all ranks alike.
+"""
+
+import contextlib
+import os
+from collections.abc import Generator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt.config import Parallel
+from gpt.errors import InputError, ProcessLost
+
+PATIENCE = timedelta(minutes=30)  # for what takes some ranks long and others not: starting, loading and saving
+
+
+class World:
+    """This process's place among those that train together."""
+
+    def __init__(self, device: str, timeout: int = 300, rank: int = 0, size: int = 1, nodes: int = 1) -> None:
+        """`device` is 'cuda', 'mps' or 'cpu'; `timeout` is in seconds, for one exchange within a step."""
+        self.device, self.timeout, self.rank, self.size, self.nodes = device, timeout, rank, size, nodes
+        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks for all."""
+        return self.rank == 0
+
+    def say(self, message: str) -> None:
+        if self.is_main:
+            print(message, flush=True)
+
+    # ---- small things: numbers and decisions ----
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Each number summed over all ranks, the same bits everywhere."""
+        return self.sum_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """A CPU tensor summed over all ranks, in place; int64 wraps."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return flag if self.size == 1 else self.sum(flag)[0] > 0
+
+    def min(self, number: int) -> int:
+        """The least that any rank has."""
+        tensor = torch.tensor(number)
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return int(tensor)
+
+    def broadcast(self, value: Any) -> Any:
+        """The value that rank 0 has, for which the others wait patiently."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, group=self._patient)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until all ranks have come this far; patiently."""
+        if self.size > 1:
+            dist.barrier(group=self._patient)
+
+    def require_same(self, what: str, value: object) -> None:
+        """Raises InputError on a rank whose value is not rank 0's."""
+        if self.broadcast(value) != value:
+            raise InputError(f"{what}: differs between process 0 and process {self.rank}; give all the same")
+
+    def share_of(self, batch: int) -> tuple[int, int]:
+        """(first, number) of this rank's part of a step's sequences. Raises InputError if they cannot be divided."""
+        if batch % self.size:
+            raise InputError(
+                f"a step's {batch} sequences cannot be divided equally between {self.size} processes: "
+                f"use --batch-tokens with a multiple of {self.size} sequences, or another number of processes"
+            )
+        count = batch // self.size
+        return self.rank * count, count
+
+    # ---- the model ----
+
+    def parallelise(self, model: nn.Module, parallel: Parallel) -> nn.Module:
+        """What to call in place of the model, so that its gradients are averaged over all ranks.
+
+        ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node.
+        """
+        if self.size == 1:
+            return model
+        if parallel == "ddp":
+            return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        for parameter in model.parameters():
+            dist.broadcast(parameter.detach(), src=0)
+        mesh = self._mesh(parallel)
+        for block in model.get_submodule("blocks").children():
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+    def _mesh(self, parallel: Parallel) -> DeviceMesh:
+        """The ranks as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
+        ranks = torch.arange(self.size).view(self.nodes, -1)
+        if parallel == "fsdp":
+            return DeviceMesh.from_group(self._group(ranks.view(1, -1)), self.device, mesh_dim_names=("shard",))
+        groups = [self._group(ranks.T), self._group(ranks)]
+        return DeviceMesh.from_group(groups, self.device, mesh=ranks, mesh_dim_names=("replicate", "shard"))
+
+    def _group(self, rows: Tensor) -> dist.ProcessGroup:
+        """The group of the row that this rank is in. Made here, it has the timeout of a step, which torch's has not."""
+        backend = "nccl" if self.device == "cuda" else "gloo"
+        groups = [dist.new_group(row, timedelta(seconds=self.timeout), backend) for row in rows.tolist()]
+        return next(group for row, group in zip(rows.tolist(), groups, strict=True) if self.rank in row)
+
+    @contextlib.contextmanager
+    def gradients(self, model: nn.Module, synchronise: bool) -> Generator[None]:
+        """Forward and backward passes within this context send their gradients, or only add them up."""
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(synchronise)
+            yield
+        elif isinstance(model, DistributedDataParallel) and not synchronise:
+            with model.no_sync():
+                yield
+        else:
+            yield
+
+    # ---- tensors, for checkpoints that know nothing of processes ----
+
+    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The whole tensors of which each rank holds its part: on the CPU of rank 0, and nothing elsewhere."""
+        whole = {}
+        for name, tensor in tensors.items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.is_main:
+                whole[name] = full.detach().cpu()
+        return whole
+
+    def scatter(self, tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The way back from `gather`: rank 0's whole tensors, each divided and placed as its namesake in `like`."""
+        parts = {}
+        for name, example in like.items():
+            whole = torch.empty(example.shape, dtype=example.dtype, device=example.device)
+            if self.is_main:
+                whole.copy_(tensors[name])
+            if self.size > 1:
+                dist.broadcast(whole, src=0)
+            if isinstance(example, DTensor):
+                parts[name] = distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
+            else:
+                parts[name] = whole
+        return parts
+
+
+@contextlib.contextmanager
+def join_world(device: str, timeout: int) -> Generator[World]:
+    """The world that torchrun has prepared in the environment, or that of this process alone.
+
+    Raises ProcessLost if another process dies, or does not answer for `timeout` seconds.
+    """
+    if "RANK" not in os.environ:
+        yield World(device, timeout)
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    size = int(os.environ["WORLD_SIZE"])
+    nodes = max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        world = World(device, timeout, rank, size, nodes)
+        yield world
+        world.wait()  # torch aborts a process whose gradients' connections close while another still sends
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not _is_of_communication(error):
+            raise
+        raise ProcessLost(
+            f"process {rank} of {size} lost another one, which died or did not answer for {timeout} s "
+            f"({str(error).strip().splitlines()[0]}); what was saved is whole: go on with --resume"
+        ) from None
+
+
+def _is_of_communication(error: RuntimeError) -> bool:
+    """torch reports a lost peer by exceptions of its own, and by plain RuntimeErrors that name the backend."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "onnection"))

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from gpt.device import autocast, choose_dtype, compiled, free_memory, is_out_of_memory, peak_memory, used_memory
+
+
+def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
+    def broken(function):
+        def call(*_):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    function = compiled(lambda x: x + 1, "on", "cpu")
+    assert [function(torch.tensor(i)).item() for i in range(3)] == [1, 2, 3]
+    assert capsys.readouterr().out.count("torch.compile does not work here (RuntimeError)") == 1
+
+
+def test_compile_is_asked_for_or_left_out(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *_: "compiled")
+    cases = [
+        ("on", "cpu", "compiled"),
+        ("auto", "cuda", "compiled"),
+        ("auto", "cpu", "plain"),
+        ("off", "cuda", "plain"),
+    ]
+    for setting, device, expected in cases:
+        function = compiled(lambda: "plain", setting, device)
+        assert function() == expected
+
+
+def test_running_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
+    def exhausted(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda function: exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled(lambda x: x, "on", "cpu")(1)
+
+
+def test_the_cpu_computes_in_float32_unless_told():
+    assert choose_dtype("auto", "cpu") == torch.float32
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)):
+        assert choose_dtype(name, "cpu") == dtype
+        with autocast("cpu", dtype):
+            assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+def test_an_allocation_that_fails_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_memory_is_counted_in_bytes():
+    before = used_memory()
+    block = torch.ones(50_000_000)
+    assert 190e6 < used_memory() - before < 220e6
+    assert peak_memory("cpu") >= used_memory() > block.nbytes
+    assert free_memory("cpu") > 1e8
