@@ -81,7 +81,7 @@ def training_memory(
     tokens = min(micro_batch, share) * T
     count = parameter_count(model) * FLOAT32
     block = 2 * C * FLOAT32 + 14 * C * value_bytes + (model.n_head + 4) * FLOAT32
-    outside = 2 * C * FLOAT32
+    outside = C * FLOAT32 + C * value_bytes
     if model.dropout:
         mask = 1 if device == "cuda" else FLOAT32
         block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
