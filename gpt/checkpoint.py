@@ -5,7 +5,7 @@ A checkpoint is a directory `checkpoints/step-00000500` with
     model.safetensors       the weights
     optimizer.safetensors   AdamW's state, named by parameter
     state.json              step, tokens, evaluation and whatever else training needs to go on
-    manifest.json           size and SHA-256 of the other three
+    manifest.json           size and SHA-256 of the other three, and of itself
 
 It is written under another name, synced to disk with the manifest last, and renamed: a directory of that name
 is whole or damaged later, never half-written. Nothing pickled is read or written.
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from gpt.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NAME = re.compile(r"step-(\d{8,})")
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
@@ -74,6 +74,7 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
         for name in files:
             _sync(partial / name)
         manifest = {"format_version": FORMAT_VERSION, "step": state["step"], "files": files}
+        manifest["sha256"] = _fingerprint(manifest)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(partial / MANIFEST)
         _sync(partial)
@@ -104,8 +105,11 @@ def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> No
     A checkpoint of another format is not damaged: that is an InputError, and no reason to touch it.
     """
     manifest = _read_json(path / MANIFEST)
+    own_hash = manifest.pop("sha256", None)
     files, version = manifest.get("files"), manifest.get("format_version")
-    if isinstance(version, int) and version != FORMAT_VERSION:
+    if own_hash != _fingerprint(manifest) and (own_hash is not None or version != 1):  # format 1 had no such hash
+        raise Damaged(f"{path / MANIFEST}: is not what was written")
+    if version != FORMAT_VERSION:
         raise InputError(f"{path}: is of format {version}, and this program reads format {FORMAT_VERSION}")
     for name in names:
         promised = files.get(name) if isinstance(files, dict) else None
@@ -230,6 +234,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Damaged(f"{path}: is not a JSON object")
     return content
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest's content, by which a flipped bit in it is told from another format."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -48,8 +48,14 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny_config(dataset):
+def tiny_config(tiny_shape):
     """A run of seconds, with dropout and accumulation, over more than one epoch of the dataset."""
+    return tiny_shape
+
+
+@pytest.fixture(scope="session")
+def tiny_shape(dataset):
+    """`tiny_config`, for fixtures that serve many tests."""
     return Config(
         data=dataset.path,
         steps=30,

@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import inspect
+import os
 import random
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def random_text(rng: random.Random, length: int) -> str:
 def assigned(text: str) -> str:
     """`text` without characters that Unicode versions disagree on, because they are not assigned yet."""
     return "".join(character for character in text if unicodedata.category(character) != "Cn")
+
+
+def torchrun(processes, program, *arguments, cwd, options=(), code=0):
+    """What a program prints when torchrun starts it in several processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *map(str, options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*command, "--", str(program), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def run_script(script, *arguments, cwd, code=0):

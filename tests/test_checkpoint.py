@@ -55,7 +55,7 @@ DAMAGES = {
     "a missing file": lambda path: (path / "optimizer.safetensors").unlink(),
     "a missing manifest": lambda path: (path / "manifest.json").unlink(),
     "an empty manifest": lambda path: (path / "manifest.json").write_text(""),
-    "another manifest": lambda path: (path / "manifest.json").write_text('{"format_version": 1}'),
+    "another manifest": lambda path: (path / "manifest.json").write_text('{"format_version": 2}'),
     "a misspelt manifest": lambda path: respell(path / "manifest.json", '"bytes"', '"bytds"'),
     "a manifest without its files": lambda path: respell(path / "manifest.json", '"files": {', '"files": 3, "f": {'),
     "a manifest of something else": lambda path: (path / "manifest.json").write_text("[]"),
@@ -129,12 +129,63 @@ def test_a_run_without_checkpoints_has_none(tmp_path, said):
     assert load_newest(tmp_path, said.append) is None
 
 
-def test_a_newer_format_is_refused_and_left_where_it_is(run, said):
-    respell(run / "checkpoints" / "step-00000030" / "manifest.json", '"format_version": 1', '"format_version": 2')
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_refused_and_left_where_it_is(run, said, version):
+    """As another version of this program would write it; format 1 had no hash of its own."""
+    file = run / "checkpoints" / "step-00000030" / "manifest.json"
+    manifest = json.loads(file.read_text()) | {"format_version": version}
+    del manifest["sha256"]
+    own_hash = {} if version == 1 else {"sha256": checkpoint._fingerprint(manifest)}
+    file.write_text(json.dumps(manifest | own_hash))
     for load_some in (load_newest, load_best):
-        with pytest.raises(InputError, match="step-00000030: is of format 2, and this program reads format 1"):
+        with pytest.raises(InputError, match=f"step-00000030: is of format {version}, and this program reads format 2"):
             load_some(run, said.append)
     assert steps(run) == [10, 20, 30]
+
+
+def test_every_bit_of_a_manifest_counts(run, said):
+    """A flip either changes nothing that is read (a space between words) or is found."""
+    path = list_checkpoints(run)[-1]
+    original = (path / "manifest.json").read_bytes()
+    for position in range(len(original)):
+        for bit in range(8):
+            content = bytearray(original)
+            content[position] ^= 1 << bit
+            (path / "manifest.json").write_bytes(content)
+            try:
+                checkpoint.verify(path)
+            except Damaged:
+                continue
+            assert json.loads(content.decode()) == json.loads(original)
+
+
+def test_a_checkpoint_can_be_replaced_and_a_crash_in_between_loses_neither(run, monkeypatch):
+    checkpoints = run / "checkpoints"
+    save(run, tensors(9), {}, {"step": 30, "evaluation": {"loss": 0.5}})
+    assert load(list_checkpoints(run)[-1], optimizer=True).state["evaluation"] == {"loss": 0.5}
+    (checkpoints / "step-00000030").rename(checkpoints / ".step-00000030.replaced")  # killed before the new one came
+    assert load_newest(run, print).state["evaluation"] == {"loss": 0.5}
+    assert steps(run) == [10, 20, 30]
+    shutil.copytree(checkpoints / "step-00000030", checkpoints / ".step-00000030.replaced")  # killed after it came
+    assert load_newest(run, print).state["step"] == 30
+    assert not list(checkpoints.glob(".*"))
+
+
+def test_a_checkpoint_half_removed_is_gone(run):
+    """Pruning renames before it removes: killed in between, it leaves nothing that looks like a checkpoint."""
+    (run / "checkpoints" / "step-00000010").rename(run / "checkpoints" / ".step-00000010.removed")
+    assert load_newest(run, print).state["step"] == 30
+    assert steps(run) == [20, 30]
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_too_little_space_is_seen_before_anything_is_written(run, monkeypatch):
+    usage = shutil.disk_usage(run)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(OSError, match=r"checkpoints: a checkpoint needs 1,048,\d+ bytes, and 1,000,000 are free"):
+        save(run, tensors(4), {}, {"step": 40, "evaluation": None})
+    assert steps(run) == [10, 20, 30]
+    assert not list((run / "checkpoints").glob(".*"))
 
 
 def test_the_newest_of_equals_and_of_unevaluated_is_the_best(tmp_path, said):
@@ -209,6 +260,7 @@ def test_a_file_that_is_no_safetensors_is_damaged_and_no_crash(run):
     (path / "model.safetensors").write_bytes(b"x" * 100)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["model.safetensors"] = {"bytes": 100, "sha256": checkpoint._sha256(path / "model.safetensors")}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint._fingerprint(manifest)}))
     with pytest.raises(Damaged, match="cannot be read as safetensors"):
         load(path, optimizer=False)

@@ -44,6 +44,14 @@ class MicroBatch:
                 raise
             result.ran_out = True
 
+    def require_alone(self, step: int) -> None:
+        """Raises InputError in one of several processes, whose fellows wait for the gradients that it cannot send."""
+        if self.world.size > 1:
+            raise InputError(
+                f"step {step}: process {self.world.rank} ran out of memory with {self.size} sequences at a time while "
+                f"gradients were sent: go on with --resume --micro-batch {max(1, self.size // 2)}"
+            )
+
     def halve(self, step: int) -> None:
         """For another try. Raises InputError if there is nothing left to halve."""
         if self.size == 1:

@@ -143,6 +143,9 @@ class Trainer:
             total = self.accumulate(inputs, targets, count)
             if total is None:
                 self.micro_batch.halve(self.step + 1)
+                self.parallel_model = self.world.renew(
+                    self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
+                )
                 continue
             own_norm = gradient_norm(self.model, self.scale.value)
             loss, norm = self.world.sum(float(total), own_norm / self.world.size)
@@ -158,30 +161,35 @@ class Trainer:
         Returns this rank's part of the loss; None if memory ran out on any rank.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        size, world = self.micro_batch.size, self.world
+        size, world, model = self.micro_batch.size, self.world, self.parallel_model
         micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        total = torch.zeros((), device=self.device)
+        total, last = torch.zeros((), device=self.device), len(micro_batches) - 1
 
-        def run(micro_step: int, synchronise: bool) -> Tensor:
+        def forward(micro_step: int) -> Tensor:
             # Reseeded here, dropout has no history: nothing of it needs to be saved.
             torch.manual_seed(mix(self.config.seed, self.step, micro_step, world.rank))
             x, y = (tensor.to(self.device) for tensor in micro_batches[micro_step])
-            with world.gradients(self.parallel_model, synchronise):
-                loss = self.forward(x, y) / count
-                (loss * (world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
+            return self.forward(x, y) / count
+
+        def backward(loss: Tensor) -> Tensor:
+            (loss * (world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
             return loss.detach()
 
         with self.micro_batch.watch() as memory:
-            if not self.micro_batch.proven:  # where a rank that fails does not leave the others waiting for it
-                run(0, synchronise=False)
-                self.optimizer.zero_grad(set_to_none=True)
-            for micro_step in range(len(micro_batches) - 1):
-                total += run(micro_step, synchronise=False)
+            with world.gradients(model, synchronise=False):
+                if not self.micro_batch.proven:
+                    backward(forward(0))
+                    self.optimizer.zero_grad(set_to_none=True)
+                for micro_step in range(last):
+                    total += backward(forward(micro_step))
+            with world.gradients(model, synchronise=True):
+                loss = forward(last)
         if world.any(memory.ran_out):
             return None
-        with self.micro_batch.watch() as memory:
-            total += run(len(micro_batches) - 1, synchronise=True)
+        with self.micro_batch.watch() as memory, world.gradients(model, synchronise=True):
+            total += backward(loss)
         if memory.ran_out:
+            self.micro_batch.require_alone(self.step + 1)
             return None
         self.micro_batch.proven = True
         return total
@@ -207,6 +215,7 @@ class Trainer:
             part,
             stop=lambda: self.world.any(stop.is_set()),
         )
+        self.world.reshard(self.model)
         self.unevaluated = record if sums is None else None
         if sums is None:
             return None

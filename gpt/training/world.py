@@ -6,7 +6,8 @@ CPUs. One process alone is a world of size 1, in which nothing is sent. Every me
 
 import contextlib
 import os
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt.config import Parallel
 from gpt.errors import InputError, ProcessLost
 
+STORE_PORT = "gpt/store-port"
 PATIENCE = timedelta(minutes=30)  # for what takes some ranks long and others not: starting, loading and saving
 
 
@@ -137,6 +139,25 @@ class World:
         else:
             yield
 
+    def renew(self, model: nn.Module, parallel_model: nn.Module, small_pass: Callable[[], object]) -> nn.Module:
+        """What to call in place of the model after passes that all ranks abandoned, with nothing of them left over.
+
+        `small_pass` goes forward and backward once; its gradients are to be thrown away.
+        """
+        if isinstance(parallel_model, DistributedDataParallel):
+            return self.parallelise(model, "ddp")  # the old one waits for gradients that it was promised
+        if isinstance(parallel_model, FSDPModule):
+            self.reshard(model)
+            small_pass()  # sends the gradients that were only added up so far, which nothing else can reach
+        return parallel_model
+
+    def reshard(self, model: nn.Module) -> None:
+        """To be called when no backward pass follows a forward pass: sharded weights are then still gathered."""
+        if isinstance(model, FSDPModule):
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     # ---- tensors, for checkpoints that know nothing of processes ----
 
     def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,7 +201,8 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store = _fresh_store(rank, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
         world = World(device, timeout, rank, size, nodes)
         yield world
         world.wait()  # torch aborts a process whose gradients' connections close while another still sends
@@ -192,6 +214,28 @@ def join_world(device: str, timeout: int) -> Generator[World]:
             f"process {rank} of {size} lost another one, which died or did not answer for {timeout} s "
             f"({str(error).strip().splitlines()[0]}); what was saved is whole: go on with --resume"
         ) from None
+
+
+def _fresh_store(rank: int, size: int) -> dist.Store:
+    """Where the processes find each other: a store of rank 0's own, whose address is in the one that torchrun keeps.
+
+    torchrun's outlives its workers, and so do the addresses that they wrote there: after a restart, some would try to
+    reach the dead (seen with torch 2.13: about every second restart failed).
+    """
+    kept, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    host = os.environ["MASTER_ADDR"]
+    if rank == 0:
+        store = dist.TCPStore(host, 0, size, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+        kept.set(STORE_PORT, str(store.port))
+        return store
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        try:
+            return dist.TCPStore(host, int(kept.get(STORE_PORT)), size, timeout=timedelta(seconds=1))
+        except dist.DistError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)  # a port of the dead; rank 0 has not written its new one yet
 
 
 def _is_of_communication(error: RuntimeError) -> bool:

@@ -1,0 +1,134 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import torchrun
+
+from gpt import GPT, InputError
+from gpt.checkpoint import load_newest
+from gpt.run import open_run
+from gpt.training.metrics import read_metrics
+from gpt.training.progress import ProgressDisplay
+from gpt.training.state import resume
+from gpt.training.trainer import Trainer
+from gpt.training.world import World, join_world
+
+MODES = ("ddp", "fsdp", "hsdp")
+
+
+@pytest.fixture(scope="module")
+def worlds(dataset, tiny_shape, tmp_path_factory):
+    """One process trains `single`; two processes then do what world_program.py says. Returns (directory, results)."""
+    out = tmp_path_factory.mktemp("worlds")
+    config = replace(
+        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=8 * 32, micro_batch=2, steps=9
+    )
+    for name, stop_at in (("whole", None), ("single", 5)):
+        chosen = replace(config, run=out / name, stop_at=stop_at)
+        with open_run(chosen, dataset.tokenizer, resume=False) as run:
+            torch.manual_seed(config.seed)
+            Trainer(chosen, GPT(config.model), dataset, run, World("cpu")).fit(ProgressDisplay(1, quiet=True))
+    program = Path(__file__).with_name("world_program.py")
+    torchrun(2, program, dataset.path, out, cwd=out)
+    return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+def losses(run):
+    return [record["train_loss"] for record in read_metrics(run)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_have_the_losses_of_one(worlds, mode):
+    out, _ = worlds
+    assert losses(out / mode) == pytest.approx(losses(out / "whole"), rel=1e-4)
+    one, two = read_metrics(out / "whole"), read_metrics(out / mode)
+    assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
+    assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
+    assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
+    out, _ = worlds
+    one, two = (load_newest(out / name, print) for name in ("whole", mode))
+    for ours, theirs in ((one.model, two.model), (one.optimizer, two.optimizer)):
+        assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    for name, tensor in one.model.items():
+        torch.testing.assert_close(tensor, two.model[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_with_as_many_processes_is_exact(worlds, mode):
+    """Rank 0 has the whole weights to compare."""
+    _, (first, _) = worlds
+    assert first[mode]["resume is exact"]
+
+
+def test_two_processes_continue_what_one_began(worlds):
+    out, results = worlds
+    for result in results:
+        assert result["continued"] == pytest.approx(losses(out / "whole")[5:], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_process_continues_what_two_began(worlds, dataset, tiny_shape, mode):
+    out, _ = worlds
+    model = replace(tiny_shape.model, dropout=0.1)
+    config = replace(tiny_shape, model=model, batch_tokens=8 * 32, micro_batch=4, steps=12, run=out / f"{mode}-whole")
+    trainer = Trainer(config, GPT(model), dataset, config.run, World("cpu"))
+    assert resume(trainer)
+    assert trainer.step == 9
+    assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(worlds, mode):
+    _, results = worlds
+    for result in results:
+        assert result[mode]["skipped"] == [False, False, True, False]
+    assert results[0][mode]["weights as before"] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, mode):
+    """And nothing of the gradients of the abandoned attempt is left."""
+    _, results = worlds
+    for result in results:
+        assert result[mode]["micro-batch"] == 2
+        assert result[mode]["norms"] == pytest.approx(result[mode]["norms of enough"], rel=1e-3)
+
+
+def test_ranks_agree(worlds):
+    _, results = worlds
+    for result in results:
+        assert result["sum"] == [2.0, 2.0]
+        assert result["decisions"] == [True, False, 6]
+        assert result["broadcast"] == {"from": 0}
+    assert "different" not in results[0]
+    assert results[1]["different"] == "--data: differs between process 0 and process 1; give all the same"
+
+
+def test_a_batch_is_divided_without_a_rest():
+    def share(rank, size, batch):
+        return World.share_of(SimpleNamespace(rank=rank, size=size), batch)
+
+    assert [share(rank, 4, 8) for rank in range(4)] == [(0, 2), (2, 2), (4, 2), (6, 2)]
+    with pytest.raises(InputError, match="a step's 8 sequences cannot be divided equally between 3 processes"):
+        share(0, 3, 8)
+
+
+def test_without_torchrun_the_world_is_this_process(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with join_world("cpu", 1) as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.sum(1, 2.5) == [1, 2.5]
+        assert world.any(True)
+        assert world.broadcast("x") == "x"
+
+
+def test_errors_of_our_own_are_not_taken_for_a_lost_process():
+    with pytest.raises(RuntimeError, match="shapes"), join_world("cpu", 1):
+        raise RuntimeError("shapes do not match")
