@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: train test test-slow check clean
+.PHONY: train test test-slow faults check clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
@@ -13,7 +13,11 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow and not network"
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow"
+	$(BIN)/python -m pytest -m "slow" --ignore=tests/faults
+
+# Hundreds of kills, damaged files, full disks, signals and dead ranks; ends in the table of docs/reliability.md.
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "slow" tests/faults
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

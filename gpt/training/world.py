@@ -6,6 +6,7 @@ CPUs. One process alone is a world of size 1, in which nothing is sent. Every me
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
@@ -206,6 +207,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         world = World(device, timeout, rank, size, nodes)
         yield world
         world.wait()  # torch aborts a process whose gradients' connections close while another still sends
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, once the first has ended; all are about to
         dist.destroy_process_group()
     except RuntimeError as error:
         if not _is_of_communication(error):
