@@ -18,7 +18,7 @@ from gpt.run import METRICS, PICTURE, WANDB_ID
 
 Record = dict[str, Any]
 Say = Callable[[str], None]
-WANDB_PATIENCE = 30  # seconds that it is given to begin and to end
+WANDB_BEGINS, WANDB_ENDS = 30, 6  # seconds that it is given; a run that was told to stop has ten in all
 
 
 class MetricsFile:
@@ -59,7 +59,9 @@ class MetricsFile:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
+    """JSON knows no number that is not finite: those become null."""
+    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_metrics(run: Path) -> list[Record]:
@@ -105,12 +107,12 @@ class WandbLog:
         if self._thread is None:
             return
         self._records.put(None)
-        self._thread.join(WANDB_PATIENCE)
+        self._thread.join(WANDB_ENDS)
         if self._thread.is_alive():
             for child in psutil.Process().children(recursive=True):
                 if child.name().startswith("wandb"):  # its process would keep ours from ending
                     child.kill()
-            self.say(f"wandb: did not finish in {WANDB_PATIENCE} s; upload with: {self._sync_command}")
+            self.say(f"wandb: did not finish in {WANDB_ENDS} s; upload with: {self._sync_command}")
 
     @property
     def _sync_command(self) -> str:
@@ -146,7 +148,7 @@ class WandbLog:
                 config=to_dict(self.config),
                 id=self.run_id,
                 resume="allow",
-                settings=wandb.Settings(init_timeout=WANDB_PATIENCE, console="off"),
+                settings=wandb.Settings(init_timeout=WANDB_BEGINS, console="off"),
             )
         except wandb.Error as error:
             if mode == "offline":
@@ -178,7 +180,7 @@ def draw_losses(run: Path) -> Path:
     )
     axes.errorbar(
         [r["step"] for r in evaluated],
-        [r["val_loss"] for r in evaluated],
+        [math.nan if r["val_loss"] is None else r["val_loss"] for r in evaluated],
         yerr=[2 * (r["val_loss_se"] or 0) for r in evaluated],
         color="#c44e52",
         marker="o",

@@ -142,7 +142,7 @@ def test_a_network_that_is_gone_at_the_start_means_recording_offline(tiny_config
 
 
 def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb, monkeypatch):
-    monkeypatch.setattr(metrics, "WANDB_PATIENCE", 1)
+    monkeypatch.setattr(metrics, "WANDB_ENDS", 1)
     released = threading.Event()
     fake_wandb.run.finish = released.wait
     start = time.monotonic()
@@ -200,6 +200,9 @@ def test_a_full_disk_delays_lines_but_loses_and_tears_none(tmp_path):
     assert "metrics.jsonl: cannot be written (No space left on device); its lines are kept" in said[0]
 
 
-def test_what_is_no_number_is_never_written(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        MetricsFile(tmp_path, 0).write({"step": 1, "train_loss": float("nan")})
+def test_what_is_no_number_is_written_as_null_and_drawn_as_a_gap(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    file.write({"step": 1, "train_loss": float("nan"), "val_loss": float("inf"), "val_loss_se": None})
+    file.write({"step": 2, "train_loss": 2.0, "val_loss": 2.5, "val_loss_se": 0.1})
+    assert (tmp_path / "metrics.jsonl").read_text().startswith('{"step": 1, "train_loss": null, "val_loss": null')
+    assert draw_losses(tmp_path).exists()
