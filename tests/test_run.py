@@ -1,14 +1,18 @@
 import json
 import shutil
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from gpt import GPT, InputError, ModelConfig, load_run
 from gpt.checkpoint import list_checkpoints
 from gpt.interop.huggingface import export
-from gpt.run import is_run, model_config, newest_run, open_run, read_config, write_config
+from gpt.run import is_run, load_tokenizer, model_config, newest_run, open_run, read_config, write_config
 
 
 def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, tmp_path):
@@ -68,14 +72,35 @@ def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dat
 
 
 def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, dataset):
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="already holds a run; go on with it by --resume"):
         open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=False).__enter__()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="exists and is not empty"):
         open_run(replace(tiny_config, run=tmp_path / "mine"), dataset.tokenizer, resume=False).__enter__()
+
+
+def test_two_trainers_cannot_have_one_run_and_the_lock_ends_with_its_holder(trained_run, tiny_config, dataset):
+    config = replace(tiny_config, run=trained_run)
+    with (
+        open_run(config, dataset.tokenizer, resume=True),
+        pytest.raises(InputError, match="another process is training in it; wait until it ends"),
+    ):
+        open_run(config, dataset.tokenizer, resume=True).__enter__()
+    with open_run(config, dataset.tokenizer, resume=True) as run:
+        assert run == trained_run
+
+
+def test_a_process_that_was_killed_leaves_no_lock(trained_run):
+    code = "import filelock, os, sys; filelock.FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(trained_run / ".lock")], check=False)
+    assert killed.returncode == -9
+    FileLock(trained_run / ".lock").acquire(timeout=0).lock.release()
+
+
+def test_another_tokenizer_that_was_allowed_is_the_runs_from_then_on(trained_run, tiny_config, bpe):
+    with open_run(replace(tiny_config, run=trained_run), bpe, resume=True) as run:
+        assert load_tokenizer(run).fingerprint == bpe.fingerprint
 
 
 def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):

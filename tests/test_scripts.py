@@ -19,9 +19,11 @@ import pytest
 from helpers import run_script as run
 
 import sample as sample_script
+import train as train_script
 from gpt.__main__ import main as gpt_main
 from gpt.checkpoint import list_checkpoints, step_of
 from gpt.cli import sentences
+from gpt.tokens.prepare import Document, prepare
 
 ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
@@ -113,6 +115,44 @@ def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(dataset, tmp_path):
     assert "from step 11 to 30" in run("train.py", "--run", "parts", "--resume", cwd=tmp_path)
     files = [tmp_path / name / "checkpoints" / "step-00000030" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tmp_path):
+    """The run's dataset changed in one document; then one in another tokenizer; then one with another vocabulary."""
+    home, _ = trained
+    shutil.copytree(home / "runs" / "python-nano", tmp_path / "run")
+
+    def dataset_of(name, text, tokenizer):
+        documents = [
+            Document(str(i), text.replace("x", "xyzw"[i]) * 20, "validation" if i == 3 else "train") for i in range(4)
+        ]
+        prepare(lambda: documents, tokenizer, tmp_path / name, {}, say=lambda _: None)
+        return str(tmp_path / name)
+
+    def resume(data, *more):
+        def main():
+            with sentences():
+                sys.exit(train_script.main(["--run", "run", "--resume", "--data", data, "--steps", "42", *more]))
+
+        return in_process(main, tmp_path)
+
+    changed = dataset_of("changed", "def f(x):\n    return x + 1\n", "bytes")
+    code, _, errors = resume(changed)
+    assert code == 2
+    assert "is not the dataset that run was trained on, or has changed since" in errors
+    other = dataset_of("other", "def f(x):\n    return x + 1\n", "bpe:257")
+    code, _, errors = resume(other)
+    assert code == 2
+    assert "is written with another tokenizer" in errors
+    larger = dataset_of("larger", "def f(x):\n    return x + 1\n", "bpe:260")
+    for told in ((), ("--allow-other-data",)):
+        code, _, errors = resume(larger, *told)
+        assert code == 2
+        assert "model.vocab_size is 257; the tokenizer of" in errors
+    code, output, errors = resume(changed, "--allow-other-data")
+    assert code == 0, errors
+    assert "from step 40 to 42" in output
+    assert "it goes on with it" in output
 
 
 def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dataset, tmp_path):

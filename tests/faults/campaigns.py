@@ -168,14 +168,11 @@ def kills(dataset: Dataset, directory: Path, expected: Weights, count: int, rng:
     for training in disturbed(dataset, directory, expected):
         checkpoints = training.run / "checkpoints"
         if saving.tried < count // 2:
-            with contextlib.suppress(StopIteration):
-                end = time.monotonic() + 5
-                while training.process.is_alive() and time.monotonic() < end:
-                    if next(checkpoints.glob(".step-*.partial"), None):
-                        time.sleep(rng.uniform(0, 0.01))
-                        break
+            while training.process.is_alive() and not any(checkpoints.glob(".step-*.partial")):
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 0.01))
         else:
-            time.sleep(rng.uniform(0, 0.6))
+            time.sleep(rng.uniform(0, 0.25))
         if training.stop(signal.SIGKILL) == 0:
             continue  # it had finished
         row = saving if any(checkpoints.glob(".step-*")) else training_row
