@@ -99,6 +99,7 @@ def _train(arguments: list[str], output: Path) -> None:
 class Training:
     """train.py at work in a process of its own."""
 
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the server looks nowhere else
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["campaigns"])
 
