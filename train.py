@@ -11,7 +11,7 @@ from gpt.tokens.shards import open_dataset
 from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import report
-from gpt.training.signals import SAVED_BUT_NOT_FINISHED
+from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
 from gpt.training.state import load_weights, resume
 from gpt.training.trainer import Trainer
 from gpt.training.world import World, join_world
@@ -22,13 +22,14 @@ DEFAULT_RECIPE = Path(__file__).parent / "data" / "python.py"
 
 def main(arguments: list[str]) -> int:
     command, reason = parse_train(arguments)
-    with join_world(choose_device(command.settings.device), command.settings.timeout) as world:
+    device = choose_device(command.settings.device)
+    with StopRequest() as stop, join_world(device, command.settings.timeout) as world:
         processes = f", {world.size} processes" if world.size > 1 else ""
         world.say(f"{reason}; device: {world.device}{processes}")
-        return train(world.broadcast(command), world)
+        return train(world.broadcast(command), world, stop)
 
 
-def train(command: TrainCommand, world: World) -> int:
+def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     """What every process does; `world` knows which of them speaks and writes for all."""
     config, dataset = command.settings, None
     resumes = world.broadcast(command.resume and is_run(config.run))
@@ -55,7 +56,7 @@ def train(command: TrainCommand, world: World) -> int:
             load_weights(trainer, initial_weights(config) if world.is_main else {})
         world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
-        finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main))
+        finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop)
         if not finished:
             world.say(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
             return SAVED_BUT_NOT_FINISHED

@@ -14,6 +14,7 @@ is whole or damaged later, never half-written. Nothing pickled is read or writte
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -187,7 +188,8 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
         try:
             verify(path, (STATE,))
             evaluation = _read_json(path / STATE).get("evaluation")
-            ranks[path] = (evaluation["loss"] if evaluation else float("inf"), -step_of(path))
+            loss = evaluation["loss"] if evaluation else math.inf
+            ranks[path] = (loss if math.isfinite(loss) else math.inf, -step_of(path))
         except Damaged as error:
             on_damaged(error)
     return sorted(ranks, key=ranks.__getitem__)

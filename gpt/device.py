@@ -1,6 +1,7 @@
 """Where to compute, in which precision, compiled or not, and how much memory there is."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -40,6 +41,14 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 
+def make_deterministic(device: str) -> None:
+    """Have CUDA add up in the same order each time, as the CPU does by itself: resuming must repeat every bit."""
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute]
+
+
 Function = Callable[..., Tensor]
 
 
@@ -47,7 +56,7 @@ def compiled(function: Function, wanted: Literal["auto", "on", "off"], device: s
     """`function` through torch.compile where that is wanted; where it does not work, as it is, with one warning."""
     if wanted == "off" or (wanted == "auto" and device != "cuda"):
         return function
-    fast = torch.compile(function)
+    fast = torch.compile(function, dynamic=False)  # a resumed process must run the same kernels, whatever came before
     state = {"works": None}
 
     def call(*arguments: Tensor) -> Tensor:
@@ -75,9 +84,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that can be allocated on a device now."""
+    """Bytes that this process has on a device, or can have."""
     if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return psutil.virtual_memory().available

@@ -6,6 +6,7 @@ runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,7 +121,10 @@ def write_config(path: Path, config: Config) -> None:
     """Replace a run's config.json at once, so that a crash leaves the old or the new one."""
     partial = path / f".{CONFIG}.partial"
     content = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path / CONFIG)
 
 
@@ -149,7 +153,8 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
             tokenizer.save(path / TOKENIZER)
             write_config(path, dataclasses.replace(config, run=path))
         elif Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
-            tokenizer.save(path / TOKENIZER)  # the caller was told that another one is meant
+            tokenizer.save(path / f".{TOKENIZER}.partial")  # the caller was told that another one is meant
+            (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
         yield path
 
 

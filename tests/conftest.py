@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import python_text
+from helpers import fit, python_text
 
 from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
@@ -96,7 +96,7 @@ def quiet():
 def trained_run(make_trainer, tiny_config, quiet):
     """A finished run directory."""
     trainer = make_trainer(tiny_config)
-    assert trainer.fit(quiet)
+    assert fit(trainer, quiet)
     return trainer.run
 
 

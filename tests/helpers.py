@@ -10,6 +10,8 @@ import unicodedata
 from collections import OrderedDict
 from pathlib import Path
 
+from gpt.training.signals import StopRequest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -38,10 +40,17 @@ def assigned(text: str) -> str:
     return "".join(character for character in text if unicodedata.category(character) != "Cn")
 
 
+def fit(trainer, display):
+    """Train as train.py does, with signals heard."""
+    with StopRequest() as stop:
+        return trainer.fit(display, stop)
+
+
 def torchrun(processes, program, *arguments, cwd, options=(), code=0):
     """What a program prints when torchrun starts it in several processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     result = subprocess.run(
         [*command, "--", str(program), *map(str, arguments)],
         cwd=cwd,

@@ -64,6 +64,7 @@ def training_memory(
     device: str = "cpu",
     value_bytes: int = FLOAT32,
     processes: int = 1,
+    nodes: int = 1,
     program: int = 0,
 ) -> Memory:
     """Memory of a training step with `micro_batch` sequences at a time, computed in values of `value_bytes`.
@@ -87,7 +88,7 @@ def training_memory(
         block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
         outside += C * mask
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
-    sharded = processes if config.parallel != "ddp" else 1
+    sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch < share
     return Memory(
         program=program,
@@ -102,11 +103,16 @@ def training_memory(
 
 
 def fitting_micro_batch(
-    config: Config, budget: int, device: str = "cpu", value_bytes: int = FLOAT32, processes: int = 1
+    config: Config,
+    budget: int,
+    device: str = "cpu",
+    value_bytes: int = FLOAT32,
+    processes: int = 1,
+    nodes: int = 1,
 ) -> int:
     """The most sequences at a time that `budget` bytes hold: a process's share of the batch, halved until it fits."""
     micro_batch = config.batch_sequences // processes
-    while micro_batch > 1 and training_memory(config, micro_batch, device, value_bytes, processes).peak > budget:
+    while micro_batch > 1 and training_memory(config, micro_batch, device, value_bytes, processes, nodes).peak > budget:
         micro_batch = -(-micro_batch // 2)
     return micro_batch
 

@@ -26,7 +26,7 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
 
     def memory(sequences: int):
-        return training_memory(config, sequences, world.device, dtype.itemsize, world.size, program)
+        return training_memory(config, sequences, world.device, dtype.itemsize, world.size, world.nodes, program)
 
     share = config.batch_sequences // world.size
     lines = cost_lines(config) + memory_lines(memory(micro_batch))

@@ -91,8 +91,8 @@ class LossScale:
                 self.value *= 2
 
     def state(self) -> dict[str, Any]:
-        return {"value": self.value, "accepted_steps": self.accepted_steps}
+        return {"varies": self.varies, "value": self.value, "accepted_steps": self.accepted_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if self.varies and state["value"] >= 1:
+        if self.varies and state["varies"]:  # that of another precision says nothing
             self.value, self.accepted_steps = state["value"], state["accepted_steps"]

@@ -12,7 +12,7 @@ from gpt.device import free_memory, is_out_of_memory
 from gpt.errors import InputError
 from gpt.training.world import World
 
-SHARE_OF_GPU, SHARE_OF_CPU = 1.0, 0.25  # of the free memory; a CPU does not survive a guess that is too high
+SHARE_OF_CPU = 0.25  # of a node's free memory, for all its processes: no CPU survives a guess that is too high
 
 
 class MicroBatch:
@@ -25,8 +25,10 @@ class MicroBatch:
         self.asked, self.world = config.micro_batch, world
         self.share = config.batch_sequences // world.size
         if self.asked == "auto":
-            budget = int(free_memory(world.device) * (SHARE_OF_GPU if world.device == "cuda" else SHARE_OF_CPU))
-            self.size = world.min(fitting_micro_batch(config, budget, world.device, dtype.itemsize, world.size))
+            share = 1.0 if world.device == "cuda" else SHARE_OF_CPU * world.nodes / world.size
+            budget = int(free_memory(world.device) * share)
+            fitting = fitting_micro_batch(config, budget, world.device, dtype.itemsize, world.size, world.nodes)
+            self.size = world.min(fitting)
         else:
             self.size = min(self.asked, self.share)
         # A rank that runs out of memory while gradients are sent leaves the others waiting for its part. So a new

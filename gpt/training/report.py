@@ -1,7 +1,5 @@
 """What a finished run has reached, where it lies, and a sample of it."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +17,10 @@ SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 200, 0.6
 def report(trainer: Trainer) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint."""
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
-    picture = draw_losses(trainer.run)
+    try:
+        picture = str(draw_losses(trainer.run))
+    except OSError as error:  # a full disk, say; the run is finished and saved all the same
+        picture = f"could not be drawn ({error})"
     loaded = load_run(trainer.run, trainer.device)
     Console(highlight=False, soft_wrap=True).print(_table(trainer, peak, picture, loaded))
     prompt = trainer.dataset.recipe.get("sample_prompt", "")
@@ -32,7 +33,7 @@ def report(trainer: Trainer) -> None:
     print()
 
 
-def _table(trainer: Trainer, peak: int, picture: Path, loaded: LoadedRun) -> Table:
+def _table(trainer: Trainer, peak: int, picture: str, loaded: LoadedRun) -> Table:
     tokens = trainer.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")
@@ -42,6 +43,6 @@ def _table(trainer: Trainer, peak: int, picture: Path, loaded: LoadedRun) -> Tab
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     table.add_row("best checkpoint", f"step {loaded.state['step']:,}")
     table.add_row("run", str(trainer.run))
-    table.add_row("picture", str(picture))
+    table.add_row("picture", picture)
     table.add_row("sample from it", f"python sample.py --run {trainer.run}")
     return table

@@ -5,6 +5,8 @@ import time
 from types import FrameType
 from typing import Any
 
+from torch.distributed import is_torchelastic_launched
+
 SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try again later"
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -14,9 +16,9 @@ ECHO_SECONDS = 1.0
 class StopRequest:
     """Set once a signal has come; a second Ctrl-C interrupts at once. Use as a context manager, in the main thread."""
 
-    def __init__(self, forwarded: bool = False) -> None:
-        """`forwarded`: torchrun passes on what its processes may have got themselves; so soon, it is no second one."""
-        self._echo_seconds = ECHO_SECONDS if forwarded else 0.0
+    def __init__(self) -> None:
+        # torchrun passes on what its processes may have got themselves: so soon, that is no second Ctrl-C.
+        self._echo_seconds = ECHO_SECONDS if is_torchelastic_launched() else 0.0
         self._requested_at: float | None = None
         self._previous: dict[int, Any] = {}
 

@@ -84,6 +84,7 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
 
 def load_weights(trainer: "Trainer", weights: dict[str, Tensor]) -> None:
     """Put rank 0's whole weights into the model, each rank's part in its place."""
+    trainer.world.wait()  # patiently: rank 0 may have read or fetched them for longer than a step may take
     own = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     if trainer.world.is_main and {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in own.items()}:
         raise InputError(f"{trainer.run}: the weights do not fit the model of its config.json")

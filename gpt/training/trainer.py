@@ -57,8 +57,8 @@ class Trainer:
 
     # ---- the loop ----
 
-    def fit(self, display: ProgressDisplay) -> bool:
-        """Train, and save. True if the last step was reached, False if a signal or `stop_at` ended it before.
+    def fit(self, display: ProgressDisplay, stop: StopRequest) -> bool:
+        """Train, and save. True if the last step was reached, False if `stop` or `stop_at` ended it before.
 
         Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
         """
@@ -70,7 +70,7 @@ class Trainer:
             logs = [MetricsFile(self.run, finished_steps, self.say), WandbLog(config, self.run, self.say)]
         clock = Clock(self.step, self.elapsed)
         self.model.train()
-        with display, StopRequest(forwarded=world.size > 1) as stop:
+        with display:
             while (self.step < last or self.unevaluated) and not world.any(stop.is_set()):
                 record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
@@ -138,10 +138,11 @@ class Trainer:
         Begun anew with half the micro-batch where memory runs out, and with half the scale where float16 overflows.
         """
         (count,) = self.world.sum(int((targets != IGNORED).sum()))
-        asked_scale = self.scale.value
+        scale_before = self.scale.state()
         while True:
             total = self.accumulate(inputs, targets, count)
             if total is None:
+                self.optimizer.zero_grad(set_to_none=True)
                 self.micro_batch.halve(self.step + 1)
                 self.parallel_model = self.world.renew(
                     self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
@@ -152,7 +153,7 @@ class Trainer:
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
-                self.scale.value = asked_scale  # it was not the scale
+                self.scale.load_state(scale_before)  # it was not the scale
                 return loss, norm
 
     def accumulate(self, inputs: Tensor, targets: Tensor, count: float) -> Tensor | None:

@@ -6,7 +6,6 @@ CPUs. One process alone is a world of size 1, in which nothing is sent. Every me
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
@@ -21,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt.config import Parallel
+from gpt.device import make_deterministic
 from gpt.errors import InputError, ProcessLost
 
 STORE_PORT = "gpt/store-port"
@@ -148,6 +148,8 @@ class World:
         if isinstance(parallel_model, DistributedDataParallel):
             return self.parallelise(model, "ddp")  # the old one waits for gradients that it was promised
         if isinstance(parallel_model, FSDPModule):
+            if hasattr(parallel_model, "reset_iter_state"):  # torch 2.13 has it, 2.11 may not
+                parallel_model.reset_iter_state()
             self.reshard(model)
             small_pass()  # sends the gradients that were only added up so far, which nothing else can reach
         return parallel_model
@@ -192,6 +194,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
 
     Raises ProcessLost if another process dies, or does not answer for `timeout` seconds.
     """
+    make_deterministic(device)
     if "RANK" not in os.environ:
         yield World(device, timeout)
         return
@@ -207,7 +210,6 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         world = World(device, timeout, rank, size, nodes)
         yield world
         world.wait()  # torch aborts a process whose gradients' connections close while another still sends
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, once the first has ended; all are about to
         dist.destroy_process_group()
     except RuntimeError as error:
         if not _is_of_communication(error):

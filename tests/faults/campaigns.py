@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from helpers import ROOT
+from helpers import ROOT, fit
 
 import train
 from gpt import GPT, checkpoint
@@ -103,10 +103,10 @@ class Training:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["campaigns"])
 
-    def __init__(self, dataset: Dataset, run: Path) -> None:
+    def __init__(self, dataset: Dataset, run: Path, *more: str) -> None:
         self.run, self.output = run, run.with_suffix(".log")
         self.output.unlink(missing_ok=True)
-        self.process = self.context.Process(target=_train, args=(options(dataset, run), self.output))
+        self.process = self.context.Process(target=_train, args=([*options(dataset, run), *more], self.output))
         self.process.start()
 
     def wait_for_steps(self) -> bool:
@@ -226,7 +226,7 @@ def damages(config: Config, dataset: Dataset, directory: Path, count: int, rng: 
     """A flipped bit, a lost end, a block of zeros or a missing file in the newest of three checkpoints."""
     row = Row("damaged file in a checkpoint")
     run, trainer = new_trainer(config, dataset, directory / "run")
-    trainer.fit(ProgressDisplay(config.steps, quiet=True))
+    fit(trainer, ProgressDisplay(config.steps, quiet=True))
     written = {step_of(path): load(path, optimizer=True) for path in list_checkpoints(run)}
     for _ in range(count):
         copy = directory / "copy"
@@ -300,7 +300,7 @@ def full_disks(config: Config, dataset: Dataset, directory: Path, points: int, m
     config = replace(config, steps=20, checkpoint=replace(config.checkpoint, every=5, keep=9))
     config = replace(config, evaluation=replace(config.evaluation, every=0))
     run, undisturbed = new_trainer(config, dataset, directory / "undisturbed")
-    undisturbed.fit(ProgressDisplay(20, quiet=True))
+    fit(undisturbed, ProgressDisplay(20, quiet=True))
     expected = load(list_checkpoints(run)[-1], optimizer=True)
     checkpoint_bytes = sum(file.stat().st_size for file in expected.path.iterdir())
     row = Row("disk full at a point of a save")
@@ -319,7 +319,7 @@ def full_disks(config: Config, dataset: Dataset, directory: Path, points: int, m
             )
             display = ProgressDisplay(20, quiet=True)
             display.say = said.append
-            finished = trainer.fit(display)
+            finished = fit(trainer, display)
             newest = load(list_checkpoints(run)[-1], optimizer=True)
             steps = [step_of(path) for path in list_checkpoints(run)]
             for path in list_checkpoints(run):
@@ -408,14 +408,19 @@ class Gang:
 
 
 def two_launchers(dataset: Dataset, directory: Path) -> None:
-    """Two nodes on one machine, each with its own torchrun and one process, that meet by a rendezvous."""
+    """Two nodes on one machine, each with its own torchrun and one process, that meet by a rendezvous.
+
+    With hsdp, so that there are copies between nodes; and a training of one process to compare with.
+    """
+    one = Training(dataset, directory / "one-node", "--model.dropout", "0.0")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
-    run = directory / "two-nodes"
-    nodes = [Gang(1, dataset, run, launcher=meeting, log=f"node-{number}") for number in range(2)]
+    run, more = directory / "two-nodes", ("--model.dropout", "0.0", "--parallel", "hsdp")
+    nodes = [Gang(1, dataset, run, *more, launcher=meeting, log=f"node-{number}") for number in range(2)]
     assert [node.end() for node in nodes] == [0, 0], [node.output.read_text() for node in nodes]
+    assert one.end() == 0
 
 
 def changing_numbers(dataset: Dataset, directory: Path, numbers: list[int]) -> None:
@@ -495,6 +500,7 @@ def hung_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random
         took = time.monotonic() - start
         stopped.kill()
         gang.end()
-        newest = step_of(list_checkpoints(gang.run)[-1])
-        row.count(took < 5 + 5 and "did not answer for 5 s" in gang.output.read_text(), gang.steps() - newest)
+        newest = list_checkpoints(gang.run)
+        lost = gang.steps() - (step_of(newest[-1]) if newest else 0)
+        row.count(took < 5 + 5 and "did not answer for 5 s" in gang.output.read_text(), lost)
     return row

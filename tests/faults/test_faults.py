@@ -74,12 +74,12 @@ def test_dead_ranks(dataset, tmp_path, count):
     settle(dead_ranks(dataset, tmp_path, count, random.Random(5)))
 
 
-def test_two_launchers_with_a_rendezvous_train_together(dataset, undisturbed, tmp_path):
-    """With dropout their losses cannot be those of one process; the batches are."""
+def test_two_launchers_with_a_rendezvous_have_the_losses_of_one_process(dataset, tmp_path):
     two_launchers(dataset, tmp_path)
-    one, two = (read_metrics(run) for run in (undisturbed[0], tmp_path / "two-nodes"))
+    one, two = (read_metrics(tmp_path / name) for name in ("one-node", "two-nodes"))
     assert [record["batch_hash"] for record in one] == [record["batch_hash"] for record in two]
-    assert one[-1]["train_loss"] == pytest.approx(two[-1]["train_loss"], rel=0.1)
+    losses = [[record["train_loss"] for record in records[:50]] for records in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @no_limit
@@ -95,6 +95,8 @@ def test_a_run_changes_its_number_of_processes_and_reads_the_same_batches(datase
     assert 3 * dataset.train.tokens < 500 * 256
     losses = [[record["train_loss"] for record in records[:50]] for records in (one, several)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    losses = [[record["train_loss"] for record in records] for records in (one, several)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # rounding grows over hundreds of steps
 
 
 @no_limit

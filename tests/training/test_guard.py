@@ -92,3 +92,6 @@ def test_the_scale_is_halved_down_to_one_and_doubled_after_2000_steps():
     single = LossScale(torch.float32)
     single.load_state(scale.state())  # of a run that is resumed in another precision
     assert single.value == 1
+    half = LossScale(torch.float16)
+    half.load_state(single.state())
+    assert half.value == 2.0**16

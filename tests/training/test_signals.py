@@ -27,7 +27,8 @@ def test_a_second_ctrl_c_interrupts(first):
 
 def test_what_torchrun_forwards_at_once_is_no_second_ctrl_c(monkeypatch):
     monkeypatch.setattr(signals, "ECHO_SECONDS", 0.2)
-    with pytest.raises(KeyboardInterrupt), StopRequest(forwarded=True):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    with pytest.raises(KeyboardInterrupt), StopRequest():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.25)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import fit
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
@@ -34,7 +35,7 @@ def plain(records):
 
 def test_the_loss_goes_down(make_trainer, tiny_config, quiet):
     trainer = make_trainer(replace(tiny_config, steps=120, evaluation=replace(tiny_config.evaluation, every=0)))
-    assert trainer.fit(quiet)
+    assert fit(trainer, quiet)
     records = read_metrics(trainer.run)
     assert records[0]["train_loss"] == pytest.approx(math.log(257), abs=0.1)
     assert records[-1]["val_loss"] < 4.0
@@ -43,13 +44,13 @@ def test_the_loss_goes_down(make_trainer, tiny_config, quiet):
 def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_trainer, tiny_config, quiet):
     """30 steps at once, and 11 + 19 with everything rebuilt from disk between, dropout on."""
     whole = make_trainer(tiny_config, "whole")
-    assert whole.fit(quiet)
+    assert fit(whole, quiet)
     first = make_trainer(replace(tiny_config, stop_at=11), "parts")
-    assert not first.fit(quiet)
+    assert not fit(first, quiet)
     torch.manual_seed(99)  # whatever else happened in between
     second = make_trainer(tiny_config, "parts", resume=True)
     assert second.step == 11
-    assert second.fit(quiet)
+    assert fit(second, quiet)
     require_equal(weights(whole), weights(second))
     one, two = (load_newest(t.run, print) for t in (whole, second))
     require_equal(one.model, two.model)
@@ -67,7 +68,7 @@ def test_how_often_one_evaluates_or_saves_does_not_change_the_training(make_trai
     seldom = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
     runs = [make_trainer(config, name) for config, name in ((often, "often"), (seldom, "seldom"))]
     for trainer in runs:
-        trainer.fit(quiet)
+        fit(trainer, quiet)
     require_equal(weights(runs[0]), weights(runs[1]))
 
 
@@ -129,7 +130,7 @@ def test_checkpoints_are_kept_as_configured(trained_run, make_trainer, tiny_conf
     assert [step_of(path) for path in list_checkpoints(trained_run)] == [20, 30]
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=3))
     trainer = make_trainer(config, "three")
-    trainer.fit(quiet)
+    fit(trainer, quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [20, 25, 30]
 
 
@@ -139,7 +140,7 @@ def test_the_best_checkpoint_survives_worse_ones(make_trainer, tiny_config, quie
     monkeypatch.setattr(trainer_module, "summarize", lambda sums: replace(original(sums), loss=next(losses)))
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=0, keep=1))
     trainer = make_trainer(config)
-    trainer.fit(quiet)
+    fit(trainer, quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [20, 30]
 
 
@@ -154,11 +155,11 @@ def test_a_signal_finishes_the_step_saves_and_can_be_resumed(make_trainer, tiny_
         return original()
 
     monkeypatch.setattr(trainer, "train_step", step)
-    assert not trainer.fit(quiet)
+    assert not fit(trainer, quiet)
     assert step_of(list_checkpoints(trainer.run)[-1]) == 14
     resumed = make_trainer(tiny_config, resume=True)
     assert resumed.step == 14
-    assert resumed.fit(quiet)
+    assert fit(resumed, quiet)
 
 
 def test_a_second_ctrl_c_interrupts_at_once(make_trainer, tiny_config, quiet, monkeypatch):
@@ -170,7 +171,7 @@ def test_a_second_ctrl_c_interrupts_at_once(make_trainer, tiny_config, quiet, mo
 
     monkeypatch.setattr(trainer, "train_step", step)
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(quiet)
+        fit(trainer, quiet)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -180,7 +181,7 @@ def test_divergence_stops_before_the_weights_are_touched(make_trainer, tiny_conf
     before = weights(trainer)
     trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(InputError, match=r"diverged at step 4: 3 batches in a row .*learning-rate"):
-        trainer.fit(quiet)
+        fit(trainer, quiet)
     require_equal(before, weights(trainer))
 
 
@@ -210,7 +211,7 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_trainer, tiny_
         return record
 
     trainer.train_step = step
-    assert trainer.fit(quiet)
+    assert fit(trainer, quiet)
     assert originals == [7, 7]
     records = {record["step"]: record for record in read_metrics(trainer.run)}
     assert list(records) == list(range(1, 31))
@@ -247,7 +248,7 @@ def test_three_skipped_in_a_row_stop_the_run_with_the_last_good_checkpoint(make_
     trainer = make_trainer(tiny_config)
     poison(trainer, {13, 15, 16, 17})
     with pytest.raises(InputError, match=r"diverged at step 18: 3 batches .* step-00000010, is from before that"):
-        trainer.fit(quiet)
+        fit(trainer, quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [10]
     assert [r["step"] for r in read_metrics(trainer.run) if "skipped" in r] == [14, 16, 17, 18]
 
@@ -259,10 +260,10 @@ def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_trainer, tiny
     whole, first = make_trainer(config, "whole"), make_trainer(replace(config, stop_at=137), "parts")
     for trainer in (whole, first):
         poison(trainer, {140}, 100.0)
-        trainer.fit(quiet)
+        fit(trainer, quiet)
     second = make_trainer(config, "parts", resume=True)
     poison(second, {140}, 100.0)
-    assert second.fit(quiet)
+    assert fit(second, quiet)
     for trainer in (whole, second):
         (skipped,) = (record for record in read_metrics(trainer.run) if "skipped" in record)
         assert skipped["step"] == 141
@@ -270,7 +271,7 @@ def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_trainer, tiny
     require_equal(weights(whole), weights(second))
     unguarded = make_trainer(replace(config, optimizer=replace(config.optimizer, skip_spikes=False)), "unguarded")
     poison(unguarded, {140}, 100.0)
-    assert unguarded.fit(quiet)
+    assert fit(unguarded, quiet)
     assert not any("skipped" in record for record in read_metrics(unguarded.run))
 
 
@@ -315,11 +316,11 @@ def test_memory_that_runs_out_midway_costs_nothing(make_trainer, tiny_config, qu
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer.model.final_norm.bias.register_hook(fail_once)
-    trainer.fit(quiet)
+    fit(trainer, quiet)
     resumed = make_trainer(config, "oom", resume=True)
     assert resumed.micro_batch.size == 2
-    resumed.fit(quiet)
-    reference.fit(quiet)
+    fit(resumed, quiet)
+    fit(reference, quiet)
     losses = [[record["train_loss"] for record in read_metrics(t.run)] for t in (resumed, reference)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -343,10 +344,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer, tiny_conf
 def test_resuming_is_exact_in_every_precision_and_accumulation(make_trainer, tiny_config, quiet, dtype, micro_batch):
     config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch=micro_batch, steps=14)
     whole = make_trainer(config, "whole")
-    whole.fit(quiet)
-    make_trainer(replace(config, stop_at=6), "parts").fit(quiet)
+    fit(whole, quiet)
+    fit(make_trainer(replace(config, stop_at=6), "parts"), quiet)
     parts = make_trainer(config, "parts", resume=True)
-    parts.fit(quiet)
+    fit(parts, quiet)
     one, two = (load_newest(trainer.run, print) for trainer in (whole, parts))
     require_equal(one.model, two.model)
     require_equal(one.optimizer, two.optimizer)
@@ -370,7 +371,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
     make_trainer, tiny_config, quiet, monkeypatch
 ):
     whole, parts = make_trainer(tiny_config, "whole"), make_trainer(tiny_config, "parts")
-    whole.fit(quiet)
+    fit(whole, quiet)
     original, calls = trainer_module.window_sums, []
 
     def interrupted(*arguments, stop):
@@ -380,12 +381,12 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
         return original(*arguments, stop=stop)
 
     monkeypatch.setattr(trainer_module, "window_sums", interrupted)
-    assert not parts.fit(quiet)
+    assert not fit(parts, quiet)
     assert step_of(list_checkpoints(parts.run)[-1]) == 20
     assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))
     resumed = make_trainer(tiny_config, "parts", resume=True)
     assert resumed.step == 20
-    assert resumed.fit(quiet)
+    assert fit(resumed, quiet)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(resumed.run))
     assert load_best(whole.run, print).state["step"] == load_best(resumed.run, print).state["step"]
     require_equal(weights(whole), weights(resumed))
@@ -406,7 +407,7 @@ def test_a_full_disk_does_not_stop_training_and_the_next_save_tries_again(
         return original(run, model, optimizer, state)
 
     monkeypatch.setattr(checkpoint, "save", full)
-    assert trainer.fit(quiet)
+    assert fit(trainer, quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [5, 20, 25, 30]
     said = [line for line in said if "could not be saved" in line]
     assert len(said) == 2
@@ -424,12 +425,12 @@ def test_an_end_that_cannot_be_saved_is_an_error(make_trainer, tiny_config, quie
 
     monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(OSError, match="step 30 could not be saved .*; make space, then go on with --resume"):
-        trainer.fit(quiet)
+        fit(trainer, quiet)
 
 
 def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
     trainer = make_trainer(replace(tiny_config, stop_at=5))
-    trainer.fit(quiet)
+    fit(trainer, quiet)
     trainer.dataset, said = replace(trainer.dataset, fingerprint="other"), []
     trainer.say = said.append
     with pytest.raises(InputError, match="or go on with --allow-other-data"):
@@ -440,7 +441,7 @@ def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
 
 def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
     trainer = make_trainer(replace(tiny_config, stop_at=5))
-    trainer.fit(quiet)
+    fit(trainer, quiet)
     path = list_checkpoints(trainer.run)[-1]
     state = json.loads((path / "state.json").read_text()) | {"dataset_fingerprint": "other"}
     for old in list_checkpoints(trainer.run):
@@ -461,7 +462,7 @@ def test_a_run_without_a_checkpoint_yet_begins_again(make_trainer, tiny_config, 
     make_trainer(tiny_config)
     again = make_trainer(tiny_config, resume=True)
     assert again.step == 0
-    assert again.fit(quiet)
+    assert fit(again, quiet)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import torchrun
+from helpers import fit, torchrun
 
 from gpt import GPT, InputError
 from gpt.checkpoint import load_newest
@@ -30,7 +30,7 @@ def worlds(dataset, tiny_shape, tmp_path_factory):
         chosen = replace(config, run=out / name, stop_at=stop_at)
         with open_run(chosen, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
-            Trainer(chosen, GPT(config.model), dataset, run, World("cpu")).fit(ProgressDisplay(1, quiet=True))
+            fit(Trainer(chosen, GPT(config.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
     program = Path(__file__).with_name("world_program.py")
     torchrun(2, program, dataset.path, out, cwd=out)
     return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
@@ -92,13 +92,14 @@ def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(worlds, mode):
     assert results[0][mode]["weights as before"] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("mode", MODES)
-def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, mode):
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, mode, where):
     """And nothing of the gradients of the abandoned attempt is left."""
     _, results = worlds
     for result in results:
-        assert result[mode]["micro-batch"] == 2
-        assert result[mode]["norms"] == pytest.approx(result[mode]["norms of enough"], rel=1e-3)
+        assert result[mode][f"micro-batch {where}"] == 2
+        assert result[mode][f"norms {where}"] == pytest.approx(result[mode][f"enough {where}"], rel=1e-3)
 
 
 def test_ranks_agree(worlds):

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from helpers import fit
 
 from gpt import GPT, Config, InputError
+from gpt.checkpoint import load_newest
 from gpt.run import open_run, read_config
 from gpt.tokens.shards import Dataset, open_dataset
+from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.state import resume
 from gpt.training.trainer import Trainer
@@ -45,14 +48,22 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+def timeless(run: Path) -> list[Result]:
+    return [{k: v for k, v in r.items() if k not in ("elapsed_s", "tokens_per_s")} for r in read_metrics(run)]
+
+
 def train(config: Config, dataset: Dataset, out: Path, world: World, quiet: ProgressDisplay) -> Result:
     """Undisturbed, and stopped and resumed; with dropout, so that its randomness is resumed as well."""
     undisturbed = trainer(config, dataset, out / f"{config.parallel}-whole", world)
-    undisturbed.fit(quiet)
-    trainer(replace(config, stop_at=5), dataset, out / f"{config.parallel}-parts", world).fit(quiet)
+    fit(undisturbed, quiet)
+    fit(trainer(replace(config, stop_at=5), dataset, out / f"{config.parallel}-parts", world), quiet)
     resumed = trainer(config, dataset, out / f"{config.parallel}-parts", world, resumes=True)
-    resumed.fit(quiet)
-    return {"resume is exact": equal(whole(undisturbed), whole(resumed)) and resumed.step == config.steps}
+    fit(resumed, quiet)
+    exact = equal(whole(undisturbed), whole(resumed)) and resumed.step == config.steps
+    if world.is_main:
+        one, two = (load_newest(t.run, print) for t in (undisturbed, resumed))
+        exact = exact and equal(one.optimizer, two.optimizer) and timeless(undisturbed.run) == timeless(resumed.run)
+    return {"resume is exact": exact}
 
 
 def skip(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
@@ -72,24 +83,27 @@ def skip(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
     return {"skipped": ["skipped" in record for record in records], "weights as before": same}
 
 
-def run_out(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
-    """In the second micro-batch of the second step, rank 1 alone cannot hold more than two sequences; as shards, none.
+def run_out(config: Config, dataset: Dataset, out: Path, world: World, where: str) -> Result:
+    """In the second step rank 1 alone cannot hold more than two sequences; as shards, none.
 
-    Beside it, the same without such a lack.
+    In the forward pass of the second micro-batch, or in the backward pass of the first; beside it, the same without.
     """
     config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch=4)
-    trained = trainer(config, dataset, out / f"{config.parallel}-memory", world)
-    reference = trainer(config, dataset, out / f"{config.parallel}-enough", world)
+    trained = trainer(config, dataset, out / f"{config.parallel}-{where}", world)
+    reference = trainer(config, dataset, out / f"{config.parallel}-{where}-enough", world)
     seen = []
 
     def fail(*_: object) -> None:
         seen.append(trained.step)
-        if seen.count(1) == 2 and (world.rank == 1 or config.parallel != "ddp"):
+        if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or config.parallel != "ddp"):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    trained.model.register_forward_pre_hook(fail)
+    if where == "forward":
+        trained.model.register_forward_pre_hook(fail)
+    else:
+        trained.model.blocks[0].mlp.register_full_backward_hook(fail)
     norms = [[t.train_step()["gradient_norm"] for _ in range(4)] for t in (trained, reference)]
-    return {"norms": norms[0], "norms of enough": norms[1], "micro-batch": trained.micro_batch.size}
+    return {f"norms {where}": norms[0], f"enough {where}": norms[1], f"micro-batch {where}": trained.micro_batch.size}
 
 
 def main(data: Path, out: Path) -> None:
@@ -103,9 +117,10 @@ def main(data: Path, out: Path) -> None:
             chosen = replace(config, parallel=parallel)
             dropping = replace(chosen, model=replace(config.model, dropout=0.1))
             plain = trainer(chosen, dataset, out / parallel, world)
-            plain.fit(quiet)
+            fit(plain, quiet)
             results[parallel] = train(dropping, dataset, out, world, quiet) | skip(chosen, dataset, out, world)
-            results[parallel] |= run_out(chosen, dataset, out, world)
+            for where in ("forward", "backward"):
+                results[parallel] |= run_out(chosen, dataset, out, world, where)
         results["sum"] = world.sum(world.rank + 0.5, 1)
         results["decisions"] = [world.any(world.rank == 1), world.any(False), world.min(7 - world.rank)]
         results["broadcast"] = world.broadcast({"from": world.rank})
