@@ -3,10 +3,11 @@
 import time
 
 import torch
+from torch import Tensor
 
-from gpt.analysis.cost import cost_lines, memory_lines, training_memory
+from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.config import Config
-from gpt.device import autocast, choose_dtype, free_memory, used_memory
+from gpt.device import autocast, choose_dtype, compiled, free_memory, used_memory
 from gpt.evaluation.loss import next_token_loss
 from gpt.tokens.shards import Dataset
 from gpt.training.initial import new_model
@@ -25,7 +26,7 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     micro_batch = MicroBatch(config, world, dtype).size
     program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
 
-    def memory(sequences: int):
+    def memory(sequences: int) -> Memory:
         return training_memory(config, sequences, world.device, dtype.itemsize, world.size, world.nodes, program)
 
     share = config.batch_sequences // world.size
@@ -35,7 +36,7 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     if dataset is not None:
         epochs = config.steps * config.batch_tokens / dataset.train.tokens
         lines.append(f"{'epochs':28} {epochs:>15.2f}")
-    trial = min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
+    trial = micro_batch if world.device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
     if world.any(memory(trial).peak > free_memory(world.device) + program):
         return [*lines, f"{'time':28} not forecast: a trial would not fit into the free memory"]
     pass_seconds, step_seconds = trial_seconds(config, trial, world.device, dtype)
@@ -55,12 +56,17 @@ def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtyp
     model = new_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)
     ids = torch.randint(config.model.vocab_size, (sequences, config.model.context), device=device)
+
+    def loss_of(ids: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return next_token_loss(model(ids), ids) / ids.numel()
+
+    forward = compiled(loss_of, config.compile, device)
     passes, steps = [], []
     end = None
     while end is None or time.perf_counter() < end:
         start = time.perf_counter()
-        with autocast(device, dtype):
-            loss = next_token_loss(model(ids), ids) / ids.numel()
+        loss = forward(ids)
         loss.backward()
         loss.item()  # waits for the device
         middle = time.perf_counter()

@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import torch
+
+from gpt.training import forecast
+from gpt.training.forecast import forecast_lines, trial_seconds
+from gpt.training.world import World
+
+
+def values(lines):
+    """The lines of a forecast as a dictionary; a name and its value are two spaces apart or more."""
+    return {line[:28].strip(): line[28:].strip() for line in lines}
+
+
+def test_a_forecast_is_made_of_its_parts(tiny_config, dataset, monkeypatch):
+    """30 steps of 6 sequences, 4 at a time, and 3 evaluations of the validation split; a pass of 4 takes 2 seconds."""
+    monkeypatch.setattr(forecast, "trial_seconds", lambda *_: (2.0, 1.0))
+    shown = values(forecast_lines(tiny_config, dataset, World("cpu")))
+    assert shown["batch"] == "6 sequences of 32 tokens, 4 at a time"
+    assert shown["training tokens"] == "5,760"
+    assert float(shown["epochs"]) == round(5760 / dataset.train.tokens, 2)
+    assert shown["tokens per second"] == f"{5760 / (30 * (6 / 4 * 2 + 1)):,.0f}"
+    evaluation = 3 * dataset.validation.tokens / 32 / 4 * 2 / 3
+    minutes, seconds = divmod(round(120 + evaluation), 60)
+    assert shown["time"].split(" ")[0] == f"{minutes}:{seconds:02d}"
+
+
+def test_a_trial_that_would_not_fit_is_not_made(tiny_config, dataset, monkeypatch):
+    monkeypatch.setattr(forecast, "free_memory", lambda device: 0)
+    monkeypatch.setattr(forecast, "used_memory", lambda: 0)
+    monkeypatch.setattr(forecast, "LIBRARIES", 0)
+    shown = values(forecast_lines(tiny_config, None, World("cpu")))
+    assert shown["time"] == "not forecast: a trial would not fit into the free memory"
+    assert "epochs" not in shown
+
+
+def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.5)
+    model = replace(tiny_config.model, context=256, width=128)
+    config = replace(tiny_config, model=model, batch_tokens=64 * 256)
+    few, many = (trial_seconds(config, sequences, "cpu", torch.float32)[0] for sequences in (1, 32))
+    assert many > 4 * few
