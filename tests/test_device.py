@@ -5,7 +5,7 @@ from gpt.device import autocast, choose_dtype, compiled, free_memory, is_out_of_
 
 
 def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
-    def broken(function):
+    def broken(function, dynamic):
         def call(*_):
             raise RuntimeError("no compiler")
 
@@ -18,7 +18,7 @@ def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
 
 
 def test_compile_is_asked_for_or_left_out(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function: lambda *_: "compiled")
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *_: "compiled")
     cases = [
         ("on", "cpu", "compiled"),
         ("auto", "cuda", "compiled"),
@@ -34,7 +34,7 @@ def test_running_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
     def exhausted(_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch, "compile", lambda function: exhausted)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: exhausted)
     with pytest.raises(torch.OutOfMemoryError):
         compiled(lambda x: x, "on", "cpu")(1)
 
