@@ -17,7 +17,7 @@ from gpt.training.progress import duration
 from gpt.training.world import World
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
-LIBRARIES = 55e6  # bytes of program text and scratch memory that a CPU's first step brings in
+LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first steps bring in, and evaluation
 
 
 def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> list[str]:
