@@ -6,6 +6,7 @@ CPUs. One process alone is a world of size 1, in which nothing is sent. Every me
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
@@ -234,9 +235,11 @@ def _fresh_store(rank: int, size: int) -> dist.Store:
         return store
     deadline = time.monotonic() + PATIENCE.total_seconds()
     while True:
+        port = int(kept.get(STORE_PORT))
         try:
-            return dist.TCPStore(host, int(kept.get(STORE_PORT)), size, timeout=timedelta(seconds=1))
-        except dist.DistError:
+            socket.create_connection((host, port), timeout=5).close()  # torch would try for long, and loudly
+            return dist.TCPStore(host, port, size, timeout=PATIENCE)
+        except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)  # a port of the dead; rank 0 has not written its new one yet
