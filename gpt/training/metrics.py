@@ -154,6 +154,7 @@ class WandbLog:
             if mode == "offline":
                 raise
             self.say(f"wandb: {_first_line(error)}; recorded offline instead, upload with: {self._sync_command}")
+            wandb.teardown()  # its process still thinks that the run is in use
             return self._start("offline")
 
 
