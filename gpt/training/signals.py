@@ -33,6 +33,8 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if is_torchelastic_launched():  # which sends SIGTERM as soon as one process has ended; this one is about to
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._requested_at is None:

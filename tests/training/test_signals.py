@@ -33,3 +33,5 @@ def test_what_torchrun_forwards_at_once_is_no_second_ctrl_c(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.25)
         signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # torchrun's, when another process has ended already
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
