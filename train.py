@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     with StopRequest() as stop, join_world(device, command.settings.timeout) as world:
         processes = f", {world.size} processes" if world.size > 1 else ""
         world.say(f"{reason}; device: {world.device}{processes}")
-        return train(world.broadcast(command), world, stop)
+        return world.end(train(world.broadcast(command), world, stop))
 
 
 def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
