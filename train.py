@@ -56,7 +56,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
             load_weights(trainer, initial_weights(config) if world.is_main else {})
         world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
-        finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop)
+        finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
         if not finished:
             world.say(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
             return SAVED_BUT_NOT_FINISHED

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from gpt.config import Config, Device, SamplingConfig, nearest_multiple, overlay, to_dict
+from gpt.config import Config, Device, SamplingConfig, nearest_multiple
 from gpt.device import choose_device
 from gpt.errors import InputError, ProcessLost
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
+from gpt.settings import overlay, to_dict
 from gpt.tokens.shards import Dataset
 from gpt.training.forecast import forecast_lines
 from gpt.training.world import World
@@ -75,6 +76,8 @@ class TrainCommand:
     """Go on with the run that --run names, beginning it if it is not there yet, or with the newest."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the resolved settings, a forecast of memory and time, and stop."""
+    profile: FlagCreatePairsOff[bool] = False
+    """Trace steps 4 to 6 from here into the run's trace.json, and print the operations that cost most."""
     allow_other_data: FlagCreatePairsOff[bool] = False
     """With --resume: go on although the data, or its tokenizer, is not what the run was trained on so far."""
 

@@ -4,25 +4,25 @@ A config cannot exist in an invalid state: validation happens on construction, a
 Nothing in this module touches a file, a device or a model.
 """
 
-import dataclasses
 import math
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from gpt.errors import InputError, did_you_mean
+from gpt.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp", "hsdp"]
-T = TypeVar("T")
+IGNORED = -100  # a target that does not count, as cross_entropy has it
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the model. The default is GPT-2 small (Radford et al. 2019), 124,439,808 parameters."""
+    """Shape of the model. The default is GPT-2 small (Radford et al. 2019), 124,439,808 parameters.
+
+    The settings after `layer_norm_epsilon` depart from GPT-2, each by itself.
+    """
 
     n_layer: int = 12
     """Number of transformer blocks."""
@@ -37,28 +37,87 @@ class ModelConfig:
     dropout: float = 0.0
     """Probability of dropping a value, in GPT-2's three places; 0 to below 1."""
     layer_norm_epsilon: float = 1e-5
-    """Added to the variance in layer normalisation."""
+    """Added to the variance, or the mean square, in normalisation."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """A learned vector per position, or queries and keys turned by angles that grow with it (Su et al. 2021)."""
+    normalization: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or RMSNorm: no mean, no bias (Zhang and Sennrich 2019)."""
+    query_key_norm: bool = False
+    """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
+    activation: Literal["gelu", "relu-squared"] = "gelu"
+    """Between the MLP's two layers: GELU by tanh, or max(0, x)² (So et al. 2021)."""
+    bias: bool = True
+    """Biases in linear layers and in LayerNorm."""
+    zero_projections: bool = False
+    """Begin with zeros in the two projections of a block that write to the residual stream, and in an untied head."""
+    tied_head: bool = True
+    """Score the next token with the matrix that embeds tokens, or with one of its own."""
+    logit_softcap: float = 0.0
+    """Squeeze logits to ±cap by cap·tanh(logits / cap) (Gemma 2, 2024); 0 leaves them as they are."""
+    key_value_heads: int | None = None
+    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default n_head."""
+    window: int | None = None
+    """Tokens, its own included, that a position sees in the layers marked S; by default all before it."""
+    window_pattern: str = "S"
+    """Which layers have the window: S those with it, L those without, repeated over the layers, as SSSL."""
+    ngram: int = 1
+    """Add embeddings of the last 2 … n tokens together to a token's own (Huang et al. 2025); 1 adds none."""
+    ngram_rows: int = 4096
+    """Rows of the table of each length of n-grams, which are hashed to them."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "width", "context", "vocab_size"):
+        for name in ("n_layer", "n_head", "width", "context", "vocab_size", "ngram", "ngram_rows"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(
             self.width % self.n_head == 0, "model.width", self.width, f"a multiple of model.n_head ({self.n_head})"
         )
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
         _require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon", self.layer_norm_epsilon, "above 0")
+        if self.positions == "rotary":
+            _require(self.head_width % 2 == 0, "model.width", self.width, f"{self.n_head} heads of an even width each")
+        _require(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "at least 0")
+        shared = self.key_value_heads
+        _require(
+            shared is None or (shared >= 1 and self.n_head % shared == 0),
+            "model.key_value_heads",
+            shared,
+            f"a divisor of model.n_head ({self.n_head})",
+        )
+        _require(self.window is None or self.window >= 1, "model.window", self.window, "at least 1")
+        marked = self.window_pattern != "" and set(self.window_pattern) <= {"S", "L"}
+        _require(marked, "model.window_pattern", repr(self.window_pattern), "letters S and L, such as SSSL")
 
     @property
     def head_width(self) -> int:
         return self.width // self.n_head
 
+    @property
+    def key_value_width(self) -> int:
+        """Numbers in all of a position's keys, or values."""
+        return (self.key_value_heads or self.n_head) * self.head_width
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that a position of this layer sees; None means all before it."""
+        marks = self.window_pattern
+        return self.window if marks[layer % len(marks)] == "S" else None
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, its schedule and the gradient clip."""
+    """What moves the weights, how fast at which step, and the gradient clip."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2019) for all weights, or Muon (Jordan et al. 2024) for the matrices of blocks."""
     learning_rate: float = 6e-4
-    """Peak learning rate."""
+    """AdamW's peak learning rate."""
+    muon_learning_rate: float = 0.02
+    """Muon's peak learning rate: the size of a step's singular values."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's momentum, per step; 0 to below 1."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up: a cosine down to the final rate, or stable at the peak and then a straight line down to it."""
+    decay: float = 0.4
+    """Fraction of all steps in which wsd comes down; 0 to 1."""
     final_learning_rate: float = 0.1
     """Learning rate at the last step, as a fraction of the peak; 0 to 1."""
     warmup_steps: int = 100
@@ -75,13 +134,15 @@ class OptimizerConfig:
     """Skip a batch whose gradient norm is over 6 standard deviations above the mean of the last 128 accepted ones."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.learning_rate < math.inf, "optimizer.learning_rate", self.learning_rate, "above 0")
+        for name in ("learning_rate", "muon_learning_rate"):
+            _require(0 < getattr(self, name) < math.inf, f"optimizer.{name}", getattr(self, name), "above 0")
+        _require(0 <= self.decay <= 1, "optimizer.decay", self.decay, "from 0 to 1")
         _require(
             0 <= self.final_learning_rate <= 1, "optimizer.final_learning_rate", self.final_learning_rate, "from 0 to 1"
         )
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
         _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_momentum"):
             _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "at least 0 and below 1")
         _require(0 <= self.gradient_clip < math.inf, "optimizer.gradient_clip", self.gradient_clip, "at least 0")
 
@@ -92,9 +153,12 @@ class EvaluationConfig:
 
     every: int = 250
     """Steps between evaluations; 0 evaluates after the last step only."""
+    sample_tokens: int = 48
+    """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "evaluation.every", self.every, "at least 0")
+        for name in ("every", "sample_tokens"):
+            _require(getattr(self, name) >= 0, f"evaluation.{name}", getattr(self, name), "at least 0")
 
 
 @dataclass(frozen=True)
@@ -172,6 +236,11 @@ class Config:
     """Weights & Biases logging."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    early_stop: int | None = None
+    """End after this many evaluations in a row without a new best validation loss; by default never."""
+    recompute: bool = False
+    """Compute each block again in the backward pass instead of keeping what it computed: a third more arithmetic, and
+    only a block's activations in memory."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -183,6 +252,9 @@ class Config:
         automatic = self.micro_batch == "auto"
         _require(automatic or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or auto")
         _require(self.stop_at is None or self.stop_at >= 1, "stop_at", self.stop_at, "at least 1")
+        _require(self.early_stop is None or self.early_stop >= 1, "early_stop", self.early_stop, "at least 1")
+        if self.early_stop is not None and self.evaluation.every == 0:
+            raise InputError("early_stop needs evaluations to count: give --evaluation.every")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         if self.batch_tokens % self.model.context:
             nearest = nearest_multiple(self.batch_tokens, self.model.context)
@@ -205,64 +277,3 @@ def nearest_multiple(number: int, of: int) -> int:
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise InputError(f"{name} is {value}; it must be {allowed}")
-
-
-# ---- configs as plain dictionaries: JSON in a run directory, TOML from a user ----
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON-ready values; `overlay` is the way back."""
-
-    def ready(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: str(value) if isinstance(value, Path) else value for key, value in items}
-
-    return dataclasses.asdict(config, dict_factory=ready)
-
-
-def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> T:
-    """`config` with `values` laid over it, nested tables included.
-
-    Raises InputError, naming `where` and the key, for an unknown key or a value of the wrong type.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: holds {values!r}; it must be a table of settings")
-    fields = typing.get_type_hints(type(config))
-    changes = {}
-    for key, value in values.items():
-        name = prefix + key
-        if key not in fields:
-            raise InputError(
-                f"{where}: unknown key {name!r}; {did_you_mean(name, (prefix + known for known in fields))}"
-            )
-        if dataclasses.is_dataclass(fields[key]):
-            if not isinstance(value, dict):
-                raise InputError(f"{where}: {name!r} is {value!r}; it must be a table of settings")
-            changes[key] = overlay(getattr(config, key), value, where, f"{name}.")
-        else:
-            changes[key] = _typed(value, fields[key], where, name)
-    try:
-        return dataclasses.replace(config, **changes)  # ty: ignore[invalid-argument-type]
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
-    """`value` if it has the annotated type; an integer passes for a float and a string for a path."""
-    union = typing.get_origin(expected) in (typing.Union, types.UnionType)
-    options = typing.get_args(expected) if union else (expected,)
-    for option in options:
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
-            return value
-        if option is types.NoneType and value is None:
-            return value
-        if option is Path and isinstance(value, str):
-            return Path(value)
-        if option is float and type(value) is int:
-            return float(value)
-        if isinstance(option, type) and type(value) is option:
-            return value
-    wanted = " or ".join(
-        " or ".join(map(repr, typing.get_args(option))) if typing.get_origin(option) is Literal else option.__name__
-        for option in options
-    )
-    raise InputError(f"{where}: {name!r} is {value!r}; it must be {wanted}")

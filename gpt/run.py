@@ -17,13 +17,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from gpt import checkpoint
-from gpt.config import Config, ModelConfig, overlay, to_dict
+from gpt.config import Config, ModelConfig
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.model.transformer import GPT
+from gpt.settings import overlay, to_dict
 from gpt.tokens.tokenizer import Tokenizer
 
-CONFIG, TOKENIZER, METRICS, PICTURE = "config.json", "tokenizer.json", "metrics.jsonl", "loss.png"
+CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
+PICTURE, TRACE = "loss.png", "trace.json"
 LOCK, WANDB_ID = ".lock", "wandb-id.txt"
 BEFORE_CONFIG = {LOCK, TOKENIZER, f".{CONFIG}.partial"}  # what a start that was killed at once may have left
 FORMAT = "gpt-run"

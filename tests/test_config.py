@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from gpt.config import Config, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple, overlay, to_dict
+from gpt.config import Config, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple
 from gpt.errors import InputError
+from gpt.settings import overlay, to_dict
 
 
 def test_default_model_is_gpt2_small():

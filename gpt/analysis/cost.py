@@ -3,20 +3,26 @@
 from dataclasses import dataclass
 
 from gpt.config import Config, ModelConfig
+from gpt.model.head import chunk_rows
 
 FLOAT32 = 4  # bytes
 LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tensors that come and go
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """Number of parameters by component; the head shares the token embedding."""
+    """Number of parameters by component; GPT-2's head shares the token embedding."""
     C, L = model.width, model.n_layer
-    return {
-        "token embedding (and head)": model.vocab_size * C,
-        "position embedding": model.context * C,
-        "attention": L * (C * 3 * C + 3 * C + C * C + C),
-        "mlp": L * (C * 4 * C + 4 * C + 4 * C * C + C),
-        "layer norms": L * 4 * C + 2 * C,
+    bias = 1 if model.bias else 0
+    norm = 2 * C if model.normalization == "layer" and model.bias else C
+    heads = C + 2 * model.key_value_width
+    embedding = {"token embedding (and head)" if model.tied_head else "token embedding": model.vocab_size * C}
+    return embedding | {
+        "position embedding": model.context * C if model.positions == "learned" else 0,
+        "n-gram embedding": (model.ngram - 1) * model.ngram_rows * C,
+        "attention": L * ((C + bias) * heads + (C + bias) * C),
+        "mlp": L * ((C + bias) * 4 * C + (4 * C + bias) * C),
+        "norms": (2 * L + 1) * norm,
+        "head": 0 if model.tied_head else model.vocab_size * C,
     }
 
 
@@ -27,11 +33,14 @@ def parameter_count(model: ModelConfig) -> int:
 def flops_per_token(model: ModelConfig) -> int:
     """Floating-point operations to train on one token: 6·N + 12·L·H·Q·T.
 
-    The PaLM paper's count (Chowdhery et al. 2022, appendix B): forward and backward passes, N without the
-    position embedding, attention over the whole context and not only its causal half.
+    The PaLM paper's count (Chowdhery et al. 2022, appendix B): forward and backward passes, N without embeddings that
+    are only looked up, attention over the whole context and not only its causal half, or over the window of layers
+    that have one.
     """
-    matrices = parameter_count(model) - parameters(model)["position embedding"]
-    return 6 * matrices + 12 * model.n_layer * model.n_head * model.head_width * model.context
+    looked_up = ("position embedding", "n-gram embedding", "token embedding")
+    multiplied = sum(count for name, count in parameters(model).items() if name not in looked_up)
+    seen = sum(min(model.context, model.window_of(layer) or model.context) for layer in range(model.n_layer))
+    return 6 * multiplied + 12 * model.n_head * model.head_width * seen
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    """Logits, or a chunk of them, and what the head makes of them: their gradient, its own and the hidden states'."""
+    update: int
+    """What the optimizer needs while it steps."""
     lost: float
     """Fraction of the tensors' bytes that lies unused between them."""
     keeps_gradients: bool
@@ -54,7 +66,7 @@ class Memory:
     def peak(self) -> int:
         """When the backward pass begins, or when the optimizer steps."""
         backward = (self.gradients if self.keeps_gradients else 0) + self.activations + self.logits
-        tensors = self.weights + self.optimizer + max(backward, self.gradients)
+        tensors = self.weights + self.optimizer + max(backward, self.gradients + self.update)
         return self.program + round((1 + self.lost) * tensors)
 
 
@@ -69,24 +81,17 @@ def training_memory(
 ) -> Memory:
     """Memory of a training step with `micro_batch` sequences at a time, computed in values of `value_bytes`.
 
-    Weights, gradients and AdamW's two moments are float32. Per token, a block keeps for the backward pass the inputs
-    of its two layer norms (float32, C each) and, as computed, the normalised inputs (C each), query, key and value
-    (3·C), attention's result (C) and the two sides of GELU (4·C each): counted after Korthikanti et al. 2022,
-    section 4.1, for a kernel that never stores the attention matrix. Dropout adds its masks, and on a CPU the
-    attention matrix three times, for which no other kernel exists there. The logits are held three times in float32:
-    as log-probabilities and as two gradients. Below float32, a copy of the weights is kept as well.
+    Weights, gradients, AdamW's two moments and Muon's one are float32; Muon's step holds its matrices four times more.
+    Below float32, a copy of the weights is kept as well.
     """
     model = config.model
-    C, L, T = model.width, model.n_layer, model.context
+    C, L = model.width, model.n_layer
     share = config.batch_sequences // processes
-    tokens = min(micro_batch, share) * T
+    tokens = min(micro_batch, share) * model.context
     count = parameter_count(model) * FLOAT32
-    block = 2 * C * FLOAT32 + 14 * C * value_bytes + (model.n_head + 4) * FLOAT32
-    outside = C * FLOAT32 + C * value_bytes
-    if model.dropout:
-        mask = 1 if device == "cuda" else FLOAT32
-        block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
-        outside += C * mask
+    matrices = _matrix_count(model) * FLOAT32 if config.optimizer.name == "muon" else 0
+    block = _block_activations(model, device, value_bytes)
+    kept = block + L * C * FLOAT32 if config.recompute else L * block
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch < share
@@ -94,12 +99,65 @@ def training_memory(
         program=program,
         weights=weights if sharded == 1 else count // sharded + weights // L + FLOAT32 * model.vocab_size * C,
         gradients=count // sharded if not accumulates else count,
-        optimizer=2 * count // sharded,
-        activations=tokens * (L * block + outside),
-        logits=3 * tokens * model.vocab_size * FLOAT32,
+        optimizer=(2 * count - matrices) // sharded,
+        activations=tokens * (kept + _outside_activations(model, device, value_bytes)),
+        logits=_head_memory(model, tokens),
+        update=4 * matrices,
         lost=LOST_ON_CPU if device == "cpu" else 0.0,
         keeps_gradients=accumulates or (processes > 1 and sharded == 1),
     )
+
+
+def _matrix_count(model: ModelConfig) -> int:
+    """Parameters in the matrices of the blocks."""
+    C = model.width
+    return model.n_layer * (C * (C + 2 * model.key_value_width) + C * C + 8 * C * C)
+
+
+def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
+    """Bytes per token that a block keeps for the backward pass.
+
+    The inputs of its two norms (float32, C each) and, as computed, the normalised inputs (C each), query, key and
+    value (3·C), attention's result (C) and the two sides of the activation (4·C each): counted after Korthikanti et
+    al. 2022, section 4.1, for a kernel that never stores the attention matrix. RMSNorm keeps its quotient as well (C,
+    float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
+    float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
+    copied as well; their norm is computed in float32. Shared keys and values are repeated. Dropout adds its masks, and
+    on a CPU the attention matrix three times, for which no other kernel exists
+    there.
+    """
+    C, KV, T = model.width, model.key_value_width, model.context
+    values = 2 * C + (C + 2 * KV) + C + 8 * C
+    if model.query_key_norm or model.positions == "rotary":
+        values += C + KV + C
+    if KV < C:
+        values += 2 * C
+    block = 2 * C * FLOAT32 + values * value_bytes + (model.n_head + 4) * FLOAT32
+    if model.query_key_norm and value_bytes < FLOAT32:
+        block += (C + KV) * FLOAT32
+    if model.normalization == "rms":
+        block += 2 * C * FLOAT32
+    if model.dropout:
+        mask = 1 if device == "cuda" else FLOAT32
+        block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
+    return block
+
+
+def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
+    """Bytes per token kept outside the blocks: the last norm's input and output, and the mask of the first dropout."""
+    C = model.width
+    mask = 0 if not model.dropout else C if device == "cuda" else C * FLOAT32
+    quotient = C * FLOAT32 if model.normalization == "rms" else 0
+    return C * FLOAT32 + C * value_bytes + mask + quotient
+
+
+def _head_memory(model: ModelConfig, tokens: int) -> int:
+    """Bytes of the head's pass: three times the logits in float32 where they are held as a whole, as log-probabilities
+    and as two gradients; else two chunks of them, and twice the gradients of the head and of the hidden states."""
+    rows = chunk_rows(model.vocab_size)
+    if tokens <= rows:
+        return (4 if model.logit_softcap else 3) * tokens * model.vocab_size * FLOAT32
+    return 2 * FLOAT32 * (rows * model.vocab_size + (tokens + model.vocab_size) * model.width)
 
 
 def fitting_micro_batch(
@@ -120,7 +178,7 @@ def fitting_micro_batch(
 def cost_lines(config: Config) -> list[str]:
     """Parameters, floating-point operations and tokens of a config in words, a line each."""
     model = config.model
-    lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items()]
+    lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items() if count]
     lines.append(f"{'parameters':28} {parameter_count(model):>15,}")
     lines.append(f"{'training FLOPs per token':28} {flops_per_token(model):>15,}")
     lines.append(f"{'steps':28} {config.steps:>15,}")
@@ -130,6 +188,6 @@ def cost_lines(config: Config) -> list[str]:
 
 def memory_lines(memory: Memory) -> list[str]:
     """The parts of a memory forecast in words, a line each."""
-    parts = ("program", "weights", "gradients", "optimizer", "activations", "logits")
+    parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "update")
     lines = [f"{'memory, ' + name:28} {getattr(memory, name) / 1e6:>12,.0f} MB" for name in parts]
     return [*lines, f"{'memory, peak':28} {memory.peak / 1e6:>12,.0f} MB"]

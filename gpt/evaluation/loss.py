@@ -7,20 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gpt.config import IGNORED
 from gpt.device import autocast
 from gpt.model.transformer import GPT
-from gpt.tokens.loader import IGNORED, consecutive_windows, read_windows
+from gpt.tokens.loader import consecutive_windows, read_windows
 from gpt.tokens.shards import Split
-
-
-def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the targets that count: (B, T, V) and (B, T) → ().
-
-    A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step.
-    """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 @dataclass(frozen=True)
@@ -86,11 +78,8 @@ def window_sums(
         own = range(windows)[first + number * batch :][:batch]
         inputs, targets = read_windows(split, model.config.context, own or range(1))
         with autocast(device, dtype):
-            logits = model(inputs.to(device))
-        flat = F.cross_entropy(
-            logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        losses = flat.view_as(targets).cpu().double()  # (B, T), zero where ignored
+            losses = model(inputs.to(device), targets=targets.to(device), reduction="none")
+        losses = losses.cpu().double()  # (B, T), zero where ignored
         counted = targets != IGNORED
         text_bytes = lengths[targets.clamp(min=0)] * counted
         if own:

@@ -44,7 +44,7 @@ def generate(
         yield tokens[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what fully_shard gathers in it could not be trained on afterwards
 def generate_batch(
     model: GPT,
     ids: Sequence[int],
@@ -95,12 +95,12 @@ def generate_batch(
 def prefill(model: GPT, tokens: Tensor) -> tuple[Tensor, KVCache]:
     """Read whole sequences (B, T) into a new cache; the logits after their last token, (B, V)."""
     cache = KVCache(model.config, tokens.size(0), tokens.device, model.token_embedding.weight.dtype)
-    return model.head(model.hidden(tokens, cache)[:, -1]), cache
+    return model(tokens, cache, last=True), cache
 
 
 def decode(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
     """Read one more token per sequence, (B,); the logits after it, (B, V)."""
-    return model.head(model.hidden(tokens.unsqueeze(1), cache)[:, -1])
+    return model(tokens.unsqueeze(1), cache, last=True)
 
 
 def _checked_prompt(model: GPT, ids: Sequence[int]) -> Tensor:

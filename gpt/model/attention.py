@@ -1,6 +1,7 @@
 """Causal multi-head self-attention, and the cache of keys and values that decoding needs.
 
-Letters in shapes: B sequences, T new positions, S positions in all, C width, H heads, D head width.
+Letters in shapes: B sequences, T new positions, S positions in all, C width, H heads, D head width, K heads of keys
+and values (as many as H, unless they are shared).
 """
 
 import math
@@ -10,24 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt.config import ModelConfig
+from gpt.model.positions import Rotation, rotate
 
 
 class KVCache:
     """Keys and values of the positions read so far, for every block; memory for the whole context is taken once.
 
-    `keys` and `values` are (L, B, H, context, D); the first `length` positions are filled.
+    `keys` and `values` are (L, B, K, context, D), `ids` (B, context); the first `length` positions are filled.
     """
 
     def __init__(
         self, config: ModelConfig, batch: int, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
-        shape = (config.n_layer, batch, config.n_head, config.context, config.head_width)
+        heads = config.key_value_heads or config.n_head
+        shape = (config.n_layer, batch, heads, config.context, config.head_width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.ids = torch.zeros(batch, config.context, device=device, dtype=torch.int64)
         self.length = 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, T, D) after the filled positions; returns all of them, (B, H, S, D) each.
+        """Store (B, K, T, D) after the filled positions; returns all of them, (B, K, S, D) each.
 
         The length moves on only when `advance` is called, after the last block.
         """
@@ -36,14 +40,18 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def advance(self, positions: int) -> None:
-        self.length += positions
+    def advance(self, ids: Tensor) -> None:
+        """Count the positions of (B, T) ids as filled."""
+        end = self.length + ids.size(1)
+        self.ids[:, self.length : end] = ids
+        self.length = end
 
     def repeat(self, batch: int) -> "KVCache":
         """The cache of `batch` equal sequences, from a cache of one."""
         copy = object.__new__(KVCache)
         copy.keys = self.keys.repeat(1, batch, 1, 1, 1)
         copy.values = self.values.repeat(1, batch, 1, 1, 1)
+        copy.ids = self.ids.repeat(batch, 1)
         copy.length = self.length
         return copy
 
@@ -53,50 +61,68 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.head_width = config.head_width
+        self.widths = [config.width, config.key_value_width, config.key_value_width]  # of queries, keys, values
+        self.query_key_norm, self.epsilon = config.query_key_norm, config.layer_norm_epsilon
+        self.window = config.window_of(layer)
         self.dropout = config.dropout
         self.layer = layer
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.projection = nn.Linear(config.width, config.width)
+        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.bias)
+        self.projection = nn.Linear(config.width, config.width, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, C) → (B, T, C)."""
+    def forward(self, x: Tensor, turn: Rotation | None = None, cache: KVCache | None = None) -> Tensor:
+        """(B, T, C) → (B, T, C); `turn` rotates queries and keys."""
         B, T, C = x.shape
         query, key, value = (
-            self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        )  # (B, H, T, D) each
+            part.view(B, T, -1, self.head_width).transpose(1, 2) for part in self.qkv(x).split(self.widths, dim=-1)
+        )  # (B, H, T, D), and (B, K, T, D) twice
+        if self.query_key_norm:
+            query, key = (F.rms_norm(part, (self.head_width,), eps=self.epsilon) for part in (query, key))
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
         past = 0
         if cache is not None:
             past = cache.length
-            key, value = cache.append(self.layer, key, value)  # (B, H, S, D)
-        y = attend(query, key, value, past, self.dropout if self.training else 0.0)  # (B, H, T, D)
+            key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
+        y = attend(query, key, value, past, self.window, self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.residual_dropout(self.projection(y))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, past: int, dropout: float = 0.0) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, past: int, window: int | None = None, dropout: float = 0.0
+) -> Tensor:
     """Causal scaled dot-product attention of T queries that come after `past` cached positions.
 
-    query (B, H, T, D), key and value (B, H, past + T, D) → (B, H, T, D).
+    query (B, H, T, D), key and value (B, K, past + T, D) → (B, H, T, D). Of K < H, each serves H / K queries.
+    With a window, a query sees that many of the newest positions, its own included.
     """
-    T = query.size(2)
-    if past == 0:
+    T, shared = query.size(2), query.size(1) // key.size(1)
+    if window is not None and T == 1:
+        key, value = key[:, :, -window:], value[:, :, -window:]
+    if shared > 1:
+        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
+    S = key.size(2)
+    slides = window is not None and window < S
+    if past == 0 and not slides:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-    # A single new position may see everything. Several need a mask aligned to the end of the keys, which
+    # A single new position may see all that is left. Several need a mask aligned to the end of the keys, which
     # is_causal does not give.
-    mask = None if T == 1 else causal_mask(T, past + T, query.device)
+    mask = None if T == 1 else causal_mask(T, S, query.device, window if slides else None)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def causal_mask(T: int, S: int, device: torch.device | str) -> Tensor:
+def causal_mask(T: int, S: int, device: torch.device | str, window: int | None = None) -> Tensor:
     """(T, S) booleans, true where query t, which stands at position S − T + t, may see key s."""
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    return mask if window is None else mask.triu(S - T - window + 1)
 
 
-def attend_by_formula(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend_by_formula(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
     """softmax(Q·Kᵀ/√D + mask)·V, spelled out: the reference that the tests hold `attend` against."""
     T, S, D = query.size(2), key.size(2), query.size(3)
+    key, value = (part.repeat_interleave(query.size(1) // key.size(1), dim=1) for part in (key, value))
     scores = query @ key.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, S)
-    scores = scores.masked_fill(~causal_mask(T, S, query.device), -math.inf)
+    scores = scores.masked_fill(~causal_mask(T, S, query.device, window), -math.inf)
     return scores.softmax(dim=-1) @ value

@@ -1,17 +1,25 @@
-"""GPT-2 (Radford et al. 2019): token ids to logits. It knows nothing of text, files, devices or optimizers.
+"""GPT-2 (Radford et al. 2019) and its modern variants: token ids to logits, or to a loss.
+
+It knows nothing of text, files, devices or optimizers.
 
 Letters in shapes: B sequences, T positions, C width, V vocabulary.
 """
 
 import math
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gpt.config import ModelConfig
 from gpt.errors import InputError
 from gpt.model.attention import CausalSelfAttention, KVCache
+from gpt.model.head import next_token_loss, next_token_losses, softcap
+from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
+from gpt.model.positions import Rotation, rotation
 
 
 class MLP(nn.Module):
@@ -19,13 +27,28 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(config.width, 4 * config.width)
-        self.contract = nn.Linear(4 * config.width, config.width)
+        self.expand = nn.Linear(config.width, 4 * config.width, bias=config.bias)
+        self.activation = ReLUSquared() if config.activation == "relu-squared" else nn.GELU(approximate="tanh")
+        self.contract = nn.Linear(4 * config.width, config.width, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        return self.residual_dropout(self.contract(F.gelu(self.expand(x), approximate="tanh")))
+        return self.residual_dropout(self.contract(self.activation(self.expand(x))))
+
+
+class ReLUSquared(nn.Module):
+    """max(0, x)², from the search of So et al. 2021 ("Primer", section 4.1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+def norm(config: ModelConfig) -> nn.Module:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the width."""
+    if config.normalization == "rms":
+        return nn.RMSNorm(config.width, eps=config.layer_norm_epsilon)
+    return nn.LayerNorm(config.width, eps=config.layer_norm_epsilon, bias=config.bias)
 
 
 class Block(nn.Module):
@@ -33,45 +56,58 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.attention_norm = norm(config)
         self.attention = CausalSelfAttention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.mlp_norm = norm(config)
         self.mlp = MLP(config)
+        self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation | None = None, cache: KVCache | None = None) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        x = x + self.attention(self.attention_norm(x), cache)
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.add_branches, x, turn, cache, use_reentrant=False)
+        return self.add_branches(x, turn, cache)
+
+    def add_branches(self, x: Tensor, turn: Rotation | None, cache: KVCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turn, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class GPT(nn.Module):
-    """The decoder-only transformer; the matrix that embeds the tokens also scores them."""
+    """The decoder-only transformer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.ngram_embedding = NGramEmbedding(config) if config.ngram > 1 else None
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.final_norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.final_norm = norm(config)
+        self.untied_head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
         self.initialize()
 
     @torch.no_grad()
     def initialize(self) -> None:
         """GPT-2's initialisation: weights normal with deviation 0.02, biases zero, norms one.
 
-        The two projections of each block that write to the residual stream are scaled by 1/√(2·n_layer).
+        The two projections of each block that write to the residual stream are scaled by 1/√(2·n_layer), or zero.
         """
+        zero = self.config.zero_projections
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 module.weight.normal_(std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
         for module in self.modules():
             if isinstance(module, Block):
                 for projection in (module.attention.projection, module.mlp.contract):
-                    projection.weight.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer))
+                    projection.weight.normal_(std=0.0 if zero else 0.02 / math.sqrt(2 * self.config.n_layer))
+        if zero and self.untied_head is not None:
+            self.untied_head.weight.zero_()
+        if self.ngram_embedding is not None:
+            self.ngram_embedding.table.weight.zero_()
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """The final hidden states of token ids (B, T) → (B, T, C).
@@ -84,20 +120,69 @@ class GPT(nn.Module):
         if past + T > self.config.context:
             raise InputError(f"{past + T} positions do not fit into the model's context of {self.config.context}")
         positions = torch.arange(past, past + T, device=ids.device)
-        x = self.embedding_dropout(self.token_embedding(ids) + self.position_embedding(positions))  # (B, T, C)
+        x, turn = self.token_embedding(ids), None  # (B, T, C)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        else:
+            turn = rotation(positions, self.config.head_width)
+        if self.ngram_embedding is not None:
+            x = x + self.ngram_embedding(ids, self._ids_before(ids, cache))
+        x = self.embedding_dropout(x)
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, turn, cache)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(ids)
         return self.final_norm(x)
+
+    def _ids_before(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        """The ids that precede `ids`, as many as the n-grams reach back: (B, n − 1), NO_TOKEN where there are none."""
+        reach = self.config.ngram - 1
+        known = ids[:, :0] if cache is None else cache.ids[:, max(0, cache.length - reach) : cache.length]
+        return F.pad(known, (reach - known.size(1), 0), value=NO_TOKEN)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, C): GPT-2 scores tokens with the matrix that embeds them."""
+        return self.token_embedding.weight if self.untied_head is None else self.untied_head.weight
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of the next token: (..., C) → (..., V)."""
-        return F.linear(hidden, self.token_embedding.weight)
+        return softcap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits of the next token at every position: (B, T) → (B, T, V)."""
-        return self.head(self.hidden(ids, cache))
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        targets: Tensor | None = None,
+        reduction: Literal["sum", "none"] = "sum",
+        last: bool = False,
+    ) -> Tensor:
+        """Logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, (B, T) → (B, V).
+
+        With targets (B, T), their cross-entropy in nats instead, for which the logits of all positions are never held:
+        the sum, (), or without a gradient each one's, (B, T), zero where a target is IGNORED.
+        """
+        hidden = self.hidden(ids, cache)
+        if targets is None:
+            return self.head(hidden[:, -1] if last else hidden)
+        loss = next_token_loss if reduction == "sum" else next_token_losses
+        return loss(hidden, self.head_weight, targets, self.config.logit_softcap)
+
+    def recompute_blocks(self, recompute: bool) -> None:
+        """Whether blocks compute again in the backward pass what they would otherwise keep (Chen et al. 2016)."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = recompute
+
+    def block_matrices(self) -> Iterator[tuple[nn.Parameter, list[int]]]:
+        """The weights of the blocks' linear layers, each with the rows of the matrices in it, one below the other."""
+        for module in self.modules():
+            if isinstance(module, CausalSelfAttention):
+                yield module.qkv.weight, module.widths
+                yield module.projection.weight, [module.projection.out_features]
+            elif isinstance(module, MLP):
+                yield module.expand.weight, [module.expand.out_features]
+                yield module.contract.weight, [module.contract.out_features]
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

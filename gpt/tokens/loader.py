@@ -9,14 +9,15 @@
 """
 
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt.config import IGNORED
 from gpt.tokens.shards import Split
 
-IGNORED = -100  # a target that does not count; what cross_entropy ignores by default
 FEISTEL_ROUNDS = 6
 
 
@@ -38,20 +39,27 @@ class Loader:
         Of the B rows, `first` and `count` choose those that one of several processes is to read.
         """
         samples = self.samples(step)[first:][:count]
-        pairs = [self.window(sample) for sample in samples]
-        inputs, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
-        return inputs, targets
+        inputs = np.zeros((len(samples), self.context), dtype=np.int64)
+        targets = np.full((len(samples), self.context), IGNORED, dtype=np.int64)
+        for row, place in enumerate(self._places(samples)):
+            _fill(inputs[row], targets[row], [self.split.read(start, length + 1) for start, length in place])
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-    def window(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of one sample of the run: (T,) int64 each."""
-        epoch, index = divmod(sample, self.windows)
-        place = permuted(index, self.windows, mix(self.seed, epoch, 1)) * self.context
-        turn = mix(self.seed, epoch, 2) % self.targets
-        count = min(self.context, self.targets - place)
-        start = (place + turn) % self.targets
-        before_the_seam = min(count, self.targets - start)
-        pieces = [(start, before_the_seam), (0, count - before_the_seam)]  # the ring's end joins its beginning
-        return _padded([self.split.read(first, length + 1) for first, length in pieces if length], self.context)
+    def _places(self, samples: range) -> list[list[tuple[int, int]]]:
+        """Where each sample's targets lie: (the token before the first of them, how many), twice at the ring's seam."""
+        places = []
+        for epoch in range(samples[0] // self.windows, samples[-1] // self.windows + 1):
+            begin = epoch * self.windows
+            indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.windows)) - begin
+            turn = mix(self.seed, epoch, 2) % self.targets
+            for window in permuted(indices, self.windows, mix(self.seed, epoch, 1)).tolist():
+                place = window * self.context
+                count = min(self.context, self.targets - place)
+                start = (place + turn) % self.targets
+                before_the_seam = min(count, self.targets - start)
+                pieces = [(start, before_the_seam), (0, count - before_the_seam)]
+                places.append([piece for piece in pieces if piece[1]])
+        return places
 
 
 def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -74,26 +82,28 @@ def consecutive_windows(split: Split, context: int) -> int:
 
 def read_windows(split: Split, context: int, windows: range) -> tuple[Tensor, Tensor]:
     """Inputs and targets of some of the consecutive windows: (B, T) int64 each, the last one filled with IGNORED."""
-    pairs = []
-    for start in (window * context for window in windows):
-        pairs.append(_padded([split.read(start, min(context, split.tokens - 1 - start) + 1)], context))
-    inputs, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
-    return inputs, targets
+    inputs = np.zeros((len(windows), context), dtype=np.int64)
+    targets = np.full((len(windows), context), IGNORED, dtype=np.int64)
+    for row, window in enumerate(windows):
+        start = window * context
+        _fill(inputs[row], targets[row], [split.read(start, min(context, split.tokens - 1 - start) + 1)])
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _padded(pieces: list[np.ndarray], context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of the stream as inputs and their targets, filled up to (T,)."""
-    inputs, targets = np.zeros(context, dtype=np.int64), np.full(context, IGNORED, dtype=np.int64)
+def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
+    """Write pieces of the stream as inputs and their targets, one after the other, into (T,) each."""
     filled = 0
     for piece in pieces:
         end = filled + len(piece) - 1
         inputs[filled:end], targets[filled:end] = piece[:-1], piece[1:]
         filled = end
-    return inputs, targets
 
 
-def mix(*numbers: int) -> int:
-    """A 64-bit hash of some integers (the finaliser of SplitMix64, Steele et al. 2014, chained)."""
+def mix(*numbers: Any) -> Any:
+    """A 64-bit hash of some integers (the finaliser of SplitMix64, Steele et al. 2014, chained).
+
+    An array of uint64 among them gives an array of hashes.
+    """
     state = 0
     for number in numbers:
         state = (state ^ number) * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019 & _MASK
@@ -106,18 +116,20 @@ def mix(*numbers: int) -> int:
 _MASK = 2**64 - 1
 
 
-def permuted(index: int, size: int, key: int) -> int:
-    """Where a keyed permutation of 0 … size − 1 sends `index`.
+def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Where a keyed permutation of 0 … size − 1 sends each of the indices, (N,).
 
     A Feistel network over the next even number of bits, walked until it lands inside
     (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
-    half = max(1, -(-(size - 1).bit_length() // 2))
-    low = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & low
+    half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    result = indices.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & low
         for round_number in range(FEISTEL_ROUNDS):
             left, right = right, left ^ mix(key, round_number, right) & low
-        index = left << half | right
-        if index < size:
-            return index
+        result[outside] = left << half | right
+        outside = result >= size
+    return result

@@ -8,11 +8,10 @@ from torch import Tensor
 from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.config import Config
 from gpt.device import autocast, choose_dtype, compiled, free_memory, used_memory
-from gpt.evaluation.loss import next_token_loss
 from gpt.tokens.shards import Dataset
 from gpt.training.initial import new_model
 from gpt.training.memory import MicroBatch
-from gpt.training.optimizer import build_optimizer
+from gpt.training.optimizer import Optimizer
 from gpt.training.progress import duration
 from gpt.training.world import World
 
@@ -54,12 +53,13 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
 def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens."""
     model = new_model(config, device)
-    optimizer = build_optimizer(model, config.optimizer)
+    model.recompute_blocks(config.recompute)
+    optimizer = Optimizer(model, config.optimizer)
     ids = torch.randint(config.model.vocab_size, (sequences, config.model.context), device=device)
 
     def loss_of(ids: Tensor) -> Tensor:
         with autocast(device, dtype):
-            return next_token_loss(model(ids), ids) / ids.numel()
+            return model(ids, targets=ids) / ids.numel()
 
     forward = compiled(loss_of, config.compile, device)
     passes, steps = [], []
@@ -71,7 +71,7 @@ def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtyp
         loss.item()  # waits for the device
         middle = time.perf_counter()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         next(model.parameters()).sum().item()
         passes.append(middle - start)
         steps.append(time.perf_counter() - middle)

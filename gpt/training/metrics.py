@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import psutil
 
-from gpt.config import Config, to_dict
+from gpt.config import Config
 from gpt.errors import InputError
 from gpt.run import METRICS, PICTURE, WANDB_ID
+from gpt.settings import to_dict
 
 Record = dict[str, Any]
 Say = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019) over a model's parameters, and its state by parameter name."""
+"""What moves a model's weights: AdamW, and beside it Muon where that is asked for; and the norm of their gradients."""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +6,95 @@ from torch.distributed.tensor import DTensor
 
 from gpt.config import OptimizerConfig
 from gpt.errors import InputError
+from gpt.model.transformer import GPT
+from gpt.training.muon import Muon
 
 Tensors = dict[str, Tensor]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and embeddings only, in one fused kernel where torch has one."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+class Optimizer:
+    """Moves each weight by the method that is meant for it, at a rate that is a fraction of the method's peak."""
+
+    def __init__(self, model: GPT, config: OptimizerConfig) -> None:
+        """AdamW in one fused kernel, with weight decay on matrices and embeddings only; with Muon for blocks' matrices
+        if the config says so."""
+        self.model = model
+        matrices = dict(model.block_matrices()) if config.name == "muon" else {}
+        others = [parameter for parameter in model.parameters() if parameter not in matrices]
+        groups = [
+            {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=True
+        )
+        self.methods: list[torch.optim.Optimizer] = [adamw]
+        if matrices:
+            muon = Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)
+            self.methods.append(muon)
+        for group in self._groups():
+            group["peak"] = group["lr"]
+
+    def set_rate(self, factor: float) -> None:
+        """Let every weight move at this fraction of its peak rate."""
+        for group in self._groups():
+            group["lr"] = factor * group["peak"]
+
+    def step(self) -> None:
+        for method in self.methods:
+            method.step()
+
+    def _groups(self) -> list[dict]:
+        return [group for method in self.methods for group in method.param_groups]
+
+    # ---- its state, for checkpoints ----
+
+    def state(self) -> Tensors:
+        """Every tensor of the state as 'PARAMETER/KEY'."""
+        states = {}
+        for method in self.methods:
+            states |= method.state
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in states.get(parameter, {}).items()
+        }
+
+    def places(self, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
+        """Empty tensors of these shapes and types, named as in `state`, each placed as its parameter is.
+
+        Raises InputError unless they belong to this model and these methods.
+        """
+        parameters = dict(self.model.named_parameters())
+        if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in self._keys(parameters[name])}:
+            raise InputError(
+                "the optimizer's state belongs to another model, or to another --optimizer.name: "
+                "it cannot be resumed from"
+            )
+        tensors = {}
+        for entry, (shape, dtype) in shapes.items():
+            parameter = parameters[entry.rpartition("/")[0]].detach()
+            whole = list(parameter.shape) == shape
+            # AdamW keeps its step count where the fused kernel reads it: on the parameter's device.
+            tensors[entry] = (
+                torch.empty_like(parameter, dtype=dtype)
+                if whole
+                else torch.empty(shape, dtype=dtype, device=parameter.device)
+            )
+        return tensors
+
+    def load_state(self, state: Tensors) -> None:
+        """The way back from `state`, of tensors that are in their places."""
+        parameters = dict(self.model.named_parameters())
+        for entry, tensor in state.items():
+            name, _, key = entry.rpartition("/")
+            self._method_of(parameters[name]).state[parameters[name]][key] = tensor
+
+    def _method_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return next(m for m in self.methods for g in m.param_groups if any(parameter is p for p in g["params"]))
+
+    def _keys(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        return ("momentum",) if isinstance(self._method_of(parameter), Muon) else ("step", "exp_avg", "exp_avg_sq")
 
 
 def gradient_norm(model: nn.Module, scale: float) -> float:
@@ -33,41 +110,3 @@ def clip_gradients(model: nn.Module, limit: float, norm: float) -> None:
     """Scale the gradients, whose global norm is given, down to the limit; 0 leaves them as they are."""
     if limit:
         nn.utils.clip_grads_with_norm_(model.parameters(), limit, torch.tensor(norm))
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Every tensor of the optimizer's state as 'PARAMETER/KEY'."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def state_like(model: nn.Module, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
-    """Tensors of these shapes and types, named as in `optimizer_state`, each placed as its parameter is.
-
-    Raises InputError unless they belong to this model.
-    """
-    parameters = dict(model.named_parameters())
-    if shapes and {entry.rpartition("/")[0] for entry in shapes} != parameters.keys():
-        raise InputError("the optimizer's state belongs to another model; it cannot be resumed from")
-    tensors = {}
-    for entry, (shape, dtype) in shapes.items():
-        parameter = parameters[entry.rpartition("/")[0]].detach()
-        whole = list(parameter.shape) == shape
-        # AdamW keeps its step count where the fused kernel reads it: on the parameter's device.
-        tensors[entry] = (
-            torch.empty_like(parameter, dtype=dtype)
-            if whole
-            else torch.empty(shape, dtype=dtype, device=parameter.device)
-        )
-    return tensors
-
-
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: Tensors) -> None:
-    """The way back from `optimizer_state`, of tensors that are in their places."""
-    parameters = dict(model.named_parameters())
-    for entry, tensor in state.items():
-        name, _, key = entry.rpartition("/")
-        optimizer.state[parameters[name]][key] = tensor

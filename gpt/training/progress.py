@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -19,12 +20,16 @@ def duration(seconds: float) -> str:
 
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
-    validation = "" if validation_loss is None else f"validation {validation_loss:.4f}  "
+    """The step, its loss, the newest validation loss, speed and share of the device's matrix speed (MFU), gradient
+    norm, learning rate, epoch, time."""
+    validation = "" if validation_loss is None else f"  validation {validation_loss:.4f}"
     loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
+    norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
+    utilization = f"  MFU {record['flops_utilization']:.0%}" if "flops_utilization" in record else ""
     return (
-        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}  {validation}"
-        f"{record['tokens_per_s']:,.0f} tokens/s  "
-        f"elapsed {duration(record['elapsed_s'])}  left {duration(seconds_left)}"
+        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}{validation}  "
+        f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "
+        f"epoch {record['epoch']:.2f}  {duration(record['elapsed_s'])}, {duration(seconds_left)} left"
     )
 
 
@@ -43,7 +48,7 @@ class ProgressDisplay:
         self.console = console or _Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line = -float("inf")
         self._live = Progress(
-            BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console, transient=True
+            BarColumn(bar_width=8), TextColumn("{task.description}"), console=self.console, transient=True
         )
         self._task = self._live.add_task("", total=steps)
 
@@ -63,6 +68,8 @@ class ProgressDisplay:
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or "val_loss" in record:
             self.say(line)
             self._last_line = time.monotonic()
+        if "sample" in record:
+            self.say(textwrap.indent(record["sample"].strip("\n"), "    | ", lambda _: True))
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)

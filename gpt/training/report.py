@@ -1,4 +1,7 @@
-"""What a finished run has reached, where it lies, and a sample of it."""
+"""What a run has reached, where it lies, and samples of it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -7,14 +10,44 @@ from gpt.config import SamplingConfig
 from gpt.device import peak_memory
 from gpt.evaluation.loss import Evaluation, evaluation_rows
 from gpt.generation.text import continue_text, opening_ids
+from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
+from gpt.tokens.shards import Dataset
+from gpt.tokens.tokenizer import Tokenizer
 from gpt.training.metrics import draw_losses
-from gpt.training.trainer import Trainer
 
-SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 200, 0.6
+if TYPE_CHECKING:
+    from gpt.training.trainer import Trainer
+
+SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_SEED = 200, 0.6, 1
 
 
-def report(trainer: Trainer) -> None:
+def sample_text(model: GPT, dataset: Dataset, tokens: int) -> str:
+    """The dataset's prompt and what the model makes of it; always drawn alike, so that only the model makes it differ.
+
+    Of several processes all call this, for a model that they share needs all of them.
+    """
+    was_training = model.training
+    model.eval()
+    prompt = sample_prompt(dataset)
+    text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens))
+    model.train(was_training)
+    return text
+
+
+def sample_prompt(dataset: Dataset) -> str:
+    return dataset.recipe.get("sample_prompt", "")
+
+
+def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int) -> Iterator[str]:
+    """The continuation of a prompt in pieces, as far as the context holds both."""
+    room = max(1, model.config.context - len(opening_ids(tokenizer, prompt)))
+    sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
+    for _, text, _ in continue_text(model, tokenizer, prompt, sampling, notify=lambda _: None):
+        yield text
+
+
+def report(trainer: "Trainer") -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint."""
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
     try:
@@ -23,17 +56,15 @@ def report(trainer: Trainer) -> None:
         picture = f"could not be drawn ({error})"
     loaded = load_run(trainer.run, trainer.device)
     Console(highlight=False, soft_wrap=True).print(_table(trainer, peak, picture, loaded))
-    prompt = trainer.dataset.recipe.get("sample_prompt", "")
-    room = max(1, loaded.config.context - len(opening_ids(loaded.tokenizer, prompt)))  # all of it is in sight
-    sampling = SamplingConfig(max_tokens=min(SAMPLE_TOKENS, room), temperature=SAMPLE_TEMPERATURE, seed=1)
+    prompt = sample_prompt(trainer.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
     print(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}", end="")
-    for _, text, _ in continue_text(loaded.model, loaded.tokenizer, prompt, sampling):
+    for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
         print(text, end="", flush=True)
     print()
 
 
-def _table(trainer: Trainer, peak: int, picture: str, loaded: LoadedRun) -> Table:
+def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Table:
     tokens = trainer.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")

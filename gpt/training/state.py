@@ -9,7 +9,6 @@ from torch import Tensor
 from gpt import checkpoint
 from gpt.errors import InputError
 from gpt.run import write_config
-from gpt.training.optimizer import load_optimizer_state, optimizer_state, state_like
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -30,13 +29,14 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "unevaluated": trainer.unevaluated,
         "best_validation_loss": None if math.isinf(best) else best,
         "last_validation_loss": trainer.last_loss,
+        "fruitless_evaluations": trainer.fruitless_evaluations,
         "dataset_fingerprint": trainer.dataset.fingerprint,
         "guard": trainer.guard.state(),
         "loss_scale": trainer.scale.state(),
         "micro_batch": trainer.micro_batch.state(),
     }
     weights = world.gather(dict(trainer.model.named_parameters()))
-    moments = world.gather(optimizer_state(trainer.model, trainer.optimizer))
+    moments = world.gather(trainer.optimizer.state())
     failure = None
     if world.is_main:
         try:
@@ -68,12 +68,13 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
         load_weights(trainer, saved.model if saved else {})
         moments = saved.optimizer if saved else {}
         shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-        parts = world.scatter(moments, state_like(trainer.model, shapes))
-        load_optimizer_state(trainer.model, trainer.optimizer, parts)
+        parts = world.scatter(moments, trainer.optimizer.places(shapes))
+        trainer.optimizer.load_state(parts)
         best = state["best_validation_loss"]
         trainer.step = trainer.saved_step = state["step"]
         trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
         trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
+        trainer.fruitless_evaluations = state["fruitless_evaluations"]
         trainer.guard.load_state(state["guard"])
         trainer.scale.load_state(state["loss_scale"])
         trainer.micro_batch.load_state(state["micro_batch"])

@@ -14,18 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.config import Config
-from gpt.device import autocast, choose_dtype, compiled
-from gpt.evaluation.loss import Evaluation, next_token_loss, summarize, window_sums
+from gpt.analysis.cost import flops_per_token
+from gpt.config import IGNORED, Config
+from gpt.device import autocast, choose_dtype, compiled, matrix_speed
+from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.model.transformer import GPT
-from gpt.tokens.loader import IGNORED, Loader, mix, row_hashes
+from gpt.tokens.loader import Loader, mix, row_hashes
 from gpt.tokens.shards import Dataset
 from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_at
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog
-from gpt.training.optimizer import build_optimizer, clip_gradients, gradient_norm
+from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
+from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
-from gpt.training.schedule import learning_rate
+from gpt.training.report import sample_text
+from gpt.training.schedule import rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save
 from gpt.training.world import World
@@ -40,9 +43,10 @@ class Trainer:
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
         self.rows = world.share_of(config.batch_sequences)
+        model.recompute_blocks(config.recompute)
         self.parallel_model = world.parallelise(model, config.parallel)
         self.forward = compiled(self._loss, config.compile, self.device)
-        self.optimizer = build_optimizer(model, config.optimizer)
+        self.optimizer = Optimizer(model, config.optimizer)
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes)
         self.scale = LossScale(self.dtype)
@@ -53,13 +57,16 @@ class Trainer:
         self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
+        self.fruitless_evaluations = 0  # in a row, since the best one
+        self.matrix_speed: float | None = None  # of all devices together, once it is measured
         self.say = world.say
 
     # ---- the loop ----
 
-    def fit(self, display: ProgressDisplay, stop: StopRequest) -> bool:
-        """Train, and save. True if the last step was reached, False if `stop` or `stop_at` ended it before.
+    def fit(self, display: ProgressDisplay, stop: StopRequest, profile: bool = False) -> bool:
+        """Train, and save; with `profile`, also trace a few steps.
 
+        True if the training is finished: by its last step or early_stop. False if `stop` or `stop_at` ended it before.
         Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
         """
         config, world, self.say = self.config, self.world, display.say
@@ -68,10 +75,11 @@ class Trainer:
         if world.is_main:
             finished_steps = self.step - 1 if self.unevaluated else self.step
             logs = [MetricsFile(self.run, finished_steps, self.say), WandbLog(config, self.run, self.say)]
+        (self.matrix_speed,) = world.sum(matrix_speed(self.device, self.dtype))
         clock = Clock(self.step, self.elapsed)
         self.model.train()
-        with display:
-            while (self.step < last or self.unevaluated) and not world.any(stop.is_set()):
+        with display, step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled:
+            while (self.step < last or self.unevaluated) and not (self.stopped_early or world.any(stop.is_set())):
                 record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
@@ -80,6 +88,7 @@ class Trainer:
                     if result is None:
                         break
                     is_best = result.loss < self.best_loss
+                    self.fruitless_evaluations = 0 if is_best else self.fruitless_evaluations + 1
                 if self.evaluation or "skipped" in record or self.step == last or due(self.step, config.log_every):
                     for log in logs:
                         log.write(record)
@@ -88,6 +97,7 @@ class Trainer:
                     break
                 if is_best or self.step == last or due(self.step, config.checkpoint.every):
                     save(self)
+                profiled()
             diverged = self.guard.skipped_in_a_row == MOST_SKIPPED
             if self.saved_step < self.step and not diverged:
                 save(self, must=True)
@@ -95,7 +105,12 @@ class Trainer:
             log.close()
         if diverged:
             raise diverged_at(self.step, self.run)
-        return self.step == config.steps and not self.unevaluated
+        return (self.step == config.steps or self.stopped_early) and not self.unevaluated
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many evaluations in a row as early_stop asks for brought no new best loss."""
+        return self.config.early_stop is not None and self.fruitless_evaluations >= self.config.early_stop
 
     def train_step(self) -> Record:
         """One optimizer step; the loss is the mean over all targets of the batch, however it is divided.
@@ -103,9 +118,8 @@ class Trainer:
         A batch without a usable gradient is skipped: weights and optimizer stay as they are.
         """
         start = time.perf_counter()
-        rate = learning_rate(self.step, self.config.steps, self.config.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = rate_factor(self.step, self.config.steps, self.config.optimizer)
+        self.optimizer.set_rate(rate)
         samples = self.loader.samples(self.step)
         inputs, targets = self.loader.batch(self.step, *self.rows)  # (B / processes, T) each
         first, count = self.rows
@@ -118,18 +132,22 @@ class Trainer:
             self.optimizer.step()
         else:
             self.say(f"step {self.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.step += 1
         self.evaluation = None
+        tokens_per_s = self.config.batch_tokens / (time.perf_counter() - start)
         record: Record = {
             "step": self.step,
             "tokens": self.step * self.config.batch_tokens,
+            "epoch": self.step * self.config.batch_sequences / self.loader.windows,
             "train_loss": loss if math.isfinite(loss) else None,
-            "learning_rate": rate,
+            "learning_rate": rate * self.config.optimizer.learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
-            "tokens_per_s": self.config.batch_tokens / (time.perf_counter() - start),
+            "tokens_per_s": tokens_per_s,
         }
+        if self.matrix_speed:
+            record["flops_utilization"] = tokens_per_s * flops_per_token(self.config.model) / self.matrix_speed
         return record if fault is None else record | {"skipped": fault, "samples": list(samples)}
 
     def gradient(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -142,7 +160,7 @@ class Trainer:
         while True:
             total = self.accumulate(inputs, targets, count)
             if total is None:
-                self.optimizer.zero_grad(set_to_none=True)
+                self.model.zero_grad(set_to_none=True)
                 self.micro_batch.halve(self.step + 1)
                 self.parallel_model = self.world.renew(
                     self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
@@ -161,7 +179,7 @@ class Trainer:
 
         Returns this rank's part of the loss; None if memory ran out on any rank.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         size, world, model = self.micro_batch.size, self.world, self.parallel_model
         micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         total, last = torch.zeros((), device=self.device), len(micro_batches) - 1
@@ -180,7 +198,7 @@ class Trainer:
             with world.gradients(model, synchronise=False):
                 if not self.micro_batch.proven:
                     backward(forward(0))
-                    self.optimizer.zero_grad(set_to_none=True)
+                    self.model.zero_grad(set_to_none=True)
                 for micro_step in range(last):
                     total += backward(forward(micro_step))
             with world.gradients(model, synchronise=True):
@@ -197,7 +215,7 @@ class Trainer:
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
-            return next_token_loss(self.parallel_model(x), y)
+            return self.parallel_model(x, targets=y)
 
     def evaluate(self, record: Record, stop: StopRequest) -> Evaluation | None:
         """Evaluate on the complete validation split and add the result to the step's record.
@@ -220,6 +238,9 @@ class Trainer:
         self.unevaluated = record if sums is None else None
         if sums is None:
             return None
+        if self.config.evaluation.sample_tokens:
+            record["sample"] = sample_text(self.model, self.dataset, self.config.evaluation.sample_tokens)
+            self.world.reshard(self.model)
         result = summarize(self.world.sum_tensor(sums))
         self.evaluation, self.last_loss = result, result.loss
         record |= {

@@ -138,5 +138,6 @@ def test_the_words_name_the_figures():
     assert "training FLOPs per token" in text
     lines = memory_lines(training_memory(preset("nano"), 8))
     assert [line.split("  ")[0] for line in lines] == [
-        f"memory, {part}" for part in ("program", "weights", "gradients", "optimizer", "activations", "logits", "peak")
+        f"memory, {part}"
+        for part in ("program", "weights", "gradients", "optimizer", "activations", "logits", "update", "peak")
     ]

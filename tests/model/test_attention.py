@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gpt import ModelConfig
-from gpt.model.attention import CausalSelfAttention, KVCache, attend, attend_by_formula
+from gpt.model.attention import CausalSelfAttention, KVCache, attend, attend_by_formula, causal_mask
 
 
 def random_heads(*lengths, B=2, H=3, D=8, dtype=torch.float64):
@@ -14,6 +14,29 @@ def random_heads(*lengths, B=2, H=3, D=8, dtype=torch.float64):
 def test_attention_is_the_formula(T, past):
     query, key, value = random_heads(T, past + T, past + T)
     torch.testing.assert_close(attend(query, key, value, past), attend_by_formula(query, key, value))
+
+
+@pytest.mark.parametrize("window", [1, 3, 16, 100])
+@pytest.mark.parametrize(("T", "past"), [(1, 0), (33, 0), (1, 9), (1, 40), (5, 9), (20, 30)])
+def test_attention_with_a_window_is_the_formula(T, past, window):
+    query, key, value = random_heads(T, past + T, past + T)
+    expected = attend_by_formula(query, key, value, window)
+    torch.testing.assert_close(attend(query, key, value, past, window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("T", "past"), [(1, 9), (9, 0), (5, 9)])
+def test_shared_keys_and_values_serve_neighbouring_heads(T, past, window):
+    """Against as many separate attentions: heads 0 and 1 read the first keys, 2 and 3 the second."""
+    (query,) = random_heads(T, H=4)
+    key, value = random_heads(past + T, past + T, H=2)
+    heads = [(query[:, h : h + 1], key[:, h // 2, None], value[:, h // 2, None]) for h in range(4)]
+    expected = [attend_by_formula(*head, window) for head in heads]
+    torch.testing.assert_close(attend(query, key, value, past, window), torch.cat(expected, dim=1))
+
+
+def test_a_window_hides_what_is_older():
+    assert causal_mask(3, 5, "cpu", window=2).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
 
 
 def test_the_formula_is_that_of_vaswani():
@@ -45,7 +68,8 @@ def test_the_cache_holds_what_was_appended():
     for part in (first, second):
         for layer in range(2):
             keys, values = cache.append(layer, part, -part)
-        cache.advance(part.size(2))
+        cache.advance(torch.full((2, part.size(2)), part.size(2)))
+    assert cache.ids[:, :6].tolist() == [[4, 4, 4, 4, 2, 2]] * 2
     torch.testing.assert_close(keys, torch.cat([first, second], dim=2))
     torch.testing.assert_close(values, -keys)
     assert cache.length == 6
@@ -56,9 +80,10 @@ def test_a_repeated_cache_is_independent():
     cache = KVCache(config, batch=1, device="cpu")
     (part,) = random_heads(4, B=1, dtype=torch.float32)
     cache.append(0, part, part)
-    cache.advance(4)
+    cache.advance(torch.arange(4).view(1, 4))
     copy = cache.repeat(3)
     assert copy.length == 4
     assert copy.keys.shape == (1, 3, 3, 10, 8)
+    assert copy.ids[:, :4].tolist() == [[0, 1, 2, 3]] * 3
     copy.keys.zero_()
     torch.testing.assert_close(cache.keys[0, :, :, :4], part)

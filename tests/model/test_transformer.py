@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,32 @@ from torch.nn import functional as F
 
 from gpt import GPT, InputError, ModelConfig
 from gpt.model.attention import KVCache
+
+SHAPE = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
+
+VARIANTS = {
+    "rotary": {"positions": "rotary"},
+    "rms": {"normalization": "rms"},
+    "query-key-norm": {"query_key_norm": True},
+    "relu-squared": {"activation": "relu-squared"},
+    "no-bias": {"bias": False},
+    "untied": {"tied_head": False},
+    "softcap": {"logit_softcap": 3.0},
+    "shared": {"key_value_heads": 2},
+    "window": {"window": 6, "window_pattern": "SL"},
+    "ngram": {"ngram": 3, "ngram_rows": 50},
+}
+VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
+
+
+def variant(name):
+    """A model with large random weights, so that mistakes show."""
+    torch.manual_seed(0)
+    model = GPT(replace(SHAPE, **VARIANTS[name])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
 
 
 def by_formula(model, ids):
@@ -39,6 +66,114 @@ def by_formula(model, ids):
         inner = gelu(linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp.expand"))
         x = x + linear(inner, f"{block}.mlp.contract")
     return norm(x, "final_norm") @ weights["token_embedding.weight"].T
+
+
+def modern_by_formula(model, ids):
+    """All variants at once, written out by loops from their papers, in the precision of the weights."""
+    weights, config = dict(model.state_dict()), model.config
+    T, H, K, D = ids.size(1), config.n_head, config.key_value_heads, config.head_width
+
+    def rms(x, weight=1.0):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    def turned(x):
+        """RoFormer, equation 34, for each position; pairs are D/2 apart."""
+        result = torch.empty_like(x)
+        for t in range(T):
+            for i in range(D // 2):
+                angle = t * 10_000 ** (-2 * i / D)
+                c, s = math.cos(angle), math.sin(angle)
+                result[:, t, i] = x[:, t, i] * c - x[:, t, i + D // 2] * s
+                result[:, t, i + D // 2] = x[:, t, i] * s + x[:, t, i + D // 2] * c
+        return result
+
+    x = weights["token_embedding.weight"][ids]
+    rows = model.ngram_embedding.indices(ids, torch.full((len(ids), 2), -1))
+    x = x + sum(weights["ngram_embedding.table.weight"][rows[..., k]] for k in range(2))
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}"
+        y = rms(x, weights[f"{block}.attention_norm.weight"]) @ weights[f"{block}.attention.qkv.weight"].T
+        queries, keys, values = y.split([H * D, K * D, K * D], dim=-1)
+        mask = torch.ones(T, T).tril()
+        if layer % 2 == 0:
+            mask = mask.triu(-5)  # a window of six
+        heads = []
+        for h in range(H):
+            own, shared = slice(h * D, (h + 1) * D), slice(h * K // H * D, (h * K // H + 1) * D)
+            scores = turned(rms(queries[..., own])) @ turned(rms(keys[..., shared])).transpose(1, 2) / math.sqrt(D)
+            heads.append(scores.masked_fill(mask == 0, -math.inf).softmax(-1) @ values[..., shared])
+        x = x + torch.cat(heads, dim=-1) @ weights[f"{block}.attention.projection.weight"].T
+        inner = rms(x, weights[f"{block}.mlp_norm.weight"]) @ weights[f"{block}.mlp.expand.weight"].T
+        inner = inner.clamp(min=0) ** 2
+        x = x + inner @ weights[f"{block}.mlp.contract.weight"].T
+    logits = rms(x, weights["final_norm.weight"]) @ weights["untied_head.weight"].T
+    return 3.0 * torch.tanh(logits / 3.0)
+
+
+def test_the_modern_model_is_the_formula_in_float64():
+    ids = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(1))
+    model = variant("modern").double()
+    torch.testing.assert_close(model(ids), modern_by_formula(model, ids), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_differs_from_gpt2_and_learns(name):
+    """Its loss has a gradient for every weight."""
+    model = variant(name).train()
+    ids = torch.randint(257, (2, 48), generator=torch.Generator().manual_seed(1))
+    model(ids, targets=ids).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, parameter_name
+    assert model.config != SHAPE
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cached_decoding_of_every_variant_equals_the_full_pass(name):
+    model = variant(name)
+    ids = torch.randint(257, (3, 48), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        full = model(ids)
+        cache = KVCache(model.config, 3, "cpu")
+        pieces = [model(ids[:, :7], cache), model(ids[:, 7:20], cache)]
+        pieces += [model(ids[:, t : t + 1], cache) for t in range(20, 48)]
+    assert (torch.cat(pieces, dim=1) - full).abs().max() < 2e-4
+
+
+def test_the_last_position_alone_has_the_logits_of_the_full_pass(model):
+    ids = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(ids, last=True), model(ids)[:, -1])
+
+
+def test_projections_can_begin_with_zeros():
+    """Each block then adds nothing, and an untied head says nothing."""
+    model = GPT(replace(SHAPE, zero_projections=True, tied_head=False))
+    ids = torch.randint(257, (2, 40))
+    torch.testing.assert_close(
+        model.hidden(ids), model.final_norm(model.token_embedding(ids) + model.position_embedding(torch.arange(40)))
+    )
+    assert model(ids).eq(0).all()
+    assert model.blocks[0].mlp.expand.weight.std() > 0.01
+
+
+@pytest.mark.parametrize("name", ["rotary", "modern"])
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(name):
+    """Bit for bit, with dropout, whose masks are drawn again alike."""
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model = variant(name).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.2
+        model.recompute_blocks(recompute)
+        ids = torch.randint(257, (4, 48), generator=torch.Generator().manual_seed(1))
+        kept.append([])
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept[-1].append(x.numel()) or x, lambda x: x):
+            loss = model(ids, targets=ids)
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+    assert sum(kept[1]) < sum(kept[0]) / 2
 
 
 def test_the_model_is_the_formula_in_float64(model):

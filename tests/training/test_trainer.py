@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
-from gpt.tokens.loader import IGNORED
+from gpt.config import IGNORED
 from gpt.training import trainer as trainer_module
 from gpt.training.metrics import read_metrics
-from gpt.training.optimizer import optimizer_state
 from gpt.training.state import resume
 from gpt.training.world import World
+
+CLOCKED = ("elapsed_s", "tokens_per_s", "flops_utilization")
 
 
 def weights(trainer):
@@ -30,7 +31,7 @@ def require_equal(one, two):
 
 def plain(records):
     """Records without what depends on the clock."""
-    return [{key: value for key, value in r.items() if key not in ("elapsed_s", "tokens_per_s")} for r in records]
+    return [{key: value for key, value in r.items() if key not in CLOCKED} for r in records]
 
 
 def test_the_loss_goes_down(make_trainer, tiny_config, quiet):
@@ -108,7 +109,7 @@ def test_gradients_are_clipped_to_the_limit(make_trainer, tiny_config, monkeypat
     def look(*_, **__):
         seen.append(torch.sqrt(sum((p.grad**2).sum() for p in trainer.model.parameters())).item())
 
-    trainer.optimizer.register_step_pre_hook(look)
+    trainer.optimizer.methods[0].register_step_pre_hook(look)
     assert trainer.train_step()["gradient_norm"] > 0.1
     assert seen == [pytest.approx(0.05, rel=1e-3)]
 
@@ -117,11 +118,13 @@ def test_metrics_have_the_documented_keys(trained_run):
     records = read_metrics(trained_run)
     assert [record["step"] for record in records] == list(range(1, 31))
     keys = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
-    keys |= {"batch_hash"}
-    evaluated = {"val_loss", "val_loss_se", "val_bits_per_byte"}
+    keys |= {"batch_hash", "epoch", "flops_utilization"}
+    evaluated = {"val_loss", "val_loss_se", "val_bits_per_byte", "sample"}
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
         assert record["tokens"] == record["step"] * 192
+        assert 0 < record["flops_utilization"] < 1
+        assert record["epoch"] == record["step"] * 6 / 1125  # windows of 32 targets in 36,000 tokens
     times = [record["elapsed_s"] for record in records]
     assert times == sorted(times)
 
@@ -200,7 +203,8 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_trainer, tiny_
     trainer = make_trainer(tiny_config)
     poison(trainer, {7, 8}, value)
     before = {}
-    trainer.optimizer.register_step_post_hook(lambda *_: before.update(step=trainer.step + 1, weights=weights(trainer)))
+    adamw = trainer.optimizer.methods[0]
+    adamw.register_step_post_hook(lambda *_: before.update(step=trainer.step + 1, weights=weights(trainer)))
     originals = []
 
     def step():
@@ -232,7 +236,7 @@ def test_a_skipped_batch_is_told_with_its_samples(make_trainer, tiny_config, cap
 def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config):
     trainer = make_trainer(tiny_config)
     trainer.train_step()
-    before, moments = weights(trainer), optimizer_state(trainer.model, trainer.optimizer)
+    before, moments = weights(trainer), trainer.optimizer.state()
     moments = {name: tensor.clone() for name, tensor in moments.items()}
     handle = trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
     record = trainer.train_step()
@@ -240,7 +244,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config)
     assert math.isfinite(record["train_loss"])
     assert record["gradient_norm"] is None
     require_equal(before, weights(trainer))
-    require_equal(moments, optimizer_state(trainer.model, trainer.optimizer))
+    require_equal(moments, trainer.optimizer.state())
     assert "skipped" not in trainer.train_step()
 
 

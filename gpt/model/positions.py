@@ -1,0 +1,26 @@
+"""Where a token stands, told to attention by turning queries and keys (RoPE: Su et al. 2021, section 3.4.2).
+
+Letters in shapes: T positions, D head width.
+"""
+
+import torch
+from torch import Tensor
+
+BASE = 10_000.0  # of the geometric sequence of wavelengths, as in the paper
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def rotation(positions: Tensor, head_width: int) -> Rotation:
+    """Cosines and sines of the angles p·BASE^(−2i/D) for positions (T,): (T, D/2) each, float32."""
+    frequencies = BASE ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)  # (D/2,)
+    angles = torch.outer(positions.float(), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: Rotation) -> Tensor:
+    """Each pair (xᵢ, xᵢ₊D/₂) of (..., T, D) turned by its position's angle; a product of two such then depends on the
+    distance of their positions alone."""
+    cosine, sine = (part.to(x.dtype) for part in turn)
+    first, second = x.chunk(2, dim=-1)  # (..., T, D/2) each
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

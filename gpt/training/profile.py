@@ -1,0 +1,34 @@
+"""Where the time of a training step goes: a trace of a few steps, and the operations that cost most."""
+
+import contextlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from gpt.run import TRACE
+
+WARM_UP, TRACED, SHOWN = 3, 3, 10  # steps, steps, operations
+
+
+@contextlib.contextmanager
+def step_profiler(run: Path, wanted: bool, device: str, say: Callable[[str], None]) -> Generator[Callable[[], None]]:
+    """A context whose value is to be called after every step.
+
+    Steps 4 to 6 from here are traced into the run's trace.json (to be opened in ui.perfetto.dev), and the operations
+    that took longest are said.
+    """
+    if not wanted:
+        yield lambda: None
+        return
+
+    def report(trace: profile) -> None:
+        trace.export_chrome_trace(str(run / TRACE))
+        order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+        say(f"the {SHOWN} costliest operations of {TRACED} steps; all of them are in {run / TRACE}")
+        say(trace.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=60))
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    steps = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=report) as trace:
+        yield trace.step
