@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: train test test-slow faults check clean
+.PHONY: train test test-slow faults bench bench-gpu check clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
@@ -18,6 +18,30 @@ test-slow: $(VENV)/installed-dev
 # Hundreds of kills, damaged files, full disks, signals and dead ranks; ends in the table of docs/reliability.md.
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow" tests/faults
+
+# Against a checkout of nanoGPT, on an idle machine: make bench NANOGPT=../nanoGPT. It takes about two hours; results go
+# to benchmarks/results/, and into README's table. TEXT=FILE is tinyshakespeare, if it is here already.
+bench: $(VENV)/installed data/python
+	@test -n "$(NANOGPT)" || { echo "make bench NANOGPT=DIR: give a checkout of github.com/karpathy/nanoGPT"; exit 2; }
+	$(BIN)/python -m benchmarks.time_to_loss --nanogpt $(NANOGPT) $(if $(TEXT),--text $(TEXT))
+	$(BIN)/python -m benchmarks.bits_per_byte --nanogpt $(NANOGPT)
+	$(BIN)/python -m benchmarks.throughput --nanogpt $(NANOGPT)
+	$(BIN)/python -m benchmarks.memory --nanogpt $(NANOGPT)
+	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT)
+	$(BIN)/python -m benchmarks.overheads
+	$(BIN)/python -m benchmarks.table
+
+# DATA is a dataset of at least 50 million of GPT-2's tokens, such as of the Python packages installed:
+# python data/textfiles.py --input .venv/lib --name packages --tokenizer gpt2
+bench-gpu: $(VENV)/installed
+	@test -n "$(NANOGPT)" -a -n "$(DATA)" || { echo "make bench-gpu NANOGPT=DIR DATA=DATASET"; exit 2; }
+	$(BIN)/python -m benchmarks.throughput --nanogpt $(NANOGPT) --device cuda
+	$(BIN)/python -m benchmarks.memory --nanogpt $(NANOGPT) --device cuda
+	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT) --device cuda --data $(DATA)
+	$(BIN)/python -m benchmarks.table
+
+data/python:
+	$(BIN)/python data/python.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

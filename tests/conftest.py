@@ -17,6 +17,7 @@ from helpers import fit, python_text
 
 from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from gpt.presets import MUON, modern
 from gpt.run import open_run
 from gpt.tokens.prepare import Document, prepare
 from gpt.training.progress import ProgressDisplay
@@ -64,9 +65,17 @@ def tiny_shape(dataset):
         log_every=1,
         model=ModelConfig(n_layer=2, n_head=2, width=32, context=32, vocab_size=257, dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
-        evaluation=EvaluationConfig(every=10),
+        evaluation=EvaluationConfig(every=10, sample_tokens=4),
         checkpoint=CheckpointConfig(every=10),
     )
+
+
+@pytest.fixture(scope="session")
+def modern_shape(tiny_shape):
+    """`tiny_shape` with every option of the modern recipe."""
+    model = modern(tiny_shape.model, ngram=3, ngram_rows=64)
+    model = replace(model, logit_softcap=15.0, key_value_heads=1, window=8, window_pattern="SL")
+    return replace(tiny_shape, model=model, optimizer=replace(MUON, warmup_steps=5, weight_decay=0.01))
 
 
 @pytest.fixture

@@ -162,17 +162,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
-    """Write a directory that AutoModelForCausalLM and AutoTokenizer load.
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer load. Biases that the model lacks become zeros.
 
-    Raises InputError if `to` exists and is not empty.
+    Raises InputError if `to` exists and is not empty, or if their GPT-2 cannot compute what the model does.
     """
+    _require_gpt2(model.config, to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not empty; choose a new directory")
     to.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     tensors = {}
     for name, our_name, transposed in weight_names(model.config.n_layer):
-        tensor = state[our_name].cpu()
+        tensor = state[our_name].cpu() if our_name in state else _zero_bias(state, our_name)
         tensors[f"transformer.{name}"] = (tensor.t() if transposed else tensor).contiguous()
     save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
     write_json(to / "config.json", _their_config(model.config, tokenizer.end_of_text))
@@ -182,6 +183,27 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     )
     write_json(to / "generation_config.json", special)
     write_tokenizer(tokenizer, to, model.config.context)
+
+
+def _require_gpt2(config: ModelConfig, to: Path) -> None:
+    """Raises InputError, naming what departs from GPT-2, where their class has no place for it."""
+    gpt2 = ModelConfig()
+    exact = ("positions", "normalization", "query_key_norm", "activation", "tied_head", "logit_softcap", "ngram")
+    found = [f"model.{name} {getattr(config, name)}" for name in exact if getattr(config, name) != getattr(gpt2, name)]
+    if config.key_value_width != config.width:
+        found.append(f"model.key_value_heads {config.key_value_heads}")
+    if any((config.window_of(layer) or config.context) < config.context for layer in range(config.n_layer)):
+        found.append(f"model.window {config.window}")
+    if found:
+        raise InputError(
+            f"--to {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
+            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
+        )
+
+
+def _zero_bias(state: dict[str, Tensor], name: str) -> Tensor:
+    weight = state[name.removesuffix("bias") + "weight"]
+    return torch.zeros(weight.size(0), dtype=weight.dtype)
 
 
 def _their_config(config: ModelConfig, end_of_text: int | None) -> dict[str, Any]:

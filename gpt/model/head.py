@@ -86,7 +86,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[invalid-method-override]
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient * scale, weight_gradient * scale, None, None, None
 

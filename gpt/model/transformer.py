@@ -174,7 +174,7 @@ class GPT(nn.Module):
             if isinstance(module, Block):
                 module.recompute = recompute
 
-    def block_matrices(self) -> Iterator[tuple[nn.Parameter, list[int]]]:
+    def block_matrices(self) -> Iterator[tuple[Tensor, list[int]]]:
         """The weights of the blocks' linear layers, each with the rows of the matrices in it, one below the other."""
         for module in self.modules():
             if isinstance(module, CausalSelfAttention):

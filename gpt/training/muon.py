@@ -20,7 +20,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: dict[torch.nn.Parameter, list[int]],
+        matrices: dict[Tensor, list[int]],
         lr: float,
         momentum: float,
         weight_decay: float,

@@ -103,6 +103,10 @@ class Trainer:
                 save(self, must=True)
         for log in logs:
             log.close()
+        if self.stopped_early:
+            self.say(
+                f"stopped early: {self.fruitless_evaluations} evaluations in a row without a new best validation loss"
+            )
         if diverged:
             raise diverged_at(self.step, self.run)
         return (self.step == config.steps or self.stopped_early) and not self.unevaluated

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -186,6 +187,41 @@ def test_pickled_and_damaged_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="only safetensors are read"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"positions": "rotary"}, "model.positions rotary"),
+        ({"normalization": "rms"}, "model.normalization rms"),
+        ({"query_key_norm": True}, "model.query_key_norm True"),
+        ({"activation": "relu-squared"}, "model.activation relu-squared"),
+        ({"tied_head": False}, "model.tied_head False"),
+        ({"logit_softcap": 15.0}, "model.logit_softcap 15.0"),
+        ({"key_value_heads": 2}, "model.key_value_heads 2"),
+        ({"window": 8}, "model.window 8"),
+        ({"ngram": 2}, "model.ngram 2"),
+        ({"ngram": 2, "window": 8}, "model.ngram 2, model.window 8"),
+    ],
+)
+def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
+    model = GPT(ModelConfig(n_layer=1, n_head=4, width=16, context=16, vocab_size=257, **change))
+    with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
+        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
+    """And what only sounds like a departure is none: as many key heads as heads, a window as long as the context."""
+    shape = ModelConfig(n_layer=1, n_head=4, width=16, context=16, vocab_size=257)
+    model = GPT(replace(shape, bias=False, key_value_heads=4, window=16, zero_projections=True)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    ids = random_ids(257, 2, 16)
+    with torch.inference_mode():
+        assert relative(theirs(ids).logits, model(ids)) < 1e-5
 
 
 def test_an_export_never_overwrites(tmp_path, model):

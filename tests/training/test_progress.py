@@ -5,7 +5,8 @@ from rich.console import Console
 
 from gpt.training.progress import ProgressDisplay, duration, progress_line
 
-RECORD = {"step": 7, "train_loss": 3.25, "tokens_per_s": 12345.6, "elapsed_s": 61.0}
+RECORD = {"step": 7, "train_loss": 3.25, "tokens_per_s": 12345.6, "elapsed_s": 61.0, "flops_utilization": 0.427}
+RECORD |= {"gradient_norm": 0.5678, "learning_rate": 0.0012, "epoch": 0.256}
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (59.7, "1:00"), (3723, "1:02:03")])
@@ -15,8 +16,13 @@ def test_duration(seconds, text):
 
 def test_the_line_says_what_one_wants_to_know():
     line = progress_line(RECORD, 100, 3.5, 125)
-    assert line == "step   7/100  loss 3.2500  validation 3.5000  12,346 tokens/s  elapsed 1:01  left 2:05"
+    assert line == (
+        "step   7/100  loss 3.2500  validation 3.5000  12,346 tokens/s  MFU 43%  norm 0.57  rate 1.2e-03  "
+        "epoch 0.26  1:01, 2:05 left"
+    )
     assert "validation" not in progress_line(RECORD, 100, None, 125)
+    skipped = progress_line(RECORD | {"train_loss": None, "gradient_norm": None}, 100, None, 125)
+    assert "loss none" in skipped and "norm none" in skipped
 
 
 def show(terminal):

@@ -13,6 +13,7 @@ from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.config import IGNORED
 from gpt.training import trainer as trainer_module
 from gpt.training.metrics import read_metrics
+from gpt.training.signals import StopRequest
 from gpt.training.state import resume
 from gpt.training.world import World
 
@@ -42,8 +43,16 @@ def test_the_loss_goes_down(make_trainer, tiny_config, quiet):
     assert records[-1]["val_loss"] < 4.0
 
 
-def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_trainer, tiny_config, quiet):
+@pytest.fixture(params=["gpt2", "modern", "recomputed"])
+def any_config(request, tiny_shape, modern_shape):
+    """The exact GPT-2 with AdamW, and the modern recipe, all of it."""
+    configs = {"gpt2": tiny_shape, "modern": modern_shape, "recomputed": replace(modern_shape, recompute=True)}
+    return configs[request.param]
+
+
+def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_trainer, any_config, quiet):
     """30 steps at once, and 11 + 19 with everything rebuilt from disk between, dropout on."""
+    tiny_config = any_config
     whole = make_trainer(tiny_config, "whole")
     assert fit(whole, quiet)
     first = make_trainer(replace(tiny_config, stop_at=11), "parts")
@@ -71,6 +80,73 @@ def test_how_often_one_evaluates_or_saves_does_not_change_the_training(make_trai
     for trainer in runs:
         fit(trainer, quiet)
     require_equal(weights(runs[0]), weights(runs[1]))
+
+
+def test_recomputing_changes_nothing_that_is_learned(make_trainer, modern_shape):
+    """Bit for bit: dropout is drawn again alike."""
+    losses = []
+    for recompute in (False, True):
+        trainer = make_trainer(replace(modern_shape, recompute=recompute), str(recompute))
+        losses.append([trainer.train_step()["train_loss"] for _ in range(5)])
+    assert losses[0] == losses[1]
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_config, quiet, monkeypatch):
+    """Evaluations at 3, 6, …: the best is the second, so the run ends with the fifth; a resumed run counts on."""
+    losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
+    config = replace(tiny_config, early_stop=3, evaluation=replace(tiny_config.evaluation, every=3))
+    config = replace(config, checkpoint=replace(config.checkpoint, every=0, keep=1))
+    original, said = trainer_module.summarize, []
+    quiet.say = said.append
+    trainer = make_trainer(replace(config, stop_at=10))
+    monkeypatch.setattr(trainer_module, "summarize", lambda sums: replace(original(sums), loss=losses[trainer.step]))
+    assert not fit(trainer, quiet)
+    trainer = make_trainer(config, resume=True)
+    assert fit(trainer, quiet)
+    assert trainer.step == 15
+    assert load_best(trainer.run, print).state["step"] == 6
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [6, 15]
+    assert "stopped early: 3 evaluations in a row without a new best validation loss" in said
+    finished = make_trainer(config, resume=True)
+    assert fit(finished, quiet)
+    assert finished.step == 15
+
+
+def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_trainer, modern_shape, quiet, capsys):
+    config = replace(modern_shape, evaluation=replace(modern_shape.evaluation, every=10, sample_tokens=9))
+    trainer = make_trainer(config)
+    trainer.dataset = replace(trainer.dataset, recipe={"sample_prompt": "def "})
+    shown = []
+    quiet.say = shown.append
+    fit(trainer, quiet)
+    samples = [record["sample"] for record in read_metrics(trainer.run) if "sample" in record]
+    assert len(samples) == 3
+    for sample in samples:
+        assert sample.startswith("def ")
+        assert 4 < len(sample.encode()) <= 4 + 9 * 3  # bytes that are no UTF-8 are shown as one character of three
+    assert shown[:3] == ["    | " + sample.strip("\n").replace("\n", "\n    | ") for sample in samples]
+    without = make_trainer(replace(config, evaluation=replace(config.evaluation, sample_tokens=0)), "without")
+    fit(without, quiet)
+    assert not any("sample" in record for record in read_metrics(without.run))
+    require_equal(weights(trainer), weights(without))
+
+
+def test_a_profile_traces_a_few_steps_and_names_the_costliest_operations(make_trainer, tiny_config, quiet):
+    said, trainer = [], make_trainer(replace(tiny_config, steps=8))
+    quiet.say = said.append
+    with StopRequest() as stop:
+        assert trainer.fit(quiet, stop, profile=True)
+    trace = json.loads((trainer.run / "trace.json").read_text())
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+    assert {"ProfilerStep#3", "ProfilerStep#4", "ProfilerStep#5"} <= names
+    assert "ProfilerStep#2" not in names and "ProfilerStep#6" not in names
+    assert any("10 costliest operations of 3 steps" in line for line in said)
+    (table,) = (line for line in said if "Self CPU" in line)
+    assert "aten::mm" in table or "aten::addmm" in table
+    plain_run = make_trainer(replace(tiny_config, steps=8), "plain")
+    fit(plain_run, quiet)
+    assert not (plain_run.run / "trace.json").exists()
+    require_equal(weights(trainer), weights(plain_run))
 
 
 def test_the_micro_batch_does_not_change_what_is_learned(make_trainer, tiny_config):

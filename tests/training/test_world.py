@@ -20,17 +20,21 @@ MODES = ("ddp", "fsdp", "hsdp")
 
 
 @pytest.fixture(scope="module")
-def worlds(dataset, tiny_shape, tmp_path_factory):
-    """One process trains `single`; two processes then do what world_program.py says. Returns (directory, results)."""
+def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
+    """One process trains `whole`, `modern`, and `single` in part; two processes then do what world_program.py says.
+
+    Returns (directory, results).
+    """
     out = tmp_path_factory.mktemp("worlds")
     config = replace(
         tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=8 * 32, micro_batch=2, steps=9
     )
-    for name, stop_at in (("whole", None), ("single", 5)):
-        chosen = replace(config, run=out / name, stop_at=stop_at)
-        with open_run(chosen, dataset.tokenizer, resume=False) as run:
+    modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
+    for name, chosen in (("whole", config), ("single", replace(config, stop_at=5)), ("modern", modern)):
+        named = replace(chosen, run=out / name)
+        with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
-            fit(Trainer(chosen, GPT(config.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
+            fit(Trainer(named, GPT(named.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
     program = Path(__file__).with_name("world_program.py")
     torchrun(2, program, dataset.path, out, cwd=out)
     return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
@@ -48,6 +52,22 @@ def test_two_processes_have_the_losses_of_one(worlds, mode):
     assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
     assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
     assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_with_muon_have_the_weights_of_one(worlds, mode):
+    """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
+    out, _ = worlds
+    one, two = (load_newest(out / name, print) for name in ("modern", f"{mode}-modern"))
+    assert losses(out / f"{mode}-modern") == pytest.approx(losses(out / "modern"), rel=1e-4)
+    for name, tensor in one.model.items():
+        torch.testing.assert_close(tensor, two.model[name], rtol=1e-2, atol=2e-4, msg=name)
+    assert one.optimizer.keys() == two.optimizer.keys()
+    assert "blocks.0.attention.qkv.weight/momentum" in two.optimizer
+    samples = [
+        [r["sample"] for r in read_metrics(out / name) if "sample" in r] for name in ("modern", f"{mode}-modern")
+    ]
+    assert samples[0] == samples[1] != []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -74,11 +94,11 @@ def test_two_processes_continue_what_one_began(worlds):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_one_process_continues_what_two_began(worlds, dataset, tiny_shape, mode):
+def test_one_process_continues_what_two_began(worlds, dataset, modern_shape, mode):
+    """With the modern recipe, and dropout."""
     out, _ = worlds
-    model = replace(tiny_shape.model, dropout=0.1)
-    config = replace(tiny_shape, model=model, batch_tokens=8 * 32, micro_batch=4, steps=12, run=out / f"{mode}-whole")
-    trainer = Trainer(config, GPT(model), dataset, config.run, World("cpu"))
+    config = replace(modern_shape, batch_tokens=8 * 32, micro_batch=4, steps=12, run=out / f"{mode}-whole")
+    trainer = Trainer(config, GPT(config.model), dataset, config.run, World("cpu"))
     assert resume(trainer)
     assert trainer.step == 9
     assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]

@@ -1,6 +1,7 @@
 """What the ranks of a world do in test_world.py: started by torchrun, each writes what it saw as JSON.
 
-world_program.py DATA OUT: DATA is a dataset, OUT a directory in which `single` is a run that one process has begun.
+world_program.py DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
+trained `modern`.
 """
 
 import json
@@ -49,7 +50,8 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def timeless(run: Path) -> list[Result]:
-    return [{k: v for k, v in r.items() if k not in ("elapsed_s", "tokens_per_s")} for r in read_metrics(run)]
+    clocked = ("elapsed_s", "tokens_per_s", "flops_utilization")
+    return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
 
 
 def train(config: Config, dataset: Dataset, out: Path, world: World, quiet: ProgressDisplay) -> Result:
@@ -113,9 +115,12 @@ def main(data: Path, out: Path) -> None:
         continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
         results["continued"] = [continued.train_step()["train_loss"] for _ in range(4)]
         config = replace(config, stop_at=None, init="scratch")
+        recipe = read_config(out / "modern")
         for parallel in ("ddp", "fsdp", "hsdp"):
             chosen = replace(config, parallel=parallel)
-            dropping = replace(chosen, model=replace(config.model, dropout=0.1))
+            modern = replace(recipe, parallel=parallel)
+            fit(trainer(modern, dataset, out / f"{parallel}-modern", world), quiet)
+            dropping = replace(modern, model=replace(modern.model, dropout=0.1))
             plain = trainer(chosen, dataset, out / parallel, world)
             fit(plain, quiet)
             results[parallel] = train(dropping, dataset, out, world, quiet) | skip(chosen, dataset, out, world)

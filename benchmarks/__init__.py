@@ -1,0 +1,1 @@
+"""Programs that measure this package beside a peer; each prints one JSON line. See `make bench`."""

@@ -1,0 +1,91 @@
+"""Validation bits per byte that two minutes of training buy: the preset nano, and nanoGPT's code on the same text.
+
+nanoGPT trains its documented CPU model by characters, and on GPT-2's tokens, for as long as nano trains, with as many
+iterations as that allows; evaluation is not counted. Its losses are its own estimates, over 400 random batches.
+"""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import (
+    NANOGPT_CPU,
+    NanoGPT,
+    all_ids,
+    arguments,
+    finish,
+    iteration_seconds,
+    ours,
+    say,
+    validation_loss,
+)
+from gpt.errors import InputError
+from gpt.tokens.shards import Dataset, Split, open_dataset
+from gpt.tokens.tokenizer import Tokenizer
+
+PILOT = 60  # iterations, to learn how long one takes
+
+
+def text_of(dataset: Dataset, split: Split) -> str:
+    return dataset.tokenizer.decode([i for i in all_ids(split).tolist() if i != dataset.tokenizer.end_of_text])
+
+
+def nanogpt_bits(
+    peer: NanoGPT, encode: Any, vocab_size: int, texts: tuple[str, str], seconds: float
+) -> dict[str, float]:
+    """Bits per byte after so many seconds of training on a text in some encoding."""
+    train, validation = (np.array(encode(text)) for text in texts)
+    peer.prepare("text", train, validation, vocab_size)
+    common = (*NANOGPT_CPU, "--dataset=text")
+    pilot = peer.train(*common, "--eval_iters=1", f"--max_iters={PILOT}", f"--lr_decay_iters={PILOT}")
+    each = median(iteration_seconds(pilot.output)[PILOT // 3 :])
+    steps = round(seconds / each)
+    process = peer.train(
+        *common, "--eval_iters=400", f"--eval_interval={steps}", f"--max_iters={steps}", f"--lr_decay_iters={steps}"
+    )
+    times = iteration_seconds(process.output)
+    nats = validation_loss(process.output) * len(validation) / len(texts[1].encode())
+    return {"bits_per_byte": nats / math.log(2), "steps": steps, "training_s": median(times) * len(times)}
+
+
+def main() -> None:
+    options = arguments(__doc__, runs=3, data=None)
+    data = (options.data or Path("data/python")).resolve()
+    dataset = open_dataset(data)
+    texts = (text_of(dataset, dataset.train), text_of(dataset, dataset.validation))
+    characters = sorted(set(texts[0] + texts[1]))
+    index = {character: i for i, character in enumerate(characters)}
+    result: dict[str, Any] = {"ours": [], "nanogpt characters": [], "nanogpt gpt2 tokens": []}
+    for number in range(options.runs):
+        with tempfile.TemporaryDirectory() as directory:
+            work = Path(directory)
+            peer = NanoGPT(options.nanogpt, work)
+            ours(work, "nano", "--data", data, "--run", work / "run", "--seed", number, "--device", "cpu")
+            last = json.loads((work / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+            result["ours"].append({"bits_per_byte": last["val_bits_per_byte"], "training_s": last["elapsed_s"]})
+            say(f"ours: {result['ours'][-1]}")
+            seconds = last["elapsed_s"]
+            found = nanogpt_bits(peer, lambda text: [index[c] for c in text], len(characters), texts, seconds)
+            result["nanogpt characters"].append(found)
+            say(f"nanoGPT, characters: {found}")
+            try:
+                tokenizer = Tokenizer.gpt2()
+            except InputError as error:
+                say(f"nanoGPT on GPT-2's tokens is left out: {error}")
+                continue
+            found = nanogpt_bits(peer, tokenizer.encode, tokenizer.vocab_size, texts, seconds)
+            result["nanogpt gpt2 tokens"].append(found)
+            say(f"nanoGPT, GPT-2's tokens: {found}")
+    bits = {name: [run["bits_per_byte"] for run in runs] for name, runs in result.items() if runs}
+    best = min((values for name, values in bits.items() if name != "ours"), key=median)
+    ratio = median(a / b for a, b in zip(bits["ours"], best, strict=True))
+    finish("bits-per-byte", "cpu", result | {"ratio": ratio})
+
+
+if __name__ == "__main__":
+    main()

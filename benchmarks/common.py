@@ -1,0 +1,160 @@
+"""What the benchmarks share: running a program and nanoGPT as processes, and where results go."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt.tokens.shards import Split
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+NANOGPT_FILES = ("train.py", "model.py", "configurator.py")
+# The documented CPU run of nanoGPT's README, without its number of iterations.
+NANOGPT_CPU = (
+    "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--log_interval=1", "--block_size=64",
+    "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0",
+)  # fmt: skip
+
+
+def arguments(description: str | None, peer: bool = True, **defaults: Any) -> argparse.Namespace:
+    """Options of a benchmark: --nanogpt where it has a peer, and one for each default."""
+    parser = argparse.ArgumentParser(description=description)
+    if peer:
+        parser.add_argument("--nanogpt", type=Path, required=True, help="checkout of github.com/karpathy/nanoGPT")
+    for name, default in defaults.items():
+        kind = Path if default is None else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default: {default}")
+    options = parser.parse_args()
+    if peer and not (options.nanogpt / "train.py").exists():
+        parser.error(f"--nanogpt {options.nanogpt}: holds no train.py; it must be a checkout of nanoGPT")
+    return options
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that has ended well."""
+
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def measured(command: list[str], cwd: Path) -> Process:
+    """Run a command as a process of its own; ends the benchmark with its output if it fails."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert process.stdout
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if code := os.waitstatus_to_exitcode(status):
+        sys.exit(f"{' '.join(command)}\nended with {code}:\n{output}")
+    return Process(seconds, usage.ru_maxrss * 1024, output)
+
+
+def ours(work: Path, *options: object) -> Process:
+    """train.py as a process."""
+    return measured([sys.executable, str(ROOT / "train.py"), *map(str, options)], work)
+
+
+class NanoGPT:
+    """A copy of a checkout, so that nothing is written into it."""
+
+    def __init__(self, checkout: Path, work: Path) -> None:
+        self.path = work / "nanogpt"
+        self.path.mkdir(parents=True)
+        for name in NANOGPT_FILES:
+            shutil.copy(checkout / name, self.path)
+        shutil.copytree(checkout / "config", self.path / "config")
+
+    def prepare(self, name: str, train: np.ndarray, validation: np.ndarray, vocab_size: int) -> None:
+        """A dataset in its format: headerless uint16, and the size of the vocabulary, which it wants pickled."""
+        import pickle
+
+        directory = self.path / "data" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        train.astype(np.uint16).tofile(directory / "train.bin")
+        validation.astype(np.uint16).tofile(directory / "val.bin")
+        (directory / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
+
+    def train(self, *options: object) -> Process:
+        return measured([sys.executable, "train.py", *map(str, options)], self.path)
+
+
+def iteration_seconds(output: str) -> list[float]:
+    """The times that nanoGPT's log gives for its iterations."""
+    return [float(ms) / 1000 for ms in re.findall(r"iter \d+: loss [\d.naninf]+, time ([\d.]+)ms", output)]
+
+
+def validation_loss(output: str) -> float:
+    """The last that nanoGPT's log gives, in nats."""
+    return float(re.findall(r"val loss ([\d.]+)", output)[-1])
+
+
+def all_ids(split: Split) -> np.ndarray:
+    return split.read(0, split.tokens)
+
+
+def ratio(numerators: list[float], denominators: list[float]) -> float:
+    """The median of the ratios of runs that were made one after the other."""
+    return median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def rounded(value: Any) -> Any:
+    """Four digits are more than a shared machine repeats."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return value
+
+
+def finish(name: str, device: str, result: dict[str, Any]) -> None:
+    """Print the result as one JSON line, and keep it in benchmarks/results/."""
+    where = {"benchmark": name, "date": datetime.date.today().isoformat(), "torch": torch.__version__}
+    if device == "cuda":
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        where |= {"device": torch.cuda.get_device_name(), "driver": driver.stdout.strip()}
+    else:
+        where |= {
+            "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "python": platform.python_version(),
+        }
+    line = json.dumps(rounded(where | result))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{'gpu' if device == 'cuda' else 'cpu'}-{name}.json").write_text(line + "\n", encoding="utf-8")
+    print(line, flush=True)
+
+
+def say(message: str) -> None:
+    """What is happening, beside the one line of the result."""
+    print(message, file=sys.stderr, flush=True)

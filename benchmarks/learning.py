@@ -1,0 +1,96 @@
+"""Tokens that ours needs for the loss that nanoGPT's GPT-2 recipe reaches at the end of its schedule.
+
+nanoGPT: its settings for GPT-2 (AdamW, β₂ 0.95, weight decay 0.1, a cosine from 6e-4 to 6e-5), with the model and the
+number of tokens scaled to the machine. Ours: the modern recipe on a model of the same depth and width, with schedules
+of ever fewer tokens as long as they still reach that loss on the complete validation split. Losses of nanoGPT are its
+own estimates on random batches.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.common import NanoGPT, all_ids, arguments, finish, ours, say, validation_loss
+from gpt.config import ModelConfig
+from gpt.tokens.shards import open_dataset
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What fits a machine."""
+
+    model: ModelConfig
+    batch: int
+    """Sequences per step of nanoGPT."""
+    steps: int
+    warm_up: int
+    our_preset: str
+    our_batch: int
+    """Sequences per step of ours."""
+
+
+SCALES = {
+    "cpu": Scale(ModelConfig(n_layer=6, n_head=6, width=384, context=256), 16, 250, 25, "gpt2-modern", 4),
+    "cuda": Scale(ModelConfig(), 480, 400, 40, "gpt2-modern", 128),
+}
+FRACTIONS = (3, 4, 5, 6)
+
+
+def nanogpt_loss(peer: NanoGPT, scale: Scale, device: str, seed: int) -> float:
+    micro = scale.batch if device == "cpu" else 32
+    flags = {
+        "dataset": "text", "n_layer": scale.model.n_layer, "n_head": scale.model.n_head, "n_embd": scale.model.width,
+        "block_size": scale.model.context, "batch_size": micro, "gradient_accumulation_steps": scale.batch // micro,
+        "max_iters": scale.steps, "lr_decay_iters": scale.steps, "warmup_iters": scale.warm_up, "weight_decay": 0.1,
+        "eval_interval": scale.steps, "eval_iters": 40, "log_interval": 50, "device": device,
+        "compile": device == "cuda",
+    }  # fmt: skip
+    source = peer.path / "train.py"  # its seed is no setting
+    source.write_text(source.read_text().replace("torch.manual_seed(1337 ", f"torch.manual_seed({1337 + seed} "))
+    return validation_loss(peer.train(*(f"--{name}={value}" for name, value in flags.items())).output)
+
+
+def our_loss(work: Path, scale: Scale, tokens: int, device: str, data: Path, seed: int) -> float:
+    batch = scale.our_batch * scale.model.context
+    steps = tokens // batch
+    run = work / f"ours-{seed}-{steps}"
+    model = {"n-layer": scale.model.n_layer, "n-head": scale.model.n_head, "width": scale.model.width}
+    flags = [f"--model.{name}={value}" for name, value in (model | {"context": scale.model.context}).items()]
+    ours(
+        work, scale.our_preset, "--data", data, "--run", run, "--seed", seed, "--device", device, *flags,
+        "--batch-tokens", batch, "--steps", steps, "--evaluation.every", 0, "--checkpoint.every", 0,
+    )  # fmt: skip
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"]
+
+
+def main() -> None:
+    options = arguments(__doc__, runs=3, device="cpu", data=None)
+    data, scale = (options.data or Path("data/python")).resolve(), SCALES[options.device]
+    dataset = open_dataset(data)
+    tokens = scale.steps * scale.batch * scale.model.context
+    result: dict[str, Any] = {"nanogpt_tokens": tokens, "nanogpt_nats": [], "our_nats": [], "token_ratio": []}
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        peer = NanoGPT(options.nanogpt, work)
+        peer.prepare("text", all_ids(dataset.train), all_ids(dataset.validation), dataset.tokenizer.vocab_size)
+        for number in range(options.runs):
+            target = nanogpt_loss(peer, scale, options.device, number)
+            say(f"nanoGPT: {target:.4f} nats after {tokens:,} tokens")
+            reached, losses = 0, {}
+            for fraction in FRACTIONS:
+                losses[str(fraction)] = our_loss(work, scale, tokens // fraction, options.device, data, number)
+                say(f"ours: {losses[str(fraction)]:.4f} nats after {tokens // fraction:,} tokens")
+                if losses[str(fraction)] > target:
+                    break
+                reached = fraction
+            result["nanogpt_nats"].append(target)
+            result["our_nats"].append(losses)
+            result["token_ratio"].append(reached)
+    finish("learning", options.device, result | {"ratio": median(result["token_ratio"])})
+
+
+if __name__ == "__main__":
+    main()

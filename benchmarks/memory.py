@@ -1,0 +1,97 @@
+"""Peak memory and speed of a step of GPT-2 124M with 8 sequences of 1,024 tokens: nanoGPT, and ours with and without
+the head in chunks.
+
+Peaks are those of whole processes; the chunked and the plain head take turns in one process, step by step.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import NanoGPT, arguments, finish, measured, ratio, say
+from benchmarks.steps import build, timed
+from gpt.config import Config, ModelConfig
+from gpt.model import head
+from gpt.presets import preset
+
+SEQUENCES = 8
+MODEL = ModelConfig(bias=False)  # as nanoGPT has it by default
+CHUNKED = head.chunk_rows
+
+
+def config(device: str) -> Config:
+    tokens = SEQUENCES * MODEL.context
+    return replace(
+        preset("gpt2"), model=MODEL, batch_tokens=tokens, micro_batch=SEQUENCES, device=device, compile="off"
+    )
+
+
+def choose_head(chunked: bool) -> None:
+    head.__dict__["chunk_rows"] = CHUNKED if chunked else lambda _: 10**9
+
+
+def alternating(device: str, runs: int) -> dict[str, list[float]]:
+    """Seconds of steps with both heads in turns, the first of each not counted."""
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = build(replace(config(device), run=Path(directory)), Path(directory))
+        seconds = timed(trainer, 2 * runs + 2, before=lambda step: choose_head(step % 2 == 0))
+    return {"chunked": seconds[2::2], "plain": seconds[3::2]}
+
+
+def peak(device: str, chunked: bool) -> int:
+    """Bytes that a process of its own needed for two steps."""
+    code = f"""
+import json, tempfile
+from dataclasses import replace
+from pathlib import Path
+from benchmarks.memory import choose_head, config
+from benchmarks.steps import build, timed
+from gpt.device import peak_memory
+choose_head({chunked})
+with tempfile.TemporaryDirectory() as directory:
+    trainer = build(replace(config({device!r}), run=Path(directory)), Path(directory))
+    timed(trainer, 2)
+print(peak_memory({device!r}))
+"""
+    return int(measured([sys.executable, "-c", code], Path.cwd()).output.splitlines()[-1])
+
+
+def nanogpt_peak(peer: NanoGPT, device: str) -> int:
+    flags = f"--dataset=random --batch_size={SEQUENCES} --block_size={MODEL.context} --gradient_accumulation_steps=1 "
+    flags += f"--max_iters=2 --eval_interval=1000000 --eval_iters=1 --log_interval=1 --device={device} --compile=False"
+    if device == "cpu":
+        return peer.train(*flags.split()).peak_bytes
+    code = f"import sys, torch; sys.argv = {['train.py', *flags.split()]}\n"
+    code += "exec(open('train.py').read())\nprint('peak', torch.cuda.max_memory_allocated())"
+    return int(measured([sys.executable, "-c", code], peer.path).output.rsplit("peak ", 1)[1])
+
+
+def main() -> None:
+    options = arguments(__doc__, runs=3, device="cpu")
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        peer = NanoGPT(options.nanogpt, Path(directory))
+        random = np.random.default_rng(0).integers(0, MODEL.vocab_size, 500_000)
+        peer.prepare("random", random, random[:100_000], MODEL.vocab_size)
+        result["peak_bytes"] = {"nanogpt": nanogpt_peak(peer, options.device)}
+    for name, chunked in (("ours", True), ("ours, plain head", False)):
+        result["peak_bytes"][name] = peak(options.device, chunked)
+    say(json.dumps(result))
+    seconds = alternating(options.device, options.runs)
+    result |= {
+        "seconds_per_step": seconds,
+        "memory_ratio": result["peak_bytes"]["ours"] / result["peak_bytes"]["nanogpt"],
+        "speed_ratio": ratio(seconds["plain"], seconds["chunked"]),
+        "median_seconds": {name: median(values) for name, values in seconds.items()},
+    }
+    finish("memory", options.device, result)
+
+
+if __name__ == "__main__":
+    main()

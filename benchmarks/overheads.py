@@ -1,0 +1,114 @@
+"""What is not training: importing, the time between steps, reading batches, evaluating, saving."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import arguments, finish, measured
+from benchmarks.steps import build
+from gpt.presets import preset
+from gpt.tokens.loader import Loader
+from gpt.tokens.shards import Split, open_dataset
+from gpt.training import trainer as trainer_module
+from gpt.training.progress import ProgressDisplay
+from gpt.training.signals import StopRequest
+
+
+def import_seconds(runs: int) -> list[float]:
+    """What `import gpt` adds to `import torch`, in processes that take turns."""
+    found = []
+    for _ in range(runs):
+        plain, ours = (
+            measured([sys.executable, "-c", f"import {name}"], Path.cwd()).seconds for name in ("torch", "torch, gpt")
+        )
+        found.append(ours - plain)
+    return found
+
+
+def tokens_per_second(split: Split, context: int, batch: int) -> float:
+    """How fast batches come from a shard on disk, over some 20 million tokens."""
+    loader = Loader(split, batch, context, seed=0)
+    steps = 20_000_000 // (batch * context)
+    start = time.perf_counter()
+    for step in range(steps):
+        loader.batch(step)
+    return steps * batch * context / (time.perf_counter() - start)
+
+
+class Stopwatch:
+    """Sums the time spent in functions, which may call each other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def watch(self, owner: Any, function: str, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, function)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return original(*arguments, **options)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+        setattr(owner, function, watched)
+
+
+def run_shares(data: Path) -> dict[str, float]:
+    """Fractions of the default run on a CPU that it spends outside forward, backward and optimizer, and in what."""
+    config, watch = preset("nano"), Stopwatch()
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory)
+        trainer = build(replace(config, run=run), run)
+        dataset = open_dataset(data)
+        trainer.dataset = dataset
+        trainer.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
+        watch.watch(trainer, "accumulate", "training")
+        watch.watch(trainer.optimizer, "step", "training")
+        watch.watch(trainer_module, "gradient_norm", "training")
+        watch.watch(trainer_module, "clip_gradients", "training")
+        watch.watch(trainer, "evaluate", "evaluation")
+        watch.watch(trainer_module, "save", "saving")
+        with StopRequest() as stop:
+            trainer.fit(ProgressDisplay(config.steps, quiet=True), stop)
+    between = trainer.elapsed - watch.seconds["training"] - watch.seconds["evaluation"]
+    return {
+        "between steps": between / trainer.elapsed,
+        "evaluation and saving": (watch.seconds["evaluation"] + watch.seconds["saving"]) / trainer.elapsed,
+        "seconds": trainer.elapsed,
+    }
+
+
+def main() -> None:
+    options = arguments(__doc__, peer=False, runs=5, data=None)
+    data = options.data or Path("data/python")
+    with tempfile.TemporaryDirectory() as directory:
+        ids = np.random.default_rng(0).integers(0, 50_257, 50_000_000)
+        for name in ("train", "val"):
+            ids[: 10**8 if name == "train" else 10**5].astype(np.uint16).tofile(Path(directory) / f"{name}.bin")
+        from gpt.tokens.shards import Shard
+
+        split = Split("train", [Shard(Path(directory) / "train.bin")])
+        batches = [tokens_per_second(split, context=1024, batch=512) for _ in range(options.runs)]
+    finish(
+        "overheads",
+        "cpu",
+        {
+            "import_seconds_beyond_torch": median(import_seconds(options.runs)),
+            "batch_tokens_per_s": median(batches),
+            "share_of_default_run": run_shares(data),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

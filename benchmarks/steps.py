@@ -1,0 +1,61 @@
+"""A process that makes training steps of ours on random tokens: what the other benchmarks start and measure.
+
+    python -m benchmarks.steps PRESET STEPS SETTINGS
+
+SETTINGS is JSON laid over the preset. Prints one JSON line: the seconds of each step, and its parts.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.config import Config
+from gpt.device import peak_memory, synchronise
+from gpt.presets import preset
+from gpt.settings import overlay
+from gpt.tokens.prepare import Document, prepare
+from gpt.training.initial import new_model
+from gpt.training.trainer import Trainer
+from gpt.training.world import World
+
+
+def build(config: Config, directory: Path) -> Trainer:
+    """A trainer on random letters: how fast it is does not depend on what it reads."""
+    letters = np.random.default_rng(0).integers(97, 123, 2_000_000, dtype=np.uint8).tobytes().decode()
+    documents = [Document("train", letters, "train"), Document("validation", letters[:20_000], "validation")]
+    dataset = prepare(lambda: documents, "bytes", directory / "data", {}, say=lambda _: None)
+    device = config.device if config.device != "auto" else "cpu"
+    return Trainer(config, new_model(config, device), dataset, directory, World(device))
+
+
+def timed(trainer: Trainer, steps: int, before: Callable[[int], None] = lambda _: None) -> list[float]:
+    """Seconds of each step; `before` is called with its number."""
+    seconds = []
+    for step in range(steps):
+        before(step)
+        synchronise(trainer.device)
+        start = time.perf_counter()
+        trainer.train_step()
+        synchronise(trainer.device)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    name, steps, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    config = overlay(preset(name), settings, "SETTINGS")
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = build(replace(config, run=Path(directory)), Path(directory))
+        result: dict[str, Any] = {"seconds": timed(trainer, steps), "peak_bytes": peak_memory(trainer.device)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
