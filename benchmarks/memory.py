@@ -1,12 +1,15 @@
-"""Peak memory and speed of a step of GPT-2 124M with 8 sequences of 1,024 tokens: nanoGPT, and ours with and without
-the head in chunks.
+"""Peak memory and speed of a step of GPT-2 124M with 8 sequences of 1,024 tokens: nanoGPT's, and ours in two ways.
 
-Peaks are those of whole processes; the chunked and the plain head take turns in one process, step by step.
+saving: the head in chunks, and the MLPs' activations computed again (--recompute activations). plain: all logits at
+once, and all activations kept. Peaks are those of whole processes; for the speed the two ways take turns in one
+process, step by step.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -19,6 +22,7 @@ from benchmarks.steps import build, timed
 from gpt.config import Config, ModelConfig
 from gpt.model import head
 from gpt.presets import preset
+from gpt.training.trainer import Trainer
 
 SEQUENCES = 8
 MODEL = ModelConfig(bias=False)  # as nanoGPT has it by default
@@ -32,31 +36,33 @@ def config(device: str) -> Config:
     )
 
 
-def choose_head(chunked: bool) -> None:
-    head.__dict__["chunk_rows"] = CHUNKED if chunked else lambda _: 10**9
+def choose(trainer: Trainer, saving: bool) -> None:
+    """Let the trainer's next steps save memory, or not."""
+    head.__dict__["chunk_rows"] = CHUNKED if saving else lambda _: 10**9
+    trainer.model.recompute("activations" if saving else "nothing")
+
+
+@contextlib.contextmanager
+def our_trainer(device: str) -> Generator[Trainer]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield build(replace(config(device), run=Path(directory)), Path(directory))
 
 
 def alternating(device: str, runs: int) -> dict[str, list[float]]:
-    """Seconds of steps with both heads in turns, the first of each not counted."""
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = build(replace(config(device), run=Path(directory)), Path(directory))
-        seconds = timed(trainer, 2 * runs + 2, before=lambda step: choose_head(step % 2 == 0))
-    return {"chunked": seconds[2::2], "plain": seconds[3::2]}
+    """Seconds of steps in both ways in turns, the first of each not counted."""
+    with our_trainer(device) as trainer:
+        seconds = timed(trainer, 2 * runs + 2, before=lambda step: choose(trainer, saving=step % 2 == 0))
+    return {"saving": seconds[2::2], "plain": seconds[3::2]}
 
 
-def peak(device: str, chunked: bool) -> int:
+def peak(device: str, saving: bool) -> int:
     """Bytes that a process of its own needed for two steps."""
     code = f"""
-import json, tempfile
-from dataclasses import replace
-from pathlib import Path
-from benchmarks.memory import choose_head, config
-from benchmarks.steps import build, timed
+from benchmarks.memory import choose, our_trainer
+from benchmarks.steps import timed
 from gpt.device import peak_memory
-choose_head({chunked})
-with tempfile.TemporaryDirectory() as directory:
-    trainer = build(replace(config({device!r}), run=Path(directory)), Path(directory))
-    timed(trainer, 2)
+with our_trainer({device!r}) as trainer:
+    timed(trainer, 2, before=lambda step: choose(trainer, {saving}))
 print(peak_memory({device!r}))
 """
     return int(measured([sys.executable, "-c", code], Path.cwd()).output.splitlines()[-1])
@@ -80,14 +86,14 @@ def main() -> None:
         random = np.random.default_rng(0).integers(0, MODEL.vocab_size, 500_000)
         peer.prepare("random", random, random[:100_000], MODEL.vocab_size)
         result["peak_bytes"] = {"nanogpt": nanogpt_peak(peer, options.device)}
-    for name, chunked in (("ours", True), ("ours, plain head", False)):
-        result["peak_bytes"][name] = peak(options.device, chunked)
+    for name, saving in (("ours", True), ("ours, plain", False)):
+        result["peak_bytes"][name] = peak(options.device, saving)
     say(json.dumps(result))
     seconds = alternating(options.device, options.runs)
     result |= {
         "seconds_per_step": seconds,
         "memory_ratio": result["peak_bytes"]["ours"] / result["peak_bytes"]["nanogpt"],
-        "speed_ratio": ratio(seconds["plain"], seconds["chunked"]),
+        "speed_ratio": ratio(seconds["plain"], seconds["saving"]),
         "median_seconds": {name: median(values) for name, values in seconds.items()},
     }
     finish("memory", options.device, result)

@@ -8,7 +8,7 @@ from gpt.cli import describe, run
 from gpt.tokens.prepare import Document, prepare, split_by_hash
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-VALIDATION_SHARE = 0.05
+VALIDATION_SHARE = 0.04
 SAMPLE_PROMPT = 'class Reader:\n    """Read lines from a file."""\n'
 
 
@@ -29,7 +29,7 @@ def document(name: str, text: str) -> Document:
     return Document(name, text.replace("\r\n", "\n"), split_by_hash(name, VALIDATION_SHARE))
 
 
-def main(tokenizer: str = "bpe:4096", out: Path = Path("data/python")) -> None:
+def main(tokenizer: str = "bpe:2048", out: Path = Path("data/python")) -> None:
     """Prepare the standard library of this Python as a dataset.
 
     Args:

@@ -78,7 +78,8 @@ def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
     """Print what a preset costs: parameters, FLOPs, steps, tokens, and memory for one sequence at a time.
 
     Args:
-        preset: nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large or gpt2-xl.
+        preset: nano, shakespeare-char-modern, shakespeare-char-cpu, finetune, gpt2-modern, gpt2, gpt2-medium,
+            gpt2-large or gpt2-xl.
     """
     config = find_preset(preset)
     print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch=1))))

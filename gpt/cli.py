@@ -69,7 +69,8 @@ class TrainCommand:
 
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
     preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
-    """nano, shakespeare-char-cpu, finetune, gpt2, gpt2-medium, gpt2-large, gpt2-xl; by default what fits the device."""
+    """nano, shakespeare-char-modern, gpt2-modern; exactly GPT-2: shakespeare-char-cpu, finetune, gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl. By default what fits the device."""
     config: Path | None = None
     """TOML file of settings: steps = 100, and tables such as [model]."""
     resume: FlagCreatePairsOff[bool] = False

@@ -14,6 +14,8 @@ from gpt.errors import InputError
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp", "hsdp"]
+Activation = Literal["gelu", "relu-squared"]
+Recompute = Literal["nothing", "activations", "blocks"]
 IGNORED = -100  # a target that does not count, as cross_entropy has it
 
 
@@ -44,7 +46,7 @@ class ModelConfig:
     """LayerNorm, or RMSNorm: no mean, no bias (Zhang and Sennrich 2019)."""
     query_key_norm: bool = False
     """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
-    activation: Literal["gelu", "relu-squared"] = "gelu"
+    activation: Activation = "gelu"
     """Between the MLP's two layers: GELU by tanh, or max(0, x)² (So et al. 2021)."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
@@ -238,9 +240,9 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     early_stop: int | None = None
     """End after this many evaluations in a row without a new best validation loss; by default never."""
-    recompute: bool = False
-    """Compute each block again in the backward pass instead of keeping what it computed: a third more arithmetic, and
-    only a block's activations in memory."""
+    recompute: Recompute = "nothing"
+    """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
+    that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

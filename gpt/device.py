@@ -17,6 +17,7 @@ from torch import Tensor
 from gpt.config import Device, Precision
 from gpt.errors import InputError
 
+ENOUGH_SECONDS, LARGEST_PRODUCT = 4e-3, 16384  # of a matrix product whose speed is measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -48,16 +49,24 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
 
 
 def matrix_speed(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now."""
-    size, best = (8192 if device == "cuda" else 1024), math.inf
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    for _ in range(6):
-        synchronise(device)
-        start = time.perf_counter()
-        a @ b
-        synchronise(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now.
+
+    The products grow until one takes some milliseconds.
+    """
+    best, size = 0.0, 256
+    while True:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = math.inf
+        for _ in range(5):
+            synchronise(device)
+            start = time.perf_counter()
+            a @ b
+            synchronise(device)
+            seconds = min(seconds, time.perf_counter() - start)
+        best = max(best, 2 * size**3 / seconds)
+        if seconds > ENOUGH_SECONDS or size == LARGEST_PRODUCT:
+            return best
+        size *= 2
 
 
 def synchronise(device: str) -> None:

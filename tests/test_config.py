@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gpt.config import Config, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple
+from gpt.config import Config, EvaluationConfig, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple
 from gpt.errors import InputError
 from gpt.settings import overlay, to_dict
 
@@ -28,6 +28,20 @@ def test_default_model_is_gpt2_small():
         (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
         (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate"),
+        (lambda: ModelConfig(key_value_heads=5), "model.key_value_heads"),
+        (lambda: ModelConfig(window=0), "model.window"),
+        (lambda: ModelConfig(window_pattern="SX"), "model.window_pattern"),
+        (lambda: ModelConfig(window_pattern=""), "model.window_pattern"),
+        (lambda: ModelConfig(logit_softcap=-1.0), "model.logit_softcap"),
+        (lambda: ModelConfig(ngram=0), "model.ngram"),
+        (lambda: ModelConfig(ngram_rows=0), "model.ngram_rows"),
+        (lambda: ModelConfig(width=36, n_head=12, positions="rotary"), "12 heads of an even width each"),
+        (lambda: OptimizerConfig(muon_learning_rate=0), "optimizer.muon_learning_rate"),
+        (lambda: OptimizerConfig(muon_momentum=1.0), "optimizer.muon_momentum"),
+        (lambda: OptimizerConfig(decay=1.5), "optimizer.decay"),
+        (lambda: EvaluationConfig(sample_tokens=-1), "evaluation.sample_tokens"),
+        (lambda: Config(early_stop=0), "early_stop"),
+        (lambda: Config(early_stop=2, evaluation=EvaluationConfig(every=0)), "give --evaluation.every"),
         (lambda: SamplingConfig(temperature=-1), "temperature"),
         (lambda: SamplingConfig(temperature=float("inf")), "temperature"),
         (lambda: SamplingConfig(top_k=0), "top_k"),

@@ -1,7 +1,22 @@
+import platform
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
+from helpers import ROOT
 
-from gpt.device import autocast, choose_dtype, compiled, free_memory, is_out_of_memory, peak_memory, used_memory
+from gpt.device import (
+    autocast,
+    choose_dtype,
+    compiled,
+    free_memory,
+    is_out_of_memory,
+    matrix_speed,
+    peak_memory,
+    used_memory,
+)
 
 
 def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
@@ -63,3 +78,34 @@ def test_memory_is_counted_in_bytes():
     assert used_memory() < before + 100e6
     assert peak_memory("cpu") > before + 190e6  # it remembers
     assert free_memory("cpu") > 1e8
+
+
+def test_the_matrix_speed_is_that_of_a_product_and_depends_on_the_type():
+    """Within a factor that allows for a busy machine."""
+    found = matrix_speed("cpu", torch.float32)
+    a = torch.randn(1024, 1024)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    assert 0.3 < found * min(seconds) / (2 * 1024**3) < 3
+    assert matrix_speed("cpu", torch.float64) < found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_kept_and_used_again():
+    """In a process of its own: a tensor of 40 MB, freed and made again, is no new memory to the system."""
+    code = """
+import resource, torch
+from gpt.device import keep_freed_memory
+keep_freed_memory("cpu")
+tensor = torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    del tensor
+    tensor = torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert int(faults) < 5_000  # pages of 4 kB; without it some 50,000

@@ -91,7 +91,9 @@ def training_memory(
     count = parameter_count(model) * FLOAT32
     matrices = _matrix_count(model) * FLOAT32 if config.optimizer.name == "muon" else 0
     block = _block_activations(model, device, value_bytes)
-    kept = block + L * C * FLOAT32 if config.recompute else L * block
+    if config.recompute == "activations":
+        block -= 4 * C * value_bytes
+    kept = block + L * C * FLOAT32 if config.recompute == "blocks" else L * block
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch < share

@@ -14,34 +14,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gpt.config import ModelConfig
+from gpt.config import Activation, ModelConfig, Recompute
 from gpt.errors import InputError
 from gpt.model.attention import CausalSelfAttention, KVCache
 from gpt.model.head import next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
 from gpt.model.positions import Rotation, rotation
+from gpt.model.recompute import ActivatedLinear, activate
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, with the tanh form of GELU (Hendrycks and Gimpel 2016)."""
+    """Two linear layers, four times as wide between them, and an activation."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.expand = nn.Linear(config.width, 4 * config.width, bias=config.bias)
-        self.activation = ReLUSquared() if config.activation == "relu-squared" else nn.GELU(approximate="tanh")
+        self.activation: Activation = config.activation
         self.contract = nn.Linear(4 * config.width, config.width, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
+        self.recompute = False  # the activation, in the backward pass
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        return self.residual_dropout(self.contract(self.activation(self.expand(x))))
-
-
-class ReLUSquared(nn.Module):
-    """max(0, x)², from the search of So et al. 2021 ("Primer", section 4.1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
+        x, contract = self.expand(x), self.contract
+        if self.recompute and torch.is_grad_enabled():
+            y = ActivatedLinear.apply(x, contract.weight, contract.bias, self.activation)
+        else:
+            y = contract(activate(x, self.activation))
+        return self.residual_dropout(y)
 
 
 def norm(config: ModelConfig) -> nn.Module:
@@ -168,11 +168,12 @@ class GPT(nn.Module):
         loss = next_token_loss if reduction == "sum" else next_token_losses
         return loss(hidden, self.head_weight, targets, self.config.logit_softcap)
 
-    def recompute_blocks(self, recompute: bool) -> None:
-        """Whether blocks compute again in the backward pass what they would otherwise keep (Chen et al. 2016)."""
+    def recompute(self, what: Recompute) -> None:
+        """Compute this again in the backward pass instead of keeping it (Chen et al. 2016)."""
         for module in self.modules():
             if isinstance(module, Block):
-                module.recompute = recompute
+                module.recompute = what == "blocks"
+                module.mlp.recompute = what == "activations"
 
     def block_matrices(self) -> Iterator[tuple[Tensor, list[int]]]:
         """The weights of the blocks' linear layers, each with the rows of the matrices in it, one below the other."""

@@ -53,7 +53,7 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
 def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens."""
     model = new_model(config, device)
-    model.recompute_blocks(config.recompute)
+    model.recompute(config.recompute)
     optimizer = Optimizer(model, config.optimizer)
     ids = torch.randint(config.model.vocab_size, (sequences, config.model.context), device=device)
 

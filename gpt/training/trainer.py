@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt.analysis.cost import flops_per_token
 from gpt.config import IGNORED, Config
-from gpt.device import autocast, choose_dtype, compiled, matrix_speed
+from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory, matrix_speed
 from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.model.transformer import GPT
 from gpt.tokens.loader import Loader, mix, row_hashes
@@ -41,9 +41,10 @@ class Trainer:
         """Raises InputError if the processes cannot share the batch equally."""
         self.config, self.model, self.dataset, self.run, self.world = config, model, dataset, run, world
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
+        keep_freed_memory(world.device)
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
         self.rows = world.share_of(config.batch_sequences)
-        model.recompute_blocks(config.recompute)
+        model.recompute(config.recompute)
         self.parallel_model = world.parallelise(model, config.parallel)
         self.forward = compiled(self._loss, config.compile, self.device)
         self.optimizer = Optimizer(model, config.optimizer)

@@ -19,7 +19,25 @@ from gpt.analysis.cost import (
     training_memory,
 )
 from gpt.device import autocast
-from gpt.presets import PRESETS, preset
+from gpt.presets import MUON, PRESETS, modern, preset
+
+SHAPE = ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=300)
+MODERN = modern(SHAPE)
+VARIANTS = {
+    "gpt2": SHAPE,
+    "dropout": replace(SHAPE, dropout=0.1),
+    "rotary": replace(SHAPE, positions="rotary"),
+    "query-key-norm": replace(SHAPE, query_key_norm=True),
+    "shared": replace(SHAPE, key_value_heads=2),
+    "ngram": replace(SHAPE, ngram=3),
+    "modern": MODERN,
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_of_variants_are_those_of_the_model(name):
+    with torch.device("meta"):
+        assert parameter_count(VARIANTS[name]) == GPT(VARIANTS[name]).parameter_count()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -45,6 +63,31 @@ def test_flops_agree_with_torchs_counter():
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
     assert counter.get_total_flops() / ids.numel() == pytest.approx(flops_per_token(config), rel=0.01)
+
+
+def test_flops_leave_out_what_is_only_looked_up_or_not_seen():
+    assert flops_per_token(replace(SHAPE, ngram=3)) == flops_per_token(SHAPE)
+    assert flops_per_token(replace(SHAPE, tied_head=False)) == flops_per_token(SHAPE)
+    shorter = flops_per_token(replace(SHAPE, window=32, window_pattern="SSL"))
+    assert flops_per_token(SHAPE) - shorter == 12 * 4 * 32 * 2 * (128 - 32)
+
+
+def test_muon_keeps_one_moment_of_the_matrices_and_recomputing_one_block():
+    config = Config(model=SHAPE, batch_tokens=8 * 128)
+    adamw, muon = training_memory(config, 8), training_memory(replace(config, optimizer=MUON), 8)
+    matrices = sum(rows.numel() for rows, _ in GPT(SHAPE).block_matrices())
+    assert adamw.optimizer - muon.optimizer == 4 * matrices
+    assert (adamw.update, muon.update) == (0, 4 * 4 * matrices)
+    blocks, activations = (training_memory(replace(config, recompute=r), 8) for r in ("blocks", "activations"))
+    assert blocks.activations < 0.5 * adamw.activations
+    assert 0.7 < activations.activations / adamw.activations < 0.8
+
+
+def test_the_head_in_chunks_does_not_hold_all_logits():
+    config = Config(batch_tokens=64 * 1024)
+    few, many = (training_memory(config, sequences).logits for sequences in (8, 64))
+    assert many < 64 * 1024 * 50257 * 4 / 10
+    assert many - few == 2 * 4 * (64 - 8) * 1024 * 768
 
 
 def test_memory_has_four_times_the_weights_and_grows_with_the_micro_batch():
@@ -83,14 +126,15 @@ def kept_for_backward(config, sequences, dtype):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 0), (torch.bfloat16, 2)])
-def test_activations_are_those_that_torch_keeps(dropout, dtype, copies):
+def test_activations_are_those_that_torch_keeps(name, dtype, copies):
     """Below float32 torch also keeps copies of the matrices, which are counted as weights."""
-    shape = ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=300, dropout=dropout)
+    shape = VARIANTS[name]
     config = Config(model=shape, batch_tokens=8 * 128)
     forecast = training_memory(config, 8, value_bytes=dtype.itemsize)
-    expected = forecast.activations + copies * (3 * 12 * 128**2 + 300 * 128)
+    matrices = sum(rows.numel() for rows, _ in GPT(shape).block_matrices())
+    expected = forecast.activations + copies * (matrices + 300 * 128)
     assert kept_for_backward(shape, 8, dtype) == pytest.approx(expected, rel=0.03)
 
 
