@@ -7,7 +7,7 @@ from pathlib import Path
 from gpt.cli import TrainCommand, dry_run_text, fit_to_dataset, parse_train, run_recipe, sentences
 from gpt.device import choose_device
 from gpt.run import is_run, open_run, require_unused
-from gpt.tokens.shards import open_dataset
+from gpt.tokens.dataset import open_dataset
 from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import report

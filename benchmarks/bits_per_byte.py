@@ -25,7 +25,8 @@ from benchmarks.common import (
     validation_loss,
 )
 from gpt.errors import InputError
-from gpt.tokens.shards import Dataset, Split, open_dataset
+from gpt.tokens.dataset import Dataset, open_dataset
+from gpt.tokens.shards import Split
 from gpt.tokens.tokenizer import Tokenizer
 
 PILOT = 60  # iterations, to learn how long one takes

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.common import NanoGPT, all_ids, arguments, finish, ours, say, validation_loss
 from gpt.config import ModelConfig
-from gpt.tokens.shards import open_dataset
+from gpt.tokens.dataset import open_dataset
 
 
 @dataclass(frozen=True)

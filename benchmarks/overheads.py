@@ -15,8 +15,9 @@ import torch
 from benchmarks.common import arguments, finish, measured
 from benchmarks.steps import build
 from gpt.presets import preset
+from gpt.tokens.dataset import open_dataset
 from gpt.tokens.loader import Loader
-from gpt.tokens.shards import Split, open_dataset
+from gpt.tokens.shards import Split
 from gpt.training import trainer as trainer_module
 from gpt.training.progress import ProgressDisplay
 from gpt.training.signals import StopRequest

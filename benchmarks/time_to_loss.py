@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import NANOGPT_CPU, NanoGPT, all_ids, arguments, finish, measured, ours, ratio, say
-from gpt.tokens.shards import open_dataset
+from gpt.tokens.dataset import open_dataset
 
 TARGET = 1.8857
 

@@ -17,7 +17,7 @@ from gpt.evaluation.loss import evaluation_rows
 from gpt.interop.huggingface import export as export_model
 from gpt.presets import preset as find_preset
 from gpt.run import is_run, load_run, newest_run, read_config
-from gpt.tokens.shards import open_dataset
+from gpt.tokens.dataset import open_dataset
 
 USAGE = """\
 usage: gpt COMMAND [options]

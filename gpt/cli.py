@@ -22,7 +22,7 @@ from gpt.errors import InputError, ProcessLost
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
 from gpt.settings import overlay, to_dict
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
 from gpt.training.forecast import forecast_lines
 from gpt.training.world import World
 

@@ -12,6 +12,7 @@ CORE = [
     "gpt/training/trainer.py",
     "gpt/model/transformer.py",
     "gpt/model/attention.py",
+    "gpt/model/head.py",
     "gpt/evaluation/loss.py",
     "gpt/training/optimizer.py",
     "gpt/training/schedule.py",

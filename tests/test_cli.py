@@ -177,7 +177,7 @@ def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_
 
 def test_a_run_that_is_resumed_keeps_its_vocabulary(trained_run, bpe, dataset):
     config = dataclasses.replace(preset("nano"), run=trained_run)
-    with pytest.raises(InputError, match="model.vocab_size is 4,096; the tokenizer of .* has 257 ids"):
+    with pytest.raises(InputError, match="model.vocab_size is 2,048; the tokenizer of .* has 257 ids"):
         fit_to_dataset(config, dataset, resumes=True)
 
 

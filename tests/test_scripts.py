@@ -28,7 +28,7 @@ from gpt.tokens.prepare import Document, prepare
 ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
-TINY += ("--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+TINY += ("--model.ngram-rows", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
     assert "python sample.py --run runs/python-nano" in output
     assert re.search(
         r"step 40/40  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ tokens/s  MFU \d+%  norm [\d.]+  rate [\d.e-]+  "
-        r"epoch \d\.\d\d  0:\d\d, 0:00 left",
+        r"epoch \d+\.\d\d  0:\d\d, 0:00 left",
         output,
     )
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
@@ -77,12 +77,13 @@ def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, data
 
 def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
     output = run("train.py", "nano", "--dry-run", "--data", dataset.path, cwd=tmp_path)
-    assert '"learning_rate": 0.004' in output
-    assert re.search(r"position embedding +16,384\n", output)
+    assert '"learning_rate": 0.02' in output
+    assert re.search(r"n-gram embedding +8,388,608\n", output)
+    assert "position embedding" not in output
     assert "training FLOPs per token" in output
     assert re.search(r"memory, peak +[\d,]+ MB", output)
-    assert re.search(r"batch +8 sequences of 128 tokens, 8 at a time", output)
-    assert re.search(r"training tokens +1,382,400\n", output)
+    assert re.search(r"batch +16 sequences of 128 tokens, 16 at a time", output)
+    assert re.search(r"training tokens +3,072,000\n", output)
     assert re.search(r"tokens per second +[\d,]+\n", output)
     assert re.search(r"time +\d+:\d\d of which \d:\d\d evaluation", output)
     assert list(tmp_path.iterdir()) == []
@@ -430,7 +431,11 @@ def test_gpt_export_writes_what_transformers_loads(trained, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     home, _ = trained
-    gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported")
+    refused = gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported", code=2)
+    assert "cannot represent this model, which has model.positions rotary" in refused
+    exact = ("shakespeare-char-cpu", "--data", trained_data(home), "--steps", 2, *TINY, "--run", "runs/exact")
+    run("train.py", *exact, cwd=home)
+    gpt(home, "export", "--run", "runs/exact", "--to", tmp_path / "exported")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert model.config.n_embd == 32

@@ -4,8 +4,6 @@ Letters in shapes: B sequences, T new positions, S positions in all, C width, H 
 and values (as many as H, unless they are shared).
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -117,12 +115,3 @@ def causal_mask(T: int, S: int, device: torch.device | str, window: int | None =
     """(T, S) booleans, true where query t, which stands at position S − T + t, may see key s."""
     mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
     return mask if window is None else mask.triu(S - T - window + 1)
-
-
-def attend_by_formula(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
-    """softmax(Q·Kᵀ/√D + mask)·V, spelled out: the reference that the tests hold `attend` against."""
-    T, S, D = query.size(2), key.size(2), query.size(3)
-    key, value = (part.repeat_interleave(query.size(1) // key.size(1), dim=1) for part in (key, value))
-    scores = query @ key.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, S)
-    scores = scores.masked_fill(~causal_mask(T, S, query.device, window), -math.inf)
-    return scores.softmax(dim=-1) @ value

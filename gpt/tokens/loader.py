@@ -8,7 +8,6 @@
    samples i·B … (i + 1)·B − 1.
 """
 
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -60,19 +59,6 @@ class Loader:
                 pieces = [(start, before_the_seam), (0, count - before_the_seam)]
                 places.append([piece for piece in pieces if piece[1]])
         return places
-
-
-def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
-    """A 63-bit hash of each row and its sample number, (B,) int64.
-
-    Their sum names the batch, however its rows are divided between processes.
-    """
-    rows = zip(samples, inputs.numpy(), targets.numpy(), strict=True)
-    digests = [
-        blake2b(x.tobytes() + y.tobytes(), digest_size=8, key=sample.to_bytes(8, "little")).digest()
-        for sample, x, y in rows
-    ]
-    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
 
 
 def consecutive_windows(split: Split, context: int) -> int:

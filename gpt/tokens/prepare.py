@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.tokens.shards import SPLITS, Dataset, ShardWriter, open_dataset, write_manifest
+from gpt.tokens.dataset import SPLITS, Dataset, open_dataset, write_manifest
 from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
+from gpt.tokens.writer import ShardWriter
 
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a larger corpus

@@ -8,7 +8,7 @@ from torch import Tensor
 from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.config import Config
 from gpt.device import autocast, choose_dtype, compiled, free_memory, used_memory
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
 from gpt.training.initial import new_model
 from gpt.training.memory import MicroBatch
 from gpt.training.optimizer import Optimizer

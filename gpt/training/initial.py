@@ -9,7 +9,7 @@ from gpt.config import Config
 from gpt.errors import InputError
 from gpt.model.transformer import GPT
 from gpt.run import load_run, load_tokenizer
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
 
 
 def new_model(config: Config, device: str) -> GPT:
@@ -22,8 +22,10 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     """The weights of --init, their context and vocabulary cropped to the model's."""
     source = load_run(config.init)
     weights = source.model.state_dict()
-    weights["position_embedding.weight"] = weights["position_embedding.weight"][: config.model.context]
-    weights["token_embedding.weight"] = weights["token_embedding.weight"][: config.model.vocab_size]  # no padding
+    rows = {"position_embedding.weight": config.model.context}
+    rows |= dict.fromkeys(("token_embedding.weight", "untied_head.weight"), config.model.vocab_size)  # no padding
+    for name in rows.keys() & weights.keys():
+        weights[name] = weights[name][: rows[name]]
     print(f"weights: {source.source}")
     return weights
 

@@ -7,10 +7,13 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import torch
+from torch import Tensor
 
 from gpt.config import Config
 from gpt.errors import InputError
@@ -161,6 +164,19 @@ class WandbLog:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
+    """A 63-bit hash of each row and its sample number, (B,) int64.
+
+    Their sum names the batch, however its rows are divided between processes.
+    """
+    rows = zip(samples, inputs.numpy(), targets.numpy(), strict=True)
+    digests = [
+        blake2b(x.tobytes() + y.tobytes(), digest_size=8, key=sample.to_bytes(8, "little")).digest()
+        for sample, x, y in rows
+    ]
+    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
 
 
 def draw_losses(run: Path) -> Path:

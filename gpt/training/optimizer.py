@@ -74,13 +74,10 @@ class Optimizer:
         tensors = {}
         for entry, (shape, dtype) in shapes.items():
             parameter = parameters[entry.rpartition("/")[0]].detach()
-            whole = list(parameter.shape) == shape
             # AdamW keeps its step count where the fused kernel reads it: on the parameter's device.
-            tensors[entry] = (
-                torch.empty_like(parameter, dtype=dtype)
-                if whole
-                else torch.empty(shape, dtype=dtype, device=parameter.device)
-            )
+            whole = list(parameter.shape) == shape
+            example = parameter if whole else torch.empty(shape, device=parameter.device)
+            tensors[entry] = torch.empty_like(example, dtype=dtype)
         return tensors
 
     def load_state(self, state: Tensors) -> None:

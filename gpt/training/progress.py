@@ -2,7 +2,6 @@
 
 import os
 import sys
-import textwrap
 import time
 from typing import Any
 
@@ -31,6 +30,11 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
         f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "
         f"epoch {record['epoch']:.2f}  {duration(record['elapsed_s'])}, {duration(seconds_left)} left"
     )
+
+
+def printable(text: str) -> str:
+    """A model's text without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class _Console(Console):
@@ -69,7 +73,7 @@ class ProgressDisplay:
             self.say(line)
             self._last_line = time.monotonic()
         if "sample" in record:
-            self.say(textwrap.indent(record["sample"].strip("\n"), "    | ", lambda _: True))
+            self.say("\n".join(f"    | {line}" for line in printable(record["sample"]).strip("\n").split("\n")))
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)

@@ -12,7 +12,7 @@ from gpt.evaluation.loss import Evaluation, evaluation_rows
 from gpt.generation.text import continue_text, opening_ids
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
 from gpt.tokens.tokenizer import Tokenizer
 from gpt.training.metrics import draw_losses
 

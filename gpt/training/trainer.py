@@ -19,11 +19,11 @@ from gpt.config import IGNORED, Config
 from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory, matrix_speed
 from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.model.transformer import GPT
-from gpt.tokens.loader import Loader, mix, row_hashes
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
+from gpt.tokens.loader import Loader, mix
 from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_at
 from gpt.training.memory import MicroBatch
-from gpt.training.metrics import MetricsFile, Record, WandbLog
+from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
@@ -105,9 +105,7 @@ class Trainer:
         for log in logs:
             log.close()
         if self.stopped_early:
-            self.say(
-                f"stopped early: {self.fruitless_evaluations} evaluations in a row without a new best validation loss"
-            )
+            self.say(f"stopped early: {config.early_stop} evaluations in a row without a new best validation loss")
         if diverged:
             raise diverged_at(self.step, self.run)
         return (self.step == config.steps or self.stopped_early) and not self.unevaluated
@@ -227,18 +225,9 @@ class Trainer:
 
         None if a signal cut it short; the record is then kept, to be completed when the run goes on.
         """
-        part = (self.world.rank, self.world.size)
-        lengths = self.dataset.tokenizer.byte_lengths()
-        sums = window_sums(
-            self.model,
-            self.dataset.validation,
-            lengths,
-            self.device,
-            self.dtype,
-            self.micro_batch.size,
-            part,
-            stop=lambda: self.world.any(stop.is_set()),
-        )
+        lengths, part = self.dataset.tokenizer.byte_lengths(), (self.world.rank, self.world.size)
+        arguments = (self.model, self.dataset.validation, lengths, self.device, self.dtype, self.micro_batch.size, part)
+        sums = window_sums(*arguments, stop=lambda: self.world.any(stop.is_set()))
         self.world.reshard(self.model)
         self.unevaluated = record if sums is None else None
         if sums is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import run_script
 
-from gpt.tokens.shards import open_dataset
+from gpt.tokens.dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"

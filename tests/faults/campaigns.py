@@ -28,7 +28,7 @@ from gpt.checkpoint import list_checkpoints, load, step_of
 from gpt.cli import sentences
 from gpt.config import Config
 from gpt.run import open_run
-from gpt.tokens.shards import Dataset
+from gpt.tokens.dataset import Dataset
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.trainer import Trainer
@@ -36,7 +36,8 @@ from gpt.training.world import World
 
 STEPS = 200
 SHAPE = (
-    "nano --model.n-layer 2 --model.n-head 2 --model.width 64 --model.context 32 --model.dropout 0.1 --batch-tokens 256"
+    "nano --model.n-layer 2 --model.n-head 2 --model.width 64 --model.context 32 --model.ngram-rows 512 "
+    "--model.dropout 0.1 --batch-tokens 256 --evaluation.sample-tokens 4"
 )
 PACE = f"--device cpu --steps {STEPS} --evaluation.every 50 --checkpoint.every 5 --log-every 1"
 Weights = dict[str, torch.Tensor]

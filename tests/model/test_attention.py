@@ -1,8 +1,20 @@
+import math
+
 import pytest
 import torch
 
 from gpt import ModelConfig
-from gpt.model.attention import CausalSelfAttention, KVCache, attend, attend_by_formula, causal_mask
+from gpt.model.attention import CausalSelfAttention, KVCache, attend, causal_mask
+
+
+def attend_by_formula(query, key, value, window=None):
+    """softmax(Q·Kᵀ/√D + mask)·V (Vaswani et al. 2017, equation 1), for heads of keys that serve several of queries."""
+    T, S, D = query.size(2), key.size(2), query.size(3)
+    key, value = (part.repeat_interleave(query.size(1) // key.size(1), dim=1) for part in (key, value))
+    visible = torch.ones(T, S).tril(S - T).triu(S - T + 1 - (window or S))
+    scores = query @ key.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, S)
+    scores = scores.masked_fill(visible == 0, -math.inf)
+    return scores.softmax(dim=-1) @ value
 
 
 def random_heads(*lengths, B=2, H=3, D=8, dtype=torch.float64):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gpt.config import IGNORED
-from gpt.tokens.loader import Loader, consecutive_windows, mix, permuted, read_windows, row_hashes
+from gpt.tokens.loader import Loader, consecutive_windows, mix, permuted, read_windows
 from gpt.tokens.shards import Split
+from gpt.training.metrics import row_hashes
 
 
 class Counting:

@@ -5,8 +5,8 @@ from helpers import python_text
 
 from gpt.errors import InputError
 from gpt.tokens import prepare as prepare_module
+from gpt.tokens.dataset import open_dataset
 from gpt.tokens.prepare import Document, prepare, split_by_hash
-from gpt.tokens.shards import open_dataset
 
 
 def documents(count=60):

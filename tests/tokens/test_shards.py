@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from gpt.errors import InputError
-from gpt.tokens.shards import Shard, ShardWriter, Split, open_dataset
+from gpt.tokens.dataset import open_dataset
+from gpt.tokens.shards import Shard, Split
 from gpt.tokens.tokenizer import Tokenizer
+from gpt.tokens.writer import ShardWriter
 
 
 @pytest.fixture

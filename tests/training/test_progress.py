@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from gpt.training.progress import ProgressDisplay, duration, progress_line
+from gpt.training.progress import ProgressDisplay, duration, printable, progress_line
 
 RECORD = {"step": 7, "train_loss": 3.25, "tokens_per_s": 12345.6, "elapsed_s": 61.0, "flops_utilization": 0.427}
 RECORD |= {"gradient_norm": 0.5678, "learning_rate": 0.0012, "epoch": 0.256}
@@ -47,3 +47,14 @@ def test_a_live_line_in_a_terminal():
     assert "\x1b" in text
     assert "step  11/100" in text
     assert "kept" in text
+
+
+def test_a_sample_cannot_steer_the_terminal():
+    output = io.StringIO()
+    with ProgressDisplay(100, console=Console(file=output, width=200)) as display:
+        display.update(RECORD | {"val_loss": 3.0, "sample": "\ndef f():\n\treturn '\x1b[2J\x07é'\n\n"}, 3.0, 10)
+    lines = output.getvalue().splitlines()
+    assert lines[1] == "    | def f():"
+    assert lines[2].endswith("return '\ufffd[2J\ufffdé'")
+    assert len(lines) == 3
+    assert printable("tab\tnew\nline") == "tab\tnew\nline"

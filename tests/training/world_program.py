@@ -16,7 +16,7 @@ from helpers import fit
 from gpt import GPT, Config, InputError
 from gpt.checkpoint import load_newest
 from gpt.run import open_run, read_config
-from gpt.tokens.shards import Dataset, open_dataset
+from gpt.tokens.dataset import Dataset, open_dataset
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.state import resume
