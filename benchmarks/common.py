@@ -123,9 +123,9 @@ def ratio(numerators: list[float], denominators: list[float]) -> float:
 
 
 def rounded(value: Any) -> Any:
-    """Four digits are more than a shared machine repeats."""
+    """Five digits are more than a shared machine repeats."""
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return float(f"{value:.5g}")
     if isinstance(value, list):
         return [rounded(item) for item in value]
     if isinstance(value, dict):

@@ -28,7 +28,7 @@ def bits_per_byte(result: Result) -> list[Row]:
     bits = {name: median(run["bits_per_byte"] for run in runs) for name, runs in result.items() if _is_runs(runs)}
     ours = bits.pop("ours")
     best = min(bits, key=lambda name: bits[name])
-    figures = f"{ours:.3f} against {bits[best]:.3f} ({best.removeprefix('nanogpt ')})"
+    figures = f"{ours:.3f} against {bits[best]:.3f} ({best.removeprefix('nanogpt, ')})"
     seconds = median(run["training_s"] for run in result["ours"])
     return [(f"Python, bits per byte after {seconds:.0f} s of training", figures, "bits_per_byte")]
 

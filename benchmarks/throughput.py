@@ -23,7 +23,7 @@ Shape = tuple[ModelConfig, int, int, int]
 # name: the model without biases, as nanoGPT has it by default; sequences; warm-up and measured steps
 CPU = {
     "4 x 128": (ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=65, bias=False), 12, 20, 100),
-    "124M": (ModelConfig(context=256, bias=False), 4, 2, 5),
+    "124M": (ModelConfig(context=256, bias=False), 4, 2, 4),
 }
 CUDA = {
     "gpt2": (ModelConfig(bias=False), 32, 10, 20),

@@ -24,8 +24,8 @@ def test_a_ratio_is_the_median_of_neighbouring_runs():
     assert common.ratio([10, 20, 90], [1, 4, 10]) == 9
 
 
-def test_figures_have_four_digits():
-    assert common.rounded({"a": [1.23456, 7], "b": {"c": 123456.7}}) == {"a": [1.235, 7], "b": {"c": 123500.0}}
+def test_figures_have_five_digits():
+    assert common.rounded({"a": [1.234567, 7], "b": {"c": 123456.7}}) == {"a": [1.2346, 7], "b": {"c": 123460.0}}
 
 
 def test_a_directory_that_is_no_checkout_is_refused(tmp_path, monkeypatch, capsys):
@@ -37,10 +37,10 @@ def test_a_directory_that_is_no_checkout_is_refused(tmp_path, monkeypatch, capsy
 
 def test_a_result_is_one_json_line_and_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    common.finish("speed", "cpu", {"ratio": 1.23456})
+    common.finish("speed", "cpu", {"ratio": 1.234567})
     line = capsys.readouterr().out
     assert (tmp_path / "results" / "cpu-speed.json").read_text() == line
-    assert json.loads(line)["ratio"] == 1.235
+    assert json.loads(line)["ratio"] == 1.2346
     assert {"benchmark", "date", "torch", "device", "python"} <= json.loads(line).keys()
 
 

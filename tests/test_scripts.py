@@ -56,7 +56,7 @@ def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
         assert words in output
     assert "python sample.py --run runs/python-nano" in output
     assert re.search(
-        r"step 40/40  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ tokens/s  MFU \d+%  norm [\d.]+  rate [\d.e-]+  "
+        r"step 40/40  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ tokens/s  MFU \d+%  norm [\d.]+  rate [\d.e+-]+  "
         r"epoch \d+\.\d\d  0:\d\d, 0:00 left",
         output,
     )
