@@ -38,7 +38,7 @@ def config(device: str) -> Config:
 
 def choose(trainer: Trainer, saving: bool) -> None:
     """Let the trainer's next steps save memory, or not."""
-    head.__dict__["chunk_rows"] = CHUNKED if saving else lambda _: 10**9
+    head.__dict__["chunk_rows"] = CHUNKED if saving else lambda *_: 10**9
     trainer.model.recompute("activations" if saving else "nothing")
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, finish, measured
+from benchmarks.common import arguments, finish, measured, say
 from benchmarks.steps import build
+from gpt.cli import fit_to_dataset
 from gpt.presets import preset
 from gpt.tokens.dataset import open_dataset
 from gpt.tokens.loader import Loader
-from gpt.tokens.shards import Split
+from gpt.tokens.shards import Shard, Split
 from gpt.training import trainer as trainer_module
 from gpt.training.progress import ProgressDisplay
 from gpt.training.signals import StopRequest
@@ -65,7 +66,7 @@ class Stopwatch:
 
 def run_shares(data: Path) -> dict[str, float]:
     """Fractions of the default run on a CPU that it spends outside forward, backward and optimizer, and in what."""
-    config, watch = preset("nano"), Stopwatch()
+    config, watch = fit_to_dataset(preset("nano"), open_dataset(data), say), Stopwatch()
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         trainer = build(replace(config, run=run), run)
@@ -76,15 +77,16 @@ def run_shares(data: Path) -> dict[str, float]:
         watch.watch(trainer.optimizer, "step", "training")
         watch.watch(trainer_module, "gradient_norm", "training")
         watch.watch(trainer_module, "clip_gradients", "training")
-        watch.watch(trainer, "evaluate", "evaluation")
-        watch.watch(trainer_module, "save", "saving")
+        watch.watch(trainer, "evaluate", "evaluation and saving")
+        watch.watch(trainer_module, "save", "evaluation and saving")
+        watch.watch(trainer, "fit", "all")
         with StopRequest() as stop:
             trainer.fit(ProgressDisplay(config.steps, quiet=True), stop)
-    between = trainer.elapsed - watch.seconds["training"] - watch.seconds["evaluation"]
+    whole, apart = watch.seconds["all"], watch.seconds["evaluation and saving"]
     return {
-        "between steps": between / trainer.elapsed,
-        "evaluation and saving": (watch.seconds["evaluation"] + watch.seconds["saving"]) / trainer.elapsed,
-        "seconds": trainer.elapsed,
+        "between steps": (whole - watch.seconds["training"] - apart) / whole,
+        "evaluation and saving": apart / whole,
+        "seconds": whole,
     }
 
 
@@ -92,11 +94,7 @@ def main() -> None:
     options = arguments(__doc__, peer=False, runs=5, data=None)
     data = options.data or Path("data/python")
     with tempfile.TemporaryDirectory() as directory:
-        ids = np.random.default_rng(0).integers(0, 50_257, 50_000_000)
-        for name in ("train", "val"):
-            ids[: 10**8 if name == "train" else 10**5].astype(np.uint16).tofile(Path(directory) / f"{name}.bin")
-        from gpt.tokens.shards import Shard
-
+        np.random.default_rng(0).integers(0, 50_257, 50_000_000, dtype=np.uint16).tofile(Path(directory) / "train.bin")
         split = Split("train", [Shard(Path(directory) / "train.bin")])
         batches = [tokens_per_second(split, context=1024, batch=512) for _ in range(options.runs)]
     finish(

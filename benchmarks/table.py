@@ -38,12 +38,9 @@ def _is_runs(value: Any) -> bool:
 
 
 def learning(result: Result) -> list[Row]:
-    what = f"tokens for the loss of its GPT-2 recipe after {result['nanogpt_tokens'] / 1e6:.1f} M tokens"
-    return [(what, f"at most a {_ordinal(result['ratio'])} of them", "learning")]
-
-
-def _ordinal(number: float) -> str:
-    return {1: "whole", 2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth"}[round(number)]
+    what = f"tokens for the loss of its GPT-2 recipe after {result['nanogpt_tokens'] / 1e6:.2f} M tokens"
+    needed = int(result["ratio"])
+    return [(what, f"1/{needed} of them are enough" if needed else "half of them are not enough", "learning")]
 
 
 def throughput(result: Result) -> list[Row]:
@@ -54,7 +51,13 @@ def throughput(result: Result) -> list[Row]:
         speeds = {mode: median(values) for mode, values in found["tokens_per_s"].items()}
         listed = ", ".join(f"{mode} {speed:,.0f}" for mode, speed in speeds.items())
         times = f"{found['ratio']:.2f} times: " if "ratio" in found else ""
-        rows.append((f"training tokens/s, {name}", f"{times}{listed} (MFU {found['mfu']:.0%})", "throughput"))
+        rows.append(
+            (
+                f"training tokens/s, {name}",
+                f"{times}{listed} ({found['model_tflops']:.3g} TFLOP/s, MFU {found['mfu']:.0%})",
+                "throughput",
+            )
+        )
     return rows
 
 

@@ -68,13 +68,14 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
     best = {}
     for side in ("nanogpt", "ours"):
         best[side] = max((speeds for name, speeds in found.items() if name.startswith(side)), key=median)
-    utilization = mfu(model, median(best["ours"]), device)
-    return {"tokens_per_s": found, "ratio": ratio(best["ours"], best["nanogpt"]), "mfu": utilization}
+    return {"tokens_per_s": found, "ratio": ratio(best["ours"], best["nanogpt"])} | used(model, best["ours"], device)
 
 
-def mfu(model: ModelConfig, tokens_per_s: float, device: str) -> float:
-    """Model FLOPs utilization against the matrix speed of this moment."""
-    return tokens_per_s * flops_per_token(model) / matrix_speed(device, choose_dtype("auto", device))
+def used(model: ModelConfig, speeds: list[float], device: str) -> dict[str, float]:
+    """What the model computes per second, in TFLOP/s, beside what this device's matrix products reach at this moment."""
+    achieved = median(speeds) * flops_per_token(model)
+    limit = matrix_speed(device, choose_dtype("auto", device))
+    return {"model_tflops": achieved / 1e12, "matrix_tflops": limit / 1e12, "mfu": achieved / limit}
 
 
 def modern_speed(shape: Shape, runs: int, work: Path) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def modern_speed(shape: Shape, runs: int, work: Path) -> dict[str, Any]:
     for _ in range(runs):
         seconds = our_steps(model, batch, warm_up + steps, "cuda", True, work)
         speeds.append(batch * model.context / median(seconds[warm_up:]))
-    return {"tokens_per_s": {"ours compiled": speeds}, "mfu": mfu(model, median(speeds), "cuda")}
+    return {"tokens_per_s": {"ours compiled": speeds}} | used(model, speeds, "cuda")
 
 
 def main() -> None:

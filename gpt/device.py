@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt.config import Device, Precision
 from gpt.errors import InputError
 
-ENOUGH_SECONDS, LARGEST_PRODUCT = 4e-3, 16384  # of a matrix product whose speed is measured
+ENOUGH_SECONDS, LARGEST_PRODUCT = 4e-3, 8192  # of a matrix product whose speed is measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -55,7 +55,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
     """
     best, size = 0.0, 256
     while True:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         seconds = math.inf
         for _ in range(5):
             synchronise(device)
@@ -84,8 +84,9 @@ def keep_freed_memory(device: str) -> None:
     """
     if device == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(parameter, 2**31 - 1)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1):
+            libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that older ones take
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_deterministic(device: str) -> None:

@@ -103,7 +103,7 @@ def training_memory(
         gradients=count // sharded if not accumulates else count,
         optimizer=(2 * count - matrices) // sharded,
         activations=tokens * (kept + _outside_activations(model, device, value_bytes)),
-        logits=_head_memory(model, tokens),
+        logits=_head_memory(model, tokens, device),
         update=4 * matrices,
         lost=LOST_ON_CPU if device == "cpu" else 0.0,
         keeps_gradients=accumulates or (processes > 1 and sharded == 1),
@@ -123,10 +123,8 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
     value (3·C), attention's result (C) and the two sides of the activation (4·C each): counted after Korthikanti et
     al. 2022, section 4.1, for a kernel that never stores the attention matrix. RMSNorm keeps its quotient as well (C,
     float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
-    float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
     copied as well; their norm is computed in float32. Shared keys and values are repeated. Dropout adds its masks, and
-    on a CPU the attention matrix three times, for which no other kernel exists
-    there.
+    on a CPU the attention matrix three times, for which no other kernel exists there.
     """
     C, KV, T = model.width, model.key_value_width, model.context
     values = 2 * C + (C + 2 * KV) + C + 8 * C
@@ -153,10 +151,10 @@ def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> i
     return C * FLOAT32 + C * value_bytes + mask + quotient
 
 
-def _head_memory(model: ModelConfig, tokens: int) -> int:
+def _head_memory(model: ModelConfig, tokens: int, device: str) -> int:
     """Bytes of the head's pass: three times the logits in float32 where they are held as a whole, as log-probabilities
     and as two gradients; else two chunks of them, and twice the gradients of the head and of the hidden states."""
-    rows = chunk_rows(model.vocab_size)
+    rows = chunk_rows(model.vocab_size, device)
     if tokens <= rows:
         return (4 if model.logit_softcap else 3) * tokens * model.vocab_size * FLOAT32
     return 2 * FLOAT32 * (rows * model.vocab_size + (tokens + model.vocab_size) * model.width)

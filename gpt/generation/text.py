@@ -95,7 +95,15 @@ def continue_text(
 
 
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that a prompt begins with. An empty one begins a document: after end-of-text, or after a line's end."""
+    """The ids that a prompt begins with. An empty one begins a document: after end-of-text, or after a line's end.
+
+    A tokenizer that knows neither has its first id instead.
+    """
     if prompt:
         return tokenizer.encode(prompt)
-    return [tokenizer.end_of_text] if tokenizer.end_of_text is not None else tokenizer.encode("\n")
+    if tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text]
+    try:
+        return tokenizer.encode("\n")
+    except InputError:
+        return [0]

@@ -16,8 +16,11 @@ from torch.nn import functional as F
 
 from gpt.config import IGNORED
 
-CHUNK_BYTES = 16 << 20  # of logits in float32: what stays near the processor; fewer rows make slow products
-LEAST_ROWS = 256
+# Logits in float32 that are held at a time. On a CPU less than a chunk is no slower held whole (benchmarks/LOG.md);
+# elsewhere a chunk is as large as is cheap to hold, which keeps kernels long.
+CHUNK_BYTES = {"cpu": 16 << 20}
+CHUNK_BYTES_ELSEWHERE = 1 << 30
+LEAST_ROWS = 256  # fewer make slow products
 
 
 def softcap(logits: Tensor, cap: float) -> Tensor:
@@ -30,9 +33,9 @@ def precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def chunk_rows(vocab_size: int) -> int:
+def chunk_rows(vocab_size: int, device: str) -> int:
     """How many positions a chunk has."""
-    return max(LEAST_ROWS, CHUNK_BYTES // (4 * vocab_size))
+    return max(LEAST_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
@@ -41,7 +44,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
     A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step.
     """
     hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
-    if hidden.size(0) <= chunk_rows(weight.size(0)):
+    if hidden.size(0) <= chunk_rows(weight.size(0), hidden.device.type):
         logits = softcap(F.linear(hidden, weight), cap)
         return F.cross_entropy(precise(logits), targets, ignore_index=IGNORED, reduction="sum")
     kind = hidden.device.type
@@ -60,7 +63,7 @@ def next_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: floa
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = chunk_rows(vocab_size)
+    rows = chunk_rows(vocab_size, hidden.device.type)
     return zip(hidden.split(rows), targets.split(rows), strict=True)
 
 

@@ -69,12 +69,13 @@ def orthogonalise_in_place(matrices: list[Tensor]) -> None:
 def newton_schulz(x: Tensor) -> Tensor:
     """(N, rows, columns) with rows ≤ columns → the same, each matrix with singular values near 1.
 
-    Iterates X ← a·X + (b·A + c·A²)·X, where A = X·Xᵀ; in bfloat16 on CUDA, which is fast there and precise enough, and
-    in float32 elsewhere.
+    Iterates X ← a·X + (b·A + c·A²)·X, where A = X·Xᵀ; in bfloat16 on CUDA devices that have it, which is fast there
+    and precise enough, and in float32 elsewhere.
     """
     a, b, c = COEFFICIENTS
     dtype = x.dtype
-    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
+    fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = x.to(torch.bfloat16 if fast else torch.float32)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT  # (N, rows, rows)

@@ -23,9 +23,13 @@ def step_profiler(run: Path, wanted: bool, device: str, say: Callable[[str], Non
         return
 
     def report(trace: profile) -> None:
-        trace.export_chrome_trace(str(run / TRACE))
+        try:
+            trace.export_chrome_trace(str(run / TRACE))
+            say(f"a trace of {TRACED} steps: {run / TRACE}")
+        except (OSError, RuntimeError) as error:  # a full disk is no reason to stop training
+            say(f"{run / TRACE}: cannot be written ({error})")
         order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-        say(f"the {SHOWN} costliest operations of {TRACED} steps; all of them are in {run / TRACE}")
+        say(f"the {SHOWN} costliest operations of {TRACED} steps:")
         say(trace.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=60))
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])

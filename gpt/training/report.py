@@ -8,6 +8,7 @@ from rich.table import Table
 
 from gpt.config import SamplingConfig
 from gpt.device import peak_memory
+from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation, evaluation_rows
 from gpt.generation.text import continue_text, opening_ids
 from gpt.model.transformer import GPT
@@ -25,12 +26,16 @@ SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_SEED = 200, 0.6, 1
 def sample_text(model: GPT, dataset: Dataset, tokens: int) -> str:
     """The dataset's prompt and what the model makes of it; always drawn alike, so that only the model makes it differ.
 
-    Of several processes all call this, for a model that they share needs all of them.
+    Of several processes all call this, for a model that they share needs all of them. Where no sample can be made, as
+    of weights that are not finite, the reason takes its place: it is no reason to end a training.
     """
     was_training = model.training
     model.eval()
     prompt = sample_prompt(dataset)
-    text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens))
+    try:
+        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens))
+    except InputError as error:
+        text = f"(no sample: {error})"
     model.train(was_training)
     return text
 

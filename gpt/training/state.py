@@ -74,7 +74,7 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
         trainer.step = trainer.saved_step = state["step"]
         trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
         trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
-        trainer.fruitless_evaluations = state["fruitless_evaluations"]
+        trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
         trainer.guard.load_state(state["guard"])
         trainer.scale.load_state(state["loss_scale"])
         trainer.micro_batch.load_state(state["micro_batch"])

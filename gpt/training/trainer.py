@@ -84,7 +84,7 @@ class Trainer:
                 record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
-                if self.step == config.steps or due(self.step, config.evaluation.every):
+                if self.unevaluated or self.step == config.steps or due(self.step, config.evaluation.every):
                     result = self.evaluate(record, stop)
                     if result is None:
                         break

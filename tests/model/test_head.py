@@ -13,7 +13,7 @@ from gpt.model.head import next_token_loss, next_token_losses, softcap
 @pytest.fixture(params=["plain", "in chunks"])
 def case(request, monkeypatch):
     """Hidden states (3, 50, 16), a head for 97 ids, and targets, some of which do not count."""
-    monkeypatch.setattr(head, "chunk_rows", lambda _: 1000 if request.param == "plain" else 16)
+    monkeypatch.setattr(head, "chunk_rows", lambda *_: 1000 if request.param == "plain" else 16)
     torch.manual_seed(0)
     hidden, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 50, 16), (97, 16)))
     targets = torch.randint(97, (3, 50))
@@ -78,7 +78,7 @@ def test_in_bfloat16_the_loss_is_near_and_sums_are_float32(case):
 
 def test_the_logits_of_all_positions_are_never_held():
     """One position more than a chunk has: no tensor of the graph or the passes is as large as all logits."""
-    largest, size = [0], head.chunk_rows(20_000) + 1
+    largest, size = [0], head.chunk_rows(20_000, "cpu") + 1
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), options=None):
@@ -90,4 +90,4 @@ def test_the_logits_of_all_positions_are_never_held():
     hidden, weight = torch.randn(2 * size, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
     with Watch():
         next_token_loss(hidden, weight, torch.randint(20_000, (2 * size,))).backward()
-    assert largest[0] == head.chunk_rows(20_000) * 20_000
+    assert largest[0] == head.chunk_rows(20_000, "cpu") * 20_000
