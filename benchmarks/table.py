@@ -51,13 +51,8 @@ def throughput(result: Result) -> list[Row]:
         speeds = {mode: median(values) for mode, values in found["tokens_per_s"].items()}
         listed = ", ".join(f"{mode} {speed:,.0f}" for mode, speed in speeds.items())
         times = f"{found['ratio']:.2f} times: " if "ratio" in found else ""
-        rows.append(
-            (
-                f"training tokens/s, {name}",
-                f"{times}{listed} ({found['model_tflops']:.3g} TFLOP/s, MFU {found['mfu']:.0%})",
-                "throughput",
-            )
-        )
+        pace = f"{found['model_tflops']:.3g} TFLOP/s, MFU {found['mfu']:.0%}"
+        rows.append((f"training tokens/s, {name}", f"{times}{listed} ({pace})", "throughput"))
     return rows
 
 

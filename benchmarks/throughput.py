@@ -72,7 +72,7 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
 
 
 def used(model: ModelConfig, speeds: list[float], device: str) -> dict[str, float]:
-    """What the model computes per second, in TFLOP/s, beside what this device's matrix products reach at this moment."""
+    """What the model computes per second, in TFLOP/s, and what matrix products reach on this device at this moment."""
     achieved = median(speeds) * flops_per_token(model)
     limit = matrix_speed(device, choose_dtype("auto", device))
     return {"model_tflops": achieved / 1e12, "matrix_tflops": limit / 1e12, "mfu": achieved / limit}

@@ -25,6 +25,12 @@ def scripted(monkeypatch):
     return script
 
 
+def test_an_empty_prompt_begins_a_document_or_with_the_first_id():
+    text = Tokenizer.char("ab\n", end_of_text=False)
+    assert opening_ids(text, "") == text.encode("\n")
+    assert opening_ids(Tokenizer.char("ab", end_of_text=False), "") == [0]
+
+
 def run(tokenizer, samples, max_tokens, stops=()):
     printed, results = [""] * samples, {}
     for i, text, result in continue_text(None, tokenizer, "x", SamplingConfig(max_tokens=max_tokens), samples, stops):

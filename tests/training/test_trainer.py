@@ -133,6 +133,43 @@ def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_trainer, 
     require_equal(weights(trainer), weights(without))
 
 
+def test_a_sample_that_cannot_be_made_ends_no_training(make_trainer, tiny_config, quiet, monkeypatch):
+    """As where an evaluation finds weights that are not finite: that is told, and the guard's business."""
+    trainer = make_trainer(tiny_config)
+    monkeypatch.setattr(trainer.model, "head", lambda hidden: torch.full((*hidden.shape[:-1], 257), math.nan))
+    assert fit(trainer, quiet)
+    samples = [record["sample"] for record in read_metrics(trainer.run) if "sample" in record]
+    assert len(samples) == 3
+    assert "(no sample: the model's logits are not finite" in samples[0]
+
+
+def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_now(
+    make_trainer, tiny_config, quiet, monkeypatch
+):
+    original, trainer = trainer_module.window_sums, make_trainer(tiny_config)
+
+    def interrupted(*arguments, stop):
+        signal.raise_signal(signal.SIGUSR1)
+        return original(*arguments, stop=stop)
+
+    monkeypatch.setattr(trainer_module, "window_sums", interrupted)
+    assert not fit(trainer, quiet)
+    monkeypatch.setattr(trainer_module, "window_sums", original)
+    resumed = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=7)), resume=True)
+    assert fit(resumed, quiet)
+    evaluated = [record["step"] for record in read_metrics(trainer.run) if "val_loss" in record]
+    assert evaluated == [10, 14, 21, 28, 30]
+
+
+def test_a_trace_that_cannot_be_written_ends_no_training(make_trainer, tiny_config, quiet):
+    trainer, said = make_trainer(replace(tiny_config, steps=8)), []
+    (trainer.run / "trace.json").mkdir()
+    quiet.say = said.append
+    with StopRequest() as stop:
+        assert trainer.fit(quiet, stop, profile=True)
+    assert any("trace.json: cannot be written" in line for line in said)
+
+
 def test_a_profile_traces_a_few_steps_and_names_the_costliest_operations(make_trainer, tiny_config, quiet):
     said, trainer = [], make_trainer(replace(tiny_config, steps=8))
     quiet.say = said.append
