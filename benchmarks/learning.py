@@ -37,7 +37,7 @@ SCALES = {
     "cpu": Scale(ModelConfig(n_layer=6, n_head=6, width=384, context=256), 16, 100, 10, "gpt2-modern", 4),
     "cuda": Scale(ModelConfig(), 480, 400, 40, "gpt2-modern", 128),
 }
-LESS_AND_LESS = (2, 3, 4, 5, 6)  # fractions of nanoGPT's tokens
+LESS_AND_LESS = (3, 4, 6)  # fractions of nanoGPT's tokens
 
 
 def nanogpt_loss(peer: NanoGPT, scale: Scale, device: str, seed: int) -> float:
@@ -46,7 +46,7 @@ def nanogpt_loss(peer: NanoGPT, scale: Scale, device: str, seed: int) -> float:
         "dataset": "text", "n_layer": scale.model.n_layer, "n_head": scale.model.n_head, "n_embd": scale.model.width,
         "block_size": scale.model.context, "batch_size": micro, "gradient_accumulation_steps": scale.batch // micro,
         "max_iters": scale.steps, "lr_decay_iters": scale.steps, "warmup_iters": scale.warm_up, "weight_decay": 0.1,
-        "eval_interval": scale.steps, "eval_iters": 40, "log_interval": 50, "device": device,
+        "eval_interval": scale.steps, "eval_iters": 20, "log_interval": 50, "device": device,
         "compile": device == "cuda",
     }  # fmt: skip
     source = peer.path / "train.py"  # its seed is no setting

@@ -40,7 +40,7 @@ def _is_runs(value: Any) -> bool:
 def learning(result: Result) -> list[Row]:
     what = f"tokens for the loss of its GPT-2 recipe after {result['nanogpt_tokens'] / 1e6:.2f} M tokens"
     needed = int(result["ratio"])
-    return [(what, f"1/{needed} of them are enough" if needed else "half of them are not enough", "learning")]
+    return [(what, f"1/{needed} of them are enough" if needed else "a third of them is not enough", "learning")]
 
 
 def throughput(result: Result) -> list[Row]:
