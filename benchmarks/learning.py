@@ -34,7 +34,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(ModelConfig(n_layer=6, n_head=6, width=384, context=256), 16, 100, 10, "gpt2-modern", 4),
+    "cpu": Scale(ModelConfig(n_layer=6, n_head=6, width=384, context=256), 16, 60, 6, "gpt2-modern", 4),
     "cuda": Scale(ModelConfig(), 480, 400, 40, "gpt2-modern", 128),
 }
 LESS_AND_LESS = (3, 4, 6)  # fractions of nanoGPT's tokens
