@@ -40,9 +40,8 @@ class KVCache:
 
     def advance(self, ids: Tensor) -> None:
         """Count the positions of (B, T) ids as filled."""
-        end = self.length + ids.size(1)
-        self.ids[:, self.length : end] = ids
-        self.length = end
+        self.ids[:, self.length : self.length + ids.size(1)] = ids
+        self.length += ids.size(1)
 
     def repeat(self, batch: int) -> "KVCache":
         """The cache of `batch` equal sequences, from a cache of one."""

@@ -16,10 +16,8 @@ from torch.nn import functional as F
 
 from gpt.config import IGNORED
 
-# Logits in float32 that are held at a time. On a CPU less than a chunk is no slower held whole (benchmarks/LOG.md);
-# elsewhere a chunk is as large as is cheap to hold, which keeps kernels long.
-CHUNK_BYTES = {"cpu": 16 << 20}
-CHUNK_BYTES_ELSEWHERE = 1 << 30
+# Float32 logits held at a time: on a CPU what its cache likes (benchmarks/LOG.md), else what keeps kernels long.
+CHUNK_BYTES, CHUNK_BYTES_ON_CPU = 1 << 30, 16 << 20
 LEAST_ROWS = 256  # fewer make slow products
 
 
@@ -35,7 +33,7 @@ def precise(values: Tensor) -> Tensor:
 
 def chunk_rows(vocab_size: int, device: str) -> int:
     """How many positions a chunk has."""
-    return max(LEAST_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
+    return max(LEAST_ROWS, (CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES) // (4 * vocab_size))
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
@@ -89,7 +87,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[invalid-method-override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient * scale, weight_gradient * scale, None, None, None
 

@@ -27,7 +27,7 @@ class ActivatedLinear(torch.autograd.Function):
         return F.linear(activate(x, kind), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[invalid-method-override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         x, weight = ctx.saved_tensors
         inner = gradient @ weight.to(gradient.dtype)  # of the activated x
         if ctx.kind == "relu-squared":

@@ -18,6 +18,7 @@ from gpt.config import IGNORED
 from gpt.tokens.shards import Split
 
 FEISTEL_ROUNDS = 6
+BLOCK = 1024  # samples
 
 
 class Loader:
@@ -27,6 +28,7 @@ class Loader:
         self.split, self.batch_size, self.context, self.seed = split, batch, context, seed
         self.targets = split.tokens - 1
         self.windows = -(-self.targets // context)
+        self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
     def samples(self, step: int) -> range:
         """The numbers of the samples that a step reads, steps and samples counted from 0."""
@@ -40,12 +42,18 @@ class Loader:
         samples = self.samples(step)[first:][:count]
         inputs = np.zeros((len(samples), self.context), dtype=np.int64)
         targets = np.full((len(samples), self.context), IGNORED, dtype=np.int64)
-        for row, place in enumerate(self._places(samples)):
-            _fill(inputs[row], targets[row], [self.split.read(start, length + 1) for start, length in place])
+        for x, y, sample in zip(inputs, targets, samples, strict=True):
+            _fill(x, y, [self.split.read(start, length + 1) for start, length in self._place(sample)])
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
+    def _place(self, sample: int) -> list[tuple[int, int]]:
+        """(The token before the first of a sample's targets, how many), twice at the ring's seam; kept by the block."""
+        number, index = divmod(sample, BLOCK)
+        if number != self._block[0]:
+            self._block = number, self._places(range(number * BLOCK, (number + 1) * BLOCK))
+        return self._block[1][index]
+
     def _places(self, samples: range) -> list[list[tuple[int, int]]]:
-        """Where each sample's targets lie: (the token before the first of them, how many), twice at the ring's seam."""
         places = []
         for epoch in range(samples[0] // self.windows, samples[-1] // self.windows + 1):
             begin = epoch * self.windows
@@ -56,8 +64,7 @@ class Loader:
                 count = min(self.context, self.targets - place)
                 start = (place + turn) % self.targets
                 before_the_seam = min(count, self.targets - start)
-                pieces = [(start, before_the_seam), (0, count - before_the_seam)]
-                places.append([piece for piece in pieces if piece[1]])
+                places.append([p for p in ((start, before_the_seam), (0, count - before_the_seam)) if p[1]])
         return places
 
 

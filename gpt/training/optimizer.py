@@ -67,16 +67,12 @@ class Optimizer:
         """
         parameters = dict(self.model.named_parameters())
         if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in self._keys(parameters[name])}:
-            raise InputError(
-                "the optimizer's state belongs to another model, or to another --optimizer.name: "
-                "it cannot be resumed from"
-            )
+            raise InputError("the saved state is another model's, or another --optimizer.name's; it cannot go on")
         tensors = {}
         for entry, (shape, dtype) in shapes.items():
             parameter = parameters[entry.rpartition("/")[0]].detach()
             # AdamW keeps its step count where the fused kernel reads it: on the parameter's device.
-            whole = list(parameter.shape) == shape
-            example = parameter if whole else torch.empty(shape, device=parameter.device)
+            example = parameter if list(parameter.shape) == shape else torch.empty(shape, device=parameter.device)
             tensors[entry] = torch.empty_like(example, dtype=dtype)
         return tensors
 

@@ -51,8 +51,7 @@ class Trainer:
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes)
         self.scale = LossScale(self.dtype)
-        self.step = 0  # steps done
-        self.saved_step = 0
+        self.step = self.saved_step = 0  # steps done, and saved
         self.elapsed = 0.0  # seconds of training, those before a resume included
         self.evaluation: Evaluation | None = None  # of the weights as they are now
         self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
