@@ -66,7 +66,7 @@ def memory(result: Result) -> list[Row]:
 def overheads(result: Result) -> list[Row]:
     share = result["share_of_default_run"]
     return [
-        ("`import gpt` beyond `import torch`", f"{result['import_seconds_beyond_torch']:.2f} s", "overheads"),
+        ("`import gpt` beyond `import torch`", f"{max(0.0, result['import_seconds_beyond_torch']):.2f} s", "overheads"),
         ("batches from disk", f"{result['batch_tokens_per_s'] / 1e6:.0f} M tokens/s", "overheads"),
         ("`nano`, time between steps", f"{share['between steps']:.1%}", "overheads"),
         ("`nano`, evaluation and saving", f"{share['evaluation and saving']:.1%}", "overheads"),

@@ -23,11 +23,11 @@ def step_profiler(run: Path, wanted: bool, device: str, say: Callable[[str], Non
         return
 
     def report(trace: profile) -> None:
-        try:
+        # What cannot be written is no reason to stop training; torch at times raises nothing, and writes nothing.
+        with contextlib.suppress(OSError, RuntimeError):
             trace.export_chrome_trace(str(run / TRACE))
-            say(f"a trace of {TRACED} steps: {run / TRACE}")
-        except (OSError, RuntimeError) as error:  # a full disk is no reason to stop training
-            say(f"{run / TRACE}: cannot be written ({error})")
+        written = (run / TRACE).is_file()
+        say(f"a trace of {TRACED} steps: {run / TRACE}" if written else f"{run / TRACE}: cannot be written")
         order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
         say(f"the {SHOWN} costliest operations of {TRACED} steps:")
         say(trace.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=60))
