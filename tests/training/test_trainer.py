@@ -163,7 +163,7 @@ def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_
 
 def test_a_trace_that_cannot_be_written_ends_no_training(make_trainer, tiny_config, quiet):
     trainer, said = make_trainer(replace(tiny_config, steps=8)), []
-    (trainer.run / "trace.json").mkdir()
+    (trainer.run / "trace.json" / "in the way").mkdir(parents=True)
     quiet.say = said.append
     with StopRequest() as stop:
         assert trainer.fit(quiet, stop, profile=True)
