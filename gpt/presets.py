@@ -25,7 +25,7 @@ MUON = OptimizerConfig(
 
 
 def modern(model: ModelConfig, ngram: int = 1, ngram_rows: int = ModelConfig.ngram_rows) -> ModelConfig:
-    """A model with the parts of the modern recipe that paid wherever we measured them (benchmarks/LOG.md)."""
+    """A model with the modern recipe; which of its parts paid, and how much, is in benchmarks/LOG.md."""
     return replace(
         model,
         positions="rotary",
