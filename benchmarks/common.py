@@ -145,8 +145,9 @@ def finish(name: str, device: str, result: dict[str, Any]) -> None:
         )
         where |= {"device": torch.cuda.get_device_name(), "driver": driver.stdout.strip()}
     else:
+        instructions = torch.backends.cpu.get_cpu_capability()
         where |= {
-            "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "device": f"{platform.machine()} {instructions}, {torch.get_num_threads()} threads",
             "python": platform.python_version(),
         }
     line = json.dumps(rounded(where | result))

@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.common import NanoGPT, arguments, finish, measured, ratio, say
 from benchmarks.steps import build, timed
 from gpt.config import Config, ModelConfig
+from gpt.device import keep_freed_memory
 from gpt.model import head
 from gpt.presets import preset
 from gpt.training.trainer import Trainer
@@ -40,6 +41,7 @@ def choose(trainer: Trainer, saving: bool) -> None:
     """Let the trainer's next steps save memory, or not."""
     head.__dict__["chunk_rows"] = CHUNKED if saving else lambda *_: 10**9
     trainer.model.recompute("activations" if saving else "nothing")
+    keep_freed_memory(trainer.device, keep=not saving)  # as the trainer does by its setting of recompute
 
 
 @contextlib.contextmanager

@@ -107,5 +107,24 @@ for _ in range(5):
     tensor = torch.ones(10_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    faults = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert int(faults) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
+    assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(keep):
+    code = f"""
+import torch
+from gpt.device import keep_freed_memory, used_memory
+keep_freed_memory("cpu")
+keep_freed_memory("cpu", keep={keep})
+tensor = torch.ones(10_000_000)
+held = used_memory()
+del tensor
+print(held - used_memory())
+"""
+    assert (int(printed(code)) > 39_000_000) == (not keep)
+
+
+def printed(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

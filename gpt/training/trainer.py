@@ -41,7 +41,7 @@ class Trainer:
         """Raises InputError if the processes cannot share the batch equally."""
         self.config, self.model, self.dataset, self.run, self.world = config, model, dataset, run, world
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
-        keep_freed_memory(world.device)
+        keep_freed_memory(world.device, keep=config.recompute == "nothing")
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
         self.rows = world.share_of(config.batch_sequences)
         model.recompute(config.recompute)
