@@ -1,14 +1,18 @@
 """What several tests use."""
 
+import contextlib
 import inspect
+import io
 import os
 import random
+import runpy
 import subprocess
 import sys
 import typing
 import unicodedata
 from collections import OrderedDict
 from pathlib import Path
+from unittest import mock
 
 from gpt.training.signals import StopRequest
 
@@ -70,3 +74,28 @@ def run_script(script, *arguments, cwd, code=0):
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout + result.stderr
+
+
+def in_process(function, home, stdin=""):
+    """What a program's main function prints in a directory, and its exit code; quicker than a process of its own."""
+    output = io.StringIO()
+    with (
+        contextlib.chdir(home),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+    ):
+        try:
+            function()
+            code = 0
+        except SystemExit as exit_code:
+            code = exit_code.code or 0
+    return code, output.getvalue(), errors.getvalue()
+
+
+def refused(script, *arguments, cwd):
+    """What a script of the repository complains of that refuses its input."""
+    with mock.patch.object(sys, "argv", [script, *map(str, arguments)]):
+        code, output, errors = in_process(lambda: runpy.run_path(str(ROOT / script), run_name="__main__"), cwd)
+    assert code == 2, output + errors
+    return errors

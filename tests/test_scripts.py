@@ -1,7 +1,5 @@
 """train.py, sample.py and gpt as a person runs them: whole processes."""
 
-import contextlib
-import io
 import json
 import os
 import pty
@@ -16,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from helpers import in_process, refused
 from helpers import run_script as run
 
 import sample as sample_script
@@ -177,25 +176,13 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
-    output = run("train.py", *arguments, "--device", "cpu", cwd=tmp_path, code=2)
-    assert message in output
+    assert message in refused("train.py", *arguments, "--device", "cpu", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, dataset):
-    output = run(
-        "train.py",
-        "nano",
-        "--data",
-        dataset.path,
-        "--model.context",
-        8192,
-        "--batch-tokens",
-        8192,
-        cwd=tmp_path,
-        code=2,
-    )
-    assert "one window needs 8,193" in output
+    options = ("nano", "--data", dataset.path, "--model.context", 8192, "--batch-tokens", 8192)
+    assert "one window needs 8,193" in refused("train.py", *options, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,23 +227,6 @@ def test_the_shakespeare_preset_reaches_its_loss(tmp_path):
 
 
 # ---- sample.py ----
-
-
-def in_process(function, home, stdin=""):
-    """What a program's main function prints in a directory, and its exit code; quicker than a process of its own."""
-    output = io.StringIO()
-    with (
-        contextlib.chdir(home),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(io.StringIO()) as errors,
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
-    ):
-        try:
-            function()
-            code = 0
-        except SystemExit as exit_code:
-            code = exit_code.code or 0
-    return code, output.getvalue(), errors.getvalue()
 
 
 def sample(home, *arguments, code=0, stdin=""):

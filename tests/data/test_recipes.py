@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import run_script
+from helpers import refused, run_script
 
 from gpt.tokens.dataset import open_dataset
 
@@ -55,9 +55,9 @@ def test_shakespeare_by_characters_is_nanogpts_split(tmp_path):
 
 def test_another_text_is_not_taken_for_shakespeare(tmp_path):
     (tmp_path / "other.txt").write_text("not Shakespeare")
-    output = recipe("shakespeare", "--input", "other.txt", cwd=tmp_path, code=2)
-    assert "is not the usual tinyshakespeare" in output
-    assert "No such file" in recipe("shakespeare", "--input", "none.txt", cwd=tmp_path, code=2)
+    complaint = refused("data/shakespeare.py", "--input", "other.txt", cwd=tmp_path)
+    assert "is not the usual tinyshakespeare" in complaint
+    assert "No such file" in refused("data/shakespeare.py", "--input", "none.txt", cwd=tmp_path)
 
 
 def test_this_projects_own_source_is_a_corpus(tmp_path):
@@ -89,8 +89,8 @@ def test_mixed_files_and_json_lines(tmp_path):
 
 def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
-    output = recipe("textfiles", "--input", "small.txt", "--name", "s", "--tokenizer", "bytes", cwd=tmp_path, code=2)
-    assert "the smallest window needs 65" in output
+    options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
+    assert "the smallest window needs 65" in refused("data/textfiles.py", *options, cwd=tmp_path)
     assert not (tmp_path / "data" / "s").exists()
 
 
@@ -105,4 +105,4 @@ def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
 )
 def test_bad_options_are_refused(tmp_path, arguments, message):
     (tmp_path / "a.txt").write_text("some text " * 100)
-    assert message in recipe("textfiles", *arguments, cwd=tmp_path, code=2)
+    assert message in refused("data/textfiles.py", *arguments, cwd=tmp_path)
