@@ -92,6 +92,14 @@ def test_recomputing_changes_nothing_that_is_learned(make_trainer, modern_shape)
     assert losses[0] == losses[1] == losses[2]
 
 
+def test_freed_memory_is_kept_unless_something_is_recomputed(make_trainer, tiny_config, monkeypatch):
+    kept = []
+    monkeypatch.setattr(trainer_module, "keep_freed_memory", lambda device, keep: kept.append(keep))
+    for recompute in ("nothing", "activations", "blocks"):
+        make_trainer(replace(tiny_config, recompute=recompute), recompute)
+    assert kept == [True, False, False]
+
+
 def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_config, quiet, monkeypatch):
     """Evaluations at 3, 6, …: the best is the second, so the run ends with the fifth; a resumed run counts on."""
     losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
