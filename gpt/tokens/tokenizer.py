@@ -7,6 +7,7 @@ its special tokens. That is what `tokenizer.json` holds, so loading one needs no
 import base64
 import codecs
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 
 from gpt.errors import InputError
@@ -23,6 +25,12 @@ END_OF_TEXT = "<|endoftext|>"
 # GPT-2's, as tiktoken spells it: contractions, words, numbers, punctuation, each with the space before it.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 CHARACTER_PATTERN = r"(?s:.)"
+
+# Merging a piece takes longer than in proportion to its length: runs of one kind of character are cut at this many.
+LONGEST_RUN = 16_384
+KINDS = (r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"\s")
+SHORT_RUNS = regex.compile("(?:" + "|".join(rf"{kind}{{1,{LONGEST_RUN}}}+(?!{kind})" for kind in KINDS) + ")*+")
+LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 FORMAT = "gpt-tokenizer"
 VERSION = 1
@@ -112,17 +120,22 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Never end-of-text: the text of a special token is text like any other.
 
+        A run of over 16,384 letters, digits, other marks or spaces is encoded in parts of that many.
         Raises InputError for a character that a 'char' vocabulary lacks.
         """
         self._require_known(text)
-        return self._encoding.encode_ordinary(text)
+        return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
         """`encode` for many texts, on several threads, into arrays, which take less memory than lists."""
         for text in texts:
             self._require_known(text)
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda text: self._encoding.encode_to_numpy(text, disallowed_special=()), texts))
+            return list(pool.map(self._encode_to_array, texts))
+
+    def _encode_to_array(self, text: str) -> np.ndarray:
+        parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises InputError for an id out of range."""
@@ -142,6 +155,10 @@ class Tokenizer:
         if not 0 <= token < len(self.ranks):
             raise InputError(f"token id {token} is outside this vocabulary of {self.vocab_size}")
         return self.ranks[token]
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself; bytes that are not UTF-8 become U+FFFD. Raises InputError as above."""
+        return self.token_bytes(token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
@@ -196,6 +213,18 @@ class Tokenizer:
                 f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file"
             )
         return tokenizer
+
+
+def _parts(text: str) -> list[str]:
+    """The text, cut within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = LONE_SURROGATES.sub("\ufffd", text)
+    cuts = [0]
+    while (short := SHORT_RUNS.match(text, cuts[-1])) and short.end() < len(text):
+        cuts.append(short.end() + LONGEST_RUN)
+    return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]
 
 
 class StreamDecoder:

@@ -8,7 +8,8 @@ from helpers import assigned, python_text, random_text
 from tokenizers import models, pre_tokenizers, trainers
 
 from gpt.errors import InputError
-from gpt.tokens.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer, byte_alphabet, parse_tokenizer
+from gpt.tokens.tokenizer import END_OF_TEXT, LONGEST_RUN, StreamDecoder, Tokenizer, byte_alphabet, parse_tokenizer
+from gpt.tokens.tokenizer import _parts as tokenizer_parts
 
 
 def random_texts(count=1000):
@@ -21,6 +22,47 @@ def test_gpt2_encodes_like_tiktoken(gpt2_tokenizer):
     assert gpt2_tokenizer.end_of_text == reference.eot_token
     for text in random_texts():
         assert gpt2_tokenizer.encode(text) == reference.encode_ordinary(text)
+
+
+HOSTILE_CHARACTERS = [*map(chr, range(32)), "\x7f", "\u200b", "\u202e", "\ufeff", "\ufffd", "\U0010ffff", "\u0301"]
+BROKEN = ["\ud800", "\udc80", "\udfff\ud800", "\ud83d\ude00"]  # as surrogateescape leaves bytes that are not UTF-8
+
+
+def hostile_texts(count=5000):
+    rng = random.Random(0)
+    pieces = [*HOSTILE_CHARACTERS, *BROKEN, END_OF_TEXT, "<|", "|>", "endoftext", " ", "\n", "a", "é", "中", "😀"]
+    long = ["a", "ab ", ".", "_", "★", "—", " ", "\n", "\xa0", "\0", "1", "中", "😀", "\ud800", "\u0301", END_OF_TEXT]
+    texts = ["", " ", "\t\n ", END_OF_TEXT, "a" * 1_000_000, "★" * 1_000_000, *(piece * 50_000 for piece in long)]
+    texts += ["".join(rng.choices("a1.b2,Z9_ ", k=100_000)), "".join(rng.choices("abcdefgh", k=100_000))]
+    while len(texts) < count:
+        texts.append("".join(rng.choices(pieces, k=rng.choice((1, 3, 10, 200)))))
+    return texts
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bpe"])
+def test_no_text_is_end_of_text_and_none_is_lost(request, kind):
+    """Tokens give back what was said, all but what is not Unicode. How long it takes is measured by
+    `make bench-generate`; a run that would take too long is cut."""
+    tokenizer = request.getfixturevalue("gpt2_tokenizer" if kind == "gpt2" else "bpe")
+    for text in hostile_texts():
+        ids = tokenizer.encode(text)
+        assert tokenizer.end_of_text not in ids
+        said = b"".join(map(tokenizer.ranks.__getitem__, ids)).decode()
+        assert said == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def test_only_runs_beyond_the_longest_are_cut(gpt2_tokenizer):
+    reference = tiktoken.get_encoding("gpt2")
+    rng = random.Random(1)
+    word = "".join(rng.choices("abcdefgh", k=LONGEST_RUN))
+    code = "".join(rng.choices("ab12._()", k=5 * LONGEST_RUN))
+    for text in (word, f"it's {word} {word}!", f"{word}1{word}.{word}", code, " " * LONGEST_RUN + word + "\n\n x"):
+        assert gpt2_tokenizer.encode(text) == reference.encode_ordinary(text)
+    for text in (word + "a", " " * 20_000 + "x", ". ." + "." * 40_000 + "a"):
+        parts = tokenizer_parts(text)
+        assert "".join(parts) == text
+        assert len(parts) > 1
+        assert gpt2_tokenizer.encode(text) == [i for part in parts for i in reference.encode_ordinary(part)]
 
 
 def test_without_gpt2_file_the_error_says_what_to_do(monkeypatch):
