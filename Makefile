@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: train test test-slow faults bench bench-gpu check clean
+.PHONY: train test test-slow faults bench bench-gpu bench-generate check clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
@@ -38,6 +38,12 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.throughput --nanogpt $(NANOGPT) --device cuda
 	$(BIN)/python -m benchmarks.memory --nanogpt $(NANOGPT) --device cuda
 	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT) --device cuda --data $(DATA)
+	$(BIN)/python -m benchmarks.table
+
+# Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
+bench-generate: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet ctranslate2
+	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE))
 	$(BIN)/python -m benchmarks.table
 
 data/python:

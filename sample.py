@@ -1,61 +1,47 @@
 """Continue a text with a trained model: `python sample.py --prompt "def "`; without a prompt, interactively."""
 
-import json
 import sys
 
 import tyro
 
-from gpt.cli import SampleCommand, program_name, sentences
+from gpt.cli import program_name, sentences
+from gpt.cli.sample import SampleCommand
 from gpt.device import choose_device
 from gpt.generation.repl import interact
-from gpt.generation.text import continue_text
+from gpt.generation.show import print_json, print_text
+from gpt.generation.text import continue_texts, text_engine
 from gpt.run import LoadedRun, load_run, newest_run
 
 
 def main(arguments: list[str]) -> None:
     command = tyro.cli(SampleCommand, args=arguments, prog=program_name())
-    prompt = command.read_prompt()
-    if prompt is None:
+    prompts = command.read_prompts()
+    if prompts is None:
         command.require_interactive()
-    run = load_run(command.run or newest_run(with_checkpoint=True), choose_device(command.device), say=complain)
-    if prompt is None:
-        interact(run.source, run.model, run.tokenizer, command.sampling, command.stop)
-    elif command.json:
-        print_json(run, prompt, command)
+    device = choose_device(command.device)
+
+    def load(name: str) -> LoadedRun:
+        return load_run(name, device, complain, command.dtype, packed=not command.compile)
+
+    run = load(command.run or str(newest_run(with_checkpoint=True)))
+    if prompts is None:
+        interact(run, command.sampling, command.stop, load)
+        return
+    engine = text_engine(run.model, run.tokenizer, command.batch, command.compile, complain)
+    events = continue_texts(
+        engine,
+        run.tokenizer,
+        prompts,
+        command.sampling,
+        command.samples,
+        command.stop,
+        alternatives=command.logprobs,
+        echo=command.echo and command.logprobs is not None,
+    )
+    if command.json:
+        print_json(events, scored=command.logprobs is not None, echo=command.echo)
     else:
-        print_text(run, prompt, command)
-
-
-def print_text(run: LoadedRun, prompt: str, command: SampleCommand) -> None:
-    """One sample as it is made; several after one another, in order, as soon as each can be."""
-    waiting = [""] * command.samples
-    done = [False] * command.samples
-    turn = 0
-    for i, text, result in continue_text(
-        run.model, run.tokenizer, prompt, command.sampling, command.samples, command.stop, complain
-    ):
-        waiting[i] += text
-        done[i] = bool(result.finish_reason)
-        while turn < command.samples:
-            print(waiting[turn], end="", flush=True)
-            waiting[turn] = ""
-            if not done[turn]:
-                break
-            print()
-            turn += 1
-            if turn < command.samples:
-                print(f"--- sample {turn + 1} of {command.samples} ---")
-
-
-def print_json(run: LoadedRun, prompt: str, command: SampleCommand) -> None:
-    """One object per sample and line, in order."""
-    results = {}
-    for i, _, result in continue_text(
-        run.model, run.tokenizer, prompt, command.sampling, command.samples, command.stop, complain
-    ):
-        results[i] = result
-    for i in range(command.samples):
-        print(json.dumps({"prompt": prompt, **vars(results[i])}))
+        print_text(events, len(prompts), command.samples, command.echo)
 
 
 def complain(message: str) -> None:

@@ -4,7 +4,8 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from gpt.cli import TrainCommand, dry_run_text, fit_to_dataset, parse_train, run_recipe, sentences
+from gpt.cli import sentences
+from gpt.cli.train import TrainCommand, dry_run_text, fit_to_dataset, parse_train, run_recipe
 from gpt.device import choose_device
 from gpt.run import is_run, open_run, require_unused
 from gpt.tokens.dataset import open_dataset
@@ -24,8 +25,7 @@ def main(arguments: list[str]) -> int:
     command, reason = parse_train(arguments)
     device = choose_device(command.settings.device)
     with StopRequest() as stop, join_world(device, command.settings.timeout) as world:
-        processes = f", {world.size} processes" if world.size > 1 else ""
-        world.say(f"{reason}; device: {world.device}{processes}")
+        world.say(f"{reason}; device: {world.device}" + (f", {world.size} processes" if world.size > 1 else ""))
         return world.end(train(world.broadcast(command), world, stop))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import arguments, finish, measured, say
 from benchmarks.steps import build
-from gpt.cli import fit_to_dataset
+from gpt.cli.train import fit_to_dataset
 from gpt.presets import preset
 from gpt.tokens.dataset import open_dataset
 from gpt.tokens.loader import Loader

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 
 BEGIN, END = "<!-- performance: made by `python -m benchmarks.table` -->", "<!-- end of performance -->"
+WEIGHTS_MB = {"float32": 494.6, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
 Row = tuple[str, str, str]
 Result = dict[str, Any]
 
@@ -73,6 +74,54 @@ def overheads(result: Result) -> list[Row]:
     ]
 
 
+def generation_rows(result: Result) -> list[Row]:
+    rate = {dtype: f"{median(shares):.0%}" for dtype, shares in result["rate_at_1000_by_10"].items()}
+    ratios = result["ratios"]
+    beyond = median(a - b for a, b in zip(result["start_s"], result["import_torch_s"], strict=True))
+    rows = [
+        ("124M, one sequence, by the limit of memory", _listed(ratios, ", by the limit of memory"), "generate"),
+        ("124M, several sequences by one, tokens/s", _listed(ratios, ", several by one", "{:.1f} times"), "generate"),
+        (
+            "124M, rate at position 1,000 by that at 10",
+            ", ".join(f"{key} {share}" for key, share in rate.items()),
+            "generate",
+        ),
+        ("124M, `sample.py` to the first token, beyond `import torch`", f"{beyond:.2f} s", "generate"),
+    ]
+    reading = ratios.get("prompt of 512, by the speed of matrix products")
+    if reading:
+        rows.append(("124M, reading a prompt of 512, by the speed of matrix products", f"{reading:.0%}", "generate"))
+    slowest = max(result["slowest_prompt_s"].values())
+    rows.append(("tokenizing a million hostile characters", f"at most {slowest:.2f} s", "generate"))
+    return rows
+
+
+def _listed(ratios: dict[str, float], ending: str, form: str = "{:.0%}") -> str:
+    found = {key.removesuffix(ending): value for key, value in ratios.items() if key.endswith(ending)}
+    return ", ".join(f"{key} {form.format(value)}" for key, value in found.items())
+
+
+def generation_table(result: Result) -> str:
+    """Tokens per second, and seconds to the first token, of every library in every precision at every work."""
+    kinds = list(next(iter(result["speeds"].values())))
+    lines = [
+        "| GPT-2 124M, " + " | ".join(["new tokens/s (s to the first)", *kinds]) + " |",
+        "|---" * (len(kinds) + 1) + "|",
+    ]
+    for work, sides in result["speeds"].items():
+        cells = [
+            f"{median(sides[kind]['tokens_per_s']):,.1f} ({median(sides[kind]['first_s']):.3g})"
+            if kind in sides
+            else "-"
+            for kind in kinds
+        ]
+        lines.append("| " + " | ".join([work, *cells]) + " |")
+    speed, megabytes = median(result["memory_gb_per_s"]), WEIGHTS_MB
+    limits = ", ".join(f"{1000 * speed / size:.0f} tokens/s in {dtype}" for dtype, size in megabytes.items())
+    lines += ["", f"Memory was read at {speed:.1f} GB/s meanwhile: the limit of one sequence is {limits}."]
+    return "\n".join(lines)
+
+
 ROWS: dict[str, Callable[[Result], list[Row]]] = {
     "time-to-loss": time_to_loss,
     "bits-per-byte": bits_per_byte,
@@ -80,12 +129,17 @@ ROWS: dict[str, Callable[[Result], list[Row]]] = {
     "throughput": throughput,
     "memory": memory,
     "overheads": overheads,
+    "generate": generation_rows,
 }
 
 
 def table(results: Path) -> str:
     """The table of all results that are there, the CPU's first."""
-    lines = ["| What, ours against nanoGPT | Figures | Command | Measured on |", "|---|---|---|---|"]
+    lines = [
+        "| What, ours against nanoGPT if nothing else is said | Figures | Command | Measured on |",
+        "|---|---|---|---|",
+    ]
+    tables: list[str] = []
     for device in ("cpu", "gpu"):
         for name, rows in ROWS.items():
             file = results / f"{device}-{name}.json"
@@ -93,7 +147,11 @@ def table(results: Path) -> str:
                 result = json.loads(file.read_text(encoding="utf-8"))
                 where = f"{result['device']}, torch {result['torch']}, {result['date']}"
                 lines += [f"| {what} | {figures} | `{program}` | {where} |" for what, figures, program in rows(result)]
-    return "\n".join(lines)
+        file = results / f"{device}-generate.json"
+        if file.exists():
+            result = json.loads(file.read_text(encoding="utf-8"))
+            tables += ["", generation_table(result)]
+    return "\n".join(lines + tables)
 
 
 def with_table(text: str, results: Path) -> str:

@@ -5,7 +5,7 @@ In reading order: what a model is, how text becomes ids, how a run is loaded, ho
 
 from gpt.config import Config, ModelConfig, SamplingConfig
 from gpt.errors import InputError
-from gpt.generation.engine import generate
+from gpt.generation.engine import Engine, Request, Token, generate
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.tokenizer import Tokenizer
@@ -13,10 +13,13 @@ from gpt.tokens.tokenizer import Tokenizer
 __all__ = [
     "GPT",
     "Config",
+    "Engine",
     "InputError",
     "LoadedRun",
     "ModelConfig",
+    "Request",
     "SamplingConfig",
+    "Token",
     "Tokenizer",
     "generate",
     "load_run",

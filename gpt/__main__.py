@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt import cli
 from gpt.analysis.cost import cost_lines, memory_lines, training_memory
-from gpt.config import Device
+from gpt.config import Device, Weights
 from gpt.device import choose_device, choose_dtype
 from gpt.errors import InputError, did_you_mean
 from gpt.evaluation.loss import evaluate as evaluate_split
 from gpt.evaluation.loss import evaluation_rows
+from gpt.generation.score import score_text
+from gpt.generation.show import bits, print_score_json, print_scores, score_lines
 from gpt.interop.huggingface import export as export_model
 from gpt.presets import preset as find_preset
 from gpt.run import is_run, load_run, newest_run, read_config
@@ -24,6 +26,7 @@ usage: gpt COMMAND [options]
 
   train    train a model on a dataset          (the same as train.py)
   sample   continue a text, or interactively   (the same as sample.py)
+  score    how likely a model finds a text, token by token
   eval     loss, bits per byte and perplexity on a dataset's whole validation split
   export   write a run as a Hugging Face model
   cost     parameters, FLOPs and memory of a preset
@@ -36,16 +39,19 @@ SCRIPTS = next(
 )
 
 
-def evaluate(run: Path | None = None, data: Path | None = None, device: Device = "auto") -> None:
+def evaluate(
+    run: Path | None = None, data: Path | None = None, device: Device = "auto", dtype: Weights = "float32"
+) -> None:
     """Evaluate a run on the complete validation split of a dataset.
 
     Args:
         run: Run directory, or Hugging Face GPT-2; by default the newest run.
         data: Dataset directory; by default the one that the run was trained on.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
+        dtype: Precision of the weights, as sample.py has it.
     """
     path = run or newest_run(with_checkpoint=True)
-    loaded = load_run(path, choose_device(device))
+    loaded = load_run(path, choose_device(device), dtype=dtype)
     if data is None and not is_run(path):
         raise InputError("--data: name the dataset to evaluate a Hugging Face model on")
     dataset = open_dataset(data or read_config(path).data)
@@ -60,6 +66,45 @@ def evaluate(run: Path | None = None, data: Path | None = None, device: Device =
     print(f"{loaded.source}, on {dataset.path}")
     for name, figure in evaluation_rows(result):
         print(f"{name:16} {figure}")
+
+
+def score(
+    run: Path | None = None,
+    text: str | None = None,
+    file: Path | None = None,
+    alternatives: int = 0,
+    json: FlagCreatePairsOff[bool] = False,
+    device: Device = "auto",
+    dtype: Weights = "auto",
+) -> None:
+    """Print the surprisal of each token of a text in bits, -log2 of its probability, and of the whole text.
+
+    Args:
+        run: Run directory, or Hugging Face GPT-2; by default the newest run.
+        text: The text; by default it is read from --file or standard input.
+        file: File of the text (UTF-8).
+        alternatives: Also print so many of the likeliest tokens, with their surprisals.
+        json: Print one JSON object instead, with natural logarithms of probabilities.
+        device: Where to compute; auto takes CUDA, else MPS, else the CPU.
+        dtype: Precision of the weights, as sample.py has it.
+    """
+    if text is not None and file is not None:
+        raise InputError("--text and --file: give one of them")
+    if alternatives < 0:
+        raise InputError(f"--alternatives is {alternatives}; it must be at least 0")
+    if file is not None:
+        text = cli.read_text(f"--file {file}", file.read_text)
+    elif text is None:
+        text = cli.read_standard_input()
+    if not text:
+        raise InputError("the text is empty; there is nothing to score")
+    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), dtype=dtype)
+    scores = score_text(loaded.model, loaded.tokenizer, text, alternatives)
+    if json:
+        print_score_json(scores, text)
+    else:
+        print_scores(scores, unit=bits)
+        print("\n".join(score_lines(scores, text)))
 
 
 def export(to: Path, run: Path | None = None) -> None:
@@ -85,7 +130,7 @@ def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
     print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch=1))))
 
 
-COMMANDS = {"eval": evaluate, "export": export, "cost": cost}
+COMMANDS = {"score": score, "eval": evaluate, "export": export, "cost": cost}
 
 
 def main() -> None:

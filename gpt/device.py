@@ -14,7 +14,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from gpt.config import Device, Precision
+from gpt.config import Device, Precision, Weights
 from gpt.errors import InputError
 
 ENOUGH_SECONDS, LARGEST_PRODUCT = 4e-3, 8192  # of a matrix product whose speed is measured
@@ -42,6 +42,14 @@ def choose_dtype(wanted: Precision, device: str) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+
+
+def choose_weights(wanted: Weights, device: str) -> torch.dtype:
+    """What weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
+    if wanted == "auto":
+        good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if good else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[wanted]
 
 
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:

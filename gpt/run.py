@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch.overrides import TorchFunctionMode
 
 from gpt import checkpoint
-from gpt.config import Config, ModelConfig
+from gpt.config import Config, ModelConfig, Weights
+from gpt.device import choose_weights
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
+from gpt.model.packed import can_pack, pack
 from gpt.model.transformer import GPT
 from gpt.settings import overlay, to_dict
 from gpt.tokens.tokenizer import Tokenizer
@@ -54,12 +57,21 @@ class LoadedRun:
         return load_tokenizer(self.path)
 
 
-def load_run(source: str | Path, device: str = "cpu", say: Callable[[str], None] = print) -> LoadedRun:
+def load_run(
+    source: str | Path,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    dtype: Weights = "float32",
+    packed: bool = False,
+) -> LoadedRun:
     """A run directory's best checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
-    Raises InputError if there is no such run or model, or nothing of it can be used; `say` hears of damaged
-    checkpoints that are passed over.
+    Raises InputError if there is no such run or model, or nothing of it can be used, or not in that dtype there; `say`
+    hears of damaged checkpoints that are passed over. `packed` makes it fast on a CPU, where a model in float32 can
+    then only be evaluated and generate; int8 always is.
     """
+    if dtype == "int8" and device != "cpu":
+        raise InputError(f"--dtype int8: is for the CPU, and this is {device}; choose bfloat16, or --device cpu")
     path = Path(source)
     if is_run(path):
         best = checkpoint.load_best(path, say)
@@ -70,13 +82,35 @@ def load_run(source: str | Path, device: str = "cpu", say: Callable[[str], None]
         config = huggingface.read_config(path)
         weights, state = huggingface.read_weights(path, config), {}
         name = str(source)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+    with torch.device("meta"), _Unfilled():  # no memory and no random numbers for what is replaced at once
         model = GPT(config)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
-    return LoadedRun(model.to(device).eval(), name, path, state)
+    kind = choose_weights(dtype, device)
+    if kind != torch.int8:
+        model.to(device, kind)
+    if kind == torch.int8 or (packed and can_pack(model)):
+        pack(model, kind)
+    model.requires_grad_(not packed)
+    return LoadedRun(model.eval(), name, path, state)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the random numbers that modules begin with: for meta tensors, torch would load a second of imports."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in (
+            "normal_",
+            "uniform_",
+            "kaiming_uniform_",
+        ):  # of tensors, and of torch.nn.init
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def model_config(source: str | Path) -> ModelConfig:

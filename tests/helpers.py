@@ -11,12 +11,48 @@ import sys
 import typing
 import unicodedata
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import torch
+
+from gpt import GPT, ModelConfig
 from gpt.training.signals import StopRequest
 
 ROOT = Path(__file__).parents[1]
+
+SHAPE = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
+
+VARIANTS = {
+    "gpt2": {},
+    "rotary": {"positions": "rotary"},
+    "rms": {"normalization": "rms"},
+    "query-key-norm": {"query_key_norm": True},
+    "relu-squared": {"activation": "relu-squared"},
+    "no-bias": {"bias": False},
+    "untied": {"tied_head": False},
+    "softcap": {"logit_softcap": 3.0},
+    "shared": {"key_value_heads": 2},
+    "window": {"window": 6, "window_pattern": "SL"},
+    "ngram": {"ngram": 3, "ngram_rows": 50},
+}
+VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
+
+
+def variant(name):
+    """A model with large random weights, so that mistakes show."""
+    torch.manual_seed(0)
+    model = GPT(replace(SHAPE, **VARIANTS[name])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def exact(name):
+    """The same in float64, so that rounding decides nothing."""
+    return variant(name).double()
 
 
 def python_text() -> str:

@@ -22,7 +22,6 @@ CORE = [
     "sample.py",
     "gpt/generation/engine.py",
     "gpt/generation/sampling.py",
-    "gpt/config.py",
 ]
 
 

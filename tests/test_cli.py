@@ -1,9 +1,12 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from gpt import InputError
-from gpt.cli import SampleCommand, fit_to_dataset, parse_train, sentences
+from gpt.cli import sentences
+from gpt.cli.sample import SampleCommand, split_prompts
+from gpt.cli.train import fit_to_dataset, parse_train
 from gpt.config import ModelConfig
 from gpt.interop.huggingface import export
 from gpt.presets import preset
@@ -214,7 +217,9 @@ def test_bad_sample_options_are_refused(options, message):
         SampleCommand(**options)
 
 
-@pytest.mark.parametrize("options", [{"json": True}, {"samples": 2}])
+@pytest.mark.parametrize(
+    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}]
+)
 def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
     with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):
         SampleCommand(**options).require_interactive()
@@ -222,12 +227,12 @@ def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
 
 def test_prompt_files_are_read_as_utf8(tmp_path):
     (tmp_path / "p.txt").write_bytes("für".encode())
-    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt() == "für"
+    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts() == ["für"]
     with pytest.raises(InputError, match="none.txt: cannot be read"):
-        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompt()
+        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompts()
     (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
     with pytest.raises(InputError, match="p.txt: is not UTF-8"):
-        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompt()
+        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts()
 
 
 @pytest.mark.parametrize(
@@ -248,3 +253,21 @@ def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
 def test_our_own_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), sentences():
         1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ('"a\\nb"\n\n""\n', ["a\nb", ""]),
+        ('"He said" so\n[1]\n12\n{"a": 1}\n', ['"He said" so', "[1]", "12", '{"a": 1}']),
+        ("  indented", ["  indented"]),
+    ],
+)
+def test_prompts_of_a_file_are_lines_or_json_strings(text, prompts):
+    assert split_prompts(text, Path("p")) == prompts
+
+
+def test_a_file_without_prompts_is_refused():
+    with pytest.raises(InputError, match=r'--prompts p: has no prompt; write one per line, "" for an empty one'):
+        split_prompts("\n \n", Path("p"))

@@ -61,6 +61,31 @@ def test_a_hugging_face_directory_is_loaded_too(trained_run, tmp_path):
     assert model_config(str(tmp_path / "exported")).width == 32
 
 
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("int8", 0.05), ("bfloat16", 0.05)])
+def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, near):
+    if dtype == "int8" and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("8-bit integers need an x86 processor")
+    plain, ids = load_run(trained_run).model, torch.arange(20).unsqueeze(0)
+    for packed in (False, True):
+        model = load_run(trained_run, dtype=dtype, packed=packed).model
+        with torch.no_grad():
+            assert (model(ids).float() - plain(ids)).square().mean().sqrt() < near * plain(ids).std()
+        assert any(parameter.requires_grad for parameter in model.parameters()) is not packed
+
+
+def test_int8_is_for_the_cpu(trained_run):
+    with pytest.raises(InputError, match=r"--dtype int8: is for the CPU, and this is cuda; choose bfloat16"):
+        load_run(trained_run, "cuda", dtype="int8")
+
+
+def test_loading_draws_no_random_numbers(trained_run):
+    torch.manual_seed(3)
+    load_run(trained_run)
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(4), drawn)
+
+
 def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dataset):
     monkeypatch.chdir(tmp_path)
     names = []

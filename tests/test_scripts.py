@@ -1,14 +1,18 @@
 """train.py, sample.py and gpt as a person runs them: whole processes."""
 
+import fcntl
 import json
+import math
 import os
 import pty
 import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from unittest import mock
@@ -92,7 +96,7 @@ def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "100000", *TINY]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     metrics = tmp_path / "runs" / "python-nano" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -268,6 +272,69 @@ def test_json_is_an_object_per_sample_and_line(trained):
     assert plain.split("\n--- sample ")[0].rstrip("\n") == objects[0]["text"].rstrip("\n")
 
 
+def test_prompts_of_a_file_are_continued_each_as_if_alone(trained, tmp_path):
+    home, _ = trained
+    prompts = ["def ", "class A:\n    pass", '"quoted" text', "", "def "]
+    lines = ["def ", json.dumps(prompts[1]), '"quoted" text', '""', "", "def "]
+    (tmp_path / "prompts").write_text("\n".join(lines) + "\n")
+    options = ("--max-tokens", 15, "--seed", 1, "--samples", 2, "--json")
+    made = [json.loads(line) for line in sample(home, "--prompts", tmp_path / "prompts", *options).splitlines()]
+    assert [thing["prompt"] for thing in made] == [prompt for prompt in prompts for _ in range(2)]
+    for batch in (1, 3):
+        again = sample(home, "--prompts", tmp_path / "prompts", *options, "--batch", batch).splitlines()
+        assert [json.loads(line)["ids"] for line in again] == [thing["ids"] for thing in made]
+    alone = [json.loads(line) for line in sample(home, "--prompt", prompts[1], *options).splitlines()]
+    assert [thing["text"] for thing in alone] == [thing["text"] for thing in made[2:4]]
+    text = sample(home, "--prompts", tmp_path / "prompts", "--max-tokens", 5, "--samples", 2, "--echo")
+    assert "--- prompt 2 of 5, sample 1 of 2 ---\nclass A:\n    pass" in text
+
+
+def test_log_probabilities_and_greedy(trained):
+    home, _ = trained
+    options = ("--prompt", "def ", "--max-tokens", 6, "--json", "--greedy")
+    line = json.loads(sample(home, *options, "--logprobs", 2, "--echo"))
+    assert [token["text"] for token in line["prompt_tokens"]] == ["d", "e", "f", " "]
+    assert line["prompt_tokens"][0]["log_probability"] is None
+    for token in line["tokens"]:
+        assert token["alternatives"][0]["id"] == token["id"]  # greedy takes the likeliest
+        assert token["alternatives"][0]["log_probability"] == token["log_probability"]
+        assert len(token["alternatives"]) == 2
+    assert [token["id"] for token in line["tokens"]] == line["ids"]
+    assert json.loads(sample(home, *options[:-1], "--temperature", 0))["ids"] == line["ids"]
+    shown = sample(home, "--prompt", "def ", "--max-tokens", 6, "--greedy", "--logprobs", 1).splitlines()
+    assert repr(line["tokens"][-1]["text"]) in shown[-1]
+    assert f"{line['tokens'][-1]['log_probability']:.3f}" in shown[-1]
+
+
+def test_int8_is_near_float32(trained):
+    home, _ = trained
+    losses = []
+    for dtype in ("float32", "int8"):
+        output = gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype)
+        losses.append(float(re.search(r"validation loss +([\d.]+)", output)[1]))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+    assert sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", "int8")
+
+
+def test_gpt_score_adds_up(trained, tmp_path):
+    home, _ = trained
+    text = "def read(self):\n    return é\n"
+    (tmp_path / "text").write_text(text)
+    found = json.loads(gpt(home, "score", "--file", tmp_path / "text", "--json", "--alternatives", 2))
+    assert (
+        "".join(bytes([score["id"]]).decode("latin-1") for score in found["scores"]).encode("latin-1").decode() == text
+    )
+    assert found["bits"] == pytest.approx(-sum(score["log_probability"] for score in found["scores"]) / math.log(2))
+    assert found["bits_per_byte"] == pytest.approx(found["bits"] / len(text.encode()))
+    lines = gpt(home, "score", "--text", text).splitlines()
+    assert len(lines) == len(found["scores"]) + 3
+    assert lines[-3].startswith(f"{len(text.encode())} tokens, {len(text.encode())} bytes, {found['bits']:,.2f} bits")
+    assert f"perplexity {found['perplexity']:,.2f}" == lines[-1]
+    assert "nothing to score" in gpt(home, "score", "--text", "", code=2)
+    assert "give one of them" in gpt(home, "score", "--text", "a", "--file", tmp_path / "text", code=2)
+
+
 def test_a_stop_text_ends_it(trained):
     home, _ = trained
     options = ("--prompt", "def ", "--max-tokens", 60, "--seed", 1, "--json")
@@ -284,6 +351,15 @@ def test_a_stop_text_ends_it(trained):
         (("--top-k", "0"), "it must be at least 1"),
         (("--stop", ""), "at least one character"),
         (("--samples", "0"), "it must be at least 1"),
+        (("--batch", "0"), "--batch is 0; it must be at least 1"),
+        (("--logprobs", "-1"), "--logprobs is -1; it must be at least 0"),
+        (("--top-p", "0"), "it must be above 0 and at most 1"),
+        (("--min-p", "2"), "it must be from 0"),
+        (("--repetition-penalty", "0"), "it must be a finite number above 0"),
+        (("--overflow", "error", "--max-tokens", "100000"), "--overflow error: a prompt of 1 tokens"),
+        (("--prompts", "p"), "--prompt and --prompts: give one of them"),
+        (("--interactive",), "--prompt and --interactive: give one of them"),
+        (("--echo", "--json"), "--echo --json: needs --logprobs"),
         (("--run", "runs/python-nan"), "did you mean 'python-nano'"),
     ],
 )
@@ -297,27 +373,48 @@ def test_without_any_run_the_error_says_what_to_do(tmp_path):
     assert "train one first (python train.py)" in sample(tmp_path, "--prompt", "x", code=2)
 
 
+HEAVY = ["torch._dynamo", "torch.distributed.fsdp", "sympy", "matplotlib", "wandb", "transformers", "tokenizers"]
+
+
+def test_the_first_token_waits_for_no_import_that_it_does_not_need(trained):
+    home, _ = trained
+    program = f"""
+import runpy, sys
+sys.argv = ["sample.py", "--prompt", "def", "--max-tokens", "1", "--device", "cpu"]
+runpy.run_path({str(ROOT / "sample.py")!r}, run_name="__main__")
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+CONTROL_CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
+
+
 class Terminal:
-    """A program in a pseudo-terminal: type into it, and wait for what it shows."""
+    """A program in a pseudo-terminal: type into it, and wait for what it shows, control codes left out."""
 
     def __init__(self, directory, *command):
         self.process, self.terminal = pty.fork()
         if self.process == 0:
             os.chdir(directory)
+            os.environ["XDG_STATE_HOME"] = str(directory / "state")
             os.execv(command[0], list(command))
-        self.shown = ""
-        self.deadline = time.monotonic() + 120
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, 160, 0, 0))  # no line is wrapped
+        self.received = ""
+        self.deadline = time.monotonic() + 60
 
     def type(self, text):
         os.write(self.terminal, text.encode())
 
     def expect(self, wanted):
-        """Read on until `wanted` was shown after all that was expected before."""
-        while wanted not in self.shown:
-            assert time.monotonic() < self.deadline, f"{wanted!r} never came, but {self.shown!r}"
+        """Read on until `wanted` was shown after all that was expected before; what came before it."""
+        while wanted not in (shown := CONTROL_CODES.sub("", self.received)):
+            assert time.monotonic() < self.deadline, f"{wanted!r} never came, but {shown!r}"
             if select.select([self.terminal], [], [], 0.1)[0]:
-                self.shown += os.read(self.terminal, 4096).decode(errors="replace")
-        self.shown = self.shown[self.shown.index(wanted) + len(wanted) :]
+                self.received += os.read(self.terminal, 4096).decode(errors="replace")
+        before, _, self.received = shown.partition(wanted)
+        return before
 
     def exit_code(self):
         while (ended := os.waitpid(self.process, os.WNOHANG))[0] == 0:
@@ -327,42 +424,86 @@ class Terminal:
         return os.waitstatus_to_exitcode(ended[1])
 
 
-def test_an_interactive_session_in_a_real_terminal(trained):
-    home, _ = trained
-    options = ("--device", "cpu", "--max-tokens", "12", "--seed", "1")
-    session = Terminal(home, sys.executable, str(ROOT / "sample.py"), *options)
-    prompt = "\n> "
-    session.expect(prompt)
-    session.type("/help\n")
-    session.expect("/temperature 0.7")
-    session.expect(prompt)
-    for command, said in [
-        ("/temperature 0.7", "temperature is 0.7"),
-        ("/top-k 5", "top_k is 5"),
-        ("/seed 3", "seed is 3"),
-    ]:
-        session.type(command + "\n")
-        session.expect(said)
-        session.expect(prompt)
-    session.type("def x\n")
-    session.expect("\ndef x")
-    session.expect(prompt)
-    session.type("/max-tokens 1000000\n")
-    session.expect("max_tokens is 1000000")
-    session.expect(prompt)
-    session.type("class y\n")
-    session.expect("\nclass y")
+PROMPT = " tokens] >"
+
+
+@pytest.fixture
+def session_command(trained):
+    run = trained[0] / "runs" / "python-nano"
+    command = [sys.executable, str(ROOT / "sample.py"), "--device", "cpu", "--max-tokens", "12", "--seed", "1"]
+    return [*command, "--run", str(run)]
+
+
+def test_an_interactive_session_in_a_real_terminal(session_command, tmp_path):
+    """Every command, a paste, Tab, Ctrl-C in mid-generation and at the prompt, Ctrl-D; then the history of it."""
+    session = Terminal(tmp_path, *session_command)
+    session.expect(PROMPT)
+    type_every_command(session, tmp_path, session_command[-1])
+    enter(session, "/max-tokens 1000000", "max_tokens is 1000000")
+    session.type("class y\r")
+    session.expect("class y")
     time.sleep(0.5)
     session.type("\x03")  # Ctrl-C, in mid-generation
     session.expect("[stopped]")
-    session.expect(prompt)
-    session.type("\x1b[A")  # arrow up: the last line comes back from the history
-    session.expect("class y")
-    session.type("\x15/reset\n")
-    session.expect("text forgotten")
-    session.expect(prompt)
+    session.expect(PROMPT)
+    session.type("never sent\x03")  # Ctrl-C at the prompt drops the line
+    session.expect(PROMPT)
     session.type("\x04")  # Ctrl-D
     assert session.exit_code() == 0
+    again = Terminal(tmp_path, *session_command)
+    again.expect(PROMPT)
+    again.type("\x1b[A")  # arrow up: the last line of the session before
+    again.expect("class y")
+    again.type("\x15\x04")
+    assert again.exit_code() == 0
+
+
+def type_every_command(session, directory, run):
+    enter(session, "/help", "/why", "/temperature 0.7")
+    for name, value in SETTINGS:
+        shown = f"{name.removeprefix('repetition-')} {value}"
+        enter(session, f"/{name} {value}", f"{name.replace('-', '_')} is {value}", shown)
+    enter(session, "def x", "def x")
+    enter(session, "")
+    enter(session, "/undo", "back to: def x")
+    enter(session, "/retry", "def x")
+    enter(session, "/why", "%")
+    enter(session, "/save story.txt", "story.txt: ")
+    assert (directory / "story.txt").read_text().startswith("def x")
+    enter(session, "/save story.txt", "cannot be written")
+    enter(session, f"/load {run}", "python-nano, step")
+    session.type("\x1b[200~class A:\n    pass\n\x1b[201~")  # a paste of two lines
+    enter(session, "", "class A:", "    pass")
+    session.type("/res\t\r")  # Tab completes
+    session.expect("text forgotten")
+    session.expect(PROMPT)
+
+
+def enter(session, line, *expected):
+    """Type a line; what is shown up to the next prompt has all that is expected, in this order."""
+    session.type(line + "\r")
+    for text in expected:
+        session.expect(text)
+    session.expect(PROMPT)
+
+
+SETTINGS = [
+    ("temperature", 0.7),
+    ("top-k", 5),
+    ("top-p", 0.9),
+    ("min-p", 0.01),
+    ("repetition-penalty", 1.1),
+    ("seed", 3),
+]
+
+
+def test_an_interactive_session_in_a_pipe(trained):
+    home, _ = trained
+    lines = "def x\n/undo\n/nonsense\n/help\n"
+    output = sample(home, "--interactive", "--max-tokens", 12, "--seed", 1, stdin=lines)
+    for text in ("def x", "back to the beginning", "unknown command '/nonsense'", "/why"):
+        assert text in output
+    assert "\x1b" not in output
 
 
 # ---- python -m gpt ----

@@ -1,22 +1,33 @@
-"""Prefill, then decode: token ids to token ids, through a cache of keys and values. It knows nothing of text.
+"""Requests in, tokens out: many sequences are continued at once, through caches of keys and values.
 
-Letters in shapes: B samples, T positions, V vocabulary.
+A step either reads one waiting prompt (prefill), or one token of every sequence under way (decode), and draws what
+follows. A sequence that ends makes room for the next one. It knows nothing of text.
+
+Letters in shapes: B sequences, V vocabulary.
 """
 
+import math
 import secrets
 import warnings
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gpt.config import SamplingConfig
+from gpt.config import Overflow, SamplingConfig
 from gpt.errors import InputError
-from gpt.generation.sampling import sample, sample_generators
-from gpt.model.attention import KVCache
+from gpt.generation.decoding import CompiledDecoder, Decoder
+from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt
+from gpt.generation.sampling import log_probabilities, sample, sample_generator
+from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
 
 Notify = Callable[[str], None]
+PROMPT_TOKENS = 512  # read together at the most, so that sequences under way do not wait for long
+FinishReason = Literal["", "stop", "length", "cancelled"]
 
 
 def generate(
@@ -26,6 +37,10 @@ def generate(
     max_tokens: int = 200,
     temperature: float = 0.8,
     top_k: int = 50,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    overflow: Overflow = "slide",
     seed: int | None = None,
     end_of_text: int | None = None,
     vocab_size: int | None = None,
@@ -33,84 +48,270 @@ def generate(
 ) -> Iterator[int]:
     """Continue a prompt of at least one token id, yielding each new id as it is drawn.
 
-    Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. Ids from `vocab_size` on, which a
-    padded model has and its tokenizer has not, are never drawn. When the context is full, the
-    oldest half of it is dropped and the rest read again; `notify` is told so once. The model should be in
-    evaluation mode. Raises InputError for an empty prompt, ids out of range, or settings out of range.
+    Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. The other settings are those of
+    SamplingConfig; `vocab_size`, `notify` and what is raised are those of Engine.
     """
-    sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed)
-    for tokens in generate_batch(model, ids, 1, sampling, end_of_text, vocab_size, notify):
-        assert tokens[0] is not None
-        yield tokens[0]
+    sampling = SamplingConfig(
+        max_tokens=max_tokens,
+        repetition_penalty=repetition_penalty,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        overflow=overflow,
+    )
+    engine = Engine(model, max_batch=1, end_of_text=end_of_text, vocab_size=vocab_size, notify=notify)
+    engine.submit(ids, sampling)
+    for token in engine.run():
+        if token.id is not None:
+            yield token.id
 
 
-@torch.no_grad()  # not inference_mode: what fully_shard gathers in it could not be trained on afterwards
-def generate_batch(
-    model: GPT,
-    ids: Sequence[int],
-    samples: int,
-    sampling: SamplingConfig,
-    end_of_text: int | None = None,
-    vocab_size: int | None = None,
-    notify: Notify = warnings.warn,
-) -> Iterator[list[int | None]]:
-    """Several continuations of one prompt at once: each step yields a new id per sample, None for those that ended.
+@dataclass(eq=False)
+class Request:
+    """One sequence that an engine continues."""
 
-    Sample i is the same at any number of samples. Otherwise as `generate`.
+    prompt: list[int]
+    sampling: SamplingConfig
+    """Without its seed, which went into the generator."""
+    generator: torch.Generator
+    alternatives: int | None
+    """How many of the likeliest ids each token tells, with log-probabilities; None for neither."""
+    drawn: list[int] = field(default_factory=list)
+    """The new ids so far."""
+    finish_reason: FinishReason = ""
+    """'' while it goes on, then 'stop' (end-of-text), 'length' (max_tokens), or 'cancelled'."""
+    visible: list[int] = field(default_factory=list)
+    """What the model sees of prompt and new ids; its last one is not read yet, unless none was drawn."""
+    cache: KVCache | None = None
+    """Of what was read; None before and afterwards."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a step drew for a request."""
+
+    request: Request
+    id: int | None
+    """None if the request ended by end-of-text, which is no part of it."""
+    log_probability: float | None = None
+    """Natural logarithm of its probability by the model alone, before any setting; if the request asked for it."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids and their log-probabilities, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A prompt that was just read, for the requests that have the same one."""
+
+    visible: tuple[int, ...]
+    cache: KVCache
+    logits: Tensor
+
+
+class Engine:
+    """Continues up to `max_batch` sequences at once; more wait for their turn.
+
+    `submit` and `cancel` may be called between any two steps. What is drawn for a request depends on its own prompt,
+    settings and seed alone, whatever is drawn beside it: to the last bit with packed weights (`load_run`), else up to
+    rounding. The memory of keys and values is given back when all whose prompts were read together are done.
+
+    Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
+    the context, `notify` is told what is done about it, once for each request. With `compiled`, decoding goes through
+    torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
+    evaluation mode. Raises InputError for a max_batch below 1.
     """
-    prompt = _checked_prompt(model, ids)
-    generators = sample_generators(secrets.randbits(62) if sampling.seed is None else sampling.seed, samples)
-    context = model.config.context
-    notified = False
-    if len(prompt) > context:
-        notify(f"the prompt has {len(prompt):,} tokens and the model sees {context:,}: the oldest are dropped")
-        prompt, notified = prompt[-context:], True
-    logits, cache = prefill(model, prompt.unsqueeze(0))
-    logits, cache = logits.expand(samples, -1), cache.repeat(samples)
-    tokens = prompt.expand(samples, -1)  # (B, T): all that was read and drawn, the oldest dropped
-    ended = [False] * samples
-    for drawn_before in range(sampling.max_tokens):
-        if not torch.isfinite(logits).all():
+
+    def __init__(
+        self,
+        model: GPT,
+        max_batch: int = 16,
+        end_of_text: int | None = None,
+        vocab_size: int | None = None,
+        compiled: bool = False,
+        notify: Notify = warnings.warn,
+    ) -> None:
+        if max_batch < 1:
+            raise InputError(f"max_batch is {max_batch}; it must be at least 1")
+        self.model, self.max_batch, self.notify = model, max_batch, notify
+        self.end_of_text, self.vocab_size = end_of_text, vocab_size
+        self.decoder = CompiledDecoder(model, max_batch) if compiled else Decoder(model)
+        self.waiting: deque[Request] = deque()
+        self.active: list[Request] = []
+        # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
+        trainable = any(parameter.requires_grad for parameter in model.parameters())
+        self._without_gradients = torch.no_grad if trainable else torch.inference_mode
+        self._told: set[Request] = set()
+        self._newest: _Reading | None = None
+
+    def submit(
+        self,
+        ids: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        sample: int = 0,
+        alternatives: int | None = None,
+    ) -> Request:
+        """Add a prompt of at least one token id; the draws are those of sample number `sample` of the seed.
+
+        Raises InputError for an empty prompt, ids out of range, or more of them than `overflow` allows.
+        """
+        sampling = sampling or SamplingConfig()
+        prompt = self._checked(ids)
+        if sampling.overflow == "error":
+            require_room(len(prompt), sampling.max_tokens, self.model.config.context)
+        seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
+        request = Request(prompt, replace(sampling, seed=None), sample_generator(seed, sample), alternatives)
+        self.waiting.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Draw nothing more for a request, and give back its memory; one that is done stays as it is."""
+        if not request.finish_reason:
+            self._finish(request, "cancelled")
+
+    def run(self) -> Iterator[Token]:
+        """Step until all requests are done, yielding each token as it is drawn."""
+        while self.waiting or self.active:
+            yield from self.step()
+
+    def step(self) -> list[Token]:
+        """Read waiting prompts if there is room, else one token of each sequence; draw a token for each sequence read.
+
+        Raises InputError if the model's logits are not finite.
+        """
+        with self._without_gradients():
+            if self.waiting and len(self.active) < self.max_batch:
+                requests = self._admit()
+                return self._draw(requests, self._begin(requests))
+            return self._decode() if self.active else []
+
+    def _admit(self) -> list[Request]:
+        """The next request, and those right behind it that are as long: they are read together."""
+        first = self.waiting[0]
+        requests: list[Request] = []
+        most = min(self.max_batch - len(self.active), max(1, PROMPT_TOKENS // len(first.prompt)))
+        while self.waiting and len(requests) < most and _length(self.waiting[0]) == _length(first):
+            requests.append(self.waiting.popleft())
+        self.active += requests
+        return requests
+
+    def _begin(self, requests: list[Request]) -> Tensor:
+        """Read prompts of one length, equal ones once; the logits after each, (B, V)."""
+        context = self.model.config.context
+        for request in requests:
+            request.visible = list(request.prompt)
+            if len(request.prompt) > context:
+                request.visible = shortened_prompt(request.prompt, context, request.sampling.overflow)
+                self._tell(request, f"the prompt has {len(request.prompt):,} tokens and the model sees {context:,}")
+        caches = self.decoder.new_caches(_positions(requests[0]), len(requests))
+        known = {} if self._newest is None else {tuple(self._newest.visible): self._newest}
+        unread: dict[tuple[int, ...], KVCache] = {}
+        for request, request.cache in zip(requests, caches, strict=True):
+            if tuple(request.visible) not in known:
+                unread.setdefault(tuple(request.visible), request.cache)
+        if unread:
+            rows = self.decoder.read(list(unread), list(unread.values())).split(1)
+            for (visible, cache), logits in zip(unread.items(), rows, strict=True):
+                known[visible] = _Reading(visible, cache, logits)
+        readings = [known[tuple(request.visible)] for request in requests]
+        for cache, reading in zip(caches, readings, strict=True):
+            if cache is not reading.cache:
+                cache.copy_from(reading.cache, len(reading.visible))
+        again = self.waiting and self.waiting[0].prompt == requests[-1].prompt
+        self._newest = readings[-1] if again else None
+        return torch.cat([reading.logits for reading in readings])
+
+    def _decode(self) -> list[Token]:
+        """Read the newest token of each sequence, or a shortened sequence again where the context is full."""
+        context = self.model.config.context
+        full = [request for request in self.active if len(request.visible) > context]
+        ready = [request for request in self.active if len(request.visible) <= context]
+        logits = []
+        for request in full:
+            request.visible = shortened(request.visible, context, request.sampling.overflow)
+            self._tell(request, f"the context of {context:,} tokens is full")
+            self._release(request)
+            [request.cache] = self.decoder.new_caches(_positions(request), 1)
+            logits.append(self.decoder.read([request.visible], [request.cache]))
+        if ready:
+            newest = [request.visible[-1] for request in ready]
+            caches = [request.cache for request in ready if request.cache is not None]  # all have one
+            logits.append(self.decoder.decode(newest, caches))
+        return self._draw(full + ready, torch.cat(logits))
+
+    def _draw(self, requests: list[Request], logits: Tensor) -> list[Token]:
+        """A token for each request by its row of (B, V)."""
+        logits = logits[:, : self.vocab_size]
+        if not math.isfinite(logits.sum()):  # so is one of them, and no mask of all is made
             raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
-        drawn = sample(logits[:, :vocab_size], sampling.temperature, sampling.top_k, generators).to(
-            tokens.device
-        )  # (B,)
-        ended = [done or token == end_of_text for done, token in zip(ended, drawn.tolist(), strict=True)]
-        if all(ended):
-            return
-        yield [None if done else token for done, token in zip(ended, drawn.tolist(), strict=True)]
-        if drawn_before + 1 == sampling.max_tokens:
-            return
-        tokens = torch.cat([tokens, drawn.unsqueeze(1)], dim=1)
-        if cache.length < context:
-            logits = decode(model, drawn, cache)
-            continue
-        if not notified:
-            notify(f"the context of {context:,} tokens is full: the oldest half is dropped, and the rest read again")
-            notified = True
-        tokens = tokens[:, tokens.size(1) - max(1, context - context // 2) :]
-        logits, cache = prefill(model, tokens)
+        alike = defaultdict(list)  # rows by settings
+        for row, request in enumerate(requests):
+            alike[request.sampling].append(row)
+        tokens: list[Token | None] = [None] * len(requests)
+        for sampling, rows in alike.items():
+            some = [requests[row] for row in rows]
+            part = logits if len(rows) == len(requests) else logits[rows]
+            penalised = sampling.repetition_penalty != 1
+            seen = [torch.tensor(request.prompt + request.drawn) for request in some] if penalised else ()
+            drawn = sample(part, sampling, [request.generator for request in some], seen)
+            for row, token in zip(rows, drawn.tolist(), strict=True):
+                tokens[row] = self._token(requests[row], token, logits[row])
+        return [token for token in tokens if token is not None]
+
+    def _token(self, request: Request, id: int, logits: Tensor) -> Token:
+        """Count a token as drawn; `logits` (V,) are those it was drawn by."""
+        if id == self.end_of_text:
+            self._finish(request, "stop")
+            return Token(request, None)
+        request.drawn.append(id)
+        request.visible.append(id)
+        if len(request.drawn) == request.sampling.max_tokens:
+            self._finish(request, "length")
+        if request.alternatives is None:
+            return Token(request, id)
+        own, ids, values = log_probabilities(logits.unsqueeze(0), torch.tensor([id]), request.alternatives)
+        return Token(request, id, own.item(), tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        request.finish_reason = reason
+        for requests in (self.waiting, self.active):
+            if request in requests:
+                requests.remove(request)
+        self._release(request)
+        self._told.discard(request)
+
+    def _release(self, request: Request) -> None:
+        """Give back the memory of what a request has read."""
+        if request.cache is not None:
+            if self._newest is not None and self._newest.cache is request.cache:
+                self._newest = None
+            self.decoder.release(request.cache)
+            request.cache = None
+
+    def _tell(self, request: Request, trouble: str) -> None:
+        if request not in self._told:
+            self._told.add(request)
+            self.notify(f"{trouble}: {REMEDY[request.sampling.overflow]}")
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        prompt = torch.as_tensor(ids, dtype=torch.int64)
+        if prompt.dim() != 1 or len(prompt) == 0:
+            raise InputError(
+                f"the prompt must be a flat sequence of at least one token id; its shape is {tuple(prompt.shape)}"
+            )
+        if prompt.min() < 0 or prompt.max() >= self.model.config.vocab_size:
+            raise InputError(
+                f"the prompt has ids from {prompt.min()} to {prompt.max()}; the vocabulary has "
+                f"{self.model.config.vocab_size}"
+            )
+        return prompt.tolist()
 
 
-def prefill(model: GPT, tokens: Tensor) -> tuple[Tensor, KVCache]:
-    """Read whole sequences (B, T) into a new cache; the logits after their last token, (B, V)."""
-    cache = KVCache(model.config, tokens.size(0), tokens.device, model.token_embedding.weight.dtype)
-    return model(tokens, cache, last=True), cache
+def _length(request: Request) -> tuple[int, int]:
+    return len(request.prompt), request.sampling.max_tokens
 
 
-def decode(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
-    """Read one more token per sequence, (B,); the logits after it, (B, V)."""
-    return model(tokens.unsqueeze(1), cache, last=True)
-
-
-def _checked_prompt(model: GPT, ids: Sequence[int]) -> Tensor:
-    prompt = torch.as_tensor(ids, dtype=torch.int64, device=model.token_embedding.weight.device)
-    if prompt.dim() != 1 or len(prompt) == 0:
-        raise InputError(
-            f"the prompt must be a flat sequence of at least one token id; its shape is {tuple(prompt.shape)}"
-        )
-    if prompt.min() < 0 or prompt.max() >= model.config.vocab_size:
-        raise InputError(
-            f"the prompt has ids from {prompt.min()} to {prompt.max()}; the vocabulary has {model.config.vocab_size}"
-        )
-    return prompt
+def _positions(request: Request) -> int:
+    """How many a request needs from here on, at the most."""
+    return len(request.visible) + request.sampling.max_tokens - len(request.drawn) - 1

@@ -1,34 +1,71 @@
-"""The interactive session: what is typed is continued; lines that begin with / change how."""
+"""The interactive session: what is typed is continued; lines that begin with / do something else."""
 
 import dataclasses
-import importlib
-import io
-import sys
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gpt.config import SamplingConfig
 from gpt.errors import InputError, did_you_mean
-from gpt.generation.text import continue_text
+from gpt.generation.lines import line_reader
+from gpt.generation.score import score_ids
+from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import Tokenizer
 
 HELP = """\
-Type a text and the model continues it. An empty line goes on from where it stopped. Commands:
-  /temperature 0.7   randomness; 0 always takes the likeliest token
-  /top-k 50          draw among the 50 likeliest tokens
-  /max-tokens 200    longest continuation, in tokens
-  /seed 3            make the following continuations repeatable
-  /reset             forget the text, and go back to the settings of the command line
-  /help              this text
-Ctrl-C stops a continuation, Ctrl-D leaves."""
+Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
+  /retry                    another continuation instead of the last one
+  /undo                     back to the text before the last line and its continuation
+  /why                      what else the model would have written instead of the last token
+  /save FILE                write the text so far into a new file
+  /load RUN                 go on with another model
+  /temperature 0.7          randomness; 0 always takes the likeliest token
+  /top-k 50                 draw among the 50 likeliest tokens
+  /top-p 0.9                draw among the likeliest tokens that have 0.9 of the probability together
+  /min-p 0.05               draw among the tokens that have 0.05 of the likeliest one's probability
+  /repetition-penalty 1.2   make what the text already has less likely
+  /max-tokens 200           longest continuation, in tokens
+  /seed 3                   make the following continuations repeatable
+  /reset                    forget the text, and go back to the settings of the command line
+  /help                     this text
+Ctrl-C stops a continuation, Ctrl-D leaves; arrow up brings back earlier lines, Tab completes commands."""
 
 SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/temperature": ("temperature", float),
     "/top-k": ("top_k", int),
+    "/top-p": ("top_p", float),
+    "/min-p": ("min_p", float),
+    "/repetition-penalty": ("repetition_penalty", float),
     "/max-tokens": ("max_tokens", int),
     "/seed": ("seed", int),
 }
+ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
+
+
+class Model(Protocol):
+    """What the session needs of a loaded run."""
+
+    @property
+    def model(self) -> GPT: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def source(self) -> str: ...
+
+
+Load = Callable[[str], Model]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A line that was typed, and the text before and after it."""
+
+    before: str
+    begun: str
+    """What was continued."""
+    ids: list[int] = dataclasses.field(default_factory=list)
+    """Of what was continued, and of the continuation."""
 
 
 class Session:
@@ -36,36 +73,53 @@ class Session:
 
     def __init__(
         self,
-        model: GPT,
-        tokenizer: Tokenizer,
+        run: Model,
         sampling: SamplingConfig,
         stops: tuple[str, ...],
+        load: Load,
         write: Callable[[str], None],
     ) -> None:
-        self.model, self.tokenizer, self.stops, self.write = model, tokenizer, stops, write
+        self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
         self.text = ""
+        self.turns: list[Turn] = []
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/retry": self._retry,
+            "/undo": self._undo,
+            "/why": self._why,
+            "/save": self._save,
+            "/load": self._load,
+            "/reset": self._reset,
+            "/help": lambda _: self.write(HELP + "\n"),
+        }
+
+    @property
+    def prompt(self) -> str:
+        """What stands before a line to be typed: the settings, those that change nothing left out."""
+        sampling = self.sampling
+        parts = [f"temperature {sampling.temperature:g}", f"top-k {sampling.top_k}"]
+        parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+        parts += [f"min-p {sampling.min_p:g}"] if sampling.min_p > 0 else []
+        parts += [f"penalty {sampling.repetition_penalty:g}"] if sampling.repetition_penalty != 1 else []
+        parts += [f"seed {sampling.seed}"] if sampling.seed is not None else []
+        return f"[{', '.join(parts)}, {sampling.max_tokens} tokens] > "
 
     def answer(self, line: str) -> None:
         """Obey a command, or continue a text. Raises InputError for a command that cannot be obeyed."""
         if not line.startswith("/"):
             self._continue(line)
             return
-        command, *arguments = line.split()
-        if command == "/help":
-            self.write(HELP + "\n")
-        elif command == "/reset":
-            self.text, self.sampling = "", self.original
-            self.write("text forgotten; settings as on the command line\n")
-        elif command in SETTINGS:
-            self._set(command, arguments)
+        command, _, argument = line.partition(" ")
+        if command in SETTINGS:
+            self._set(command, argument.strip())
+        elif command in self.commands:
+            self.commands[command](argument.strip())
         else:
-            raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, '/help', '/reset'])}")
+            raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, *self.commands])}")
 
-    def _set(self, command: str, arguments: list[str]) -> None:
+    def _set(self, command: str, argument: str) -> None:
         name, parse = SETTINGS[command]
         try:
-            (argument,) = arguments
             value = parse(argument)
         except ValueError:
             raise InputError(
@@ -75,40 +129,100 @@ class Session:
         self.write(f"{name} is {value}\n")
 
     def _continue(self, line: str) -> None:
+        before = self.text
         self.text = line or self.text
-        self.write(line)
+        self._go_on(Turn(before, self.text), shown=line)
+
+    def _go_on(self, turn: Turn, shown: str) -> None:
+        """Continue the text, after showing the end of it that is new to the reader."""
+        run, ids = self.run, opening_ids(self.run.tokenizer, self.text)
+        engine = text_engine(run.model, run.tokenizer, max_batch=1, notify=self._notify)
+        continued = continue_texts(engine, run.tokenizer, [self.text], self.sampling, stops=self.stops)
+        self.write(shown)
+        drawn: list[int] = []
+        self.turns.append(dataclasses.replace(turn, ids=ids))
         try:
-            for _, text, _ in continue_text(
-                self.model, self.tokenizer, self.text, self.sampling, stops=self.stops, notify=self._notify
-            ):
+            for _, text, result in continued:
+                drawn = result.ids
                 self.text += text
                 self.write(text)
         finally:
+            self.turns[-1] = dataclasses.replace(turn, ids=ids + drawn)
             self.write("\n")
             if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
                 self.sampling = dataclasses.replace(self.sampling, seed=self.sampling.seed + 1)
+
+    def _retry(self, _: str) -> None:
+        turn = self._last_turn("/retry")
+        self.turns.pop()
+        self.text = turn.begun
+        self._go_on(turn, shown=turn.begun)
+
+    def _undo(self, _: str) -> None:
+        self.text = self._last_turn("/undo").before
+        self.turns.pop()
+        self.write(f"back to: {self.text}\n" if self.text else "back to the beginning\n")
+
+    def _why(self, _: str) -> None:
+        run, ids = self.run, self._last_turn("/why").ids[-self.run.model.config.context - 1 :]
+        if len(ids) < 2:
+            raise InputError("/why: this model has continued nothing yet")
+        last = score_ids(run.model, run.tokenizer, ids, ALTERNATIVES)[-1]
+        rows = [(other.id, other.text, other.log_probability) for other in last.alternatives]
+        if last.log_probability is not None and last.id not in {id for id, _, _ in rows}:
+            rows.append((last.id, last.text, last.log_probability))
+        width = max(len(repr(text)) for _, text, _ in rows)
+        for id, text, logarithm in rows:
+            probability = math.exp(logarithm)
+            chosen = "  <- this one" if id == last.id else ""
+            self.write(f"{text!r:>{width}} {probability:7.2%} {'#' * round(BAR * probability)}{chosen}\n")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise InputError("/save takes the name of a new file, such as: /save story.txt")
+        try:
+            with open(argument, "x", encoding="utf-8") as file:
+                file.write(self.text)
+        except OSError as error:
+            raise InputError(f"/save {argument}: cannot be written ({error.strerror})") from None
+        self.write(f"{argument}: {len(self.text):,} characters\n")
+
+    def _load(self, argument: str) -> None:
+        if not argument:
+            raise InputError("/load takes a run directory, such as: /load runs/python-nano")
+        self.run = self.load(argument)
+        self.turns = [dataclasses.replace(turn, ids=[]) for turn in self.turns]  # another tokenizer's, perhaps
+        self.write(f"{self.run.source}\n")
+
+    def _reset(self, _: str) -> None:
+        self.text, self.sampling = "", self.original
+        self.turns.clear()
+        self.write("text forgotten; settings as on the command line\n")
+
+    def _last_turn(self, command: str) -> Turn:
+        if not self.turns:
+            raise InputError(f"{command}: nothing was continued yet")
+        return self.turns[-1]
 
     def _notify(self, message: str) -> None:
         self.write(f"\n[{message}]\n")
 
 
-def interact(title: str, model: GPT, tokenizer: Tokenizer, sampling: SamplingConfig, stops: tuple[str, ...]) -> None:
-    """Read lines from the terminal until Ctrl-D; `title` says what answers."""
-    try:
-        importlib.import_module("readline")  # line editing and history for input(); Windows has its own
-    except ImportError:
-        print("(no readline here: lines cannot be edited)")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a broken character is no reason to end the session
-    session = Session(model, tokenizer, sampling, stops, lambda text: print(text, end="", flush=True))
-    print(f"{title}: type a text to continue it, /help for the commands, Ctrl-D to leave")
+def interact(run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load) -> None:
+    """Answer lines until they end: typed in a terminal, or out of a pipe."""
+    session = Session(run, sampling, stops, load, lambda text: print(text, end="", flush=True))
+    print(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave", flush=True)
+    read = line_reader(session.commands.keys() | SETTINGS)
     while True:
         try:
-            session.answer(input("> "))
+            line = read(session.prompt)
         except EOFError:
-            print()
             return
         except KeyboardInterrupt:
-            print("\n[stopped]")
+            continue  # the line that was being typed is dropped, as in a shell
+        try:
+            session.answer(line)
+        except KeyboardInterrupt:
+            print("[stopped]")
         except InputError as error:
             print(error)

@@ -1,40 +1,108 @@
-"""From logits to the next token."""
+"""From logits to the next token.
+
+In this order, which is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p, min-p, and
+a draw from what is left.
+
+Letters in shapes: B rows, V vocabulary, N candidates.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gpt.config import SamplingConfig
 from gpt.tokens.loader import mix
 
 
-def sample(logits: Tensor, temperature: float, top_k: int, generators: Sequence[torch.Generator]) -> Tensor:
+def sample(
+    logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Generator], seen: Sequence[Tensor] = ()
+) -> Tensor:
     """Draw one id per row: (B, V) → (B,) int64, row i by one number of generator i.
 
-    A row's draw depends on its own logits and generator only, so it is the same at any batch size.
+    A row's draw depends on its own logits, generator and `seen` ids only, so it is the same at any batch size.
     Temperature 0 takes the likeliest id, the lowest of equals.
     """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
+    if sampling.temperature == 0:
+        return penalised(logits, sampling.repetition_penalty, seen).argmax(dim=-1)
     # The inverse of the cumulative distribution, in vocabulary order. The last of the sums is not exactly 1,
     # and rounding must not carry a draw past the last id that has any probability.
-    cumulative = probabilities(logits, temperature, top_k).cumsum(dim=-1)  # (B, V)
+    ids, probabilities = candidates(logits, sampling, seen)
+    cumulative = probabilities.cumsum(dim=-1)  # (B, N)
     total = cumulative[:, -1:].contiguous()  # (B, 1)
     uniform = [torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators]
     drawn = torch.searchsorted(cumulative, torch.stack(uniform).to(total.device) * total, right=True)
-    return torch.minimum(drawn, torch.searchsorted(cumulative, total)).squeeze(1)
+    drawn = torch.minimum(drawn, torch.searchsorted(cumulative, total))
+    return ids.gather(1, drawn).squeeze(1)
 
 
-def probabilities(logits: Tensor, temperature: float, top_k: int) -> Tensor:
-    """softmax(logits / temperature) over the k likeliest ids, ties with the k-th included: (B, V) float64 → (B, V)."""
-    # In float64, so that rounding decides as little as possible; MPS has none, so there the CPU does it.
-    scores = (logits.cpu() if logits.device.type == "mps" else logits).double() / temperature
-    if top_k < scores.size(-1):
-        weakest = scores.topk(top_k, dim=-1).values[:, -1:]  # (B, 1)
-        scores = scores.masked_fill(scores < weakest, -torch.inf)
-    return scores.softmax(dim=-1)
+def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    """What may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and their probabilities, float64.
+
+    As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
+    ids of its text so far, which the repetition penalty makes less likely.
+    """
+    # In float64, so that rounding decides as little as possible; MPS has none, so there the CPU does it. The likeliest
+    # are the same at any temperature, so it is left until there are few.
+    scores = penalised(logits.cpu() if logits.device.type == "mps" else logits, sampling.repetition_penalty, seen)
+    ids, scores = keep_top_k(scores, sampling.top_k)
+    scores = scores.double() / sampling.temperature
+    if sampling.top_p < 1:
+        scores = keep_top_p(scores, sampling.top_p)
+    if sampling.min_p > 0:
+        probabilities = scores.softmax(dim=-1)
+        least = sampling.min_p * probabilities.amax(dim=-1, keepdim=True)
+        scores = scores.masked_fill(probabilities < least, -torch.inf)
+    return ids, scores.softmax(dim=-1)
 
 
-def sample_generators(seed: int, samples: int) -> list[torch.Generator]:
-    """A generator for each sample, so that sample i draws the same numbers whatever is drawn beside it."""
-    return [torch.Generator().manual_seed(mix(seed, i) >> 1) for i in range(samples)]
+def penalised(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
+    """Positive logits of the ids seen divided by the penalty, negative ones multiplied (Keskar et al. 2019, "CTRL"):
+    (B, V) → (B, V), in float64 if there is one."""
+    if penalty == 1:
+        return logits
+    scores = logits.double()
+    for row, known in zip(scores, seen, strict=True):
+        ids = known.to(row.device)
+        row[ids] = torch.where(row[ids] < 0, row[ids] * penalty, row[ids] / penalty)
+    return scores
+
+
+def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest scores of each row, ties with the k-th included (Fan et al. 2018): ids and scores, (B, N) each."""
+    B, V = scores.shape
+    if k >= V:
+        return torch.arange(V, device=scores.device).expand(B, V), scores
+    best, ids = scores.topk(k + 1, dim=-1)
+    weakest = best[:, k - 1 : k]  # (B, 1)
+    if (best[:, k:] == weakest).any():
+        best, ids = scores.topk(int((scores >= weakest).sum(dim=-1).max()), dim=-1)
+        best = best.masked_fill(best < weakest, -torch.inf)
+    else:
+        best, ids = best[:, :k], ids[:, :k]
+    ids, order = ids.sort(dim=-1)
+    return ids, best.gather(1, order)
+
+
+def keep_top_p(scores: Tensor, p: float) -> Tensor:
+    """The likeliest ids until their probabilities reach p, at least one, of equals the lower ids first; the others −∞.
+
+    (B, N) → (B, N) (Holtzman et al. 2020).
+    """
+    ascending, order = (part.flip(-1) for part in scores.sort(dim=-1, descending=True, stable=True))
+    removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    removed[:, -1] = False
+    return scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)
+
+
+def log_probabilities(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model itself thinks, before any of the settings: (B, V) and (B,) ids → their natural logarithms of
+    probability (B,), and ids and logarithms of the `best` likeliest, (B, best) each, float64."""
+    logarithms = (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(dim=-1)
+    values, likeliest = logarithms.topk(min(best, logarithms.size(-1)), dim=-1)
+    return logarithms.gather(1, ids.to(logarithms.device).unsqueeze(1)).squeeze(1), likeliest, values
+
+
+def sample_generator(seed: int, i: int) -> torch.Generator:
+    """The generator of sample i of a seed, which draws the same numbers whatever is drawn beside it."""
+    return torch.Generator().manual_seed(mix(seed, i) >> 1)

@@ -1,4 +1,4 @@
-"""From a prompt to printable text: what the terminal, JSON and the interactive session all consume."""
+"""From prompts to printable text: what the terminal, JSON and the interactive session all consume."""
 
 import time
 import warnings
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from gpt.config import SamplingConfig
 from gpt.errors import InputError
-from gpt.generation.engine import Notify, generate_batch
+from gpt.generation.engine import Engine, Notify, Request, Token
+from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import StreamDecoder, Tokenizer
 
@@ -16,11 +17,17 @@ from gpt.tokens.tokenizer import StreamDecoder, Tokenizer
 class Continuation:
     """One sample so far: `text` ends before a stop text, `ids` are the new tokens it was decoded from."""
 
+    prompt: str
     text: str = ""
     ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
     """'' while it goes on, then 'stop' (end-of-text or a stop text) or 'length' (max_tokens)."""
     tokens_per_second: float = 0.0
+    """New tokens by the time since the prompt's turn came."""
+    prompt_tokens: list[TokenScore] = field(default_factory=list)
+    """The scores of the prompt's tokens, if they were asked for."""
+    tokens: list[TokenScore] = field(default_factory=list)
+    """Those of the new tokens."""
 
 
 class StopWatcher:
@@ -49,49 +56,86 @@ class StopWatcher:
         return through, False
 
 
-def continue_text(
+class _Stream:
+    """What a request's tokens become, one by one."""
+
+    def __init__(self, prompt: str, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.tokenizer, self.decoder, self.watcher = tokenizer, StreamDecoder(tokenizer), StopWatcher(stops)
+        self.result = Continuation(prompt)
+        self.start: float | None = None
+
+    def push(self, token: Token, begun: float) -> str:
+        """Take a token whose step began at that time; the text that is certain by now."""
+        self.start = self.start or begun
+        result = self.result
+        text, ended = "", token.request.finish_reason != ""
+        if token.id is not None:
+            result.ids.append(token.id)
+            text = self.decoder.push(token.id)
+            if token.log_probability is not None:
+                result.tokens.append(token_score(self.tokenizer, token.id, token.log_probability, token.alternatives))
+        text, stopped = self.watcher.push(text + self.decoder.finish() if ended else text)
+        if ended and not stopped:
+            text += self.watcher.held
+        result.text += text
+        result.finish_reason = "stop" if stopped else token.request.finish_reason
+        result.tokens_per_second = len(result.ids) / (time.perf_counter() - self.start)
+        return text
+
+
+def text_engine(
     model: GPT,
     tokenizer: Tokenizer,
-    prompt: str,
+    max_batch: int = 16,
+    compiled: bool = False,
+    notify: Notify = warnings.warn,
+) -> Engine:
+    """An engine that ends at the tokenizer's end-of-text and draws only ids that it has."""
+    return Engine(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled, notify)
+
+
+def continue_texts(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
     sampling: SamplingConfig,
     samples: int = 1,
     stops: Sequence[str] = (),
-    notify: Notify = warnings.warn,
+    alternatives: int | None = None,
+    echo: bool = False,
 ) -> Iterator[tuple[int, str, Continuation]]:
-    """Continue a prompt `samples` times at once, yielding (sample, its new text, the sample so far) as it goes.
+    """Continue each prompt `samples` times, yielding (number, its new text, the continuation so far) as it goes.
 
-    The new text is whole characters, and never part of a stop text. A sample's last event has its
-    `finish_reason`. Raises InputError as `generate` does, and for an empty stop text.
+    Sample i of prompt j has the number j·samples + i, and the same text whatever is continued beside it. The new text
+    is whole characters, and never part of a stop text; the last one of each comes with its `finish_reason`.
+    With `alternatives`, each token has its log-probability and those of that many of the likeliest; with `echo`, the
+    prompt's tokens as well.
+    Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode.
     """
-    watchers = [StopWatcher(stops) for _ in range(samples)]
-    decoders = [StreamDecoder(tokenizer) for _ in range(samples)]
-    results = [Continuation() for _ in range(samples)]
-    ids = opening_ids(tokenizer, prompt)
-    start = time.perf_counter()
-
-    def event(i: int, text: str, finish_reason: str) -> tuple[int, str, Continuation]:
-        text, stopped = watchers[i].push(text)
-        if finish_reason and not stopped:
-            text += watchers[i].held
-        results[i].text += text
-        results[i].finish_reason = "stop" if stopped else finish_reason
-        results[i].tokens_per_second = len(results[i].ids) / (time.perf_counter() - start)
-        return i, text, results[i]
-
-    for tokens in generate_batch(model, ids, samples, sampling, tokenizer.end_of_text, tokenizer.vocab_size, notify):
-        for i, token in enumerate(tokens):
-            if results[i].finish_reason:
-                continue
-            if token is None:
-                yield event(i, decoders[i].finish(), "stop")
-                continue
-            results[i].ids.append(token)
-            yield event(i, decoders[i].push(token), "")
-        if all(result.finish_reason for result in results):
-            return
-    for i, result in enumerate(results):
-        if not result.finish_reason:
-            yield event(i, decoders[i].finish(), "length" if len(result.ids) == sampling.max_tokens else "stop")
+    streams: dict[Request, tuple[int, _Stream]] = {}
+    try:
+        for j, prompt in enumerate(prompts):
+            ids = opening_ids(tokenizer, prompt)
+            for i in range(samples):
+                request = engine.submit(ids, sampling, i, alternatives)
+                streams[request] = (j * samples + i, _Stream(prompt, tokenizer, stops))
+        while streams:
+            begun = time.perf_counter()
+            for token in engine.step():
+                if token.request not in streams:
+                    continue  # another caller's
+                number, stream = streams[token.request]
+                if echo and not stream.result.prompt_tokens:
+                    ids = token.request.prompt
+                    stream.result.prompt_tokens = score_ids(engine.model, tokenizer, ids, alternatives or 0)
+                text = stream.push(token, begun)
+                if stream.result.finish_reason:
+                    engine.cancel(token.request)
+                    del streams[token.request]
+                yield number, text, stream.result
+    finally:
+        for request in streams:
+            engine.cancel(request)
 
 
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

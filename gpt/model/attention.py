@@ -1,8 +1,10 @@
-"""Causal multi-head self-attention, and the cache of keys and values that decoding needs.
+"""Causal multi-head self-attention.
 
 Letters in shapes: B sequences, T new positions, S positions in all, C width, H heads, D head width, K heads of keys
 and values (as many as H, unless they are shared).
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,46 +13,8 @@ from torch.nn import functional as F
 from gpt.config import ModelConfig
 from gpt.model.positions import Rotation, rotate
 
-
-class KVCache:
-    """Keys and values of the positions read so far, for every block; memory for the whole context is taken once.
-
-    `keys` and `values` are (L, B, K, context, D), `ids` (B, context); the first `length` positions are filled.
-    """
-
-    def __init__(
-        self, config: ModelConfig, batch: int, device: torch.device | str, dtype: torch.dtype = torch.float32
-    ) -> None:
-        heads = config.key_value_heads or config.n_head
-        shape = (config.n_layer, batch, heads, config.context, config.head_width)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.ids = torch.zeros(batch, config.context, device=device, dtype=torch.int64)
-        self.length = 0
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, T, D) after the filled positions; returns all of them, (B, K, S, D) each.
-
-        The length moves on only when `advance` is called, after the last block.
-        """
-        end = self.length + key.size(2)
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def advance(self, ids: Tensor) -> None:
-        """Count the positions of (B, T) ids as filled."""
-        self.ids[:, self.length : self.length + ids.size(1)] = ids
-        self.length += ids.size(1)
-
-    def repeat(self, batch: int) -> "KVCache":
-        """The cache of `batch` equal sequences, from a cache of one."""
-        copy = object.__new__(KVCache)
-        copy.keys = self.keys.repeat(1, batch, 1, 1, 1)
-        copy.values = self.values.repeat(1, batch, 1, 1, 1)
-        copy.ids = self.ids.repeat(batch, 1)
-        copy.length = self.length
-        return copy
+if TYPE_CHECKING:
+    from gpt.model.cache import Cache
 
 
 class CausalSelfAttention(nn.Module):
@@ -60,6 +24,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.head_width = config.head_width
         self.widths = [config.width, config.key_value_width, config.key_value_width]  # of queries, keys, values
+        self.heads = [width // config.head_width for width in self.widths]
         self.query_key_norm, self.epsilon = config.query_key_norm, config.layer_norm_epsilon
         self.window = config.window_of(layer)
         self.dropout = config.dropout
@@ -68,21 +33,19 @@ class CausalSelfAttention(nn.Module):
         self.projection = nn.Linear(config.width, config.width, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation | None = None, cache: "Cache | None" = None) -> Tensor:
         """(B, T, C) → (B, T, C); `turn` rotates queries and keys."""
         B, T, C = x.shape
-        query, key, value = (
-            part.view(B, T, -1, self.head_width).transpose(1, 2) for part in self.qkv(x).split(self.widths, dim=-1)
-        )  # (B, H, T, D), and (B, K, T, D) twice
+        heads = self.qkv(x).view(B, T, -1, self.head_width).transpose(1, 2)
+        query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
         if self.query_key_norm:
             query, key = (F.rms_norm(part, (self.head_width,), eps=self.epsilon) for part in (query, key))
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
-        past = 0
         if cache is not None:
-            past = cache.length
-            key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
-        y = attend(query, key, value, past, self.window, self.dropout if self.training else 0.0)  # (B, H, T, D)
+            y = cache.attend(self.layer, query, key, value, self.window)  # (B, H, T, D)
+        else:
+            y = attend(query, key, value, 0, self.window, self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.residual_dropout(self.projection(y))
 
@@ -92,22 +55,44 @@ def attend(
 ) -> Tensor:
     """Causal scaled dot-product attention of T queries that come after `past` cached positions.
 
-    query (B, H, T, D), key and value (B, K, past + T, D) → (B, H, T, D). Of K < H, each serves H / K queries.
+    query (B, H, T, D), key and value (B, K, past + T, D) → (B, H, T, D).
     With a window, a query sees that many of the newest positions, its own included.
     """
-    T, shared = query.size(2), query.size(1) // key.size(1)
-    if window is not None and T == 1:
-        key, value = key[:, :, -window:], value[:, :, -window:]
-    if shared > 1:
-        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-    S = key.size(2)
+    T, S = query.size(2), key.size(2)
     slides = window is not None and window < S
     if past == 0 and not slides:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-    # A single new position may see all that is left. Several need a mask aligned to the end of the keys, which
-    # is_causal does not give.
-    mask = None if T == 1 else causal_mask(T, S, query.device, window if slides else None)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return dot_product(query, key, value, causal=True, dropout=dropout)
+    # The mask is aligned to the end of the keys, which is_causal does not give.
+    mask = causal_mask(T, S, query.device, window if slides else None)
+    return dot_product(query, key, value, mask, dropout=dropout)
+
+
+def dot_product(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """(B, H, T, D), (B, K, S, D) twice → (B, H, T, D). Of K < H keys and values, each serves H / K queries."""
+    shared = query.size(1) // key.size(1)
+    if shared > 1:
+        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)
+
+
+def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Scaled dot-product attention of one position: (B, H, 1, D), (B, K, S, D) twice → (B, H, 1, D).
+
+    `mask` (S,) is 0 for the keys that are seen, −∞ for the others. Each sequence's result is the same, bit for bit, in
+    any company, as long as all rows begin at a multiple of 64 bytes: fused kernels give threads parts that do not.
+    """
+    B, H, _, D = query.shape
+    K = key.size(1)
+    turned = key.flatten(0, 1).transpose(1, 2)  # (B·K, D, S)
+    scores = torch.baddbmm(mask, query.reshape(B * K, H // K, D), turned, alpha=D**-0.5)  # (B·K, H/K, S)
+    return torch.bmm(scores.softmax(dim=-1), value.flatten(0, 1)).view(B, H, 1, D)
 
 
 def causal_mask(T: int, S: int, device: torch.device | str, window: int | None = None) -> Tensor:

@@ -7,7 +7,7 @@ its loss and, at once, to its part of the gradients, so that nothing is computed
 Letters in shapes: N positions, C width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,11 +51,14 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
 
 
 @torch.no_grad()
-def next_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
-    """Each target's cross-entropy in nats, zero for those that do not count: (..., C), (V, C) and (...) → (...)."""
+def next_token_losses(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, vocab_size: int) -> Tensor:
+    """Each target's cross-entropy in nats, zero for those that do not count: (..., C) and (...) → (...).
+
+    `head` makes logits (N, V) of hidden states (N, C).
+    """
     losses = [
-        F.cross_entropy(precise(softcap(F.linear(part, weight), cap)), aims, ignore_index=IGNORED, reduction="none")
-        for part, aims in _chunks(hidden.flatten(0, -2), targets.flatten(), weight.size(0))
+        F.cross_entropy(precise(head(part)), aims, ignore_index=IGNORED, reduction="none")
+        for part, aims in _chunks(hidden.flatten(0, -2), targets.flatten(), vocab_size)
     ]
     return torch.cat(losses).view_as(targets)
 

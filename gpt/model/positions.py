@@ -1,6 +1,6 @@
 """Where a token stands, told to attention by turning queries and keys (RoPE: Su et al. 2021, section 3.4.2).
 
-Letters in shapes: T positions, D head width.
+Letters in shapes: B sequences, T positions, D head width.
 """
 
 import torch
@@ -12,9 +12,11 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(positions: Tensor, head_width: int) -> Rotation:
-    """Cosines and sines of the angles p·BASE^(−2i/D) for positions (T,): (T, D/2) each, float32."""
+    """Cosines and sines of the angles p·BASE^(−2i/D), float32: (T,) → (T, D/2) each, or (B, T) → (B, 1, T, D/2)."""
     frequencies = BASE ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)  # (D/2,)
-    angles = torch.outer(positions.float(), frequencies)
+    angles = positions.float().unsqueeze(-1) * frequencies
+    if positions.dim() == 2:
+        angles = angles.unsqueeze(1)  # alike for all heads
     return angles.cos(), angles.sin()
 
 

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt.config import Activation, ModelConfig, Recompute
 from gpt.errors import InputError
-from gpt.model.attention import CausalSelfAttention, KVCache
+from gpt.model.attention import CausalSelfAttention
+from gpt.model.cache import Cache
 from gpt.model.head import next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
 from gpt.model.positions import Rotation, rotation
@@ -62,13 +63,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, C) → (B, T, C)."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.add_branches, x, turn, cache, use_reentrant=False)
         return self.add_branches(x, turn, cache)
 
-    def add_branches(self, x: Tensor, turn: Rotation | None, cache: KVCache | None) -> Tensor:
+    def add_branches(self, x: Tensor, turn: Rotation | None, cache: Cache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), turn, cache)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -109,36 +110,34 @@ class GPT(nn.Module):
         if self.ngram_embedding is not None:
             self.ngram_embedding.table.weight.zero_()
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """The final hidden states of token ids (B, T) → (B, T, C).
 
         With a cache, `ids` come after the positions it holds, and are added to it.
         Raises InputError if the positions go beyond the context.
         """
-        past = cache.length if cache is not None else 0
-        T = ids.size(1)
-        if past + T > self.config.context:
-            raise InputError(f"{past + T} positions do not fit into the model's context of {self.config.context}")
-        positions = torch.arange(past, past + T, device=ids.device)
+        B, T = ids.shape
+        if cache is not None:
+            positions = cache.positions(T)  # (B, T)
+        elif self.config.context >= T:
+            positions = torch.arange(T, device=ids.device)  # (T,), alike for all
+        else:
+            raise InputError(f"{T} positions do not fit into the model's context of {self.config.context}")
         x, turn = self.token_embedding(ids), None  # (B, T, C)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         else:
             turn = rotation(positions, self.config.head_width)
         if self.ngram_embedding is not None:
-            x = x + self.ngram_embedding(ids, self._ids_before(ids, cache))
+            reach = self.config.ngram - 1
+            before = ids.new_full((B, reach), NO_TOKEN) if cache is None else cache.ids_before(reach)
+            x = x + self.ngram_embedding(ids, before)
         x = self.embedding_dropout(x)
         for block in self.blocks:
             x = block(x, turn, cache)
         if cache is not None:
             cache.advance(ids)
         return self.final_norm(x)
-
-    def _ids_before(self, ids: Tensor, cache: KVCache | None) -> Tensor:
-        """The ids that precede `ids`, as many as the n-grams reach back: (B, n − 1), NO_TOKEN where there are none."""
-        reach = self.config.ngram - 1
-        known = ids[:, :0] if cache is None else cache.ids[:, max(0, cache.length - reach) : cache.length]
-        return F.pad(known, (reach - known.size(1), 0), value=NO_TOKEN)
 
     @property
     def head_weight(self) -> Tensor:
@@ -147,12 +146,14 @@ class GPT(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of the next token: (..., C) → (..., V)."""
-        return softcap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
+        untied = self.untied_head
+        logits = F.linear(hidden, self.token_embedding.weight) if untied is None else untied(hidden)
+        return softcap(logits, self.config.logit_softcap)
 
     def forward(
         self,
         ids: Tensor,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         targets: Tensor | None = None,
         reduction: Literal["sum", "none"] = "sum",
         last: bool = False,
@@ -165,8 +166,18 @@ class GPT(nn.Module):
         hidden = self.hidden(ids, cache)
         if targets is None:
             return self.head(hidden[:, -1] if last else hidden)
-        loss = next_token_loss if reduction == "sum" else next_token_losses
-        return loss(hidden, self.head_weight, targets, self.config.logit_softcap)
+        if reduction == "none":
+            return next_token_losses(hidden, self.head, targets, self.config.vocab_size)
+        return next_token_loss(hidden, self.head_weight, targets, self.config.logit_softcap)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.final_norm.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.final_norm.parameters()).dtype
 
     def recompute(self, what: Recompute) -> None:
         """Compute this again in the backward pass instead of keeping it (Chen et al. 2016)."""

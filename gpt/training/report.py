@@ -10,7 +10,7 @@ from gpt.config import SamplingConfig
 from gpt.device import peak_memory
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation, evaluation_rows
-from gpt.generation.text import continue_text, opening_ids
+from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.dataset import Dataset
@@ -48,7 +48,7 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int) -> Ite
     """The continuation of a prompt in pieces, as far as the context holds both."""
     room = max(1, model.config.context - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    for _, text, _ in continue_text(model, tokenizer, prompt, sampling, notify=lambda _: None):
+    for _, text, _ in continue_texts(text_engine(model, tokenizer), tokenizer, [prompt], sampling):
         yield text
 
 

@@ -7,9 +7,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_terminal_summary(terminalreporter):
-    rows = [
-        row for module in list(sys.modules.values()) for row in vars(module).get("ROWS", []) if hasattr(row, "fault")
-    ]
+    tables = [vars(module).get("ROWS") for module in list(sys.modules.values())]
+    rows = [row for table in tables if isinstance(table, list) for row in table if hasattr(row, "fault")]
     if rows:
         width = max(len(row.fault) for row in rows)
         terminalreporter.write_line(f"\n| {'fault':{width}} | tried | survived | steps lost |")

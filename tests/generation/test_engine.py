@@ -1,51 +1,161 @@
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
+from helpers import VARIANTS, exact
 
-from gpt import GPT, InputError, ModelConfig, SamplingConfig, generate
-from gpt.generation.engine import generate_batch
-from gpt.generation.sampling import sample, sample_generators
+from gpt import GPT, Engine, InputError, ModelConfig, SamplingConfig, generate
+from gpt.generation.overflow import shortened, shortened_prompt
+from gpt.generation.sampling import sample, sample_generator
 
 PROMPT = [5, 17, 200, 3]
+PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
+SETTINGS = SamplingConfig(max_tokens=40, temperature=0.9, top_k=30, seed=5)
 
 
-def uncached(model, prompt, samples, sampling):
-    """The same continuations by a full pass over all tokens for every new one."""
-    generators = sample_generators(sampling.seed, samples)
-    tokens = torch.tensor([prompt] * samples)
+@pytest.fixture
+def model():
+    return exact("gpt2")
+
+
+def uncached(model, prompt, sampling, i=0):
+    """The ids of sample i by a full pass over all that is visible for every new one."""
+    generator, context = sample_generator(sampling.seed, i), model.config.context
+    drawn, visible = [], list(prompt)
+    if len(visible) > context:
+        visible = shortened_prompt(visible, context, sampling.overflow)
     for _ in range(sampling.max_tokens):
-        logits = model(tokens)[:, -1]
-        drawn = sample(logits, sampling.temperature, sampling.top_k, generators)
-        tokens = torch.cat([tokens, drawn[:, None]], dim=1)
-    return tokens[:, len(prompt) :].tolist()
+        if len(visible) > context:
+            visible = shortened(visible, context, sampling.overflow)
+        logits = model(torch.tensor([visible]))[:, -1]
+        token = sample(logits, sampling, [generator], [torch.tensor([*prompt, *drawn])]).item()
+        drawn.append(token)
+        visible.append(token)
+    return drawn
 
 
-def batch(model, prompt, samples, sampling, **options):
-    """Each sample's ids, up to its end."""
-    steps = list(generate_batch(model, prompt, samples, sampling, **options))
-    return [[step[i] for step in steps if step[i] is not None] for i in range(samples)]
+def continued(model, prompts, sampling, samples=1, **options):
+    """The requests of all prompts and samples, done."""
+    engine = Engine(model, **{"notify": lambda _: None} | options)
+    requests = [engine.submit(prompt, sampling, i) for prompt in prompts for i in range(samples)]
+    for _ in engine.run():
+        assert len(engine.active) <= engine.max_batch
+    return requests
 
 
-@pytest.mark.parametrize("samples", [1, 4])
-@pytest.mark.parametrize("temperature", [0, 0.9])
-def test_cached_generation_draws_the_ids_of_uncached(model, samples, temperature):
-    sampling = SamplingConfig(max_tokens=40, temperature=temperature, top_k=30, seed=5)
-    assert batch(model, PROMPT, samples, sampling) == uncached(model, PROMPT, samples, sampling)
+def ids_of(requests):
+    return [request.drawn for request in requests]
 
 
-def test_sample_i_is_the_same_at_any_number_of_samples(model):
-    sampling = SamplingConfig(max_tokens=40, seed=5)
-    four = batch(model, PROMPT, 4, sampling)
-    assert batch(model, PROMPT, 1, sampling) == four[:1]
-    assert batch(model, PROMPT, 2, sampling) == four[:2]
-    assert len({tuple(ids) for ids in four}) == 4
+@torch.no_grad()
+@pytest.mark.parametrize("max_batch", [1, 3, 16])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        replace(SETTINGS, temperature=0),
+        SETTINGS,
+        replace(SETTINGS, top_p=0.8, repetition_penalty=1.4),
+        replace(SETTINGS, min_p=0.1, overflow="keep-prefix"),
+    ],
+)
+def test_what_is_drawn_is_that_of_full_passes(model, max_batch, sampling):
+    """Prompts of different lengths, among them equal ones, through caches and beyond the context."""
+    expected = [uncached(model, prompt, sampling, i) for prompt in PROMPTS for i in range(2)]
+    assert ids_of(continued(model, PROMPTS, sampling, samples=2, max_batch=max_batch)) == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_draws_the_ids_of_full_passes(name):
+    model = exact(name)
+    expected = [uncached(model, prompt, SETTINGS) for prompt in PROMPTS]
+    assert ids_of(continued(model, PROMPTS, SETTINGS, max_batch=3)) == expected
+
+
+def test_a_sample_is_the_same_in_any_order_and_company(model):
+    whole = ids_of(continued(model, PROMPTS, SETTINGS, samples=3))
+    assert len({tuple(ids) for ids in whole}) == 12  # the last prompt is the first one again
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+        parts = ids_of(continued(model, [PROMPTS[j] for j in order], SETTINGS, samples=3, max_batch=4))
+        for place, j in enumerate(order):
+            assert parts[3 * place : 3 * place + 3] == whole[3 * j : 3 * j + 3]
+
+
+def test_requests_of_different_settings_go_together(model):
+    kinds = [SETTINGS, replace(SETTINGS, temperature=0, max_tokens=7), replace(SETTINGS, top_k=3, seed=8)]
+    engine = Engine(model, notify=lambda _: None)
+    requests = [engine.submit(PROMPT, kind) for kind in kinds]
+    list(engine.run())
+    for request, kind in zip(requests, kinds, strict=True):
+        assert request.drawn == ids_of(continued(model, [PROMPT], kind))[0]
+        assert request.finish_reason == "length"
+
+
+def test_a_request_can_come_and_go_while_others_run(model):
+    alone = ids_of(continued(model, PROMPTS, SETTINGS))
+    engine = Engine(model, max_batch=2, notify=lambda _: None)
+    first, second, third = (engine.submit(prompt, SETTINGS) for prompt in PROMPTS[:3])
+    for _ in range(10):
+        engine.step()
+    assert (engine.active, list(engine.waiting)) == ([first, second], [third])
+    engine.cancel(second)
+    assert second.finish_reason == "cancelled"
+    assert second.cache is None
+    before = list(second.drawn)
+    fourth = engine.submit(PROMPTS[3], SETTINGS)
+    engine.cancel(fourth)
+    fifth = engine.submit(PROMPTS[4], SETTINGS)
+    tokens = list(engine.run())
+    assert second.drawn == before == alone[1][: len(before)]
+    assert [first.drawn, third.drawn, fourth.drawn, fifth.drawn] == [alone[0], alone[2], [], alone[4]]
+    assert not any(token.request in (second, fourth) for token in tokens)
+    engine.cancel(first)
+    assert first.finish_reason == "length"
+    assert engine.step() == []
+
+
+def test_memory_is_given_back(model):
+    """No cache outlives its request, and none is larger than its request can need."""
+    engine = Engine(model, notify=lambda _: None)
+    requests = [engine.submit(PROMPT, replace(SETTINGS, max_tokens=n)) for n in (3, 10)]
+    for _ in range(3):
+        engine.step()
+    assert [request.cache.capacity for request in requests] == [4 + 2, 4 + 9]
+    list(engine.run())
+    assert [request.cache for request in requests] == [None, None]
+    assert engine._newest is None
+
+
+def test_equal_prompts_are_read_once(model, monkeypatch):
+    read, forward = [], GPT.forward
+    monkeypatch.setattr(
+        GPT, "forward", lambda self, ids, *rest, **more: read.append(ids.shape) or forward(self, ids, *rest, **more)
+    )
+    continued(model, [PROMPT], replace(SETTINGS, max_tokens=2), samples=5)
+    assert [tuple(shape) for shape in read] == [(1, 4), (5, 1)]
+
+
+def test_each_token_comes_with_its_log_probability(model):
+    engine = Engine(model)
+    request = engine.submit(PROMPT, replace(SETTINGS, top_k=3), alternatives=4)
+    ids = list(PROMPT)
+    for token in engine.run():
+        expected = model(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
+        assert token.log_probability == pytest.approx(expected[token.id].item(), abs=1e-4)
+        values, best = expected.topk(4)
+        assert [id for id, _ in token.alternatives] == best.tolist()
+        assert [value for _, value in token.alternatives] == pytest.approx(values.tolist(), abs=1e-4)
+        ids.append(token.id)
+    assert ids == PROMPT + request.drawn
 
 
 def test_generate_yields_ids_as_it_goes(model):
-    options = {"max_tokens": 12, "temperature": 0.8, "top_k": 50, "seed": 5}
+    options = {"max_tokens": 12, "temperature": 0.8, "top_k": 50, "seed": 5, "top_p": 0.9, "repetition_penalty": 1.1}
     ids = generate(model, PROMPT, **options)
     first = next(ids)
     assert isinstance(first, int)
-    assert [[first, *ids]] == batch(model, PROMPT, 1, SamplingConfig(**options))
+    assert [[first, *ids]] == ids_of(continued(model, [PROMPT], SamplingConfig(**options)))
 
 
 def test_a_seed_repeats_and_no_seed_does_not(model):
@@ -59,39 +169,46 @@ def test_top_k_above_the_vocabulary_means_all(model):
 
 
 def test_end_of_text_ends_a_sample_and_is_not_yielded(model):
-    sampling = SamplingConfig(max_tokens=40, seed=5)
-    whole = batch(model, PROMPT, 4, sampling)
+    whole = ids_of(continued(model, [PROMPT], SETTINGS, samples=4))
     end = whole[1][7]
     expected = [ids[: ids.index(end)] if end in ids else ids for ids in whole]
-    assert batch(model, PROMPT, 4, sampling, end_of_text=end) == expected
-    assert list(generate(model, PROMPT, max_tokens=40, seed=5, end_of_text=whole[0][0])) == []
+    requests = continued(model, [PROMPT], SETTINGS, samples=4, end_of_text=end)
+    assert ids_of(requests) == expected
+    assert [request.finish_reason for request in requests] == ["stop" if end in ids else "length" for ids in whole]
+    assert list(generate(model, PROMPT, **options_of(SETTINGS), end_of_text=whole[0][0])) == []
+
+
+def options_of(sampling):
+    return {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "seed": sampling.seed,
+    }
 
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn(model):
-    drawn = set(generate(model, PROMPT, max_tokens=200, temperature=5.0, top_k=1000, seed=1, notify=lambda _: None))
-    assert max(drawn) >= 200
     options = {"max_tokens": 200, "temperature": 5.0, "top_k": 1000, "seed": 1, "notify": lambda _: None}
+    assert max(generate(model, PROMPT, **options)) >= 200
     assert max(generate(model, PROMPT, vocab_size=200, **options)) < 200
 
 
-def test_a_full_context_drops_the_oldest_half_and_says_so_once(model):
-    """Against uncached windows: 48 positions, then the newest 24 and on to 48 again."""
+@pytest.mark.parametrize(("overflow", "done"), [("slide", "oldest half"), ("keep-prefix", "first quarter stays")])
+def test_a_full_context_is_dealt_with_as_asked_and_said_once_for_each_request(model, overflow, done):
     said = []
-    drawn = batch(model, PROMPT, 2, SamplingConfig(max_tokens=120, seed=5), notify=said.append)
-    assert len(said) == 1
-    assert "oldest half" in said[0]
-    assert [len(ids) for ids in drawn] == [120, 120]
-    generators = sample_generators(5, 2)
-    tokens = torch.tensor([PROMPT, PROMPT])
-    result = [[], []]
-    for _ in range(120):
-        if tokens.size(1) > 48:
-            tokens = tokens[:, -24:]
-        new = sample(model(tokens)[:, -1], 0.8, 50, generators)
-        tokens = torch.cat([tokens, new[:, None]], dim=1)
-        for row, token in zip(result, new.tolist(), strict=True):
-            row.append(token)
-    assert drawn == result
+    requests = continued(
+        model, [PROMPT, PROMPT[:2]], replace(SETTINGS, max_tokens=120, overflow=overflow), notify=said.append
+    )
+    assert [len(request.drawn) for request in requests] == [120, 120]
+    assert len(said) == 2
+    assert all("the context of 48 tokens is full" in message and done in message for message in said)
+
+
+def test_overflow_can_be_refused_beforehand(model):
+    fits = replace(SETTINGS, max_tokens=45, overflow="error")
+    assert len(ids_of(continued(model, [PROMPT], fits))[0]) == 45
+    with pytest.raises(InputError, match="--overflow error: a prompt of 4 tokens and 46 new ones need 49 positions"):
+        Engine(model).submit(PROMPT, replace(fits, max_tokens=46))
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(model):
@@ -100,11 +217,15 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(model):
     options = {"max_tokens": 5, "seed": 1, "notify": said.append}
     assert list(generate(model, prompt, **options)) == list(generate(model, prompt[-48:], **options))
     assert "the prompt has 100 tokens and the model sees 48" in said[0]
+    both_ends = prompt[:12] + prompt[-36:]
+    kept = list(generate(model, prompt, overflow="keep-prefix", **options))
+    assert kept == list(generate(model, both_ends, overflow="keep-prefix", **options))
 
 
 def test_a_context_of_one_works():
     model = GPT(ModelConfig(n_layer=1, n_head=1, width=8, context=1, vocab_size=10)).eval()
-    assert len(list(generate(model, [1], max_tokens=5, notify=lambda _: None))) == 5
+    for overflow in ("slide", "keep-prefix"):
+        assert len(list(generate(model, [1], max_tokens=5, overflow=overflow, notify=lambda _: None))) == 5
 
 
 @pytest.mark.parametrize(
@@ -116,10 +237,28 @@ def test_bad_prompts_are_refused(model, ids, message):
         next(generate(model, ids))
 
 
-@pytest.mark.parametrize("options", [{"temperature": -0.1}, {"top_k": 0}, {"max_tokens": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -0.1},
+        {"top_k": 0},
+        {"max_tokens": 0},
+        {"seed": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+        {"overflow": "forget"},
+    ],
+)
 def test_bad_settings_are_refused_by_name(model, options):
     with pytest.raises(InputError, match=next(iter(options))):
         next(generate(model, PROMPT, **options))
+
+
+def test_an_engine_needs_room_for_one(model):
+    with pytest.raises(InputError, match="max_batch is 0; it must be at least 1"):
+        Engine(model, max_batch=0)
 
 
 def test_broken_weights_are_an_error_and_no_crash(model):

@@ -1,4 +1,9 @@
+import io
+import sys
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from gpt import InputError, SamplingConfig, Tokenizer
 from gpt.generation import repl
@@ -11,9 +16,18 @@ def written():
 
 
 @pytest.fixture
-def session(model, written):
-    sampling = SamplingConfig(max_tokens=8, seed=1)
-    return Session(model, Tokenizer.utf8_bytes(), sampling, (), written.append)
+def run(model):
+    return SimpleNamespace(model=model, tokenizer=Tokenizer.utf8_bytes(), source="a model")
+
+
+@pytest.fixture
+def session(run, written):
+    def load(name):
+        if name != "runs/other":
+            raise InputError(f"{name}: no such run")
+        return SimpleNamespace(model=run.model, tokenizer=run.tokenizer, source="another model")
+
+    return Session(run, SamplingConfig(max_tokens=8, seed=1), (), load, written.append)
 
 
 def answer(session, written, line):
@@ -36,16 +50,20 @@ def test_an_empty_line_goes_on_from_where_it_stopped(session, written):
     assert session.text == before + more
 
 
-def test_settings_are_changed_and_reset(session, written):
+def test_settings_are_changed_shown_and_reset(session, written):
     original = session.sampling
-    for command, name, value in [
-        ("/temperature 0.5", "temperature", 0.5),
-        ("/top-k 3", "top_k", 3),
-        ("/seed 7", "seed", 7),
-        ("/max-tokens 2", "max_tokens", 2),
+    for command, name, value, shown in [
+        ("/temperature 0.5", "temperature", 0.5, "temperature 0.5"),
+        ("/top-k 3", "top_k", 3, "top-k 3"),
+        ("/top-p 0.9", "top_p", 0.9, "top-p 0.9"),
+        ("/min-p 0.01", "min_p", 0.01, "min-p 0.01"),
+        ("/repetition-penalty 1.2", "repetition_penalty", 1.2, "penalty 1.2"),
+        ("/seed 7", "seed", 7, "seed 7"),
+        ("/max-tokens 2", "max_tokens", 2, "2 tokens"),
     ]:
         assert answer(session, written, command) == f"{name} is {value}\n"
         assert getattr(session.sampling, name) == value
+        assert shown in session.prompt
     answer(session, written, "def ")
     answer(session, written, "/reset")
     assert session.sampling == original
@@ -61,9 +79,71 @@ def test_a_seed_makes_what_follows_repeatable(session, written):
     assert texts[0][0] != texts[0][1]
 
 
+def test_undo_takes_back_line_by_line(session, written):
+    first = answer(session, written, "def ")[:-1]
+    answer(session, written, "")
+    assert answer(session, written, "/undo") == f"back to: {first}\n"
+    assert session.text == first
+    assert answer(session, written, "/undo") == "back to the beginning\n"
+    assert session.text == ""
+    with pytest.raises(InputError, match="/undo: nothing was continued yet"):
+        session.answer("/undo")
+
+
+def test_retry_continues_the_same_text_otherwise(session, written):
+    first = answer(session, written, "def ")
+    second = answer(session, written, "/retry")
+    assert second.startswith("def ")
+    assert second != first
+    assert session.text == second[:-1]
+    answer(session, written, "/undo")
+    assert session.text == ""
+
+
+def test_why_shows_what_else_could_have_come(session, written, run):
+    answer(session, written, "/temperature 0")
+    text = answer(session, written, "def ")[:-1]
+    ids = session.turns[-1].ids
+    assert run.tokenizer.decode(ids) == text
+    lines = answer(session, written, "/why").splitlines()
+    expected = run.model(torch.tensor([ids[:-1]]))[0, -1].double().softmax(-1)
+    values, best = expected.topk(10)
+    assert len(lines) == 10
+    for line, value, id in zip(lines, values.tolist(), best.tolist(), strict=True):
+        assert line.split("%")[0].endswith(f"{100 * value:.2f}")
+        assert repr(run.tokenizer.token_text(id)) in line
+        assert line.count("#") == round(40 * value)
+    assert lines[0].endswith("<- this one")  # greedy took the likeliest
+    assert sum("<- this one" in line for line in lines) == 1
+
+
+def test_a_text_is_saved_and_no_file_is_overwritten(session, written, tmp_path):
+    text = answer(session, written, "dé ")[:-1]
+    file = tmp_path / "a story.txt"
+    assert answer(session, written, f"/save {file}") == f"{file}: {len(text)} characters\n"
+    assert file.read_text(encoding="utf-8") == text
+    with pytest.raises(InputError, match="cannot be written"):
+        session.answer(f"/save {file}")
+    with pytest.raises(InputError, match="takes the name of a new file"):
+        session.answer("/save")
+
+
+def test_another_model_is_loaded_and_a_failure_keeps_the_first(session, written):
+    text = answer(session, written, "def ")[:-1]
+    with pytest.raises(InputError, match="no such run"):
+        session.answer("/load runs/nothing")
+    assert session.run.source == "a model"
+    assert answer(session, written, "/load runs/other") == "another model\n"
+    assert session.text == text
+    with pytest.raises(InputError, match="this model has continued nothing yet"):
+        session.answer("/why")
+    answer(session, written, "")
+    assert session.text.startswith(text)
+
+
 def test_help_names_every_command(session, written):
     text = answer(session, written, "/help")
-    for command in [*repl.SETTINGS, "/reset", "/help", "Ctrl-C", "Ctrl-D"]:
+    for command in [*repl.SETTINGS, *session.commands, "Ctrl-C", "Ctrl-D", "Tab"]:
         assert command in text
 
 
@@ -74,8 +154,12 @@ def test_help_names_every_command(session, written):
         ("/temperature", "/temperature takes one number"),
         ("/temperature hot", "/temperature takes one number, such as: /temperature 0.8"),
         ("/top-k 0", "top_k is 0"),
+        ("/top-p 2", "top_p is 2"),
         ("/temperature -1", "temperature is -1"),
         ("/seed 1 2", "/seed takes one number, such as: /seed 3"),
+        ("/retry", "nothing was continued yet"),
+        ("/why", "nothing was continued yet"),
+        ("/load", "/load takes a run directory"),
     ],
 )
 def test_bad_commands_are_refused_and_change_nothing(session, line, message):
@@ -85,7 +169,23 @@ def test_bad_commands_are_refused_and_change_nothing(session, line, message):
     assert session.sampling == before
 
 
-def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(model, monkeypatch, capsys):
+def test_what_was_written_before_ctrl_c_stays(session, written, monkeypatch):
+    def write(text):
+        written.append(text)
+        if len(written) == 4:
+            raise KeyboardInterrupt
+
+    session.write = write
+    with pytest.raises(KeyboardInterrupt):
+        session.answer("def ")
+    assert session.text.startswith("def ")
+    assert len(session.text) > 4
+    session.write = written.append
+    answer(session, written, "/undo")
+    assert session.text == ""
+
+
+def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(run, monkeypatch, capsys):
     lines = iter(["/nonsense", KeyboardInterrupt, "def ", EOFError])
 
     def read(prompt):
@@ -94,10 +194,19 @@ def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(model, monkey
             return line
         raise line
 
-    monkeypatch.setattr("builtins.input", read)
-    interact("a model", model, Tokenizer.utf8_bytes(), SamplingConfig(max_tokens=3, seed=1), ())
+    monkeypatch.setattr(repl, "line_reader", lambda commands: read)
+    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None)
     output = capsys.readouterr().out
     assert output.startswith("a model: ")
     assert "unknown command '/nonsense'" in output
-    assert "[stopped]" in output
     assert "\ndef " in output
+
+
+def test_a_pipe_is_answered_line_by_line_without_control_codes(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"def \n/undo\nbroken \xff\n")))
+    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load=None)
+    output = capsys.readouterr().out
+    assert "back to the beginning" in output
+    assert "broken \ufffd" in output
+    assert "\x1b" not in output
+    assert "> " not in output.replace("->", "")

@@ -1,42 +1,90 @@
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from gpt.generation.sampling import probabilities, sample, sample_generators
+from gpt import SamplingConfig
+from gpt.generation.sampling import candidates, log_probabilities, sample, sample_generator
 
 
 def random_logits(B=4, V=100):
     return torch.randn(B, V, generator=torch.Generator().manual_seed(0)) * 3
 
 
+def probabilities(logits, sampling, seen=()):
+    """Those of the candidates, in their places: (B, V)."""
+    ids, values = candidates(logits, sampling, seen)
+    assert (ids.diff(dim=-1) > 0).all()
+    return torch.zeros_like(logits, dtype=torch.float64).scatter(1, ids, values)
+
+
+def theirs(logits, sampling, text):
+    """By transformers' processors in the order in which it applies them: generation/utils.py,
+    _get_logits_processor. `text` (B, T) is what precedes."""
+    scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(text, logits.double())
+    scores = TemperatureLogitsWarper(float(sampling.temperature))(None, scores)
+    scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    scores = TopPLogitsWarper(float(sampling.top_p))(None, scores)
+    return MinPLogitsWarper(float(sampling.min_p))(None, scores).softmax(-1)
+
+
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [1, 5, 99, 100, 1000])
-def test_probabilities_are_those_of_transformers(temperature, top_k):
-    logits = random_logits()
-    scores = TopKLogitsWarper(top_k)(None, TemperatureLogitsWarper(temperature)(None, logits.double()))
-    torch.testing.assert_close(probabilities(logits, temperature, top_k), scores.softmax(-1), atol=1e-6, rtol=1e-6)
+@pytest.mark.parametrize("top_p", [1e-6, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("repetition_penalty", [0.7, 1.0, 1.3])
+def test_probabilities_are_those_of_transformers(temperature, top_k, top_p, min_p, repetition_penalty):
+    sampling = SamplingConfig(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    logits, text = random_logits(), torch.randint(100, (4, 30), generator=torch.Generator().manual_seed(1))
+    ours = probabilities(logits, sampling, list(text))
+    torch.testing.assert_close(ours, theirs(logits, sampling, text), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize("top_k", [3, 7, 20])
+def test_equal_logits_are_kept_and_dropped_as_in_transformers(top_k, top_p):
+    """As many of them; which ones, it leaves open, and here it is those of the lower ids."""
+    logits = torch.randint(-2, 3, (50, 20), generator=torch.Generator().manual_seed(2)).float()
+    sampling = SamplingConfig(temperature=0.9, top_k=top_k, top_p=top_p)
+    ours, expected = probabilities(logits, sampling), theirs(logits, sampling, torch.zeros(50, 1, dtype=torch.int64))
+    torch.testing.assert_close(ours.sort(-1).values, expected.sort(-1).values, atol=1e-6, rtol=0)
+    for row, kept in zip(logits.tolist(), (ours > 0).tolist(), strict=True):
+        for value in {row[i] for i in range(20) if kept[i]}:
+            of_equals = [kept[i] for i in range(20) if row[i] == value]
+            assert of_equals == sorted(of_equals, reverse=True)
 
 
 def test_draws_follow_the_probabilities():
     """10,000 draws of 8 ids against their probabilities (chi-squared, 7 degrees of freedom, p = 1e-4)."""
-    logits = random_logits(1, 8)
-    (generator,) = sample_generators(0, 1)
-    draws = torch.cat([sample(logits, 1.0, 8, [generator]) for _ in range(10_000)])
-    expected = probabilities(logits, 1.0, 8)[0] * 10_000
+    logits, sampling = random_logits(1, 8), SamplingConfig(temperature=1.0, top_k=8)
+    generator = sample_generator(0, 0)
+    draws = torch.cat([sample(logits, sampling, [generator]) for _ in range(10_000)])
+    expected = probabilities(logits, sampling)[0] * 10_000
     assert ((torch.bincount(draws, minlength=8) - expected) ** 2 / expected).sum() < 29.9
 
 
 def test_ids_outside_the_top_k_are_never_drawn():
     logits = random_logits(1, 50)
     allowed = set(logits[0].topk(5).indices.tolist())
-    (generator,) = sample_generators(0, 1)
-    drawn = {int(sample(logits, 5.0, 5, [generator])) for _ in range(2000)}
+    generator = sample_generator(0, 0)
+    drawn = {int(sample(logits, SamplingConfig(temperature=5.0, top_k=5), [generator])) for _ in range(2000)}
     assert drawn == allowed
 
 
-def test_temperature_zero_takes_the_likeliest():
+def test_temperature_zero_takes_the_likeliest_after_the_penalty():
     logits = random_logits()
-    assert sample(logits, 0, 50, []).tolist() == logits.argmax(-1).tolist()
+    best = logits.argmax(-1)
+    assert sample(logits, SamplingConfig(temperature=0), []).tolist() == best.tolist()
+    penalised = SamplingConfig(temperature=0, repetition_penalty=1000.0)
+    second = logits.scatter(1, best[:, None], -torch.inf).argmax(-1)
+    assert sample(logits, penalised, [], list(best[:, None])).tolist() == second.tolist()
 
 
 def test_the_smallest_and_largest_draws_stay_inside(monkeypatch):
@@ -44,16 +92,28 @@ def test_the_smallest_and_largest_draws_stay_inside(monkeypatch):
     logits[0, 2:4] = 0.0
     for uniform, expected in ((0.0, 2), (0.4999, 2), (0.5, 3), (1 - 2**-53, 3), (1.0, 3)):
         monkeypatch.setattr(torch, "rand", lambda *_, u=uniform, **__: torch.tensor([u], dtype=torch.float64))
-        assert sample(logits, 1.0, 6, sample_generators(0, 1)).item() == expected
+        assert sample(logits, SamplingConfig(temperature=1.0, top_k=6), [sample_generator(0, 0)]).item() == expected
 
 
-def test_a_row_is_the_same_at_any_batch_size():
-    logits = random_logits(8, 1000)
-    together = sample(logits, 1.0, 200, sample_generators(7, 8))
-    alone = [sample(logits[i : i + 1], 1.0, 200, [sample_generators(7, 8)[i]]).item() for i in range(8)]
+@pytest.mark.parametrize("options", [{}, {"top_k": 1000}, {"top_p": 0.9}, {"min_p": 0.02}])
+def test_a_row_is_the_same_at_any_batch_size(options):
+    logits, sampling = random_logits(8, 1000), SamplingConfig(**options)
+    generators = [sample_generator(7, i) for i in range(8)]
+    together = sample(logits, sampling, generators)
+    alone = [sample(logits[i : i + 1], sampling, [sample_generator(7, i)]).item() for i in range(8)]
     assert together.tolist() == alone
 
 
 def test_samples_and_seeds_draw_different_numbers():
-    draws = {torch.rand(1, generator=g).item() for seed in range(20) for g in sample_generators(seed, 20)}
+    draws = {torch.rand(1, generator=sample_generator(seed, i)).item() for seed in range(20) for i in range(20)}
     assert len(draws) == 400
+
+
+def test_log_probabilities_are_the_models_own():
+    logits = random_logits()
+    expected = logits.double().log_softmax(-1)
+    own, ids, values = log_probabilities(logits, torch.tensor([3, 5, 0, 99]), 4)
+    torch.testing.assert_close(own, torch.stack([expected[0, 3], expected[1, 5], expected[2, 0], expected[3, 99]]))
+    torch.testing.assert_close(values, expected.sort(descending=True).values[:, :4])
+    assert ids.tolist() == expected.argsort(descending=True)[:, :4].tolist()
+    assert log_probabilities(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)

@@ -1,8 +1,8 @@
 import pytest
+import torch
 
-from gpt import InputError, SamplingConfig, Tokenizer
-from gpt.generation import text as text_module
-from gpt.generation.text import StopWatcher, continue_text, opening_ids
+from gpt import InputError, Request, SamplingConfig, Token, Tokenizer
+from gpt.generation.text import StopWatcher, continue_texts, opening_ids, text_engine
 
 
 @pytest.fixture
@@ -10,19 +10,50 @@ def tokenizer():
     return Tokenizer.utf8_bytes()
 
 
+class ScriptedEngine:
+    """Draws fixed ids, one list for each request in turn; one that is shorter than max_tokens ends by end-of-text."""
+
+    def __init__(self, *scripts):
+        self.scripts, self.requests, self.cancelled = list(scripts), [], []
+
+    def submit(self, ids, sampling, sample, alternatives):
+        self.requests.append(Request(ids, sampling, None, alternatives))
+        return self.requests[-1]
+
+    def step(self):
+        tokens = []
+        for request, script in zip(self.requests, self.scripts, strict=True):
+            if not request.finish_reason:
+                id = script[len(request.drawn)] if len(request.drawn) < len(script) else None
+                tokens.append(Token(request, id))
+                request.drawn.append(id)
+                if id is None:
+                    request.finish_reason = "stop"
+                elif len(request.drawn) == request.sampling.max_tokens:
+                    request.finish_reason = "length"
+        return tokens
+
+    def cancel(self, request):
+        self.cancelled.append(request)
+        request.finish_reason = request.finish_reason or "cancelled"
+
+
 @pytest.fixture
-def scripted(monkeypatch):
-    """Replaces the engine by fixed samples: lists of ids, ended early where a list is shorter than the longest."""
+def scripted(tokenizer):
+    """The results of fixed ids of one prompt's samples, held against what was yielded in pieces."""
 
-    def script(*samples):
-        def engine(model, ids, count, sampling, end_of_text, vocab_size, notify):
-            longest = max(map(len, samples))
-            for t in range(longest):
-                yield [ids[t] if t < len(ids) else None for ids in samples]
+    def run(scripts, max_tokens, stops=()):
+        engine, samples = ScriptedEngine(*scripts), len(scripts)
+        printed, results = [""] * samples, {}
+        sampling = SamplingConfig(max_tokens=max_tokens)
+        for i, text, result in continue_texts(engine, tokenizer, ["x"], sampling, samples, stops):
+            printed[i] += text
+            results[i] = result
+        assert printed == [results[i].text for i in range(samples)]
+        assert all(request in engine.cancelled for request in engine.requests)
+        return [results[i] for i in range(samples)]
 
-        monkeypatch.setattr(text_module, "generate_batch", engine)
-
-    return script
+    return run
 
 
 def test_an_empty_prompt_begins_a_document_or_with_the_first_id():
@@ -31,54 +62,38 @@ def test_an_empty_prompt_begins_a_document_or_with_the_first_id():
     assert opening_ids(Tokenizer.char("ab", end_of_text=False), "") == [0]
 
 
-def run(tokenizer, samples, max_tokens, stops=()):
-    printed, results = [""] * samples, {}
-    for i, text, result in continue_text(None, tokenizer, "x", SamplingConfig(max_tokens=max_tokens), samples, stops):
-        printed[i] += text
-        results[i] = result
-    assert printed == [results[i].text for i in range(samples)]
-    return [results[i] for i in range(samples)]
-
-
-def test_text_ids_and_reason_of_a_sample_that_reaches_its_length(tokenizer, scripted):
-    scripted(list(b"hello"))
-    (result,) = run(tokenizer, 1, 5)
+def test_text_ids_and_reason_of_a_sample_that_reaches_its_length(scripted):
+    (result,) = scripted([b"hello"], 5)
     assert (result.text, result.ids, result.finish_reason) == ("hello", list(b"hello"), "length")
     assert result.tokens_per_second > 0
 
 
-def test_end_of_text_is_a_stop(tokenizer, scripted):
-    scripted(list(b"hello"), list(b"hi"))
-    long, short = run(tokenizer, 2, 5)
+def test_end_of_text_is_a_stop(scripted):
+    long, short = scripted([b"hello", b"hi"], 5)
     assert (long.text, long.finish_reason) == ("hello", "length")
     assert (short.text, short.finish_reason, short.ids) == ("hi", "stop", list(b"hi"))
-    scripted(list(b"hell"))
-    assert run(tokenizer, 1, 5)[0].finish_reason == "stop"
+    assert scripted([b"hell"], 5)[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("stops", [("END",), ("nothing", "END"), ("END", "ENDING")])
-def test_a_stop_text_ends_the_sample_and_no_part_of_it_is_shown(tokenizer, scripted, stops):
-    scripted(list(b"one EN two END three"))
-    (result,) = run(tokenizer, 1, 50, stops)
+def test_a_stop_text_ends_the_sample_and_no_part_of_it_is_shown(scripted, stops):
+    (result,) = scripted([b"one EN two END three"], 50, stops)
     assert (result.text, result.finish_reason) == ("one EN two ", "stop")
     assert bytes(result.ids) == b"one EN two END"
 
 
-def test_a_stop_text_stops_one_sample_of_several(tokenizer, scripted):
-    scripted(list(b"ab.cdef"), list(b"abcd.ef"))
-    first, second = run(tokenizer, 2, 7, (".",))
+def test_a_stop_text_stops_one_sample_of_several(scripted):
+    first, second = scripted([b"ab.cdef", b"abcd.ef"], 7, (".",))
     assert (first.text, second.text) == ("ab", "abcd")
 
 
-def test_the_beginning_of_a_stop_text_is_shown_if_nothing_follows(tokenizer, scripted):
-    scripted(list(b"one EN"))
-    (result,) = run(tokenizer, 1, 6, ("END",))
+def test_the_beginning_of_a_stop_text_is_shown_if_nothing_follows(scripted):
+    (result,) = scripted([b"one EN"], 6, ("END",))
     assert (result.text, result.finish_reason) == ("one EN", "length")
 
 
-def test_characters_are_whole_and_an_unfinished_one_is_marked(tokenizer, scripted):
-    scripted(list("é🙂".encode())[:-1])
-    (result,) = run(tokenizer, 1, 5)
+def test_characters_are_whole_and_an_unfinished_one_is_marked(scripted, tokenizer):
+    (result,) = scripted(["é🙂".encode()[:-1]], 5)
     assert result.text == "é\ufffd"
     assert result.text == tokenizer.decode(result.ids)
 
@@ -109,8 +124,55 @@ def test_an_empty_prompt_begins_a_document(tokenizer):
     assert opening_ids(Tokenizer.char("a\n", end_of_text=False), "") == [0]
 
 
+def everything(model, tokenizer, prompts, sampling, **options):
+    """The finished continuations in order."""
+    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    results = {}
+    for number, _, result in continue_texts(engine, tokenizer, prompts, sampling, **options):
+        results[number] = result
+    assert not engine.active and not engine.waiting
+    return [results[number] for number in range(len(results))]
+
+
 def test_with_a_real_model_the_text_is_the_decoded_ids(model, tokenizer):
-    for _, _, result in continue_text(model, tokenizer, "ab", SamplingConfig(max_tokens=30, seed=3), samples=2):
-        last = result
-    assert last.text == tokenizer.decode(last.ids)
-    assert len(last.ids) == 30
+    first, second = everything(model, tokenizer, ["ab"], SamplingConfig(max_tokens=30, seed=3), samples=2)
+    for result in (first, second):
+        assert result.text == tokenizer.decode(result.ids)
+        assert result.prompt == "ab"
+    assert len(first.ids) == 30
+    assert first.ids != second.ids
+
+
+def test_prompts_are_numbered_and_their_texts_are_those_of_each_alone(model, tokenizer):
+    prompts, sampling = ["ab", "", "a longer one", "ab"], SamplingConfig(max_tokens=20, seed=3)
+    together = everything(model, tokenizer, prompts, sampling, samples=2)
+    assert [result.prompt for result in together] == [prompt for prompt in prompts for _ in range(2)]
+    for j, prompt in enumerate(prompts):
+        alone = everything(model, tokenizer, [prompt], sampling, samples=2)
+        assert [result.ids for result in alone] == [result.ids for result in together[2 * j : 2 * j + 2]]
+
+
+def test_tokens_and_prompt_are_scored_on_request(model, tokenizer):
+    sampling = SamplingConfig(max_tokens=9, seed=3)
+    (plain,) = everything(model, tokenizer, ["abc"], sampling)
+    assert plain.tokens == plain.prompt_tokens == []
+    (scored,) = everything(model, tokenizer, ["abc"], sampling, alternatives=3, echo=True)
+    assert scored.ids == plain.ids == [token.id for token in scored.tokens]
+    assert "".join(token.text for token in scored.prompt_tokens) == "abc"
+    logarithms = model(torch.tensor([[*b"abc", *scored.ids]]))[0].double().log_softmax(-1)
+    for t, token in enumerate([*scored.prompt_tokens, *scored.tokens]):
+        if t == 0:
+            assert token.log_probability is None
+            continue
+        assert token.log_probability == pytest.approx(logarithms[t - 1, token.id].item(), abs=1e-4)
+        assert [other.id for other in token.alternatives] == logarithms[t - 1].topk(3).indices.tolist()
+
+
+def test_whoever_stops_listening_leaves_nothing_behind(model, tokenizer):
+    engine = text_engine(model, tokenizer)
+    events = continue_texts(engine, tokenizer, ["a", "b"], SamplingConfig(max_tokens=50), samples=3)
+    for _ in range(10):
+        next(events)
+    assert engine.active
+    events.close()
+    assert not engine.active and not engine.waiting

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpt import ModelConfig
-from gpt.model.attention import CausalSelfAttention, KVCache, attend, causal_mask
+from gpt.model.attention import CausalSelfAttention, attend, causal_mask
 
 
 def attend_by_formula(query, key, value, window=None):
@@ -71,31 +71,3 @@ def test_the_future_is_not_seen():
     before, after = attention(x), attention(changed)
     torch.testing.assert_close(before[:, :5], after[:, :5])
     assert not torch.allclose(before[:, 5:], after[:, 5:])
-
-
-def test_the_cache_holds_what_was_appended():
-    config = ModelConfig(n_layer=2, n_head=3, width=24, context=10, vocab_size=5)
-    cache = KVCache(config, batch=2, device="cpu")
-    first, second = random_heads(4, 2, dtype=torch.float32)
-    for part in (first, second):
-        for layer in range(2):
-            keys, values = cache.append(layer, part, -part)
-        cache.advance(torch.full((2, part.size(2)), part.size(2)))
-    assert cache.ids[:, :6].tolist() == [[4, 4, 4, 4, 2, 2]] * 2
-    torch.testing.assert_close(keys, torch.cat([first, second], dim=2))
-    torch.testing.assert_close(values, -keys)
-    assert cache.length == 6
-
-
-def test_a_repeated_cache_is_independent():
-    config = ModelConfig(n_layer=1, n_head=3, width=24, context=10, vocab_size=5)
-    cache = KVCache(config, batch=1, device="cpu")
-    (part,) = random_heads(4, B=1, dtype=torch.float32)
-    cache.append(0, part, part)
-    cache.advance(torch.arange(4).view(1, 4))
-    copy = cache.repeat(3)
-    assert copy.length == 4
-    assert copy.keys.shape == (1, 3, 3, 10, 8)
-    assert copy.ids[:, :4].tolist() == [[0, 1, 2, 3]] * 3
-    copy.keys.zero_()
-    torch.testing.assert_close(cache.keys[0, :, :, :4], part)

@@ -3,36 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import SHAPE, VARIANTS, variant
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, ModelConfig
-from gpt.model.attention import KVCache
-
-SHAPE = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
-
-VARIANTS = {
-    "rotary": {"positions": "rotary"},
-    "rms": {"normalization": "rms"},
-    "query-key-norm": {"query_key_norm": True},
-    "relu-squared": {"activation": "relu-squared"},
-    "no-bias": {"bias": False},
-    "untied": {"tied_head": False},
-    "softcap": {"logit_softcap": 3.0},
-    "shared": {"key_value_heads": 2},
-    "window": {"window": 6, "window_pattern": "SL"},
-    "ngram": {"ngram": 3, "ngram_rows": 50},
-}
-VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
-
-
-def variant(name):
-    """A model with large random weights, so that mistakes show."""
-    torch.manual_seed(0)
-    model = GPT(replace(SHAPE, **VARIANTS[name])).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model
 
 
 def by_formula(model, ids):
@@ -116,7 +90,7 @@ def test_the_modern_model_is_the_formula_in_float64():
     torch.testing.assert_close(model(ids), modern_by_formula(model, ids), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"gpt2"}))
 def test_each_variant_differs_from_gpt2_and_learns(name):
     """Its loss has a gradient for every weight."""
     model = variant(name).train()
@@ -125,18 +99,6 @@ def test_each_variant_differs_from_gpt2_and_learns(name):
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, parameter_name
     assert model.config != SHAPE
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_cached_decoding_of_every_variant_equals_the_full_pass(name):
-    model = variant(name)
-    ids = torch.randint(257, (3, 48), generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        full = model(ids)
-        cache = KVCache(model.config, 3, "cpu")
-        pieces = [model(ids[:, :7], cache), model(ids[:, 7:20], cache)]
-        pieces += [model(ids[:, t : t + 1], cache) for t in range(20, 48)]
-    assert (torch.cat(pieces, dim=1) - full).abs().max() < 2e-4
 
 
 def test_the_last_position_alone_has_the_logits_of_the_full_pass(model):
@@ -187,17 +149,6 @@ def test_float32_is_near_float64(model):
     ids = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(1))
     single = model(ids)
     assert (single - model.double()(ids)).norm() / single.norm() < 1e-5
-
-
-@pytest.mark.parametrize("batch", [1, 4])
-def test_cached_decoding_equals_the_full_pass(model, batch):
-    ids = torch.randint(257, (batch, 48), generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        full = model(ids)
-        cache = KVCache(model.config, batch, "cpu")
-        pieces = [model(ids[:, :7], cache), model(ids[:, 7:20], cache)]
-        pieces += [model(ids[:, t : t + 1], cache) for t in range(20, 48)]
-    assert (torch.cat(pieces, dim=1) - full).abs().max() < 1e-4
 
 
 def test_default_size():

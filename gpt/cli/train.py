@@ -1,9 +1,7 @@
-"""Commands and their options: dataclass fields become flags (tyro), and bad input becomes a sentence."""
+"""The options of train.py, and what they begin with: a preset, a run to resume, or the weights of another model."""
 
 import dataclasses
-import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,53 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from gpt.config import Config, Device, SamplingConfig, nearest_multiple
+from gpt.cli import program_name
+from gpt.config import Config, Device, nearest_multiple
 from gpt.device import choose_device
-from gpt.errors import InputError, ProcessLost
+from gpt.errors import InputError
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
 from gpt.training.forecast import forecast_lines
 from gpt.training.world import World
-
-
-def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Call `main` with options from the command line, and end the process with its exit code (None is 0)."""
-    with sentences():
-        code = tyro.cli(main, args=arguments, prog=prog)
-    sys.exit(code)
-
-
-LOST = 3  # exit code of a process whose fellow died or hangs
-BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
-
-
-class sentences:
-    """A context in which bad input and a failing disk end the program with one sentence and exit code 2."""
-
-    def __enter__(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
-            sys.exit(BROKEN_PIPE)
-        if isinstance(error, InputError | OSError | ProcessLost):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            if isinstance(error, ProcessLost):
-                os._exit(LOST)  # an orderly end would wait for the lost one
-            sys.exit(2)
-        if isinstance(error, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
-
-
-# ---- train ----
 
 
 @dataclass(frozen=True)
@@ -127,11 +90,6 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
     return command, reason
-
-
-def program_name() -> str:
-    """train.py, or `gpt train`: as the program was called."""
-    return Path(sys.argv[0]).name
 
 
 def _begun(named: str, init: str, device: Device) -> tuple[Config, str]:
@@ -238,70 +196,3 @@ def run_recipe(recipe: Path, out: Path) -> None:
     print(f"preparing {out}: python data/{recipe.name} --out {out}", flush=True)
     if subprocess.run([sys.executable, str(recipe), "--out", str(out)], check=False).returncode:
         raise InputError(f"{recipe}: could not prepare {out}; see above")
-
-
-# ---- sample ----
-
-
-@dataclass(frozen=True)
-class SampleCommand:
-    """Continue a prompt: from --prompt, --prompt-file or standard input; in a terminal without one, interactively."""
-
-    run: str | None = None
-    """Run directory, or Hugging Face GPT-2 (directory or hub id); by default the newest run."""
-    prompt: str | None = None
-    """Text to continue."""
-    prompt_file: Path | None = None
-    """File whose text is continued (UTF-8)."""
-    sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
-    samples: int = 1
-    """Number of continuations."""
-    stop: UseAppendAction[tuple[str, ...]] = ()
-    """End before this text; may be given several times."""
-    device: Device = "auto"
-    """Where to compute; auto takes CUDA, else MPS, else the CPU."""
-    json: FlagCreatePairsOff[bool] = False
-    """Print one JSON object per sample."""
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"--samples is {self.samples}; it must be at least 1")
-        if "" in self.stop:
-            raise InputError("--stop is empty; it must have at least one character")
-        if self.prompt is not None and self.prompt_file is not None:
-            raise InputError("--prompt and --prompt-file: give one of them")
-
-    def read_prompt(self) -> str | None:
-        """The prompt, or None if a person at a terminal is to give it."""
-        if self.prompt is not None:
-            return self.prompt
-        if self.prompt_file is not None:
-            return self._read(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)
-        if sys.stdin is None or sys.stdin.isatty():
-            return None
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
-        return self._read("standard input", lambda encoding: sys.stdin.read())
-
-    def _read(self, name: str, read: Callable[[str], str]) -> str:
-        try:
-            return read("utf-8")
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-    def require_interactive(self) -> None:
-        """Raises InputError for options that an interactive session has no use for."""
-        if self.json or self.samples > 1:
-            raise InputError(f"{'--json' if self.json else '--samples'}: needs a prompt; give one by --prompt")
-
-
-# ---- recipes ----
-
-
-def describe(dataset: Dataset) -> None:
-    """Say what a recipe wrote."""
-    for split in (dataset.train, dataset.validation):
-        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
-    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

@@ -1,0 +1,78 @@
+"""Commands: their options become flags (tyro), and bad input becomes a sentence."""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from gpt.errors import InputError, ProcessLost
+from gpt.tokens.dataset import Dataset
+
+
+def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Call `main` with options from the command line, and end the process with its exit code (None is 0)."""
+    with sentences():
+        code = tyro.cli(main, args=arguments, prog=prog)
+    sys.exit(code)
+
+
+LOST = 3  # exit code of a process whose fellow died or hangs
+BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
+
+
+class sentences:
+    """A context in which bad input and a failing disk end the program with one sentence and exit code 2."""
+
+    def __enter__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
+            sys.exit(BROKEN_PIPE)
+        if isinstance(error, InputError | OSError | ProcessLost):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, ProcessLost):
+                os._exit(LOST)  # an orderly end would wait for the lost one
+            sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+
+def program_name() -> str:
+    """train.py, or `gpt train`: as the program was called."""
+    return Path(sys.argv[0]).name
+
+
+def at_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def read_standard_input() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return read_text("standard input", lambda encoding: sys.stdin.read())
+
+
+def read_text(name: str, read: Callable[[str], str]) -> str:
+    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text."""
+    try:
+        return read("utf-8")
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def describe(dataset: Dataset) -> None:
+    """Say what a recipe wrote."""
+    for split in (dataset.train, dataset.validation):
+        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
+    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

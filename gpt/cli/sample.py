@@ -1,0 +1,115 @@
+"""The options of sample.py, and where its prompts come from."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+
+from gpt.cli import at_terminal, read_standard_input, read_text
+from gpt.config import Device, SamplingConfig, Weights
+from gpt.errors import InputError
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Continue a prompt: from --prompt, --prompt-file, --prompts or standard input; in a terminal without one,
+    interactively."""
+
+    run: str | None = None
+    """Run directory, or Hugging Face GPT-2 (directory or hub id); by default the newest run."""
+    prompt: str | None = None
+    """Text to continue."""
+    prompt_file: Path | None = None
+    """File whose text is continued (UTF-8)."""
+    prompts: Path | None = None
+    """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines."""
+    interactive: FlagCreatePairsOff[bool] = False
+    """Answer lines one by one, also those of a pipe."""
+    sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
+    greedy: FlagCreatePairsOff[bool] = False
+    """Always take the likeliest token: the same as --temperature 0."""
+    samples: int = 1
+    """Number of continuations of each prompt."""
+    batch: int = 16
+    """Continuations at once."""
+    stop: UseAppendAction[tuple[str, ...]] = ()
+    """End before this text; may be given several times."""
+    logprobs: int | None = None
+    """Give each token's log-probability, and those of so many of the likeliest tokens; natural logarithms, of the
+    model alone, before temperature and all other settings."""
+    echo: FlagCreatePairsOff[bool] = False
+    """Give the prompt before its continuation; with --logprobs, its tokens' as well."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object per sample."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA, else MPS, else the CPU."""
+    dtype: Weights = "auto"
+    """Precision of the weights; auto is bfloat16 on a GPU that is good at it, else float32. int8 is for the CPU."""
+    compile: FlagCreatePairsOff[bool] = False
+    """Compile the decoding of a token first: worth it for long texts on a GPU."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch", 1), ("logprobs", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name} is {value}; it must be at least {least}")
+        if "" in self.stop:
+            raise InputError("--stop is empty; it must have at least one character")
+        given = [
+            name
+            for name in ("prompt", "prompt_file", "prompts", "interactive")
+            if getattr(self, name) not in (None, False)
+        ]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join('--' + name.replace('_', '-') for name in given)}: give one of them")
+        if self.echo and self.json and self.logprobs is None:
+            raise InputError("--echo --json: needs --logprobs; the prompt's text is there already")
+        if self.greedy:
+            object.__setattr__(self, "sampling", dataclasses.replace(self.sampling, temperature=0.0))
+
+    def read_prompts(self) -> list[str] | None:
+        """The prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
+        if self.interactive:
+            return None
+        if self.prompt is not None:
+            return [self.prompt]
+        if self.prompt_file is not None:
+            return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
+        if self.prompts is not None:
+            return split_prompts(read_text(f"--prompts {self.prompts}", self.prompts.read_text), self.prompts)
+        return None if at_terminal() else [read_standard_input()]
+
+    def require_interactive(self) -> None:
+        """Raises InputError for options that an interactive session has no use for."""
+        useless = {
+            "json": self.json,
+            "samples": self.samples > 1,
+            "logprobs": self.logprobs is not None,
+            "echo": self.echo,
+            "compile": self.compile,
+        }
+        for name, given in useless.items():
+            if given:
+                raise InputError(f"--{name}: needs a prompt; give one by --prompt")
+
+
+def split_prompts(text: str, file: Path) -> list[str]:
+    """The prompts of a file's lines: JSON strings where they are such, else as they stand. Blank lines are none.
+
+    Raises InputError if there is none.
+    """
+    prompts = [_unquoted(line) for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise InputError(f'--prompts {file}: has no prompt; write one per line, "" for an empty one')
+    return prompts
+
+
+def _unquoted(line: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    return value if isinstance(value, str) else line

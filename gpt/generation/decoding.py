@@ -1,0 +1,73 @@
+"""One more token of every sequence: eagerly, each with a cache of its own length, or compiled, in fixed slots.
+
+Letters in shapes: B sequences, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gpt.model.cache import KVCache, Rows, Slots
+from gpt.model.transformer import GPT
+
+
+class Decoder:
+    """Takes memory for sequences when they begin, as much as they can need, and gives it back when they end."""
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model
+
+    def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
+        """Empty caches, side by side, for at most so many positions each, or as many as the context has."""
+        whole = KVCache(self.model.config, positions, self.model.device, self.model.dtype, sequences)
+        return [whole.part(i) for i in range(sequences)]
+
+    def release(self, cache: KVCache) -> None:
+        """Say that a cache is no longer needed."""
+        del cache  # its memory is free with the last reference to it
+
+    def read(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
+        """Read T more ids of each sequence, (B, T); the logits after them, (B, V)."""
+        tokens = torch.tensor(ids, device=self.model.device)
+        return self.model(tokens, caches[0] if len(caches) == 1 else Rows(caches), last=True)
+
+    def decode(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Read one more id of each sequence, (B,); the logits after it, (B, V)."""
+        return self.read([[i] for i in ids], caches)
+
+
+class CompiledDecoder(Decoder):
+    """The same for `slots` sequences in memory taken once, by one compiled program, or CUDA graph, for all of them."""
+
+    def __init__(self, model: GPT, slots: int) -> None:
+        super().__init__(model)
+        self.slots = Slots(model.config, slots, model.device, model.dtype)
+        self.free = list(range(slots))
+        self.place: dict[KVCache, int] = {}
+        mode = None
+        if model.device.type == "cuda":
+            mode = "reduce-overhead"  # CUDA graphs, which may only write to memory that stays where it is
+            for tensor in self.slots.tensors():
+                torch._dynamo.mark_static_address(tensor)
+        self.step = torch.compile(model, dynamic=False, mode=mode)
+
+    def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
+        places = [self.free.pop() for _ in range(sequences)]
+        caches = [self.slots.slot(place) for place in places]
+        self.place |= zip(caches, places, strict=True)
+        return caches
+
+    def release(self, cache: KVCache) -> None:
+        self.free.append(self.place.pop(cache))
+
+    def decode(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        places = [self.place[cache] for cache in caches]
+        tokens = torch.zeros(self.slots.rows.size(0), 1, dtype=torch.int64)
+        tokens[places, 0] = torch.tensor(ids)
+        # Every slot is written to: those of other sequences behind what they have, which they will write over.
+        self.slots.begin_step({place: cache.length for cache, place in self.place.items()})
+        logits = self.step(tokens.to(self.model.device), self.slots, last=True)
+        for cache in caches:
+            cache.length += 1
+        return logits[places]

@@ -1,0 +1,57 @@
+"""Lines to answer: typed in a terminal, with editing, completion and history, or out of a pipe, as they are."""
+
+import io
+import sys
+from collections.abc import Callable, Iterable
+
+from platformdirs import user_state_path
+
+ReadLine = Callable[[str], str]
+
+
+def line_reader(commands: Iterable[str]) -> ReadLine:
+    """A function that shows a prompt and returns what was typed; it raises EOFError at the end.
+
+    In a terminal, Ctrl-C raises KeyboardInterrupt, Tab completes the commands, several lines can be pasted, and
+    earlier lines come back, also those of earlier sessions. A pipe's lines come one by one, and no prompt is shown.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return _terminal_reader(sorted(commands))
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character is no reason to end the session
+
+    def read(_: str) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.removesuffix("\n")
+
+    return read
+
+
+def _terminal_reader(commands: list[str]) -> ReadLine:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.output import create_output
+    from prompt_toolkit.output.vt100 import Vt100_Output
+    from prompt_toolkit.shortcuts import CompleteStyle
+
+    history = InMemoryHistory()
+    try:
+        file = user_state_path("gpt", appauthor=False, ensure_exists=True) / "history"
+        file.touch()
+        history = FileHistory(file)
+    except OSError as error:
+        print(f"(lines are not kept for later sessions: {error})")
+    output = create_output()
+    if isinstance(output, Vt100_Output):
+        output.enable_cpr = False  # the cursor's position is of no use here, and not every terminal tells it
+    session: PromptSession[str] = PromptSession(
+        history=history,
+        completer=WordCompleter(commands, sentence=True),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        output=output,
+    )
+    return session.prompt

@@ -1,0 +1,105 @@
+"""Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
+
+Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
+the same, bit for bit, whatever rows are multiplied beside it. What is packed can no longer be trained or saved.
+
+Letters in shapes: N rows, I inputs, O outputs.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from gpt.errors import InputError
+from gpt.model.transformer import GPT
+
+PACKED_FOR = 16  # rows; other numbers are multiplied as well
+LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
+LOWEST = torch.finfo(torch.float32).tiny
+INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+
+
+class PackedLinear(nn.Module):
+    """A linear layer in float32, by oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) → (..., O)."""
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with weights of 8 bits, by FBGEMM: w ≈ s·q with an integer |q| ≤ 127 and one s for each output.
+
+    Activations go in as two rows of integers, the multiple of a step and what remains as a multiple of its 126th, each
+    with the step that its own row needs. That is as good as 14 bits; a token's time is that of reading weights anyway.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        scale = torch.linalg.vector_norm(weight.detach(), torch.inf, dim=1).clamp(min=LOWEST) / 127  # (O,)
+        integers = torch.div(weight.detach(), scale.unsqueeze(1)).round_().to(torch.int8)
+        zeros = torch.zeros_like(scale, dtype=torch.int64)
+        quantized = torch._make_per_channel_quantized_tensor(integers, scale.double(), zeros, 0)
+        self.weight = torch.ops.quantized.linear_prepack(quantized, None)
+        self.bias = None if bias is None else bias.detach()
+        self.levels, self.finer = torch.tensor(float(LEVELS)), torch.tensor(2.0 * LEVELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) → (..., O)."""
+        rows = x.reshape(-1, x.size(-1))
+        step = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp(min=LOWEST) / self.levels  # (N, 1)
+        exact = rows / step
+        high = exact.round()
+        low = (exact - high) * self.finer
+        y = INT8_LINEAR(torch.cat((high, low)), 1.0, LEVELS + 1, self.weight)  # (2N, O)
+        N = rows.size(0)
+        y = torch.addcdiv(y[:N], y[N:], self.finer)
+        y = y * step if self.bias is None else torch.addcmul(self.bias, y, step)
+        return y.view(*x.shape[:-1], -1)
+
+
+def can_pack(model: GPT) -> bool:
+    """Whether a model is in float32 on a CPU for which this torch has oneDNN."""
+    return model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def pack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
+    """Pack a model's linear layers in place, and the matrix that embeds tokens once more as the head that it is.
+
+    Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
+    """
+    if dtype == torch.int8 and "fbgemm" not in torch.backends.quantized.supported_engines:
+        raise InputError("--dtype int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
+    linear = Int8Linear if dtype == torch.int8 else PackedLinear
+    layers: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
+        (module, name, child.weight, child.bias)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+    if model.untied_head is None:
+        layers.insert(0, (model, "untied_head", model.token_embedding.weight, None))
+    with _fbgemm(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for (module, name, *_), packed in zip(layers, pool.map(lambda layer: linear(*layer[2:]), layers), strict=True):
+            setattr(module, name, packed)
+
+
+@contextlib.contextmanager
+def _fbgemm() -> Generator[None]:
+    """Packs 8-bit integers by FBGEMM, and does not say that the type they are handed over in has had its day."""
+    engine = torch.backends.quantized.engine
+    if "fbgemm" in torch.backends.quantized.supported_engines:
+        torch.backends.quantized.engine = "fbgemm"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+        yield
+    torch.backends.quantized.engine = engine
