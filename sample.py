@@ -4,7 +4,7 @@ import sys
 
 import tyro
 
-from gpt.cli import program_name, sentences
+from gpt.cli import complain, program_name, sentences
 from gpt.cli.sample import SampleCommand
 from gpt.device import choose_device
 from gpt.generation.repl import interact
@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> None:
     if prompts is None:
         interact(run, command.sampling, command.stop, load)
         return
-    engine = text_engine(run.model, run.tokenizer, command.batch, command.compile, complain)
+    batch = min(command.batch, len(prompts) * command.samples)
+    engine = text_engine(run.model, run.tokenizer, batch, command.compile, complain)
     events = continue_texts(
         engine,
         run.tokenizer,
@@ -42,10 +43,6 @@ def main(arguments: list[str]) -> None:
         print_json(events, scored=command.logprobs is not None, echo=command.echo)
     else:
         print_text(events, len(prompts), command.samples, command.echo)
-
-
-def complain(message: str) -> None:
-    print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

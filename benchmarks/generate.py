@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import ROOT, finish, ratio, say
 from benchmarks.table import generation_table
-from gpt.device import matrix_speed
+from gpt.device import matrix_speed, synchronise
 
 TOP_K, NEW, NEW_OF_NANOGPT = 200, 64, 16
 VOCABULARY, CONTEXT = 50_257, 1024
@@ -40,7 +40,9 @@ def gpt(path: Path, dtype: Any, device: str) -> Generate:
     engines: dict[int, Engine] = {}
 
     def generate(prompts: list[list[int]], new: int) -> None:
-        engine = engines.setdefault(len(prompts), Engine(run.model, len(prompts), compiled=device == "cuda"))
+        if len(prompts) not in engines:
+            engines[len(prompts)] = Engine(run.model, len(prompts), compiled=device == "cuda")
+        engine = engines[len(prompts)]
         for i, prompt in enumerate(prompts):
             engine.submit(prompt, SamplingConfig(max_tokens=new, temperature=1.0, top_k=TOP_K), i)
         assert sum(1 for _ in engine.run()) == new * len(prompts)
@@ -121,6 +123,7 @@ def serve(library: str, path: Path, dtype: str, device: str) -> None:
         prompts = torch.randint(VOCABULARY - 1, (batch, length), generator=random).tolist()
         start = time.perf_counter()
         generate(prompts, new)
+        synchronise(device)
         print(time.perf_counter() - start, file=answers, flush=True)
 
 
@@ -258,8 +261,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = save_model(Path(directory))
         run = save_run(Path(directory), path)
+        starts = [start_seconds(run, options.device) for _ in range(options.runs)]  # with the machine to itself
         running = workers(path, options)
-        result = alternate(running, run, options)
+        result = alternate(running, options)
+        result |= {"start_s": [start for start, _ in starts], "import_torch_s": [torch for _, torch in starts]}
         for worker in running:
             worker.close()
     result |= ratios(result)
@@ -267,7 +272,7 @@ def main() -> None:
     finish("generate", options.device, result)
 
 
-def alternate(running: list[Worker], run: Path, options: argparse.Namespace) -> dict[str, Any]:
+def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, Any]:
     """All figures, each library in turn, several times."""
     work = [(batch, length) for batch in (1, 16 if options.device == "cpu" else 256) for length in (8, 512)]
     for worker in running:  # compilation, and the first touch of everything
@@ -275,7 +280,7 @@ def alternate(running: list[Worker], run: Path, options: argparse.Namespace) -> 
             if can_do(worker, batch, length):
                 worker.seconds(batch, length, 1 + NEW if options.device == "cuda" else 2)
     speeds: dict[str, dict[str, Any]] = {f"batch {batch}, prompt {length}": {} for batch, length in work}
-    result: dict[str, Any] = {"memory_gb_per_s": [], "matrix_tflops": [], "start_s": [], "import_torch_s": []}
+    result: dict[str, Any] = {"memory_gb_per_s": [], "matrix_tflops": []}
     result |= {"rate_at_1000_by_10": {}, "speeds": speeds, "slowest_prompt_s": slowest_prompt()}
     for turn in range(options.runs):
         result["memory_gb_per_s"].append(memory_speed(options.device) / 1e9)
@@ -292,8 +297,6 @@ def alternate(running: list[Worker], run: Path, options: argparse.Namespace) -> 
         for worker in running:
             if worker.name == "gpt":
                 result["rate_at_1000_by_10"].setdefault(worker.dtype, []).append(late_by_early(worker))
-        for name, seconds in zip(("start_s", "import_torch_s"), start_seconds(run, options.device), strict=True):
-            result[name].append(seconds)
     return result
 
 

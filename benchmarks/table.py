@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 
 BEGIN, END = "<!-- performance: made by `python -m benchmarks.table` -->", "<!-- end of performance -->"
-WEIGHTS_MB = {"float32": 494.6, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
+WEIGHTS_MB = {"float32": 494.6, "bfloat16": 247.3, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
 Row = tuple[str, str, str]
 Result = dict[str, Any]
 
@@ -88,6 +88,11 @@ def generation_rows(result: Result) -> list[Row]:
         ),
         ("124M, `sample.py` to the first token, beyond `import torch`", f"{beyond:.2f} s", "generate"),
     ]
+    for library in ("ctranslate2", "transformers", "nanogpt"):
+        ending = f", by {library}"
+        if any(key.endswith(ending) for key in ratios):
+            what = f"124M, tokens/s by those of {library}"
+            rows.append((what, _listed(ratios, ending, "{:.2f}"), "generate"))
     reading = ratios.get("prompt of 512, by the speed of matrix products")
     if reading:
         rows.append(("124M, reading a prompt of 512, by the speed of matrix products", f"{reading:.0%}", "generate"))
@@ -116,8 +121,9 @@ def generation_table(result: Result) -> str:
             for kind in kinds
         ]
         lines.append("| " + " | ".join([work, *cells]) + " |")
-    speed, megabytes = median(result["memory_gb_per_s"]), WEIGHTS_MB
-    limits = ", ".join(f"{1000 * speed / size:.0f} tokens/s in {dtype}" for dtype, size in megabytes.items())
+    speed = median(result["memory_gb_per_s"])
+    dtypes = sorted({kind.split()[1] for kind in kinds})
+    limits = ", ".join(f"{1000 * speed / WEIGHTS_MB[dtype]:.0f} tokens/s in {dtype}" for dtype in dtypes)
     lines += ["", f"Memory was read at {speed:.1f} GB/s meanwhile: the limit of one sequence is {limits}."]
     return "\n".join(lines)
 

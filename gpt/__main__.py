@@ -93,12 +93,12 @@ def score(
     if alternatives < 0:
         raise InputError(f"--alternatives is {alternatives}; it must be at least 0")
     if file is not None:
-        text = cli.read_text(f"--file {file}", file.read_text)
+        text = cli.read_text(f"--file {file}", file.read_bytes().decode)
     elif text is None:
         text = cli.read_standard_input()
     if not text:
         raise InputError("the text is empty; there is nothing to score")
-    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), dtype=dtype)
+    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), cli.complain, dtype)
     scores = score_text(loaded.model, loaded.tokenizer, text, alternatives)
     if json:
         print_score_json(scores, text)

@@ -204,10 +204,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(
-            0 < self.repetition_penalty < math.inf,
+            0.001 <= self.repetition_penalty <= 1000,
             "repetition_penalty",
             self.repetition_penalty,
-            "a finite number above 0 (1 changes nothing)",
+            "from 0.001 to 1000 (1 changes nothing)",
         )
         _require(
             0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or a finite number above 0"

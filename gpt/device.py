@@ -110,11 +110,14 @@ def make_deterministic(device: str) -> None:
 Function = Callable[..., Tensor]
 
 
-def compiled(function: Function, wanted: Literal["auto", "on", "off"], device: str) -> Function:
+def compiled(
+    function: Function, wanted: Literal["auto", "on", "off"], device: str, mode: str | None = None
+) -> Function:
     """`function` through torch.compile where that is wanted; where it does not work, as it is, with one warning."""
     if wanted == "off" or (wanted == "auto" and device != "cuda"):
         return function
-    fast = torch.compile(function, dynamic=False)  # a resumed process must run the same kernels, whatever came before
+    # Not dynamic: a resumed process must run the same kernels, whatever came before.
+    fast = torch.compile(function, dynamic=False, mode=mode)
     state = {"works": None}
 
     def call(*arguments: Tensor) -> Tensor:

@@ -102,12 +102,13 @@ from gpt.device import keep_freed_memory
 keep_freed_memory("cpu")
 tensor = torch.ones(10_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     del tensor
     tensor = torch.ones(10_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
+    # Pages of 4 kB, each tensor having 9,766; without it 195,000. A few new ones may be needed before it fits.
+    assert int(printed(code)) < 60_000
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")

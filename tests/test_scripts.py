@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import in_process, refused
+from helpers import in_process, refused, run_here
 from helpers import run_script as run
 
 import sample as sample_script
@@ -71,15 +71,15 @@ def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
 def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, dataset):
     home, _ = trained
     arguments = ("nano", "--data", dataset.path, "--steps", 2, *TINY)
-    assert "run: runs/python-nano-2" in run("train.py", *arguments, cwd=home)
-    refused = run("train.py", *arguments, "--run", "runs/python-nano", cwd=home, code=2)
+    assert "run: runs/python-nano-2" in run_here("train.py", *arguments, cwd=home)
+    refused = run_here("train.py", *arguments, "--run", "runs/python-nano", cwd=home, code=2)
     assert refused.splitlines()[-1].startswith(
         "error: --run runs/python-nano: already holds a run; go on with it by --resume"
     )
 
 
 def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
-    output = run("train.py", "nano", "--dry-run", "--data", dataset.path, cwd=tmp_path)
+    output = run_here("train.py", "nano", "--dry-run", "--data", dataset.path, cwd=tmp_path)
     assert '"learning_rate": 0.02' in output
     assert re.search(r"n-gram embedding +8,388,608\n", output)
     assert "position embedding" not in output
@@ -115,8 +115,8 @@ def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
 
 def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(dataset, tmp_path):
     options = ("nano", "--data", dataset.path, "--steps", 30, "--model.dropout", 0.2, *TINY)
-    run("train.py", *options, "--run", "whole", cwd=tmp_path)
-    stopped = run("train.py", *options, "--run", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
+    run_here("train.py", *options, "--run", "whole", cwd=tmp_path)
+    stopped = run_here("train.py", *options, "--run", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
     assert "stopped after step 11, saved; go on with: python train.py --run parts --resume" in stopped
     assert "from step 11 to 30" in run("train.py", "--run", "parts", "--resume", cwd=tmp_path)
     files = [tmp_path / name / "checkpoints" / "step-00000030" / "model.safetensors" for name in ("whole", "parts")]
@@ -165,9 +165,9 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
     home, _ = trained
     shutil.copytree(home / "runs" / "python-nano", tmp_path / "source")
     options = ("--init", "source", "--data", dataset.path, "--steps", 6, "--run", "tuned", "--device", "cpu")
-    run("train.py", *options, "--stop-at", 3, cwd=tmp_path, code=75)
+    run_here("train.py", *options, "--stop-at", 3, cwd=tmp_path, code=75)
     shutil.rmtree(tmp_path / "source")
-    assert "from step 3 to 6" in run("train.py", "--run", "tuned", "--resume", cwd=tmp_path)
+    assert "from step 3 to 6" in run_here("train.py", "--run", "tuned", "--resume", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,16 +193,18 @@ def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, dataset)
 def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, dataset, bpe, tmp_path):
     home, _ = trained
     source = home / "runs" / "python-nano"
-    output = run("train.py", "--init", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path)
+    output = run_here(
+        "train.py", "--init", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path
+    )
     assert f"weights: {source}, step 40" in output
     first = json.loads((tmp_path / "runs" / "python-finetune" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
     own = ("--input", ROOT / "gpt", "--name", "own")
-    run("data/textfiles.py", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
-    refused = run("train.py", "--init", source, "--data", "data/own", cwd=tmp_path, code=2)
+    run_here("data/textfiles.py", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
+    refused = run_here("train.py", "--init", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert "prepare the data with the model's tokenizer" in refused
-    run("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
-    assert "weights: " in run("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+    run_here("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
+    assert "weights: " in run_here("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
@@ -355,11 +357,12 @@ def test_a_stop_text_ends_it(trained):
         (("--logprobs", "-1"), "--logprobs is -1; it must be at least 0"),
         (("--top-p", "0"), "it must be above 0 and at most 1"),
         (("--min-p", "2"), "it must be from 0"),
-        (("--repetition-penalty", "0"), "it must be a finite number above 0"),
+        (("--repetition-penalty", "0"), "it must be from 0.001 to 1000"),
         (("--overflow", "error", "--max-tokens", "100000"), "--overflow error: a prompt of 1 tokens"),
         (("--prompts", "p"), "--prompt and --prompts: give one of them"),
         (("--interactive",), "--prompt and --interactive: give one of them"),
         (("--echo", "--json"), "--echo --json: needs --logprobs"),
+        (("--compile", "--dtype", "int8"), "--compile: is for float32 and bfloat16"),
         (("--run", "runs/python-nan"), "did you mean 'python-nano'"),
     ],
 )

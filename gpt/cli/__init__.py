@@ -46,6 +46,11 @@ class sentences:
             sys.exit(130)
 
 
+def complain(message: str) -> None:
+    """Say something beside the output."""
+    print(message, file=sys.stderr)
+
+
 def program_name() -> str:
     """train.py, or `gpt train`: as the program was called."""
     return Path(sys.argv[0]).name

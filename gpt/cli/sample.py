@@ -65,6 +65,8 @@ class SampleCommand:
         ]
         if len(given) > 1:
             raise InputError(f"{' and '.join('--' + name.replace('_', '-') for name in given)}: give one of them")
+        if self.compile and self.dtype == "int8":
+            raise InputError("--compile: is for float32 and bfloat16; leave it out, or choose another --dtype")
         if self.echo and self.json and self.logprobs is None:
             raise InputError("--echo --json: needs --logprobs; the prompt's text is there already")
         if self.greedy:
@@ -101,13 +103,15 @@ def split_prompts(text: str, file: Path) -> list[str]:
 
     Raises InputError if there is none.
     """
-    prompts = [_unquoted(line) for line in text.split("\n") if line.strip()]
+    prompts = [_unquoted(line) for line in text.removeprefix("\ufeff").split("\n") if line.strip()]
     if not prompts:
         raise InputError(f'--prompts {file}: has no prompt; write one per line, "" for an empty one')
     return prompts
 
 
 def _unquoted(line: str) -> str:
+    if not line.strip().startswith('"'):
+        return line
     try:
         value = json.loads(line)
     except ValueError:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpt.device import compiled
 from gpt.model.cache import KVCache, Rows, Slots
 from gpt.model.transformer import GPT
 
@@ -17,15 +18,27 @@ class Decoder:
 
     def __init__(self, model: GPT) -> None:
         self.model = model
+        self.blocks: dict[KVCache, list[KVCache]] = {}  # the parts in use of memory that was taken together
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
         """Empty caches, side by side, for at most so many positions each, or as many as the context has."""
         whole = KVCache(self.model.config, positions, self.model.device, self.model.dtype, sequences)
-        return [whole.part(i) for i in range(sequences)]
+        parts = [whole.part(i) for i in range(sequences)]
+        self.blocks[whole] = parts.copy()
+        return parts
 
     def release(self, cache: KVCache) -> None:
-        """Say that a cache is no longer needed."""
-        del cache  # its memory is free with the last reference to it
+        """Give up a cache. When half of those that were taken together are, the others move to memory of their size."""
+        parts = self.blocks[cache.whole]
+        parts.remove(cache)
+        if 2 * len(parts) > cache.whole.store.size(2):
+            return
+        del self.blocks[cache.whole]
+        if parts:
+            together = self.new_caches(cache.capacity, len(parts))
+            for part, place in zip(parts, together, strict=True):
+                part.move_to(place)
+            self.blocks[together[0].whole] = parts
 
     def read(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
         """Read T more ids of each sequence, (B, T); the logits after them, (B, V)."""
@@ -50,7 +63,10 @@ class CompiledDecoder(Decoder):
             mode = "reduce-overhead"  # CUDA graphs, which may only write to memory that stays where it is
             for tensor in self.slots.tensors():
                 torch._dynamo.mark_static_address(tensor)
-        self.step = torch.compile(model, dynamic=False, mode=mode)
+        self.step = compiled(self._read_one, "on", model.device.type, mode)
+
+    def _read_one(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens, self.slots, last=True)
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
         places = [self.free.pop() for _ in range(sequences)]
@@ -67,7 +83,7 @@ class CompiledDecoder(Decoder):
         tokens[places, 0] = torch.tensor(ids)
         # Every slot is written to: those of other sequences behind what they have, which they will write over.
         self.slots.begin_step({place: cache.length for cache, place in self.place.items()})
-        logits = self.step(tokens.to(self.model.device), self.slots, last=True)
+        logits = self.step(tokens.to(self.model.device))
         for cache in caches:
             cache.length += 1
         return logits[places]

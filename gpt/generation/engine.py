@@ -20,7 +20,7 @@ from torch import Tensor
 from gpt.config import Overflow, SamplingConfig
 from gpt.errors import InputError
 from gpt.generation.decoding import CompiledDecoder, Decoder
-from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt
+from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt, shortening
 from gpt.generation.sampling import log_probabilities, sample, sample_generator
 from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
@@ -80,6 +80,8 @@ class Request:
     """How many of the likeliest ids each token tells, with log-probabilities; None for neither."""
     drawn: list[int] = field(default_factory=list)
     """The new ids so far."""
+    tokens: list["Token"] = field(default_factory=list)
+    """All that was drawn, with the end-of-text that ended it, if one did."""
     finish_reason: FinishReason = ""
     """'' while it goes on, then 'stop' (end-of-text), 'length' (max_tokens), or 'cancelled'."""
     visible: list[int] = field(default_factory=list)
@@ -115,10 +117,11 @@ class Engine:
 
     `submit` and `cancel` may be called between any two steps. What is drawn for a request depends on its own prompt,
     settings and seed alone, whatever is drawn beside it: to the last bit with packed weights (`load_run`), else up to
-    rounding. The memory of keys and values is given back when all whose prompts were read together are done.
+    rounding. The memory of keys and values is given back as sequences end; of those whose prompts were read together,
+    when half of them have.
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
-    the context, `notify` is told what is done about it, once for each request. With `compiled`, decoding goes through
+    the context, `notify` is told once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
     evaluation mode. Raises InputError for a max_batch below 1.
     """
@@ -142,7 +145,7 @@ class Engine:
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         self._without_gradients = torch.no_grad if trainable else torch.inference_mode
-        self._told: set[Request] = set()
+        self._told: set[str] = set()
         self._newest: _Reading | None = None
 
     def submit(
@@ -166,20 +169,29 @@ class Engine:
         return request
 
     def cancel(self, request: Request) -> None:
-        """Draw nothing more for a request, and give back its memory; one that is done stays as it is."""
+        """Draw nothing more for a request, and give up its memory; one that is done stays as it is."""
         if not request.finish_reason:
             self._finish(request, "cancelled")
 
     def run(self) -> Iterator[Token]:
         """Step until all requests are done, yielding each token as it is drawn."""
         while self.waiting or self.active:
-            yield from self.step()
+            yield from (token for token in self.step() if token.request.finish_reason != "cancelled")
 
     def step(self) -> list[Token]:
         """Read waiting prompts if there is room, else one token of each sequence; draw a token for each sequence read.
 
+        If it fails, or is interrupted, all sequences under way are cancelled.
         Raises InputError if the model's logits are not finite.
         """
+        try:
+            return self._step()
+        except BaseException:
+            for request in [*self.active]:
+                self.cancel(request)
+            raise
+
+    def _step(self) -> list[Token]:
         with self._without_gradients():
             if self.waiting and len(self.active) < self.max_batch:
                 requests = self._admit()
@@ -203,7 +215,7 @@ class Engine:
             request.visible = list(request.prompt)
             if len(request.prompt) > context:
                 request.visible = shortened_prompt(request.prompt, context, request.sampling.overflow)
-                self._tell(request, f"the prompt has {len(request.prompt):,} tokens and the model sees {context:,}")
+                self._tell(shortening(len(request.prompt), context, request.sampling.overflow))
         caches = self.decoder.new_caches(_positions(requests[0]), len(requests))
         known = {} if self._newest is None else {tuple(self._newest.visible): self._newest}
         unread: dict[tuple[int, ...], KVCache] = {}
@@ -230,7 +242,7 @@ class Engine:
         logits = []
         for request in full:
             request.visible = shortened(request.visible, context, request.sampling.overflow)
-            self._tell(request, f"the context of {context:,} tokens is full")
+            self._tell(f"the context of {context:,} tokens is full: {REMEDY[request.sampling.overflow]}")
             self._release(request)
             [request.cache] = self.decoder.new_caches(_positions(request), 1)
             logits.append(self.decoder.read([request.visible], [request.cache]))
@@ -263,23 +275,26 @@ class Engine:
         """Count a token as drawn; `logits` (V,) are those it was drawn by."""
         if id == self.end_of_text:
             self._finish(request, "stop")
-            return Token(request, None)
+            request.tokens.append(Token(request, None))
+            return request.tokens[-1]
         request.drawn.append(id)
         request.visible.append(id)
         if len(request.drawn) == request.sampling.max_tokens:
             self._finish(request, "length")
-        if request.alternatives is None:
-            return Token(request, id)
-        own, ids, values = log_probabilities(logits.unsqueeze(0), torch.tensor([id]), request.alternatives)
-        return Token(request, id, own.item(), tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))
+        token = Token(request, id)
+        if request.alternatives is not None:
+            own, ids, values = log_probabilities(logits.unsqueeze(0), torch.tensor([id]), request.alternatives)
+            token = Token(request, id, own.item(), tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))
+        request.tokens.append(token)
+        return token
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
-        for requests in (self.waiting, self.active):
-            if request in requests:
-                requests.remove(request)
+        if request in self.active:
+            self.active.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
         self._release(request)
-        self._told.discard(request)
 
     def _release(self, request: Request) -> None:
         """Give back the memory of what a request has read."""
@@ -289,10 +304,10 @@ class Engine:
             self.decoder.release(request.cache)
             request.cache = None
 
-    def _tell(self, request: Request, trouble: str) -> None:
-        if request not in self._told:
-            self._told.add(request)
-            self.notify(f"{trouble}: {REMEDY[request.sampling.overflow]}")
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self.notify(what)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         prompt = torch.as_tensor(ids, dtype=torch.int64)

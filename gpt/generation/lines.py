@@ -15,13 +15,16 @@ def line_reader(commands: Iterable[str]) -> ReadLine:
     In a terminal, Ctrl-C raises KeyboardInterrupt, Tab completes the commands, several lines can be pasted, and
     earlier lines come back, also those of earlier sessions. A pipe's lines come one by one, and no prompt is shown.
     """
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
         return _terminal_reader(sorted(commands))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character is no reason to end the session
 
     def read(_: str) -> str:
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline() if sys.stdin is not None else ""
+        except KeyboardInterrupt:  # there is no half-typed line to drop
+            raise EOFError from None
         if not line:
             raise EOFError
         return line.removesuffix("\n")
@@ -54,4 +57,5 @@ def _terminal_reader(commands: list[str]) -> ReadLine:
         complete_style=CompleteStyle.READLINE_LIKE,
         output=output,
     )
-    return session.prompt
+    # Bytes that are not UTF-8 come as lone surrogates, which no file takes.
+    return lambda prompt: session.prompt(prompt).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

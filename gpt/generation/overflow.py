@@ -11,6 +11,13 @@ REMEDY = {
 }
 
 
+def shortening(prompt_tokens: int, context: int, overflow: Overflow) -> str:
+    """What `shortened_prompt` does, in words."""
+    kept = prefix_length(context, overflow)
+    read = f"its first {kept:,} and its last {context - kept:,}" if kept else f"its last {context:,}"
+    return f"the prompt has {prompt_tokens:,} tokens and the model sees {context:,}: {read} are read"
+
+
 def require_room(prompt_tokens: int, max_tokens: int, context: int) -> None:
     """Raises InputError unless the model can read a prompt and draw that many tokens without forgetting any."""
     needed = prompt_tokens + max_tokens - 1  # the last one drawn is never read

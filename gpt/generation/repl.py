@@ -8,13 +8,14 @@ from typing import Any, Protocol
 from gpt.config import SamplingConfig
 from gpt.errors import InputError, did_you_mean
 from gpt.generation.lines import line_reader
-from gpt.generation.score import score_ids
+from gpt.generation.score import TokenScore
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import Tokenizer
 
 HELP = """\
 Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
+A text that begins with / is typed with two of them.
   /retry                    another continuation instead of the last one
   /undo                     back to the text before the last line and its continuation
   /why                      what else the model would have written instead of the last token
@@ -64,8 +65,8 @@ class Turn:
     before: str
     begun: str
     """What was continued."""
-    ids: list[int] = dataclasses.field(default_factory=list)
-    """Of what was continued, and of the continuation."""
+    last: TokenScore | None = None
+    """The last token of the continuation, and what else was likely."""
 
 
 class Session:
@@ -83,6 +84,7 @@ class Session:
         self.original = self.sampling = sampling
         self.text = ""
         self.turns: list[Turn] = []
+        self.told: set[str] = set()  # notices, each given once
         self.commands: dict[str, Callable[[str], None]] = {
             "/retry": self._retry,
             "/undo": self._undo,
@@ -106,13 +108,16 @@ class Session:
 
     def answer(self, line: str) -> None:
         """Obey a command, or continue a text. Raises InputError for a command that cannot be obeyed."""
-        if not line.startswith("/"):
-            self._continue(line)
+        if not line.startswith("/") or line.startswith("//"):
+            line = line.removeprefix("/")
+            self._go_on(Turn(self.text, line or self.text), shown=line)
             return
         command, _, argument = line.partition(" ")
         if command in SETTINGS:
             self._set(command, argument.strip())
         elif command in self.commands:
+            if argument.strip() and command not in ("/save", "/load"):
+                raise InputError(f"{command} takes nothing after it")
             self.commands[command](argument.strip())
         else:
             raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, *self.commands])}")
@@ -128,35 +133,32 @@ class Session:
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.write(f"{name} is {value}\n")
 
-    def _continue(self, line: str) -> None:
-        before = self.text
-        self.text = line or self.text
-        self._go_on(Turn(before, self.text), shown=line)
-
     def _go_on(self, turn: Turn, shown: str) -> None:
-        """Continue the text, after showing the end of it that is new to the reader."""
-        run, ids = self.run, opening_ids(self.run.tokenizer, self.text)
+        """Continue a turn's text, after showing the end of it that is new to the reader."""
+        run = self.run
+        opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
         engine = text_engine(run.model, run.tokenizer, max_batch=1, notify=self._notify)
-        continued = continue_texts(engine, run.tokenizer, [self.text], self.sampling, stops=self.stops)
+        continued = continue_texts(
+            engine, run.tokenizer, [turn.begun], self.sampling, stops=self.stops, alternatives=ALTERNATIVES
+        )
+        self.text = turn.begun
+        self.turns.append(turn)
         self.write(shown)
-        drawn: list[int] = []
-        self.turns.append(dataclasses.replace(turn, ids=ids))
         try:
             for _, text, result in continued:
-                drawn = result.ids
+                self.turns[-1] = dataclasses.replace(turn, last=result.tokens[-1] if result.tokens else None)
                 self.text += text
                 self.write(text)
         finally:
-            self.turns[-1] = dataclasses.replace(turn, ids=ids + drawn)
             self.write("\n")
             if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
-                self.sampling = dataclasses.replace(self.sampling, seed=self.sampling.seed + 1)
+                self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
 
     def _retry(self, _: str) -> None:
         turn = self._last_turn("/retry")
+        opening_ids(self.run.tokenizer, turn.begun)
         self.turns.pop()
-        self.text = turn.begun
-        self._go_on(turn, shown=turn.begun)
+        self._go_on(dataclasses.replace(turn, last=None), shown=turn.begun)
 
     def _undo(self, _: str) -> None:
         self.text = self._last_turn("/undo").before
@@ -164,10 +166,9 @@ class Session:
         self.write(f"back to: {self.text}\n" if self.text else "back to the beginning\n")
 
     def _why(self, _: str) -> None:
-        run, ids = self.run, self._last_turn("/why").ids[-self.run.model.config.context - 1 :]
-        if len(ids) < 2:
-            raise InputError("/why: this model has continued nothing yet")
-        last = score_ids(run.model, run.tokenizer, ids, ALTERNATIVES)[-1]
+        last = self._last_turn("/why").last
+        if last is None:
+            raise InputError("/why: the last continuation has no token")
         rows = [(other.id, other.text, other.log_probability) for other in last.alternatives]
         if last.log_probability is not None and last.id not in {id for id, _, _ in rows}:
             rows.append((last.id, last.text, last.log_probability))
@@ -181,22 +182,24 @@ class Session:
         if not argument:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
         try:
-            with open(argument, "x", encoding="utf-8") as file:
+            with open(argument, "x", encoding="utf-8", newline="") as file:
                 file.write(self.text)
-        except OSError as error:
-            raise InputError(f"/save {argument}: cannot be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"/save {argument}: cannot be written ({error})") from None
         self.write(f"{argument}: {len(self.text):,} characters\n")
 
     def _load(self, argument: str) -> None:
         if not argument:
             raise InputError("/load takes a run directory, such as: /load runs/python-nano")
-        self.run = self.load(argument)
-        self.turns = [dataclasses.replace(turn, ids=[]) for turn in self.turns]  # another tokenizer's, perhaps
+        run = self.load(argument)
+        _ = run.tokenizer  # which is read only now: without one, the present model stays
+        self.run = run
         self.write(f"{self.run.source}\n")
 
     def _reset(self, _: str) -> None:
         self.text, self.sampling = "", self.original
         self.turns.clear()
+        self.told.clear()
         self.write("text forgotten; settings as on the command line\n")
 
     def _last_turn(self, command: str) -> Turn:
@@ -205,7 +208,9 @@ class Session:
         return self.turns[-1]
 
     def _notify(self, message: str) -> None:
-        self.write(f"\n[{message}]\n")
+        if message not in self.told:
+            self.told.add(message)
+            self.write(f"\n[{message}]\n")
 
 
 def interact(run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load) -> None:
@@ -224,5 +229,7 @@ def interact(run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load:
             session.answer(line)
         except KeyboardInterrupt:
             print("[stopped]")
-        except InputError as error:
+        except BrokenPipeError:
+            raise
+        except (InputError, OSError) as error:
             print(error)

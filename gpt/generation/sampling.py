@@ -23,6 +23,7 @@ def sample(
     A row's draw depends on its own logits, generator and `seen` ids only, so it is the same at any batch size.
     Temperature 0 takes the likeliest id, the lowest of equals.
     """
+    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
     if sampling.temperature == 0:
         return penalised(logits, sampling.repetition_penalty, seen).argmax(dim=-1)
     # The inverse of the cumulative distribution, in vocabulary order. The last of the sums is not exactly 1,
@@ -42,11 +43,10 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
     As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
     ids of its text so far, which the repetition penalty makes less likely.
     """
-    # In float64, so that rounding decides as little as possible; MPS has none, so there the CPU does it. The likeliest
-    # are the same at any temperature, so it is left until there are few.
-    scores = penalised(logits.cpu() if logits.device.type == "mps" else logits, sampling.repetition_penalty, seen)
-    ids, scores = keep_top_k(scores, sampling.top_k)
-    scores = scores.double() / sampling.temperature
+    # In float64, so that rounding decides as little as possible. The likeliest are the same at any temperature, which
+    # can wait until there are few; a very low one must not make the largest infinite.
+    ids, scores = keep_top_k(penalised(logits, sampling.repetition_penalty, seen), sampling.top_k)
+    scores = (scores.double() - scores.amax(dim=-1, keepdim=True)) / sampling.temperature
     if sampling.top_p < 1:
         scores = keep_top_p(scores, sampling.top_p)
     if sampling.min_p > 0:
@@ -58,10 +58,10 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
 
 def penalised(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
     """Positive logits of the ids seen divided by the penalty, negative ones multiplied (Keskar et al. 2019, "CTRL"):
-    (B, V) → (B, V), in float64 if there is one."""
+    (B, V) → (B, V), in float64 and apart from the logits if there is one."""
     if penalty == 1:
         return logits
-    scores = logits.double()
+    scores = logits.to(torch.float64, copy=True)
     for row, known in zip(scores, seen, strict=True):
         ids = known.to(row.device)
         row[ids] = torch.where(row[ids] < 0, row[ids] * penalty, row[ids] / penalty)
@@ -85,11 +85,11 @@ def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """The likeliest ids until their probabilities reach p, at least one, of equals the lower ids first; the others −∞.
+    """The likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the others −∞.
 
     (B, N) → (B, N) (Holtzman et al. 2020).
     """
-    ascending, order = (part.flip(-1) for part in scores.sort(dim=-1, descending=True, stable=True))
+    ascending, order = scores.sort(dim=-1, stable=True)
     removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
     removed[:, -1] = False
     return scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)

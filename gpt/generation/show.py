@@ -97,13 +97,14 @@ def print_score_json(scores: Sequence[TokenScore], text: str) -> None:
 
 def totals(scores: Sequence[TokenScore], text: str) -> dict[str, float]:
     found = [bits(score.log_probability) for score in scores if score.log_probability is not None]
-    size, total = len(text.encode(errors="replace")), math.fsum(found)
+    unscored = "".join(score.text for score in scores if score.log_probability is None)
+    size, total = len(text.encode(errors="replace")) - len(unscored.encode()), math.fsum(found)
     mean = total / max(1, len(found))
     return {
         "tokens": len(found),
         "bytes": size,
         "bits": total,
         "bits_per_token": mean,
-        "bits_per_byte": total / size,
-        "perplexity": 2**mean,
+        "bits_per_byte": total / max(1, size),
+        "perplexity": 2 ** min(mean, 1023.0),  # the largest power that a float has
     }

@@ -21,7 +21,7 @@ class Continuation:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
-    """'' while it goes on, then 'stop' (end-of-text or a stop text) or 'length' (max_tokens)."""
+    """'' while it goes on, then 'stop' (end-of-text or a stop text), 'length' (max_tokens), or 'cancelled'."""
     tokens_per_second: float = 0.0
     """New tokens by the time since the prompt's turn came."""
     prompt_tokens: list[TokenScore] = field(default_factory=list)
@@ -62,13 +62,15 @@ class _Stream:
     def __init__(self, prompt: str, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self.tokenizer, self.decoder, self.watcher = tokenizer, StreamDecoder(tokenizer), StopWatcher(stops)
         self.result = Continuation(prompt)
+        self.taken = 0  # of the request's tokens
         self.start: float | None = None
 
     def push(self, token: Token, begun: float) -> str:
         """Take a token whose step began at that time; the text that is certain by now."""
-        self.start = self.start or begun
+        self.start, self.taken = self.start or begun, self.taken + 1
         result = self.result
-        text, ended = "", token.request.finish_reason != ""
+        last = self.taken == len(token.request.tokens)
+        text, ended = "", last and token.request.finish_reason != ""
         if token.id is not None:
             result.ids.append(token.id)
             text = self.decoder.push(token.id)
@@ -78,7 +80,7 @@ class _Stream:
         if ended and not stopped:
             text += self.watcher.held
         result.text += text
-        result.finish_reason = "stop" if stopped else token.request.finish_reason
+        result.finish_reason = "stop" if stopped else token.request.finish_reason if ended else ""
         result.tokens_per_second = len(result.ids) / (time.perf_counter() - self.start)
         return text
 
@@ -113,6 +115,7 @@ def continue_texts(
     Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode.
     """
     streams: dict[Request, tuple[int, _Stream]] = {}
+    prompt_scores: dict[int, list[TokenScore]] = {}
     try:
         for j, prompt in enumerate(prompts):
             ids = opening_ids(tokenizer, prompt)
@@ -121,18 +124,26 @@ def continue_texts(
                 streams[request] = (j * samples + i, _Stream(prompt, tokenizer, stops))
         while streams:
             begun = time.perf_counter()
-            for token in engine.step():
-                if token.request not in streams:
-                    continue  # another caller's
-                number, stream = streams[token.request]
-                if echo and not stream.result.prompt_tokens:
-                    ids = token.request.prompt
-                    stream.result.prompt_tokens = score_ids(engine.model, tokenizer, ids, alternatives or 0)
-                text = stream.push(token, begun)
-                if stream.result.finish_reason:
-                    engine.cancel(token.request)
-                    del streams[token.request]
-                yield number, text, stream.result
+            engine.step()
+            # Not what the step gave, for other callers of the engine may have made steps, too.
+            for request, (number, stream) in list(streams.items()):
+                for token in request.tokens[stream.taken :]:
+                    if echo and not stream.taken:
+                        if number // samples not in prompt_scores:
+                            scores = score_ids(engine.model, tokenizer, request.prompt, alternatives or 0)
+                            prompt_scores[number // samples] = scores
+                        stream.result.prompt_tokens = prompt_scores[number // samples]
+                    text = stream.push(token, begun)
+                    if stream.result.finish_reason:
+                        engine.cancel(request)
+                        del streams[request]
+                    yield number, text, stream.result
+                    if stream.result.finish_reason:
+                        break
+                if request.finish_reason == "cancelled" and request in streams:  # by another
+                    stream.result.finish_reason = request.finish_reason
+                    del streams[request]
+                    yield number, "", stream.result
     finally:
         for request in streams:
             engine.cancel(request)

@@ -114,6 +114,12 @@ class KVCache:
         self.ids[:, self.length : self.length + ids.size(1)] = ids
         self.length += ids.size(1)
 
+    def move_to(self, other: "KVCache") -> None:
+        """Be in the other's place from now on."""
+        other.copy_from(self, self.length)
+        self._take(other.store)
+        self.length, self.ids, self.whole, self.place = other.length, other.ids, other.whole, other.place
+
     def copy_from(self, other: "KVCache", length: int) -> None:
         """Take over the first positions that another cache of the same model has read."""
         self.store[..., :length, :] = other.store[..., :length, :]

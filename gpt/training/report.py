@@ -48,7 +48,8 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int) -> Ite
     """The continuation of a prompt in pieces, as far as the context holds both."""
     room = max(1, model.config.context - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    for _, text, _ in continue_texts(text_engine(model, tokenizer), tokenizer, [prompt], sampling):
+    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    for _, text, _ in continue_texts(engine, tokenizer, [prompt], sampling):
         yield text
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import refused, run_script
+from helpers import refused, run_here
 
 from gpt.tokens.dataset import open_dataset
 
@@ -13,7 +13,7 @@ SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 
 def recipe(name, *arguments, **options):
-    return run_script(f"data/{name}.py", *arguments, **options)
+    return run_here(f"data/{name}.py", *arguments, **options)
 
 
 def test_the_standard_library_is_the_default_corpus(tmp_path):

@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -127,6 +128,50 @@ def test_memory_is_given_back(model):
     assert engine._newest is None
 
 
+def test_memory_of_prompts_read_together_is_given_back_as_they_end(model):
+    """And the others go on as if nothing was."""
+    sampling = replace(SETTINGS, max_tokens=30)
+    prompts = [[5, 17, 200, i] for i in range(8)]
+    alone = ids_of(continued(model, prompts, sampling))
+    engine = Engine(model, notify=lambda _: None)
+    requests = [engine.submit(prompt, sampling) for prompt in prompts]
+    for _ in range(5):
+        engine.step()
+    sizes = []
+    for request in requests[1:7]:
+        engine.cancel(request)
+        sizes.append({request.cache.whole.store.size(2) for request in engine.active})
+        engine.step()
+    assert sizes == [{8}, {8}, {8}, {4}, {4}, {2}]
+    list(engine.run())
+    assert ids_of([requests[0], requests[7]]) == [alone[0], alone[7]]
+    assert engine.decoder.blocks == {}
+
+
+def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
+    engine = Engine(model, notify=lambda _: None)
+    requests = [engine.submit(prompt, SETTINGS) for prompt in PROMPTS]
+    engine.step()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GPT, "forward", mock.Mock(side_effect=KeyboardInterrupt))
+        engine.step()
+    assert engine.active == []
+    assert [request.finish_reason for request in requests] == ["cancelled", "cancelled", "", "", ""]
+    assert engine.decoder.blocks == {}
+    list(engine.run())
+    assert requests[2].drawn == ids_of(continued(model, PROMPTS[2:3], SETTINGS))[0]
+
+
+def test_what_is_cancelled_while_others_are_looked_at_does_not_come(model):
+    engine = Engine(model, notify=lambda _: None)
+    requests = [engine.submit([1, 2, i], SETTINGS) for i in range(3)]
+    seen = []
+    for token in engine.run():
+        seen.append(token.request)
+        engine.cancel(requests[2])
+    assert requests[2] not in seen
+
+
 def test_equal_prompts_are_read_once(model, monkeypatch):
     read, forward = [], GPT.forward
     monkeypatch.setattr(
@@ -194,14 +239,15 @@ def test_ids_that_only_pad_the_vocabulary_are_never_drawn(model):
 
 
 @pytest.mark.parametrize(("overflow", "done"), [("slide", "oldest half"), ("keep-prefix", "first quarter stays")])
-def test_a_full_context_is_dealt_with_as_asked_and_said_once_for_each_request(model, overflow, done):
+def test_a_full_context_is_dealt_with_as_asked_and_said_once(model, overflow, done):
     said = []
     requests = continued(
         model, [PROMPT, PROMPT[:2]], replace(SETTINGS, max_tokens=120, overflow=overflow), notify=said.append
     )
     assert [len(request.drawn) for request in requests] == [120, 120]
-    assert len(said) == 2
-    assert all("the context of 48 tokens is full" in message and done in message for message in said)
+    assert len(said) == 1
+    assert "the context of 48 tokens is full" in said[0]
+    assert done in said[0]
 
 
 def test_overflow_can_be_refused_beforehand(model):
@@ -216,9 +262,10 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(model):
     prompt = [i % 257 for i in range(100)]
     options = {"max_tokens": 5, "seed": 1, "notify": said.append}
     assert list(generate(model, prompt, **options)) == list(generate(model, prompt[-48:], **options))
-    assert "the prompt has 100 tokens and the model sees 48" in said[0]
+    assert said[0] == "the prompt has 100 tokens and the model sees 48: its last 48 are read"
     both_ends = prompt[:12] + prompt[-36:]
     kept = list(generate(model, prompt, overflow="keep-prefix", **options))
+    assert any("its first 12 and its last 36 are read" in message for message in said)
     assert kept == list(generate(model, both_ends, overflow="keep-prefix", **options))
 
 

@@ -1,11 +1,12 @@
 import io
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
-from gpt import InputError, SamplingConfig, Tokenizer
+from gpt import InputError, SamplingConfig, Tokenizer, generate
 from gpt.generation import repl
 from gpt.generation.repl import Session, interact
 
@@ -102,9 +103,9 @@ def test_retry_continues_the_same_text_otherwise(session, written):
 
 def test_why_shows_what_else_could_have_come(session, written, run):
     answer(session, written, "/temperature 0")
-    text = answer(session, written, "def ")[:-1]
-    ids = session.turns[-1].ids
-    assert run.tokenizer.decode(ids) == text
+    prompt = run.tokenizer.encode("def ")
+    ids = [*prompt, *generate(run.model, prompt, max_tokens=8, temperature=0)]
+    assert answer(session, written, "def ") == run.tokenizer.decode(ids) + "\n"
     lines = answer(session, written, "/why").splitlines()
     expected = run.model(torch.tensor([ids[:-1]]))[0, -1].double().softmax(-1)
     values, best = expected.topk(10)
@@ -135,10 +136,39 @@ def test_another_model_is_loaded_and_a_failure_keeps_the_first(session, written)
     assert session.run.source == "a model"
     assert answer(session, written, "/load runs/other") == "another model\n"
     assert session.text == text
-    with pytest.raises(InputError, match="this model has continued nothing yet"):
-        session.answer("/why")
     answer(session, written, "")
     assert session.text.startswith(text)
+
+
+def test_a_failure_changes_nothing(session, written, run):
+    """A tokenizer without a character of the line, and a model without a tokenizer."""
+    text = answer(session, written, "def ")[:-1]
+    turns = list(session.turns)
+    session.run = mock.Mock(model=run.model, tokenizer=Tokenizer.char("def ", end_of_text=False))
+    with pytest.raises(InputError, match="lacks"):
+        session.answer("é")
+    assert (session.text, session.turns) == (text, turns)
+    before = session.run
+    broken = mock.Mock()
+    type(broken).tokenizer = mock.PropertyMock(side_effect=InputError("no tokenizer"))
+    session.load = lambda _: broken
+    with pytest.raises(InputError, match="no tokenizer"):
+        session.answer("/load it")
+    assert session.run is before
+
+
+def test_a_slash_can_be_continued_and_commands_take_no_more_than_they_should(session, written):
+    assert answer(session, written, "//usr").startswith("/usr")
+    for command in ("/undo", "/retry", "/why", "/reset", "/help"):
+        with pytest.raises(InputError, match=f"{command} takes nothing after it"):
+            session.answer(f"{command} 2")
+
+
+def test_an_impossible_file_is_a_sentence(session, written):
+    answer(session, written, "def ")
+    for name in ("a\0b", "x" * 300, "no/such/directory"):
+        with pytest.raises(InputError, match="cannot be written"):
+            session.answer(f"/save {name}")
 
 
 def test_help_names_every_command(session, written):

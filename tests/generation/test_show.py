@@ -81,7 +81,7 @@ def test_totals_are_sums_over_what_was_scored():
     found = totals(SCORES, "a\nb[red]")
     assert found["tokens"] == 2
     assert found["bits"] == pytest.approx(1.0)
-    assert found["bits_per_byte"] == pytest.approx(1 / 8)
+    assert found["bits_per_byte"] == pytest.approx(1 / 6)
     assert found["perplexity"] == pytest.approx(math.sqrt(2))
-    assert score_lines(SCORES, "a\nb[red]")[0] == "2 tokens, 8 bytes, 1.00 bits"
+    assert score_lines(SCORES, "a\nb[red]")[0] == "2 tokens, 6 bytes, 1.00 bits"
     assert totals(SCORES[:1], "a\n")["perplexity"] == 1.0

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers import variant
 
 from gpt import InputError, Request, SamplingConfig, Token, Tokenizer
 from gpt.generation.text import StopWatcher, continue_texts, opening_ids, text_engine
@@ -26,6 +27,7 @@ class ScriptedEngine:
             if not request.finish_reason:
                 id = script[len(request.drawn)] if len(request.drawn) < len(script) else None
                 tokens.append(Token(request, id))
+                request.tokens.append(tokens[-1])
                 request.drawn.append(id)
                 if id is None:
                     request.finish_reason = "stop"
@@ -176,3 +178,31 @@ def test_whoever_stops_listening_leaves_nothing_behind(model, tokenizer):
     assert engine.active
     events.close()
     assert not engine.active and not engine.waiting
+
+
+def test_callers_can_share_an_engine_and_one_may_cancel(tokenizer):
+    model, sampling = variant("gpt2"), SamplingConfig(max_tokens=12, seed=3)
+    alone = [list(continue_texts(text_engine(model, tokenizer), tokenizer, [text], sampling)) for text in ("a", "bc")]
+    engine = text_engine(model, tokenizer)
+    first, second, third = (continue_texts(engine, tokenizer, [text], sampling) for text in ("a", "bc", "d"))
+    begun = [next(first), next(second)]
+    next(third)
+    engine.cancel(engine.active[2])
+    rest = [list(first), list(second)]
+    for i in range(2):
+        assert (begun[i][2].text, begun[i][2].ids) == (alone[i][-1][2].text, alone[i][-1][2].ids)
+        assert "".join([begun[i][1], *(text for _, text, _ in rest[i])]) == alone[i][-1][2].text
+    assert list(third)[-1][2].finish_reason == "cancelled"
+
+
+HOSTILE = ["", " " * 60, "\0\x1b[2J\r", "\ud800\udfff", "<|endoftext|>" * 9, "a" * 5000, "\u202e\u0301é中😀", "\n\n"]
+
+
+@pytest.mark.parametrize("overflow", ["slide", "keep-prefix"])
+def test_any_prompt_is_continued(tokenizer, overflow):
+    sampling = SamplingConfig(max_tokens=60, seed=3, overflow=overflow)
+    results = everything(variant("gpt2"), tokenizer, HOSTILE, sampling, alternatives=2, echo=True)
+    assert len(results) == len(HOSTILE)
+    for result in results:
+        assert result.finish_reason in ("stop", "length")
+        assert 256 not in result.ids

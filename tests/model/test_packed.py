@@ -86,14 +86,14 @@ def test_int8_knows_zeros_and_does_not_hide_what_is_not_finite():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, (768, 2304), (3072, 768), (768, 5000)])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind, size):
-    x, weight, bias = matrices(*size)
+    x, weight, bias = matrices(*size, rows=600)
     layer = kind(weight, bias)
     together = layer(x)
-    for rows in (1, 2, 3, 4, 5, 8, 15, 16, 17, 33):
+    for rows in (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 128, 512):
         assert torch.equal(layer(x[:rows]), together[:rows])
-        assert torch.equal(layer(x[64 - rows :]), together[64 - rows :])
+        assert torch.equal(layer(x[600 - rows :]), together[600 - rows :])
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -39,11 +39,15 @@ def hostile_texts(count=5000):
     return texts
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bpe"])
+@pytest.mark.parametrize("kind", ["gpt2", "bpe", "bytes"])
 def test_no_text_is_end_of_text_and_none_is_lost(request, kind):
     """Tokens give back what was said, all but what is not Unicode. How long it takes is measured by
     `make bench-generate`; a run that would take too long is cut."""
-    tokenizer = request.getfixturevalue("gpt2_tokenizer" if kind == "gpt2" else "bpe")
+    tokenizer = {
+        "gpt2": lambda: request.getfixturevalue("gpt2_tokenizer"),
+        "bpe": lambda: request.getfixturevalue("bpe"),
+        "bytes": Tokenizer.utf8_bytes,
+    }[kind]()
     for text in hostile_texts():
         ids = tokenizer.encode(text)
         assert tokenizer.end_of_text not in ids
