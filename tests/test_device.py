@@ -20,7 +20,7 @@ from gpt.device import (
 
 
 def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
-    def broken(function, dynamic):
+    def broken(function, **_):
         def call(*_):
             raise RuntimeError("no compiler")
 
@@ -33,7 +33,7 @@ def test_compile_falls_back_with_one_warning(monkeypatch, capsys):
 
 
 def test_compile_is_asked_for_or_left_out(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *_: "compiled")
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *_: "compiled")
     cases = [
         ("on", "cpu", "compiled"),
         ("auto", "cuda", "compiled"),
@@ -49,7 +49,7 @@ def test_running_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
     def exhausted(_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: exhausted)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: exhausted)
     with pytest.raises(torch.OutOfMemoryError):
         compiled(lambda x: x, "on", "cpu")(1)
 
