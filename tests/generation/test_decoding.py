@@ -8,17 +8,23 @@ from gpt.generation.decoding import CompiledDecoder
 PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
 
 
+def engines(name):
+    """One that decodes through caches, and one through slots; fewer places than requests."""
+    return [Engine(exact(name), max_batch=3, compiled=compiled, notify=lambda _: None) for compiled in (False, True)]
+
+
+def submit_all(engine):
+    sampling = SamplingConfig(max_tokens=60, seed=5)
+    return [engine.submit(prompt, sampling, i) for i, prompt in enumerate(PROMPTS)]
+
+
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_slots_draw_the_ids_of_caches_and_are_given_back(name, monkeypatch):
-    """Without the compiler, which must not change what is computed; beyond the context, and with fewer slots than
-    requests."""
+    """Without the compiler, which must not change what is computed; beyond the context."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    model = exact(name)
-    sampling = SamplingConfig(max_tokens=60, seed=5)
     drawn = []
-    for compiled in (False, True):
-        engine = Engine(model, max_batch=3, compiled=compiled, notify=lambda _: None)
-        requests = [engine.submit(prompt, sampling, i) for i, prompt in enumerate(PROMPTS)]
+    for engine in engines(name):
+        requests = submit_all(engine)
         for _ in range(20):
             engine.step()
         engine.cancel(requests[1])
@@ -33,12 +39,9 @@ def test_slots_draw_the_ids_of_caches_and_are_given_back(name, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_the_compiled_program_draws_the_ids_of_caches(name):
-    model = exact(name)
-    sampling = SamplingConfig(max_tokens=60, seed=5)
     drawn = []
-    for compiled in (False, True):
-        engine = Engine(model, max_batch=3, compiled=compiled, notify=lambda _: None)
-        requests = [engine.submit(prompt, sampling, i) for i, prompt in enumerate(PROMPTS)]
+    for engine in engines(name):
+        requests = submit_all(engine)
         list(engine.run())
         drawn.append([request.drawn for request in requests])
     assert drawn[0] == drawn[1]
