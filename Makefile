@@ -43,7 +43,7 @@ bench-gpu: $(VENV)/installed
 # Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
 bench-generate: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet ctranslate2
-	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE)) $(if $(RUNS),--runs $(RUNS))
 	$(BIN)/python -m benchmarks.table
 
 data/python:

@@ -218,7 +218,7 @@ def test_bad_sample_options_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}]
+    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}, {"batch": 3}]
 )
 def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
     with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):

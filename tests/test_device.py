@@ -100,15 +100,14 @@ def test_freed_memory_is_kept_and_used_again():
 import resource, torch
 from gpt.device import keep_freed_memory
 keep_freed_memory("cpu")
-tensor = torch.ones(10_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    del tensor
+for step in range(15):
     tensor = torch.ones(10_000_000)
+    if step == 9:  # the first few may still need new memory, where what is free lies in pieces
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del tensor
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    # Pages of 4 kB, each tensor having 9,766; without it 195,000. A few new ones may be needed before it fits.
-    assert int(printed(code)) < 60_000
+    assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")

@@ -13,6 +13,9 @@ from gpt.config import Device, SamplingConfig, Weights
 from gpt.errors import InputError
 
 
+BATCH = 16
+
+
 @dataclass(frozen=True)
 class SampleCommand:
     """Continue a prompt: from --prompt, --prompt-file, --prompts or standard input; in a terminal without one,
@@ -33,7 +36,7 @@ class SampleCommand:
     """Always take the likeliest token: the same as --temperature 0."""
     samples: int = 1
     """Number of continuations of each prompt."""
-    batch: int = 16
+    batch: int = BATCH
     """Continuations at once."""
     stop: UseAppendAction[tuple[str, ...]] = ()
     """End before this text; may be given several times."""
@@ -92,6 +95,7 @@ class SampleCommand:
             "logprobs": self.logprobs is not None,
             "echo": self.echo,
             "compile": self.compile,
+            "batch": self.batch != BATCH,
         }
         for name, given in useless.items():
             if given:

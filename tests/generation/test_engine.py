@@ -128,8 +128,10 @@ def test_memory_is_given_back(model):
     assert engine._newest is None
 
 
-def test_memory_of_prompts_read_together_is_given_back_as_they_end(model):
+@pytest.mark.parametrize("trainable", [True, False])  # if not, what a step makes are inference tensors
+def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, trainable):
     """And the others go on as if nothing was."""
+    model.requires_grad_(trainable)
     sampling = replace(SETTINGS, max_tokens=30)
     prompts = [[5, 17, 200, i] for i in range(8)]
     alone = ids_of(continued(model, prompts, sampling))
