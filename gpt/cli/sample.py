@@ -12,7 +12,6 @@ from gpt.cli import at_terminal, read_standard_input, read_text
 from gpt.config import Device, SamplingConfig, Weights
 from gpt.errors import InputError
 
-
 BATCH = 16
 
 
