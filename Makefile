@@ -10,7 +10,7 @@ train: $(VENV)/installed
 	$(BIN)/python train.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow" --ignore=tests/faults
@@ -54,7 +54,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check gpt train.py sample.py data
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(MAKE) test
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -7,6 +7,8 @@ CACHE = Path(__file__).parents[2] / "shared" / "tiktoken_cache"
 if CACHE.is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(CACHE))
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, and threads that wait for a core spin
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import random
 from dataclasses import replace
@@ -24,6 +26,11 @@ from gpt.training.progress import ProgressDisplay
 from gpt.training.state import resume as resume_training
 from gpt.training.trainer import Trainer
 from gpt.training.world import World
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of several processes come first, so that those that run side by side end together."""
+    items.sort(key=lambda item: item.path.name not in {"test_faults.py", "test_world.py"})
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +125,15 @@ def model():
         for parameter in model.parameters():  # larger than at initialisation, so that mistakes show
             parameter.normal_(std=0.2)
     return model
+
+
+@pytest.fixture
+def two_threads():
+    """For what must not depend on how threads divide the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
