@@ -7,8 +7,8 @@ CACHE = Path(__file__).parents[2] / "shared" / "tiktoken_cache"
 if CACHE.is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(CACHE))
 os.environ["HF_HUB_OFFLINE"] = "1"
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, and threads that wait for a core spin
-    os.environ["OMP_NUM_THREADS"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # a thread that waits does not keep a core
 
 import random
 from dataclasses import replace

@@ -208,7 +208,7 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "300", *TINY]
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "100", *TINY]
     command += ["--evaluation.every", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not process.stdout.readline().startswith("step"):
@@ -217,7 +217,7 @@ def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
     errors = process.stderr.read()
     process.wait(timeout=120)
     assert errors == ""
-    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 300
+    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 100
 
 
 @pytest.mark.slow
