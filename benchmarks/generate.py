@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,10 +23,12 @@ import torch
 
 from benchmarks.common import ROOT, finish, ratio, say
 from benchmarks.table import generation_table
+from gpt import InputError, Tokenizer
 from gpt.device import matrix_speed, synchronise
 
 TOP_K, NEW, NEW_OF_NANOGPT = 200, 64, 16
 VOCABULARY, CONTEXT = 50_257, 1024
+ALONE = 3  # times in each run that one sequence is measured: that takes seconds, in which a shared machine swings
 BYTES = {"float32": 4, "int8": 1, "bfloat16": 2}
 Generate = Callable[[list[list[int]], int], None]  # prompts, and how many new tokens each gets
 
@@ -189,7 +192,7 @@ def can_do(worker: Worker, batch: int, length: int) -> bool:
 
 def save_model(directory: Path) -> Path:
     """GPT-2 124M with random weights, as transformers reads it."""
-    from gpt import GPT, ModelConfig, Tokenizer
+    from gpt import GPT, ModelConfig
     from gpt.interop.huggingface import export
 
     torch.manual_seed(0)
@@ -238,7 +241,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.nanogpt and not (options.nanogpt / "model.py").exists():
+        parser.error(f"--nanogpt {options.nanogpt}: holds no model.py; it must be a checkout of nanoGPT")
+    return options
 
 
 def workers(path: Path, options: argparse.Namespace) -> list[Worker]:
@@ -258,6 +264,10 @@ def main() -> None:
         serve(sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
         return
     options = parse()
+    try:
+        Tokenizer.gpt2()
+    except InputError as error:
+        sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as directory:
         path = save_model(Path(directory))
         run = save_run(Path(directory), path)
@@ -286,14 +296,15 @@ def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, A
         result["memory_gb_per_s"].append(memory_speed(options.device) / 1e9)
         result["matrix_tflops"].append(matrix_speed(options.device, torch.float32) / 1e12)
         for batch, length in work:
-            for worker in running:
-                if not can_do(worker, batch, length):
-                    continue
-                figures = measure(worker, batch, length)
-                for name, figure in figures.items():
-                    own = speeds[f"batch {batch}, prompt {length}"].setdefault(f"{worker.name} {worker.dtype}", {})
-                    own.setdefault(name, []).append(figure)
-                say(f"run {turn + 1}: batch {batch}, prompt {length}, {worker.name} {worker.dtype}: {figures}")
+            able = [worker for worker in running if can_do(worker, batch, length)]
+            found: dict[Worker, list[dict[str, float]]] = defaultdict(list)
+            for worker in able * (ALONE if batch == 1 else 1):
+                found[worker].append(measure(worker, batch, length))
+                say(f"run {turn + 1}: {batch} × {length}, {worker.name} {worker.dtype}: {found[worker][-1]}")
+            for worker, figures in found.items():
+                own = speeds[f"batch {batch}, prompt {length}"].setdefault(f"{worker.name} {worker.dtype}", {})
+                for name in figures[0]:
+                    own.setdefault(name, []).append(median(figure[name] for figure in figures))
         for worker in running:
             if worker.name == "gpt":
                 result["rate_at_1000_by_10"].setdefault(worker.dtype, []).append(late_by_early(worker))
@@ -302,8 +313,6 @@ def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, A
 
 def slowest_prompt() -> dict[str, float]:
     """Seconds of tokenizing a million characters that are hard on byte-pair encoding, each by itself."""
-    from gpt import Tokenizer
-
     tokenizer, seconds = Tokenizer.gpt2(), {}
     for piece in ("a", ".", "_", "★", "—", "😀", "中", "\xa0", "\0", "\ud800", "a1.b2,Z9_"):
         text = piece * (1_000_000 // len(piece))
