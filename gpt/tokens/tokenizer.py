@@ -28,8 +28,8 @@ CHARACTER_PATTERN = r"(?s:.)"
 
 # Merging a piece takes longer than in proportion to its length: runs of one kind of character are cut at this many.
 LONGEST_RUN = 16_384
-KINDS = (r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"\s")
-SHORT_RUNS = regex.compile("(?:" + "|".join(rf"{kind}{{1,{LONGEST_RUN}}}+(?!{kind})" for kind in KINDS) + ")*+")
+RUN = regex.compile(r"\p{L}++|\p{N}++|[^\s\p{L}\p{N}]++|\s++")
+RUN_BACKWARDS = regex.compile("(?r)" + RUN.pattern)
 LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 FORMAT = "gpt-tokenizer"
@@ -221,9 +221,11 @@ def _parts(text: str) -> list[str]:
         text.encode()
     except UnicodeEncodeError:
         text = LONE_SURROGATES.sub("\ufffd", text)
-    cuts = [0]
-    while (short := SHORT_RUNS.match(text, cuts[-1])) and short.end() < len(text):
-        cuts.append(short.end() + LONGEST_RUN)
+    cuts, end = [0], 0
+    for place in range(LONGEST_RUN, len(text), LONGEST_RUN):  # at least one of these is in every run that is too long
+        if place >= end:
+            start, end = RUN_BACKWARDS.match(text, 0, place + 1).start(), RUN.match(text, place).end()
+            cuts += range(start + LONGEST_RUN, end, LONGEST_RUN)
     return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]
 
 
