@@ -2,8 +2,9 @@
 
 Each library is a process that keeps its model; they take turns at the same work, prompts of random tokens and new ones
 by top-k 200. The time for one new token is the time to the first; what 64 more take gives the decode rate (16 more of
-nanoGPT, which reads everything again for each; 16 prompts of 512 tokens are too much for it). The limit is the speed at
-which this machine reads memory just then, divided by the bytes of weights that a token needs.
+nanoGPT, which reads everything again for each; 16 prompts of 512 tokens are too much for it). In each run one sequence
+is measured three times. The limit is the speed at which this machine reads memory as a run begins, divided by the bytes
+of weights that a token needs.
 """
 
 import argparse
@@ -242,8 +243,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    if options.nanogpt and not (options.nanogpt / "model.py").exists():
-        parser.error(f"--nanogpt {options.nanogpt}: holds no model.py; it must be a checkout of nanoGPT")
+    if options.nanogpt:
+        options.nanogpt = options.nanogpt.resolve()  # the libraries' processes work elsewhere
+        if not (options.nanogpt / "model.py").exists():
+            parser.error(f"--nanogpt {options.nanogpt}: holds no model.py; it must be a checkout of nanoGPT")
     return options
 
 

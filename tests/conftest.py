@@ -128,10 +128,10 @@ def model():
 
 
 @pytest.fixture
-def two_threads():
+def several_threads():
     """For what must not depend on how threads divide the work."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(max(2, os.cpu_count() or 1))
     yield
     torch.set_num_threads(before)
 

@@ -413,17 +413,13 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
 
     With hsdp, so that there are copies between nodes; and a training of one process to compare with.
     """
-    same = ("--model.dropout", "0.0", "--steps", "60")
-    one = Training(dataset, directory / "one-node", *same)
+    one = Training(dataset, directory / "one-node", "--model.dropout", "0.0")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
-    run = directory / "two-nodes"
-    nodes = [
-        Gang(1, dataset, run, *same, "--parallel", "hsdp", launcher=meeting, log=f"node-{number}")
-        for number in range(2)
-    ]
+    run, more = directory / "two-nodes", ("--model.dropout", "0.0", "--parallel", "hsdp")
+    nodes = [Gang(1, dataset, run, *more, launcher=meeting, log=f"node-{number}") for number in range(2)]
     assert [node.end() for node in nodes] == [0, 0], [node.output.read_text() for node in nodes]
     assert one.end() == 0
 

@@ -74,7 +74,7 @@ def test_every_variant_draws_the_ids_of_full_passes(name):
     assert ids_of(continued(model, PROMPTS, SETTINGS, max_batch=3)) == expected
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("several_threads")
 def test_a_sample_is_the_same_in_any_order_and_company(model):
     whole = ids_of(continued(model, PROMPTS, SETTINGS, samples=3))
     assert len({tuple(ids) for ids in whole}) == 12  # the last prompt is the first one again

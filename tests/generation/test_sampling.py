@@ -105,7 +105,7 @@ def test_the_smallest_and_largest_draws_stay_inside(monkeypatch):
         assert sample(logits, SamplingConfig(temperature=1.0, top_k=6), [sample_generator(0, 0)]).item() == expected
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("options", [{}, {"top_k": 1000}, {"top_p": 0.9}, {"min_p": 0.02}])
 def test_a_row_is_the_same_at_any_batch_size(options):
     logits, sampling = random_logits(8, 1000), SamplingConfig(**options)

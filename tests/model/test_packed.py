@@ -86,7 +86,7 @@ def test_int8_knows_zeros_and_does_not_hide_what_is_not_finite():
     assert layer(broken).isfinite().all(dim=1).tolist() == [True, False, True]
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("size", [*SIZES, (768, 2304), (3072, 768), (768, 5000)])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind, size):
@@ -119,7 +119,7 @@ def test_a_packed_model_has_the_logits_of_the_plain_full_pass(name, dtype):
         assert (logits - expected).square().mean(dim=-1).sqrt().max() < near
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_a_packed_model_draws_the_same_at_any_batch_size_to_the_last_bit(name, dtype):

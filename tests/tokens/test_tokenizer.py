@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 
@@ -67,6 +68,28 @@ def test_only_runs_beyond_the_longest_are_cut(gpt2_tokenizer):
         assert "".join(parts) == text
         assert len(parts) > 1
         assert gpt2_tokenizer.encode(text) == [i for part in parts for i in reference.encode_ordinary(part)]
+
+
+def test_a_run_is_cut_after_each_longest_run(monkeypatch):
+    """By a plain reading of what a run is."""
+    kinds = {"a": "letter", "é": "letter", "1": "number", ".": "other", "😀": "other", " ": "space", "\n": "space"}
+    rng = random.Random(2)
+    for longest in (1, 2, 5):
+        monkeypatch.setattr("gpt.tokens.tokenizer.LONGEST_RUN", longest)
+        for _ in range(2000):
+            text = "".join(rng.choice("aé1.😀 \n") * rng.randint(1, 3 * longest) for _ in range(rng.randrange(6)))
+            cuts, place = [0], 0
+            for _, run in itertools.groupby(text, kinds.__getitem__):
+                length = len(list(run))
+                cuts += range(place + longest, place + length, longest)
+                place += length
+            assert tokenizer_parts(text) == [text[i:j] for i, j in itertools.pairwise([*cuts, len(text)])]
+
+
+def test_pairs_of_surrogates_become_one_character_before_anything_is_cut():
+    tokenizer = Tokenizer.utf8_bytes()
+    text = "." + "\ud83d\ude00" * LONGEST_RUN + "\ud83d"
+    assert tokenizer.decode(tokenizer.encode(text)) == "." + "😀" * LONGEST_RUN + "\ufffd"
 
 
 def test_without_gpt2_file_the_error_says_what_to_do(monkeypatch):
