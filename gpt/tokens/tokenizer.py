@@ -220,9 +220,7 @@ def _parts(text: str) -> list[str]:
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = (
-            LONE_SURROGATES.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")
-        )  # pairs become one
+        text = LONE_SURROGATES.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")  # joins pairs
     cuts, end = [0], 0
     for place in range(LONGEST_RUN, len(text), LONGEST_RUN):  # at least one of these is in every run that is too long
         if place >= end:
