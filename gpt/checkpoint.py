@@ -11,14 +11,14 @@ It is written under another name, synced to disk with the manifest last, and ren
 is whole or damaged later, never half-written. Nothing pickled is read or written.
 """
 
+import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,15 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gpt import integrity
 from gpt.errors import InputError
+from gpt.integrity import MANIFEST, Damaged, Gone, read_json, reading, sync
 
-FORMAT_VERSION = 2
 NAME = re.compile(r"step-(\d{8,})")
-MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 Tensors = dict[str, Tensor]
-
-
-class Damaged(InputError):
-    """A checkpoint that is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -68,29 +65,32 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
-        files = {
-            name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
-            for name in (MODEL, OPTIMIZER, STATE)
-        }
-        for name in files:
-            _sync(partial / name)
-        manifest = {"format_version": FORMAT_VERSION, "step": state["step"], "files": files}
-        manifest["sha256"] = _fingerprint(manifest)
+        for name in (MODEL, OPTIMIZER, STATE):
+            sync(partial / name)
+        manifest = integrity.manifest_of(partial, state["step"], (MODEL, OPTIMIZER, STATE))
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(partial / MANIFEST)
-        _sync(partial)
+        sync(partial / MANIFEST)
+        sync(partial)
         if final.exists():
             final.rename(final.with_name(f".{final.name}{REPLACED}"))
         partial.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     finally:
         _clean(final.parent)
     return final
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; leftovers and those set aside have other names."""
-    found = [path for path in (run / "checkpoints").glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    """The checkpoints of a run, oldest first; leftovers and those set aside have other names.
+
+    Raises OSError if the directory cannot be read: that is no run without checkpoints.
+    """
+    directory = run / "checkpoints"
+    try:
+        with os.scandir(directory) as entries:
+            found = [directory / entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir()]
+    except FileNotFoundError:
+        return []
     return sorted(found, key=step_of)
 
 
@@ -101,45 +101,27 @@ def step_of(path: Path) -> int:
 
 
 def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> None:
-    """Raises Damaged, saying what is wrong, unless the named files are what was written.
-
-    A checkpoint of another format is not damaged: that is an InputError, and no reason to touch it.
-    """
-    manifest = _read_json(path / MANIFEST)
-    own_hash = manifest.pop("sha256", None)
-    files, version = manifest.get("files"), manifest.get("format_version")
-    if own_hash != _fingerprint(manifest) and (own_hash is not None or version != 1):  # format 1 had no such hash
-        raise Damaged(f"{path / MANIFEST}: is not what was written")
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: is of format {version}, and this program reads format {FORMAT_VERSION}")
-    for name in names:
-        promised = files.get(name) if isinstance(files, dict) else None
-        if not isinstance(promised, dict) or not {"bytes", "sha256"} <= promised.keys():
-            raise Damaged(f"{path / MANIFEST}: does not say what {name} should be")
-        file = path / name
-        if not file.exists():
-            raise Damaged(f"{file}: is missing")
-        if file.stat().st_size != promised["bytes"]:
-            raise Damaged(f"{file}: has {file.stat().st_size} bytes where its manifest says {promised['bytes']}")
-        if _sha256(file) != promised["sha256"]:
-            raise Damaged(f"{file}: its SHA-256 is not the one in its manifest")
+    """Check the named files of a checkpoint; raises what `gpt.integrity.verify` does."""
+    integrity.verify(path, names)
 
 
 def load(path: Path, optimizer: bool) -> Checkpoint:
-    """Verify a checkpoint, then read it to the CPU. Sampling needs no optimizer, and does not ask for its file."""
-    verify(path, (MODEL, OPTIMIZER, STATE) if optimizer else (MODEL, STATE))
-    try:
-        model = load_file(path / MODEL)
-        moments = load_file(path / OPTIMIZER) if optimizer else {}
-    except safetensors.SafetensorError as error:
-        raise Damaged(f"{path}: cannot be read as safetensors ({error})") from None
-    return Checkpoint(path, model, moments, _read_json(path / STATE))
+    """Verify a checkpoint, then read it to the CPU. Sampling needs no optimizer, and does not ask for its file.
+
+    Raises Damaged, or Unreadable where the system, the memory or a library fails: what was just verified is whole.
+    """
+    with reading(path):
+        verify(path, (MODEL, OPTIMIZER, STATE) if optimizer else (MODEL, STATE))
+        model = _load_tensors(path / MODEL)
+        moments = _load_tensors(path / OPTIMIZER) if optimizer else {}
+        return Checkpoint(path, model, moments, read_json(path / STATE))
 
 
 def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one.
 
-    Raises InputError if there were some and none is whole: to begin again would hide that they are lost.
+    Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
+    if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
     """
     _clean(run / "checkpoints")
     for path in reversed(list_checkpoints(run)):
@@ -158,27 +140,50 @@ def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
     """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
 
-    Damaged ones are named and passed over, and left where they are. Raises InputError if none is left.
+    Damaged ones are named and passed over, and left where they are; where a training beside this removes one, the
+    search begins again. Raises InputError if none is left, and OSError if one cannot be read: it may be the best.
     """
+    told = set()
 
     def passed_over(error: Damaged) -> None:
-        say(f"damaged checkpoint: {error}; passed over")
+        if str(error) not in told:
+            say(f"damaged checkpoint: {error}; passed over")
+        told.add(str(error))
 
-    for path in _best_first(run, passed_over):
-        try:
-            return load(path, optimizer=False)
-        except Damaged as error:
-            passed_over(error)
-    raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
+    while True:
+        with contextlib.suppress(Gone):
+            for path in _best_first(run, passed_over):
+                try:
+                    return load(path, optimizer=False)
+                except Damaged as error:
+                    passed_over(error)
+            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best."""
-    kept = list_checkpoints(run)[-keep:] + _best_first(run, lambda error: None)[:1]
-    for path in list_checkpoints(run):
-        if path not in kept:
-            path.rename(path.with_name(f".{path.name}{REMOVED}"))  # at once: half a checkpoint must not look like one
-    _clean(run / "checkpoints")
+def prune(run: Path, keep: int, say: Callable[[str], None], branch: int = 0) -> None:
+    """Remove all but the newest `keep` checkpoints, the best, and the newest that is not beyond the step `branch`.
+
+    What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
+    """
+    with _said(say):
+        checkpoints, ranks = list_checkpoints(run), {}
+        for path in checkpoints:
+            with contextlib.suppress(InputError, OSError):
+                ranks[path] = _rank(path)
+        kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
+        kept += sorted(ranks, key=ranks.__getitem__)[:1]
+        for path in ranks.keys() - set(kept):
+            with _said(say):  # renamed at once: half a checkpoint must not look like one
+                path.rename(path.with_name(f".{path.name}{REMOVED}"))
+        _clean(run / "checkpoints")
+
+
+@contextlib.contextmanager
+def _said(say: Callable[[str], None]) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        say(f"older checkpoints could not be removed ({error}); the next save tries again")
 
 
 def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
@@ -186,13 +191,19 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
     ranks = {}
     for path in list_checkpoints(run):
         try:
-            verify(path, (STATE,))
-            evaluation = _read_json(path / STATE).get("evaluation")
-            loss = evaluation["loss"] if evaluation else math.inf
-            ranks[path] = (loss if math.isfinite(loss) else math.inf, -step_of(path))
+            ranks[path] = _rank(path)
         except Damaged as error:
             on_damaged(error)
     return sorted(ranks, key=ranks.__getitem__)
+
+
+def _rank(path: Path) -> tuple[float, int]:
+    """What the best checkpoint has least of: its validation loss; of equals and of unevaluated ones the newer."""
+    with reading(path):
+        verify(path, (STATE,))
+        evaluation = read_json(path / STATE).get("evaluation")
+    loss = evaluation["loss"] if evaluation else math.inf
+    return (loss if math.isfinite(loss) else math.inf, -step_of(path))
 
 
 def _clean(directory: Path) -> None:
@@ -219,41 +230,16 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(f"{path}: could not be written ({error})") from None
 
 
+def _load_tensors(path: Path) -> Tensors:
+    """The tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
+        raise OSError(f"its SHA-256 is right, and yet: {error}") from None
+
+
 def _set_aside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
     return path.rename(aside)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Damaged(f"{path}: is missing or cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise Damaged(f"{path}: is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise Damaged(f"{path}: is not a JSON object")
-    return content
-
-
-def _fingerprint(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's content, by which a flipped bit in it is told from another format."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk (Windows cannot sync a directory, and needs no such step)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,13 +1,18 @@
+import errno
+import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from gpt import InputError, checkpoint
-from gpt.checkpoint import Damaged, list_checkpoints, load, load_best, load_newest, prune, save, step_of
+from gpt import InputError, checkpoint, integrity
+from gpt.checkpoint import list_checkpoints, load, load_best, load_newest, prune, save, step_of
+from gpt.integrity import Damaged, Unreadable
 
 
 def tensors(seed):
@@ -135,7 +140,7 @@ def test_another_format_is_refused_and_left_where_it_is(run, said, version):
     file = run / "checkpoints" / "step-00000030" / "manifest.json"
     manifest = json.loads(file.read_text()) | {"format_version": version}
     del manifest["sha256"]
-    own_hash = {} if version == 1 else {"sha256": checkpoint._fingerprint(manifest)}
+    own_hash = {} if version == 1 else {"sha256": integrity.fingerprint(manifest)}
     file.write_text(json.dumps(manifest | own_hash))
     for load_some in (load_newest, load_best):
         with pytest.raises(InputError, match=f"step-00000030: is of format {version}, and this program reads format 2"):
@@ -208,7 +213,7 @@ def test_the_newest_of_equals_and_of_unevaluated_is_the_best(tmp_path, said):
 )
 def test_pruning_keeps_the_newest_and_the_best(tmp_path, losses, keep, left):
     save_steps(tmp_path, losses)
-    prune(tmp_path, keep)
+    prune(tmp_path, keep, print)
     assert steps(tmp_path) == left
 
 
@@ -224,14 +229,16 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
 
 
 FULL = OSError(28, "No space left on device")
-FAILURES = [("save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
-FAILURES += [("_sha256", FULL, n) for n in range(3)] + [("_sync", FULL, n) for n in range(6)]
+FAILURES = [(checkpoint, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
+FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(checkpoint, "sync", FULL, n) for n in range(6)]
 
 
-@pytest.mark.parametrize(("failing", "error", "after"), FAILURES)
-def test_a_save_that_fails_at_any_moment_leaves_the_earlier_checkpoints_alone(run, monkeypatch, failing, error, after):
+@pytest.mark.parametrize(("module", "failing", "error", "after"), FAILURES)
+def test_a_save_that_fails_at_any_moment_leaves_the_earlier_checkpoints_alone(
+    run, monkeypatch, module, failing, error, after
+):
     """The disk fails at the n-th write, hash or sync of a save."""
-    original, calls = getattr(checkpoint, failing), []
+    original, calls = getattr(module, failing), []
 
     def fail(*arguments):
         calls.append(arguments)
@@ -239,12 +246,12 @@ def test_a_save_that_fails_at_any_moment_leaves_the_earlier_checkpoints_alone(ru
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(checkpoint, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         save(run, tensors(4), {"x": torch.ones(1)}, {"step": 40, "evaluation": None})
     monkeypatch.undo()
     # The last sync comes after the rename: then the new checkpoint is there, and whole.
-    assert steps(run) == ([10, 20, 30, 40] if (failing, after) == ("_sync", 5) else [10, 20, 30])
+    assert steps(run) == ([10, 20, 30, 40] if (failing, after) == ("sync", 5) else [10, 20, 30])
     for path in list_checkpoints(run):
         assert load(path, optimizer=True).state["step"] == step_of(path)
     assert not list((run / "checkpoints").glob(".*"))
@@ -255,12 +262,187 @@ def test_files_can_be_read_by_whoever_may_read_the_run(run):
     assert len(modes) == 1
 
 
-def test_a_file_that_is_no_safetensors_is_damaged_and_no_crash(run):
-    path = list_checkpoints(run)[0]
+FILES = ["manifest.json", "state.json", "model.safetensors", "optimizer.safetensors"]
+ERRORS = [OSError(number, os.strerror(number)) for number in (errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE)]
+ERRORS += [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), MemoryError()]
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Makes each opening of a file fail, or each after the n-th, as a disk, a server or a lack of memory does."""
+    honest = io.open
+
+    def make(file, error, after=0):
+        calls = []
+
+        def open_(name, *arguments, **named):
+            if str(name) == str(file):
+                calls.append(name)
+                if len(calls) > after:
+                    raise error
+            return honest(name, *arguments, **named)
+
+        def load_file(name):
+            open_(name, "rb").close()
+            return safetensors.torch.load_file(name)
+
+        monkeypatch.setattr(io, "open", open_)
+        monkeypatch.setattr("builtins.open", open_)
+        monkeypatch.setattr(checkpoint, "load_file", load_file)
+
+    return make
+
+
+def tree(run):
+    return sorted((str(path.relative_to(run)), path.stat().st_size) for path in run.rglob("*"))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+@pytest.mark.parametrize("file", FILES)
+def test_what_cannot_be_read_is_not_called_damaged_and_nothing_is_renamed(run, said, unreadable, file, error):
+    """Neither going on nor sampling takes a worse checkpoint instead: the next try may well read this one."""
+    before = tree(run)
+    for after in range(2):  # the first opening of the file fails, or the second, where there is one
+        for load_some, step in ((load_newest, 30), (load_best, 20)):
+            unreadable(run / "checkpoints" / f"step-000000{step}" / file, error, after)
+            try:
+                assert load_some(run, said.append).state["step"] == step
+            except Unreadable as failure:
+                assert f"step-000000{step}" in str(failure)
+                assert "cannot be read" in str(failure) and "no sign of damage" in str(failure)
+            else:
+                assert after == 1 or file == "optimizer.safetensors"
+    assert said == []
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+@pytest.mark.parametrize("file", FILES[:2])
+def test_pruning_keeps_what_it_cannot_judge(run, said, unreadable, file, error):
+    """One failed read of the best checkpoint's files does not cost that checkpoint."""
+    save(run, tensors(4), {}, {"step": 40, "evaluation": {"loss": 4.0}})
+    unreadable(run / "checkpoints" / "step-00000020" / file, error)
+    prune(run, 1, said.append)
+    assert steps(run) == [20, 30, 40]  # of those that could be judged, 30 is the best
+    assert said == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_pruning_keeps_what_is_damaged_for_loading_to_judge(run, damage):
+    damage(run / "checkpoints" / "step-00000010")
+    prune(run, 1, print)
+    assert {20, 30} <= set(steps(run))
+    judged = damage in (DAMAGES[name] for name in DAMAGES if "manifest" in name or name.endswith("the state"))
+    assert (10 in steps(run)) == judged
+
+
+def test_pruning_keeps_the_branch_point(run):
+    save_steps(run, [3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    prune(run, 1, print, branch=45)
+    assert steps(run) == [20, 40, 60]
+
+
+def test_a_directory_of_checkpoints_that_cannot_be_listed_is_no_empty_one(run, said, monkeypatch):
+    def scandir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for load_some in (load_newest, load_best):
+        with pytest.raises(OSError, match="Permission denied"):
+            load_some(run, said.append)
+    prune(run, 1, said.append)
+    assert len(said) == 1
+    assert "older checkpoints could not be removed" in said[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_without_permission_is_not_damaged(run, said, file):
+    (run / "checkpoints" / "step-00000030" / file).chmod(0)
+    with pytest.raises(Unreadable, match="Permission denied"):
+        load_newest(run, said.append)
+    assert (said, steps(run)) == ([], [10, 20, 30])
+
+
+def test_what_cannot_be_renamed_is_said_and_the_others_are_pruned(run, said, monkeypatch):
+    """As Windows refuses while a sampler has the file open."""
+    save(run, tensors(4), {}, {"step": 40, "evaluation": {"loss": 4.0}})
+    honest = Path.rename
+
+    def rename(path, target):
+        if path.name == "step-00000010":
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(path))
+        return honest(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    prune(run, 1, said.append)
+    assert steps(run) == [10, 20, 40]
+    assert len(said) == 1 and "the next save tries again" in said[0]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(run, said, monkeypatch, file):
+    """A training beside the sampler prunes the best after a better one was saved: that one is loaded."""
+    best, honest = run / "checkpoints" / "step-00000020", integrity.sha256
+
+    def sha256(path):
+        if path == best / file and best.exists():
+            save(run, tensors(4), {}, {"step": 40, "evaluation": {"loss": 0.5}})
+            shutil.rmtree(best)
+        return honest(path)
+
+    def load_file(path):
+        if path == best / file and best.exists():
+            best.rename(best.with_name(".step-00000020.removed"))
+        return safetensors.torch.load_file(path)
+
+    monkeypatch.setattr(integrity, "sha256", sha256)
+    monkeypatch.setattr(checkpoint, "load_file", load_file)
+    expected = 40 if file in ("state.json", "model.safetensors") else 20
+    assert load_step(run, said) == expected
+    assert said == []
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(run, said, monkeypatch):
+    best, honest, replaced = run / "checkpoints" / "step-00000020", integrity.sha256, []
+
+    def sha256(path):
+        if path == best / "model.safetensors" and not replaced:
+            replaced.append(path)
+            save(run, tensors(9), {}, {"step": 20, "evaluation": {"loss": 0.9}})
+        return honest(path)
+
+    monkeypatch.setattr(integrity, "sha256", sha256)
+    loaded = load_best(run, said.append)
+    assert (loaded.state["evaluation"], said) == ({"loss": 0.9}, [])
+    assert torch.equal(loaded.model["a"], tensors(9)["a"])
+
+
+def test_a_verified_file_that_safetensors_cannot_read_is_not_damaged(run, said):
+    """What it cannot read was written like this: a fault of the library, of a path, of memory."""
+    path = list_checkpoints(run)[-1]
     (path / "model.safetensors").write_bytes(b"x" * 100)
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"]["model.safetensors"] = {"bytes": 100, "sha256": checkpoint._sha256(path / "model.safetensors")}
+    manifest["files"]["model.safetensors"] = {"bytes": 100, "sha256": integrity.sha256(path / "model.safetensors")}
     del manifest["sha256"]
-    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint._fingerprint(manifest)}))
-    with pytest.raises(Damaged, match="cannot be read as safetensors"):
-        load(path, optimizer=False)
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": integrity.fingerprint(manifest)}))
+    with pytest.raises(Unreadable, match="its SHA-256 is right, and yet"):
+        load_newest(run, said.append)
+    assert (said, steps(run)) == ([], [10, 20, 30])
+
+
+@pytest.mark.parametrize("error", [SafetensorError("x"), RuntimeError("unable to mmap 5 bytes"), MemoryError()])
+def test_too_little_memory_for_the_tensors_is_not_damage(run, said, monkeypatch, error):
+    def load_file(path):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "load_file", load_file)
+    for load_some in (load_newest, load_best):
+        with pytest.raises(Unreadable):
+            load_some(run, said.append)
+    assert (said, steps(run)) == ([], [10, 20, 30])
+
+
+def test_a_manifest_of_brackets_is_damaged_and_no_crash(run, said):
+    (run / "checkpoints" / "step-00000030" / "manifest.json").write_text("[" * 100_000)
+    assert load_newest(run, said.append).state["step"] == 20

@@ -41,9 +41,10 @@ def save(trainer: "Trainer", must: bool = False) -> None:
     if world.is_main:
         try:
             checkpoint.save(trainer.run, weights, moments, state)
-            checkpoint.prune(trainer.run, trainer.config.checkpoint.keep)
         except OSError as error:
             failure = f"step {trainer.step} could not be saved ({error}); earlier checkpoints are as they were"
+        else:
+            checkpoint.prune(trainer.run, trainer.config.checkpoint.keep, trainer.say)
     failure = world.broadcast(failure)
     if failure is None:
         trainer.saved_step, trainer.best_loss = trainer.step, best
