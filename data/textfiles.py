@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from gpt.cli import describe, run
-from gpt.tokens.prepare import prepare
+from gpt.tokens.prepare import prepare, require_share
 from gpt.tokens.textfiles import TextFiles
 
 
@@ -16,6 +16,7 @@ def main(
     field: str | None = None,
     tokenizer: str = "bpe:4096",
     out: Path | None = None,
+    validation_share: float = 0.1,
 ) -> None:
     """Prepare your own text as a dataset.
 
@@ -25,9 +26,12 @@ def main(
         field: Field of JSON Lines (.jsonl) files that holds the text.
         tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
         out: Dataset directory to write, instead of data/NAME.
+        validation_share: Share of the text that validates, and is not trained on; at most 50 million characters.
     """
-    files = TextFiles(inputs, field)
+    require_share(validation_share)
+    files = TextFiles(inputs, field, validation_share)
     recipe = {"name": "textfiles", "tokenizer": tokenizer, "input": [str(path) for path in inputs], "field": field}
+    recipe["validation_share"] = validation_share
     describe(prepare(files.documents, tokenizer, out or Path("data") / name, recipe, files.skipped))
 
 

@@ -13,7 +13,8 @@ from gpt.config import Device, Weights
 from gpt.device import choose_device, choose_dtype
 from gpt.errors import InputError, did_you_mean
 from gpt.evaluation.loss import evaluate as evaluate_split
-from gpt.evaluation.loss import evaluation_rows
+from gpt.evaluation.windows import Windows
+from gpt.evaluation.words import evaluation_rows
 from gpt.generation.score import score_text
 from gpt.generation.show import bits, print_score_json, print_scores, score_lines
 from gpt.interop.huggingface import export as export_model
@@ -62,7 +63,8 @@ def evaluate(
     dataset.require_window(loaded.config.context)
     where = choose_device(device)
     precision = choose_dtype("auto", where)
-    result = evaluate_split(loaded.model, dataset.validation, dataset.tokenizer.byte_lengths(), where, precision)
+    windows = Windows(dataset.validation, loaded.config.context, dataset.tokenizer.end_of_text)
+    result = evaluate_split(loaded.model, windows, dataset.tokenizer.byte_lengths(), where, precision)
     print(f"{loaded.source}, on {dataset.path}")
     for name, figure in evaluation_rows(result):
         print(f"{name:16} {figure}")

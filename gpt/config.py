@@ -153,16 +153,19 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When the complete validation split is read. It always is after the last step."""
+    """When the validation split is read. It always is after the last step, and then also completely."""
 
     every: int = 250
     """Steps between evaluations; 0 evaluates after the last step only."""
+    tokens: int = 10_000_000
+    """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly."""
     sample_tokens: int = 48
     """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 
     def __post_init__(self) -> None:
         for name in ("every", "sample_tokens"):
             _require(getattr(self, name) >= 0, f"evaluation.{name}", getattr(self, name), "at least 0")
+        _require(self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""How well a model predicts text: loss, bits per byte and perplexity over a complete split, with standard errors."""
+"""How well a model predicts text: loss, bits per byte and perplexity over a split, with standard errors.
+
+Letters in shapes: B windows, T tokens of context, P pieces of text (see `Windows`).
+"""
 
 import math
 from collections.abc import Callable
@@ -10,49 +13,61 @@ from torch import Tensor
 
 from gpt.config import IGNORED
 from gpt.device import autocast
+from gpt.evaluation.statistics import ratio_errors, spread, student_t
+from gpt.evaluation.windows import Windows
 from gpt.model.transformer import GPT
-from gpt.tokens.loader import consecutive_windows, read_windows
-from gpt.tokens.shards import Split
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result on a split. Each `_se` is the standard error of the figure before it."""
+    """Result on a split. Each `_se` is the standard error of the figure before it, None where text is too little."""
 
     loss: float
     """Nats per token."""
-    loss_se: float
+    loss_se: float | None
     bits_per_byte: float
     """Bits per byte of UTF-8 text: comparable between tokenizers."""
-    bits_per_byte_se: float
+    bits_per_byte_se: float | None
     perplexity: float
-    perplexity_se: float
+    perplexity_se: float | None
     tokens: int
     text_bytes: int
+    freedom: float | None = None
+    """Degrees of freedom of the standard errors: a 95 % interval is figure ± student_t(freedom) · standard error."""
+    units: str = ""
+    """What they take as independent."""
+    split_tokens: int | None = None
+    context: int | None = None
+    stride: int | None = None
+
+    @property
+    def factor(self) -> float:
+        """Half a 95 % interval in standard errors."""
+        return 2.0 if self.freedom is None else student_t(self.freedom)
 
 
 def evaluate(
     model: GPT,
-    split: Split,
+    windows: Windows,
     byte_lengths: np.ndarray,
     device: str,
     dtype: torch.dtype = torch.float32,
     batch: int = 8,
 ) -> Evaluation:
-    """Predict every token of a split but the first, in consecutive windows of the model's context.
+    """Predict every token of the windows that is to be predicted.
 
     `byte_lengths` is (V,), from `Tokenizer.byte_lengths`.
     The model is left in the mode (training or evaluation) it was in.
     """
-    sums = window_sums(model, split, byte_lengths, device, dtype, batch)
+    sums = window_sums(model, windows, byte_lengths, device, dtype, batch)
     assert sums is not None
-    return summarize(sums)
+    return summarize(sums, windows)
 
 
 @torch.no_grad()  # not inference_mode: the weights that fully_shard gathers in it could not be trained on afterwards
 def window_sums(
     model: GPT,
-    split: Split,
+    windows: Windows,
     byte_lengths: np.ndarray,
     device: str,
     dtype: torch.dtype,
@@ -60,65 +75,52 @@ def window_sums(
     part: tuple[int, int] = (0, 1),
     stop: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
-    """Nats, targets and bytes of text of each of the W consecutive windows: (W, 3) float64, for `summarize`.
+    """Nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
 
-    Of several processes, each asks for its `part` (number, of how many); the windows of the others are zeros, so that
+    Of several processes, each asks for its `part` (number, of how many); the pieces of the others are zeros, so that
     the results are to be added. All make the same number of forward passes. None if `stop()`, asked between them.
     """
-    lengths = torch.from_numpy(byte_lengths)
     number, parts = part
-    windows = consecutive_windows(split, model.config.context)
-    sums = torch.zeros(windows, 3, dtype=torch.float64)
+    sums = np.zeros((len(windows.documents), 3))
     was_training = model.training
     model.eval()
     stopped = False
-    for first in range(0, windows, batch * parts):
+    for first in range(0, len(windows), batch * parts):
         if stopped := stop():
             break
-        own = range(windows)[first + number * batch :][:batch]
-        inputs, targets = read_windows(split, model.config.context, own or range(1))
+        own = range(len(windows))[first + number * batch :][:batch]
+        inputs, targets, pieces = windows.read(own or range(1))
         with autocast(device, dtype):
             losses = model(inputs.to(device), targets=targets.to(device), reduction="none")
-        losses = losses.cpu().double()  # (B, T), zero where ignored
-        counted = targets != IGNORED
-        text_bytes = lengths[targets.clamp(min=0)] * counted
         if own:
-            sums[own.start : own.stop] = torch.stack([losses.sum(1), counted.sum(1), text_bytes.sum(1)], dim=1)
+            counted = (targets != IGNORED).numpy()
+            nats, aims = losses.cpu().double().numpy()[counted], targets.numpy()[counted]
+            for column, values in enumerate((nats, np.ones(len(aims)), byte_lengths[aims])):
+                np.add.at(sums[:, column], pieces[counted], values)
     model.train(was_training)
-    return None if stopped else sums
+    return None if stopped else torch.from_numpy(sums)
 
 
-def summarize(sums: Tensor) -> Evaluation:
-    """The figures from the sums of each window, (W, 3) float64 as `window_sums` gives them.
-
-    Tokens of one window are not independent, so the window is the unit of the standard error: that of a ratio
-    of sums, √(Σ(nᵢ − r·mᵢ)² · W/(W − 1)) / Σm (Cochran 1977, Sampling Techniques, equation 2.39).
-    """
+def summarize(sums: Tensor, windows: Windows) -> Evaluation:
+    """The figures from the sums of each piece, (P, 3) float64 as `window_sums` gives them."""
     nats, tokens, text_bytes = sums.numpy().T
-    loss, loss_se = _ratio(nats, tokens)
-    bits, bits_se = _ratio(nats / math.log(2), text_bytes)
+    loss, errors = ratio_errors(nats, tokens)
+    bits, bit_errors = ratio_errors(nats / math.log(2), text_bytes)
     perplexity = math.exp(loss) if loss < 700 else math.inf
+    of_loss = spread(errors, tokens, windows.documents)
+    of_bits = spread(bit_errors, text_bytes, windows.documents)
     return Evaluation(
-        loss, loss_se, bits, bits_se, perplexity, perplexity * loss_se, int(tokens.sum()), int(text_bytes.sum())
+        loss,
+        of_loss and of_loss.standard_error,
+        bits,
+        of_bits and of_bits.standard_error,
+        perplexity,
+        of_loss and perplexity * of_loss.standard_error,
+        int(tokens.sum()),
+        int(text_bytes.sum()),
+        of_loss and of_loss.freedom,
+        of_loss.units if of_loss else "",
+        windows.split.tokens,
+        windows.context,
+        windows.stride,
     )
-
-
-def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    total, windows = denominators.sum(), len(numerators)
-    if total == 0:
-        return math.nan, math.nan
-    ratio = numerators.sum() / total
-    if windows < 2:
-        return float(ratio), math.nan
-    residuals = numerators - ratio * denominators
-    return float(ratio), float(math.sqrt((residuals**2).sum() * windows / (windows - 1)) / total)
-
-
-def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """The figures of an evaluation in words, each with its standard error."""
-    return [
-        ("validation loss", f"{evaluation.loss:.4f} ± {evaluation.loss_se:.4f} nats per token"),
-        ("bits per byte", f"{evaluation.bits_per_byte:.4f} ± {evaluation.bits_per_byte_se:.4f}"),
-        ("perplexity", f"{evaluation.perplexity:.2f} ± {evaluation.perplexity_se:.2f}"),
-        ("evaluated on", f"{evaluation.tokens:,} tokens, {evaluation.text_bytes:,} bytes: the whole validation split"),
-    ]

@@ -68,21 +68,6 @@ class Loader:
         return places
 
 
-def consecutive_windows(split: Split, context: int) -> int:
-    """How many windows of T targets, one after the other, hold every target of a split once."""
-    return -(-(split.tokens - 1) // context)
-
-
-def read_windows(split: Split, context: int, windows: range) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of some of the consecutive windows: (B, T) int64 each, the last one filled with IGNORED."""
-    inputs = np.zeros((len(windows), context), dtype=np.int64)
-    targets = np.full((len(windows), context), IGNORED, dtype=np.int64)
-    for row, window in enumerate(windows):
-        start = window * context
-        _fill(inputs[row], targets[row], [split.read(start, min(context, split.tokens - 1 - start) + 1)])
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
-
-
 def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
     """Write pieces of the stream as inputs and their targets, one after the other, into (T,) each."""
     filled = 0

@@ -40,10 +40,17 @@ class Document:
 
 def split_by_hash(name: str, validation_share: float) -> str:
     """The split of a document, from the hash of its name: the same on every machine."""
-    return "validation" if _hash_fraction(name) < validation_share else "train"
+    return "validation" if hash_fraction(name) < validation_share else "train"
 
 
-def _hash_fraction(name: str) -> float:
+def require_share(validation_share: float) -> None:
+    """Raises InputError for a share of validation that would leave nothing on one side."""
+    if not 0 < validation_share <= 0.5:
+        raise InputError(f"--validation-share is {validation_share}; it must be above 0 and at most 0.5")
+
+
+def hash_fraction(name: str) -> float:
+    """A number from 0 to below 1 that a name has everywhere, and that nobody chose."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
@@ -146,7 +153,7 @@ def _pieces(document: Document, share: float) -> Iterator[str]:
         yield document.text
         return
     for start in range(0, len(document.text), PIECE_CHARACTERS):
-        if _hash_fraction(f"{document.name} {start}") < share:
+        if hash_fraction(f"{document.name} {start}") < share:
             yield document.text[start : start + PIECE_CHARACTERS]
 
 

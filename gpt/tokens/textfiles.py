@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt.errors import InputError
 from gpt.tokens.prepare import Document, split_by_hash
 
-VALIDATION_SHARE = 0.1
+MOST_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens, more than an evaluation reads
 FEW = 100  # fewer documents than this are each cut in two, since a hash might send none of them to validation
 JSON_LINES = (".jsonl", ".ndjson")
 HIDDEN = "hidden, or a directory of tools"
@@ -19,24 +19,29 @@ TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 class TextFiles:
     """The documents of some files and directories; `skipped` says what was left out, and why, once they were read."""
 
-    def __init__(self, inputs: list[Path], field: str | None) -> None:
+    def __init__(self, inputs: list[Path], field: str | None, validation_share: float = 0.1) -> None:
         """Raises InputError for an input that does not exist."""
         for path in inputs:
             if not path.exists():
                 raise InputError(f"--input {path}: does not exist")
-        self.inputs, self.field = inputs, field
+        self.inputs, self.field, self.validation_share = inputs, field, validation_share
         self.skipped: dict[str, str] = {}
         self._many: bool | None = None
 
     def documents(self) -> Iterator[Document]:
-        """Many documents are split by the hash of their names; of few, the last tenth of each validates."""
+        """Many documents are split by the hash of their names; of few, the end of each validates.
+
+        What validates is the share that was asked for, but of very large corpora no more than is of use.
+        """
         if self._many is None:
-            self._many = sum(1 for _ in self._texts()) >= FEW
+            lengths = [len(text) for _, text in self._texts()]
+            self._many = len(lengths) >= FEW
+            self.validation_share = min(self.validation_share, MOST_CHARACTERS / max(1, sum(lengths)))
         for name, text in self._texts():
             if self._many:
-                yield Document(name, text, split_by_hash(name, VALIDATION_SHARE))
+                yield Document(name, text, split_by_hash(name, self.validation_share))
                 continue
-            cut = int(len(text) * (1 - VALIDATION_SHARE))
+            cut = int(len(text) * (1 - self.validation_share))
             if text[:cut]:
                 yield Document(name, text[:cut], "train")
             yield Document(f"{name} (its end)", text[cut:], "validation")

@@ -17,12 +17,24 @@ from torch import Tensor
 
 from gpt.config import Config
 from gpt.errors import InputError
+from gpt.evaluation.loss import Evaluation
 from gpt.run import METRICS, PICTURE, WANDB_ID
 from gpt.settings import to_dict
 
 Record = dict[str, Any]
 Say = Callable[[str], None]
 WANDB_BEGINS, WANDB_ENDS = 30, 6  # seconds that it is given; a run that was told to stop has ten in all
+
+
+def evaluation_record(evaluation: Evaluation, prefix: str = "") -> Record:
+    """What a record says of an evaluation; `val_loss_ci95` is half a 95 % interval."""
+    error = evaluation.loss_se
+    return {
+        f"{prefix}val_loss": evaluation.loss,
+        f"{prefix}val_loss_se": error,
+        f"{prefix}val_loss_ci95": None if error is None else evaluation.factor * error,
+        f"{prefix}val_bits_per_byte": evaluation.bits_per_byte,
+    }
 
 
 class MetricsFile:
@@ -199,12 +211,12 @@ def draw_losses(run: Path) -> Path:
     axes.errorbar(
         [r["step"] for r in evaluated],
         [math.nan if r["val_loss"] is None else r["val_loss"] for r in evaluated],
-        yerr=[2 * (r["val_loss_se"] or 0) for r in evaluated],
+        yerr=[r.get("val_loss_ci95") or 0 for r in evaluated],
         color="#c44e52",
         marker="o",
         markersize=4,
         capsize=3,
-        label="validation, complete (± 2 standard errors)",
+        label="validation (95 % interval)",
     )
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=run.name)
     axes.grid(alpha=0.3)

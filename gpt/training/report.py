@@ -9,7 +9,8 @@ from rich.table import Table
 from gpt.config import SamplingConfig
 from gpt.device import peak_memory
 from gpt.errors import InputError
-from gpt.evaluation.loss import Evaluation, evaluation_rows
+from gpt.evaluation.loss import Evaluation
+from gpt.evaluation.words import evaluation_rows
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
@@ -77,9 +78,17 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Ta
     if loaded.state["evaluation"]:
         for row in evaluation_rows(Evaluation(**loaded.state["evaluation"])):
             table.add_row(*row)
+    if trainer.complete_evaluation:
+        table.add_row("complete split", complete_words(trainer.complete_evaluation, trainer.step))
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
-    table.add_row("best checkpoint", f"step {loaded.state['step']:,}")
+    evaluations = f", the best of {trainer.evaluations} evaluations" if trainer.evaluations > 1 else ""
+    table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
     table.add_row("run", str(trainer.run))
     table.add_row("picture", picture)
     table.add_row("sample from it", f"python sample.py --run {trainer.run}")
     return table
+
+
+def complete_words(evaluation: Evaluation, step: int) -> str:
+    """The figure of the last weights on the complete split, which is not that of the best ones."""
+    return f"{dict(evaluation_rows(evaluation))['validation loss']}, after step {step:,}: {evaluation.tokens:,} tokens"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gpt import checkpoint
 from gpt.errors import InputError
+from gpt.evaluation.loss import Evaluation
 from gpt.run import write_config
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "tokens": trainer.step * trainer.config.batch_tokens,
         "elapsed_s": trainer.elapsed,
         "evaluation": asdict(evaluation) if evaluation else None,
+        "complete_evaluation": asdict(trainer.complete_evaluation) if trainer.complete_evaluation else None,
+        "evaluations": trainer.evaluations,
         "unevaluated": trainer.unevaluated,
         "best_validation_loss": None if math.isinf(best) else best,
         "last_validation_loss": trainer.last_loss,
@@ -75,6 +78,9 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
         trainer.step = trainer.saved_step = state["step"]
         trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
         trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
+        trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
+        if state.get("complete_evaluation"):
+            trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
         trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
         trainer.guard.load_state(state["guard"])
         trainer.scale.load_state(state["loss_scale"])

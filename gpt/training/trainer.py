@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt.analysis.cost import flops_per_token
 from gpt.config import IGNORED, Config
 from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory, matrix_speed
-from gpt.evaluation.loss import Evaluation, summarize, window_sums
+from gpt.evaluation.loss import Evaluation
 from gpt.model.transformer import GPT
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader, mix
@@ -27,10 +27,10 @@ from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
-from gpt.training.report import sample_text
 from gpt.training.schedule import rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save
+from gpt.training.validation import evaluate, evaluate_at_the_end, validation_windows
 from gpt.training.world import World
 
 
@@ -53,7 +53,10 @@ class Trainer:
         self.scale = LossScale(self.dtype)
         self.step = self.saved_step = 0  # steps done, and saved
         self.elapsed = 0.0  # seconds of training, those before a resume included
+        self.windows = validation_windows(config, dataset)  # that each evaluation predicts
         self.evaluation: Evaluation | None = None  # of the weights as they are now
+        self.complete_evaluation: Evaluation | None = None  # of the last weights, where the budget is less than all
+        self.evaluations = 0
         self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
@@ -84,11 +87,12 @@ class Trainer:
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
                 if self.unevaluated or self.step == config.steps or due(self.step, config.evaluation.every):
-                    result = self.evaluate(record, stop)
+                    result = evaluate(self, record, stop)
                     if result is None:
                         break
                     is_best = result.loss < self.best_loss
                     self.fruitless_evaluations = 0 if is_best else self.fruitless_evaluations + 1
+                    evaluate_at_the_end(self, record, stop)
                 if self.evaluation or "skipped" in record or self.step == last or due(self.step, config.log_every):
                     for log in logs:
                         log.write(record)
@@ -218,30 +222,6 @@ class Trainer:
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
             return self.parallel_model(x, targets=y)
-
-    def evaluate(self, record: Record, stop: StopRequest) -> Evaluation | None:
-        """Evaluate on the complete validation split and add the result to the step's record.
-
-        None if a signal cut it short; the record is then kept, to be completed when the run goes on.
-        """
-        lengths, part = self.dataset.tokenizer.byte_lengths(), (self.world.rank, self.world.size)
-        arguments = (self.model, self.dataset.validation, lengths, self.device, self.dtype, self.micro_batch.size, part)
-        sums = window_sums(*arguments, stop=lambda: self.world.any(stop.is_set()))
-        self.world.reshard(self.model)
-        self.unevaluated = record if sums is None else None
-        if sums is None:
-            return None
-        if self.config.evaluation.sample_tokens:
-            record["sample"] = sample_text(self.model, self.dataset, self.config.evaluation.sample_tokens)
-            self.world.reshard(self.model)
-        result = summarize(self.world.sum_tensor(sums))
-        self.evaluation, self.last_loss = result, result.loss
-        record |= {
-            "val_loss": result.loss,
-            "val_loss_se": None if math.isnan(result.loss_se) else result.loss_se,
-            "val_bits_per_byte": result.bits_per_byte,
-        }
-        return result
 
 
 def due(step: int, every: int) -> bool:

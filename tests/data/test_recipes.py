@@ -1,11 +1,14 @@
 """The recipes in data/, as whole processes."""
 
 import json
+import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import refused, run_here
 
+from gpt.evaluation.statistics import effective_number
 from gpt.tokens.dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -14,6 +17,12 @@ SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 def recipe(name, *arguments, **options):
     return run_here(f"data/{name}.py", *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def python_documents():
+    recipe = runpy.run_path(str(ROOT / "data" / "python.py"))
+    return recipe["documents"]()
 
 
 def test_the_standard_library_is_the_default_corpus(tmp_path):
@@ -28,17 +37,36 @@ def test_the_standard_library_is_the_default_corpus(tmp_path):
     assert "<|endoftext|>" in text
 
 
-def test_the_standard_library_leaves_out_tests_and_installed_packages(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "data"))
-    import python
-
-    documents = list(python.documents())
-    names = [document.name for document in documents]
+def test_the_standard_library_leaves_out_tests_and_installed_packages(python_documents):
+    names = [document.name for document in python_documents]
     assert len(names) == len(set(names))
     assert {"argparse.py", "json/__init__.py", "pydoc_data/topics/while"} <= set(names)
     assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]
-    splits = {document.split for document in documents}
-    assert splits == {"train", "validation"}
+    assert all(document.text for document in python_documents)
+
+
+def test_the_standard_library_validates_with_what_it_does_not_train_on(python_documents):
+    """Of no document stands more than a tenth in training, counted by the passages themselves."""
+    texts = {split: [d.text for d in python_documents if d.split == split] for split in ("train", "validation")}
+    characters = {split: sum(map(len, own)) for split, own in texts.items()}
+    assert 0.035 < characters["validation"] / sum(characters.values()) < 0.05
+    assert len(texts["validation"]) >= 36
+    assert effective_number(np.array([len(text) for text in texts["validation"]])) > 12
+    wanted = {text[place : place + 50] for text in texts["validation"] for place in range(len(text) - 49)}
+    trained = set()
+    for text in texts["train"]:
+        trained.update(wanted.intersection(text[place : place + 50] for place in range(len(text) - 49)))
+    for text in texts["validation"]:
+        passages = [text[place : place + 50] for place in range(len(text) - 49)]
+        assert sum(passage in trained for passage in passages) <= 0.1 * len(passages), text[:200]
+
+
+@pytest.mark.parametrize("share", ["0", "-0.1", "0.9"])
+@pytest.mark.parametrize("name", ["python", "textfiles"])
+def test_a_share_that_leaves_nothing_on_one_side_is_refused(tmp_path, name, share):
+    inputs = ("--input", ".", "--name", "x") if name == "textfiles" else ()
+    complaint = refused(f"data/{name}.py", *inputs, f"--validation-share={share}", cwd=tmp_path)
+    assert "must be above 0 and at most 0.5" in complaint
 
 
 @pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tinyshakespeare.txt is not at hand")

@@ -1,11 +1,15 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt.evaluation.loss import evaluate, summarize, window_sums
+from gpt.evaluation.loss import evaluate, window_sums
+from gpt.evaluation.windows import Windows
+
+
+def windows_of(dataset, context=48, **options):
+    return Windows(dataset.validation, context, dataset.tokenizer.end_of_text, **options)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
@@ -20,7 +24,7 @@ def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, ba
         nats += F.cross_entropy(double(window[None, :-1])[0], window[1:], reduction="sum").item()
         count += len(window) - 1
     assert count == len(stream) - 1
-    result = evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", batch=batch)
+    result = evaluate(model, windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", batch=batch)
     text = dataset.tokenizer.decode(stream[1:].tolist()).replace("<|endoftext|>", "")
     assert result.tokens == count
     assert result.text_bytes == len(text.encode())
@@ -31,7 +35,7 @@ def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, ba
 
 def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, dataset):
     """As three processes would do it: one more than the windows divide into, so that some have nothing left to do."""
-    arguments = (model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
+    arguments = (model, windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
     whole = window_sums(*arguments)
     passes, parts = [], []
     for number in range(3):
@@ -47,36 +51,14 @@ def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, data
 
 def test_evaluation_ends_when_asked_between_batches(model, dataset):
     asked = iter([False, False, True])
-    arguments = (model.train(), dataset.validation, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
+    arguments = (model.train(), windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
     assert window_sums(*arguments, stop=lambda: next(asked)) is None
     assert model.training
     assert next(asked, "used up") == "used up"
 
 
-def sums(nats, tokens, text_bytes):
-    return torch.tensor(np.array([nats, tokens, text_bytes]).T)
-
-
-def test_standard_errors_are_those_of_repeated_draws():
-    """Many samples of windows from a known population: the spread of the ratio is the standard error we state."""
-    generator = np.random.default_rng(0)
-    ratios, stated = [], []
-    for _ in range(2000):
-        tokens = generator.integers(20, 60, size=80).astype(float)
-        nats = tokens * (2 + generator.normal(size=80) * 0.4)
-        result = summarize(sums(nats, tokens, tokens * 3))
-        ratios.append((result.loss, result.bits_per_byte, result.perplexity))
-        stated.append((result.loss_se, result.bits_per_byte_se, result.perplexity_se))
-    assert np.mean(stated, axis=0) == pytest.approx(np.std(ratios, axis=0), rel=0.08)
-
-
-def test_equal_windows_have_no_error_and_one_window_has_none_to_state():
-    assert summarize(sums(np.full(5, 8.0), np.full(5, 4.0), np.full(5, 12.0))).loss_se == 0
-    assert math.isnan(summarize(sums([8.0], [4.0], [12.0])).loss_se)
-
-
 def test_evaluation_leaves_the_model_as_it_was(model, dataset):
     for training in (True, False):
         model.train(training)
-        evaluate(model, dataset.validation, dataset.tokenizer.byte_lengths(), "cpu")
+        evaluate(model, windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu")
         assert model.training is training

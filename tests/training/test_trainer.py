@@ -12,6 +12,7 @@ from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.config import IGNORED
 from gpt.training import trainer as trainer_module
+from gpt.training import validation
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import printable
 from gpt.training.signals import StopRequest
@@ -105,10 +106,10 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_co
     losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
     config = replace(tiny_config, early_stop=3, evaluation=replace(tiny_config.evaluation, every=3))
     config = replace(config, checkpoint=replace(config.checkpoint, every=0, keep=1))
-    original, said = trainer_module.summarize, []
+    original, said = validation.summarize, []
     quiet.say = said.append
     trainer = make_trainer(replace(config, stop_at=10))
-    monkeypatch.setattr(trainer_module, "summarize", lambda sums: replace(original(sums), loss=losses[trainer.step]))
+    monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=losses[trainer.step]))
     assert not fit(trainer, quiet)
     trainer = make_trainer(config, resume=True)
     assert fit(trainer, quiet)
@@ -154,15 +155,15 @@ def test_a_sample_that_cannot_be_made_ends_no_training(make_trainer, tiny_config
 def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_now(
     make_trainer, tiny_config, quiet, monkeypatch
 ):
-    original, trainer = trainer_module.window_sums, make_trainer(tiny_config)
+    original, trainer = validation.window_sums, make_trainer(tiny_config)
 
     def interrupted(*arguments, stop):
         signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(trainer_module, "window_sums", interrupted)
+    monkeypatch.setattr(validation, "window_sums", interrupted)
     assert not fit(trainer, quiet)
-    monkeypatch.setattr(trainer_module, "window_sums", original)
+    monkeypatch.setattr(validation, "window_sums", original)
     resumed = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=7)), resume=True)
     assert fit(resumed, quiet)
     evaluated = [record["step"] for record in read_metrics(trainer.run) if "val_loss" in record]
@@ -242,7 +243,7 @@ def test_metrics_have_the_documented_keys(trained_run, dataset):
     assert [record["step"] for record in records] == list(range(1, 31))
     keys = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
     keys |= {"batch_hash", "epoch", "flops_utilization"}
-    evaluated = {"val_loss", "val_loss_se", "val_bits_per_byte", "sample"}
+    evaluated = {"val_loss", "val_loss_se", "val_loss_ci95", "val_bits_per_byte", "sample"}
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
         assert record["tokens"] == record["step"] * 192
@@ -262,8 +263,8 @@ def test_checkpoints_are_kept_as_configured(trained_run, make_trainer, tiny_conf
 
 def test_the_best_checkpoint_survives_worse_ones(make_trainer, tiny_config, quiet, monkeypatch):
     losses = iter([3.0, 1.0, 2.5])
-    original = trainer_module.summarize
-    monkeypatch.setattr(trainer_module, "summarize", lambda sums: replace(original(sums), loss=next(losses)))
+    original = validation.summarize
+    monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=next(losses)))
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=0, keep=1))
     trainer = make_trainer(config)
     fit(trainer, quiet)
@@ -499,7 +500,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
 ):
     whole, parts = make_trainer(tiny_config, "whole"), make_trainer(tiny_config, "parts")
     fit(whole, quiet)
-    original, calls = trainer_module.window_sums, []
+    original, calls = validation.window_sums, []
 
     def interrupted(*arguments, stop):
         calls.append(1)
@@ -507,7 +508,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
             signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(trainer_module, "window_sums", interrupted)
+    monkeypatch.setattr(validation, "window_sums", interrupted)
     assert not fit(parts, quiet)
     assert step_of(list_checkpoints(parts.run)[-1]) == 20
     assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))

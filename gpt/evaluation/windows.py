@@ -1,0 +1,104 @@
+"""Which tokens of a split are predicted, and which the model sees before each: a pure function of a few numbers.
+
+1. The windows of a split begin `stride` tokens apart, and each predicts those that the one before did not.
+2. With a budget, so many of them are chosen, spread evenly over the split; always the same ones.
+3. A piece is what a window has of one document: the least part that errors are reckoned from.
+
+Letters in shapes: W windows, B of them at a time, T tokens of context, P pieces.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt.config import IGNORED
+from gpt.errors import InputError
+from gpt.tokens.shards import Split
+
+SCANNED = 1 << 22  # tokens at once, in search of ends of documents
+
+
+class Windows:
+    """The windows in which a model of some context predicts a split, or a part of it."""
+
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        end_of_text: int | None = None,
+        stride: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """By default windows lie end to end, and the split is predicted whole, but for its first token.
+
+        A shorter `stride` lets each token but the first ones see at least context − stride others: the window then
+        holds `context` tokens, of which the last predicts nothing, as transformers' documentation has it.
+        `tokens` is the budget. Raises InputError for a stride outside 1 … context.
+        """
+        self.split, self.context, self.end_of_text = split, context, end_of_text
+        self.stride = stride or context
+        if stride is not None and not 1 <= stride <= context:
+            raise InputError(f"--stride is {stride}; it must be from 1 to the model's context, {context}")
+        reach = context if self.stride == context else context - 1
+        targets = split.tokens - 1
+        count = whole = 1 + max(0, -(-(targets - reach) // self.stride))
+        if tokens is not None and tokens < targets:
+            count = min(whole, max(1, tokens // self.stride))
+        self.is_complete = count == whole
+        chosen = np.arange(count) * whole // count
+        self.begins = chosen * self.stride  # (W,) first token that is read
+        self.firsts = np.where(chosen == 0, 1, self.begins + reach - self.stride + 1)  # (W,) first one predicted
+        self.lasts = np.minimum(self.begins + reach, targets)  # (W,)
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Inputs, targets and the number of each target's piece: (B, T) int64 each; the rest of targets is IGNORED."""
+        inputs = np.zeros((len(windows), self.context), dtype=np.int64)
+        targets = np.full((len(windows), self.context), IGNORED, dtype=np.int64)
+        pieces = np.zeros((len(windows), self.context), dtype=np.int64)
+        for row, window in enumerate(windows):
+            begin, first, last = (int(place[window]) for place in (self.begins, self.firsts, self.lasts))
+            ids = self.split.read(begin, last - begin + 1)
+            scored = slice(first - begin - 1, last - begin)
+            inputs[row, : last - begin] = ids[:-1]
+            targets[row, scored] = ids[first - begin :]
+            after_end = ids[first - begin - 1 : -1] == self.end_of_text
+            after_end[0] = False  # the piece begins here anyway
+            pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)
+        return torch.from_numpy(inputs), torch.from_numpy(targets), pieces
+
+    @cached_property
+    def documents(self) -> np.ndarray:
+        """The number of each piece's document, (P,); an end-of-text belongs to the document that it ends."""
+        within = np.arange(self._piece_offsets[-1]) - np.repeat(self._piece_offsets[:-1], np.diff(self._piece_offsets))
+        return np.repeat(self._document_of(self.firsts), np.diff(self._piece_offsets)) + within
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The first target of each piece, (P,)."""
+        begins = np.append(0, self._ends + 1)[self.documents]
+        return np.maximum(begins, np.repeat(self.firsts, np.diff(self._piece_offsets)))
+
+    @cached_property
+    def _piece_offsets(self) -> np.ndarray:
+        """The number of each window's first piece, and of all: (W + 1,)."""
+        counts = self._document_of(self.lasts) - self._document_of(self.firsts) + 1
+        return np.append(0, np.cumsum(counts))
+
+    def _document_of(self, targets: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, targets, side="left")
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where in the split the ends of documents are."""
+        if self.end_of_text is None:
+            return np.empty(0, dtype=np.int64)
+        found = []
+        for start in range(0, self.split.tokens, SCANNED):
+            ids = self.split.read(start, min(SCANNED, self.split.tokens - start))
+            found.append(start + np.flatnonzero(ids == self.end_of_text))
+        return np.concatenate(found)
