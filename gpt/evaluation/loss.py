@@ -109,18 +109,19 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
     perplexity = math.exp(loss) if loss < 700 else math.inf
     of_loss = spread(errors, tokens, windows.documents)
     of_bits = spread(bit_errors, text_bytes, windows.documents)
+    error = None if of_loss is None else of_loss.standard_error
     return Evaluation(
-        loss,
-        of_loss and of_loss.standard_error,
-        bits,
-        of_bits and of_bits.standard_error,
-        perplexity,
-        of_loss and perplexity * of_loss.standard_error,
-        int(tokens.sum()),
-        int(text_bytes.sum()),
-        of_loss and of_loss.freedom,
-        of_loss.units if of_loss else "",
-        windows.split.tokens,
-        windows.context,
-        windows.stride,
+        loss=loss,
+        loss_se=error,
+        bits_per_byte=bits,
+        bits_per_byte_se=None if of_bits is None else of_bits.standard_error,
+        perplexity=perplexity,
+        perplexity_se=None if error is None else perplexity * error,
+        tokens=int(tokens.sum()),
+        text_bytes=int(text_bytes.sum()),
+        freedom=None if of_loss is None else of_loss.freedom,
+        units="" if of_loss is None else of_loss.units,
+        split_tokens=windows.split.tokens,
+        context=windows.context,
+        stride=windows.stride,
     )

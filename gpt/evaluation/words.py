@@ -7,8 +7,8 @@ from gpt.evaluation.loss import Evaluation
 
 def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """The figures of an evaluation in words, each with its standard error and 95 % interval, and how they were made."""
-    e, width = evaluation, None if evaluation.loss_se is None else evaluation.factor * evaluation.loss_se
-    perplexities = width and (math.exp(min(700, e.loss - width)), math.exp(min(700, e.loss + width)))
+    e, width = evaluation, evaluation.factor * (evaluation.loss_se or 0.0)
+    perplexities = (math.exp(min(700, e.loss - width)), math.exp(min(700, e.loss + width)))
     shown = "the whole validation split"
     if e.split_tokens and e.tokens < e.split_tokens - 1:
         shown = f"{e.tokens / (e.split_tokens - 1):.1%} of the validation split, spread evenly"

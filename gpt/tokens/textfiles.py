@@ -34,9 +34,11 @@ class TextFiles:
         What validates is the share that was asked for, but of very large corpora no more than is of use.
         """
         if self._many is None:
-            lengths = [len(text) for _, text in self._texts()]
-            self._many = len(lengths) >= FEW
-            self.validation_share = min(self.validation_share, MOST_CHARACTERS / max(1, sum(lengths)))
+            number = characters = 0
+            for _, text in self._texts():
+                number, characters = number + 1, characters + len(text)
+            self._many = number >= FEW
+            self.validation_share = min(self.validation_share, MOST_CHARACTERS / max(1, characters))
         for name, text in self._texts():
             if self._many:
                 yield Document(name, text, split_by_hash(name, self.validation_share))

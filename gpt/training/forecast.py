@@ -13,6 +13,7 @@ from gpt.training.initial import new_model
 from gpt.training.memory import MicroBatch
 from gpt.training.optimizer import Optimizer
 from gpt.training.progress import duration
+from gpt.training.validation import validation_windows
 from gpt.training.world import World
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
@@ -43,8 +44,9 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     evaluation = 0.0
     if dataset is not None:
         times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
-        windows = dataset.validation.tokens / config.model.context
-        evaluation = times * windows / world.size / trial * pass_seconds / 3  # a forward pass is a third of the work
+        budget, complete = validation_windows(config, dataset), validation_windows(config, dataset, complete=True)
+        windows = times * len(budget) + (0 if budget.is_complete else len(complete))
+        evaluation = windows / world.size / trial * pass_seconds / 3  # a forward pass is a third of the work
     lines.append(f"{'tokens per second':28} {config.steps * config.batch_tokens / training:>15,.0f}")
     lines.append(f"{'time':28} {duration(training + evaluation):>15} of which {duration(evaluation)} evaluation")
     return lines

@@ -29,6 +29,7 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "evaluation": asdict(evaluation) if evaluation else None,
         "complete_evaluation": asdict(trainer.complete_evaluation) if trainer.complete_evaluation else None,
         "evaluations": trainer.evaluations,
+        "evaluated_windows": len(trainer.windows),
         "unevaluated": trainer.unevaluated,
         "best_validation_loss": None if math.isinf(best) else best,
         "last_validation_loss": trainer.last_loss,
@@ -109,6 +110,11 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
                 "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
             )
         trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it")
+    if state.get("evaluated_windows", len(trainer.windows)) != len(trainer.windows) and not allow_other_data:
+        raise InputError(
+            f"--evaluation.tokens {trainer.config.evaluation.tokens}: the losses of {run} so far, its best one too, "
+            "are of another part of the validation split; leave it out, or begin a new run with --init"
+        )
     if state["step"] > steps:
         raise InputError(
             f"--steps {steps}: {run} has done {state['step']} steps already; "

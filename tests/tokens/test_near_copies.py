@@ -13,6 +13,7 @@ def sentence(rng):
 
 def leaks(texts, chosen):
     """Of each chosen text, the share of its passages that stand in others, by looking for each."""
+
     def all_of(name):
         return [texts[name][place : place + PASSAGE] for place in range(len(texts[name]) - PASSAGE + 1)]
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from gpt.errors import InputError
+from gpt.tokens import textfiles
 from gpt.tokens.textfiles import TextFiles
 
 TEXT = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter.\n"
@@ -81,6 +82,18 @@ def test_many_documents_are_split_by_name(tmp_path):
     documents = list(TextFiles([tmp_path], None).documents())
     assert [document.text for document in documents] == [f"{i} {TEXT}" for i in range(150)]
     assert 3 <= sum(document.split == "validation" for document in documents) <= 30
+
+
+@pytest.mark.parametrize("number", [4, 400])
+@pytest.mark.parametrize(("share", "most", "expected"), [(0.1, 10**9, 0.1), (0.3, 10**9, 0.3), (0.3, 40_000, 0.1)])
+def test_validation_has_its_share_but_never_more_than_is_of_use(tmp_path, monkeypatch, number, share, most, expected):
+    """400,000 characters in few files, or in many."""
+    monkeypatch.setattr(textfiles, "MOST_CHARACTERS", most)
+    for index in range(number):
+        (tmp_path / f"{index}.txt").write_text(f"{index:0{400_000 // number}}")
+    documents = list(TextFiles([tmp_path], None, share).documents())
+    validation = sum(len(document.text) for document in documents if document.split == "validation")
+    assert validation / 400_000 == pytest.approx(expected, rel=0.25 if number == 400 else 0.001)
 
 
 def test_json_lines_give_a_document_a_line(tmp_path):
