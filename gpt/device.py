@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt.config import Device, Precision, Weights
 from gpt.errors import InputError
 
-ENOUGH_SECONDS, LARGEST_PRODUCT = 4e-3, 8192  # of a matrix product whose speed is measured
+ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix products whose speed is measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 GLIBC_MAPS_FROM = 32 << 20  # bytes, where a process has freed such tensors before
 
@@ -60,9 +60,9 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
 def matrix_speed(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now.
 
-    The products grow until one takes some milliseconds.
+    The products grow until one takes some milliseconds; the smallest may also do so because other programs are busy.
     """
-    best, size = 0.0, 256
+    best, size = 0.0, SMALLEST_PRODUCT
     while True:
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         seconds = math.inf
@@ -73,7 +73,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
             synchronise(device)
             seconds = min(seconds, time.perf_counter() - start)
         best = max(best, 2 * size**3 / seconds)
-        if seconds > ENOUGH_SECONDS or size == LARGEST_PRODUCT:
+        if (seconds > ENOUGH_SECONDS and size > SMALLEST_PRODUCT) or size == LARGEST_PRODUCT:
             return best
         size *= 2
 

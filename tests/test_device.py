@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import ROOT
 
+from gpt import device as device_module
 from gpt.device import (
     autocast,
     choose_dtype,
@@ -78,6 +79,42 @@ def test_memory_is_counted_in_bytes():
     assert used_memory() < before + 100e6
     assert peak_memory("cpu") > before + 190e6  # it remembers
     assert free_memory("cpu") > 1e8
+
+
+class Machine:
+    """A clock that goes on by what a product of two matrices takes at some speed, or more in busy moments."""
+
+    def __init__(self, flops_per_s, busy_products=0, extra_seconds=0.0):
+        self.now, self.products = 0.0, 0
+        self.flops_per_s, self.busy_products, self.extra_seconds = flops_per_s, busy_products, extra_seconds
+
+    def matrix(self, rows, columns, **_):
+        machine = self
+
+        class Matrix:
+            def __matmul__(self, other):
+                machine.products += 1
+                busy = machine.products <= machine.busy_products
+                machine.now += 2 * rows * rows * columns / machine.flops_per_s + busy * machine.extra_seconds
+
+        return Matrix()
+
+    def install(self, monkeypatch):
+        monkeypatch.setattr(device_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(device_module.torch, "randn", self.matrix)
+
+
+@pytest.mark.parametrize("speed", [1e9, 2e11, 9e14])
+def test_the_matrix_speed_is_exact_on_an_exact_clock(monkeypatch, speed):
+    Machine(speed).install(monkeypatch)
+    assert matrix_speed("cpu", torch.float32) == pytest.approx(speed)
+
+
+@pytest.mark.parametrize("busy_products", [1, 4, 5])
+def test_a_busy_moment_does_not_pass_for_a_slow_machine(monkeypatch, busy_products):
+    """The first products, even all of the smallest size, wait 20 ms for a processor that another program has."""
+    Machine(2e11, busy_products, extra_seconds=0.02).install(monkeypatch)
+    assert matrix_speed("cpu", torch.float32) == pytest.approx(2e11)
 
 
 def test_the_matrix_speed_is_that_of_a_product_and_depends_on_the_type():

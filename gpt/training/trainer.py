@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.analysis.cost import flops_per_token
 from gpt.config import IGNORED, Config
-from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory, matrix_speed
+from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory
 from gpt.evaluation.loss import Evaluation
 from gpt.model.transformer import GPT
 from gpt.tokens.dataset import Dataset
@@ -30,6 +29,7 @@ from gpt.training.progress import Clock, ProgressDisplay
 from gpt.training.schedule import rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save
+from gpt.training.utilization import Utilization
 from gpt.training.validation import evaluate, evaluate_at_the_end, validation_windows
 from gpt.training.world import World
 
@@ -61,7 +61,7 @@ class Trainer:
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
         self.fruitless_evaluations = 0  # in a row, since the best one
-        self.matrix_speed: float | None = None  # of all devices together, once it is measured
+        self.utilization = Utilization(config.model, world, self.dtype)
         self.say = world.say
 
     # ---- the loop ----
@@ -78,7 +78,6 @@ class Trainer:
         if world.is_main:
             finished_steps = self.step - 1 if self.unevaluated else self.step
             logs = [MetricsFile(self.run, finished_steps, self.say), WandbLog(config, self.run, self.say)]
-        (self.matrix_speed,) = world.sum(matrix_speed(self.device, self.dtype))
         clock = Clock(self.step, self.elapsed)
         self.model.train()
         with display, step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled:
@@ -151,9 +150,8 @@ class Trainer:
             "gradient_norm": norm if math.isfinite(norm) else None,
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
+            "flops_utilization": self.utilization.share(tokens_per_s),
         }
-        if self.matrix_speed:
-            record["flops_utilization"] = tokens_per_s * flops_per_token(self.config.model) / self.matrix_speed
         return record if fault is None else record | {"skipped": fault, "samples": list(samples)}
 
     def gradient(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:

@@ -69,7 +69,7 @@ def _sums(trainer: "Trainer", windows: Windows, stop: StopRequest) -> Tensor | N
         trainer.device,
         trainer.dtype,
         trainer.micro_batch.size,
-        part=(world.rank, world.size),
+        (world.rank, world.size),
         stop=lambda: world.any(stop.is_set()),
     )
     world.reshard(trainer.model)

@@ -247,7 +247,8 @@ def test_metrics_have_the_documented_keys(trained_run, dataset):
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
         assert record["tokens"] == record["step"] * 192
-        assert 0 < record["flops_utilization"] < 1
+        share = record["flops_utilization"]
+        assert share is None or 0 < share < 1
         assert record["epoch"] == record["step"] * 6 / windows
     times = [record["elapsed_s"] for record in records]
     assert times == sorted(times)

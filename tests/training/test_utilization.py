@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import fit
+
+from gpt import ModelConfig
+from gpt.analysis.cost import flops_per_token
+from gpt.training import utilization
+from gpt.training.metrics import read_metrics
+from gpt.training.progress import progress_line
+from gpt.training.utilization import MEASURED_AT, MOST_MEASURED, Utilization
+from gpt.training.world import World
+
+MODEL = ModelConfig(n_layer=2, n_head=2, width=32, context=32, vocab_size=257)
+TRUE = 1000 * flops_per_token(MODEL)  # of a device that could train on 1,000 tokens per second
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The speeds that are found, one after the other, and then the true one for ever; what was asked is counted."""
+    speeds, asked = [], []
+
+    def matrix_speed(*_):
+        asked.append(1)
+        return speeds.pop(0) if speeds else TRUE
+
+    monkeypatch.setattr(utilization, "matrix_speed", matrix_speed)
+    return speeds, asked
+
+
+def shares(tokens_per_s, steps=40):
+    follower = Utilization(MODEL, World("cpu"), torch.float32)
+    return [follower.share(tokens_per_s) for _ in range(steps)]
+
+
+def test_the_share_is_known_once_the_device_is_warm(measured):
+    found = shares(400)
+    assert found[: MEASURED_AT[0] - 1] == [None] * (MEASURED_AT[0] - 1)
+    assert found[MEASURED_AT[0] - 1 :] == pytest.approx([0.4] * (40 - MEASURED_AT[0] + 1))
+    assert len(measured[1]) == len(MEASURED_AT)
+
+
+def test_a_measurement_in_a_busy_moment_is_never_shown_and_made_again(measured):
+    """Each of the first five finds a hundredth of the speed: what comes out above 1 is left out."""
+    measured[0].extend([TRUE / 100] * 5)
+    found = shares(400, steps=100)
+    assert all(share is None or share == pytest.approx(0.4) for share in found)
+    assert found[-1] == pytest.approx(0.4)
+    assert len(measured[1]) == 6
+
+
+def test_where_it_stays_above_1_it_is_left_out_and_not_measured_for_ever(measured):
+    assert shares(2000, steps=1000) == [None] * 1000
+    assert len(measured[1]) == MOST_MEASURED
+
+
+def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(
+    make_trainer, tiny_config, quiet, monkeypatch
+):
+    monkeypatch.setattr(utilization, "matrix_speed", lambda *_: 1.0)
+    trainer = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0)))
+    fit(trainer, quiet)
+    records = read_metrics(trainer.run)
+    assert [record["flops_utilization"] for record in records] == [None] * 30
+    assert "MFU" not in progress_line(records[-1], 30, None, 0.0)
