@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.common import NanoGPT, arguments, finish, measured, ratio, say
 from benchmarks.steps import build, timed
 from gpt.config import Config, ModelConfig
-from gpt.device import keep_freed_memory
+from gpt.memory import keep_freed_memory
 from gpt.model import head
 from gpt.presets import preset
 from gpt.training.trainer import Trainer
@@ -62,7 +62,7 @@ def peak(device: str, saving: bool) -> int:
     code = f"""
 from benchmarks.memory import choose, our_trainer
 from benchmarks.steps import timed
-from gpt.device import peak_memory
+from gpt.memory import peak_memory
 with our_trainer({device!r}) as trainer:
     timed(trainer, 2, before=lambda step: choose(trainer, {saving}))
 print(peak_memory({device!r}))

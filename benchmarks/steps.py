@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpt.config import Config
-from gpt.device import peak_memory, synchronise
+from gpt.device import synchronise
+from gpt.memory import peak_memory
 from gpt.presets import preset
 from gpt.settings import overlay
 from gpt.tokens.prepare import Document, prepare

@@ -1,25 +1,16 @@
-"""Where to compute, in which precision, compiled or not, and how much memory there is."""
+"""Where to compute, in which precision, and how fast it is there."""
 
 import contextlib
-import ctypes
 import math
 import os
-import platform
-import sys
 import time
-from collections.abc import Callable
-from typing import Literal
 
-import psutil
 import torch
-from torch import Tensor
 
 from gpt.config import Device, Precision, Weights
 from gpt.errors import InputError
 
 ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix products whose speed is measured
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-GLIBC_MAPS_FROM = 32 << 20  # bytes, where a process has freed such tensors before
 
 
 def choose_device(wanted: Device) -> str:
@@ -86,85 +77,9 @@ def synchronise(device: str) -> None:
         torch.mps.synchronize()
 
 
-def keep_freed_memory(device: str, keep: bool = True) -> None:
-    """Have glibc, which gives large tensors back to the system and asks for them again at every step, keep them.
-
-    Each time the system would fill them with zeros anew: a fifth of a small model's time. What is kept is in pieces,
-    though, which makes the peak higher. Does nothing elsewhere.
-    """
-    if device == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        if not (keep and libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)):
-            libc.mallopt(M_MMAP_THRESHOLD, GLIBC_MAPS_FROM)  # the most that older ones take
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2 * GLIBC_MAPS_FROM)
-
-
 def make_deterministic(device: str) -> None:
     """Have CUDA add up in the same order each time, as the CPU does by itself: resuming must repeat every bit."""
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute]
-
-
-Function = Callable[..., Tensor]
-
-
-def compiled(
-    function: Function, wanted: Literal["auto", "on", "off"], device: str, mode: str | None = None
-) -> Function:
-    """`function` through torch.compile where that is wanted; where it does not work, as it is, with one warning."""
-    if wanted == "off" or (wanted == "auto" and device != "cuda"):
-        return function
-    # Not dynamic: a resumed process must run the same kernels, whatever came before.
-    fast = torch.compile(function, dynamic=False, mode=mode)
-    state = {"works": None}
-
-    def call(*arguments: Tensor) -> Tensor:
-        if state["works"] is False:
-            return function(*arguments)
-        try:
-            result = fast(*arguments)
-        except Exception as error:  # the compiler's many ways to fail: no C++ compiler, no Triton, an old GPU
-            if state["works"] or is_out_of_memory(error):
-                raise
-            state["works"] = False
-            print(f"torch.compile does not work here ({type(error).__name__}); training goes on without it, slower")
-            return function(*arguments)
-        state["works"] = True
-        return result
-
-    return call
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA and MPS have an exception for it, the CPU's allocator a text."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
-
-
-def free_memory(device: str) -> int:
-    """Bytes that this process has on a device, or can have."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    if device == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return psutil.virtual_memory().available
-
-
-def used_memory() -> int:
-    """Bytes of main memory that this process holds now."""
-    return psutil.Process().memory_info().rss
-
-
-def peak_memory(device: str) -> int:
-    """The most bytes that this process has held: on a CUDA device, or of main memory elsewhere."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -12,12 +12,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from helpers import fit, python_text
+from torch._dynamo.utils import counters
 
 from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
+from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.presets import MUON, modern
 from gpt.run import open_run
@@ -139,3 +142,22 @@ def several_threads():
 @pytest.fixture
 def rng():
     return random.Random(0)
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """torch.compile up to the graphs, which are run as they are; gives how many there were since."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiler_fault.cache_clear()
+    before = counters["stats"]["unique_graphs"]
+    yield lambda: counters["stats"]["unique_graphs"] - before
+    compiler_fault.cache_clear()
+
+
+@pytest.fixture
+def no_compiler():
+    """A machine on which none is found."""
+    compiler_fault.cache_clear()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):
+        yield
+    compiler_fault.cache_clear()

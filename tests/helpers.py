@@ -6,6 +6,7 @@ import io
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 import typing
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import torch
 
 from gpt import GPT, ModelConfig
@@ -140,3 +142,8 @@ def run_here(script, *arguments, cwd, code=0):
 def refused(script, *arguments, cwd):
     """What a script of the repository complains of that refuses its input."""
     return run_here(script, *arguments, cwd=cwd, code=2)
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler is there (g++, or what CXX names)"
+)

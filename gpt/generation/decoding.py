@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gpt.device import compiled
+from gpt.compiler import ROUNDING, Compiled
 from gpt.model.cache import KVCache, Rows, Slots
 from gpt.model.transformer import GPT
 
@@ -54,6 +54,7 @@ class CompiledDecoder(Decoder):
     """The same for `slots` sequences in memory taken once, by one compiled program, or CUDA graph, for all of them."""
 
     def __init__(self, model: GPT, slots: int) -> None:
+        """Raises CompilerFailed, as `decode` does, where torch.compile does not work."""
         super().__init__(model)
         self.slots = Slots(model.config, slots, model.device, model.dtype)
         self.free = list(range(slots))
@@ -63,7 +64,10 @@ class CompiledDecoder(Decoder):
             mode = "reduce-overhead"  # CUDA graphs, which may only write to memory that stays where it is
             for tensor in self.slots.tensors():
                 torch._dynamo.mark_static_address(tensor)
-        self.step = compiled(self._read_one, "on", model.device.type, mode)
+        rounding = ROUNDING.get(model.dtype, max(ROUNDING.values()))
+        self.step = Compiled(self._read_one, "on", model.device.type, mode, rounding, "leave --compile out")
+        self.step.try_out()
+        self.step.require()
 
     def _read_one(self, tokens: Tensor) -> Tensor:
         return self.model(tokens, self.slots, last=True)
@@ -83,7 +87,7 @@ class CompiledDecoder(Decoder):
         tokens[places, 0] = torch.tensor(ids)
         # Every slot is written to: those of other sequences behind what they have, which they will write over.
         self.slots.begin_step({place: cache.length for cache, place in self.place.items()})
-        logits = self.step(tokens.to(self.model.device))
+        logits = self.step(tokens.to(self.model.device), variant=self.slots.read)
         for cache in caches:
             cache.length += 1
         return logits[places]

@@ -22,11 +22,13 @@ from gpt.errors import InputError
 from gpt.generation.decoding import CompiledDecoder, Decoder
 from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt, shortening
 from gpt.generation.sampling import log_probabilities, sample, sample_generator
+from gpt.memory import is_out_of_memory
 from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
 
 Notify = Callable[[str], None]
 PROMPT_TOKENS = 512  # read together at the most, so that sequences under way do not wait for long
+LESS_MEMORY = "use a smaller --batch, a shorter prompt or --max-tokens, or another --device"
 FinishReason = Literal["", "stop", "length", "cancelled"]
 
 
@@ -123,7 +125,9 @@ class Engine:
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
     the context, `notify` is told once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
-    evaluation mode. Raises InputError for a max_batch below 1.
+    evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
+    all of torch does there: spawn it, or call torch.set_num_threads(1) in it.
+    Raises InputError for a max_batch below 1, and where `compiled` is asked for and does not work.
     """
 
     def __init__(
@@ -182,13 +186,16 @@ class Engine:
         """Read waiting prompts if there is room, else one token of each sequence; draw a token for each sequence read.
 
         If it fails, or is interrupted, all sequences under way are cancelled.
-        Raises InputError if the model's logits are not finite.
+        Raises InputError if memory runs out, if the compiler fails, or if the model's logits are not finite.
         """
         try:
             return self._step()
-        except BaseException:
+        except BaseException as error:
+            under_way = len(self.active)
             for request in [*self.active]:
                 self.cancel(request)
+            if is_out_of_memory(error):
+                raise InputError(f"out of memory with {under_way} sequences at once: {LESS_MEMORY}") from None
             raise
 
     def _step(self) -> list[Token]:

@@ -1,17 +1,21 @@
 """What a run will need, before it begins: memory by formula, time by a trial."""
 
+import contextlib
 import time
 
 import torch
 from torch import Tensor
 
 from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
+from gpt.compiler import CompilerFailed
 from gpt.config import Config
-from gpt.device import autocast, choose_dtype, compiled, free_memory, used_memory
+from gpt.device import autocast, choose_dtype
+from gpt.memory import free_memory, used_memory
 from gpt.tokens.dataset import Dataset
 from gpt.training.initial import new_model
 from gpt.training.memory import MicroBatch
 from gpt.training.optimizer import Optimizer
+from gpt.training.passes import compiled_passes, without_compiler
 from gpt.training.progress import duration
 from gpt.training.validation import validation_windows
 from gpt.training.world import World
@@ -39,7 +43,7 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     trial = micro_batch if world.device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
     if world.any(memory(trial).peak > free_memory(world.device) + program):
         return [*lines, f"{'time':28} not forecast: a trial would not fit into the free memory"]
-    pass_seconds, step_seconds = trial_seconds(config, trial, world.device, dtype)
+    pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
     training = config.steps * (share / trial * pass_seconds + step_seconds)
     evaluation = 0.0
     if dataset is not None:
@@ -52,8 +56,9 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     return lines
 
 
-def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
+def trial_seconds(config: Config, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens."""
+    device = world.device
     model = new_model(config, device)
     model.recompute(config.recompute)
     optimizer = Optimizer(model, config.optimizer)
@@ -61,14 +66,17 @@ def trial_seconds(config: Config, sequences: int, device: str, dtype: torch.dtyp
 
     def loss_of(ids: Tensor) -> Tensor:
         with autocast(device, dtype):
-            return model(ids, targets=ids) / ids.numel()
+            return model(ids, targets=ids)
 
-    forward = compiled(loss_of, config.compile, device)
+    forward = compiled_passes(loss_of, config, world, dtype)
+    with contextlib.suppress(CompilerFailed), forward.watch():
+        forward(ids).backward()
+    without_compiler(forward, world)
     passes, steps = [], []
     end = None
     while end is None or time.perf_counter() < end:
         start = time.perf_counter()
-        loss = forward(ids)
+        loss = forward(ids) / ids.numel()
         loss.backward()
         loss.item()  # waits for the device
         middle = time.perf_counter()

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from gpt.analysis.cost import fitting_micro_batch
+from gpt.compiler import CompilerFailed
 from gpt.config import Config
-from gpt.device import free_memory, is_out_of_memory
 from gpt.errors import InputError
+from gpt.memory import free_memory, is_out_of_memory, release_memory
 from gpt.training.world import World
 
 SHARE_OF_CPU = 0.25  # of a node's free memory, for all its processes: no CPU survives a guess that is too high
+SHARE_OF_CUDA = 0.85  # of a device's: the forecast may be wrong by the rest
 
 
 class MicroBatch:
@@ -25,7 +27,7 @@ class MicroBatch:
         self.asked, self.world = config.micro_batch, world
         self.share = config.batch_sequences // world.size
         if self.asked == "auto":
-            share = 1.0 if world.device == "cuda" else SHARE_OF_CPU * world.nodes / world.size
+            share = SHARE_OF_CUDA if world.device == "cuda" else SHARE_OF_CPU * world.nodes / world.size
             budget = int(free_memory(world.device) * share)
             fitting = fitting_micro_batch(config, budget, world.device, dtype.itemsize, world.size, world.nodes)
             self.size = world.min(fitting)
@@ -37,14 +39,14 @@ class MicroBatch:
 
     @contextlib.contextmanager
     def watch(self) -> Generator["Watch"]:
-        """A context that an allocation which fails ends, but the program not; `ran_out` then says so."""
+        """A context that passes which fail for want of memory or of a compiler end, but the program not."""
         result = Watch()
         try:
             yield result
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if not (isinstance(error, CompilerFailed) or is_out_of_memory(error)):
                 raise
-            result.ran_out = True
+            result.failed = True
 
     def require_alone(self, step: int) -> None:
         """Raises InputError in one of several processes, whose fellows wait for the gradients that it cannot send."""
@@ -66,8 +68,7 @@ class MicroBatch:
             "and learns from as many tokens as before"
         )
         self.size //= 2
-        if self.world.device == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.world.device)
 
     def state(self) -> dict[str, Any]:
         return {"asked": self.asked, "share": self.share, "size": self.size}
@@ -79,6 +80,6 @@ class MicroBatch:
 
 
 class Watch:
-    """Whether memory ran out."""
+    """Whether the passes failed."""
 
-    ran_out = False
+    failed = False

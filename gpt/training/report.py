@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt.config import SamplingConfig
-from gpt.device import peak_memory
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.words import evaluation_rows
 from gpt.generation.text import continue_texts, opening_ids, text_engine
+from gpt.memory import peak_memory
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.dataset import Dataset
@@ -80,6 +80,7 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Ta
             table.add_row(*row)
     if trainer.complete_evaluation:
         table.add_row("complete split", complete_words(trainer.complete_evaluation, trainer.step))
+    table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {trainer.evaluations} evaluations" if trainer.evaluations > 1 else ""
     table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gpt.config import IGNORED, Config
-from gpt.device import autocast, choose_dtype, compiled, keep_freed_memory
+from gpt.device import autocast, choose_dtype
 from gpt.evaluation.loss import Evaluation
+from gpt.memory import keep_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader, mix
@@ -24,6 +25,7 @@ from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
+from gpt.training.passes import compiled_passes, give_way
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
 from gpt.training.schedule import rate_factor
@@ -46,7 +48,7 @@ class Trainer:
         self.rows = world.share_of(config.batch_sequences)
         model.recompute(config.recompute)
         self.parallel_model = world.parallelise(model, config.parallel)
-        self.forward = compiled(self._loss, config.compile, self.device)
+        self.forward = self.compiled = compiled_passes(self._loss, config, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer)
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes)
@@ -151,6 +153,7 @@ class Trainer:
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
             "flops_utilization": self.utilization.share(tokens_per_s),
+            **self.compiled.figures(),
         }
         return record if fault is None else record | {"skipped": fault, "samples": list(samples)}
 
@@ -165,7 +168,7 @@ class Trainer:
             total = self.accumulate(inputs, targets, count)
             if total is None:
                 self.model.zero_grad(set_to_none=True)
-                self.micro_batch.halve(self.step + 1)
+                give_way(self)
                 self.parallel_model = self.world.renew(
                     self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
                 )
@@ -195,7 +198,8 @@ class Trainer:
             return self.forward(x, y) / count
 
         def backward(loss: Tensor) -> Tensor:
-            (loss * (world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
+            with self.compiled.watch():
+                (loss * (world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
             return loss.detach()
 
         with self.micro_batch.watch() as memory:
@@ -207,11 +211,11 @@ class Trainer:
                     total += backward(forward(micro_step))
             with world.gradients(model, synchronise=True):
                 loss = forward(last)
-        if world.any(memory.ran_out):
+        if world.any(memory.failed):
             return None
         with self.micro_batch.watch() as memory, world.gradients(model, synchronise=True):
             total += backward(loss)
-        if memory.ran_out:
+        if memory.failed:
             self.micro_batch.require_alone(self.step + 1)
             return None
         self.micro_batch.proven = True

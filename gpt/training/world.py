@@ -69,6 +69,13 @@ class World:
             dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return int(tensor)
 
+    def first(self, text: str | None) -> str | None:
+        """What the lowest of the ranks that have something to tell tells; they wait for each other patiently."""
+        texts = [text] * self.size
+        if self.size > 1:
+            dist.all_gather_object(texts, text, group=self._patient)
+        return next((text for text in texts if text is not None), None)
+
     def broadcast(self, value: Any) -> Any:
         """The value that rank 0 has, for which the others wait patiently."""
         if self.size == 1:

@@ -156,7 +156,7 @@ import sys
 from pathlib import Path
 from gpt import GPT, Config, ModelConfig
 from gpt.analysis.cost import training_memory
-from gpt.device import peak_memory, used_memory
+from gpt.memory import peak_memory, used_memory
 from gpt.tokens.dataset import open_dataset
 from gpt.training.forecast import LIBRARIES
 from gpt.training.trainer import Trainer

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from helpers import exact
+from helpers import exact, needs_compiler
 
-from gpt import Engine, SamplingConfig
+from gpt import Engine, InputError, SamplingConfig
 from gpt.generation.decoding import CompiledDecoder
+from gpt.model import cache
 
 PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
 
@@ -37,6 +38,7 @@ def test_slots_draw_the_ids_of_caches_and_are_given_back(name, monkeypatch):
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_the_compiled_program_draws_the_ids_of_caches(name):
     drawn = []
@@ -45,3 +47,39 @@ def test_the_compiled_program_draws_the_ids_of_caches(name):
         list(engine.run())
         drawn.append([request.drawn for request in requests])
     assert drawn[0] == drawn[1]
+    assert engine.decoder.step.graphs == 1  # the context is shorter than the shortest bucket
+    assert not engine.decoder.step.recompilations
+
+
+def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatch):
+    """By Dynamo, which keeps eight programs of one code at the most, and runs the others uncompiled."""
+    monkeypatch.setattr(cache, "SMALLEST_BUCKET", 8)
+    for _ in range(10):
+        _, engine = engines("gpt2")
+        submit_all(engine)
+        list(engine.run())
+        assert engine.decoder.step.graphs == 4  # 8, 16, 32 and the context's 48
+        assert not engine.decoder.step.recompilations
+
+
+def test_an_engine_without_a_compiler_is_an_error_before_anything_is_drawn(no_compiler):
+    with pytest.raises(InputError, match="torch.compile does not work here .*; or leave --compile out"):
+        engines("gpt2")
+
+
+def test_a_compiler_that_fails_midway_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    _, engine = engines("gpt2")
+    monkeypatch.setattr(torch, "compile", lambda model, **_: raises(RuntimeError("it broke")))
+    _, engine = engines("gpt2")
+    submit_all(engine)
+    with pytest.raises(InputError, match="torch.compile does not work here .*it broke"):
+        list(engine.run())
+    assert engine.active == []
+
+
+def raises(error):
+    def call(*_):
+        raise error
+
+    return call

@@ -38,5 +38,5 @@ def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
     monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.5)
     model = replace(tiny_config.model, context=256, width=128)
     config = replace(tiny_config, model=model, batch_tokens=64 * 256)
-    few, many = (trial_seconds(config, sequences, "cpu", torch.float32)[0] for sequences in (1, 32))
+    few, many = (trial_seconds(config, sequences, World("cpu"), torch.float32)[0] for sequences in (1, 32))
     assert many > 4 * few

@@ -49,6 +49,6 @@ def test_only_a_lack_of_memory_is_caught(tiny_config):
     batch = micro_batch(tiny_config)
     with batch.watch() as result:
         raise torch.OutOfMemoryError("CUDA out of memory")
-    assert result.ran_out
+    assert result.failed
     with pytest.raises(RuntimeError, match="else"), batch.watch():
         raise RuntimeError("something else")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import fit
+from helpers import fit, needs_compiler
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
@@ -595,12 +595,15 @@ def test_a_run_without_a_checkpoint_yet_begins_again(make_trainer, tiny_config, 
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_compiled_training_has_the_same_losses(make_trainer, tiny_config):
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     losses = []
     for setting in ("off", "on"):
         trainer = make_trainer(replace(config, compile=setting), setting)
         losses.append([trainer.train_step()["train_loss"] for _ in range(5)])
+    assert trainer.compiled.works
+    assert trainer.compiled.graphs == 2  # of 4 sequences, and of the other 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

@@ -1,0 +1,159 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+from gpt import InputError, memory
+from gpt.memory import Halving, causes, free_memory, is_out_of_memory, peak_memory, used_memory
+
+# What devices and libraries have been seen to say.
+REPORTS = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of …"),
+    "CUDA driver": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    "CPU on Linux": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 4611686018427387904 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "CPU on Windows": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8."
+    ),
+    "Python": MemoryError(),
+    "numpy": MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,) and data type int64"),
+    "C++": RuntimeError("std::bad_alloc"),
+    "system": OSError(12, "Cannot allocate memory"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cuBLAS's beginning": RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "cuDNN 9": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    "cuSOLVER": RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    "NCCL": RuntimeError(
+        "NCCL error in: ProcessGroupNCCL.cpp:3384, unhandled cuda error (run with NCCL_DEBUG=INFO), "
+        "NCCL 2.27.5\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+    ),
+    "NCCL's malloc": RuntimeError("ncclUnhandledCudaError: …\nLast error:\nFailed to CUDA malloc 4194304 bytes"),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other allocations: 0 bytes, max: 9.07 GB)"),
+    "MPS's buffer": RuntimeError("Invalid buffer size: 14.90 GiB"),
+    "ROCm": RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
+    "a compiler": torch._dynamo.exc.TorchDynamoException(
+        "backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"
+    ),
+}
+
+
+@pytest.mark.parametrize("error", REPORTS.values(), ids=REPORTS.keys())
+def test_every_way_of_running_out_of_memory_is_recognised(error):
+    assert is_out_of_memory(error)
+    try:
+        try:
+            raise error
+        except type(error) as first:
+            raise ValueError("autotuning failed") from first
+    except ValueError as second:
+        assert is_out_of_memory(second)
+        assert list(causes(second)) == [second, error]
+
+
+def test_what_is_not_for_want_of_memory_is_not_taken_for_it():
+    for text in (
+        "shapes do not match",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`",
+        "NCCL error in: …, unhandled system error\nncclSystemError: socketStartConnect: Connect failed",
+        "No space left on device",
+    ):
+        assert not is_out_of_memory(RuntimeError(text))
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise KeyError("another error, of code that handles the first") from None
+    except KeyError as error:
+        assert not is_out_of_memory(error)
+    assert not is_out_of_memory(InputError("step 3: out of memory with a single sequence"))  # which has been met
+
+
+def test_the_cpus_own_report_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(raised.value)
+
+
+def test_rows_are_halved_until_they_fit_and_stay_so():
+    sizes = []
+
+    def function(a, b):
+        sizes.append(len(a))
+        if len(a) > 3:
+            raise REPORTS["cuBLAS"]
+        return a + b
+
+    halving = Halving(function, "cpu")
+    for _ in range(2):
+        assert torch.equal(halving(torch.arange(11), torch.ones(11)), torch.arange(11) + 1)
+    assert sizes == [11, 6, 3, 3, 3, 2, 3, 3, 3, 2]
+
+
+def test_a_single_row_that_does_not_fit_and_other_errors_are_raised():
+    def function(error):
+        return Halving(lambda _: (_ for _ in ()).throw(error), "cpu")
+
+    for error in (MemoryError(), ZeroDivisionError()):
+        with pytest.raises(type(error)):
+            function(error)(torch.ones(4))
+
+
+def test_free_memory_is_at_most_what_encloses_the_process(monkeypatch):
+    machine = free_memory("cpu")
+    for left, free in ((1000, 1000), (machine * 10, machine)):
+        monkeypatch.setattr(memory, "available", lambda: left)  # noqa: B023
+        assert free_memory("cpu") == pytest.approx(free, rel=0.3)
+
+
+def test_memory_is_counted_in_bytes():
+    before = used_memory()
+    block = torch.ones(50_000_000)
+    assert 190e6 < used_memory() - before < 220e6
+    del block
+    assert used_memory() < before + 100e6
+    assert peak_memory("cpu") > before + 190e6  # it remembers
+    assert free_memory("cpu") > 1e8
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_kept_and_used_again():
+    """In a process of its own: a tensor of 40 MB, freed and made again, is no new memory to the system."""
+    code = """
+import resource, torch
+from gpt.memory import keep_freed_memory
+keep_freed_memory("cpu")
+for step in range(15):
+    tensor = torch.ones(10_000_000)
+    if step == 9:  # the first few may still need new memory, where what is free lies in pieces
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del tensor
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(keep):
+    code = f"""
+import torch
+from gpt.memory import keep_freed_memory, used_memory
+keep_freed_memory("cpu")
+keep_freed_memory("cpu", keep={keep})
+tensor = torch.ones(10_000_000)
+held = used_memory()
+del tensor
+print(held - used_memory())
+"""
+    assert (int(printed(code)) > 39_000_000) == (not keep)
+
+
+def printed(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
