@@ -31,7 +31,7 @@ REPORTS = {
     "cuSOLVER": RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
     "NCCL": RuntimeError(
         "NCCL error in: ProcessGroupNCCL.cpp:3384, unhandled cuda error (run with NCCL_DEBUG=INFO), "
-        "NCCL 2.27.5\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+        "NCCL 2.27\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
     ),
     "NCCL's malloc": RuntimeError("ncclUnhandledCudaError: …\nLast error:\nFailed to CUDA malloc 4194304 bytes"),
     "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other allocations: 0 bytes, max: 9.07 GB)"),

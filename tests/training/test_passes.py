@@ -39,6 +39,7 @@ def exhaust(trainer):
     trainer.forward = forward
 
 
+@pytest.mark.slow
 def test_a_run_of_many_halvings_stays_compiled(make_trainer, tiny_config, dynamo):
     model = replace(tiny_config.model, n_layer=1, n_head=1, width=2, context=2)
     trainer = make_trainer(replace(tiny_config, model=model, batch_tokens=520 * 2, micro_batch=512, compile="on"))
