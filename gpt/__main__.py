@@ -9,18 +9,15 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt import cli
 from gpt.analysis.cost import cost_lines, memory_lines, training_memory
+from gpt.cli.evaluate import evaluate
 from gpt.config import Device, Weights
-from gpt.device import choose_device, choose_dtype
+from gpt.device import choose_device
 from gpt.errors import InputError, did_you_mean
-from gpt.evaluation.loss import evaluate as evaluate_split
-from gpt.evaluation.windows import Windows
-from gpt.evaluation.words import evaluation_rows
 from gpt.generation.score import score_text
 from gpt.generation.show import bits, print_score_json, print_scores, score_lines
 from gpt.interop.huggingface import export as export_model
 from gpt.presets import preset as find_preset
-from gpt.run import is_run, load_run, newest_run, read_config
-from gpt.tokens.dataset import open_dataset
+from gpt.run import load_run, newest_run
 
 USAGE = """\
 usage: gpt COMMAND [options]
@@ -28,7 +25,7 @@ usage: gpt COMMAND [options]
   train    train a model on a dataset          (the same as train.py)
   sample   continue a text, or interactively   (the same as sample.py)
   score    how likely a model finds a text, token by token
-  eval     loss, bits per byte and perplexity on a dataset's whole validation split
+  eval     loss, bits per byte and perplexity of runs on a dataset's whole validation split
   export   write a run as a Hugging Face model
   cost     parameters, FLOPs and memory of a preset
 
@@ -38,36 +35,6 @@ gpt COMMAND --help lists a command's options."""
 SCRIPTS = next(
     path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
 )
-
-
-def evaluate(
-    run: Path | None = None, data: Path | None = None, device: Device = "auto", dtype: Weights = "float32"
-) -> None:
-    """Evaluate a run on the complete validation split of a dataset.
-
-    Args:
-        run: Run directory, or Hugging Face GPT-2; by default the newest run.
-        data: Dataset directory; by default the one that the run was trained on.
-        device: Where to compute; auto takes CUDA, else MPS, else the CPU.
-        dtype: Precision of the weights, as sample.py has it.
-    """
-    path = run or newest_run(with_checkpoint=True)
-    loaded = load_run(path, choose_device(device), dtype=dtype)
-    if data is None and not is_run(path):
-        raise InputError("--data: name the dataset to evaluate a Hugging Face model on")
-    dataset = open_dataset(data or read_config(path).data)
-    if dataset.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
-        raise InputError(
-            f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"
-        )
-    dataset.require_window(loaded.config.context)
-    where = choose_device(device)
-    precision = choose_dtype("auto", where)
-    windows = Windows(dataset.validation, loaded.config.context, dataset.tokenizer.end_of_text)
-    result = evaluate_split(loaded.model, windows, dataset.tokenizer.byte_lengths(), where, precision)
-    print(f"{loaded.source}, on {dataset.path}")
-    for name, figure in evaluation_rows(result):
-        print(f"{name:16} {figure}")
 
 
 def score(

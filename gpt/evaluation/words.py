@@ -1,40 +1,63 @@
-"""The figures of an evaluation in words."""
+"""The figures of evaluations in words."""
 
 import math
 
+from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
 
+Row = tuple[str, str]
+Interval = tuple[float, float]
 
-def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+
+def evaluation_rows(evaluation: Evaluation, precision: str = "") -> list[Row]:
     """The figures of an evaluation in words, each with its standard error and 95 % interval, and how they were made."""
-    e, width = evaluation, evaluation.factor * (evaluation.loss_se or 0.0)
-    perplexities = (math.exp(min(700, e.loss - width)), math.exp(min(700, e.loss + width)))
+    e = evaluation
+    losses = around(e.loss, e.loss_se, e.factor)
     shown = "the whole validation split"
     if e.split_tokens and e.tokens < e.split_tokens - 1:
         shown = f"{e.tokens / (e.split_tokens - 1):.1%} of the validation split, spread evenly"
     rows = [
-        ("validation loss", figure(e.loss, e.loss_se, e.factor, 4, " nats per token")),
-        ("bits per byte", figure(e.bits_per_byte, e.bits_per_byte_se, e.factor, 4)),
-        ("perplexity", figure(e.perplexity, e.perplexity_se, e.factor, 2, interval=perplexities)),
+        ("validation loss", figure(f"{e.loss:.4f}", e.loss_se, losses, 4, " nats per token")),
+        ("bits per byte", bits_words(e)),
+        ("perplexity", figure(f"{e.perplexity:.2f}", e.perplexity_se, tuple(math.exp(min(700, x)) for x in losses), 2)),
         ("evaluated on", f"{e.tokens:,} tokens, {e.text_bytes:,} bytes: {shown}"),
     ]
     if e.context:
-        rows.append(("protocol", f"context {e.context:,}, stride {e.stride:,}"))
+        protocol = f"context {e.context:,}, stride {e.stride:,}"
+        rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))
     return rows
 
 
-def figure(
-    value: float,
-    error: float | None,
-    factor: float,
-    digits: int,
-    unit: str = "",
-    interval: tuple[float, float] | None = None,
-) -> str:
+def bits_words(e: Evaluation) -> str:
+    interval = around(e.bits_per_byte, e.bits_per_byte_se, e.factor)
+    return figure(f"{e.bits_per_byte:.4f}", e.bits_per_byte_se, interval, 4)
+
+
+def difference_rows(differences: dict[str, Difference], first: str) -> list[Row]:
+    """How far a model is from the first one, in words."""
+    return [
+        ("difference", f"{difference_words(found, name)}: {found.verdict} {first}")
+        for name, found in differences.items()
+    ]
+
+
+def difference_words(found: Difference, name: str) -> str:
+    """A difference with its error, in the unit of the figure called so."""
+    units = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+    interval = (found.value - found.half_width, found.value + found.half_width)
+    return figure(f"{found.value:+.4f}", found.standard_error, interval, 4, f" {units[name]}")
+
+
+def around(value: float, error: float | None, factor: float) -> Interval:
+    """The interval of so many standard errors on either side."""
+    return value - factor * (error or 0.0), value + factor * (error or 0.0)
+
+
+def figure(value: str, error: float | None, interval: tuple[float, ...], digits: int, unit: str = "") -> str:
     """A figure with its standard error and 95 % interval, or the word that there is too little text for them."""
     if error is None:
-        return f"{value:.{digits}f}{unit} (too little text for a standard error)"
-    low, high = interval or (value - factor * error, value + factor * error)
-    return f"{value:.{digits}f} ± {error:.{digits}f}{unit} (95 %: {low:.{digits}f} to {high:.{digits}f})"
+        return f"{value}{unit} (too little text for a standard error)"
+    low, high = interval
+    return f"{value} ± {error:.{digits}f}{unit} (95 %: {low:.{digits}f} to {high:.{digits}f})"

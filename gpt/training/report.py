@@ -9,7 +9,7 @@ from rich.table import Table
 from gpt.config import SamplingConfig
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
-from gpt.evaluation.words import evaluation_rows
+from gpt.evaluation.words import difference_words, evaluation_rows
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.memory import peak_memory
 from gpt.model.transformer import GPT
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_SEED = 200, 0.6, 1
+WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
 
 
 def sample_text(model: GPT, dataset: Dataset, tokens: int) -> str:
@@ -62,7 +63,7 @@ def report(trainer: "Trainer") -> None:
     except OSError as error:  # a full disk, say; the run is finished and saved all the same
         picture = f"could not be drawn ({error})"
     loaded = load_run(trainer.run, trainer.device)
-    Console(highlight=False, soft_wrap=True).print(_table(trainer, peak, picture, loaded))
+    Console(highlight=False, soft_wrap=True, width=WIDTH).print(_table(trainer, peak, picture, loaded))
     prompt = sample_prompt(trainer.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
     print(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}", end="")
@@ -76,8 +77,10 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Ta
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")
     if loaded.state["evaluation"]:
-        for row in evaluation_rows(Evaluation(**loaded.state["evaluation"])):
+        for row in evaluation_rows(Evaluation(**loaded.state["evaluation"]), str(trainer.dtype).removeprefix("torch.")):
             table.add_row(*row)
+    if trainer.gain:
+        table.add_row("change", f"{difference_words(trainer.gain, 'loss')} from the best evaluation before")
     if trainer.complete_evaluation:
         table.add_row("complete split", complete_words(trainer.complete_evaluation, trainer.step))
     table.add_row("compiled", trainer.compiled.in_words())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gpt.config import IGNORED, Config
 from gpt.device import autocast, choose_dtype
+from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
 from gpt.memory import keep_freed_memory
 from gpt.model.transformer import GPT
@@ -59,6 +60,8 @@ class Trainer:
         self.evaluation: Evaluation | None = None  # of the weights as they are now
         self.complete_evaluation: Evaluation | None = None  # of the last weights, where the budget is less than all
         self.evaluations = 0
+        self.best_sums: Tensor | None = None  # of this process's best evaluation
+        self.gain: Difference | None = None  # of it on the best one before
         self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye

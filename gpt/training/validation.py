@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gpt.config import Config
+from gpt.evaluation.compare import Measured, loss_difference
 from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.evaluation.windows import Windows
 from gpt.tokens.dataset import Dataset
@@ -37,6 +38,10 @@ def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> Evaluatio
     result = summarize(sums, trainer.windows)
     trainer.evaluation, trainer.last_loss = result, result.loss
     trainer.evaluations += 1
+    if result.loss < trainer.best_loss:
+        before, now = trainer.best_sums, Measured(sums.numpy(), trainer.windows)
+        trainer.gain = None if before is None else loss_difference(Measured(before.numpy(), trainer.windows), now)
+        trainer.best_sums = sums
     record |= evaluation_record(result)
     return result
 

@@ -1,5 +1,8 @@
 """Evaluations of a training: what they cover, what is compared with what, and what stops them."""
 
+import contextlib
+import io
+import re
 import signal
 from dataclasses import replace
 
@@ -13,6 +16,7 @@ from gpt.checkpoint import load_newest
 from gpt.evaluation.loss import evaluate
 from gpt.training import validation
 from gpt.training.metrics import read_metrics
+from gpt.training.report import report
 from gpt.training.validation import validation_windows
 
 
@@ -52,6 +56,36 @@ def test_a_run_that_stops_early_ends_with_the_complete_split(make_trainer, budge
     assert trainer.step == 20
     assert trainer.complete_evaluation.loss == 1.0
     assert trainer.best_loss == 2.0  # never compared with the other
+
+
+def test_the_last_best_evaluation_is_compared_with_the_best_before_pairwise(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(tiny_config)
+    assert fit(trainer, quiet)
+    losses = [record["val_loss"] for record in read_metrics(trainer.run) if "val_loss" in record]
+    best = sorted(losses)[:2]
+    assert losses[-1] == best[0]  # as this run goes
+    assert trainer.gain.value == pytest.approx(best[0] - best[1])
+    assert trainer.gain.standard_error < trainer.evaluation.loss_se
+    assert "change" in (table := printed_table(trainer))
+    assert "the best of 3 evaluations" in table
+
+
+def printed_table(trainer):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        report(trainer)
+    return output.getvalue()
+
+
+def test_the_table_keeps_the_complete_figure_apart_from_the_best(make_trainer, budgeted, quiet):
+    trainer = make_trainer(budgeted)
+    assert fit(trainer, quiet)
+    table = printed_table(trainer)
+    best, whole = (re.search(rf"{name} +(\d+\.\d{{4}})", table)[1] for name in ("validation loss", "complete split"))
+    assert best == f"{trainer.best_loss:.4f}"
+    assert whole == f"{trainer.complete_evaluation.loss:.4f}" != best
+    assert "spread evenly" in table
+    assert "after step 30" in table
 
 
 def test_a_budget_above_the_split_evaluates_it_once(make_trainer, tiny_config, quiet):

@@ -1,0 +1,123 @@
+"""Two models on the same text: by how much one is better, and how sure that is.
+
+What is hard for one is hard for the other, so the error of their difference is taken of differences, unit by unit,
+and is mostly much smaller than the errors of the two figures.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt.errors import InputError
+from gpt.evaluation.statistics import Spread, ratio_errors, spread
+from gpt.evaluation.windows import Windows
+from gpt.tokens.shards import Split
+from gpt.tokens.tokenizer import Tokenizer
+
+NATS, TOKENS, BYTES = range(3)  # columns of the sums of pieces
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model made of the pieces of some windows: nats, tokens and bytes of each, (P, 3)."""
+
+    sums: np.ndarray
+    windows: Windows
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The other figure minus the first: below 0, the other model is better."""
+
+    value: float
+    spread: Spread | None
+    """None where text is too little to tell."""
+
+    @property
+    def standard_error(self) -> float | None:
+        return None if self.spread is None else self.spread.standard_error
+
+    @property
+    def half_width(self) -> float:
+        return 0.0 if self.spread is None else self.spread.half_width
+
+    @property
+    def verdict(self) -> str:
+        """Which of the two is better, if the 95 % interval tells: to be followed by the first one's name."""
+        if self.spread is None or abs(self.value) <= self.half_width:
+            return "cannot be told from"
+        return "better than" if self.value < 0 else "worse than"
+
+
+def loss_difference(first: Measured, other: Measured) -> Difference:
+    """In nats per token, of models with the same tokenizer."""
+    one, two, documents = _same_pieces(first, other)
+    return _difference(one[:, [NATS, TOKENS]], two[:, [NATS, TOKENS]], documents)
+
+
+def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = True) -> Difference:
+    """In bits per byte; with different tokenizers, of the same documents."""
+    one, two, documents = (_same_pieces if same_tokenizer else _same_documents)(first, other)
+    scale = np.array([1 / math.log(2), 1.0])
+    return _difference(one[:, [NATS, BYTES]] * scale, two[:, [NATS, BYTES]] * scale, documents)
+
+
+def _difference(first: np.ndarray, other: np.ndarray, documents: np.ndarray) -> Difference:
+    """Of the ratios of the columns' sums, (P, 2) each."""
+    (one, one_errors), (two, two_errors) = ratio_errors(*first.T), ratio_errors(*other.T)
+    return Difference(two - one, spread(two_errors - one_errors, (first[:, 1] + other[:, 1]) / 2, documents))
+
+
+def _same_pieces(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut the text where pieces of both begin, as models of different contexts have different ones.
+
+    Raises InputError if they do not predict the same tokens.
+    """
+    cuts = np.intersect1d(first.windows.starts, other.windows.starts)
+    parts = []
+    for measured in (first, other):
+        places = np.searchsorted(measured.windows.starts, cuts)
+        parts.append(np.add.reduceat(measured.sums, places))
+    if not np.array_equal(parts[0][:, TOKENS:], parts[1][:, TOKENS:]):
+        raise InputError("models of different contexts predict different tokens of a part: leave --tokens out")
+    return parts[0], parts[1], first.windows.documents[np.searchsorted(first.windows.starts, cuts)]
+
+
+def _same_documents(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Take each document as one piece. Raises InputError if they are not the same text.
+
+    Of the first one each tokenizer leaves its own first token out, which nothing predicts.
+    """
+    sums = []
+    for measured in (first, other):
+        begins = np.flatnonzero(np.diff(measured.windows.documents, prepend=-1))
+        sums.append(np.add.reduceat(measured.sums, begins))
+    if len(sums[0]) != len(sums[1]) or not np.array_equal(sums[0][1:, BYTES], sums[1][1:, BYTES]):
+        raise InputError(
+            "the two tokenizers do not spell the same documents; compare the runs on data that both can encode"
+        )
+    return sums[0], sums[1], np.arange(len(sums[0]))
+
+
+class _MemorySplit(Split):
+    """A split whose ids are in memory."""
+
+    def __init__(self, name: str, ids: np.ndarray) -> None:
+        super().__init__(name, [])
+        self.ids, self.tokens = ids, len(ids)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        assert start >= 0 and start + count <= self.tokens
+        return self.ids[start : start + count]
+
+
+def encoded_anew(split: Split, before: Tokenizer, tokenizer: Tokenizer) -> Split:
+    """The same documents in the ids of another tokenizer, in memory. Raises InputError for what it cannot encode."""
+    ids = split.read(0, split.tokens)
+    ends = np.flatnonzero(ids == before.end_of_text)
+    documents = [part[1:] if number else part for number, part in enumerate(np.split(ids, ends))]
+    encoded = tokenizer.encode_batch([before.decode(document.tolist()) for document in documents], threads=1)
+    separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    parts = [[*(separator if number else []), *new] for number, new in enumerate(encoded)]
+    return _MemorySplit(split.name, np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))
