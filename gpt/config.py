@@ -71,7 +71,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "width", "context", "vocab_size", "ngram", "ngram_rows"):
-            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+            _require(1 <= getattr(self, name) < 2**31, f"model.{name}", getattr(self, name), "from 1 to 2^31 - 1")
         _require(
             self.width % self.n_head == 0, "model.width", self.width, f"a multiple of model.n_head ({self.n_head})"
         )

@@ -21,6 +21,7 @@ from gpt import checkpoint
 from gpt.config import Config, ModelConfig, Weights
 from gpt.device import choose_weights
 from gpt.errors import InputError
+from gpt.files import read_json
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.model.packed import can_pack, pack
 from gpt.model.transformer import GPT
@@ -82,9 +83,11 @@ def load_run(
         config = huggingface.read_config(path)
         weights, state = huggingface.read_weights(path, config), {}
         name = str(source)
-    with torch.device("meta"), _Unfilled():  # no memory and no random numbers for what is replaced at once
-        model = GPT(config)
     try:
+        if config.n_layer > len(weights):  # a file can ask for more modules than memory holds
+            raise RuntimeError(f"{config.n_layer} layers, and {len(weights)} weights")
+        with torch.device("meta"), _Unfilled():  # no memory and no random numbers for what is replaced at once
+            model = GPT(config)
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
@@ -133,24 +136,21 @@ def is_run(path: Path | None) -> bool:
     if path is None:
         return False
     try:
-        return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
+        return read_json(path / CONFIG).get("format") == FORMAT
+    except InputError:
         return False
 
 
 def read_config(path: Path) -> Config:
     """The config of a run. Raises InputError if it is missing, damaged or of another version."""
     file = path / CONFIG
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version, values = content["version"], content["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: cannot be read as a run's config ({error!r}); name a run directory, such as runs/python-nano"
-        ) from None
-    if version != VERSION:
-        raise InputError(f"{file}: is of version {version}, and this program reads version {VERSION}")
-    return overlay(Config(), values, str(file))
+    remedy = "name a run directory, such as runs/python-nano"
+    content = read_json(file, "a run's config", remedy)
+    if not {"version", "config"} <= content.keys():
+        raise InputError(f"{file}: cannot be read as a run's config (it lacks 'version' or 'config'); {remedy}")
+    if content["version"] != VERSION:
+        raise InputError(f"{file}: is of version {content['version']!r}, and this program reads version {VERSION}")
+    return overlay(Config(), content["config"], str(file))
 
 
 def write_config(path: Path, config: Config) -> None:

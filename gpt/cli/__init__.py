@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from gpt.errors import InputError, ProcessLost
+from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset
 
 
@@ -37,7 +38,7 @@ class sentences:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
             sys.exit(BROKEN_PIPE)
         if isinstance(error, InputError | OSError | ProcessLost):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
@@ -48,7 +49,7 @@ class sentences:
 
 def complain(message: str) -> None:
     """Say something beside the output."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def program_name() -> str:
@@ -63,13 +64,16 @@ def at_terminal() -> bool:
 def read_standard_input() -> str:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
-    return read_text("standard input", lambda encoding: sys.stdin.read())
+    return read_text("standard input", lambda encoding: sys.stdin.read().removeprefix("\ufeff"))
 
 
 def read_text(name: str, read: Callable[[str], str]) -> str:
-    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text."""
+    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
+
+    A byte-order mark, as editors on Windows write it, is no part of the text.
+    """
     try:
-        return read("utf-8")
+        return read("utf-8-sig")
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from gpt.generation.score import TokenScore
 from gpt.generation.text import Continuation
+from gpt.terminal import show
 
 Event = tuple[int, str, Continuation]
 COLOURS = [(1, "green"), (4, ""), (8, "yellow"), (math.inf, "red")]  # of surprisals up to so many bits
@@ -39,9 +40,9 @@ def print_text(events: Iterable[Event], prompts: int, samples: int, echo: bool) 
     begun = -1
     for number, text, result in in_order(events):
         if number != begun:
-            print(heading(number, prompts, samples) + (result.prompt if echo else ""), end="")
+            show(heading(number, prompts, samples) + (result.prompt if echo else ""))
             begun = number
-        print(text, end="", flush=True)
+        show(text)
         if result.finish_reason:
             print()
             print_scores([*result.prompt_tokens, *result.tokens])

@@ -3,7 +3,6 @@
 Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, whose weights are transposed.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from gpt.config import ModelConfig
 from gpt.errors import InputError, did_you_mean
-from gpt.interop.huggingface_tokenizer import GPT2_VOCABULARY, read_json, write_json, write_tokenizer
+from gpt.files import inside, read_json
+from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
 from gpt.model.transformer import GPT
+from gpt.settings import overlay
 from gpt.tokens.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {
@@ -28,6 +29,8 @@ _BLOCK_NAMES = {
     "mlp.c_fc": "mlp.expand",
     "mlp.c_proj": "mlp.contract",
 }
+_SIZES = {"n_embd": "width", "n_positions": "context"}
+_SIZES |= {name: name for name in ("n_layer", "n_head", "vocab_size", "layer_norm_epsilon")}
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -78,19 +81,20 @@ def find(source: str) -> Path:
 def is_model(path: Path) -> bool:
     """Whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
     try:
-        return "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "model_type" in read_json(path / "config.json")
+    except InputError:
         return False
 
 
 def read_config(path: Path) -> ModelConfig:
     """Their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
-    config = read_json(path / "config.json")
-    width = config.get("n_embd", 768)
+    file = path / "config.json"
+    config, gpt2 = read_json(file), ModelConfig()
+    ours = overlay(gpt2, {name: config.get(theirs, getattr(gpt2, name)) for theirs, name in _SIZES.items()}, str(file))
     required: dict[str, tuple[Any, ...]] = {
         "model_type": ("gpt2",),
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "n_inner": (None, 4 * width),
+        "n_inner": (None, 4 * ours.width),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "tie_word_embeddings": (True,),
@@ -100,17 +104,9 @@ def read_config(path: Path) -> ModelConfig:
         value = config.get(key, allowed[0])
         if value not in allowed:
             raise InputError(
-                f"{path / 'config.json'}: {key} is {value!r} where GPT-2 has {allowed[-1]!r}; "
-                "such a model cannot be read exactly"
+                f"{file}: {key} is {value!r} where GPT-2 has {allowed[-1]!r}; such a model cannot be read exactly"
             )
-    return ModelConfig(
-        n_layer=config.get("n_layer", 12),
-        n_head=config.get("n_head", 12),
-        width=width,
-        context=config.get("n_positions", 1024),
-        vocab_size=config.get("vocab_size", GPT2_VOCABULARY),
-        layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
-    )
+    return ours
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
@@ -143,19 +139,27 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     index = path / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = _shard_names(index) if index.exists() else ["model.safetensors"]
     tensors = {}
     for name in names:
-        if not (path / name).exists():
+        file = inside(path, name)
+        if not file.exists():
             raise InputError(
-                f"{path / name}: is missing; only safetensors are read "
+                f"{file}: is missing; only safetensors are read "
                 "(transformers' save_pretrained writes them from pickled .bin weights)"
             )
         try:
-            tensors |= load_file(path / name)
+            tensors |= load_file(file)
         except safetensors.SafetensorError as error:
-            raise InputError(f"{path / name}: cannot be read as safetensors ({error})") from None
+            raise InputError(f"{file}: cannot be read as safetensors ({error})") from None
     return tensors
+
+
+def _shard_names(index: Path) -> list[str]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index}: has no weight_map from names of weights to names of files")
+    return sorted(set(names.values()))
 
 
 # ---- writing ----

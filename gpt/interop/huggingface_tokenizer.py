@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
+from gpt.files import read_json
 from gpt.tokens.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, from_bytes, to_bytes
 
 # tokenizers' regular expressions have no possessive quantifiers; without them the pattern means the same.
@@ -24,8 +25,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
         vocabulary, merges = _read_bpe(path / "tokenizer.json")
     elif (path / "vocab.json").exists() and (path / "merges.txt").exists():
         vocabulary = read_json(path / "vocab.json")
-        lines = (path / "merges.txt").read_text(encoding="utf-8").splitlines()
-        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        merges = _read_merges(path / "merges.txt")
     elif vocab_size == GPT2_VOCABULARY:
         return Tokenizer.gpt2()
     else:
@@ -35,8 +35,22 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     return _from_vocabulary(path, vocabulary, merges)
 
 
-def _from_vocabulary(path: Path, vocabulary: dict[str, int], merges: list[list[str]]) -> Tokenizer:
+def _read_merges(file: Path) -> list[Any]:
+    """The lines of a merges.txt, each of which should be two tokens. Raises InputError if it cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    return [line.split(" ") for line in lines if line and not line.startswith("#version")]
+
+
+def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) -> Tokenizer:
     """Ids must be ranks: bytes and merges in order, and end-of-text last, as in GPT-2's own vocabulary."""
+    if not all(type(id) is int for id in vocabulary.values()):
+        raise InputError(f"{path}: its tokenizer's vocabulary has ids that are no integers")
+    pairs = all(isinstance(m, list) and len(m) == 2 and all(isinstance(part, str) for part in m) for m in merges)
+    if not pairs:
+        raise InputError(f"{path}: its tokenizer has merges that are not of two tokens each")
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     end_of_text = END_OF_TEXT in vocabulary
     merged = [vocabulary.get(left + right, -1) for left, right in merges]
@@ -51,23 +65,35 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, int], merges: list[list[s
     except KeyError as error:
         raise InputError(f"{path}: its tokenizer has a token that is not byte-level BPE (character {error})") from None
     kind = "gpt2" if len(tokens) == GPT2_VOCABULARY else "bpe"
-    return Tokenizer(kind, ranks, GPT2_PATTERN, end_of_text)
+    try:
+        return Tokenizer(kind, ranks, GPT2_PATTERN, end_of_text)
+    except InputError as error:
+        raise InputError(f"{path}: its tokenizer cannot be used: {error}") from None
 
 
-def _read_bpe(path: Path) -> tuple[dict[str, int], list[list[str]]]:
+def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any]]:
     """(vocabulary, merges) of a tokenizer.json. Raises InputError unless it is byte-level with GPT-2's pattern."""
     content = read_json(path)
-    model = content.get("model") or {}
-    pre_tokenizer = content.get("pre_tokenizer") or {}
+    try:
+        if not _is_gpt2s_kind(content):
+            raise InputError(f"{path}: is not a byte-level BPE with GPT-2's pattern; only that kind is read")
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+        return content["model"]["vocab"] | added, merges
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not what tokenizers writes ({error!r})") from None
+
+
+def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json cuts text as GPT-2 does, and does nothing to it before."""
+    model, pre_tokenizer = content.get("model") or {}, content.get("pre_tokenizer") or {}
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     byte_level = steps[-1].get("type") == "ByteLevel" and not steps[-1].get("add_prefix_space", True)
     patterns = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
     expected = [] if steps[-1].get("use_regex", True) else [GPT2_PATTERN_PLAIN]
-    if "merges" not in model or not byte_level or patterns != expected:
-        raise InputError(f"{path}: is not a byte-level BPE with GPT-2's pattern; only that kind is read")
-    added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return model["vocab"] | added, merges
+    affixes = [model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")]
+    plain = content.get("normalizer") is None and not any(affixes)
+    return "merges" in model and byte_level and patterns == expected and plain
 
 
 def write_tokenizer(tokenizer: Tokenizer, to: Path, context: int) -> None:
@@ -125,13 +151,6 @@ def recover_merges(ranks: list[bytes]) -> list[tuple[bytes, bytes]]:
         known = [(left, right) for left, right in pairs if left in rank_of and right in rank_of]
         merges += sorted(known, key=lambda pair: (rank_of[pair[0]], rank_of[pair[1]]))
     return merges
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import InputError
+from gpt.terminal import one_line
 from gpt.tokens.dataset import SPLITS, Dataset, open_dataset, write_manifest
 from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
 from gpt.tokens.writer import ShardWriter
@@ -83,7 +84,7 @@ def prepare(
     census = take_census(documents)
     skipped = (skipped or {}) | {name: f"the same content as {first}" for name, first in census.duplicates.items()}
     for name, reason in list(skipped.items())[:SAID]:
-        say(f"skipped {name}: {reason}")
+        say(one_line(f"skipped {name}: {reason}"))
     if len(skipped) > SAID:
         say(f"skipped {len(skipped):,} in all; {out / 'skipped.txt'} names each")
     if not sum(census.documents.values()):
@@ -106,7 +107,7 @@ def prepare(
             _require_window(split, sum(shard.tokens for shard in writer.shards), census)
         tokenizer.save(partial / "tokenizer.json")
         if skipped:
-            lines = "".join(f"{name}: {reason}\n" for name, reason in skipped.items())
+            lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in skipped.items())
             (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
         write_manifest(partial, tokenizer, shards, recipe)
         _put_in_place(partial, out)

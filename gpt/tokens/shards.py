@@ -55,7 +55,7 @@ class Shard:
                 f"{self.path}: is a shard of version {header[1]}, and this program reads version {version}; {REMEDY}"
             )
         tokens = int(header[2])
-        if size != HEADER_BYTES + tokens * dtype.itemsize:
+        if tokens < 0 or size != HEADER_BYTES + tokens * dtype.itemsize:
             wanted = HEADER_BYTES + tokens * dtype.itemsize
             raise InputError(
                 f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REMEDY}"
@@ -69,7 +69,7 @@ class Shard:
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read_header(self._file)
-        except ValueError as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             raise InputError(f"{self.path}: is not a NumPy array ({error}); {REMEDY}") from None
         if len(shape) != 1 or dtype != np.dtype("<u2"):
             raise InputError(

@@ -1,11 +1,13 @@
 """Anyone's own text as documents: files, directories and JSON Lines; what is left out is named, with the reason."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from gpt.errors import InputError
+from gpt.files import parse_json
 from gpt.tokens.prepare import Document, split_by_hash
 
 MOST_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens, more than an evaluation reads
@@ -13,6 +15,7 @@ FEW = 100  # fewer documents than this are each cut in two, since a hash might s
 JSON_LINES = (".jsonl", ".ndjson")
 HIDDEN = "hidden, or a directory of tools"
 OURS = ("manifest.json", "checkpoints")
+SHOWN = 20  # fields that are named
 TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 
 
@@ -63,7 +66,7 @@ class TextFiles:
                 yield top.name, top
                 continue
             outside = top.resolve().parent
-            for directory, directories, files in os.walk(top):
+            for directory, directories, files in os.walk(top, onerror=self._unreadable):
                 here = Path(directory)
                 for name in sorted(directories):
                     if reason := self._reason_to_skip(here / name):
@@ -75,6 +78,9 @@ class TextFiles:
                         self.skipped[str(here / name)] = HIDDEN
                     else:
                         yield (here.resolve() / name).relative_to(outside).as_posix(), here / name
+
+    def _unreadable(self, error: OSError) -> None:
+        self.skipped[str(error.filename)] = f"cannot be read: {error.strerror}"
 
     def _reason_to_skip(self, directory: Path) -> str | None:
         if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
@@ -95,41 +101,58 @@ class TextFiles:
             if not text.strip():
                 raise ValueError("empty")
             return text
-        except UnicodeDecodeError as error:
-            self.skipped[str(path)] = f"not UTF-8: {error.reason} at byte {error.start}"
         except OSError as error:
             self.skipped[str(path)] = f"cannot be read: {error.strerror}"
         except ValueError as error:
-            self.skipped[str(path)] = str(error)
+            self.skipped[str(path)] = _reason(error)
         return None
 
     def _json_lines(self, name: str, path: Path) -> Iterator[tuple[str, str]]:
         """Read line by line, since such files can be larger than the memory."""
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    entry = json.loads(line) if line.strip() else None
-                except ValueError:
-                    self.skipped[f"{path}, line {number}"] = "not JSON in UTF-8"
-                    continue
-                if entry is None:
-                    continue
-                if self.field is None:
-                    self._field_needed(path, entry)
-                    return
-                text = entry.get(self.field) if isinstance(entry, dict) else None
-                if not isinstance(text, str):
-                    self.skipped[f"{path}, line {number}"] = f"has no text in the field {self.field!r}"
-                elif not text.strip():
-                    self.skipped[f"{path}, line {number}"] = "empty"
-                else:
-                    # JSON can spell half a surrogate pair, which no UTF-8 can hold.
-                    yield f"{name}, line {number}", text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        try:
+            if not path.is_file():
+                raise OSError(errno.EINVAL, "not a regular file")
+            with open(path, "rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.strip():
+                        continue
+                    try:
+                        entry = parse_json(line)
+                        if self.field is None:
+                            self._field_needed(path, entry)
+                            return
+                        yield f"{name}, line {number}", _text_of(entry, self.field)
+                    except InputError:
+                        raise
+                    except ValueError as error:
+                        self.skipped[f"{path}, line {number}"] = _reason(error)
+        except OSError as error:
+            self._unreadable(OSError(error.errno, error.strerror, str(path)))
 
     def _field_needed(self, path: Path, entry: object) -> None:
         """Refuse a file that was asked for; skip one that merely lies in a directory."""
-        fields = ", ".join(entry) if isinstance(entry, dict) else "none: its first line is no object"
+        fields = ", ".join(list(entry)[:SHOWN]) if isinstance(entry, dict) else "none: its first line is no object"
         reason = f"name the field that holds the text by --field; its fields are: {fields}"
         if path in self.inputs:
             raise InputError(f"--input {path}: {reason}")
         self.skipped[str(path)] = f"JSON Lines: {reason}"
+
+
+def _text_of(entry: object, field: str) -> str:
+    """The text in a line of JSON. Raises ValueError, with the reason, if there is none."""
+    text = entry.get(field) if isinstance(entry, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"has no text in the field {field!r}")
+    if not text.strip():
+        raise ValueError("empty")
+    # JSON can spell half a surrogate pair, which no UTF-8 can hold.
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _reason(error: ValueError) -> str:
+    """Why a file or line cannot be read as text, in words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: {error.reason} at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    return str(error)

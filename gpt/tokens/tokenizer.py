@@ -6,10 +6,11 @@ its special tokens. That is what `tokenizer.json` holds, so loading one needs no
 
 import base64
 import codecs
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import regex
 import tiktoken
 
 from gpt.errors import InputError
+from gpt.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -34,6 +36,8 @@ LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800
 
 FORMAT = "gpt-tokenizer"
 VERSION = 1
+KINDS = ("gpt2", "bytes", "char", "bpe")
+LONGEST_NUMBER = 9  # digits of bpe:VOCAB
 SHORTEST_BPE = 257  # 256 bytes and end-of-text
 
 
@@ -45,6 +49,8 @@ class Tokenizer:
     """
 
     def __init__(self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True) -> None:
+        """Raises InputError for what tiktoken would fail on: see `_require_sound`."""
+        _require_sound(kind, ranks, pattern)
         self.kind = kind
         self.ranks = list(ranks)
         self.pattern = pattern
@@ -123,18 +129,20 @@ class Tokenizer:
         A run of over 16,384 letters, digits, other marks or spaces is encoded in parts of that many.
         Raises InputError for a character that a 'char' vocabulary lacks.
         """
-        self._require_known(text)
-        return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
+        self.require_known(text)
+        with _panics_are_errors():
+            return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
         """`encode` for many texts, on several threads, into arrays, which take less memory than lists."""
         for text in texts:
-            self._require_known(text)
+            self.require_known(text)
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(self._encode_to_array, texts))
 
     def _encode_to_array(self, text: str) -> np.ndarray:
-        parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        with _panics_are_errors():
+            parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -165,7 +173,8 @@ class Tokenizer:
         lengths = [len(token) for token in self.ranks]
         return np.array(lengths + [0] * len(self.special_tokens), dtype=np.int64)
 
-    def _require_known(self, text: str) -> None:
+    def require_known(self, text: str) -> None:
+        """Raises InputError for a character that a 'char' vocabulary lacks."""
         unknown = set(text) - self._characters if self._characters is not None else None
         if unknown:
             some = ", ".join(repr(character) for character in sorted(unknown)[:5])
@@ -192,27 +201,58 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a tokenizer ({error})") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+        content = read_json(path, "a tokenizer")
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise InputError(
                 f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe"
             )
         try:
-            ranks = [base64.b64decode(token) for token in content["ranks"]]
-            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(content["special_tokens"]))
+            ranks = [base64.b64decode(token, validate=True) for token in content["ranks"]]
+            special = content["special_tokens"]
+            if special not in ({}, {END_OF_TEXT: len(ranks)}):
+                raise InputError(f"its special tokens are {special!r}; there is only {END_OF_TEXT}, the last id")
+            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(special))
             unchanged = tokenizer.fingerprint == content["fingerprint"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: is damaged ({error!r}); prepare the dataset again, or restore the file"
-            ) from None
+            reason = error if isinstance(error, InputError) else repr(error)
+            raise InputError(f"{path}: is damaged ({reason}); prepare the dataset again, or restore the file") from None
         if not unchanged:
             raise InputError(
                 f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file"
             )
         return tokenizer
+
+
+def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
+    """Raises InputError for a vocabulary that tiktoken cannot encode every text with, or would not end with.
+
+    It panics, which in Rust is no error of Python's, where tokens repeat or a byte is missing, and on a pattern that
+    tries too many ways to match; so a file can only have the two patterns that are known.
+    """
+    if kind not in KINDS:
+        raise InputError(f"the kind of tokenizer is {kind!r}; it must be {', '.join(KINDS)}")
+    if pattern != (CHARACTER_PATTERN if kind == "char" else GPT2_PATTERN):
+        raise InputError(f"its pattern is not the one of the kind {kind}; no other is used")
+    if not ranks or b"" in ranks:
+        raise InputError("it has a token of no bytes, or no token at all")
+    if len(set(ranks)) < len(ranks):
+        raise InputError("it has the same token twice")
+    if kind == "char":
+        if not all(len(token.decode()) == 1 for token in ranks):
+            raise InputError("it has a token that is not one character")
+    elif missing := {bytes([byte]) for byte in range(256)} - set(ranks):
+        raise InputError(f"it lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}; some texts need them")
+
+
+@contextlib.contextmanager
+def _panics_are_errors() -> Generator[None]:
+    """Turn a panic of tiktoken, which is written in Rust and passes every `except Exception`, into InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of pyo3, which gives no other way to name it
+            raise InputError(f"tiktoken cannot encode the text ({error})") from None
+        raise
 
 
 def _parts(text: str) -> list[str]:
@@ -247,12 +287,13 @@ class StreamDecoder:
 def parse_tokenizer(name: str) -> tuple[str, int | None]:
     """(kind, vocabulary) of 'gpt2', 'bytes', 'char', 'bpe:VOCAB', or 'file' for a path. Raises InputError otherwise."""
     kind, colon, number = name.partition(":")
-    if kind == "bpe" and number.isdecimal():
+    if kind == "bpe" and number.isdecimal() and len(number) <= LONGEST_NUMBER:
         return "bpe", int(number)
     if kind in ("gpt2", "bytes", "char") and not colon:
         return kind, None
-    if name and Path(name).exists():
-        return "file", None
+    with contextlib.suppress(OSError):  # what is too long to be a path
+        if name and Path(name).exists():
+            return "file", None
     raise InputError(
         f"--tokenizer {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, "
         "or a run or dataset directory whose tokenizer to use"

@@ -18,6 +18,7 @@ from torch import Tensor
 from gpt.config import Config
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
+from gpt.files import parse_json
 from gpt.run import METRICS, PICTURE, WANDB_ID
 from gpt.settings import to_dict
 
@@ -83,14 +84,15 @@ def _line(record: Record) -> str:
 def read_metrics(run: Path) -> list[Record]:
     """The records of a run; a last line that a crash tore is left out."""
     try:
-        lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+        lines = (run / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            record["step"], record["train_loss"]
+            record = parse_json(line)
+            if not isinstance(record["step"], int) or not isinstance(record["train_loss"], float | int | None):
+                raise TypeError
             records.append(record)
         except (ValueError, TypeError, KeyError):
             if number < len(lines):

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gpt.terminal import printable
+
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
 
@@ -31,11 +33,6 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
         f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "
         f"epoch {record['epoch']:.2f}  {duration(record['elapsed_s'])}, {duration(seconds_left)} left"
     )
-
-
-def printable(text: str) -> str:
-    """A model's text without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class _Console(Console):
@@ -74,10 +71,10 @@ class ProgressDisplay:
             self.say(line)
             self._last_line = time.monotonic()
         if "sample" in record:
-            self.say("\n".join(f"    | {line}" for line in printable(record["sample"]).strip("\n").split("\n")))
+            self.say("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(printable(message), markup=False, emoji=False)
 
 
 class Clock:

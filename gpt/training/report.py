@@ -14,6 +14,7 @@ from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.memory import peak_memory
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
+from gpt.terminal import printable, show
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.tokenizer import Tokenizer
 from gpt.training.metrics import draw_losses
@@ -63,12 +64,13 @@ def report(trainer: "Trainer") -> None:
     except OSError as error:  # a full disk, say; the run is finished and saved all the same
         picture = f"could not be drawn ({error})"
     loaded = load_run(trainer.run, trainer.device)
-    Console(highlight=False, soft_wrap=True, width=WIDTH).print(_table(trainer, peak, picture, loaded))
+    console = Console(highlight=False, soft_wrap=True, width=WIDTH, markup=False, emoji=False)
+    console.print(_table(trainer, peak, picture, loaded))
     prompt = sample_prompt(trainer.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
-    print(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}", end="")
+    show(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}")
     for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
-        print(text, end="", flush=True)
+        show(text)
     print()
 
 
@@ -87,9 +89,9 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Ta
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {trainer.evaluations} evaluations" if trainer.evaluations > 1 else ""
     table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
-    table.add_row("run", str(trainer.run))
-    table.add_row("picture", picture)
-    table.add_row("sample from it", f"python sample.py --run {trainer.run}")
+    table.add_row("run", printable(str(trainer.run)))
+    table.add_row("picture", printable(picture))
+    table.add_row("sample from it", printable(f"python sample.py --run {trainer.run}"))
     return table
 
 

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt.config import Parallel
 from gpt.device import make_deterministic
 from gpt.errors import InputError, ProcessLost
+from gpt.terminal import printable
 
 STORE_PORT = "gpt/store-port"
 PATIENCE = timedelta(minutes=30)  # for what takes some ranks long and others not: starting, loading and saving
@@ -44,7 +45,7 @@ class World:
 
     def say(self, message: str) -> None:
         if self.is_main:
-            print(message, flush=True)
+            print(printable(message), flush=True)
 
     # ---- small things: numbers and decisions ----
 

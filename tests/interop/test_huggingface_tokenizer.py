@@ -115,3 +115,64 @@ def test_other_kinds_of_tokenizer_are_refused(bpe, tmp_path):
     (path / "tokenizer.json").write_text(json.dumps(content | {"model": swapped}))
     with pytest.raises(InputError, match="not in the order of its merges"):
         read_tokenizer(path, 600)
+
+
+VOCABULARY = {from_bytes(bytes([byte])): byte for byte in range(256)}
+UNSOUND = {
+    "ids that are text": (VOCABULARY | {"ab": "256"}, ["a b"]),
+    "ids that are true": (VOCABULARY | {from_bytes(b"\1"): True}, []),
+    "ids that are fractions": (VOCABULARY | {"ab": 256.0}, ["a b"]),
+    "an id twice": (VOCABULARY | {"ab": 255}, ["a b"]),
+    "an id left out": (VOCABULARY | {"ab": 257}, ["a b"]),
+    "an id below 0": (VOCABULARY | {"ab": -1}, ["a b"]),
+    "a huge id": (VOCABULARY | {"ab": 10**40}, ["a b"]),
+    "a byte missing": ({token: id for token, id in VOCABULARY.items() if id < 255}, []),
+    "an empty token": (VOCABULARY | {"": 256}, []),
+    "a surrogate": (VOCABULARY | {"\ud800": 256}, []),
+    "another alphabet": (VOCABULARY | {"漢": 256}, []),
+    "a merge of three": (VOCABULARY | {"abc": 256}, ["a b c"]),
+    "a merge of one": (VOCABULARY | {"abc": 256}, ["abc"]),
+    "a merge of numbers": (VOCABULARY, [[1, 2]]),
+    "a merge that is null": (VOCABULARY, [None]),
+    "a merge of what is unknown": (VOCABULARY, ["x 漢"]),
+    "no vocabulary": ([], []),
+}
+
+
+@pytest.mark.parametrize(("vocabulary", "merges"), UNSOUND.values(), ids=UNSOUND)
+def test_an_unsound_vocabulary_is_a_sentence(tmp_path, vocabulary, merges):
+    pre_tokenizer = {"type": "ByteLevel", "add_prefix_space": False}
+    content = {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": pre_tokenizer}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        read_tokenizer(tmp_path, 257)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    lines = [merge if isinstance(merge, str) else "one" for merge in merges]
+    (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        read_tokenizer(tmp_path, 257)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "NFC"}},
+        {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": [], "dropout": 0.5}},
+        {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": [], "end_of_word_suffix": "</w>"}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [5, "x"]}},
+        {"pre_tokenizer": {"pretokenizers": [{"pattern": {"Regex": "(a+)+$"}}, {"type": "ByteLevel"}]}},
+        {"added_tokens": [{"content": "x"}]},
+        {"added_tokens": 5},
+        {"model": {"vocab": VOCABULARY, "merges": 5}},
+    ],
+)
+def test_what_does_something_else_to_a_text_is_refused(tmp_path, change):
+    pre_tokenizer = {"type": "ByteLevel", "add_prefix_space": False}
+    content = {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": []}, "pre_tokenizer": pre_tokenizer}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert read_tokenizer(tmp_path, 256).vocab_size == 256
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | change))
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        read_tokenizer(tmp_path, 256)

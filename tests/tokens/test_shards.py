@@ -98,6 +98,50 @@ def test_a_directory_of_other_programs_shards_is_a_dataset(tokenizer, tmp_path):
     assert (dataset.train.tokens, dataset.validation.tokens) == (200, 100)
 
 
+@pytest.mark.parametrize("largest", [3, 256, 50_256, 65_535, 70_000, 200_000])
+def test_32_bits_without_a_header_are_refused_and_16_bits_never(gpt2_tokenizer, tmp_path, rng, largest):
+    """As uint16 every second id would be 0, or as small as a vocabulary of over 65,536 makes it."""
+    ids = [0, largest, *(rng.randrange(largest + 1) for _ in range(20_000))]
+    Tokenizer.utf8_bytes().save(tmp_path / "tokenizer.json")
+    (tmp_path / "val.bin").write_bytes(np.zeros(200, dtype="<u2").tobytes())  # alike throughout, and so either
+    (tmp_path / "train.bin").write_bytes(np.array(ids, dtype="<u4").tobytes())
+    with pytest.raises(InputError, match=r"train\.bin: seems to hold uint32 ids"):
+        open_dataset(tmp_path)
+    if largest < 65_536:
+        (tmp_path / "train.bin").write_bytes(np.array(ids, dtype="<u2").tobytes())
+        if largest <= 256:
+            assert open_dataset(tmp_path).train.tokens == len(ids)
+        else:
+            with pytest.raises(InputError, match="outside the tokenizer's vocabulary"):
+                open_dataset(tmp_path)
+
+
+def test_the_split_is_a_word_of_the_name(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    names = {"constrained_val_0.bin": 100, "interval-train-1.bin": 101, "val.bin": 102, "train_val.bin": 103}
+    for name, tokens in (names | {"constrained.bin": 104, "ovalbumin.bin": 105, "train.mask.bin": 106}).items():
+        (tmp_path / name).write_bytes(llm_c_shard(range(tokens)))
+    dataset = open_dataset(tmp_path)
+    assert (dataset.train.tokens, dataset.validation.tokens) == (101, 100 + 102 + 103)
+
+
+@pytest.mark.parametrize("tokens", [-1, -256, -(2**31)])
+def test_a_negative_number_of_tokens_is_refused(tmp_path, tokens):
+    size = max(16, 1024 + 2 * tokens)
+    header = np.array([20240520, 1, tokens, 0] + [0] * 252, dtype="<i4").tobytes()
+    (tmp_path / "train.bin").write_bytes(header.ljust(size, b"\0")[:size])
+    with pytest.raises(InputError, match=r"train\.bin: has .* bytes where its header promises"):
+        Shard(tmp_path / "train.bin")
+
+
+@pytest.mark.parametrize("header", ["-" * 9000 + "1", "(" * 150, "[" * 9000, "{'shape': " * 900, "{}", "5", "\0"])
+def test_an_odd_numpy_header_is_refused(tmp_path, header):
+    content = header.encode()
+    (tmp_path / "train.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content)
+    with pytest.raises(InputError, match=r"train\.npy: is not a NumPy array"):
+        Shard(tmp_path / "train.npy")
+
+
 def test_without_a_tokenizer_the_ids_are_gpt2s(gpt2_tokenizer, tmp_path):
     np.save(tmp_path / "train.npy", np.arange(200, dtype="<u2"))
     np.save(tmp_path / "val.npy", np.array([50_256] * 80, dtype="<u2"))

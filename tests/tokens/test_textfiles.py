@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from unittest import mock
 
 import pytest
 
@@ -105,7 +108,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
     assert texts == ["one", "half \ufffd\ufffd\ufffd pair"]
     reasons = {name.split(", line ")[1]: reason for name, reason in files.skipped.items()}
     none = "has no text in the field 'text'"
-    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON in UTF-8"}
+    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON: Expecting value at character 1"}
 
 
 def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):
@@ -121,3 +124,36 @@ def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_pa
 def test_an_input_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(InputError, match="--input .*nothing: does not exist"):
         TextFiles([tmp_path / "nothing"], None)
+
+
+def test_directories_and_files_that_cannot_be_read_are_named(folder):
+    """Also where the tests run as somebody who may read everything."""
+    (folder / "x.jsonl").write_text('{"text": "x"}\n')
+    scandir, opened = os.scandir, open
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def open_some(path, *arguments, **options):
+        return (refuse if str(path).endswith(".jsonl") else opened)(path, *arguments, **options)
+
+    files = TextFiles([folder], "text")
+    with (
+        mock.patch("os.scandir", lambda path: (refuse if str(path).endswith("sub") else scandir)(path)),
+        mock.patch("builtins.open", open_some),
+    ):
+        texts = read(files)
+    assert not [name for name in texts if "b.md" in name or "jsonl" in name]
+    assert files.skipped[str(folder / "sub")] == "cannot be read: Permission denied"
+    assert files.skipped[str(folder / "x.jsonl")] == "cannot be read: Permission denied"
+
+
+def test_json_lines_are_normalised_as_files_are(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one\\r\\ntwo\\r"}\r\n')
+    (tmp_path / "fifo.jsonl").mkdir()
+    files = TextFiles([tmp_path / "x.jsonl", tmp_path], "text")
+    assert [text for _, text in files._texts()] == ["one\ntwo\r"] * 2
+    (tmp_path / "y.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "\xff"}\n{"text": "a"}{"text": "b"}\n')
+    files = TextFiles([tmp_path / "y.jsonl"], "text")
+    assert [text for _, text in files._texts()] == ["fine"]
+    assert [reason.split(":")[0] for reason in files.skipped.values()] == ["not UTF-8", "not JSON"]

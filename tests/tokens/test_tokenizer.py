@@ -1,6 +1,9 @@
+import base64
+import hashlib
 import itertools
 import json
 import random
+from unittest import mock
 
 import pytest
 import tiktoken
@@ -8,8 +11,19 @@ import tokenizers
 from helpers import assigned, python_text, random_text
 from tokenizers import models, pre_tokenizers, trainers
 
+from gpt.config import SamplingConfig
 from gpt.errors import InputError
-from gpt.tokens.tokenizer import END_OF_TEXT, LONGEST_RUN, StreamDecoder, Tokenizer, byte_alphabet, parse_tokenizer
+from gpt.generation.score import score_text
+from gpt.generation.text import continue_texts, opening_ids, text_engine
+from gpt.tokens.tokenizer import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    LONGEST_RUN,
+    StreamDecoder,
+    Tokenizer,
+    byte_alphabet,
+    parse_tokenizer,
+)
 from gpt.tokens.tokenizer import _parts as tokenizer_parts
 
 
@@ -140,16 +154,70 @@ def test_an_unknown_character_is_named():
         Tokenizer.char("abc", end_of_text=True).encode("abxy")
 
 
-def test_text_never_becomes_end_of_text(bpe):
-    text = f"a{END_OF_TEXT}b"
-    for tokenizer in (bpe, Tokenizer.utf8_bytes(), Tokenizer.char(text, end_of_text=True)):
-        assert tokenizer.end_of_text not in tokenizer.encode(text)
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+MARKED = [END_OF_TEXT, f"a{END_OF_TEXT}b", f" {END_OF_TEXT}{END_OF_TEXT}\n", f"{END_OF_TEXT[:-1]} {END_OF_TEXT}"]
+
+
+@pytest.fixture(params=["gpt2", "bytes", "char", "char of one document", "bpe"])
+def each(request, bpe):
+    """A tokenizer of each kind."""
+    if request.param == "gpt2":
+        return request.getfixturevalue("gpt2_tokenizer")
+    if request.param == "bpe":
+        return bpe
+    if request.param == "bytes":
+        return Tokenizer.utf8_bytes()
+    return Tokenizer.char("".join([*MARKED, "\ufffd"]), end_of_text=request.param == "char")
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_text_never_becomes_end_of_text(each, text):
+    """By whatever way it is encoded: alone, with others, into arrays, as a prompt, or to be scored."""
+    ids = each.encode(text)
+    assert each.end_of_text not in ids
+    assert each.decode(ids) == text
+    assert [batch.tolist() for batch in each.encode_batch([text, text], threads=2)] == [ids, ids]
+    assert opening_ids(each, text) == ids
+    loaded = Tokenizer("bpe" if each.kind == "gpt2" else each.kind, each.ranks, each.pattern, bool(each.end_of_text))
+    assert loaded.encode(text) == ids
+
+
+def test_end_of_text_in_a_text_is_scored_and_continued_as_text(model):
+    tokenizer = Tokenizer.utf8_bytes()
+    assert bytes(score.id for score in score_text(model, tokenizer, MARKED[1])) == MARKED[1].encode()
+    sampling = SamplingConfig(max_tokens=2, seed=1)
+    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    ((_, _, result), *_) = continue_texts(engine, tokenizer, [MARKED[1]], sampling, alternatives=0, echo=True)
+    assert bytes(score.id for score in result.prompt_tokens) == MARKED[1].encode()
 
 
 def test_batches_encode_like_single_texts(bpe):
-    texts = random_texts(50)
+    texts = random_texts(50) + MARKED + ["", "\ud800", "a" * 40_000 + END_OF_TEXT]
     assert [ids.tolist() for ids in bpe.encode_batch(texts, threads=2)] == [bpe.encode(text) for text in texts]
+
+
+EVERYTHING = "".join(map(chr, range(0x110000)))
+RUNS = ["a", "^", " ", "\n", "\t ", "\0", "\u0301", "e\u0301", "\u4e2d", "\U0001f642", "'", "0", "\u3000", "\ud800"]
+
+
+def test_all_of_unicode_and_long_runs_of_anything_are_encoded(each):
+    """Nothing makes tiktoken panic; whatever UTF-8 can hold comes back."""
+    if each.kind == "char":
+        with pytest.raises(InputError, match="lacks"):
+            each.encode(EVERYTHING)
+        return
+    for text in [EVERYTHING, *(run * 20_000 for run in RUNS), "\ud83d\ude42", "\ude42\ud83d"]:
+        expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert each.decode(each.encode(text)).replace("\ufffd", "") == expected.replace("\ufffd", "")
+
+
+def test_a_panic_of_tiktokens_is_a_sentence(bpe):
+    """Which takes a vocabulary that lacks a byte; none of ours can."""
+    broken = Tokenizer.utf8_bytes()
+    broken._encoding = tiktoken.Encoding("broken", pat_str=".", mergeable_ranks={b"a": 0, b"b": 1}, special_tokens={})
+    with pytest.raises(InputError, match="tiktoken cannot encode the text"):
+        broken.encode("xyz")
+    with pytest.raises(InputError, match="tiktoken cannot encode the text"):
+        broken.encode_batch(["xyz"], threads=2)
 
 
 def test_streams_whole_characters_only():
@@ -215,6 +283,56 @@ def test_a_damaged_file_is_refused_by_name(bpe, tmp_path, damage):
         Tokenizer.load(path)
 
 
+BYTES = [bytes([byte]) for byte in range(256)]
+UNSOUND = {
+    "a pattern of its own": {"pattern": r"\w+|\W"},
+    "a pattern that never ends": {"pattern": r"(a|a|aa)+$|(x+x+)+y"},
+    "a pattern that is none": {"pattern": "("},
+    "a pattern of another kind": {"pattern": r"(?s:.)"},
+    "no pattern": {"pattern": None},
+    "a byte missing": {"ranks": BYTES[:65] + BYTES[66:]},
+    "most bytes missing": {"ranks": [b"a", b"b"]},
+    "no token": {"ranks": []},
+    "a token twice": {"ranks": [*BYTES, b"ab", b"ab"]},
+    "an empty token": {"ranks": [*BYTES, b""]},
+    "a kind that is none": {"kind": "wordpiece"},
+    "no kind": {"kind": None},
+    "a character of two": {"kind": "char", "pattern": r"(?s:.)", "ranks": [b"a", b"ab"]},
+    "half a character": {"kind": "char", "pattern": r"(?s:.)", "ranks": [b"a", b"\xc3"]},
+    "a surrogate": {"kind": "char", "pattern": r"(?s:.)", "ranks": [b"a", b"\xed\xa0\x80"]},
+    "another special token": {"special_tokens": {"<|pad|>": 256}},
+    "two special tokens": {"special_tokens": {END_OF_TEXT: 256, "<|pad|>": 257}},
+    "end-of-text elsewhere": {"special_tokens": {END_OF_TEXT: 0}},
+    "end-of-text beyond": {"special_tokens": {END_OF_TEXT: 10**30}},
+    "a list of special tokens": {"special_tokens": [END_OF_TEXT]},
+}
+
+
+@pytest.mark.parametrize("change", UNSOUND.values(), ids=UNSOUND)
+def test_an_unsound_vocabulary_is_refused_before_tiktoken_meets_it(tmp_path, change):
+    """With a fingerprint that fits it, as whoever means harm would write."""
+    content = {"kind": "bpe", "pattern": GPT2_PATTERN, "ranks": BYTES, "special_tokens": {}} | change
+    content["ranks"] = [base64.b64encode(token).decode() for token in content["ranks"]]
+    hashed = {name: content[name] for name in ("pattern", "ranks", "special_tokens")}
+    fingerprint = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    content |= {"format": "gpt-tokenizer", "version": 1, "fingerprint": fingerprint}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with (
+        mock.patch.object(tiktoken, "Encoding", side_effect=AssertionError("tiktoken met it")),
+        pytest.raises(InputError, match=r"tokenizer\.json: is damaged"),
+    ):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("ranks", ["abc", 5, [5], [None], ["é"], ["a"], ["!!!!"], {"a": 1}])
+def test_ranks_that_are_none_are_refused(tmp_path, ranks):
+    Tokenizer.utf8_bytes().save(tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text()) | {"ranks": ranks}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer\.json: is damaged"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
 def test_missing_and_unreadable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         Tokenizer.load(tmp_path / "none.json")
@@ -243,7 +361,7 @@ def test_a_path_names_a_saved_tokenizer(tmp_path):
     assert parse_tokenizer(str(tmp_path)) == ("file", None)
 
 
-@pytest.mark.parametrize("name", ["bpe", "bpe:", "bpe:x", "gpt3", "char:5", ""])
+@pytest.mark.parametrize("name", ["bpe", "bpe:", "bpe:x", "bpe:" + "9" * 5000, "bpe:²", "gpt3", "char:5", ""])
 def test_unknown_names_are_refused(name):
     with pytest.raises(InputError, match="choose gpt2, bytes, char, bpe:VOCAB"):
         parse_tokenizer(name)

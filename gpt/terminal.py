@@ -1,0 +1,27 @@
+"""Texts of models, files and names on a terminal, which must not be steered by them."""
+
+import sys
+
+_BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # make a text look like another one
+_STAND_INS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}  # Unicode's pictures of them
+_STAND_INS |= {0x7F: 0x2421} | dict.fromkeys([*range(0x80, 0xA0), *_BIDIRECTIONAL], 0xFFFD)
+_LINE_ENDS = {ord("\n"): 0x240A, ord("\t"): 0x2409, 0x2028: 0xFFFD, 0x2029: 0xFFFD}
+
+
+def printable(text: str) -> str:
+    """Replace what would steer a terminal by visible stand-ins, all but line ends and tabs.
+
+    That is every control character (C0, DEL, C1) and every one that turns the direction of writing round. An escape
+    sequence without the character that begins it is plain text, also when it comes in pieces.
+    """
+    return text.translate(_STAND_INS)
+
+
+def one_line(text: str) -> str:
+    """Replace line ends and tabs as well: for names."""
+    return printable(text).translate(_LINE_ENDS)
+
+
+def show(text: str) -> None:
+    """Write to standard output at once: printable on a terminal, and into a pipe or a file as the text is."""
+    print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)

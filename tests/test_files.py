@@ -1,0 +1,238 @@
+"""What stands in files that others wrote: each of these must be a sentence, wherever it is read."""
+
+import json
+
+import pytest
+
+from gpt.cli.train import _read_toml
+from gpt.errors import InputError
+from gpt.files import inside, parse_json, read_json
+from gpt.interop import huggingface, huggingface_tokenizer
+from gpt.run import is_run, load_run, load_tokenizer, read_config
+from gpt.tokens.dataset import open_dataset
+from gpt.tokens.textfiles import TextFiles
+from gpt.tokens.tokenizer import Tokenizer
+from gpt.training.metrics import read_metrics
+
+ODD = {
+    "deep list": b"[" * 100_000,
+    "deep object": b'{"a":' * 100_000,
+    "deep and closed": b'{"a":' * 400 + b"1" + b"}" * 400,
+    "huge integer": b'{"version": ' + b"9" * 5000 + b"}",
+    "twins": b'{"version": 1, "version": 2}',
+    "a list": b"[]",
+    "a string": b'"version"',
+    "null": b"null",
+    "a number": b"1e999",
+    "not a number": b"NaN",
+    "zeros": b"\0" * 100,
+    "nothing": b"",
+    "bad bytes": b'{"a": "\xff"}',
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "a mark within": b'{"a":\xef\xbb\xbf 1}',
+    "cut off": b'{"a": [1, 2',
+    "two": b"{}{}",
+    "empty object": b"{}",
+    "odd types": b'{"version": {}, "config": [], "format": "gpt-run", "shards": 3, "model": 5, "n_layer": "x"}',
+}
+
+
+@pytest.fixture(params=ODD, ids=str)
+def odd(request):
+    return ODD[request.param]
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"9" * 5000, b"\xff", b"", b'{"a": 1', b"\0"])
+def test_whatever_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_a_byte_order_mark_at_the_beginning_is_none_of_the_text():
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == parse_json('\ufeff{"a": 1}') == {"a": 1}
+
+
+def test_files_of_json_are_objects(tmp_path, odd):
+    file = tmp_path / "x.json"
+    file.write_bytes(odd)
+    if odd in (ODD["empty object"], ODD["odd types"]):
+        assert read_json(file) == json.loads(odd)
+        return
+    with pytest.raises(InputError, match=r"x\.json: cannot be read as JSON"):
+        read_json(file)
+
+
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot be read as a recipe .*; write one"):
+            read_json(path, "a recipe", "write one")
+
+
+def test_odd_files_of_a_run_are_sentences(tmp_path, odd):
+    (tmp_path / "config.json").write_bytes(odd)
+    (tmp_path / "tokenizer.json").write_bytes(odd)
+    assert is_run(tmp_path) == (odd == ODD["odd types"])
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_config(tmp_path)
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+    with pytest.raises(InputError):
+        load_tokenizer(tmp_path)
+    with pytest.raises(InputError):
+        load_run(tmp_path)
+
+
+def test_an_odd_line_of_metrics_is_left_out_where_it_is_the_last_and_else_a_sentence(tmp_path, odd):
+    record = b'{"step": 1, "train_loss": 2.5}\n'
+    odd = odd.replace(b"\n", b"")
+    (tmp_path / "metrics.jsonl").write_bytes(record + odd)
+    assert read_metrics(tmp_path) == [json.loads(record)]
+    (tmp_path / "metrics.jsonl").write_bytes(record + odd + b"\n" + record)
+    with pytest.raises(InputError, match="line 2: is no record"):
+        read_metrics(tmp_path)
+
+
+def test_odd_manifests_are_sentences(tmp_path, odd):
+    Tokenizer.utf8_bytes().save(tmp_path / "tokenizer.json")
+    (tmp_path / "manifest.json").write_bytes(odd)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        open_dataset(tmp_path)
+
+
+def test_odd_lines_are_skipped_with_a_reason_and_the_others_are_read(tmp_path, odd):
+    file = tmp_path / "x.jsonl"
+    good = b'{"text": "good"}\n'
+    file.write_bytes(b"\xef\xbb\xbf" + good + odd.replace(b"\n", b"") + b"\n\xef\xbb\xbf" + good + b"\n" + good)
+    files = TextFiles([file], "text")
+    assert [text for _, text in files._texts()] == ["good"] * 3
+    assert list(files.skipped) == ([f"{file}, line 2"] if odd else [])
+    assert all(files.skipped.values())
+
+
+def test_odd_lines_before_the_first_good_one_do_not_hide_its_fields(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(ODD["deep list"] + b'\n{"title": 1}\n')
+    with pytest.raises(InputError, match="its fields are: title"):
+        list(TextFiles([file], None).documents())
+
+
+def test_odd_files_of_hugging_face_are_sentences(tmp_path, odd):
+    (tmp_path / "config.json").write_bytes(odd)
+    assert isinstance(huggingface.is_model(tmp_path), bool)
+    if odd == ODD["empty object"]:
+        huggingface.read_config(tmp_path)  # GPT-2's own sizes
+    else:
+        with pytest.raises(InputError, match=r"config\.json"):
+            huggingface.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_bytes(odd)
+    with pytest.raises(InputError, match=r"index\.json"):
+        huggingface.read_weights(tmp_path, huggingface.read_config(tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes(odd)
+    with pytest.raises(InputError, match=r"tokenizer"):
+        huggingface_tokenizer.read_tokenizer(tmp_path, 257)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_bytes(odd)
+    (tmp_path / "merges.txt").write_bytes(odd)
+    with pytest.raises(InputError):
+        huggingface_tokenizer.read_tokenizer(tmp_path, 257)
+
+
+@pytest.mark.parametrize("value", ['"12"', "1e300", "true", "[3]", "-1", "0", "99999999999999999999", "null", "NaN"])
+def test_odd_sizes_in_their_config_are_sentences(tmp_path, value):
+    for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "layer_norm_epsilon"):
+        if key == "layer_norm_epsilon" and value in ("1e300", "99999999999999999999"):
+            continue  # a number like any other
+        (tmp_path / "config.json").write_text(f'{{"{key}": {value}}}')
+        with pytest.raises(InputError, match=r"config\.json"):
+            huggingface.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a = {" * 5000, "\0", "a = 1\na = 2"])
+def test_an_odd_toml_is_a_sentence(tmp_path, text):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(InputError, match=r"x\.toml: is not TOML"):
+        _read_toml(tmp_path / "x.toml")
+
+
+# ---- names of files ----
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "a/b",
+    "a/../b",
+    "..\\x",
+    "C:x",
+    "C:\\x",
+    "x\0",
+    "x\n",
+    "\x1b[2J",
+    "x\x9b",
+]
+HOSTILE += ["\u202ex", "\ud800", "\\\\server\\share", "x:stream", 5, None, ["x"], True]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=repr)
+def test_a_name_stays_in_its_directory(tmp_path, name):
+    with pytest.raises(InputError, match="no plain name"):
+        inside(tmp_path, name)
+
+
+def test_plain_names_are_taken_also_those_of_other_languages(tmp_path):
+    for name in ("train-00000.bin", "x y.bin", "..x", "é漢🎉.bin", "-rf", "~", "$HOME"):
+        assert inside(tmp_path, name) == tmp_path / name
+    with pytest.raises(InputError, match="cannot be opened"):
+        inside(tmp_path, "x" * 300)
+
+
+def test_links_stay_in_the_directory_as_well(tmp_path):
+    home, other = tmp_path / "home", tmp_path / "other"
+    home.mkdir()
+    other.mkdir()
+    for place in (home / "there", other / "elsewhere"):
+        place.write_text("x")
+    (home / "within").symlink_to("there")
+    (home / "out").symlink_to("../other/elsewhere")
+    (home / "absolute").symlink_to(other / "elsewhere")
+    (home / "twice").symlink_to("out")
+    (home / "loop").symlink_to("loop")
+    (home / "device").symlink_to("/dev/zero")
+    (home / "directory").mkdir()
+    assert inside(home, "within") == home / "within"
+    (tmp_path / "link").symlink_to(home)  # the directory itself may lie anywhere
+    assert inside(tmp_path / "link", "there").read_text() == "x"
+    for name in ("out", "absolute", "twice", "loop", "device", "directory"):
+        with pytest.raises(InputError, match="leads out|cannot be opened|not a regular file"):
+            inside(home, name)
+
+
+def test_the_layout_of_the_hubs_cache_is_inside(tmp_path):
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "123"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs").mkdir()
+    (tmp_path / "models--a--b" / "blobs" / "abc").write_text("x")
+    (tmp_path / "secret").write_text("x")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    (snapshot / "other").symlink_to("../../../secret")
+    assert inside(snapshot, "model.safetensors").read_text() == "x"
+    with pytest.raises(InputError, match="leads out"):
+        inside(snapshot, "other")
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if isinstance(name, str)], ids=repr)
+def test_no_file_can_name_one_elsewhere(tmp_path, dataset, name):
+    """A manifest's shards, and the index of a Hugging Face model."""
+    manifest = json.loads((dataset.path / "manifest.json").read_text())
+    manifest["shards"][0]["file"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    dataset.tokenizer.save(tmp_path / "tokenizer.json")
+    with pytest.raises(InputError, match="no plain name"):
+        open_dataset(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
+    with pytest.raises(InputError, match="no plain name"):
+        huggingface.read_weights(tmp_path, huggingface.read_config(tmp_path))
