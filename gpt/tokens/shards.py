@@ -69,7 +69,7 @@ class Shard:
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read_header(self._file)
-        except (ValueError, RecursionError, MemoryError) as error:
+        except Exception as error:  # whatever the parser of the header meets in it
             raise InputError(f"{self.path}: is not a NumPy array ({error}); {REMEDY}") from None
         if len(shape) != 1 or dtype != np.dtype("<u2"):
             raise InputError(
