@@ -20,6 +20,8 @@ from benchmarks.common import (
     NanoGPT,
     all_ids,
     arguments,
+    described_nanogpt_cpu,
+    described_preset,
     finish,
     iteration_seconds,
     ours,
@@ -87,7 +89,11 @@ def main() -> None:
             encodings = {best: encodings[best]}
     pairs = zip(result["ours"], result[best], strict=True)
     ratio = median(own["bits_per_byte"] / theirs["bits_per_byte"] for own, theirs in pairs)
-    finish("bits-per-byte", "cpu", result | {"ratio": ratio})
+    models = {
+        "ours": described_preset("nano", dataset.tokenizer.vocab_size),
+        "nanogpt": described_nanogpt_cpu(encodings[best][1]),
+    }
+    finish("bits-per-byte", "cpu", result | {"models": models, "ratio": ratio})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt.analysis.cost import parameter_count
+from gpt.config import ModelConfig
+from gpt.presets import preset
 from gpt.tokens.shards import Split
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +31,27 @@ NANOGPT_CPU = (
     "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--log_interval=1", "--block_size=64",
     "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0",
 )  # fmt: skip
+
+
+def described(model: ModelConfig, optimizer: str) -> str:
+    """A model in the words of a table: who compares two programs must name what each of them trains."""
+    layers = f"{model.n_layer} layer{'s' if model.n_layer > 1 else ''} × {model.width}"
+    tables = f"n-grams up to {model.ngram} in {model.ngram - 1} × {model.ngram_rows:,} rows" if model.ngram > 1 else ""
+    kind = "GPT-2" if model.positions == "learned" else "modern recipe"
+    size = f"{parameter_count(model) / 1e6:.3g} M parameters"
+    return ", ".join(part for part in (f"{kind} of {layers}", tables, optimizer, size) if part)
+
+
+def described_preset(name: str, vocab_size: int) -> str:
+    config = preset(name)
+    optimizer = {"adamw": "AdamW", "muon": "Muon and AdamW"}[config.optimizer.name]
+    return described(replace(config.model, vocab_size=vocab_size), optimizer)
+
+
+def described_nanogpt_cpu(vocab_size: int) -> str:
+    """The model of nanoGPT's documented CPU run."""
+    model = ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=vocab_size, bias=False)
+    return described(model, "AdamW")
 
 
 def arguments(description: str | None, peer: bool = True, **defaults: Any) -> argparse.Namespace:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import NanoGPT, arguments, finish, measured, ratio, say
+from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, say
 from benchmarks.steps import build, timed
 from gpt.config import Config, ModelConfig
 from gpt.memory import keep_freed_memory
@@ -82,7 +82,7 @@ def nanogpt_peak(peer: NanoGPT, device: str) -> int:
 
 def main() -> None:
     options = arguments(__doc__, runs=3, device="cpu")
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"models": described(MODEL, "AdamW")}
     with tempfile.TemporaryDirectory() as directory:
         peer = NanoGPT(options.nanogpt, Path(directory))
         random = np.random.default_rng(0).integers(0, MODEL.vocab_size, 500_000)

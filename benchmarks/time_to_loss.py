@@ -9,7 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import NANOGPT_CPU, NanoGPT, all_ids, arguments, finish, measured, ours, ratio, say
+from benchmarks.common import (
+    NANOGPT_CPU,
+    NanoGPT,
+    all_ids,
+    arguments,
+    described_nanogpt_cpu,
+    described_preset,
+    finish,
+    measured,
+    ours,
+    ratio,
+    say,
+)
 from gpt.tokens.dataset import open_dataset
 
 TARGET = 1.8857
@@ -53,6 +65,10 @@ def main() -> None:
             "time-to-loss",
             "cpu",
             {
+                "models": {
+                    "ours": described_preset("shakespeare-char-modern", dataset.tokenizer.vocab_size),
+                    "nanogpt": described_nanogpt_cpu(dataset.tokenizer.vocab_size),
+                },
                 "target_nats": TARGET,
                 "our_nats": losses,
                 "reached": max(losses) <= TARGET,

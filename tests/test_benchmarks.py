@@ -1,9 +1,10 @@
 import json
+import re
 import sys
 
 import pytest
 
-from benchmarks import common, steps, table
+from benchmarks import common, learning, steps, table
 from gpt.settings import to_dict
 
 LOG = """\
@@ -57,6 +58,41 @@ def test_steps_are_timed_one_by_one(tiny_config, tmp_path, monkeypatch, capsys):
 def test_the_table_in_the_readme_is_that_of_the_results():
     readme = (common.ROOT / "README.md").read_text(encoding="utf-8")
     assert table.with_table(readme, common.RESULTS) == readme, "run: python -m benchmarks.table"
+
+
+def test_a_row_that_names_two_programs_names_their_models():
+    named = r"(GPT-2|modern recipe) of \d+ layers? × \d+, .*(AdamW|Muon), [\d.]+ M parameters"
+    for file in common.RESULTS.glob("*.json"):
+        result = json.loads(file.read_text())
+        for what, _, program in table.ROWS[result["benchmark"]](result):
+            if program in ("time_to_loss", "bits_per_byte", "learning", "throughput", "memory"):
+                assert re.search(f"both {named}", what) or re.search(f"ours {named}; nanoGPT {named}", what), what
+            elif "by those of" in what:
+                assert "GPT-2 124M with the same random weights in both" in what
+
+
+def test_models_are_described_by_what_tells_them_apart():
+    assert common.described_nanogpt_cpu(65) == "GPT-2 of 4 layers × 128, AdamW, 0.804 M parameters"
+    modern = common.described_preset("shakespeare-char-modern", 65)
+    assert modern.startswith("modern recipe of 1 layer × 128, n-grams up to 4 in 3 × ")
+
+
+def test_a_comparison_of_recipes_says_whether_both_were_tuned():
+    result = {"models": {"ours": "A", "nanogpt": "B"}, "nanogpt_tokens": 250_000, "ratio": 4}
+    assert "at its documented rate of 0.0006, where ours was tuned" in table.learning(result)[0][0]
+    assert "at 0.0024, its best rate of those tried" in table.learning(result | {"nanogpt_rate": 0.0024})[0][0]
+    assert learning.best_rate({6e-4: 5.2, 1.2e-3: 4.9, 2.4e-3: 5.0}) == 1.2e-3
+
+
+def test_a_best_rate_at_the_edge_is_said_to_be_none(capsys):
+    assert learning.best_rate({6e-4: 5.2, 1.2e-3: 4.9}) == 1.2e-3
+    assert "try higher ones" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mfu", [None, 1.3])
+def test_a_share_of_matrix_speed_that_cannot_be_is_not_printed(mfu):
+    found = {"models": "A", "tokens_per_s": {"ours": [10.0]}, "model_tflops": 1.0, "mfu": mfu}
+    assert table.throughput({"x": found})[0][1].endswith("MFU —)")
 
 
 def test_each_result_has_its_rows():
