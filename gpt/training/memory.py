@@ -33,9 +33,6 @@ class MicroBatch:
             self.size = world.min(fitting)
         else:
             self.size = min(self.asked, self.share)
-        # A rank that runs out of memory while gradients are sent leaves the others waiting for its part. So a new
-        # size is first tried without sending; what fsdp shards cannot do without sending at all.
-        self.proven = world.size == 1 or config.parallel != "ddp"
 
     @contextlib.contextmanager
     def watch(self) -> Generator["Watch"]:

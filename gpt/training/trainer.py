@@ -49,6 +49,7 @@ class Trainer:
         self.rows = world.share_of(config.batch_sequences)
         model.recompute(config.recompute)
         self.parallel_model = world.parallelise(model, config.parallel)
+        self.rehearsed = not world.rehearses(self.parallel_model)
         self.forward = self.compiled = compiled_passes(self._loss, config, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer)
         self.micro_batch = MicroBatch(config, world, self.dtype)
@@ -175,6 +176,7 @@ class Trainer:
                 self.parallel_model = self.world.renew(
                     self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
                 )
+                self.rehearsed = not self.world.rehearses(self.parallel_model)
                 continue
             own_norm = gradient_norm(self.model, self.scale.value)
             loss, norm = self.world.sum(float(total), own_norm / self.world.size)
@@ -189,15 +191,26 @@ class Trainer:
 
         Returns this rank's part of the loss; None if memory ran out on any rank.
         """
-        self.model.zero_grad(set_to_none=True)
-        size, world, model = self.micro_batch.size, self.world, self.parallel_model
-        micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        total, last = torch.zeros((), device=self.device), len(micro_batches) - 1
+        size = self.micro_batch.size
+        parts = list(enumerate(zip(inputs.split(size), targets.split(size), strict=True)))
+        if not self.rehearsed:
+            one_of_each_size = list({len(x): (number, (x, y)) for number, (x, y) in parts}.values())
+            for sent in (False, True):
+                if self._passes(one_of_each_size, count, sent) is None:
+                    return None
+            self.rehearsed = True
+        return self._passes(parts, count)
 
-        def forward(micro_step: int) -> Tensor:
+    def _passes(self, parts: list[tuple[int, tuple[Tensor, Tensor]]], count: float, sent: bool = True) -> Tensor | None:
+        """`accumulate` for numbered micro-batches; with `sent` false, the gradients stay here."""
+        world, model = self.world, self.parallel_model
+        total, last = torch.zeros((), device=self.device), parts[-1:] if sent else []
+        model.zero_grad(set_to_none=True)
+
+        def forward(micro_step: int, part: tuple[Tensor, Tensor]) -> Tensor:
             # Reseeded here, dropout has no history: nothing of it needs to be saved.
             torch.manual_seed(mix(self.config.seed, self.step, micro_step, world.rank))
-            x, y = (tensor.to(self.device) for tensor in micro_batches[micro_step])
+            x, y = (tensor.to(self.device) for tensor in part)
             return self.forward(x, y) / count
 
         def backward(loss: Tensor) -> Tensor:
@@ -207,21 +220,17 @@ class Trainer:
 
         with self.micro_batch.watch() as memory:
             with world.gradients(model, synchronise=False):
-                if not self.micro_batch.proven:
-                    backward(forward(0))
-                    self.model.zero_grad(set_to_none=True)
-                for micro_step in range(last):
-                    total += backward(forward(micro_step))
+                for part in parts[: len(parts) - len(last)]:
+                    total += backward(forward(*part))
             with world.gradients(model, synchronise=True):
-                loss = forward(last)
+                losses = [forward(*part) for part in last]
         if world.any(memory.failed):
             return None
         with self.micro_batch.watch() as memory, world.gradients(model, synchronise=True):
-            total += backward(loss)
+            total += sum(backward(loss) for loss in losses)
         if memory.failed:
             self.micro_batch.require_alone(self.step + 1)
             return None
-        self.micro_batch.proven = True
         return total
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:

@@ -159,6 +159,15 @@ class World:
         else:
             yield
 
+    def rehearses(self, parallel_model: nn.Module) -> bool:
+        """Whether a step of a new parallel model must not be its first: once without sending, once with it.
+
+        A rank that runs out of memory while gradients are sent leaves the others waiting for its part; so they are
+        first not sent (fsdp cannot do without). And ddp sends its first gradients in other buckets than all later
+        ones, and so adds them in another order: without a rehearsal each start's first step would have other bits.
+        """
+        return isinstance(parallel_model, DistributedDataParallel)
+
     def renew(self, model: nn.Module, parallel_model: nn.Module, small_pass: Callable[[], object]) -> nn.Module:
         """What to call in place of the model after passes that all ranks abandoned, with nothing of them left over.
 
