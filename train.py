@@ -1,14 +1,15 @@
 """Train a GPT: `python train.py [PRESET] [options]`; without arguments, a small one on Python's standard library."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from gpt.cli import sentences
-from gpt.cli.train import TrainCommand, dry_run_text, fit_to_dataset, parse_train, run_recipe
+from gpt.cli.train import TrainCommand, described, dry_run_text, fit_to_dataset, parse_train, run_recipe
 from gpt.device import choose_device
 from gpt.run import is_run, open_run, require_unused
 from gpt.tokens.dataset import open_dataset
+from gpt.training.exact import exact_arithmetic
 from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import report
@@ -23,9 +24,9 @@ DEFAULT_RECIPE = Path(__file__).parent / "data" / "python.py"
 
 def main(arguments: list[str]) -> int:
     command, reason = parse_train(arguments)
-    device = choose_device(command.settings.device)
-    with StopRequest() as stop, join_world(device, command.settings.timeout) as world:
-        world.say(f"{reason}; device: {world.device}" + (f", {world.size} processes" if world.size > 1 else ""))
+    settings, device = command.settings, choose_device(command.settings.device)
+    with StopRequest() as stop, exact_arithmetic(settings.exact, device), join_world(device, settings.timeout) as world:
+        world.say(f"{reason}; {described(settings, world)}")
         return world.end(train(world.broadcast(command), world, stop))
 
 
@@ -33,8 +34,8 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     """What every process does; `world` knows which of them speaks and writes for all."""
     config, dataset = command.settings, None
     resumes = world.broadcast(command.resume and is_run(config.run))
-    if world.is_main and config.run and not command.resume:
-        require_unused(config.run)
+    if (named := config.run) and not command.resume:
+        world.from_main(lambda: require_unused(named))
     if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
         run_recipe(DEFAULT_RECIPE, DEFAULT_DATA)
     world.wait()
@@ -46,14 +47,13 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         world.say(dry_run_text(config, dataset, world))
         return 0
 
-    if world.is_main:
-        require_tokenizer(config, dataset, resumes, command.allow_other_data)
-    with open_run(config, dataset.tokenizer, resumes) if world.is_main else nullcontext() as opened:
-        run = world.broadcast(opened)
+    world.from_main(lambda: require_tokenizer(config, dataset, resumes, command.allow_other_data))
+    with ExitStack() as stack:
+        run = world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, resumes)))
         model = new_model(config, world.device)
         trainer = Trainer(config, model, dataset, run, world)
         if not (resumes and resume(trainer, command.allow_other_data)) and config.init != "scratch":
-            load_weights(trainer, initial_weights(config) if world.is_main else {})
+            load_weights(trainer, lambda: initial_weights(config))
         world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
 
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)

@@ -16,6 +16,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp", "hsdp"]
 Activation = Literal["gelu", "relu-squared"]
 Recompute = Literal["nothing", "activations", "blocks"]
+Exact = Literal["auto", "on", "off"]
 Overflow = Literal["error", "slide", "keep-prefix"]
 Weights = Literal["auto", "float32", "bfloat16", "int8"]
 IGNORED = -100  # a target that does not count, as cross_entropy has it
@@ -253,6 +254,9 @@ class Config:
     parallel: Parallel = "ddp"
     """How several processes (torchrun) share the model: each has all of it (ddp), a part (fsdp), or the processes of
     a node have it together (hsdp)."""
+    exact: Exact = "auto"
+    """Resume bit for bit, as if never stopped, on the same machine. auto: on for the CPU, where it costs nothing but
+    that a resumed run keeps its number of threads, and off on CUDA, where it costs speed and off sets nothing."""
     timeout: int = 300
     """Seconds that processes wait for each other within a step before they give up."""
     compile: Literal["auto", "on", "off"] = "auto"

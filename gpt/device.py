@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import time
 
 import torch
@@ -75,11 +74,3 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
-
-
-def make_deterministic(device: str) -> None:
-    """Have CUDA add up in the same order each time, as the CPU does by itself: resuming must repeat every bit."""
-    if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute]

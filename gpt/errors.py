@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input. The message names the file or option, what is wrong with it and what to do."""
 
 
+class Reported(InputError):
+    """Bad input of which the first of several processes speaks; the others end in silence."""
+
+
 class ProcessLost(RuntimeError):
     """Another process of the same training died or hangs; this one cannot go on alone."""
 

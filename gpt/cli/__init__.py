@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from gpt.errors import InputError, ProcessLost
+from gpt.errors import InputError, ProcessLost, Reported
 from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset
 
@@ -38,7 +38,8 @@ class sentences:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
             sys.exit(BROKEN_PIPE)
         if isinstance(error, InputError | OSError | ProcessLost):
-            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+            if not isinstance(error, Reported):
+                print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(LOST)  # an orderly end would wait for the lost one
             sys.exit(2)

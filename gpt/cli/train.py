@@ -22,6 +22,7 @@ from gpt.presets import PRESETS, preset, preset_for
 from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
+from gpt.training.exact import is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.world import World
 
@@ -185,6 +186,12 @@ def _is_padded(config: Config, dataset: Dataset) -> bool:
         return load_tokenizer(config.init).fingerprint == dataset.tokenizer.fingerprint
     except InputError:
         return False
+
+
+def described(config: Config, world: World) -> str:
+    """Where a training computes, and what it promises of a resume."""
+    exact = "exact" if is_exact(config.exact, world.device) else "not exact"
+    return f"device: {world.device}, {exact}" + (f", {world.size} processes" if world.size > 1 else "")
 
 
 def dry_run_text(config: Config, dataset: Dataset | None, world: World) -> str:

@@ -6,7 +6,6 @@ follows. A sequence that ends makes room for the next one. It knows nothing of t
 Letters in shapes: B sequences, V vocabulary.
 """
 
-import math
 import secrets
 import warnings
 from collections import defaultdict, deque
@@ -146,6 +145,7 @@ class Engine:
         self.decoder = CompiledDecoder(model, max_batch) if compiled else Decoder(model)
         self.waiting: deque[Request] = deque()
         self.active: list[Request] = []
+        self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         self._without_gradients = torch.no_grad if trainable else torch.inference_mode
@@ -262,8 +262,6 @@ class Engine:
     def _draw(self, requests: list[Request], logits: Tensor) -> list[Token]:
         """A token for each request by its row of (B, V)."""
         logits = logits[:, : self.vocab_size]
-        if not math.isfinite(logits.sum()):  # so is one of them, and no mask of all is made
-            raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
         alike = defaultdict(list)  # rows by settings
         for row, request in enumerate(requests):
             alike[request.sampling].append(row)
@@ -273,7 +271,7 @@ class Engine:
             part = logits if len(rows) == len(requests) else logits[rows]
             penalised = sampling.repetition_penalty != 1
             seen = [torch.tensor(request.prompt + request.drawn) for request in some] if penalised else ()
-            drawn = sample(part, sampling, [request.generator for request in some], seen)
+            drawn = self.sample(part, sampling, [request.generator for request in some], seen)
             for row, token in zip(rows, drawn.tolist(), strict=True):
                 tokens[row] = self._token(requests[row], token, logits[row])
         return [token for token in tokens if token is not None]

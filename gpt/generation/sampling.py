@@ -6,12 +6,14 @@ a draw from what is left.
 Letters in shapes: B rows, V vocabulary, N candidates.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, are_deterministic_algorithms_enabled
 
 from gpt.config import SamplingConfig
+from gpt.errors import InputError
 from gpt.tokens.loader import mix
 
 
@@ -21,9 +23,12 @@ def sample(
     """Draw one id per row: (B, V) → (B,) int64, row i by one number of generator i.
 
     A row's draw depends on its own logits, generator and `seen` ids only, so it is the same at any batch size.
-    Temperature 0 takes the likeliest id, the lowest of equals.
+    Temperature 0 takes the likeliest id, the lowest of equals. Raises InputError if a row's largest is not finite.
     """
-    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
+    if not math.isfinite(logits.amax(dim=-1).sum()):  # one is no number or +∞, or all of a row are −∞
+        raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
+    # MPS has no float64, and CUDA no sum of all before each number that always rounds alike.
+    logits = logits.cpu() if logits.device.type == "mps" or are_deterministic_algorithms_enabled() else logits
     if sampling.temperature == 0:
         return penalised(logits, sampling.repetition_penalty, seen).argmax(dim=-1)
     # The inverse of the cumulative distribution, in vocabulary order. The last of the sums is not exactly 1,

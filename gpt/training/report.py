@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +11,7 @@ from gpt.config import SamplingConfig
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.words import difference_words, evaluation_rows
+from gpt.generation.sampling import sample
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.memory import peak_memory
 from gpt.model.transformer import GPT
@@ -18,6 +20,7 @@ from gpt.terminal import printable, show
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.tokenizer import Tokenizer
 from gpt.training.metrics import draw_losses
+from gpt.training.world import World
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -26,17 +29,26 @@ SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_SEED = 200, 0.6, 1
 WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
 
 
-def sample_text(model: GPT, dataset: Dataset, tokens: int) -> str:
+def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
     """The dataset's prompt and what the model makes of it; always drawn alike, so that only the model makes it differ.
 
-    Of several processes all call this, for a model that they share needs all of them. Where no sample can be made, as
-    of weights that are not finite, the reason takes its place: it is no reason to end a training.
+    Of several processes all call this. Rank 0 makes it alone, or if they share the model, all read what rank 0 draws:
+    where each drew by itself, one number that is rounded otherwise would make some go on and others end. Where no
+    sample can be made, as of weights that are not finite, the reason takes its place: it does not end a training.
     """
+    if world.is_sharded(model):
+        text = _sample_text(model, dataset, tokens, world)
+        world.reshard(model)
+        return text
+    return world.from_main(lambda: _sample_text(model, dataset, tokens))
+
+
+def _sample_text(model: GPT, dataset: Dataset, tokens: int, world: World | None = None) -> str:
     was_training = model.training
     model.eval()
     prompt = sample_prompt(dataset)
     try:
-        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens))
+        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens, world))
     except InputError as error:
         text = f"(no sample: {error})"
     model.train(was_training)
@@ -47,11 +59,13 @@ def sample_prompt(dataset: Dataset) -> str:
     return dataset.recipe.get("sample_prompt", "")
 
 
-def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int) -> Iterator[str]:
-    """The continuation of a prompt in pieces, as far as the context holds both."""
+def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world: World | None = None) -> Iterator[str]:
+    """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
     room = max(1, model.config.context - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
     engine = text_engine(model, tokenizer, notify=lambda _: None)
+    if world is not None:
+        engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
     for _, text, _ in continue_texts(engine, tokenizer, [prompt], sampling):
         yield text
 

@@ -1,6 +1,7 @@
 """What of a training goes into a checkpoint, and the way back."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from gpt import checkpoint
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.run import write_config
+from gpt.training.exact import conditions, meet_conditions
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -38,6 +40,7 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "guard": trainer.guard.state(),
         "loss_scale": trainer.scale.state(),
         "micro_batch": trainer.micro_batch.state(),
+        "conditions": conditions(trainer),
     }
     weights = world.gather(dict(trainer.model.named_parameters()))
     moments = world.gather(trainer.optimizer.state())
@@ -64,14 +67,17 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
     Raises InputError if the run is beyond the steps asked for, or if the data is not what it was trained on,
     unless `allow_other_data`.
     """
-    world, saved = trainer.world, None
-    if world.is_main:
-        saved = checkpoint.load_newest(trainer.run, trainer.say)
-    state = world.broadcast(saved.state if saved else None)
+    world, newest = trainer.world, []  # rank 0's alone
+
+    def read() -> dict[str, Any] | None:
+        newest.append(checkpoint.load_newest(trainer.run, trainer.say))
+        return newest[0].state if newest[0] else None
+
+    state = world.from_main(read)
     if state is not None:
         _require_continuation(trainer, state, allow_other_data)
-        load_weights(trainer, saved.model if saved else {})
-        moments = saved.optimizer if saved else {}
+        load_weights(trainer, lambda: newest[0].model)
+        moments = newest[0].optimizer if world.is_main else {}
         shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
         parts = world.scatter(moments, trainer.optimizer.places(shapes))
         trainer.optimizer.load_state(parts)
@@ -86,17 +92,23 @@ def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
         trainer.guard.load_state(state["guard"])
         trainer.scale.load_state(state["loss_scale"])
         trainer.micro_batch.load_state(state["micro_batch"])
+        meet_conditions(trainer, state.get("conditions", {}))
     if world.is_main:
         write_config(trainer.run, trainer.config)
     return state is not None
 
 
-def load_weights(trainer: "Trainer", weights: dict[str, Tensor]) -> None:
-    """Put rank 0's whole weights into the model, each rank's part in its place."""
-    trainer.world.wait()  # patiently: rank 0 may have read or fetched them for longer than a step may take
+def load_weights(trainer: "Trainer", read: Callable[[], dict[str, Tensor]]) -> None:
+    """Put the whole weights that rank 0 reads into the model, each rank's part in its place."""
     own = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
-    if trainer.world.is_main and {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in own.items()}:
-        raise InputError(f"{trainer.run}: the weights do not fit the model of its config.json")
+    weights: dict[str, Tensor] = {}  # rank 0's alone
+
+    def read_fitting() -> None:
+        weights.update(read())
+        if {name: tensor.shape for name, tensor in weights.items()} != {n: p.shape for n, p in own.items()}:
+            raise InputError(f"{trainer.run}: the weights do not fit the model of its config.json")
+
+    trainer.world.from_main(read_fitting)
     for name, part in trainer.world.scatter(weights, own).items():
         own[name].copy_(part)
 
@@ -110,8 +122,7 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
                 "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
             )
         trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it")
-    before = state.get("evaluated_windows", trainer.windows.whole)  # older versions had no budget
-    if before != len(trainer.windows) and not allow_other_data:
+    if state.get("evaluated_windows", len(trainer.windows)) != len(trainer.windows) and not allow_other_data:
         raise InputError(
             f"--evaluation.tokens {trainer.config.evaluation.tokens}: the losses of {run} so far, its best one too, "
             "are of another part of the validation split; leave it out, or begin a new run with --init"

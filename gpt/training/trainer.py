@@ -22,6 +22,7 @@ from gpt.memory import keep_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader, mix
+from gpt.training.exact import is_exact
 from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_at
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
@@ -44,6 +45,7 @@ class Trainer:
         """Raises InputError if the processes cannot share the batch equally."""
         self.config, self.model, self.dataset, self.run, self.world = config, model, dataset, run, world
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
+        self.exact = is_exact(config.exact, self.device)
         keep_freed_memory(world.device, keep=config.recompute == "nothing")
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
         self.rows = world.share_of(config.batch_sequences)
@@ -145,6 +147,7 @@ class Trainer:
             self.say(f"step {self.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
         self.model.zero_grad(set_to_none=True)
         self.step += 1
+        self.world.hurry()
         self.evaluation = None
         tokens_per_s = self.config.batch_tokens / (time.perf_counter() - start)
         record: Record = {
@@ -158,6 +161,7 @@ class Trainer:
             "tokens_per_s": tokens_per_s,
             "flops_utilization": self.utilization.share(tokens_per_s),
             **self.compiled.figures(),
+            "exact": self.exact,
         }
         return record if fault is None else record | {"skipped": fault, "samples": list(samples)}
 

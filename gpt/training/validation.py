@@ -33,8 +33,8 @@ def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> Evaluatio
     if sums is None:
         return None
     if trainer.config.evaluation.sample_tokens:
-        record["sample"] = sample_text(trainer.model, trainer.dataset, trainer.config.evaluation.sample_tokens)
-        trainer.world.reshard(trainer.model)
+        tokens = trainer.config.evaluation.sample_tokens
+        record["sample"] = sample_text(trainer.model, trainer.dataset, tokens, trainer.world)
     result = summarize(sums, trainer.windows)
     trainer.evaluation, trainer.last_loss = result, result.loss
     trainer.evaluations += 1

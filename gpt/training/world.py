@@ -2,6 +2,10 @@
 
 torchrun starts them, on one machine or several, and torch.distributed connects them: NCCL between GPUs, gloo between
 CPUs. One process alone is a world of size 1, in which nothing is sent. Every method is called by all ranks alike.
+
+An exchange within a step has --timeout, so that a process that hangs is noticed soon. But in the first step of a start,
+and in one that is done again in smaller parts, one rank may compile for long where another finds all in a cache: those
+have PATIENCE, as all that takes some ranks long and others not.
 """
 
 import contextlib
@@ -11,32 +15,39 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt.config import Parallel
-from gpt.device import make_deterministic
-from gpt.errors import InputError, ProcessLost
+from gpt.errors import InputError, ProcessLost, Reported
 from gpt.terminal import printable
 
 STORE_PORT = "gpt/store-port"
-PATIENCE = timedelta(minutes=30)  # for what takes some ranks long and others not: starting, loading and saving
+PATIENCE = timedelta(minutes=30)
+T = TypeVar("T")
 
 
 class World:
     """This process's place among those that train together."""
 
-    def __init__(self, device: str, timeout: int = 300, rank: int = 0, size: int = 1, nodes: int = 1) -> None:
-        """`device` is 'cuda', 'mps' or 'cpu'; `timeout` is in seconds, for one exchange within a step."""
-        self.device, self.timeout, self.rank, self.size, self.nodes = device, timeout, rank, size, nodes
+    def __init__(
+        self, device: str, timeout: int = 300, rank: int = 0, size: int = 1, nodes: int = 1, even: bool = True
+    ) -> None:
+        """`device` is 'cuda', 'mps' or 'cpu'; `timeout` is in seconds, for one exchange within a step; `even` says
+        whether the nodes have equally many processes."""
+        self.device, self.timeout, self.rank, self.size = device, timeout, rank, size
+        self.nodes, self.even = nodes, even
         self._patient = dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
+        self._groups: list[dist.ProcessGroup | None] = [None]  # of steps: torch's default group, and those of shards
+        self.hurries = False
 
     @property
     def is_main(self) -> bool:
@@ -84,6 +95,30 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, group=self._patient)
         return box[0]
+
+    def from_main(self, function: Callable[[], T]) -> T:
+        """What the function returns on rank 0, where alone it is called, while the others wait patiently.
+
+        Bad input or a failing disk that it meets is raised there, and Reported on the others: one says why all end.
+        """
+        result = None
+        if self.is_main:
+            try:
+                result = function()
+            except (InputError, OSError) as error:
+                self.broadcast((None, str(error)))
+                raise
+        result, failure = self.broadcast((result, None))
+        if failure is not None:
+            raise Reported(failure)
+        return result
+
+    def hurry(self, hurries: bool = True) -> None:
+        """Let exchanges within steps have --timeout from now on, or else PATIENCE; at the end of a step, by all."""
+        if self.size > 1 and hurries != self.hurries:
+            for group in self._groups:
+                _set_pg_timeout(timedelta(seconds=self.timeout) if hurries else PATIENCE, group)
+        self.hurries = hurries
 
     def wait(self) -> None:
         """Until all ranks have come this far; patiently."""
@@ -135,17 +170,25 @@ class World:
 
     def _mesh(self, parallel: Parallel) -> DeviceMesh:
         """The ranks as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
-        ranks = torch.arange(self.size).view(self.nodes, -1)
+        if parallel == "hsdp" and not self.even:
+            raise InputError(
+                f"--parallel hsdp: needs equally many processes on each node, and these {self.size} are not divided "
+                f"equally between {self.nodes}; start as many on each, or use fsdp"
+            )
+        ranks = torch.arange(self.size)
         if parallel == "fsdp":
             return DeviceMesh.from_group(self._group(ranks.view(1, -1)), self.device, mesh_dim_names=("shard",))
+        ranks = ranks.view(self.nodes, -1)
         groups = [self._group(ranks.T), self._group(ranks)]
         return DeviceMesh.from_group(groups, self.device, mesh=ranks, mesh_dim_names=("replicate", "shard"))
 
     def _group(self, rows: Tensor) -> dist.ProcessGroup:
-        """The group of the row that this rank is in. Made here, it has the timeout of a step, which torch's has not."""
+        """The group of the row that this rank is in. Made here, as torch's own would not have the timeout of a step."""
         backend = "nccl" if self.device == "cuda" else "gloo"
-        groups = [dist.new_group(row, timedelta(seconds=self.timeout), backend) for row in rows.tolist()]
-        return next(group for row, group in zip(rows.tolist(), groups, strict=True) if self.rank in row)
+        groups = [dist.new_group(row, PATIENCE, backend) for row in rows.tolist()]
+        own = next(group for row, group in zip(rows.tolist(), groups, strict=True) if self.rank in row)
+        self._groups.append(own)
+        return own
 
     @contextlib.contextmanager
     def gradients(self, model: nn.Module, synchronise: bool) -> Generator[None]:
@@ -173,6 +216,7 @@ class World:
 
         `small_pass` goes forward and backward once; its gradients are to be thrown away.
         """
+        self.hurry(False)
         if isinstance(parallel_model, DistributedDataParallel):
             return self.parallelise(model, "ddp")  # the old one waits for gradients that it was promised
         if isinstance(parallel_model, FSDPModule):
@@ -181,6 +225,10 @@ class World:
             self.reshard(model)
             small_pass()  # sends the gradients that were only added up so far, which nothing else can reach
         return parallel_model
+
+    def is_sharded(self, model: nn.Module) -> bool:
+        """Whether all ranks must go through the model together, as each has a part of it."""
+        return isinstance(model, FSDPModule)
 
     def reshard(self, model: nn.Module) -> None:
         """To be called when no backward pass follows a forward pass: sharded weights are then still gathered."""
@@ -222,30 +270,44 @@ def join_world(device: str, timeout: int) -> Generator[World]:
 
     Raises ProcessLost if another process dies, or does not answer for `timeout` seconds.
     """
-    make_deterministic(device)
     if "RANK" not in os.environ:
         yield World(device, timeout)
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     size = int(os.environ["WORLD_SIZE"])
-    nodes = max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if device == "cuda":
-        torch.cuda.set_device(local_rank)
+        _take_gpu(local_rank, neighbours)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    world = None
     try:
         store = _fresh_store(rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
-        world = World(device, timeout, rank, size, nodes)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        sizes = [0] * size
+        dist.all_gather_object(sizes, neighbours)
+        nodes = round(sum(1 / ranks for ranks in sizes))  # each of n ranks counts for an n-th of its node
+        world = World(device, timeout, rank, size, nodes, even=len(set(sizes)) == 1)
         yield world
         world.wait()  # torch aborts a process whose gradients' connections close while another still sends
         dist.destroy_process_group()
     except RuntimeError as error:
         if not _is_of_communication(error):
             raise
+        waited = timeout if world is not None and world.hurries else round(PATIENCE.total_seconds())
         raise ProcessLost(
-            f"process {rank} of {size} lost another one, which died or did not answer for {timeout} s "
+            f"process {rank} of {size} lost another one, which died or did not answer for {waited} s "
             f"({str(error).strip().splitlines()[0]}); what was saved is whole: go on with --resume"
         ) from None
+
+
+def _take_gpu(number: int, neighbours: int) -> None:
+    there = torch.cuda.device_count()
+    if number >= there:
+        raise InputError(
+            f"{neighbours} processes on a machine with {there} CUDA devices: each needs one of its own; start "
+            f"{there} (torchrun --nproc-per-node), or compute with --device cpu"
+        )
+    torch.cuda.set_device(number)
 
 
 def _fresh_store(rank: int, size: int) -> dist.Store:

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,23 +23,28 @@ MODES = ("ddp", "fsdp", "hsdp")
 
 @pytest.fixture(scope="module")
 def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
-    """One process trains `whole`, `modern`, and `single` in part; two processes then do what world_program.py says.
+    """One process trains `whole`, `modern`, and `single` in part; three processes then do what world_program.py says.
 
-    Returns (directory, results).
+    Three, as two add their numbers alike in any order; with shares of the batch that have a smaller micro-batch at
+    their end. Returns (directory, results).
     """
     out = tmp_path_factory.mktemp("worlds")
     config = replace(
-        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=8 * 32, micro_batch=2, steps=9
+        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch=3, steps=6
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
-    for name, chosen in (("whole", config), ("single", replace(config, stop_at=5)), ("modern", modern)):
+    for name, chosen in (("whole", config), ("single", replace(config, stop_at=3)), ("modern", modern)):
         named = replace(chosen, run=out / name)
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
             fit(Trainer(named, GPT(named.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
-    program = Path(__file__).with_name("world_program.py")
-    torchrun(2, program, dataset.path, out, cwd=out)
-    return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return out, together("all", 3, dataset, out)
+
+
+def together(task, processes, dataset, out, **options):
+    """What each of the processes reports of a task of world_program.py."""
+    torchrun(processes, Path(__file__).with_name("world_program.py"), task, dataset.path, out, cwd=out, **options)
+    return [json.loads((out / f"{task}-{processes}-{rank}.json").read_text()) for rank in range(processes)]
 
 
 def losses(run):
@@ -45,7 +52,7 @@ def losses(run):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_two_processes_have_the_losses_of_one(worlds, mode):
+def test_several_processes_have_the_losses_of_one(worlds, mode):
     out, _ = worlds
     assert losses(out / mode) == pytest.approx(losses(out / "whole"), rel=1e-4)
     one, two = read_metrics(out / "whole"), read_metrics(out / mode)
@@ -55,7 +62,7 @@ def test_two_processes_have_the_losses_of_one(worlds, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_two_processes_with_muon_have_the_weights_of_one(worlds, mode):
+def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
     """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
     out, _ = worlds
     one, two = (load_newest(out / name, print) for name in ("modern", f"{mode}-modern"))
@@ -80,27 +87,70 @@ def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
         torch.testing.assert_close(tensor, two.model[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["plain", "dropout, blocks", "bfloat16, activations"])
 @pytest.mark.parametrize("mode", MODES)
-def test_resuming_with_as_many_processes_is_exact(worlds, mode):
-    """Rank 0 has the whole weights to compare."""
-    _, (first, _) = worlds
-    assert first[mode]["resume is exact"]
+def test_resuming_with_as_many_processes_is_exact(worlds, mode, what):
+    """Weights, optimizer state and records: nothing differs."""
+    _, (first, *_) = worlds
+    assert first[mode][what] == ""
 
 
-def test_two_processes_continue_what_one_began(worlds):
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_after_the_micro_batch_was_halved_is_exact(worlds, mode):
+    _, (first, *_) = worlds
+    assert first[mode]["after halving"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_resuming_with_other_numbers_of_processes_is_exact(worlds, dataset, processes):
+    """Two, and two nodes of two."""
+    first, *_ = together("off", processes, dataset, worlds[0])
+    assert first == dict.fromkeys(MODES, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_resuming_compiled_is_exact(worlds, dataset):
+    """On three nodes of one process each."""
+    first, *_ = together("on", 3, dataset, worlds[0])
+    assert first == dict.fromkeys(MODES, "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_processes_read_the_sample_that_one_draws(worlds, mode):
+    """Although their logits differ; and where those of the first are no numbers, none makes a sample."""
+    _, results = worlds
+    one, *more = (result[mode]["samples"] for result in results)
+    assert all(samples == one for samples in more)
+    assert len(one[0]) > 4
+    assert "(no sample: the model's logits are not finite" in one[1]
+
+
+def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
+    """One rank may compile what another finds in its cache; later ones may not."""
+    output = torchrun(
+        2, Path(__file__).with_name("world_program.py"), "slow-start", dataset.path, tmp_path, cwd=tmp_path, code=1
+    )
+    assert "step 2 done" in output
+    assert "step 3 done" not in output
+    assert "did not answer for 2 s" in output
+
+
+def test_several_processes_continue_what_one_began(worlds):
     out, results = worlds
     for result in results:
-        assert result["continued"] == pytest.approx(losses(out / "whole")[5:], rel=1e-4)
+        assert result["continued"] == pytest.approx(losses(out / "whole")[3:], rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_one_process_continues_what_two_began(worlds, dataset, modern_shape, mode):
+def test_one_process_continues_what_several_began(worlds, dataset, modern_shape, mode):
     """With the modern recipe, and dropout."""
     out, _ = worlds
-    config = replace(modern_shape, batch_tokens=8 * 32, micro_batch=4, steps=12, run=out / f"{mode}-whole")
+    config = replace(modern_shape, batch_tokens=12 * 32, micro_batch=4, steps=12, run=out / f"{mode}-dropout")
     trainer = Trainer(config, GPT(config.model), dataset, config.run, World("cpu"))
     assert resume(trainer)
-    assert trainer.step == 9
+    assert trainer.step == 6
     assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
 
 
@@ -125,11 +175,15 @@ def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, 
 def test_ranks_agree(worlds):
     _, results = worlds
     for result in results:
-        assert result["sum"] == [2.0, 2.0]
-        assert result["decisions"] == [True, False, 6]
+        assert result["sum"] == [4.5, 3.0]
+        assert result["decisions"] == [True, False, 5]
         assert result["broadcast"] == {"from": 0}
+        assert result["nodes"] == [3, True]
+        assert result["from main"] == 0
+        assert result["bad"][1] == "no such weights"
+    assert [result["bad"][0] for result in results] == ["InputError", "Reported", "Reported"]
     assert "different" not in results[0]
-    assert results[1]["different"] == "--data: differs between process 0 and process 1; give all the same"
+    assert results[1]["different"][1] == "--data: differs between process 0 and process 1; give all the same"
 
 
 def test_a_batch_is_divided_without_a_rest():
@@ -139,6 +193,21 @@ def test_a_batch_is_divided_without_a_rest():
     assert [share(rank, 4, 8) for rank in range(4)] == [(0, 2), (2, 2), (4, 2), (6, 2)]
     with pytest.raises(InputError, match="a step's 8 sequences cannot be divided equally between 3 processes"):
         share(0, 3, 8)
+
+
+def test_nodes_with_different_numbers_of_processes_have_no_copies_of_shards():
+    world = SimpleNamespace(size=4, nodes=2, even=False)
+    with pytest.raises(InputError, match="--parallel hsdp: needs equally many processes on each node"):
+        World._mesh(world, "hsdp")
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="4 processes on a machine with 2 CUDA devices"), join_world("cuda", 1):
+        pass
 
 
 def test_without_torchrun_the_world_is_this_process(monkeypatch):

@@ -1,12 +1,14 @@
 """What the ranks of a world do in test_world.py: started by torchrun, each writes what it saw as JSON.
 
-world_program.py DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
-trained `modern`.
+world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
+trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, or `slow-start`.
 """
 
 import json
 import math
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from gpt.run import open_run, read_config
 from gpt.tokens.dataset import Dataset, open_dataset
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
-from gpt.training.state import resume
+from gpt.training.report import sample_text
+from gpt.training.state import resume, save
 from gpt.training.trainer import Trainer
 from gpt.training.world import World, join_world
 
 Result = dict[str, object]
+MODES = ("ddp", "fsdp", "hsdp")
 
 
 def trainer(config: Config, dataset: Dataset, run: Path, world: World, resumes: bool = False) -> Trainer:
@@ -54,18 +58,23 @@ def timeless(run: Path) -> list[Result]:
     return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
 
 
-def train(config: Config, dataset: Dataset, out: Path, world: World, quiet: ProgressDisplay) -> Result:
-    """Undisturbed, and stopped and resumed; with dropout, so that its randomness is resumed as well."""
-    undisturbed = trainer(config, dataset, out / f"{config.parallel}-whole", world)
-    fit(undisturbed, quiet)
-    fit(trainer(replace(config, stop_at=5), dataset, out / f"{config.parallel}-parts", world), quiet)
-    resumed = trainer(config, dataset, out / f"{config.parallel}-parts", world, resumes=True)
-    fit(resumed, quiet)
-    exact = equal(whole(undisturbed), whole(resumed)) and resumed.step == config.steps
-    if world.is_main:
-        one, two = (load_newest(t.run, print) for t in (undisturbed, resumed))
-        exact = exact and equal(one.optimizer, two.optimizer) and timeless(undisturbed.run) == timeless(resumed.run)
-    return {"resume is exact": exact}
+def exact(config: Config, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 3) -> str:
+    """What differs between a run of that name, made here unless it is there, and one that stops and is resumed."""
+    quiet = ProgressDisplay(1, quiet=True)
+    undisturbed, parts = out / name, out / f"{name}-parts"
+    if not world.broadcast(undisturbed.exists()):
+        fit(trainer(config, dataset, undisturbed, world), quiet)
+    fit(trainer(replace(config, stop_at=stop_at), dataset, parts, world), quiet)
+    fit(trainer(config, dataset, parts, world, resumes=True), quiet)
+    return world.from_main(lambda: difference(undisturbed, parts))
+
+
+def difference(one: Path, two: Path) -> str:
+    """In words, of the newest checkpoints and all records of two runs."""
+    a, b = (load_newest(run, print) for run in (one, two))
+    found = [part for part in ("model", "optimizer") if not equal(getattr(a, part), getattr(b, part))]
+    found += ["step"] * (a.state["step"] != b.state["step"])
+    return ", ".join(found + ["metrics"] * (timeless(one) != timeless(two)))
 
 
 def skip(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
@@ -108,33 +117,131 @@ def run_out(config: Config, dataset: Dataset, out: Path, world: World, where: st
     return {f"norms {where}": norms[0], f"enough {where}": norms[1], f"micro-batch {where}": trained.micro_batch.size}
 
 
-def main(data: Path, out: Path) -> None:
-    with join_world("cpu", timeout=60) as world:
-        dataset, quiet, results = open_dataset(data), ProgressDisplay(1, quiet=True), {}
-        config = read_config(out / "single")
-        continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
-        results["continued"] = [continued.train_step()["train_loss"] for _ in range(4)]
-        config = replace(config, stop_at=None, init="scratch")
-        recipe = read_config(out / "modern")
-        for parallel in ("ddp", "fsdp", "hsdp"):
-            chosen = replace(config, parallel=parallel)
-            modern = replace(recipe, parallel=parallel)
-            fit(trainer(modern, dataset, out / f"{parallel}-modern", world), quiet)
-            dropping = replace(modern, model=replace(modern.model, dropout=0.1))
-            plain = trainer(chosen, dataset, out / parallel, world)
-            fit(plain, quiet)
-            results[parallel] = train(dropping, dataset, out, world, quiet) | skip(chosen, dataset, out, world)
-            for where in ("forward", "backward"):
-                results[parallel] |= run_out(chosen, dataset, out, world, where)
-        results["sum"] = world.sum(world.rank + 0.5, 1)
-        results["decisions"] = [world.any(world.rank == 1), world.any(False), world.min(7 - world.rank)]
-        results["broadcast"] = world.broadcast({"from": world.rank})
+def resume_after_halving(config: Config, dataset: Dataset, out: Path, world: World) -> bool:
+    """Memory runs out in the second step; after the third the run is saved, and resumed beside itself."""
+    config = replace(config, micro_batch=4)
+    trained = trainer(config, dataset, out / f"{config.parallel}-halved", world)
+    seen = []
+
+    def fail(*_: object) -> None:
+        seen.append(trained.step)
+        if seen.count(1) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trained.model.register_forward_pre_hook(fail)
+    for _ in range(3):
+        trained.train_step()
+    save(trained)
+    resumed = trainer(config, dataset, trained.run, world, resumes=True)
+    for each in (trained, resumed):
+        for _ in range(2):
+            each.train_step()
+    assert trained.micro_batch.size == resumed.micro_batch.size == 2
+    return equal(whole(trained), whole(resumed))
+
+
+def draw(config: Config, dataset: Dataset, world: World) -> list[str]:
+    """Samples of models that differ from rank to rank, and of one that is not finite on rank 0 alone."""
+    samples = []
+    for fault in (0.0, math.nan if world.is_main else 0.0):
+        model = GPT(config.model)
+        with torch.no_grad():
+            model.token_embedding.weight += (0.1 * world.rank) * torch.randn_like(model.token_embedding.weight) + fault
+        model = model if config.parallel == "ddp" else world.parallelise(model, config.parallel)
+        if config.parallel != "ddp":  # they share one model: let its logits differ
+            model.register_forward_hook(lambda module, _, logits: logits.roll(world.rank, -1) + fault)  # noqa: B023
+        samples.append(sample_text(model, dataset, 12, world))
+    return samples
+
+
+def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
+    dataset, quiet = open_dataset(data), ProgressDisplay(1, quiet=True)
+    results: dict[str, object] = {}
+    config = read_config(out / "single")
+    continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
+    results["continued"] = [continued.train_step()["train_loss"] for _ in range(3)]
+    config = replace(config, stop_at=None, init="scratch")
+    recipe = read_config(out / "modern")
+    for parallel in MODES:
+        chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
+        fit(trainer(chosen, dataset, out / parallel, world), quiet)
+        fit(trainer(modern, dataset, out / f"{parallel}-modern", world), quiet)
+        dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
+        narrow = replace(chosen, dtype="bfloat16", recompute="activations", micro_batch=1)
+        results[parallel] = {
+            "plain": exact(chosen, dataset, out, world, parallel, stop_at=1),
+            "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
+            "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
+            "after halving": resume_after_halving(dropping, dataset, out, world),
+            "samples": draw(modern, dataset, world),
+        }
+        results[parallel] |= skip(chosen, dataset, out, world)
+        for where in ("forward", "backward"):
+            results[parallel] |= run_out(chosen, dataset, out, world, where)
+    return results | agreements(world)
+
+
+def agreements(world: World) -> dict[str, object]:
+    results = {
+        "sum": world.sum(world.rank + 0.5, 1),
+        "decisions": [world.any(world.rank == 1), world.any(False), world.min(7 - world.rank)],
+        "broadcast": world.broadcast({"from": world.rank}),
+        "nodes": [world.nodes, world.even],
+        "from main": world.from_main(lambda: world.rank),
+    }
+    for name, fault in (("different", lambda: world.require_same("--data", world.rank)), ("bad", lambda: bad(world))):
         try:
-            world.require_same("--data", world.rank)
+            fault()
         except InputError as error:
-            results["different"] = str(error)
-        (out / f"rank-{world.rank}.json").write_text(json.dumps(results))
+            results[name] = [type(error).__name__, str(error)]
+    return results
+
+
+def bad(world: World) -> None:
+    def fail() -> None:
+        raise InputError("no such weights")
+
+    world.from_main(fail)
+
+
+def others(data: Path, out: Path, world: World, compiles: str) -> dict[str, object]:
+    """What takes longer, or other numbers of processes: exactness alone."""
+    dataset, results = open_dataset(data), {}
+    recipe = replace(read_config(out / "modern"), compile=compiles, steps=4)
+    if compiles == "on":
+        recipe = replace(recipe, model=replace(recipe.model, n_layer=1))
+    for parallel in MODES:
+        name = f"{parallel}-{world.size}-{compiles}"
+        results[parallel] = exact(replace(recipe, parallel=parallel), dataset, out, world, name, stop_at=2)
+        if compiles == "on":
+            calls = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            results[parallel] += "" if calls else "nothing was compiled"
+    return results
+
+
+def slow_start(out: Path, world: World) -> dict[str, object]:
+    """Rank 1 takes longer than the timeout in its first step, and then again in its third."""
+    del out
+    for step in range(3):
+        if world.rank == 1 and step in (0, 2):
+            time.sleep(4)
+        world.sum(step)
+        world.hurry()
+        world.say(f"step {step + 1} done")
+    return {}
+
+
+def main(task: str, data: Path, out: Path) -> None:
+    os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
+    with join_world("cpu", timeout=2 if task == "slow-start" else 60) as world:
+        if task == "all":
+            results = all_of_it(data, out, world)
+        elif task == "slow-start":
+            results = slow_start(out, world)
+        else:
+            results = others(data, out, world, task)
+        (out / f"{task}-{world.size}-{world.rank}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
