@@ -42,17 +42,20 @@ def ratio_errors(numerators: np.ndarray, denominators: np.ndarray) -> tuple[floa
     if total == 0:
         return math.nan, np.zeros(len(numerators))
     ratio = float(numerators.sum() / total)
+    if not math.isfinite(ratio):
+        return ratio, np.full(len(numerators), math.nan)
     return ratio, (numerators - ratio * denominators) / total
 
 
 def spread(errors: np.ndarray, weights: np.ndarray, documents: np.ndarray) -> Spread | None:
     """Give the standard error of a figure to which each piece adds an error, (P,), or None where text is too little.
 
+    None, too, where the figure is no number, as of a model that has diverged.
     `weights` are what the pieces count, such as their tokens, and `documents` the number of each piece's document.
     """
     _, unit = np.unique(documents, return_inverse=True)
     sizes = np.bincount(unit, weights)
-    if not sizes.any():
+    if not sizes.any() or not np.isfinite(errors).all():
         return None
     if effective_number(sizes) >= FEWEST_DOCUMENTS:
         return _jackknife(np.bincount(unit, errors), sizes, f"{len(sizes):,} documents")

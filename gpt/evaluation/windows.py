@@ -43,11 +43,12 @@ class Windows:
             raise InputError(f"--stride is {stride}; it must be from 1 to the model's context, {context}")
         reach = context if self.stride == context else context - 1
         targets = split.tokens - 1
-        count = whole = 1 + max(0, -(-(targets - reach) // self.stride))
+        self.whole = 1 + max(0, -(-(targets - reach) // self.stride))  # windows of the complete split
+        count = self.whole
         if tokens is not None and tokens < targets:
-            count = min(whole, max(1, tokens // self.stride))
-        self.is_complete = count == whole
-        chosen = np.arange(count) * whole // count
+            count = min(count, max(1, tokens // self.stride))
+        self.is_complete = count == self.whole
+        chosen = np.arange(count) * self.whole // count
         self.begins = chosen * self.stride  # (W,) first token that is read
         self.firsts = np.where(chosen == 0, 1, self.begins + reach - self.stride + 1)  # (W,) first one predicted
         self.lasts = np.minimum(self.begins + reach, targets)  # (W,)

@@ -57,6 +57,8 @@ def around(value: float, error: float | None, factor: float) -> Interval:
 
 def figure(value: str, error: float | None, interval: tuple[float, ...], digits: int, unit: str = "") -> str:
     """A figure with its standard error and 95 % interval, or the word that there is too little text for them."""
+    if not math.isfinite(float(value)):
+        return f"{value}{unit}"
     if error is None:
         return f"{value}{unit} (too little text for a standard error)"
     low, high = interval

@@ -122,7 +122,8 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
                 "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
             )
         trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it")
-    if state.get("evaluated_windows", len(trainer.windows)) != len(trainer.windows) and not allow_other_data:
+    before = state.get("evaluated_windows", trainer.windows.whole)  # older versions had no budget
+    if before != len(trainer.windows) and not allow_other_data:
         raise InputError(
             f"--evaluation.tokens {trainer.config.evaluation.tokens}: the losses of {run} so far, its best one too, "
             "are of another part of the validation split; leave it out, or begin a new run with --init"

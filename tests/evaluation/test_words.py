@@ -1,8 +1,14 @@
 import math
 from dataclasses import replace
 
-from gpt.evaluation.loss import Evaluation
+import numpy as np
+import pytest
+import torch
+
+from gpt.evaluation.loss import Evaluation, summarize
+from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import evaluation_rows
+from gpt.tokens.shards import Split
 
 RESULT = Evaluation(
     loss=2.0,
@@ -42,6 +48,18 @@ def test_too_little_text_is_said_and_no_number_invented():
     shown = "\n".join(figure for _, figure in evaluation_rows(replace(RESULT, **nothing)))
     assert shown.count("too little text for a standard error") == 3
     assert "±" not in shown and "nan" not in shown
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1000.0])
+def test_the_loss_of_a_diverged_model_has_no_error_that_is_no_number(loss):
+    generator = np.random.default_rng(0)
+    nats = generator.normal(10, 1, size=64) * loss
+    windows = Windows(Split("validation", []), 8)
+    windows.__dict__["documents"] = np.arange(64)
+    result = summarize(torch.from_numpy(np.stack([nats, np.full(64, 10.0), np.full(64, 30.0)], axis=1)), windows)
+    shown = "\n".join(figure for _, figure in evaluation_rows(result))
+    assert "± nan" not in shown and "± inf" not in shown
+    assert "too little" not in shown
 
 
 def test_evaluations_of_older_runs_are_shown_without_what_they_did_not_keep():

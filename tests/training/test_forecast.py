@@ -25,6 +25,16 @@ def test_a_forecast_is_made_of_its_parts(tiny_config, dataset, monkeypatch):
     assert shown["time"].split(" ")[0] == f"{minutes}:{seconds:02d}"
 
 
+def test_a_forecast_counts_what_evaluations_read(tiny_config, dataset, monkeypatch):
+    """Three evaluations of ten windows, and the complete split at the end."""
+    monkeypatch.setattr(forecast, "trial_seconds", lambda *_: (60.0, 1.0))
+    config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, tokens=320))
+    shown = values(forecast_lines(config, dataset, World("cpu")))["time"].split(" of which ")[1]
+    windows = 3 * 10 + -(-(dataset.validation.tokens - 1) // 32)
+    minutes, seconds = divmod(round(windows / 4 * 60 / 3), 60)
+    assert shown == f"{minutes}:{seconds:02d} evaluation"
+
+
 def test_a_trial_that_would_not_fit_is_not_made(tiny_config, dataset, monkeypatch):
     monkeypatch.setattr(forecast, "free_memory", lambda device: 0)
     monkeypatch.setattr(forecast, "used_memory", lambda: 0)
