@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from gpt.errors import InputError, ProcessLost, Reported
+from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset
 
@@ -21,12 +22,13 @@ def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: 
     sys.exit(code)
 
 
+LESS_MEMORY = "use a smaller batch, model or context, or another --device; or see what else takes memory"
 LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
 class sentences:
-    """A context in which bad input and a failing disk end the program with one sentence and exit code 2."""
+    """A context in which bad input, a failing disk and a lack of memory end the program with a sentence and code 2."""
 
     def __enter__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -42,6 +44,9 @@ class sentences:
                 print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(LOST)  # an orderly end would wait for the lost one
+            sys.exit(2)
+        if error is not None and is_out_of_memory(error):
+            print(f"error: out of memory ({type(error).__name__}); {LESS_MEMORY}", file=sys.stderr, flush=True)
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from gpt.config import IGNORED
 from gpt.device import autocast
 from gpt.evaluation.statistics import ratio_errors, spread, student_t
 from gpt.evaluation.windows import Windows
+from gpt.memory import Halving
 from gpt.model.transformer import GPT
 
 
@@ -85,13 +87,13 @@ def window_sums(
     was_training = model.training
     model.eval()
     stopped = False
+    forward = _forward(model, device, dtype)
     for first in range(0, len(windows), batch * parts):
         if stopped := stop():
             break
         own = range(len(windows))[first + number * batch :][:batch]
         inputs, targets, pieces = windows.read(own or range(1))
-        with autocast(device, dtype):
-            losses = model(inputs.to(device), targets=targets.to(device), reduction="none")
+        losses = forward(inputs, targets)
         if own:
             counted = (targets != IGNORED).numpy()
             nats, aims = losses.cpu().double().numpy()[counted], targets.numpy()[counted]
@@ -99,6 +101,19 @@ def window_sums(
                 np.add.at(sums[:, column], pieces[counted], values)
     model.train(was_training)
     return None if stopped else torch.from_numpy(sums)
+
+
+def _forward(model: GPT, device: str, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives the losses of windows, a part of them at a time where memory runs out.
+
+    Shards of weights are gathered by all processes at once: none of them can make more passes than the others.
+    """
+
+    def forward(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return model(inputs.to(device), targets=targets.to(device), reduction="none")
+
+    return forward if isinstance(model, FSDPModule) else Halving(forward, device)
 
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:

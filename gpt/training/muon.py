@@ -31,24 +31,35 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # ty: ignore[incompatible-method-override]
-        """One update by the gradients that all parameters hold."""
+        """One update by the gradients that all parameters hold, whose momentum is there already."""
         assert closure is None
+        self.move(self.updates())
+
+    @torch.no_grad()
+    def updates(self) -> list[list[Tensor]]:
+        """For each group and parameter what its step subtracts, as a fraction of the rate. Changes nothing yet."""
+        result = []
         for group in self.param_groups:
             updates = [_whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]
             pieces = [update.split(self.rows[p]) for p, update in zip(group["params"], updates, strict=True)]
             orthogonalise_in_place([piece for split in pieces for piece in split])
-            for parameter, update in zip(group["params"], updates, strict=True):
+            result.append([_like(update, p) for p, update in zip(group["params"], updates, strict=True)])
+        return result
+
+    @torch.no_grad()
+    def move(self, updates: list[list[Tensor]]) -> None:
+        """Make the step of these updates, in place: nothing of it takes memory."""
+        for group, own in zip(self.param_groups, updates, strict=True):
+            for parameter, update in zip(group["params"], own, strict=True):
+                self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(_like(update, parameter), alpha=-group["lr"])
+                parameter.add_(update, alpha=-group["lr"])
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         """Where the momentum will be after another step like this one (Nesterov 1983)."""
-        gradient, state = parameter.grad, self.state[parameter]
+        gradient = parameter.grad
         assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(state["momentum"], momentum)
+        return gradient.lerp(self.state[parameter]["momentum"].lerp(gradient, 1 - momentum), momentum)
 
 
 def orthogonalise_in_place(matrices: list[Tensor]) -> None:

@@ -29,9 +29,10 @@ class Optimizer:
             groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=True
         )
         self.methods: list[torch.optim.Optimizer] = [adamw]
+        self.muons: list[Muon] = []
         if matrices:
-            muon = Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)
-            self.methods.append(muon)
+            self.muons = [Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)]
+            self.methods += self.muons
         for group in self._groups():
             group["peak"] = group["lr"]
 
@@ -40,9 +41,27 @@ class Optimizer:
         for group in self._groups():
             group["lr"] = factor * group["peak"]
 
-    def step(self) -> None:
+    @property
+    def has_state(self) -> bool:
+        """Whether its memory is taken, or was loaded."""
+        return not any(_without_state(method) for method in self.methods)
+
+    def allocate(self) -> None:
+        """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
+        fresh = []
         for method in self.methods:
-            method.step()
+            keys = self._keys(method)
+            fresh.append({parameter: _zeros(parameter, keys) for parameter in _without_state(method)})
+        for method, states in zip(self.methods, fresh, strict=True):
+            method.state.update(states)
+
+    def step(self) -> None:
+        """Move all weights; or none, if memory runs out: what takes some comes before the first of them moves."""
+        self.allocate()
+        updates = [muon.updates() for muon in self.muons]
+        self.methods[0].step()
+        for muon, own in zip(self.muons, updates, strict=True):
+            muon.move(own)
 
     def _groups(self) -> list[dict]:
         return [group for method in self.methods for group in method.param_groups]
@@ -66,7 +85,8 @@ class Optimizer:
         Raises InputError unless they belong to this model and these methods.
         """
         parameters = dict(self.model.named_parameters())
-        if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in self._keys(parameters[name])}:
+        keys = {name: self._keys(self._method_of(parameter)) for name, parameter in parameters.items()}
+        if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in keys[name]}:
             raise InputError("the saved state is another model's, or another --optimizer.name's; it cannot go on")
         tensors = {}
         for entry, (shape, dtype) in shapes.items():
@@ -86,8 +106,19 @@ class Optimizer:
     def _method_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
         return next(m for m in self.methods for g in m.param_groups if any(parameter is p for p in g["params"]))
 
-    def _keys(self, parameter: nn.Parameter) -> tuple[str, ...]:
-        return ("momentum",) if isinstance(self._method_of(parameter), Muon) else ("step", "exp_avg", "exp_avg_sq")
+    def _keys(self, method: torch.optim.Optimizer) -> tuple[str, ...]:
+        return ("momentum",) if isinstance(method, Muon) else ("step", "exp_avg", "exp_avg_sq")
+
+
+def _without_state(method: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in method.param_groups for p in group["params"] if not method.state.get(p)]
+
+
+def _zeros(parameter: Tensor, keys: tuple[str, ...]) -> Tensors:
+    """State as it is before the first step: a number of steps where AdamW's fused kernel reads it, and moments."""
+    like = parameter.detach()
+    steps = torch.zeros((), dtype=torch.float32, device=like.device)
+    return {key: steps if key == "step" else torch.zeros_like(like) for key in keys}
 
 
 def gradient_norm(model: nn.Module, scale: float) -> float:

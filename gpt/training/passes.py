@@ -1,7 +1,8 @@
-"""What becomes of passes through the model that fail: for want of a compiler, or of memory."""
+"""What becomes of a step that fails for want of a compiler, or of memory."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled
 from gpt.config import Config
 from gpt.errors import InputError
+from gpt.memory import is_out_of_memory, release_memory
 from gpt.training.state import save
 from gpt.training.world import World
 
@@ -35,14 +37,62 @@ def give_way(trainer: "Trainer") -> None:
 
     Called by all ranks. Raises InputError, after saving, where nothing is left to give way.
     """
-    try:
+    with _saved_before(trainer):
         if not without_compiler(trainer.compiled, trainer.world):
             trainer.micro_batch.halve(trainer.step + 1)
+    trainer.compiled.forget()
+
+
+def move_weights(trainer: "Trainer") -> None:
+    """Step the optimizer, once more where memory ran out, which leaves the weights as they were.
+
+    Its state, most of what it needs, is taken at the first step of a process, by all ranks or none.
+    Raises InputError, after saving if all ranks do, where there is not enough.
+    """
+    step, world, optimizer = trainer.step + 1, trainer.world, trainer.optimizer
+    if not optimizer.has_state:
+        enough = _with_patience(optimizer.allocate, world)
+        with _saved_before(trainer):
+            if world.any(not enough):
+                raise _too_little(step)
+    if not _with_patience(optimizer.step, world):
+        if world.size > 1:
+            raise _too_little(step)
+        with _saved_before(trainer):
+            raise _too_little(step)
+
+
+def _with_patience(call: Callable[[], None], world: World) -> bool:
+    """Whether it succeeds, at the second try at least, with what was held without need given back before that."""
+    for _ in range(2):
+        try:
+            call()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return True
+        release_memory(world.device)
+    return False
+
+
+def _too_little(step: int) -> InputError:
+    return InputError(
+        f"step {step}: out of memory in the optimizer, which needs its state and its update beside weights and "
+        "gradients: use a smaller model, or several processes with --parallel fsdp"
+    )
+
+
+@contextlib.contextmanager
+def _saved_before(trainer: "Trainer") -> Generator[None]:
+    """A context in which bad luck that all ranks share ends the training, and loses no step that was done."""
+    try:
+        yield
     except InputError:
+        trainer.model.zero_grad(set_to_none=True)
         if trainer.step > trainer.saved_step:
             save(trainer)
         raise
-    trainer.compiled.forget()
 
 
 def without_compiler(forward: Compiled, world: World) -> bool:

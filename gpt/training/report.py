@@ -13,7 +13,7 @@ from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.words import difference_words, evaluation_rows
 from gpt.generation.sampling import sample
 from gpt.generation.text import continue_texts, opening_ids, text_engine
-from gpt.memory import peak_memory
+from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.terminal import printable, show
@@ -77,22 +77,39 @@ def report(trainer: "Trainer") -> None:
         picture = str(draw_losses(trainer.run))
     except OSError as error:  # a full disk, say; the run is finished and saved all the same
         picture = f"could not be drawn ({error})"
-    loaded = load_run(trainer.run, trainer.device)
+    loaded = _load_best(trainer)
     console = Console(highlight=False, soft_wrap=True, width=WIDTH, markup=False, emoji=False)
     console.print(_table(trainer, peak, picture, loaded))
     prompt = sample_prompt(trainer.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
     show(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}")
-    for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
-        show(text)
+    try:
+        if loaded is None:
+            raise InputError("too little memory for a second model")
+        for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
+            show(text)
+    except InputError as error:
+        show(f"(no sample: {error})")
     print()
 
 
-def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Table:
+def _load_best(trainer: "Trainer") -> LoadedRun | None:
+    """The best checkpoint as a second model: on the device, else on the CPU, else None, as memory allows."""
+    for device in (trainer.device, "cpu"):
+        try:
+            return load_run(trainer.run, device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory(trainer.device)
+    return None
+
+
+def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun | None) -> Table:
     tokens = trainer.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("trained", f"{trainer.step:,} steps, {tokens:,} tokens, {trainer.elapsed:.0f} s")
-    if loaded.state["evaluation"]:
+    if loaded and loaded.state["evaluation"]:
         for row in evaluation_rows(Evaluation(**loaded.state["evaluation"]), str(trainer.dtype).removeprefix("torch.")):
             table.add_row(*row)
     if trainer.gain:
@@ -102,7 +119,8 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun) -> Ta
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {trainer.evaluations} evaluations" if trainer.evaluations > 1 else ""
-    table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
+    if loaded:
+        table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
     table.add_row("run", printable(str(trainer.run)))
     table.add_row("picture", printable(picture))
     table.add_row("sample from it", printable(f"python sample.py --run {trainer.run}"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from gpt import checkpoint
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
+from gpt.memory import is_out_of_memory
 from gpt.run import write_config
 from gpt.training.exact import conditions, meet_conditions
 
@@ -42,15 +43,19 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "micro_batch": trainer.micro_batch.state(),
         "conditions": conditions(trainer),
     }
-    weights = world.gather(dict(trainer.model.named_parameters()))
-    moments = world.gather(trainer.optimizer.state())
     failure = None
-    if world.is_main:
-        try:
+    try:
+        weights = world.gather(dict(trainer.model.named_parameters()))
+        moments = world.gather(trainer.optimizer.state())
+        if world.is_main:
             checkpoint.save(trainer.run, weights, moments, state)
-        except OSError as error:
-            failure = f"step {trainer.step} could not be saved ({error}); earlier checkpoints are as they were"
-        else:
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_out_of_memory(error)):
+            raise
+        reason = error if isinstance(error, OSError) else "out of memory"
+        failure = f"step {trainer.step} could not be saved ({reason}); earlier checkpoints are as they were"
+    else:
+        if world.is_main:
             checkpoint.prune(trainer.run, trainer.config.checkpoint.keep, trainer.say)
     failure = world.broadcast(failure)
     if failure is None:

@@ -27,7 +27,7 @@ from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
-from gpt.training.passes import compiled_passes, give_way
+from gpt.training.passes import compiled_passes, give_way, move_weights
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
 from gpt.training.schedule import rate_factor
@@ -142,7 +142,7 @@ class Trainer:
         if fault is None:
             self.scale.accept()
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
-            self.optimizer.step()
+            move_weights(self)
         else:
             self.say(f"step {self.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
         self.model.zero_grad(set_to_none=True)

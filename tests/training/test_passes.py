@@ -4,11 +4,16 @@ from functools import partialmethod
 
 import pytest
 import torch
+from helpers import OUT_OF_MEMORY_REPORTS as REPORTS
 from helpers import fit
 
-from gpt import InputError
+from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints
 from gpt.compiler import Compiled
+from gpt.generation.decoding import Decoder
+from gpt.training import muon as muon_module
+from gpt.training import optimizer as optimizer_module
+from gpt.training import report as report_module
 from gpt.training.metrics import read_metrics
 from gpt.training.report import report
 
@@ -126,3 +131,153 @@ def resized(trainer):
         return honest()
 
     return train_step
+
+
+# ---- memory that runs out elsewhere than in the passes ----
+
+
+# All of them are recognised alike (tests/test_memory.py).
+SOME_REPORTS = [REPORTS[name] for name in ("CPU on Linux", "cuBLAS", "MPS")]
+
+
+def failing(honest, error, times=1):
+    """A function that fails so many times before it does what it should."""
+    left = [times]
+
+    def call(*arguments, **options):
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return honest(*arguments, **options)
+
+    return call
+
+
+def moves_of(trainer):
+    """Where an optimizer's step takes memory, so that it can run out there: its state, and Muon's update."""
+    if not trainer.optimizer.muons:
+        return [(optimizer_module, "_zeros")]
+    return [(optimizer_module, "_zeros"), (muon_module, "orthogonalise_in_place"), (muon_module, "newton_schulz")]
+
+
+@pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
+def test_an_optimizer_that_lacks_memory_once_steps_all_the_same(make_trainer, modern_shape, monkeypatch, error):
+    trainer, reference = make_trainer(modern_shape), make_trainer(modern_shape, "reference")
+    for trained in (reference, trainer):
+        trained.train_step()
+    place = moves_of(trainer)[1]
+    monkeypatch.setattr(*place, failing(getattr(*place), error))
+    for trained in (trainer, reference):
+        trained.train_step()
+    require_equal(trainer, reference)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["state", "update", "iteration"])
+def test_an_optimizer_that_lacks_memory_moves_nothing_and_loses_nothing(
+    make_trainer, modern_shape, quiet, monkeypatch, place
+):
+    """It runs out of memory in the second of its steps, or, for its state, in the first, after a skipped one."""
+    config = replace(modern_shape, steps=3)
+    trainer, reference = make_trainer(config), make_trainer(config, "reference")
+    honest = trainer.guard.judge
+    for trained in (trainer, reference):
+        trained.guard.judge = lambda *figures, t=trained: "skipped" if place == 0 and t.step == 0 else honest(*figures)
+    fit(reference, quiet)
+    module, name = moves_of(trainer)[place]
+    working = getattr(module, name)
+    calls = []
+
+    def run_out(*arguments):
+        calls.append(trainer.step)
+        if trainer.step == 1 and (calls.count(1) > 1 or place == 1):  # in the midst, where it is called several times
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return working(*arguments)
+
+    monkeypatch.setattr(module, name, run_out)
+    with pytest.raises(InputError, match="step 2: out of memory in the optimizer.*--parallel fsdp"):
+        calls.clear()
+        fit(trainer, quiet)
+    monkeypatch.setattr(module, name, working)
+    assert [path.name for path in list_checkpoints(trainer.run)] == ["step-00000001"]
+    resumed = make_trainer(config, resume=True)
+    assert resumed.step == 1
+    fit(resumed, quiet)
+    require_equal(resumed, reference)
+
+
+def require_equal(one, two):
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, two.model.state_dict()[name]), name
+    states = [trained.optimizer.state() for trained in (one, two)]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+@pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
+def test_an_evaluation_that_lacks_memory_predicts_less_at_a_time(make_trainer, tiny_config, quiet, monkeypatch, error):
+    config = replace(tiny_config, steps=1)
+    trainer, reference = make_trainer(config), make_trainer(config, "reference")
+    honest, sizes = GPT.forward, []
+
+    def forward(model, ids, *arguments, **options):
+        if not model.training and ids.size(1) > 1:
+            sizes.append(len(ids))
+            if len(ids) > 2 and model is trainer.model:
+                raise error
+        return honest(model, ids, *arguments, **options)
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    for trained in (reference, trainer):
+        sizes.clear()
+        fit(trained, quiet)
+    assert sizes.count(4) == 1
+    assert trainer.evaluation.loss == pytest.approx(reference.evaluation.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
+def test_a_sample_or_a_report_that_lacks_memory_ends_no_training(
+    make_trainer, tiny_config, quiet, monkeypatch, capsys, error
+):
+    trainer = make_trainer(replace(tiny_config, steps=1))
+    with monkeypatch.context() as during:
+        during.setattr(Decoder, "new_caches", raises(error))
+        assert fit(trainer, quiet)
+        assert "(no sample: out of memory with 1 sequences at once" in read_metrics(trainer.run)[-1]["sample"]
+        report(trainer)
+    assert "(no sample: out of memory with 1 sequences at once" in capsys.readouterr().out
+    devices = []
+
+    def load_run(run, device):
+        devices.append(device)
+        raise error
+
+    monkeypatch.setattr(report_module, "load_run", load_run)
+    report(trainer)
+    assert devices == ["cpu", "cpu"]
+    output = capsys.readouterr().out
+    assert re.search(r"trained +1 steps", output)
+    assert "(no sample: too little memory for a second model)" in output
+
+
+@pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
+def test_a_save_that_lacks_memory_changes_nothing(make_trainer, tiny_config, quiet, monkeypatch, capsys, error):
+    trainer = make_trainer(replace(tiny_config, steps=4, checkpoint=replace(tiny_config.checkpoint, every=1)))
+    honest = checkpoint._save_tensors
+
+    def save_tensors(tensors, path):
+        if trainer.step == 3 and path.name == checkpoint.OPTIMIZER:
+            raise error
+        honest(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "_save_tensors", save_tensors)
+    assert fit(trainer, quiet)
+    assert [path.name for path in list_checkpoints(trainer.run)] == ["step-00000002", "step-00000004"]
+    assert all(path.name.startswith("step-") for path in (trainer.run / "checkpoints").iterdir())
+
+
+def raises(error):
+    def call(*_):
+        raise error
+
+    return call
