@@ -31,13 +31,19 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # ty: ignore[incompatible-method-override]
-        """One update by the gradients that all parameters hold, whose momentum is there already."""
+        """One update by the gradients that all parameters hold."""
         assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter].setdefault("momentum", torch.zeros_like(parameter.detach()))
         self.move(self.updates())
 
     @torch.no_grad()
     def updates(self) -> list[list[Tensor]]:
-        """For each group and parameter what its step subtracts, as a fraction of the rate. Changes nothing yet."""
+        """For each group and parameter what its step subtracts, as a fraction of the rate; nothing is changed yet.
+
+        The momentum must be there.
+        """
         result = []
         for group in self.param_groups:
             updates = [_whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]

@@ -1,8 +1,7 @@
-"""What moves a model's weights: AdamW, and beside it Muon where that is asked for; and the norm of their gradients."""
+"""What moves a model's weights: AdamW, and beside it Muon where that is asked for."""
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gpt.config import OptimizerConfig
 from gpt.errors import InputError
@@ -119,18 +118,3 @@ def _zeros(parameter: Tensor, keys: tuple[str, ...]) -> Tensors:
     like = parameter.detach()
     steps = torch.zeros((), dtype=torch.float32, device=like.device)
     return {key: steps if key == "step" else torch.zeros_like(like) for key in keys}
-
-
-def gradient_norm(model: nn.Module, scale: float) -> float:
-    """Divide the gradients by the scale that the loss had; returns their global norm, over all shards."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    if scale != 1:
-        torch._foreach_mul_(gradients, 1 / scale)
-    norm = nn.utils.get_total_norm(gradients)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def clip_gradients(model: nn.Module, limit: float, norm: float) -> None:
-    """Scale the gradients, whose global norm is given, down to the limit; 0 leaves them as they are."""
-    if limit:
-        nn.utils.clip_grads_with_norm_(model.parameters(), limit, torch.tensor(norm))

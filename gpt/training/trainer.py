@@ -23,10 +23,11 @@ from gpt.model.transformer import GPT
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader, mix
 from gpt.training.exact import is_exact
+from gpt.training.gradients import clip_gradients, gradient_norm
 from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_at
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
-from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
+from gpt.training.optimizer import Optimizer
 from gpt.training.passes import compiled_passes, give_way, move_weights
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay

@@ -6,7 +6,8 @@ import torch
 
 from gpt import InputError
 from gpt.config import OptimizerConfig
-from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
+from gpt.training.gradients import clip_gradients, gradient_norm
+from gpt.training.optimizer import Optimizer
 
 CONFIG = OptimizerConfig(learning_rate=0.01, weight_decay=0.3, beta1=0.8, beta2=0.9)
 MUON = replace(CONFIG, name="muon")
