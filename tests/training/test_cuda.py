@@ -17,12 +17,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
     pytest.mark.timeout(1200),
 ]
-MODEL = ("--model.n-layer", 6, "--model.width", 384, "--model.n-head", 6, "--model.context", 256, "--device", "cuda")
-PACE = ("--steps", 300, "--checkpoint.every", 50, "--evaluation.every", 100, "--batch-tokens", 64 * 256)
+MODEL = ("--model.n-layer", 6, "--model.width", 384, "--model.n-head", 6, "--model.context", 1024, "--device", "cuda")
+PACE = ("--steps", 300, "--checkpoint.every", 50, "--evaluation.every", 100, "--batch-tokens", 16 * 1024)
 
 
 def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset, tmp_path):
-    options = ("nano", "--data", dataset.path, *MODEL, *PACE, "--dtype", "bfloat16", "--compile", "on")
+    options = ("nano", "--data", dataset.path, *MODEL, *PACE, "--dtype", "bfloat16", "--compile", "on", "--exact", "on")
     run_script("train.py", *options, "--run", "whole", cwd=tmp_path)
     command = [sys.executable, str(ROOT / "train.py"), *map(str, options), "--run", "parts"]
     process = subprocess.Popen(command, cwd=tmp_path)
