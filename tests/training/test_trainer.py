@@ -242,7 +242,7 @@ def test_metrics_have_the_documented_keys(trained_run, dataset):
     records, windows = read_metrics(trained_run), -(-(dataset.train.tokens - 1) // 32)
     assert [record["step"] for record in records] == list(range(1, 31))
     keys = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
-    keys |= {"batch_hash", "epoch", "flops_utilization"}
+    keys |= {"batch_hash", "epoch", "flops_utilization", "compiled", "exact"}
     evaluated = {"val_loss", "val_loss_se", "val_loss_ci95", "val_bits_per_byte", "sample"}
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
