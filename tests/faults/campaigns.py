@@ -37,7 +37,7 @@ from gpt.training.world import World
 STEPS = 200
 SHAPE = (
     "nano --model.n-layer 2 --model.n-head 2 --model.width 64 --model.context 32 --model.ngram-rows 512 "
-    "--model.dropout 0.1 --batch-tokens 256 --evaluation.sample-tokens 4"
+    "--model.dropout 0.1 --batch-tokens 384 --evaluation.sample-tokens 4"
 )
 PACE = f"--device cpu --steps {STEPS} --evaluation.every 50 --checkpoint.every 5 --log-every 1"
 Weights = dict[str, torch.Tensor]
@@ -434,15 +434,15 @@ def changing_numbers(dataset: Dataset, directory: Path, numbers: list[int]) -> N
 
 
 def dead_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
-    """kill -9 of one of two processes, up to three times a run, under `torchrun --max-restarts 3`."""
-    row = Row("kill -9 of one of two processes under torchrun")
-    undisturbed = Gang(2, dataset, directory / "undisturbed-two")
+    """kill -9 of one of three processes, up to three times a run, under `torchrun --max-restarts 3`."""
+    row = Row("kill -9 of one of three processes under torchrun")
+    undisturbed = Gang(3, dataset, directory / "undisturbed-gang")
     assert undisturbed.end() == 0, undisturbed.output.read_text()
-    expected = weights(directory / "undisturbed-two")
+    expected = weights(directory / "undisturbed-gang")
     number = 0
     while row.tried < count:
         number += 1
-        gang = Gang(2, dataset, directory / f"gang-{number}", launcher=("--max-restarts", "3"))
+        gang = Gang(3, dataset, directory / f"gang-{number}", launcher=("--max-restarts", "3"))
         killed = 0
         while killed < 3 and row.tried + killed < count:
             before = gang.steps()
