@@ -3,14 +3,21 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: train test test-slow faults bench bench-gpu bench-generate check clean
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: train test test-lowest test-slow faults bench bench-gpu bench-generate check clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not network" $(SIDE_BY_SIDE)
+
+# With the lowest versions that pyproject.toml declares, all but the tests of several processes.
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -m "not slow and not network" --ignore=tests/training/test_world.py $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow" --ignore=tests/faults
@@ -57,7 +64,7 @@ check: $(VENV)/installed-dev
 	$(MAKE) test
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed: pyproject.toml
@@ -67,4 +74,12 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# The build backend is one of them, so it builds here and not in an environment of its own, which has the newest.
+$(LOWEST)/installed: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) tests/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --requirement $(LOWEST)/lowest.txt editables
+	$(LOWEST)/bin/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@

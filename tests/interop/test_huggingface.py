@@ -109,7 +109,7 @@ def test_weights_are_read_with_and_without_the_prefix_and_with_old_masks(tmp_pat
     theirs = their_model(**SHAPES[0])
     theirs.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
-    reference = read_weights(tmp_path, read_config(tmp_path))
+    reference = {name: tensor.clone() for name, tensor in read_weights(tmp_path, read_config(tmp_path)).items()}
     weights = {name.removeprefix("transformer."): tensor.clone() for name, tensor in load_file(file).items()}
     weights["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
     weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)

@@ -70,9 +70,7 @@ def test_their_gpt2_tokenizer_is_read(gpt2_tokenizer, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     assert read_tokenizer(tmp_path, 50257).fingerprint == gpt2_tokenizer.fingerprint
-    GPT2Tokenizer(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges]).save_pretrained(
-        tmp_path / "saved"
-    )
+    GPT2Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
     assert read_tokenizer(tmp_path / "saved", 50257).fingerprint == gpt2_tokenizer.fingerprint
 
 

@@ -1,0 +1,26 @@
+"""Prints the lowest versions that pyproject.toml allows of what the project itself needs, as pip's requirements."""
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+
+def lowest(requirement: str) -> str:
+    """Turn "tyro>=1.0,<2" into "tyro==1.0". Raises ValueError where no lowest version is declared."""
+    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(,<[\w.]+)?", requirement)
+    if not found:
+        raise ValueError(f"{requirement}: declare it as NAME>=LOWEST, or NAME>=LOWEST,<FIRST THAT FAILS")
+    return f"{found[1]}=={found[2]}"
+
+
+def requirements(content: str) -> list[str]:
+    """Every requirement of a pyproject.toml: to build, to run and to develop."""
+    declared = tomllib.loads(content)
+    groups = declared["build-system"]["requires"], declared["project"]["dependencies"]
+    return list(itertools.chain(*groups, *declared["project"]["optional-dependencies"].values()))
+
+
+if __name__ == "__main__":
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    print(*map(lowest, requirements(file.read_text(encoding="utf-8"))), sep="\n")
