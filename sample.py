@@ -5,7 +5,7 @@ import sys
 import tyro
 
 from gpt.cli import complain, program_name, sentences
-from gpt.cli.sample import SampleCommand
+from gpt.cli.sample import SampleCommand, require_known
 from gpt.device import choose_device
 from gpt.generation.repl import interact
 from gpt.generation.show import print_json, print_text
@@ -25,8 +25,9 @@ def main(arguments: list[str]) -> None:
 
     run = load(command.run or str(newest_run(with_checkpoint=True)))
     if prompts is None:
-        interact(run, command.sampling, command.stop, load)
+        interact(run, command.sampling, command.stop, load, command.allow_commands)
         return
+    require_known(prompts, run.tokenizer)
     batch = min(command.batch, len(prompts) * command.samples)
     engine = text_engine(run.model, run.tokenizer, batch, command.compile, complain)
     events = continue_texts(

@@ -5,7 +5,8 @@ In reading order: what a model is, how text becomes ids, how a run is loaded, ho
 
 from gpt.config import Config, ModelConfig, SamplingConfig
 from gpt.errors import InputError
-from gpt.generation.engine import Engine, Request, Token, generate
+from gpt.generation.engine import Engine, generate
+from gpt.generation.request import Request, Token
 from gpt.model.transformer import GPT
 from gpt.run import LoadedRun, load_run
 from gpt.tokens.tokenizer import Tokenizer

@@ -1,16 +1,19 @@
 import dataclasses
-from pathlib import Path
+import io
+import os
+import threading
 
 import pytest
 
 from gpt import InputError
 from gpt.cli import sentences
-from gpt.cli.sample import SampleCommand, split_prompts
+from gpt.cli.sample import PromptFile, SampleCommand, require_known
 from gpt.cli.train import fit_to_dataset, parse_train
 from gpt.config import ModelConfig
 from gpt.interop.huggingface import export
 from gpt.presets import preset
 from gpt.run import load_run
+from gpt.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -264,10 +267,67 @@ def test_our_own_bugs_keep_their_traceback():
         ("  indented", ["  indented"]),
     ],
 )
-def test_prompts_of_a_file_are_lines_or_json_strings(text, prompts):
-    assert split_prompts(text, Path("p")) == prompts
+def test_prompts_of_a_file_are_lines_or_json_strings(tmp_path, text, prompts):
+    file = tmp_path / "p"
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
+        file.write_bytes(content)
+        found = PromptFile(file)
+        assert (len(found), list(found), list(found)) == (len(prompts), prompts, prompts)
 
 
-def test_a_file_without_prompts_is_refused():
-    with pytest.raises(InputError, match=r'--prompts p: has no prompt; write one per line, "" for an empty one'):
-        split_prompts("\n \n", Path("p"))
+@pytest.mark.parametrize("content", [b"a\nb \xff\n", b"\xff", b"a\n\x80\n"])
+def test_a_line_that_is_no_text_is_named_before_anything_is_done(tmp_path, content):
+    (tmp_path / "p").write_bytes(content)
+    line = content.count(b"\n", 0, max(content.find(b"\xff"), content.find(b"\x80"))) + 1
+    with pytest.raises(InputError, match=rf"p, line {line}: is not UTF-8"):
+        PromptFile(tmp_path / "p")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff\n"])
+def test_a_file_without_prompts_is_refused(tmp_path, content):
+    (tmp_path / "p").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r'p: has no prompt; write one per line, "" for an empty one'):
+        PromptFile(tmp_path / "p")
+    with pytest.raises(InputError, match="none: cannot be read"):
+        PromptFile(tmp_path / "none")
+
+
+def test_prompts_are_read_line_by_line_and_those_of_a_pipe_once(tmp_path):
+    (tmp_path / "p").write_text("".join(f"{i}\n" for i in range(50_000)))
+    prompts = iter(PromptFile(tmp_path / "p"))
+    assert next(prompts) == "0"
+    with open(tmp_path / "p", "r+") as file:
+        file.truncate(20_000)
+    assert len([*prompts]) < 49_999  # the rest was not in memory
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a\nb\n"))
+    writer.start()
+    found = PromptFile(tmp_path / "pipe")
+    writer.join()
+    assert (len(found), list(found), list(found)) == (2, ["a", "b"], ["a", "b"])
+
+
+def test_a_prompt_with_unknown_characters_is_named():
+    require_known(["a", "ñ"], Tokenizer.utf8_bytes())
+    with pytest.raises(InputError, match="prompt 2: .*'ñ'"):
+        require_known(["a", "ñ"], Tokenizer.char("ab", end_of_text=False))
+
+
+@pytest.mark.parametrize("option", ["prompt_file", "standard input"])
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch, option):
+    content = b"\xef\xbb\xbfdef \xef\xbb\xbf"
+    (tmp_path / "p").write_bytes(content)
+    command = SampleCommand(prompt_file=tmp_path / "p") if option == "prompt_file" else SampleCommand()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert command.read_prompts() == ["def \ufeff"]
+
+
+def test_commands_of_pipes_are_for_sessions():
+    with pytest.raises(InputError, match="--allow-commands: has a meaning with --interactive only"):
+        SampleCommand(allow_commands=True, prompt="x")
+
+
+def test_what_an_error_quotes_does_not_steer_the_terminal(capsys):
+    with pytest.raises(SystemExit), sentences():
+        raise InputError("\x1b]0;title\x07\x9b2J: wrong")
+    assert capsys.readouterr().err == "error: ␛]0;title␇\ufffd2J: wrong\n"

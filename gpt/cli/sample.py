@@ -1,7 +1,7 @@
 """The options of sample.py, and where its prompts come from."""
 
 import dataclasses
-import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,43 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 from gpt.cli import at_terminal, read_standard_input, read_text
 from gpt.config import Device, SamplingConfig, Weights
 from gpt.errors import InputError
+from gpt.files import parse_json
+from gpt.tokens.tokenizer import Tokenizer
 
 BATCH = 16
+
+
+class PromptFile:
+    """The prompts of a file's lines: JSON strings where they are such, else as they stand. Blank lines are none.
+
+    The file is read line by line each time that they are gone through, as it may be larger than the memory; what can
+    be read only once, such as a pipe, is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go through the file once. Raises InputError if it cannot be read, is not UTF-8, or has no prompt."""
+        self.path, self._kept = path, None
+        try:
+            if not path.is_file():
+                self._kept = list(self._read())
+            self._count = sum(1 for _ in self)
+        except OSError as error:
+            raise InputError(f"--prompts {path}: cannot be read ({error.strerror})") from None
+        if not self._count:
+            raise InputError(f'--prompts {path}: has no prompt; write one per line, "" for an empty one')
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return self._read() if self._kept is None else iter(self._kept)
+
+    def _read(self) -> Iterator[str]:
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = read_text(f"--prompts {self.path}, line {number}", line.rstrip(b"\r\n").decode)
+                if text.strip():
+                    yield _unquoted(text)
 
 
 @dataclass(frozen=True)
@@ -30,6 +65,8 @@ class SampleCommand:
     """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines."""
     interactive: FlagCreatePairsOff[bool] = False
     """Answer lines one by one, also those of a pipe."""
+    allow_commands: FlagCreatePairsOff[bool] = False
+    """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
     sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
     greedy: FlagCreatePairsOff[bool] = False
     """Always take the likeliest token: the same as --temperature 0."""
@@ -58,6 +95,8 @@ class SampleCommand:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
+        if self.allow_commands and not self.interactive:
+            raise InputError("--allow-commands: has a meaning with --interactive only")
         if "" in self.stop:
             raise InputError("--stop is empty; it must have at least one character")
         given = [
@@ -74,7 +113,7 @@ class SampleCommand:
         if self.greedy:
             object.__setattr__(self, "sampling", dataclasses.replace(self.sampling, temperature=0.0))
 
-    def read_prompts(self) -> list[str] | None:
+    def read_prompts(self) -> list[str] | PromptFile | None:
         """The prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
         if self.interactive:
             return None
@@ -83,7 +122,7 @@ class SampleCommand:
         if self.prompt_file is not None:
             return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
         if self.prompts is not None:
-            return split_prompts(read_text(f"--prompts {self.prompts}", self.prompts.read_text), self.prompts)
+            return PromptFile(self.prompts)
         return None if at_terminal() else [read_standard_input()]
 
     def require_interactive(self) -> None:
@@ -101,22 +140,22 @@ class SampleCommand:
                 raise InputError(f"--{name}: needs a prompt; give one by --prompt")
 
 
-def split_prompts(text: str, file: Path) -> list[str]:
-    """The prompts of a file's lines: JSON strings where they are such, else as they stand. Blank lines are none.
-
-    Raises InputError if there is none.
-    """
-    prompts = [_unquoted(line) for line in text.removeprefix("\ufeff").split("\n") if line.strip()]
-    if not prompts:
-        raise InputError(f'--prompts {file}: has no prompt; write one per line, "" for an empty one')
-    return prompts
+def require_known(prompts: Iterable[str], tokenizer: Tokenizer) -> None:
+    """Raises InputError, before anything is continued, for a prompt with a character that the vocabulary lacks."""
+    if tokenizer.kind != "char":
+        return
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            tokenizer.require_known(prompt)
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from None
 
 
 def _unquoted(line: str) -> str:
     if not line.strip().startswith('"'):
         return line
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return line
     return value if isinstance(value, str) else line

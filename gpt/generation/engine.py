@@ -8,10 +8,9 @@ Letters in shapes: B sequences, V vocabulary.
 
 import secrets
 import warnings
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,15 +19,15 @@ from gpt.config import Overflow, SamplingConfig
 from gpt.errors import InputError
 from gpt.generation.decoding import CompiledDecoder, Decoder
 from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt, shortening
-from gpt.generation.sampling import log_probabilities, sample, sample_generator
+from gpt.generation.request import FinishReason, Request, Token
+from gpt.generation.sampling import log_probabilities, sample
 from gpt.memory import is_out_of_memory
 from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
 
 Notify = Callable[[str], None]
-PROMPT_TOKENS = 512  # read together at the most, so that sequences under way do not wait for long
+PROMPT_TOKENS = 512  # after so many at the most, if a prompt is no longer, the sequences under way have their turn
 LESS_MEMORY = "use a smaller --batch, a shorter prompt or --max-tokens, or another --device"
-FinishReason = Literal["", "stop", "length", "cancelled"]
 
 
 def generate(
@@ -67,41 +66,6 @@ def generate(
     for token in engine.run():
         if token.id is not None:
             yield token.id
-
-
-@dataclass(eq=False)
-class Request:
-    """One sequence that an engine continues."""
-
-    prompt: list[int]
-    sampling: SamplingConfig
-    """Without its seed, which went into the generator."""
-    generator: torch.Generator
-    alternatives: int | None
-    """How many of the likeliest ids each token tells, with log-probabilities; None for neither."""
-    drawn: list[int] = field(default_factory=list)
-    """The new ids so far."""
-    tokens: list["Token"] = field(default_factory=list)
-    """All that was drawn, with the end-of-text that ended it, if one did."""
-    finish_reason: FinishReason = ""
-    """'' while it goes on, then 'stop' (end-of-text), 'length' (max_tokens), or 'cancelled'."""
-    visible: list[int] = field(default_factory=list)
-    """What the model sees of prompt and new ids; its last one is not read yet, unless none was drawn."""
-    cache: KVCache | None = None
-    """Of what was read; None before and afterwards."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """What a step drew for a request."""
-
-    request: Request
-    id: int | None
-    """None if the request ended by end-of-text, which is no part of it."""
-    log_probability: float | None = None
-    """Natural logarithm of its probability by the model alone, before any setting; if the request asked for it."""
-    alternatives: tuple[tuple[int, float], ...] = ()
-    """The likeliest ids and their log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +107,7 @@ class Engine:
         self.model, self.max_batch, self.notify = model, max_batch, notify
         self.end_of_text, self.vocab_size = end_of_text, vocab_size
         self.decoder = CompiledDecoder(model, max_batch) if compiled else Decoder(model)
-        self.waiting: deque[Request] = deque()
+        self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
         self.active: list[Request] = []
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
@@ -151,6 +115,7 @@ class Engine:
         self._without_gradients = torch.no_grad if trainable else torch.inference_mode
         self._told: set[str] = set()
         self._newest: _Reading | None = None
+        self._prompt_tokens = 0  # read since the last step that continued the sequences under way
 
     def submit(
         self,
@@ -168,8 +133,8 @@ class Engine:
         if sampling.overflow == "error":
             require_room(len(prompt), sampling.max_tokens, self.model.config.context)
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
-        request = Request(prompt, replace(sampling, seed=None), sample_generator(seed, sample), alternatives)
-        self.waiting.append(request)
+        request = Request(prompt, replace(sampling, seed=None), seed, alternatives, sample=sample)
+        self.waiting[request] = None
         return request
 
     def cancel(self, request: Request) -> None:
@@ -200,18 +165,20 @@ class Engine:
 
     def _step(self) -> list[Token]:
         with self._without_gradients():
-            if self.waiting and len(self.active) < self.max_batch:
+            patient = self._prompt_tokens < PROMPT_TOKENS or not self.active
+            if self.waiting and patient and len(self.active) < self.max_batch:
                 requests = self._admit()
                 return self._draw(requests, self._begin(requests))
+            self._prompt_tokens = 0
             return self._decode() if self.active else []
 
     def _admit(self) -> list[Request]:
         """The next request, and those right behind it that are as long: they are read together."""
-        first = self.waiting[0]
+        first = next(iter(self.waiting))
         requests: list[Request] = []
         most = min(self.max_batch - len(self.active), max(1, PROMPT_TOKENS // len(first.prompt)))
-        while self.waiting and len(requests) < most and _length(self.waiting[0]) == _length(first):
-            requests.append(self.waiting.popleft())
+        while self.waiting and len(requests) < most and _length(next(iter(self.waiting))) == _length(first):
+            requests.append(self.waiting.popitem(last=False)[0])
         self.active += requests
         return requests
 
@@ -230,6 +197,7 @@ class Engine:
             if tuple(request.visible) not in known:
                 unread.setdefault(tuple(request.visible), request.cache)
         if unread:
+            self._prompt_tokens += len(unread) * len(requests[0].visible)
             rows = self.decoder.read(list(unread), list(unread.values())).split(1)
             for (visible, cache), logits in zip(unread.items(), rows, strict=True):
                 known[visible] = _Reading(visible, cache, logits)
@@ -237,7 +205,7 @@ class Engine:
         for cache, reading in zip(caches, readings, strict=True):
             if cache is not reading.cache:
                 cache.copy_from(reading.cache, len(reading.visible))
-        again = self.waiting and self.waiting[0].prompt == requests[-1].prompt
+        again = self.waiting and next(iter(self.waiting)).prompt == requests[-1].prompt
         self._newest = readings[-1] if again else None
         return torch.cat([reading.logits for reading in readings])
 
@@ -297,8 +265,7 @@ class Engine:
         request.finish_reason = reason
         if request in self.active:
             self.active.remove(request)
-        elif request in self.waiting:
-            self.waiting.remove(request)
+        self.waiting.pop(request, None)
         self._release(request)
 
     def _release(self, request: Request) -> None:

@@ -12,10 +12,11 @@ ReadLine = Callable[[str], str]
 def line_reader(commands: Iterable[str]) -> ReadLine:
     """A function that shows a prompt and returns what was typed; it raises EOFError at the end.
 
-    In a terminal, Ctrl-C raises KeyboardInterrupt, Tab completes the commands, several lines can be pasted, and
-    earlier lines come back, also those of earlier sessions. A pipe's lines come one by one, and no prompt is shown.
+    In a terminal, Ctrl-C raises KeyboardInterrupt, also where it comes right after Enter; Tab completes the commands,
+    several lines can be pasted, and earlier lines come back, also those of earlier sessions. A pipe's lines come one
+    by one, and no prompt is shown.
     """
-    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+    if typed_by_hand() and sys.stdout.isatty():
         return _terminal_reader(sorted(commands))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character is no reason to end the session
@@ -32,10 +33,17 @@ def line_reader(commands: Iterable[str]) -> ReadLine:
     return read
 
 
+def typed_by_hand() -> bool:
+    """Whether lines come from a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _terminal_reader(commands: list[str]) -> ReadLine:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+    from prompt_toolkit.keys import Keys
     from prompt_toolkit.output import create_output
     from prompt_toolkit.output.vt100 import Vt100_Output
     from prompt_toolkit.shortcuts import CompleteStyle
@@ -57,5 +65,16 @@ def _terminal_reader(commands: list[str]) -> ReadLine:
         complete_style=CompleteStyle.READLINE_LIKE,
         output=output,
     )
-    # Bytes that are not UTF-8 come as lone surrogates, which no file takes.
-    return lambda prompt: session.prompt(prompt).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def read(prompt: str) -> str:
+        line = session.prompt(prompt, handle_sigint=False)
+        # Ctrl-C just after Enter is a key like any other until the terminal is as it was before.
+        keys = [*get_typeahead(session.input), *session.input.read_keys()]
+        interrupted = [i for i, press in enumerate(keys) if press.key == Keys.ControlC]
+        store_typeahead(session.input, keys[interrupted[-1] + 1 :] if interrupted else keys)
+        if interrupted:
+            raise KeyboardInterrupt
+        # Bytes that are not UTF-8 come as lone surrogates, which no file takes.
+        return line.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    return read

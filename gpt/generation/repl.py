@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from gpt.config import SamplingConfig
 from gpt.errors import InputError, did_you_mean
-from gpt.generation.lines import line_reader
+from gpt.generation.lines import line_reader, typed_by_hand
 from gpt.generation.score import TokenScore
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.model.transformer import GPT
+from gpt.terminal import show
 from gpt.tokens.tokenizer import Tokenizer
 
 HELP = """\
@@ -41,6 +43,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/max-tokens": ("max_tokens", int),
     "/seed": ("seed", int),
 }
+OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model from the network"}
 ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
 
 
@@ -79,7 +82,10 @@ class Session:
         stops: tuple[str, ...],
         load: Load,
         write: Callable[[str], None],
+        trusted: bool = True,
     ) -> None:
+        """`trusted` lines come from a person, or somebody has said that they may reach files and the network."""
+        self.trusted = trusted
         self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
         self.text = ""
@@ -107,17 +113,25 @@ class Session:
         return f"[{', '.join(parts)}, {sampling.max_tokens} tokens] > "
 
     def answer(self, line: str) -> None:
-        """Obey a command, or continue a text. Raises InputError for a command that cannot be obeyed."""
-        if not line.startswith("/") or line.startswith("//"):
-            line = line.removeprefix("/")
+        """Obey a command, or continue a text, which several lines are as they stand: what is pasted is no command.
+
+        Raises InputError for a command that cannot be obeyed.
+        """
+        if "\n" in line or not line.startswith("/") or line.startswith("//"):
+            line = line if "\n" in line else line.removeprefix("/")
             self._go_on(Turn(self.text, line or self.text), shown=line)
             return
         command, _, argument = line.partition(" ")
         if command in SETTINGS:
             self._set(command, argument.strip())
         elif command in self.commands:
-            if argument.strip() and command not in ("/save", "/load"):
+            if argument.strip() and command not in OUTSIDE:
                 raise InputError(f"{command} takes nothing after it")
+            if command in OUTSIDE and not self.trusted:
+                raise InputError(
+                    f"{command} {OUTSIDE[command]}, and is off where lines do not come from a terminal: "
+                    "--allow-commands allows it"
+                )
             self.commands[command](argument.strip())
         else:
             raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, *self.commands])}")
@@ -181,12 +195,17 @@ class Session:
     def _save(self, argument: str) -> None:
         if not argument:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
+        if not self.text:
+            raise InputError("/save: there is no text yet; continue one first")
         try:
-            with open(argument, "x", encoding="utf-8", newline="") as file:
+            path = Path(argument).expanduser()
+            with open(path, "x", encoding="utf-8", newline="") as file:
                 file.write(self.text)
-        except (OSError, ValueError) as error:
+        except FileExistsError:
+            raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
             raise InputError(f"/save {argument}: cannot be written ({error})") from None
-        self.write(f"{argument}: {len(self.text):,} characters\n")
+        self.write(f"{path}: {len(self.text):,} characters\n")
 
     def _load(self, argument: str) -> None:
         if not argument:
@@ -213,10 +232,15 @@ class Session:
             self.write(f"\n[{message}]\n")
 
 
-def interact(run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load) -> None:
-    """Answer lines until they end: typed in a terminal, or out of a pipe."""
-    session = Session(run, sampling, stops, load, lambda text: print(text, end="", flush=True))
-    print(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave", flush=True)
+def interact(
+    run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
+) -> None:
+    """Answer lines until they end: typed in a terminal, or out of a pipe.
+
+    A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
+    """
+    session = Session(run, sampling, stops, load, show, trusted=allow_commands or typed_by_hand())
+    show(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
     read = line_reader(session.commands.keys() | SETTINGS)
     while True:
         try:
@@ -232,4 +256,4 @@ def interact(run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load:
         except BrokenPipeError:
             raise
         except (InputError, OSError) as error:
-            print(error)
+            show(f"{error}\n")

@@ -2,12 +2,15 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import islice
 
 from gpt.config import SamplingConfig
 from gpt.errors import InputError
-from gpt.generation.engine import Engine, Notify, Request, Token
+from gpt.generation.engine import Engine, Notify
+from gpt.generation.request import Request, Token
 from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
 from gpt.tokens.tokenizer import StreamDecoder, Tokenizer
@@ -28,6 +31,9 @@ class Continuation:
     """The scores of the prompt's tokens, if they were asked for."""
     tokens: list[TokenScore] = field(default_factory=list)
     """Those of the new tokens."""
+
+
+Scored = Callable[[], list[TokenScore]] | None  # a prompt's own scores, which its samples share
 
 
 class StopWatcher:
@@ -59,7 +65,8 @@ class StopWatcher:
 class _Stream:
     """What a request's tokens become, one by one."""
 
-    def __init__(self, prompt: str, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, number: int, prompt: str, tokenizer: Tokenizer, stops: Sequence[str], scored: Scored) -> None:
+        self.number, self.scored = number, scored
         self.tokenizer, self.decoder, self.watcher = tokenizer, StreamDecoder(tokenizer), StopWatcher(stops)
         self.result = Continuation(prompt)
         self.taken = 0  # of the request's tokens
@@ -67,6 +74,8 @@ class _Stream:
 
     def push(self, token: Token, begun: float) -> str:
         """Take a token whose step began at that time; the text that is certain by now."""
+        if self.scored and not self.taken:
+            self.result.prompt_tokens = self.scored()
         self.start, self.taken = self.start or begun, self.taken + 1
         result = self.result
         last = self.taken == len(token.request.tokens)
@@ -99,7 +108,7 @@ def text_engine(
 def continue_texts(
     engine: Engine,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     sampling: SamplingConfig,
     samples: int = 1,
     stops: Sequence[str] = (),
@@ -112,41 +121,71 @@ def continue_texts(
     is whole characters, and never part of a stop text; the last one of each comes with its `finish_reason`.
     With `alternatives`, each token has its log-probability and those of that many of the likeliest; with `echo`, the
     prompt's tokens as well.
-    Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode.
+    Prompts are taken and encoded as places come free, a few ahead, so that there may be any number of them.
+    Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode: once
+    all samples before that prompt are finished.
     """
-    streams: dict[Request, tuple[int, _Stream]] = {}
-    prompt_scores: dict[int, list[TokenScore]] = {}
+    submitted = _submit(engine, tokenizer, prompts, sampling, samples, stops, alternatives, echo)
+    streams: dict[Request, _Stream] = {}
+    failure: InputError | None = None
     try:
-        for j, prompt in enumerate(prompts):
-            ids = opening_ids(tokenizer, prompt)
-            for i in range(samples):
-                request = engine.submit(ids, sampling, i, alternatives)
-                streams[request] = (j * samples + i, _Stream(prompt, tokenizer, stops))
-        while streams:
+        while True:
+            try:
+                # Besides those under way, as many wait as could be read together with the next one.
+                for request, stream in islice(submitted, max(0, 2 * engine.max_batch + 1 - len(streams))):
+                    streams[request] = stream
+            except InputError as error:
+                failure = error  # which has ended `submitted`
+            if not streams:
+                break
             begun = time.perf_counter()
             engine.step()
             # Not what the step gave, for other callers of the engine may have made steps, too.
-            for request, (number, stream) in list(streams.items()):
-                for token in request.tokens[stream.taken :]:
-                    if echo and not stream.taken:
-                        if number // samples not in prompt_scores:
-                            scores = score_ids(engine.model, tokenizer, request.prompt, alternatives or 0)
-                            prompt_scores[number // samples] = scores
-                        stream.result.prompt_tokens = prompt_scores[number // samples]
-                    text = stream.push(token, begun)
+            for request, stream in list(streams.items()):
+                for text in _new_texts(request, stream, begun):
                     if stream.result.finish_reason:
                         engine.cancel(request)
                         del streams[request]
-                    yield number, text, stream.result
-                    if stream.result.finish_reason:
-                        break
-                if request.finish_reason == "cancelled" and request in streams:  # by another
-                    stream.result.finish_reason = request.finish_reason
-                    del streams[request]
-                    yield number, "", stream.result
+                    yield stream.number, text, stream.result
     finally:
         for request in streams:
             engine.cancel(request)
+    if failure is not None:
+        raise failure
+
+
+def _submit(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Iterable[str],
+    sampling: SamplingConfig,
+    samples: int,
+    stops: Sequence[str],
+    alternatives: int | None,
+    echo: bool,
+) -> Iterator[tuple[Request, _Stream]]:
+    """Submit each sample of each prompt when it is asked for. Raises InputError that names the prompt, if several."""
+    several = not isinstance(prompts, Sized) or len(prompts) > 1
+    for j, prompt in enumerate(prompts):
+        try:
+            ids = opening_ids(tokenizer, prompt)
+            scored = cache(partial(score_ids, engine.model, tokenizer, ids, alternatives or 0)) if echo else None
+            for i in range(samples):
+                stream = _Stream(j * samples + i, prompt, tokenizer, stops, scored)
+                yield engine.submit(ids, sampling, i, alternatives), stream
+        except InputError as error:
+            raise InputError(f"prompt {j + 1}: {error}" if several else str(error)) from None
+
+
+def _new_texts(request: Request, stream: _Stream, begun: float) -> Iterator[str]:
+    """What a request's tokens that were not taken yet add, up to the end of the sample."""
+    for token in request.tokens[stream.taken :]:
+        yield stream.push(token, begun)
+        if stream.result.finish_reason:
+            return
+    if request.finish_reason == "cancelled":  # by another
+        stream.result.finish_reason = request.finish_reason
+        yield ""
 
 
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -4,9 +4,9 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import VARIANTS, exact
+from helpers import VARIANTS, exact, variant
 
-from gpt import GPT, Engine, InputError, ModelConfig, SamplingConfig, generate
+from gpt import GPT, Engine, InputError, ModelConfig, Request, SamplingConfig, generate
 from gpt.generation.overflow import shortened, shortened_prompt
 from gpt.generation.sampling import sample, sample_generator
 
@@ -319,3 +319,40 @@ def test_broken_weights_are_an_error_and_no_crash(model):
     model.final_norm.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="not finite"):
         next(generate(model, PROMPT))
+
+
+def test_waiting_requests_are_small_and_leave_the_queue_without_a_look_at_the_others(monkeypatch):
+    compared = 0
+
+    def equal(self, other):
+        nonlocal compared
+        compared += 1
+        return self is other
+
+    monkeypatch.setattr(Request, "__eq__", equal)
+    engine = Engine(variant("gpt2"), max_batch=2)
+    requests = [engine.submit([1, 2], SamplingConfig(max_tokens=3, seed=1)) for _ in range(1000)]
+    engine.step()
+    assert not any("generator" in vars(request) for request in requests[2:])  # the largest part of them
+    for request in reversed(requests):
+        engine.cancel(request)
+    assert not engine.waiting and not engine.active
+    assert compared < 5000  # a few each, and not as many as wait
+
+
+def test_long_prompts_and_tokens_take_turns():
+    """No sequence waits for all the prompts that there is place for."""
+    model = variant("gpt2")
+    engine = Engine(model, max_batch=8, notify=lambda _: None)
+    first = engine.submit([1] * 10, SamplingConfig(max_tokens=30, seed=1))
+    engine.step()
+    for i in range(7):
+        engine.submit(list(range(40 + i)), SamplingConfig(max_tokens=30, seed=i))
+    with mock.patch("gpt.generation.engine.PROMPT_TOKENS", 100):
+        waited = []
+        while engine.waiting:
+            before = len(first.drawn)
+            engine.step()
+            waited.append(len(first.drawn) == before)
+    assert waited.count(True) == 7
+    assert "".join("p" if wait else "t" for wait in waited).find("pppp") == -1

@@ -123,10 +123,30 @@ def test_a_text_is_saved_and_no_file_is_overwritten(session, written, tmp_path):
     file = tmp_path / "a story.txt"
     assert answer(session, written, f"/save {file}") == f"{file}: {len(text)} characters\n"
     assert file.read_text(encoding="utf-8") == text
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="is there already, and stays as it is"):
         session.answer(f"/save {file}")
+    assert file.read_text(encoding="utf-8") == text
     with pytest.raises(InputError, match="takes the name of a new file"):
         session.answer("/save")
+
+
+def test_a_text_is_saved_in_ones_home_and_no_text_not_at_all(session, written, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="there is no text yet"):
+        session.answer("/save ~/story.txt")
+    assert not list(tmp_path.iterdir())
+    answer(session, written, "def ")
+    assert "story.txt: " in answer(session, written, "/save ~/story.txt")
+    assert (tmp_path / "story.txt").read_text(encoding="utf-8") == session.text
+    with pytest.raises(InputError, match="cannot be written"):
+        session.answer("/save ~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize("text", ["/save stolen.txt\nmore", "/load a/b\n", "/* a comment\n */", "// two\n// lines\n"])
+def test_several_lines_are_a_text_and_never_a_command(session, written, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    assert answer(session, written, text).startswith(text)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_model_is_loaded_and_a_failure_keeps_the_first(session, written):
@@ -240,3 +260,53 @@ def test_a_pipe_is_answered_line_by_line_without_control_codes(run, monkeypatch,
     assert "broken \ufffd" in output
     assert "\x1b" not in output
     assert "> " not in output.replace("->", "")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_lines_of_a_pipe_reach_no_file_and_no_network_unless_that_is_allowed(
+    run, monkeypatch, capsys, tmp_path, allowed
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ssh-rsa A\n/save keys\n/load some/model\nB\n/undo\n"))
+    )
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return run
+
+    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load, allowed)
+    output = capsys.readouterr().out
+    assert (tmp_path / "keys").exists() == bool(loaded) == allowed
+    assert output.count("--allow-commands") == (0 if allowed else 2)
+    assert "back to: ssh-rsa A" in output  # the lines behind were answered
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal_of_a_session(run, monkeypatch, capsys):
+    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines("x", "/why", "/\x1b]0;title\x07"))
+    monkeypatch.setattr(run.model, "forward", lambda *_, **__: one_id(27))
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        interact(run, SamplingConfig(max_tokens=5), (), load=None)
+        output = capsys.readouterr().out
+        assert ("\x1b" in output) != terminal
+        assert output.count("\u241b" if terminal else "\x1b") >= 5
+
+
+def iter_lines(*lines):
+    rest = iter(lines)
+
+    def read(_):
+        for line in rest:
+            return line
+        raise EOFError
+
+    return read
+
+
+def one_id(id):
+    """Logits (1, V) that leave no other choice."""
+    logits = torch.full((1, 257), -100.0)
+    logits[:, id] = 100.0
+    return logits

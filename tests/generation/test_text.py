@@ -1,3 +1,7 @@
+import sys
+from functools import partial
+from itertools import islice
+
 import pytest
 import torch
 from helpers import variant
@@ -15,7 +19,7 @@ class ScriptedEngine:
     """Draws fixed ids, one list for each request in turn; one that is shorter than max_tokens ends by end-of-text."""
 
     def __init__(self, *scripts):
-        self.scripts, self.requests, self.cancelled = list(scripts), [], []
+        self.scripts, self.requests, self.cancelled, self.max_batch = list(scripts), [], [], 16
 
     def submit(self, ids, sampling, sample, alternatives):
         self.requests.append(Request(ids, sampling, None, alternatives))
@@ -206,3 +210,64 @@ def test_any_prompt_is_continued(tokenizer, overflow):
     for result in results:
         assert result.finish_reason in ("stop", "length")
         assert 256 not in result.ids
+
+
+def lines_executed(work, *modules):
+    """How many lines of these modules were executed: work, as the machine's load cannot change it."""
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        if frame.f_globals.get("__name__") not in modules:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_work_and_prompts_taken_depend_on_what_is_under_way_and_not_on_what_waits(tokenizer):
+    model, sampling = variant("gpt2"), SamplingConfig(max_tokens=5, seed=3)
+
+    def first_events(prompts):
+        taken = 0
+
+        def counted():
+            nonlocal taken
+            for prompt in prompts:
+                taken += 1
+                yield prompt
+
+        engine = text_engine(model, tokenizer, max_batch=4, notify=lambda _: None)
+        events, numbers = continue_texts(engine, tokenizer, counted(), sampling, samples=2), []
+        for number, _, result in islice(events, 60):
+            numbers += [number] if result.finish_reason else []
+            assert len(engine.waiting) <= 5
+            assert 2 * taken <= len(numbers) + 2 * engine.max_batch + 2
+        events.close()
+        return numbers
+
+    counts = []
+    for prompts in (40, 10_000):
+        texts = ["ab"] * prompts
+        counts.append(lines_executed(partial(first_events, texts), "gpt.generation.text", "gpt.generation.engine"))
+    assert counts[0] == counts[1]
+
+
+def test_a_prompt_that_cannot_be_used_is_named_and_those_before_it_are_finished(tokenizer):
+    model, sampling = variant("gpt2"), SamplingConfig(max_tokens=3, seed=3, overflow="error")
+    engine = text_engine(model, tokenizer, max_batch=2)
+    finished = []
+    with pytest.raises(InputError, match="prompt 10: --overflow error"):
+        for number, _, result in continue_texts(engine, tokenizer, ["a"] * 9 + ["a" * 99, "b"], sampling, samples=2):
+            finished += [number] if result.finish_reason else []
+    assert sorted(finished) == list(range(18))
+    assert not engine.active and not engine.waiting
+    with pytest.raises(InputError, match="^(?!prompt)"):
+        list(continue_texts(engine, tokenizer, ["a" * 99], sampling))
