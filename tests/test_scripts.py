@@ -444,7 +444,7 @@ def test_an_interactive_session_in_a_real_terminal(session_command, tmp_path):
     type_every_command(session, tmp_path, session_command[-1])
     enter(session, "/max-tokens 1000000", "max_tokens is 1000000")
     session.type("too early\r\x03")  # Ctrl-C right after Enter, before the terminal is as it was
-    session.expect("too early")
+    session.expect("too early\n[temperature")  # the next prompt, and no continuation
     session.expect(PROMPT)
     session.type("class y\r")
     session.expect("\nclass y")  # no echo of what is typed, which stands behind the prompt: it is being continued

@@ -99,7 +99,7 @@ def test_a_directory_of_other_programs_shards_is_a_dataset(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("largest", [3, 256, 50_256, 65_535, 70_000, 200_000])
-def test_32_bits_without_a_header_are_refused_and_16_bits_never(gpt2_tokenizer, tmp_path, rng, largest):
+def test_32_bits_without_a_header_are_refused_and_16_bits_never(tmp_path, rng, largest):
     """As uint16 every second id would be 0, or as small as a vocabulary of over 65,536 makes it."""
     ids = [0, largest, *(rng.randrange(largest + 1) for _ in range(20_000))]
     Tokenizer.utf8_bytes().save(tmp_path / "tokenizer.json")
