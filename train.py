@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpt.cli import sentences
-from gpt.cli.train import TrainCommand, described, dry_run_text, fit_to_dataset, parse_train, run_recipe
+from gpt.cli.train import TrainCommand, described, dry_run_text, fit_to_dataset, go_on, parse_train, run_recipe
 from gpt.device import choose_device
 from gpt.run import is_run, open_run, require_unused
 from gpt.tokens.dataset import open_dataset
@@ -52,13 +52,13 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         run = world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, resumes)))
         model = new_model(config, world.device)
         trainer = Trainer(config, model, dataset, run, world)
-        if not (resumes and resume(trainer, command.allow_other_data)) and config.init != "scratch":
+        allowed = (command.allow_other_data, command.allow_rate_jump, command.from_step)
+        if not (resumes and resume(trainer, *allowed)) and config.init != "scratch":
             load_weights(trainer, lambda: initial_weights(config))
         world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
-
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
         if not finished:
-            world.say(f"stopped after step {trainer.step:,}, saved; go on with: python train.py --run {run} --resume")
+            world.say(f"stopped after step {trainer.step:,}, saved; go on with: {go_on(run)}")
             return SAVED_BUT_NOT_FINISHED
         if world.is_main:
             report(trainer)

@@ -23,19 +23,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from gpt import integrity
 from gpt.errors import InputError
-from gpt.integrity import MANIFEST, Damaged, Gone, read_json, reading, sync
+from gpt.integrity import (
+    FILES,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    Damaged,
+    Gone,
+    Tensors,
+    load_tensors,
+    manifest_of,
+    read_json,
+    reading,
+    save_tensors,
+    sync,
+    verify,
+)
 
 NAME = re.compile(r"step-(\d{8,})")
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,14 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
     _require_space(final.parent, model, optimizer)
     partial.mkdir()
     try:
-        _save_tensors(model, partial / MODEL)
-        _save_tensors(optimizer, partial / OPTIMIZER)
+        save_tensors(model, partial / MODEL)
+        save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
-        for name in (MODEL, OPTIMIZER, STATE):
+        for name in FILES:
             sync(partial / name)
-        manifest = integrity.manifest_of(partial, state["step"], (MODEL, OPTIMIZER, STATE))
+        manifest = manifest_of(partial, state["step"])
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         sync(partial / MANIFEST)
         sync(partial)
@@ -100,20 +109,15 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def verify(path: Path, names: tuple[str, ...] = (MODEL, OPTIMIZER, STATE)) -> None:
-    """Check the named files of a checkpoint; raises what `gpt.integrity.verify` does."""
-    integrity.verify(path, names)
-
-
 def load(path: Path, optimizer: bool) -> Checkpoint:
     """Verify a checkpoint, then read it to the CPU. Sampling needs no optimizer, and does not ask for its file.
 
     Raises Damaged, or Unreadable where the system, the memory or a library fails: what was just verified is whole.
     """
     with reading(path):
-        verify(path, (MODEL, OPTIMIZER, STATE) if optimizer else (MODEL, STATE))
-        model = _load_tensors(path / MODEL)
-        moments = _load_tensors(path / OPTIMIZER) if optimizer else {}
+        verify(path, FILES if optimizer else (MODEL, STATE))
+        model = load_tensors(path / MODEL)
+        moments = load_tensors(path / OPTIMIZER) if optimizer else {}
         return Checkpoint(path, model, moments, read_json(path / STATE))
 
 
@@ -221,21 +225,6 @@ def _require_space(directory: Path, *tensors: Tensors) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{directory}: a checkpoint needs {needed:,} bytes, and {free:,} are free")
-
-
-def _save_tensors(tensors: Tensors, path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except safetensors.SafetensorError as error:  # how safetensors reports a failing disk
-        raise OSError(f"{path}: could not be written ({error})") from None
-
-
-def _load_tensors(path: Path) -> Tensors:
-    """The tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
-        raise OSError(f"its SHA-256 is right, and yet: {error}") from None
 
 
 def _set_aside(path: Path) -> Path:

@@ -122,9 +122,9 @@ class OptimizerConfig:
     schedule: Literal["cosine", "wsd"] = "cosine"
     """After the warm-up: a cosine down to the final rate, or stable at the peak and then a straight line down to it."""
     decay: float = 0.4
-    """Fraction of all steps in which wsd comes down; 0 to 1."""
+    """Fraction of all steps in which wsd comes down, at least one of them; 0 to 1, and 0 never comes down."""
     final_learning_rate: float = 0.1
-    """Learning rate at the last step, as a fraction of the peak; 0 to 1."""
+    """Learning rate at the last step, as a fraction of the peak; 0 to 1. 0 is reached one step after the last."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0 to its peak; at most half of all steps."""
     weight_decay: float = 0.1

@@ -13,10 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from gpt.errors import InputError
 
 FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+FILES = (MODEL, OPTIMIZER, STATE)  # that the manifest describes
+Tensors = dict[str, Tensor]
 
 
 class Damaged(InputError):
@@ -69,7 +75,7 @@ def _unreadable(path: Path, error: OSError | MemoryError) -> Unreadable:
     )
 
 
-def verify(path: Path, names: tuple[str, ...]) -> None:
+def verify(path: Path, names: tuple[str, ...] = FILES) -> None:
     """Check the named files of a checkpoint against its manifest.
 
     Raises Damaged, saying what is wrong, Gone or Unreadable. A checkpoint of another format is not damaged: that is an
@@ -98,11 +104,27 @@ def _verify_file(path: Path, name: str, promised: Any) -> None:
         raise Damaged(f"{file}: its SHA-256 is not the one in its manifest")
 
 
-def manifest_of(path: Path, step: int, names: tuple[str, ...]) -> dict[str, Any]:
+def manifest_of(path: Path, step: int) -> dict[str, Any]:
     """Describe a checkpoint's files as they are now, for `verify` to compare with."""
-    files = {name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)} for name in names}
+    files = {name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)} for name in FILES}
     manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
     return manifest | {"sha256": fingerprint(manifest)}
+
+
+def save_tensors(tensors: Tensors, path: Path) -> None:
+    """Write a safetensors file. Raises OSError, as for any other file."""
+    try:
+        save_file(tensors, path)
+    except safetensors.SafetensorError as error:  # how safetensors reports a failing disk
+        raise OSError(f"{path}: could not be written ({error})") from None
+
+
+def load_tensors(path: Path) -> Tensors:
+    """The tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
+        raise OSError(f"its SHA-256 is right, and yet: {error}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

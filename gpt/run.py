@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,6 +193,11 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
             tokenizer.save(path / f".{TOKENIZER}.partial")  # the caller was told that another one is meant
             (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
         yield path
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, and after an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def require_unused(path: Path) -> None:

@@ -92,14 +92,14 @@ def modern_shape(tiny_shape):
 def make_trainer(dataset, tmp_path):
     """Builds a trainer for a config, in a run directory of the test's own."""
 
-    def make(config, name="run", resume=False):
+    def make(config, name="run", resume=False, **allowed):
         config = replace(config, run=tmp_path / name)
         torch.manual_seed(config.seed)
         with open_run(config, dataset.tokenizer, resume) as run:
             pass  # the lock is train.py's business
         trainer = Trainer(config, GPT(config.model), dataset, run, World("cpu"))
         if resume:
-            resume_training(trainer)
+            resume_training(trainer, **allowed)
         return trainer
 
     return make

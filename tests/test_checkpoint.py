@@ -229,7 +229,7 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
 
 
 FULL = OSError(28, "No space left on device")
-FAILURES = [(checkpoint, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
+FAILURES = [(integrity, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
 FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(checkpoint, "sync", FULL, n) for n in range(6)]
 
 
@@ -288,7 +288,7 @@ def unreadable(monkeypatch):
 
         monkeypatch.setattr(io, "open", open_)
         monkeypatch.setattr("builtins.open", open_)
-        monkeypatch.setattr(checkpoint, "load_file", load_file)
+        monkeypatch.setattr(integrity, "load_file", load_file)
 
     return make
 
@@ -397,7 +397,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(run, said,
         return safetensors.torch.load_file(path)
 
     monkeypatch.setattr(integrity, "sha256", sha256)
-    monkeypatch.setattr(checkpoint, "load_file", load_file)
+    monkeypatch.setattr(integrity, "load_file", load_file)
     expected = 40 if file in ("state.json", "model.safetensors") else 20
     assert load_step(run, said) == expected
     assert said == []
@@ -436,7 +436,7 @@ def test_too_little_memory_for_the_tensors_is_not_damage(run, said, monkeypatch,
     def load_file(path):
         raise error
 
-    monkeypatch.setattr(checkpoint, "load_file", load_file)
+    monkeypatch.setattr(integrity, "load_file", load_file)
     for load_some in (load_newest, load_best):
         with pytest.raises(Unreadable):
             load_some(run, said.append)

@@ -19,7 +19,7 @@ from gpt.config import Config, Device, nearest_multiple
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.presets import PRESETS, preset, preset_for
-from gpt.run import is_run, load_tokenizer, model_config, newest_run, read_config, require_unused
+from gpt.run import is_run, load_tokenizer, model_config, newest_run, quoted, read_config, require_unused
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
 from gpt.training.exact import is_exact
@@ -45,6 +45,10 @@ class TrainCommand:
     """Trace steps 4 to 6 from here into the run's trace.json, and print the operations that cost most."""
     allow_other_data: FlagCreatePairsOff[bool] = False
     """With --resume: go on although the data, or its tokenizer, is not what the run was trained on so far."""
+    allow_rate_jump: FlagCreatePairsOff[bool] = False
+    """With --resume: go on although the learning rate, which had come down, jumps up again."""
+    from_step: int | None = None
+    """With --resume: go on from the checkpoint of this step; what came later is kept as a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     if command.preset != named or command.settings.preset != base.preset:
         wrong = command.preset if command.preset != named else command.settings.preset
         raise InputError(f"the preset comes first, and without a flag: train.py {wrong} …")
-    if command.allow_other_data and not command.resume:
-        raise InputError("--allow-other-data: has a meaning with --resume only")
+    for name in ("allow_other_data", "allow_rate_jump", "from_step"):
+        if getattr(command, name) not in (False, None) and not command.resume:
+            raise InputError(f"--{name.replace('_', '-')}: has a meaning with --resume only")
     if resumes:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
@@ -192,6 +197,10 @@ def described(config: Config, world: World) -> str:
     """Where a training computes, and what it promises of a resume."""
     exact = "exact" if is_exact(config.exact, world.device) else "not exact"
     return f"device: {world.device}, {exact}" + (f", {world.size} processes" if world.size > 1 else "")
+
+
+def go_on(run: Path) -> str:
+    return f"python train.py --run {quoted(run)} --resume"
 
 
 def dry_run_text(config: Config, dataset: Dataset | None, world: World) -> str:

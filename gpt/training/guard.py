@@ -7,12 +7,15 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gpt.checkpoint import list_checkpoints
+from gpt.checkpoint import list_checkpoints, step_of
 from gpt.errors import InputError
+from gpt.training.gradients import HUGE
 
 WINDOW = 128  # accepted gradient norms that a new one is compared with
 SPIKE_DEVIATIONS = 6.0
+NO_TARGETS = "none of its targets counts"
 MOST_SKIPPED = 3  # batches in a row; then it is not the data
 FLOAT16_SCALE = 2.0**16
 SCALE_GROWS_AFTER = 2000  # accepted steps
@@ -21,8 +24,9 @@ SCALE_GROWS_AFTER = 2000  # accepted steps
 class GradientGuard:
     """Judges every step's loss and gradient norm before the optimizer steps."""
 
-    def __init__(self, skip_spikes: bool) -> None:
-        self.skip_spikes = skip_spikes
+    def __init__(self, skip_spikes: bool, clips: bool = True) -> None:
+        """`clips` says whether what is accepted is clipped, so that it may be of any size."""
+        self.skip_spikes, self.clips = skip_spikes, clips
         self.accepted: deque[float] = deque(maxlen=WINDOW)  # only accepted norms: one NaN would blind the window
         self.skipped_in_a_row = 0
 
@@ -39,6 +43,8 @@ class GradientGuard:
     def _fault(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"not finite: loss {loss}, gradient norm {norm}"
+        if not self.clips and norm > HUGE:
+            return f"gradient norm {norm:.4g} cannot be squared in float32, and --optimizer.gradient-clip is 0"
         if self.skip_spikes and len(self.accepted) == WINDOW:
             mean, deviation = fmean(self.accepted), pstdev(self.accepted)
             if norm > mean + SPIKE_DEVIATIONS * deviation:
@@ -55,13 +61,33 @@ class GradientGuard:
 
 
 def diverged_at(step: int, run: Path) -> InputError:
-    """The error that ends a training in which one batch after another gave no usable gradient."""
-    saved = list_checkpoints(run)
-    kept = f"its newest checkpoint, {saved[-1].name}, is from before that" if saved else "nothing was saved yet"
+    """The error that ends a training in which one batch after another gave no usable gradient.
+
+    The weights that gave none are those of the step before the first of these batches; they may have been saved.
+    """
+    sick = step - MOST_SKIPPED
     return InputError(
         f"{run}: training diverged at step {step}: {MOST_SKIPPED} batches in a row had to be skipped; "
-        f"{kept}: lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
+        f"{newest_before(run, sick)}; lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
     )
+
+
+def newest_before(run: Path, step: int) -> str:
+    """Say which checkpoint is from before the weights of a step, which are no good, and how to go on from it."""
+    saved = list_checkpoints(run)
+    earlier = [path for path in saved if step_of(path) < step]
+    if not earlier:
+        return "none of its checkpoints is from before that" if saved else "nothing was saved yet"
+    newest = step_of(earlier[-1])
+    return (
+        f"its newest healthy checkpoint, {earlier[-1].name}, is from before that: "
+        f"go on from it with --resume --from-step {newest}"
+    )
+
+
+def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds infinity or NaN."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 class LossScale:

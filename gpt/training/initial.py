@@ -10,6 +10,7 @@ from gpt.errors import InputError
 from gpt.model.transformer import GPT
 from gpt.run import load_run, load_tokenizer
 from gpt.tokens.dataset import Dataset
+from gpt.training.guard import first_not_finite
 
 
 def new_model(config: Config, device: str) -> GPT:
@@ -26,6 +27,12 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     rows |= dict.fromkeys(("token_embedding.weight", "untied_head.weight"), config.model.vocab_size)  # no padding
     for name in rows.keys() & weights.keys():
         weights[name] = weights[name][: rows[name]]
+    sick = first_not_finite(weights)
+    if sick is not None:
+        raise InputError(
+            f"--init {config.init}: {sick} has numbers that are not finite; begin with other weights, "
+            "such as those of an earlier checkpoint"
+        )
     print(f"weights: {source.source}")
     return weights
 

@@ -9,16 +9,33 @@ def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
     """The learning rate as a fraction of its peak: a linear warm-up, then one of two ways down to the final fraction.
 
     cosine: half a period of it (Loshchilov and Hutter 2017). wsd: stable at the peak, then a straight line during the
-    last `decay` of all steps (Hägele et al. 2024). `step` counts from 0; the first step of warm-up is not zero, and the
-    last step has exactly the final fraction.
+    last `decay` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0, which
+    would move nothing: the first step of warm-up has a part of the peak, and the last step the final fraction; where
+    that is 0, the way down is one step longer than the training.
     """
-    floor = config.final_learning_rate
-    warmup = min(config.warmup_steps, steps // 2)  # a short run must reach its peak and come down again
+    floor, warmup = config.final_learning_rate, _warmup(steps, config)
+    end = steps if floor > 0 else steps + 1  # when the final fraction is reached
     if step < warmup:
         return (step + 1) / warmup
     if config.schedule == "cosine":
-        progress = (step - warmup + 1) / (steps - warmup)
+        progress = (step - warmup + 1) / (end - warmup)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    decaying = min(steps - warmup, round(config.decay * steps))
-    left = max(0, steps - 1 - step)
-    return 1.0 if left >= decaying else floor + (1 - floor) * left / decaying
+    start = decay_start(steps, config)
+    return 1.0 if step < start else floor + (1 - floor) * max(0, end - 1 - step) / (end - start)
+
+
+def decay_start(steps: int, config: OptimizerConfig) -> int:
+    """Steps that are done when the learning rate begins to come down."""
+    if config.schedule == "cosine":
+        return _warmup(steps, config)
+    decaying = max(1, round(config.decay * steps)) if config.decay else 0
+    return max(_warmup(steps, config), steps - decaying)
+
+
+def _warmup(steps: int, config: OptimizerConfig) -> int:
+    return min(config.warmup_steps, steps // 2)  # a short run must reach its peak and come down again
+
+
+def branch_point(steps: int, config: OptimizerConfig) -> int:
+    """Steps after which a run can still become a longer one, its rate being that of both; 0 with cosine."""
+    return decay_start(steps, config) if config.schedule == "wsd" else 0

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,7 +13,10 @@ from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.memory import is_out_of_memory
 from gpt.run import write_config
+from gpt.training.continuation import Schedule, judge, set_later_aside, starting_point
 from gpt.training.exact import conditions, meet_conditions
+from gpt.training.guard import first_not_finite, newest_before
+from gpt.training.schedule import branch_point
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -21,11 +25,56 @@ if TYPE_CHECKING:
 def save(trainer: "Trainer", must: bool = False) -> None:
     """Write a checkpoint of this moment, and remove those that are no longer kept.
 
-    Where the disk fails, training goes on and the next save tries again; with `must`, OSError is raised.
+    Where the disk fails, training goes on and the next save tries again; with `must`, OSError is raised. Weights that
+    are not finite are not saved, which is said, or with `must` an InputError. None is removed for one whose weights
+    gave no usable gradient.
     """
-    world, evaluation = trainer.world, trainer.evaluation
+    world, config, state = trainer.world, trainer.config, _state(trainer)
+    failure, sick = None, None
+    try:
+        weights = world.gather(dict(trainer.model.named_parameters()))
+        moments = world.gather(trainer.optimizer.state())
+        sick = first_not_finite(weights)
+        if world.is_main and sick is None:
+            checkpoint.save(trainer.run, weights, moments, state)
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_out_of_memory(error)):
+            raise
+        reason = error if isinstance(error, OSError) else "out of memory"
+        failure = f"step {trainer.step} could not be saved ({reason}); earlier checkpoints are as they were"
+    else:
+        if world.is_main and sick is None and not trainer.guard.skipped_in_a_row:
+            branch = branch_point(config.steps, config.optimizer)
+            checkpoint.prune(trainer.run, config.checkpoint.keep, trainer.say, branch)
+    sick = world.broadcast(sick)
+    if sick is not None:
+        _refuse(trainer, sick, must)
+        return
+    failure = world.broadcast(failure)
+    if failure is None:
+        best = state["best_validation_loss"]
+        trainer.saved_step, trainer.best_loss = trainer.step, math.inf if best is None else best
+    elif must:
+        raise OSError(f"{trainer.run}: {failure}; make space, then go on with --resume")
+    else:
+        trainer.say(f"{failure}; training goes on, and tries again at the next save")
+
+
+def _refuse(trainer: "Trainer", sick: str, must: bool) -> None:
+    failure = (
+        f"step {trainer.step} is not saved, as {sick} has numbers that are not finite; "
+        f"{newest_before(trainer.run, trainer.step)}"
+    )
+    if must:
+        raise InputError(f"{trainer.run}: {failure}")
+    trainer.say(failure)
+
+
+def _state(trainer: "Trainer") -> dict[str, Any]:
+    """What a checkpoint says beside its tensors."""
+    evaluation = trainer.evaluation
     best = min(trainer.best_loss, evaluation.loss if evaluation else math.inf)
-    state: dict[str, Any] = {
+    return {
         "step": trainer.step,
         "tokens": trainer.step * trainer.config.batch_tokens,
         "elapsed_s": trainer.elapsed,
@@ -34,6 +83,8 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "evaluations": trainer.evaluations,
         "evaluated_windows": len(trainer.windows),
         "unevaluated": trainer.unevaluated,
+        "record": None if evaluation else trainer.record,
+        "schedule": Schedule.of(trainer.config).state(),
         "best_validation_loss": None if math.isinf(best) else best,
         "last_validation_loss": trainer.last_loss,
         "fruitless_evaluations": trainer.fruitless_evaluations,
@@ -43,64 +94,64 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         "micro_batch": trainer.micro_batch.state(),
         "conditions": conditions(trainer),
     }
-    failure = None
-    try:
-        weights = world.gather(dict(trainer.model.named_parameters()))
-        moments = world.gather(trainer.optimizer.state())
-        if world.is_main:
-            checkpoint.save(trainer.run, weights, moments, state)
-    except Exception as error:
-        if not (isinstance(error, OSError) or is_out_of_memory(error)):
-            raise
-        reason = error if isinstance(error, OSError) else "out of memory"
-        failure = f"step {trainer.step} could not be saved ({reason}); earlier checkpoints are as they were"
-    else:
-        if world.is_main:
-            checkpoint.prune(trainer.run, trainer.config.checkpoint.keep, trainer.say)
-    failure = world.broadcast(failure)
-    if failure is None:
-        trainer.saved_step, trainer.best_loss = trainer.step, best
-    elif must:
-        raise OSError(f"{trainer.run}: {failure}; make space, then go on with --resume")
-    else:
-        trainer.say(f"{failure}; training goes on, and tries again at the next save")
 
 
-def resume(trainer: "Trainer", allow_other_data: bool = False) -> bool:
-    """Go on from the run's newest whole checkpoint; False where it has none.
+def resume(
+    trainer: "Trainer", allow_other_data: bool = False, allow_rate_jump: bool = False, from_step: int | None = None
+) -> bool:
+    """Go on from the run's newest whole checkpoint, or from that of a step; False where it has none.
 
-    Raises InputError if the run is beyond the steps asked for, or if the data is not what it was trained on,
-    unless `allow_other_data`.
+    Raises InputError if the run is beyond the steps asked for, if the learning rate would jump up after it came down,
+    unless `allow_rate_jump`, or if the data is not what it was trained on, unless `allow_other_data`.
     """
-    world, newest = trainer.world, []  # rank 0's alone
+    world, run = trainer.world, trainer.run
+    chosen: list[checkpoint.Checkpoint | None] = []  # rank 0's alone
 
     def read() -> dict[str, Any] | None:
-        newest.append(checkpoint.load_newest(trainer.run, trainer.say))
-        return newest[0].state if newest[0] else None
+        chosen.append(starting_point(run, from_step, trainer.say))
+        return chosen[0].state if chosen[0] else None
 
     state = world.from_main(read)
     if state is not None:
         _require_continuation(trainer, state, allow_other_data)
-        load_weights(trainer, lambda: newest[0].model)
-        moments = newest[0].optimizer if world.is_main else {}
+        newest = state["step"]
+        saved, state = judge(chosen[0] if chosen else None, state, trainer.config, run, world, allow_rate_jump)
+        _require_finite(run, state["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
+        load_weights(trainer, lambda: saved.model if saved else {})
+        moments = saved.optimizer if saved else {}
         shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
         parts = world.scatter(moments, trainer.optimizer.places(shapes))
         trainer.optimizer.load_state(parts)
-        best = state["best_validation_loss"]
-        trainer.step = trainer.saved_step = state["step"]
-        trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
-        trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
-        trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
-        if state.get("complete_evaluation"):
-            trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
-        trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
-        trainer.guard.load_state(state["guard"])
-        trainer.scale.load_state(state["loss_scale"])
-        trainer.micro_batch.load_state(state["micro_batch"])
+        branches = from_step is not None or state["step"] != newest
+        if branches and world.from_main(lambda: set_later_aside(run, state["step"], trainer.say)):
+            own = state["evaluation"]  # better ones may have gone with the other way
+            state |= {"best_validation_loss": own["loss"] if own else None, "fruitless_evaluations": 0}
+        _restore(trainer, state)
         meet_conditions(trainer, state.get("conditions", {}))
     if world.is_main:
-        write_config(trainer.run, trainer.config)
+        write_config(run, trainer.config)
     return state is not None
+
+
+def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
+    best = state["best_validation_loss"]
+    trainer.step = trainer.saved_step = state["step"]
+    trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
+    if trainer.step == trainer.config.steps and not state["evaluation"]:  # which was not the last step before
+        trainer.unevaluated = trainer.unevaluated or state.get("record")
+    trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
+    trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
+    if state.get("complete_evaluation"):
+        trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
+    trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
+    trainer.guard.load_state(state["guard"])
+    trainer.scale.load_state(state["loss_scale"])
+    trainer.micro_batch.load_state(state["micro_batch"])
+
+
+def _require_finite(run: Path, step: int, sick: str | None) -> None:
+    if sick is not None:
+        raise InputError(f"{run}: {sick} of step {step} has numbers that are not finite; {newest_before(run, step)}")
 
 
 def load_weights(trainer: "Trainer", read: Callable[[], dict[str, Tensor]]) -> None:

@@ -24,14 +24,14 @@ from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader, mix
 from gpt.training.exact import is_exact
 from gpt.training.gradients import clip_gradients, gradient_norm
-from gpt.training.guard import MOST_SKIPPED, GradientGuard, LossScale, diverged_at
+from gpt.training.guard import MOST_SKIPPED, NO_TARGETS, GradientGuard, LossScale, diverged_at
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer
 from gpt.training.passes import compiled_passes, give_way, move_weights
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
-from gpt.training.schedule import rate_factor
+from gpt.training.schedule import branch_point, rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save
 from gpt.training.utilization import Utilization
@@ -56,7 +56,7 @@ class Trainer:
         self.forward = self.compiled = compiled_passes(self._loss, config, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer)
         self.micro_batch = MicroBatch(config, world, self.dtype)
-        self.guard = GradientGuard(config.optimizer.skip_spikes)
+        self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
         self.step = self.saved_step = 0  # steps done, and saved
         self.elapsed = 0.0  # seconds of training, those before a resume included
@@ -67,6 +67,7 @@ class Trainer:
         self.best_sums: Tensor | None = None  # of this process's best evaluation
         self.gain: Difference | None = None  # of it on the best one before
         self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
+        self.record: Record | None = None  # of the newest step
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
         self.fruitless_evaluations = 0  # in a row, since the best one
@@ -83,7 +84,7 @@ class Trainer:
         """
         config, world, self.say = self.config, self.world, display.say
         last = min(config.steps, config.stop_at or config.steps)
-        logs = []
+        branch, save_due, logs = branch_point(config.steps, config.optimizer), False, []
         if world.is_main:
             finished_steps = self.step - 1 if self.unevaluated else self.step
             logs = [MetricsFile(self.run, finished_steps, self.say), WandbLog(config, self.run, self.say)]
@@ -91,7 +92,7 @@ class Trainer:
         self.model.train()
         with display, step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled:
             while (self.step < last or self.unevaluated) and not (self.stopped_early or world.any(stop.is_set())):
-                record = self.unevaluated or self.train_step()
+                record = self.record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
                 if self.unevaluated or self.step == config.steps or due(self.step, config.evaluation.every):
@@ -107,8 +108,10 @@ class Trainer:
                 display.update(record, self.last_loss, clock.seconds_left(self.step, last))
                 if self.guard.skipped_in_a_row == MOST_SKIPPED:
                     break
-                if is_best or self.step == last or due(self.step, config.checkpoint.every):
+                save_due |= is_best or self.step in (last, branch) or due(self.step, config.checkpoint.every)
+                if save_due and (is_best or not self.guard.skipped_in_a_row):  # weights that gave a finite loss
                     save(self)
+                    save_due = False
                 profiled()
             diverged = self.guard.skipped_in_a_row == MOST_SKIPPED
             if self.saved_step < self.step and not diverged:
@@ -138,8 +141,9 @@ class Trainer:
         inputs, targets = self.loader.batch(self.step, *self.rows)  # (B / processes, T) each
         first, count = self.rows
         hashes = row_hashes(samples[first : first + count], inputs, targets).sum()
-        loss, norm = self.gradient(inputs, targets)
-        fault = self.guard.judge(loss, norm)
+        (counted,) = self.world.sum(int((targets != IGNORED).sum()))
+        loss, norm = self.gradient(inputs, targets, counted) if counted else (0.0, 0.0)
+        fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
         if fault is None:
             self.scale.accept()
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
@@ -166,12 +170,13 @@ class Trainer:
         }
         return record if fault is None else record | {"skipped": fault, "samples": list(samples)}
 
-    def gradient(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    def gradient(self, inputs: Tensor, targets: Tensor, count: float) -> tuple[float, float]:
         """Leave the gradient of the step's batch in the parameters; returns its loss and its norm, equal on all ranks.
+
+        `count` is the number of targets that count, on all ranks together.
 
         Begun anew with half the micro-batch where memory runs out, and with half the scale where float16 overflows.
         """
-        (count,) = self.world.sum(int((targets != IGNORED).sum()))
         scale_before = self.scale.state()
         while True:
             total = self.accumulate(inputs, targets, count)

@@ -5,7 +5,7 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
-from gpt.training.guard import GradientGuard, LossScale, diverged_at
+from gpt.training.guard import GradientGuard, LossScale, diverged_at, first_not_finite
 
 
 def filled(skip_spikes=True, norms=128):
@@ -59,10 +59,21 @@ def test_the_state_comes_back():
     assert again.judge(2.0, 50.0) == guard.judge(2.0, 50.0)
 
 
-def test_divergence_names_what_is_left(tmp_path):
+def test_divergence_names_the_newest_checkpoint_from_before_the_sick_weights(tmp_path):
+    """Steps 5, 6 and 7 were skipped: the weights of step 4 gave no finite loss, be they saved or not."""
     assert "nothing was saved yet" in str(diverged_at(7, tmp_path))
-    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
-    assert "step-00000005, is from before that" in str(diverged_at(7, tmp_path))
+    (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
+    assert "none of its checkpoints is from before that" in str(diverged_at(7, tmp_path))
+    (tmp_path / "checkpoints" / "step-00000003").mkdir()
+    said = str(diverged_at(7, tmp_path))
+    assert "step-00000003, is from before that: go on from it with --resume --from-step 3" in said
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_first_tensor_that_is_not_finite_is_named(value):
+    tensors = {"a": torch.ones(3), "b": torch.tensor([[1.0, value]]), "c": torch.tensor([value])}
+    assert first_not_finite(tensors) == "b"
+    assert first_not_finite({"a": torch.full((2,), 3e38)}) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 
 from gpt import InputError
 from gpt.config import OptimizerConfig
-from gpt.training.gradients import clip_gradients, gradient_norm
 from gpt.training.optimizer import Optimizer
 
 CONFIG = OptimizerConfig(learning_rate=0.01, weight_decay=0.3, beta1=0.8, beta2=0.9)
@@ -114,14 +112,3 @@ def test_places_for_the_state_are_like_the_parameters(model, config):
     state = optimizer.state()
     places = optimizer.places({name: (list(tensor.shape), tensor.dtype) for name, tensor in state.items()})
     assert {name: (p.shape, p.dtype) for name, p in places.items()} == {n: (t.shape, t.dtype) for n, t in state.items()}
-
-
-def test_the_norm_is_over_all_gradients_and_undoes_the_scale(model):
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter) * 8
-    expected = math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in model.parameters())) / 8
-    assert gradient_norm(model, scale=8.0) == pytest.approx(expected, rel=1e-5)
-    clip_gradients(model, 0.0, expected)
-    assert gradient_norm(model, scale=1.0) == pytest.approx(expected, rel=1e-5)
-    clip_gradients(model, 0.5, expected)
-    assert gradient_norm(model, scale=1.0) == pytest.approx(0.5, rel=1e-4)

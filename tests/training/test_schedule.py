@@ -1,8 +1,10 @@
+import random
+
 import pytest
 import torch
 
 from gpt.config import OptimizerConfig
-from gpt.training.schedule import rate_factor
+from gpt.training.schedule import decay_start, rate_factor
 
 CONFIG = OptimizerConfig(final_learning_rate=0.1, warmup_steps=10)
 
@@ -45,4 +47,50 @@ def test_wsd_with_no_decay_or_nothing_else():
     stable = OptimizerConfig(schedule="wsd", decay=0.0, warmup_steps=0)
     assert {rate_factor(step, 10, stable) for step in range(10)} == {1.0}
     falling = OptimizerConfig(schedule="wsd", decay=1.0, warmup_steps=2, final_learning_rate=0.0)
-    assert [rate_factor(step, 6, falling) for step in range(6)] == pytest.approx([0.5, 1, 0.75, 0.5, 0.25, 0])
+    assert [rate_factor(step, 6, falling) for step in range(6)] == pytest.approx([0.5, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def random_settings(rng):
+    return OptimizerConfig(
+        schedule=rng.choice(["cosine", "wsd"]),
+        decay=rng.choice([0.0, 0.01, 0.2, 0.5, 1.0, rng.random()]),
+        final_learning_rate=rng.choice([0.0, 0.0, 0.1, 1.0, rng.random()]),
+        warmup_steps=rng.choice([0, 1, 5, 100]),
+    )
+
+
+def test_every_step_moves_something_and_the_last_ends_where_the_schedule_says():
+    """Also for a single step, for a decay that rounds to no step, and for a final rate of 0."""
+    rng = random.Random(0)
+    for _ in range(2000):
+        config, steps = random_settings(rng), rng.choice([1, 2, 3, 7, 30, 211])
+        rates = [rate_factor(step, steps, config) for step in range(steps)]
+        assert all(0 < rate <= 1 for rate in rates)
+        start, warmup = decay_start(steps, config), min(config.warmup_steps, steps // 2)
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+        if config.final_learning_rate:
+            stable = config.schedule == "wsd" and config.decay == 0
+            assert rates[-1] == pytest.approx(1.0 if stable else config.final_learning_rate)
+        elif config.schedule == "cosine" or config.decay:  # the last step is the last but one on the way to 0
+            assert rate_factor(steps, steps, config) == pytest.approx(0, abs=1e-12)
+        assert all(rate == 1 for rate in rates[warmup:start])
+        if start < steps and config.final_learning_rate < 1:
+            assert rates[start] < 1
+
+
+def test_the_straight_line_to_zero_falls_by_the_same_at_each_step():
+    config = OptimizerConfig(schedule="wsd", decay=0.4, final_learning_rate=0.0, warmup_steps=10)
+    assert decay_start(100, config) == 60
+    rates = [rate_factor(step, 100, config) for step in range(59, 101)]
+    assert rates == pytest.approx([1 - i / 41 for i in range(42)])
+
+
+def test_the_cosine_to_zero_is_torchs_with_one_step_more():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=91)
+    config = OptimizerConfig(final_learning_rate=0.0, warmup_steps=10)
+    for step in range(9, 100):
+        assert rate_factor(step, 100, config) == pytest.approx(reference.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        reference.step()

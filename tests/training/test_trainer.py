@@ -382,6 +382,94 @@ def test_three_skipped_in_a_row_stop_the_run_with_the_last_good_checkpoint(make_
     assert [r["step"] for r in read_metrics(trainer.run) if "skipped" in r] == [14, 16, 17, 18]
 
 
+def sicken(trainer, at, value, healthy_again=None):
+    """Put a number into a weight after the step `at`, before anything of it is saved."""
+    honest = trainer.train_step
+
+    def step():
+        record = honest()
+        with torch.no_grad():
+            if trainer.step == at:
+                trainer.model.final_norm.weight[0] = value
+            if trainer.step == healthy_again:
+                trainer.model.final_norm.weight[0] = 1.0
+        return record
+
+    trainer.train_step = step
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_saved_and_push_out_none(make_trainer, tiny_config, quiet, keep, value):
+    config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
+    trainer, said = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=1, keep=keep))), []
+    quiet.say = said.append
+    sicken(trainer, 6, value)
+    with pytest.raises(InputError, match=r"diverged at step 9: .* step-00000005, is from before that"):
+        fit(trainer, quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [5, 4][:keep][::-1]
+    assert "step 6 is not saved, as final_norm.weight has numbers that are not finite" in " ".join(said)
+
+
+def test_finite_weights_that_give_no_finite_loss_leave_the_healthy_ones(make_trainer, tiny_config, quiet):
+    """They are saved before anybody can know; the next steps save nothing, and the message names the one before."""
+    config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
+    trainer = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=1, keep=2)))
+    poison(trainer, {6, 7, 8}, math.inf)
+    with pytest.raises(InputError, match=r"diverged at step 9: .* step-00000005, is .* --from-step 5"):
+        fit(trainer, quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [5, 6]
+
+
+def test_a_save_that_falls_on_a_skipped_batch_is_made_up_for(make_trainer, tiny_config, quiet):
+    config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
+    trainer = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=10, keep=9)))
+    poison(trainer, {8, 9}, math.nan)
+    assert fit(trainer, quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [11, 20, 30]
+
+
+def test_an_end_with_weights_that_are_not_finite_is_an_error_and_nothing_saved(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(tiny_config)
+    sicken(trainer, 30, math.nan)
+    with pytest.raises(
+        InputError, match=r"step 30 is not saved, as final_norm.weight .* step-00000020, is from before"
+    ):
+        fit(trainer, quiet)
+    assert [step_of(path) for path in list_checkpoints(trainer.run)] == [10, 20]
+
+
+def test_a_checkpoint_with_weights_that_are_not_finite_is_refused(make_trainer, tiny_config, trained_run):
+    sick = load_newest(trained_run, print)
+    sick.model["final_norm.bias"][3] = math.nan
+    checkpoint.save(trained_run, sick.model, sick.optimizer, sick.state)
+    with pytest.raises(InputError, match=r"final_norm\.bias of step 30 .* --from-step 20"):
+        make_trainer(tiny_config, resume=True)
+
+
+@pytest.mark.parametrize("only", [{3}, {3, 4, 5, 6}])
+def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(make_trainer, tiny_config, quiet, only):
+    trainer, said = make_trainer(replace(tiny_config, steps=8)), []
+    quiet.say = said.append
+    honest, seen = trainer.loader.batch, {}
+
+    def batch(step, *rows):
+        seen[step] = weights(trainer), {name: t.clone() for name, t in trainer.optimizer.state().items()}
+        inputs, targets = honest(step, *rows)
+        return inputs, torch.full_like(targets, IGNORED) if step in only else targets
+
+    trainer.loader.batch = batch
+    assert fit(trainer, quiet)
+    for step in only:
+        for before, after in zip(seen[step], seen[step + 1], strict=True):
+            require_equal(before, after)
+        (record,) = (r for r in read_metrics(trainer.run) if r["step"] == step + 1)
+        assert (record["train_loss"], record["gradient_norm"]) == (0.0, 0.0)
+        assert record["skipped"] == "none of its targets counts"
+    assert len([line for line in said if "batch skipped" in line and "none of its targets counts" in line]) == len(only)
+    assert trainer.guard.skipped_in_a_row == 0
+
+
 def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_trainer, tiny_config, quiet):
     """A loss a hundred times too large, at step 141; the resumed run skips it like the undisturbed one."""
     config = replace(tiny_config, steps=150, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
@@ -585,6 +673,29 @@ def test_fewer_steps_than_were_done_are_refused_and_change_nothing(make_trainer,
     with pytest.raises(InputError, match=r"--steps 20: .* has done 30 steps already"):
         make_trainer(replace(tiny_config, steps=20), resume=True)
     assert (trained_run / "config.json").read_bytes() == before
+
+
+def test_a_last_step_is_evaluated_though_it_was_not_to_be_the_last(make_trainer, tiny_config, quiet):
+    """Stopped at 12 of 30, then told that 12 are enough; once."""
+    trainer = make_trainer(replace(tiny_config, stop_at=12, log_every=5))
+    assert not fit(trainer, quiet)
+    for _ in range(2):
+        trainer = make_trainer(replace(tiny_config, steps=12, log_every=5), resume=True)
+        assert fit(trainer, quiet)
+        records = read_metrics(trainer.run)
+        assert [record["step"] for record in records] == [5, 10, 12]
+        assert "val_loss" in records[-1]
+        newest = load_newest(trainer.run, print)
+        assert (newest.state["step"], newest.state["evaluation"]["loss"]) == (12, records[-1]["val_loss"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_single_step_learns_something(make_trainer, tiny_config, quiet, schedule):
+    optimizer = replace(tiny_config.optimizer, schedule=schedule, final_learning_rate=0.0)
+    trainer = make_trainer(replace(tiny_config, steps=1, optimizer=optimizer))
+    before = weights(trainer)
+    assert fit(trainer, quiet)
+    assert not torch.equal(before["token_embedding.weight"], weights(trainer)["token_embedding.weight"])
 
 
 def test_a_run_without_a_checkpoint_yet_begins_again(make_trainer, tiny_config, quiet):

@@ -1,0 +1,166 @@
+"""Where a run goes on from when it is given other steps or another optimizer, and what that does to its learning rate.
+
+A schedule spans all steps of a run. Who asks a run for more of them when its rate has come down already would have it
+jump up again, which undoes what the low rate has learned. With wsd (warm-up, stable, decay) there is a way: the
+checkpoint from before the decay, the branch point, is that of a longer run as well (Hägele et al. 2024).
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt import checkpoint
+from gpt.checkpoint import Checkpoint, list_checkpoints, step_of
+from gpt.config import Config, OptimizerConfig
+from gpt.errors import InputError
+from gpt.run import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
+from gpt.settings import overlay, to_dict
+from gpt.training.schedule import branch_point, decay_start, rate_factor
+
+if TYPE_CHECKING:
+    from gpt.training.world import World
+
+MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
+LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What decides how far a step moves the weights."""
+
+    steps: int
+    optimizer: OptimizerConfig
+
+    @staticmethod
+    def of(config: Config) -> "Schedule":
+        return Schedule(config.steps, config.optimizer)
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
+
+    def rate(self, step: int) -> float:
+        """AdamW's learning rate when `step` steps are done; behind the end that of the last step."""
+        return self._factor(step) * self.optimizer.learning_rate
+
+    def changes(self, now: "Schedule") -> list[str]:
+        """What differs, in words: 'steps 100 → 200'."""
+        one, two = ({"steps": s.steps} | _named(s.optimizer) for s in (self, now))
+        return [f"{name} {value} → {two[name]}" for name, value in one.items() if value != two[name]]
+
+    def spoiled_by(self, now: "Schedule", step: int) -> bool:
+        """Whether the rate, which comes down here after `step` steps, would jump up."""
+        if step <= decay_start(self.steps, self.optimizer):
+            return False
+        before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
+        peaks = ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
+        jumps = [after * getattr(now.optimizer, peak) / (before * getattr(self.optimizer, peak)) for peak in peaks]
+        return max(jumps) > MOST_JUMP[self.optimizer.schedule]
+
+    def _factor(self, step: int) -> float:
+        return rate_factor(min(step, self.steps - 1), self.steps, self.optimizer)
+
+
+def _named(optimizer: OptimizerConfig) -> dict[str, Any]:
+    return {f"optimizer.{field.name}": getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}
+
+
+def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
+    """The schedule that a checkpoint's step was made with; of an older checkpoint that of the run's config.json."""
+    if "schedule" not in state:
+        return Schedule.of(read_config(run))
+    saved = state["schedule"]
+    return Schedule(saved["steps"], overlay(OptimizerConfig(), saved["optimizer"], f"{run}: a checkpoint's schedule"))
+
+
+def starting_point(run: Path, from_step: int | None, say: Callable[[str], None]) -> Checkpoint | None:
+    """The run's newest whole checkpoint, or that of the step asked for; None where it has none at all.
+
+    Raises InputError if there is no such step, or what `gpt.checkpoint.load` raises.
+    """
+    if from_step is None:
+        return checkpoint.load_newest(run, say)
+    saved = {step_of(path): path for path in list_checkpoints(run)}
+    if from_step not in saved:
+        raise InputError(
+            f"--from-step {from_step}: {run} has no checkpoint of that step; "
+            f"it has those of {', '.join(map(str, saved)) or 'none'}"
+        )
+    return checkpoint.load(saved[from_step], optimizer=True)
+
+
+def judge(
+    saved: Checkpoint | None, state: dict[str, Any], config: Config, run: Path, world: "World", allow_jump: bool
+) -> tuple[Checkpoint | None, dict[str, Any]]:
+    """The checkpoint to go on from, on rank 0, and its state, on all: the one given, or the branch point before it.
+
+    What has changed since is said, with the learning rates. Raises InputError where the rate would jump up and no
+    checkpoint from before the way down is left, unless `allow_jump`.
+    """
+    before = world.broadcast(saved_schedule(state, run) if world.is_main else None)
+    now, step = Schedule.of(config), state["step"]
+    changes = ", ".join(before.changes(now))
+    rates = f"the learning rate of step {step + 1:,} is {now.rate(step):.2e} and not {before.rate(step):.2e}"
+    if allow_jump or not before.spoiled_by(now, step):
+        if changes:
+            same = f"the learning rate of step {step + 1:,} stays {now.rate(step):.2e}"
+            world.say(
+                f"changed since step {step:,}: {changes}; {same if now.rate(step) == before.rate(step) else rates}"
+            )
+        return saved, state
+    branch = branch_point(before.steps, before.optimizer)
+    earlier = world.broadcast([step_of(path) for path in list_checkpoints(run)] if world.is_main else [])
+    earlier = [number for number in earlier if number <= branch][-1:]
+    if not earlier:
+        raise InputError(
+            f"--resume: with {changes}, {rates}, a jump that undoes what was learned while the rate came down: "
+            f"begin a new run from these weights (--init {quoted(run)}), which warms up again, or allow it with "
+            "--allow-rate-jump"
+        )
+    chosen: list[Checkpoint | None] = []  # rank 0's alone
+
+    def read() -> dict[str, Any]:
+        branching = checkpoint.load(run / "checkpoints" / f"step-{earlier[0]:08d}", optimizer=True)
+        chosen.append(branching)
+        return branching.state
+
+    state = world.from_main(read)
+    saved = chosen[0] if chosen else None
+    world.say(
+        f"changed: {changes}; with that, {rates}: it goes on from step {earlier[0]:,} instead, from before the rate "
+        f"came down, where it is {now.rate(earlier[0]):.2e} (--allow-rate-jump goes on from step {step:,})"
+    )
+    return saved, state
+
+
+def set_later_aside(run: Path, step: int, say: Callable[[str], None]) -> bool:
+    """Move the checkpoints of steps after `step` into a run of their own within this one, with its metrics until now.
+
+    Nothing is lost, and cut short it can be done again: the newest goes last. False where there is none.
+    """
+    later = [path for path in list_checkpoints(run) if step_of(path) > step]
+    if not later:
+        return False
+    aside = _room_for(run / f"until-step-{step_of(later[-1])}", later)
+    (aside / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, TOKENIZER, METRICS):
+        if (run / name).exists() and not (aside / name).exists():
+            shutil.copyfile(run / name, aside / name)
+    for name in (PICTURE, WANDB_ID):  # the way on gets others
+        if (run / name).exists():
+            (run / name).replace(aside / name)
+    for path in later:
+        path.rename(aside / "checkpoints" / path.name)
+    say(f"what came after step {step:,} is a run of its own now: python sample.py --run {quoted(aside)}")
+    return True
+
+
+def _room_for(aside: Path, later: list[Path]) -> Path:
+    """The directory, or one with a number, that has none of these checkpoints yet."""
+    numbered, number = aside, 1
+    while any((numbered / "checkpoints" / path.name).exists() for path in later):
+        number += 1
+        numbered = aside.with_name(f"{aside.name}-{number}")
+    return numbered

@@ -1,0 +1,212 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import fit
+
+from gpt import InputError, checkpoint
+from gpt.checkpoint import list_checkpoints, load_newest, step_of
+from gpt.config import OptimizerConfig
+from gpt.run import load_run, read_config
+from gpt.training.continuation import Schedule
+from gpt.training.metrics import read_metrics
+
+COSINE = OptimizerConfig(warmup_steps=10, learning_rate=1e-3)
+WSD = replace(COSINE, schedule="wsd", decay=0.4, final_learning_rate=0.0)
+MUON = replace(WSD, name="muon")
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "now", "spoils"),
+    [
+        (Schedule(100, COSINE), 100, Schedule(200, COSINE), True),  # finished: 0.1 to 0.58 of the peak
+        (Schedule(100, replace(COSINE, warmup_steps=100)), 100, Schedule(200, replace(COSINE, warmup_steps=100)), True),
+        (Schedule(100, COSINE), 100, Schedule(110, COSINE), False),  # a little longer: 0.10 to 0.12
+        (Schedule(100, COSINE), 90, Schedule(100, COSINE), False),  # nothing changed
+        (Schedule(100, COSINE), 90, Schedule(90, COSINE), False),  # downwards
+        (Schedule(100, COSINE), 90, Schedule(1000, COSINE), True),
+        (Schedule(100, COSINE), 8, Schedule(1000, COSINE), False),  # it has not come down yet
+        (Schedule(100, WSD), 100, Schedule(200, WSD), True),
+        (Schedule(100, WSD), 80, Schedule(200, WSD), True),
+        (Schedule(100, WSD), 64, Schedule(200, WSD), True),  # by little, but wsd need not
+        (Schedule(100, WSD), 60, Schedule(200, WSD), False),  # the branch point
+        (Schedule(100, WSD), 60, Schedule(200, COSINE), False),
+        (Schedule(100, COSINE), 100, Schedule(100, COSINE), False),
+        (Schedule(100, COSINE), 80, Schedule(100, replace(COSINE, learning_rate=1e-2)), True),
+        (Schedule(100, COSINE), 80, Schedule(100, replace(COSINE, learning_rate=1e-4)), False),
+        (Schedule(100, MUON), 80, Schedule(100, replace(MUON, muon_learning_rate=1.0)), True),
+        (Schedule(100, WSD), 80, Schedule(100, replace(WSD, muon_learning_rate=1.0)), False),  # AdamW has no use for it
+        (Schedule(100, WSD), 80, Schedule(100, replace(WSD, decay=0.1)), True),
+        (Schedule(100, COSINE), 95, Schedule(100, replace(COSINE, schedule="wsd", decay=0.05)), True),
+    ],
+)
+def test_a_rate_that_came_down_may_not_jump_up(before, step, now, spoils):
+    assert before.spoiled_by(now, step) == spoils
+
+
+def test_changes_are_named_with_both_values():
+    now = Schedule(200, replace(COSINE, beta1=0.8))
+    assert Schedule(100, COSINE).changes(now) == ["steps 100 → 200", "optimizer.beta1 0.9 → 0.8"]
+
+
+@pytest.fixture
+def wsd(tiny_config):
+    """20 steps, of which the last 8 come down; some with dropout, so that a step's number counts."""
+    return replace(tiny_config, steps=20, optimizer=replace(WSD, warmup_steps=5))
+
+
+def steps_of(run):
+    return [step_of(path) for path in list_checkpoints(run)]
+
+
+def require_equal(one, two):
+    one, two = load_newest(one, print), load_newest(two, print)
+    assert one.state["step"] == two.state["step"]
+    for mine, others in ((one.model, two.model), (one.optimizer, two.optimizer)):
+        assert mine.keys() == others.keys()
+        assert all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
+
+
+def test_the_branch_point_is_saved_and_kept(make_trainer, wsd, quiet):
+    config = replace(wsd, checkpoint=replace(wsd.checkpoint, every=3, keep=1))
+    trainer = make_trainer(replace(config, evaluation=replace(config.evaluation, every=0)))
+    assert fit(trainer, quiet)
+    assert steps_of(trainer.run) == [12, 20]
+
+
+@pytest.mark.parametrize("stopped_at", [20, 17, 13])
+def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer, wsd, quiet, capsys, stopped_at):
+    """Bit for bit, from the branch point; and what the shorter one reached is kept, whole and usable."""
+    whole = make_trainer(replace(wsd, steps=40), "whole")
+    fit(whole, quiet)
+    first = make_trainer(replace(wsd, stop_at=stopped_at))
+    fit(first, quiet)
+    before = {step_of(path): checkpoint.load(path, optimizer=True) for path in list_checkpoints(first.run)}
+    records = read_metrics(first.run)
+    capsys.readouterr()
+    second = make_trainer(replace(wsd, steps=40), resume=True)
+    said = capsys.readouterr().out
+    assert second.step == 12
+    assert "steps 20 → 40" in said and "it goes on from step 12 instead" in said
+    assert f"the learning rate of step {stopped_at + 1} is 1.00e-03 and not" in said
+    assert fit(second, quiet)
+    require_equal(whole.run, second.run)
+    losses = [[record["train_loss"] for record in read_metrics(t.run)] for t in (whole, second)]
+    assert losses[0] == losses[1]
+    aside = first.run / f"until-step-{stopped_at}"
+    assert str(aside) in said
+    assert read_metrics(aside) == records
+    assert read_config(aside).steps == 20
+    assert steps_of(aside) == [step for step in before if step > 12]
+    newest = load_newest(aside, print)
+    assert newest.state == before[stopped_at].state
+    assert load_run(aside).state["step"] in steps_of(aside)
+
+
+def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(tiny_config)
+    fit(trainer, quiet)
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("*"))
+    with pytest.raises(
+        InputError,
+        match=r"with steps 30 → 60, the learning rate of step 31 is 1\.\d+e-03 and not 3.00e-04, a jump .*"
+        r"--init .*--allow-rate-jump",
+    ):
+        make_trainer(replace(tiny_config, steps=60), resume=True)
+    assert before == sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("*"))
+
+
+def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_trainer, tiny_config, quiet, capsys):
+    fit(make_trainer(tiny_config), quiet)
+    trainer = make_trainer(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
+    said = capsys.readouterr().out
+    assert "changed since step 30: steps 30 → 60; the learning rate of step 31 is 1." in said
+    assert "and not 3.00e-04" in said
+    assert trainer.step == 30
+    fit(trainer, quiet)
+    make_trainer(replace(tiny_config, steps=60), resume=True)
+    assert "changed" not in capsys.readouterr().out  # the newest checkpoint knows
+
+
+def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(make_trainer, tiny_config, quiet):
+    """The allowed start was killed before it saved anything, but after it had written config.json."""
+    fit(make_trainer(tiny_config), quiet)
+    trainer = make_trainer(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
+    assert read_config(trainer.run).steps == 60
+    with pytest.raises(InputError, match="steps 30 → 60"):
+        make_trainer(replace(tiny_config, steps=60), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 2e-3}, "optimizer.learning_rate 0.003 → 0.002; the learning rate of step 6 is 1.99e-03"),
+        (
+            {"warmup_steps": 10},
+            "optimizer.warmup_steps 5 → 10; the learning rate of step 6 is 1.80e-03 and not 2.99e-03",
+        ),
+        ({"schedule": "wsd"}, "optimizer.schedule cosine → wsd; the learning rate of step 6"),
+        ({"weight_decay": 0.3}, "optimizer.weight_decay 0.1 → 0.3; the learning rate of step 6 stays 2.99e-03"),
+        ({"beta2": 0.9, "gradient_clip": 2.0}, "optimizer.beta2 0.95 → 0.9, optimizer.gradient_clip 1.0 → 2.0"),
+    ],
+)
+def test_another_optimizer_is_said(make_trainer, tiny_config, quiet, capsys, change, said):
+    fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
+    make_trainer(replace(tiny_config, optimizer=replace(tiny_config.optimizer, **change)), resume=True)
+    assert f"changed since step 5: {said}" in capsys.readouterr().out
+
+
+def test_what_stays_the_same_is_not_mentioned(make_trainer, tiny_config, quiet, capsys):
+    fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
+    capsys.readouterr()
+    make_trainer(replace(tiny_config, stop_at=9, log_every=3), resume=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet, capsys):
+    """Twice: what came later is set aside each time, and the whole is what it was undisturbed."""
+    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=3)))
+    fit(trainer, quiet)
+    (trainer.run / "wandb-id.txt").write_text("abc")
+    shutil.copytree(trainer.run, trainer.run.with_name("copy"))
+    for aside in ("until-step-30", "until-step-30-2"):
+        again = make_trainer(tiny_config, resume=True, from_step=20)
+        assert (again.step, again.best_loss) == (20, load_newest(again.run, print).state["evaluation"]["loss"])
+        assert f"--run {again.run / aside}" in capsys.readouterr().out
+        assert steps_of(again.run / aside) == [30]
+        fit(again, quiet)
+        require_equal(again.run, trainer.run.with_name("copy"))
+    assert (trainer.run / "until-step-30" / "wandb-id.txt").read_text() == "abc"
+    assert [record["step"] for record in read_metrics(trainer.run)] == list(range(1, 31))
+    with pytest.raises(InputError, match=r"--from-step 7: .* has no checkpoint of that step; it has those of 20, 30"):
+        make_trainer(tiny_config, resume=True, from_step=7)
+
+
+def test_setting_aside_that_was_cut_short_is_done_again(make_trainer, tiny_config, quiet, monkeypatch):
+    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=9)))
+    fit(trainer, quiet)
+    original = type(trainer.run).rename
+
+    def rename(path, target):
+        if path.name == "step-00000025":
+            raise KeyboardInterrupt
+        return original(path, target)
+
+    monkeypatch.setattr(type(trainer.run), "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tiny_config, resume=True, from_step=10)
+    monkeypatch.undo()
+    assert make_trainer(tiny_config, resume=True, from_step=10).step == 10
+    assert steps_of(trainer.run) == [5, 10]
+    assert steps_of(trainer.run / "until-step-30") == [15, 20, 25, 30]
+
+
+def test_an_older_checkpoint_has_the_schedule_of_its_config(make_trainer, tiny_config, trained_run):
+    saved = load_newest(trained_run, print)
+    state = {key: value for key, value in saved.state.items() if key != "schedule"}
+    checkpoint.save(trained_run, saved.model, saved.optimizer, state)
+    assert "schedule" not in json.loads((saved.path / "state.json").read_text())
+    with pytest.raises(InputError, match="steps 30 → 90"):
+        make_trainer(replace(tiny_config, steps=90), resume=True)
