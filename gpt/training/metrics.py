@@ -1,12 +1,14 @@
 """What a run reports: metrics.jsonl, Weights & Biases, and the picture of its losses."""
 
+import contextlib
 import json
 import math
 import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +21,12 @@ from gpt.config import Config
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.files import parse_json
-from gpt.run import METRICS, PICTURE, WANDB_ID
+from gpt.run import METRICS, PICTURE, WANDB_ID, quoted
 from gpt.settings import to_dict
 
 Record = dict[str, Any]
 Say = Callable[[str], None]
+WANDB_LOOKS = 0.2  # seconds between looks at what has been saved
 WANDB_BEGINS, WANDB_ENDS = 30, 6  # seconds that it is given; a run that was told to stop has ten in all
 
 
@@ -103,12 +106,14 @@ def read_metrics(run: Path) -> list[Record]:
 class WandbLog:
     """Weights & Biases, in a thread of its own: whatever becomes of it or of the network, training does not wait.
 
-    Imported only when it is wanted, and never left to ask for a login.
+    Imported only when it is wanted, and never left to ask for a login. It is told of a step once a checkpoint holds it:
+    what it has been told it keeps, and the steps that a crash undoes would stand in the way of those done in their
+    place ("Tried to log to step … that is less than the current step").
     """
 
-    def __init__(self, config: Config, run: Path, say: Say = print) -> None:
+    def __init__(self, config: Config, run: Path, say: Say, saved_step: Callable[[], int]) -> None:
         """Begin the run there, or go on with the one that was begun for `run` before."""
-        self.config, self.run, self.say = config, run, say
+        self.config, self.run, self.say, self.saved_step = config, run, say, saved_step
         self._thread = None
         if config.wandb == "disabled":
             return
@@ -134,7 +139,7 @@ class WandbLog:
 
     @property
     def _sync_command(self) -> str:
-        return f"wandb sync {self.run / 'wandb'}/*run-*"
+        return f"wandb sync {quoted(self.run / 'wandb')}/*run-*"
 
     def _kept_id(self) -> str:
         """The id that the first start of the run drew; kept in a file, as that start may not live to a checkpoint."""
@@ -146,11 +151,26 @@ class WandbLog:
     def _work(self) -> None:
         try:
             wandb_run = self._start(self.config.wandb)
-            while (record := self._records.get()) is not None:
-                wandb_run.log({key: value for key, value in record.items() if key != "step"}, step=record["step"])
+            wandb_run.define_metric("step")
+            wandb_run.define_metric("*", step_metric="step")  # the axis: its own counter only rises
+            for record in self._saved_records():
+                wandb_run.log(record)
             wandb_run.finish()
         except Exception as error:  # none that it has may end a training
             self.say(f"wandb: {_first_line(error)}; training goes on without it")
+
+    def _saved_records(self) -> Generator[Record]:
+        """The records as their steps are saved; those that are left when training ends in order, at its end."""
+        waiting: deque[Record] = deque()
+        ends = False
+        while not ends:
+            with contextlib.suppress(queue.Empty):
+                record = self._records.get(timeout=WANDB_LOOKS)
+                ends = record is None
+                if record is not None:
+                    waiting.append(record)
+            while waiting and (ends or waiting[0]["step"] <= self.saved_step()):
+                yield waiting.popleft()
 
     def _start(self, mode: Literal["offline", "online", "disabled"]) -> Any:
         import wandb
@@ -220,7 +240,8 @@ def draw_losses(run: Path) -> Path:
         capsize=3,
         label="validation (95 % interval)",
     )
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=run.name)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()

@@ -87,7 +87,8 @@ class Trainer:
         branch, save_due, logs = branch_point(config.steps, config.optimizer), False, []
         if world.is_main:
             finished_steps = self.step - 1 if self.unevaluated else self.step
-            logs = [MetricsFile(self.run, finished_steps, self.say), WandbLog(config, self.run, self.say)]
+            wandb = WandbLog(config, self.run, self.say, lambda: self.saved_step)
+            logs = [MetricsFile(self.run, finished_steps, self.say), wandb]
         clock = Clock(self.step, self.elapsed)
         self.model.train()
         with display, step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled:

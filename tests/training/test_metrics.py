@@ -60,7 +60,7 @@ def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path)
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
-    log = WandbLog(tiny_config, tmp_path)
+    log = WandbLog(tiny_config, tmp_path, print, lambda: 0)
     log.write(record(1))
     log.close()
     assert list(tmp_path.iterdir()) == []
@@ -68,12 +68,15 @@ def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path)
 
 class FakeRun:
     def __init__(self, fails_at=None):
-        self.logged, self.fails_at = [], fails_at
+        self.logged, self.fails_at, self.defined = [], fails_at, []
 
-    def log(self, values, step):
-        if step == self.fails_at:
+    def define_metric(self, name, step_metric=None):
+        self.defined.append((name, step_metric))
+
+    def log(self, values):
+        if values["step"] == self.fails_at:
             raise ConnectionResetError("its process has gone\nand more of it")
-        self.logged.append((step, values))
+        self.logged.append(values)
 
     def finish(self):
         self.logged.append("finished")
@@ -99,7 +102,7 @@ def fake_wandb(monkeypatch):
 
 
 def log_three(config, run, say=print):
-    log = WandbLog(config, run, say)
+    log = WandbLog(config, run, say, lambda: 0)  # what is left when training ends in order is told as well
     for step in (1, 2, 3):
         log.write(record(step))
     log.close()
@@ -111,7 +114,26 @@ def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_pa
     (given,) = fake_wandb.given
     assert given["mode"] == mode
     json.dumps(given["config"])
-    assert fake_wandb.run.logged == [*((s, {"train_loss": 1.0 / s}) for s in (1, 2, 3)), "finished"]
+    assert fake_wandb.run.logged == [*map(record, (1, 2, 3)), "finished"]
+    assert fake_wandb.run.defined == [("step", None), ("*", "step")]
+
+
+def test_wandb_is_told_of_a_step_once_it_is_saved(tiny_config, tmp_path, fake_wandb):
+    """Killed after step 8, with 5 saved, and resumed: it never hears of the steps that were done again."""
+    dead = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    for step in range(1, 9):
+        dead.write(record(step))
+    deadline = time.monotonic() + 30
+    while len(fake_wandb.run.logged) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3 * metrics.WANDB_LOOKS)
+    assert fake_wandb.run.logged == [record(step) for step in range(1, 6)]
+    resumed = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    again = [{"step": step, "train_loss": 7.0} for step in range(6, 11)]
+    for other in again:
+        resumed.write(other)
+    resumed.close()
+    assert fake_wandb.run.logged == [*(record(step) for step in range(1, 6)), *again, "finished"]
 
 
 def test_a_resumed_run_goes_on_with_the_same_wandb_run(tiny_config, tmp_path, fake_wandb):
@@ -126,7 +148,7 @@ def test_a_resumed_run_goes_on_with_the_same_wandb_run(tiny_config, tmp_path, fa
 def test_wandb_that_fails_midway_is_said_once_and_harms_nothing(tiny_config, tmp_path, fake_wandb):
     fake_wandb.run.fails_at = 2
     log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
-    assert fake_wandb.run.logged == [(1, {"train_loss": 1.0})]
+    assert fake_wandb.run.logged == [record(1)]
     assert fake_wandb.said == ["wandb: its process has gone; training goes on without it"]
 
 
@@ -146,7 +168,7 @@ def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb,
     released = threading.Event()
     fake_wandb.run.finish = released.wait
     start = time.monotonic()
-    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append, lambda: 0)
     log.write(record(1))
     assert time.monotonic() - start < 5  # importing it, and no more
     log.close()
@@ -168,7 +190,46 @@ def test_wandb_offline_writes_a_run(tiny_config, tmp_path):
     said = []
     log_three(replace(tiny_config, wandb="offline"), tmp_path, said.append)
     assert said == []
-    assert list(tmp_path.glob("wandb/offline-run-*"))
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    logged, axes = read_wandb(file)
+    assert logged == [record(step) for step in (1, 2, 3)]
+    assert axes == {"step": None, "*": "step"}
+
+
+def read_wandb(path):
+    """What a file of wandb holds: the records that were logged, and the metrics that were defined with their axes."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    content, entry, entries = path.read_bytes(), b"", []
+    block = 32768  # LevelDB's log format, behind a header of 7 bytes: checksum, length, kind, and data within blocks
+    position = 7
+    while position + 7 <= len(content):
+        if block - position % block < 7:
+            position += block - position % block
+            continue
+        length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        entry += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            entries.append(proto.Record.FromString(entry))
+            entry = b""
+    logged = [
+        {(item.key or ".".join(item.nested_key)): json.loads(item.value_json) for item in entry.history.item}
+        for entry in entries
+        if entry.HasField("history")
+    ]
+    axes = {m.name or m.glob_name: m.step_metric or None for e in entries if e.HasField("metric") for m in [e.metric]}
+    return [{k: v for k, v in one.items() if not k.startswith("_")} for one in logged], axes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a$^$b", "price$5_$", r"$\frac{$", "[red]bold", "-x", "a'b\"c", "line\nbreak", "é漢🎉", "*?[a]", "x" * 250],
+)
+def test_a_run_of_any_name_is_drawn(tmp_path, name):
+    (tmp_path / name).mkdir()
+    write(tmp_path / name, range(1, 4))
+    assert draw_losses(tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 class FullDisk:
