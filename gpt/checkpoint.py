@@ -12,7 +12,6 @@ is whole or damaged later, never half-written. Nothing pickled is read or writte
 """
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -23,28 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt import integrity
 from gpt.errors import InputError
-from gpt.integrity import (
-    FILES,
-    MANIFEST,
-    MODEL,
-    OPTIMIZER,
-    STATE,
-    Damaged,
-    Gone,
-    Tensors,
-    load_tensors,
-    manifest_of,
-    read_json,
-    reading,
-    save_tensors,
-    sync,
-    verify,
-)
+from gpt.integrity import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, Damaged, Gone, Tensors, read_json, reading, verify
 
 NAME = re.compile(r"step-(\d{8,})")
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
-SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 
 
 @dataclass(frozen=True)
@@ -66,24 +49,24 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
     partial = final.with_name(f".{final.name}{PARTIAL}")
     final.parent.mkdir(exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
-    _require_space(final.parent, model, optimizer)
+    integrity.require_space(final.parent, model, optimizer)
     partial.mkdir()
     try:
-        save_tensors(model, partial / MODEL)
-        save_tensors(optimizer, partial / OPTIMIZER)
+        integrity.save_tensors(model, partial / MODEL)
+        integrity.save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
         for name in FILES:
-            sync(partial / name)
-        manifest = manifest_of(partial, state["step"])
+            integrity.sync(partial / name)
+        manifest = integrity.manifest_of(partial, state["step"])
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        sync(partial / MANIFEST)
-        sync(partial)
+        integrity.sync(partial / MANIFEST)
+        integrity.sync(partial)
         if final.exists():
             final.rename(final.with_name(f".{final.name}{REPLACED}"))
         partial.rename(final)
-        sync(final.parent)
+        integrity.sync(final.parent)
     finally:
         _clean(final.parent)
     return final
@@ -116,8 +99,8 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
     """
     with reading(path):
         verify(path, FILES if optimizer else (MODEL, STATE))
-        model = load_tensors(path / MODEL)
-        moments = load_tensors(path / OPTIMIZER) if optimizer else {}
+        model = integrity.load_tensors(path / MODEL)
+        moments = integrity.load_tensors(path / OPTIMIZER) if optimizer else {}
         return Checkpoint(path, model, moments, read_json(path / STATE))
 
 
@@ -218,13 +201,6 @@ def _clean(directory: Path) -> None:
             leftover.rename(directory / name)
         elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _require_space(directory: Path, *tensors: Tensors) -> None:
-    needed = sum(tensor.nbytes for group in tensors for tensor in group.values()) + SPARE_BYTES
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{directory}: a checkpoint needs {needed:,} bytes, and {free:,} are free")
 
 
 def _set_aside(path: Path) -> Path:

@@ -5,9 +5,11 @@ written. What is Unreadable could not be read now, for whatever reason the syste
 rename, remove or replace it. What is Gone was removed or replaced by another process while it was read.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from gpt.errors import InputError
 
 FORMAT_VERSION = 2
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 FILES = (MODEL, OPTIMIZER, STATE)  # that the manifest describes
 Tensors = dict[str, Tensor]
 
@@ -109,6 +112,14 @@ def manifest_of(path: Path, step: int) -> dict[str, Any]:
     files = {name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)} for name in FILES}
     manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
     return manifest | {"sha256": fingerprint(manifest)}
+
+
+def require_space(directory: Path, *tensors: Tensors) -> None:
+    """Raise OSError unless a checkpoint of these tensors fits into the free space."""
+    needed = sum(tensor.nbytes for group in tensors for tensor in group.values()) + SPARE_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{directory}: a checkpoint needs {needed:,} bytes, and {free:,} are free")
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:

@@ -230,7 +230,7 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
 
 FULL = OSError(28, "No space left on device")
 FAILURES = [(integrity, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
-FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(checkpoint, "sync", FULL, n) for n in range(6)]
+FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(integrity, "sync", FULL, n) for n in range(6)]
 
 
 @pytest.mark.parametrize(("module", "failing", "error", "after"), FAILURES)
