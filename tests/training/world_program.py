@@ -54,7 +54,7 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def timeless(run: Path) -> list[Result]:
-    clocked = ("elapsed_s", "tokens_per_s", "flops_utilization")
+    clocked = ("elapsed_s", "tokens_per_s", "flops_utilization", "recompilations")  # what tells of a process
     return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
 
 
