@@ -2,6 +2,11 @@
 
 import sys
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 import tyro
 
 from gpt.cli import complain, program_name, sentences

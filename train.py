@@ -4,22 +4,26 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 from gpt.cli import sentences
-from gpt.cli.train import TrainCommand, described, dry_run_text, fit_to_dataset, go_on, parse_train, run_recipe
+from gpt.cli.train import TrainCommand, described, dry_run_text, parse_train, prepare_to_begin, settle
 from gpt.device import choose_device
-from gpt.run import is_run, open_run, require_unused
+from gpt.run import is_run, open_run
 from gpt.tokens.dataset import open_dataset
 from gpt.training.exact import exact_arithmetic
 from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
-from gpt.training.report import report
+from gpt.training.report import report, report_stop
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
 from gpt.training.state import load_weights, resume
 from gpt.training.trainer import Trainer
 from gpt.training.world import World, join_world
 
-DEFAULT_DATA = Path("data/python")
-DEFAULT_RECIPE = Path(__file__).parent / "data" / "python.py"
+RECIPES = Path(__file__).parent / "data"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,15 +38,11 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     """What every process does; `world` knows which of them speaks and writes for all."""
     config, dataset = command.settings, None
     resumes = world.broadcast(command.resume and is_run(config.run))
-    if (named := config.run) and not command.resume:
-        world.from_main(lambda: require_unused(named))
-    if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
-        run_recipe(DEFAULT_RECIPE, DEFAULT_DATA)
-    world.wait()
+    prepare_to_begin(command, RECIPES, world)
     if config.data.exists() or not command.dry_run:
         dataset = open_dataset(config.data, world.say)
         world.require_same("--data", dataset.fingerprint)
-        config = fit_to_dataset(config, dataset, world.say, resumes)
+        config = settle(command, dataset, world, resumes)
     if dataset is None or command.dry_run:
         world.say(dry_run_text(config, dataset, world))
         return 0
@@ -58,7 +58,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
         if not finished:
-            world.say(f"stopped after step {trainer.step:,}, saved; go on with: {go_on(run)}")
+            report_stop(trainer)
             return SAVED_BUT_NOT_FINISHED
         if world.is_main:
             report(trainer)

@@ -4,6 +4,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 from gpt.cli import describe, run
 from gpt.tokens.near_copies import validation_names
 from gpt.tokens.prepare import Document, prepare, require_share

@@ -5,6 +5,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 from gpt.cli import describe, run
 from gpt.errors import InputError
 from gpt.tokens.prepare import Document, prepare

@@ -3,6 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 from tyro.conf import arg
 
 from gpt.cli import describe, run
@@ -14,7 +19,7 @@ def main(
     inputs: Annotated[list[Path], arg(name="input")],
     name: str,
     field: str | None = None,
-    tokenizer: str = "bpe:4096",
+    tokenizer: str = "auto",
     out: Path | None = None,
     validation_share: float = 0.1,
 ) -> None:
@@ -24,7 +29,8 @@ def main(
         inputs: Files and directories; a directory is read with all below it, hidden ones left out.
         name: Name of the dataset, written to data/NAME.
         field: Field of JSON Lines (.jsonl) files that holds the text.
-        tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use.
+        tokenizer: gpt2, bytes, char, bpe:VOCAB, or a run or dataset directory whose tokenizer to use; auto takes
+            bytes or a BPE by the size of the text.
         out: Dataset directory to write, instead of data/NAME.
         validation_share: Share of the text that validates, and is not trained on; at most 50 million characters.
     """

@@ -1,15 +1,30 @@
 """GPT-2, exactly: train it on your own text, sample from it, fine-tune it.
 
-In reading order: what a model is, how text becomes ids, how a run is loaded, how text is made.
+In reading order: what a model is, how text becomes ids, how a run is loaded, how text is made. Each is loaded when it
+is first asked for, so that a program can hear of Ctrl-C before the seconds that this takes.
 """
 
-from gpt.config import Config, ModelConfig, SamplingConfig
-from gpt.errors import InputError
-from gpt.generation.engine import Engine, generate
-from gpt.generation.request import Request, Token
-from gpt.model.transformer import GPT
-from gpt.run import LoadedRun, load_run
-from gpt.tokens.tokenizer import Tokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt.config import Config, ModelConfig, SamplingConfig
+    from gpt.errors import InputError
+    from gpt.generation.engine import Engine, generate
+    from gpt.generation.request import Request, Token
+    from gpt.model.transformer import GPT
+    from gpt.run import LoadedRun, load_run
+    from gpt.tokens.tokenizer import Tokenizer
+
+_HOMES = {
+    "gpt.config": ("Config", "ModelConfig", "SamplingConfig"),
+    "gpt.errors": ("InputError",),
+    "gpt.model.transformer": ("GPT",),
+    "gpt.tokens.tokenizer": ("Tokenizer",),
+    "gpt.run": ("LoadedRun", "load_run"),
+    "gpt.generation.request": ("Request", "Token"),
+    "gpt.generation.engine": ("Engine", "generate"),
+}
 
 __all__ = [
     "GPT",
@@ -25,3 +40,14 @@ __all__ = [
     "generate",
     "load_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'gpt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+from gpt.interrupts import end_quietly_while_loading
+
+if __name__ == "__main__":
+    end_quietly_while_loading()
+
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt import cli

@@ -158,7 +158,7 @@ def prune(run: Path, keep: int, say: Callable[[str], None], branch: int = 0) -> 
             with contextlib.suppress(InputError, OSError):
                 ranks[path] = _rank(path)
         kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
-        kept += sorted(ranks, key=ranks.__getitem__)[:1]
+        kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
             with _said(say):  # renamed at once: half a checkpoint must not look like one
                 path.rename(path.with_name(f".{path.name}{REMOVED}"))
@@ -181,16 +181,22 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
             ranks[path] = _rank(path)
         except Damaged as error:
             on_damaged(error)
-    return sorted(ranks, key=ranks.__getitem__)
+    return _sorted(ranks)
 
 
-def _rank(path: Path) -> tuple[float, int]:
-    """What the best checkpoint has least of: its validation loss; of equals and of unevaluated ones the newer."""
+def _rank(path: Path) -> tuple[object, float, int]:
+    """The data that a checkpoint was trained on; what the best has least of: validation loss; the newer of equals."""
     with reading(path):
         verify(path, (STATE,))
-        evaluation = read_json(path / STATE).get("evaluation")
-    loss = evaluation["loss"] if evaluation else math.inf
-    return (loss if math.isfinite(loss) else math.inf, -step_of(path))
+        state = read_json(path / STATE)
+    loss = state["evaluation"]["loss"] if state.get("evaluation") else math.inf
+    return state.get("dataset_fingerprint"), loss if math.isfinite(loss) else math.inf, -step_of(path)
+
+
+def _sorted(ranks: dict[Path, tuple[object, float, int]]) -> list[Path]:
+    """The best first, of those on the newest one's data: losses on other data are not to be compared with."""
+    newest = ranks[max(ranks, key=step_of)][0] if ranks else None
+    return sorted(ranks, key=lambda path: (ranks[path][0] != newest, *ranks[path][1:]))
 
 
 def _clean(directory: Path) -> None:

@@ -4,8 +4,9 @@ GPT-2's four sizes follow Radford et al. 2019 (table 2); their training settings
 (Brown et al. 2020, table 2.1) where GPT-2's is silent, as in the usual reproductions.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gpt.config import CheckpointConfig, Config, EvaluationConfig, ModelConfig, OptimizerConfig
 from gpt.errors import InputError, did_you_mean
@@ -169,14 +170,69 @@ def preset(name: str) -> Config:
     return PRESETS[name]()
 
 
-def preset_for(device: str, init: str) -> tuple[Config, str]:
-    """The config for a run whose user named none, and the reason in words."""
+@dataclass(frozen=True)
+class Suit:
+    """What suits training texts of up to so many tokens: how often each is read, and what hinders learning by heart."""
+
+    tokens: float
+    epochs: float
+    batch_tokens: int
+    dropout: float
+    context: int | None = None
+    learning_rate: float | None = None
+    ngram: int = 1
+    ngram_rows: int = ModelConfig.ngram_rows
+
+
+# The small model (nano's block), by the size of the text. A table of n-grams learns a small text by heart before the
+# block has learned anything from it. Measured over several texts and seeds: benchmarks/LOG.md.
+SMALL = (
+    Suit(tokens=20_000, epochs=5, batch_tokens=256, context=64, learning_rate=0.01, dropout=0.3),
+    Suit(tokens=100_000, epochs=6, batch_tokens=1024, dropout=0.2),
+    Suit(tokens=400_000, epochs=3, batch_tokens=2048, dropout=0.2),
+    Suit(tokens=1_500_000, epochs=2, batch_tokens=2048, dropout=0.1, ngram=2, ngram_rows=32768),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=2048, dropout=0.0, ngram=3, ngram_rows=32768),
+)
+# Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two.
+TRAINED = (
+    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1),
+    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1),
+)
+LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ngram=1)  # gpt2's shape, on CUDA
+LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
+
+
+def suit_for(device: str, init: str, tokens: int) -> Suit:
+    """What suits a text of so many training tokens."""
+    if init == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
+        return LARGE
+    rows = SMALL if init == "scratch" else TRAINED
+    return next(suit for suit in rows if tokens <= suit.tokens)
+
+
+def preset_for(device: str, init: str, tokens: int | None = None) -> tuple[Config, str]:
+    """The config for a run whose user named none, and the reason in words.
+
+    Once the number of training tokens is known, the shape and the dropout are those that suit it.
+    """
     if init != "scratch":
-        return finetune(), "weights are given by --init"
-    if device == "cuda":
-        config = gpt2_on_a_small_corpus()
-        return (
-            config,
-            f"a CUDA device; {config.steps} steps and dropout {config.model.dropout} suit a corpus of some 10 MB",
-        )
-    return nano(), f"no CUDA device, so a model that trains in minutes on {'the CPU' if device == 'cpu' else device}"
+        config, reason = finetune(), "weights are given by --init"
+    elif device == "cuda" and (tokens is None or tokens >= LARGE_FROM):
+        config, reason = gpt2_on_a_small_corpus(), "a CUDA device"
+    elif device == "cuda":
+        config, reason = nano(), "a text so small that a large model would learn it by heart"
+    else:
+        where = "the CPU" if device == "cpu" else device
+        config, reason = nano(), f"no CUDA device, so a model that trains in minutes on {where}"
+    if tokens is None:
+        return config, reason
+    suit = suit_for(device, init, tokens)
+    model, optimizer = replace(config.model, dropout=suit.dropout), config.optimizer
+    if init == "scratch":
+        context = suit.context or model.context
+        model = replace(model, context=context, ngram=suit.ngram, ngram_rows=suit.ngram_rows)
+    if suit.learning_rate is not None:
+        rate = suit.learning_rate
+        optimizer = replace(optimizer, learning_rate=rate, muon_learning_rate=rate)
+    return replace(config, model=model, optimizer=optimizer, batch_tokens=suit.batch_tokens), reason

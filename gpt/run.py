@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,15 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
             file.stat().st_mtime for file in (path, path / "checkpoints", path / CONFIG) if file.exists()
         ),
     )
+
+
+def nearest_run(path: Path, parent: Path = Path("runs")) -> Path | None:
+    """The run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
+    runs = {run.name: run for place in (parent, path.parent) for run in place.glob("*") if is_run(run)}
+    names = get_close_matches(path.name, runs, n=1)
+    return runs[names[0]] if names else None
+
+
+def go_on(run: Path) -> str:
+    """The command that goes on with a run."""
+    return f"python train.py --run {quoted(run)} --resume"

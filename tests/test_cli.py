@@ -1,7 +1,9 @@
 import dataclasses
 import io
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -174,11 +176,26 @@ def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_
     command, reason = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
     assert command.resume
     assert command.settings == dataclasses.replace(preset("nano"), run=tmp_path / "new", device="cpu")
-    assert reason == "preset nano: asked for"
+    assert reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
     (tmp_path / "new").mkdir()
     for leftover in (".lock", "tokenizer.json"):  # of a start that was killed at once
         (tmp_path / "new" / leftover).touch()
     assert parse_train(["nano", "--resume", f"--run={tmp_path / 'new'}"])[0].settings.preset == "nano"
+
+
+def test_resume_of_a_mistyped_run_says_which_was_perhaps_meant(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, tmp_path / "runs" / "short")
+    for slip in ("short", "runs/shrt", "runs/shorts"):
+        with pytest.raises(InputError, match=f"{slip} is not there; did you mean runs/short.* name --data or a preset"):
+            settings("--run", slip, "--resume", "--steps", "110")
+    with pytest.raises(InputError, match="elsewhere/x is not there. To begin it"):
+        settings("--run", "elsewhere/x", "--resume")
+    assert parse_train(["--run", "runs/shrt", "--resume", "--data", "d"])[1].endswith(
+        "; runs/shrt is not there: a new run begins; did you mean runs/short?"
+    )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")  # which starts the same command again and again
+    assert settings("--run", "runs/shrt", "--resume").run == Path("runs/shrt")
 
 
 def test_a_run_that_is_resumed_keeps_its_vocabulary(trained_run, bpe, dataset):

@@ -4,7 +4,7 @@ import torch
 from gpt import GPT
 from gpt.analysis.cost import parameter_count
 from gpt.errors import InputError
-from gpt.presets import PRESETS, preset, preset_for
+from gpt.presets import PRESETS, preset, preset_for, suit_for
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,25 @@ def test_the_device_decides_when_nobody_else_does():
     large, reason = preset_for("cuda", "scratch")
     assert large.preset == "gpt2"
     assert large.model.dropout > 0
-    assert str(large.steps) in reason
+    assert reason == "a CUDA device"
     assert preset_for("cpu", "some/run")[0].preset == "finetune"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_a_small_text_gets_what_cannot_learn_it_by_heart_and_a_large_one_the_n_grams(device):
+    tiny, _ = preset_for(device, "scratch", 4_500)
+    assert tiny.model.n_layer == 1
+    assert tiny.model.ngram == 1
+    assert tiny.model.dropout >= 0.2
+    sizes = [4_500, 45_000, 200_000, 1_000_000, 20_000_000]
+    suits = [suit_for("cpu", "scratch", tokens) for tokens in sizes]
+    assert [suit.dropout for suit in suits] == sorted((suit.dropout for suit in suits), reverse=True)
+    assert [suit.batch_tokens for suit in suits] == sorted(suit.batch_tokens for suit in suits)
+    assert suits[-1].ngram == preset("nano").model.ngram
+    gentle, _ = preset_for(device, "some/run", 4_500)
+    assert gentle.preset == "finetune"
+    assert gentle.batch_tokens < preset("finetune").batch_tokens
+
+
+def test_the_largest_text_gets_nano_as_it_is():
+    assert preset_for("cpu", "scratch", 3_700_000)[0] == preset("nano")

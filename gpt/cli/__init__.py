@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from gpt.errors import InputError, ProcessLost, Reported
+from gpt.interrupts import INTERRUPTED, loaded
 from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset
@@ -31,6 +32,7 @@ class sentences:
     """A context in which bad input, a failing disk and a lack of memory end the program with a sentence and code 2."""
 
     def __enter__(self) -> None:
+        loaded()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
@@ -49,8 +51,8 @@ class sentences:
             print(f"error: out of memory ({type(error).__name__}); {LESS_MEMORY}", file=sys.stderr, flush=True)
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+            print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
 
 def complain(message: str) -> None:

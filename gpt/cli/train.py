@@ -1,8 +1,11 @@
 """The options of train.py, and what they begin with: a preset, a run to resume, or the weights of another model."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -12,19 +15,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 
+from gpt.checkpoint import list_checkpoints, step_of
 from gpt.cli import program_name
 from gpt.config import Config, Device, nearest_multiple
 from gpt.device import choose_device
 from gpt.errors import InputError
+from gpt.interrupts import GRACE_SECONDS, INTERRUPTED
 from gpt.presets import PRESETS, preset, preset_for
-from gpt.run import is_run, load_tokenizer, model_config, newest_run, quoted, read_config, require_unused
+from gpt.run import (
+    is_run,
+    load_tokenizer,
+    model_config,
+    nearest_run,
+    newest_run,
+    read_config,
+    require_unused,
+)
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
+from gpt.training.budget import Asked, budgeted, suited
 from gpt.training.exact import is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.world import World
+
+DEFAULT_DATA = Config.data
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,12 @@ class TrainCommand:
     """With --resume: go on although the learning rate, which had come down, jumps up again."""
     from_step: int | None = None
     """With --resume: go on from the checkpoint of this step; what came later is kept as a run of its own."""
+    epochs: float | None = None
+    """Train for so many epochs, times that the text is read, instead of --steps."""
+    minutes: float | None = None
+    """Train for about so many minutes, by a trial of this machine's speed, instead of --steps. With --resume: so many
+    more for a finished run; an unfinished one goes on to the steps it has."""
+    asked: Annotated[Asked, Suppress] = field(default_factory=Asked)
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     else:
         base, reason = _begun(name, first.init or chosen.init, first.device or chosen.device)
     given = overlay(base, file | {"preset": base.preset}, str(first.config))
+    named_settings = _named(arguments, file)
+    if first.resume and not resumes:
+        assert run is not None
+        reason += _begins_instead(run, bool(name) or "data" in named_settings)
     command = tyro.cli(TrainCommand, args=list(arguments), default=TrainCommand(settings=given), prog=program_name())
     if command.preset != named or command.settings.preset != base.preset:
         wrong = command.preset if command.preset != named else command.settings.preset
@@ -95,7 +121,17 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
-    return command, reason
+    asked = Asked(named_settings, bool(name), command.epochs, command.minutes)
+    return dataclasses.replace(command, asked=asked), reason
+
+
+def _named(arguments: Sequence[str], file: dict[str, Any]) -> frozenset[str]:
+    """The settings that flags and the file name, as 'model.dropout'."""
+    flags = (re.match(r"--([\w.-]+)", argument) for argument in arguments)
+    names = {flag[1].replace("-", "_") for flag in flags if flag}
+    for key, value in file.items():
+        names |= {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+    return frozenset(names)
 
 
 def _begun(named: str, init: str, device: Device) -> tuple[Config, str]:
@@ -119,6 +155,18 @@ def _is_to_begin(run: Path | None) -> bool:
     except InputError:
         return False
     return True
+
+
+def _begins_instead(run: Path, told_on_what: bool) -> str:
+    """What to add to the first line where --resume names a run that is not there.
+
+    Raises InputError where it looks like a slip: nothing says on what to train, and torchrun did not start this.
+    """
+    near = nearest_run(run)
+    meant = f"; did you mean {near}?" if near else ""
+    if not told_on_what and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise InputError(f"--resume: {run} is not there{meant or '.'} To begin it, name --data or a preset")
+    return f"; {run} is not there: a new run begins{meant}"
 
 
 def _resumed(run: Path | None, named: str) -> tuple[Config, str]:
@@ -157,6 +205,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"--config {path}: is not TOML ({error})") from None
+
+
+def settle(command: TrainCommand, dataset: Dataset, world: World, resumes: bool) -> Config:
+    """The settings once the dataset is known: shape, vocabulary and length; what was chosen is said."""
+    config, done = command.settings, None
+    if resumes:
+        done = command.from_step or world.broadcast(_last_step(config.run) if world.is_main else None)
+    else:
+        config = suited(config, command.asked, dataset, world.device)
+    config = fit_to_dataset(config, dataset, world.say, resumes)
+    return budgeted(config, command.asked, dataset, world, done)
+
+
+def _last_step(run: Path | None) -> int:
+    """The step of a run's newest checkpoint; 0 where there is none."""
+    saved = list_checkpoints(run) if run else []
+    return step_of(saved[-1]) if saved else 0
 
 
 def fit_to_dataset(
@@ -199,16 +264,32 @@ def described(config: Config, world: World) -> str:
     return f"device: {world.device}, {exact}" + (f", {world.size} processes" if world.size > 1 else "")
 
 
-def go_on(run: Path) -> str:
-    return f"python train.py --run {quoted(run)} --resume"
-
-
 def dry_run_text(config: Config, dataset: Dataset | None, world: World) -> str:
     return json.dumps(to_dict(config), indent=2) + "\n\n" + "\n".join(forecast_lines(config, dataset, world))
+
+
+def prepare_to_begin(command: TrainCommand, recipes: Path, world: World) -> None:
+    """See that a new run has a place, and the default dataset its files. Raises InputError if either cannot be."""
+    config = command.settings
+    if (named := config.run) and not command.resume:
+        world.from_main(lambda: require_unused(named))
+    if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
+        run_recipe(recipes / "python.py", DEFAULT_DATA)
+    world.wait()
 
 
 def run_recipe(recipe: Path, out: Path) -> None:
     """Prepare a dataset by its recipe, as a person would. Raises InputError if it fails."""
     print(f"preparing {out}: python data/{recipe.name} --out {out}", flush=True)
-    if subprocess.run([sys.executable, str(recipe), "--out", str(out)], check=False).returncode:
+    child = subprocess.Popen([sys.executable, str(recipe), "--out", str(out)])
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:  # a terminal sends it to both, and the child says what became of it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(2 * GRACE_SECONDS)
+        if child.poll() is None:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+        sys.exit(INTERRUPTED)
+    if code:
         raise InputError(f"{recipe}: could not prepare {out}; see above")

@@ -8,6 +8,7 @@
 """
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import InputError
+from gpt.interrupts import Interruptible
 from gpt.terminal import one_line
 from gpt.tokens.dataset import SPLITS, Dataset, open_dataset, write_manifest
-from gpt.tokens.tokenizer import Tokenizer, parse_tokenizer
+from gpt.tokens.tokenizer import AUTO, Tokenizer, parse_tokenizer
 from gpt.tokens.writer import ShardWriter
 
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
@@ -28,6 +30,8 @@ TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a la
 PIECE_CHARACTERS = 10_000
 BATCH_CHARACTERS = 4_000_000  # encoded at once
 SAID = 20  # skipped documents that are named on the screen
+# What `auto` takes for a text of fewer characters than this; measured, see benchmarks/LOG.md.
+VOCABULARIES = ((100_000, "bytes"), (1_000_000, "bpe:512"), (20_000_000, "bpe:2048"), (math.inf, "bpe:4096"))
 
 
 @dataclass(frozen=True)
@@ -81,39 +85,58 @@ def prepare(
     """
     parse_tokenizer(tokenizer_name)
     _require_replaceable(out)
+    partial = out.with_name(f".{out.name}.partial")
+    kept = f"; {out} is as it was" if out.exists() else ""
+    with Interruptible(partial, f"nothing was written{kept}") as interruptible:
+        try:
+            _write(partial, out, documents, tokenizer_name, recipe, {} if skipped is None else skipped, say)
+            interruptible.finish()
+            _put_in_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return open_dataset(out)
+
+
+def _write(
+    partial: Path,
+    out: Path,
+    documents: Callable[[], Iterable[Document]],
+    tokenizer_name: str,
+    recipe: dict[str, Any],
+    skipped: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
+    """Write all files of the dataset into `partial`, a new directory, which will then be called `out`."""
     census = take_census(documents)
-    skipped = (skipped or {}) | {name: f"the same content as {first}" for name, first in census.duplicates.items()}
+    skipped = skipped | {name: f"the same content as {first}" for name, first in census.duplicates.items()}
     for name, reason in list(skipped.items())[:SAID]:
         say(one_line(f"skipped {name}: {reason}"))
     if len(skipped) > SAID:
         say(f"skipped {len(skipped):,} in all; {out / 'skipped.txt'} names each")
     if not sum(census.documents.values()):
         raise InputError("there is no text in the input: nothing was written")
+    if tokenizer_name == AUTO:
+        tokenizer_name, why = suitable_tokenizer(census)
+        recipe = recipe | {"tokenizer": tokenizer_name}
+        say(f"tokenizer: {tokenizer_name}, {why}")
     tokenizer = make_tokenizer(tokenizer_name, documents, census)
     wanted = parse_tokenizer(tokenizer_name)[1]
     if wanted and tokenizer.vocab_size < wanted:
         say(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {wanted:,}")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        writers = {split: ShardWriter(partial, split, tokenizer) for split in SPLITS}
-        for split, ids in _encoded(documents, tokenizer):
-            writers[split].add(ids)
-        shards = [shard for writer in writers.values() for shard in writer.close()]
-        for split, writer in writers.items():
-            _require_window(split, sum(shard.tokens for shard in writer.shards), census)
-        tokenizer.save(partial / "tokenizer.json")
-        if skipped:
-            lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in skipped.items())
-            (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
-        write_manifest(partial, tokenizer, shards, recipe)
-        _put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return open_dataset(out)
+    partial.mkdir(parents=True)
+    writers = {split: ShardWriter(partial, split, tokenizer) for split in SPLITS}
+    for split, ids in _encoded(documents, tokenizer):
+        writers[split].add(ids)
+    shards = [shard for writer in writers.values() for shard in writer.close()]
+    for split, writer in writers.items():
+        _require_window(split, sum(shard.tokens for shard in writer.shards), census)
+    tokenizer.save(partial / "tokenizer.json")
+    if skipped:
+        lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in skipped.items())
+        (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
+    write_manifest(partial, tokenizer, shards, recipe)
 
 
 def take_census(documents: Callable[[], Iterable[Document]]) -> Census:
@@ -128,6 +151,14 @@ def take_census(documents: Callable[[], Iterable[Document]]) -> Census:
         census.characters[document.split] += len(document.text)
         census.alphabet |= set(document.text)
     return census
+
+
+def suitable_tokenizer(census: Census) -> tuple[str, str]:
+    """The tokenizer, and why, that suits a text of this size: tokens that are rare in it teach a model nothing."""
+    characters = census.characters["train"]
+    name = next(name for most, name in VOCABULARIES if characters < most)
+    few = "too few for words of their own" if name == "bytes" else "a vocabulary that so much text fills"
+    return name, f"for {characters:,} characters: {few}"
 
 
 def make_tokenizer(name: str, documents: Callable[[], Iterable[Document]], census: Census) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,20 +41,41 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     if dataset is not None:
         epochs = config.steps * config.batch_tokens / dataset.train.tokens
         lines.append(f"{'epochs':28} {epochs:>15.2f}")
-    trial = micro_batch if world.device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
+    trial = trial_sequences(config, micro_batch, world.device)
     if world.any(memory(trial).peak > free_memory(world.device) + program):
         return [*lines, f"{'time':28} not forecast: a trial would not fit into the free memory"]
-    pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
-    training = config.steps * (share / trial * pass_seconds + step_seconds)
-    evaluation = 0.0
+    pace = measure_pace(config, world, dtype, trial)
+    training, evaluation = config.steps * pace.step, 0.0
     if dataset is not None:
         times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
         budget, complete = validation_windows(config, dataset), validation_windows(config, dataset, complete=True)
         windows = times * len(budget) + (0 if budget.is_complete else len(complete))
-        evaluation = windows / world.size / trial * pass_seconds / 3  # a forward pass is a third of the work
+        evaluation = windows * pace.window
     lines.append(f"{'tokens per second':28} {config.steps * config.batch_tokens / training:>15,.0f}")
     lines.append(f"{'time':28} {duration(training + evaluation):>15} of which {duration(evaluation)} evaluation")
     return lines
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine is, in seconds."""
+
+    step: float
+    """Of an optimizer step of the whole batch, without what processes send each other."""
+    window: float
+    """Of a window of an evaluation."""
+
+
+def trial_sequences(config: Config, micro_batch: int, device: str) -> int:
+    return micro_batch if device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
+
+
+def measure_pace(config: Config, world: World, dtype: torch.dtype, trial: int) -> Pace:
+    """Try a few steps of `trial` sequences."""
+    pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
+    share = config.batch_sequences // world.size
+    forward = pass_seconds / trial / 3  # a forward pass is a third of the work
+    return Pace(share / trial * pass_seconds + step_seconds, forward / world.size)
 
 
 def trial_seconds(config: Config, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """What a run has reached, where it lies, and samples of it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,16 +11,18 @@ from rich.table import Table
 from gpt.config import SamplingConfig
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
+from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, evaluation_rows
 from gpt.generation.sampling import sample
 from gpt.generation.text import continue_texts, opening_ids, text_engine
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.model.transformer import GPT
-from gpt.run import LoadedRun, load_run
+from gpt.run import LoadedRun, go_on, load_run
 from gpt.terminal import printable, show
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.tokenizer import Tokenizer
 from gpt.training.metrics import draw_losses
+from gpt.training.overfitting import overfitted
 from gpt.training.world import World
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_SEED = 200, 0.6, 1
 WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
+HEART_SAMPLES = 6
 
 
 def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
@@ -70,13 +74,30 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world:
         yield text
 
 
+def report_stop(trainer: "Trainer") -> None:
+    """Say what a training that was stopped has left, draw loss.png, and say how to go on."""
+    if not trainer.world.is_main:
+        return
+    on = go_on(trainer.run)
+    if not trainer.step:
+        print(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
+        return
+    _draw(trainer.run)
+    print(f"stopped after step {trainer.step:,}, saved; go on with: {on}", flush=True)
+
+
+def _draw(run: Path) -> str:
+    """Draw loss.png; its path, or why there is none."""
+    try:
+        return str(draw_losses(run))
+    except OSError as error:  # a full disk, say; the run is saved all the same
+        return f"could not be drawn ({error})"
+
+
 def report(trainer: "Trainer") -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint."""
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
-    try:
-        picture = str(draw_losses(trainer.run))
-    except OSError as error:  # a full disk, say; the run is finished and saved all the same
-        picture = f"could not be drawn ({error})"
+    picture = _draw(trainer.run)
     loaded = _load_best(trainer)
     console = Console(highlight=False, soft_wrap=True, width=WIDTH, markup=False, emoji=False)
     console.print(_table(trainer, peak, picture, loaded))
@@ -116,6 +137,10 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun | None
         table.add_row("change", f"{difference_words(trainer.gain, 'loss')} from the best evaluation before")
     if trainer.complete_evaluation:
         table.add_row("complete split", complete_words(trainer.complete_evaluation, trainer.step))
+    if loaded:
+        if words := overfitted(trainer, loaded.state):
+            table.add_row("overfitted", words)
+        table.add_row("learned by heart", _copied(loaded, trainer.dataset))
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {trainer.evaluations} evaluations" if trainer.evaluations > 1 else ""
@@ -130,3 +155,22 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun | None
 def complete_words(evaluation: Evaluation, step: int) -> str:
     """The figure of the last weights on the complete split, which is not that of the best ones."""
     return f"{dict(evaluation_rows(evaluation))['validation loss']}, after step {step:,}: {evaluation.tokens:,} tokens"
+
+
+def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
+    """What samples, drawn as sample.py draws them, share with the training text, in words."""
+    sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
+    engine = text_engine(loaded.model, loaded.tokenizer, HEART_SAMPLES, notify=lambda _: None)
+    texts: dict[int, str] = {}
+    try:
+        prompts = [sample_prompt(dataset)]
+        for number, _, sample in continue_texts(engine, loaded.tokenizer, prompts, sampling, HEART_SAMPLES):
+            texts[number] = sample.text
+    except InputError as error:
+        return f"not known: no sample could be drawn ({error})"
+    copies = find_copies(list(texts.values()), dataset.train, loaded.tokenizer)
+    where = "the training text" if copies.searched == 1 else f"{copies.searched:.0%} of the training text (searched)"
+    longest = f"the longest stretch that stands letter for letter in {where} has {copies.longest:,} characters"
+    if copies.by_heart:
+        return f"{copies.by_heart} of {copies.samples} samples hold {BY_HEART}+ characters of it; {longest}"
+    return f"no: of {copies.samples} samples, {longest}"

@@ -1,11 +1,15 @@
 """Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly end: the step is finished, the run saved."""
 
+import contextlib
 import signal
 import time
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
 
 from torch.distributed import is_torchelastic_launched
+
+from gpt.interrupts import Listener, tell
 
 SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try again later"
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
@@ -14,30 +18,60 @@ ECHO_SECONDS = 1.0
 
 
 class StopRequest:
-    """Set once a signal has come; a second Ctrl-C interrupts at once. Use as a context manager, in the main thread."""
+    """Set once a signal has come. Use as a context manager, in the main thread.
+
+    Within `orderly` it is answered at once, and a second Ctrl-C interrupts. Outside of it there is nothing to be
+    finished or saved: there Ctrl-C interrupts at the first time, and the other signals wait.
+    """
 
     def __init__(self) -> None:
         # torchrun passes on what its processes may have got themselves: so soon, that is no second Ctrl-C.
-        self._echo_seconds = ECHO_SECONDS if is_torchelastic_launched() else 0.0
+        self._torchrun = is_torchelastic_launched()
+        self._echo_seconds = ECHO_SECONDS if self._torchrun else 0.0
         self._requested_at: float | None = None
         self._previous: dict[int, Any] = {}
+        self._unsaved: Callable[[], str] | None = None
+        self._is_orderly = self._told = False
+        self._listener = Listener(self._tell)
 
     def is_set(self) -> bool:
         return self._requested_at is not None
 
+    @contextlib.contextmanager
+    def orderly(self, unsaved: Callable[[], str] | None) -> Generator[None]:
+        """While a training can be finished in order; `unsaved` says what would be lost, None in a silent process."""
+        self._unsaved, self._is_orderly = unsaved, True
+        try:
+            yield
+        finally:
+            self._is_orderly = False
+
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
+        self._listener.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listener.__exit__()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if is_torchelastic_launched():  # which sends SIGTERM as soon as one process has ended; this one is about to
+        if self._torchrun:  # which sends SIGTERM as soon as one process has ended; this one is about to
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    def _tell(self, number: int) -> None:
+        """Answer the first signal; in the listening thread, for the main one may be in the midst of a long product."""
+        if self._is_orderly and not self._told and number in SIGNALS:
+            self._told = True
+            if self._unsaved:
+                again = f"; Ctrl-C again stops now and loses {self._unsaved()}" if number == signal.SIGINT else ""
+                tell(f"\nfinishing the step and saving{again}")
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._requested_at is None:
-            self._requested_at = time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._requested_at >= self._echo_seconds:
-            raise KeyboardInterrupt
+        first, now = self._requested_at is None, time.monotonic()
+        if first:
+            self._requested_at = now
+        hurried = self._is_orderly and not first and now - (self._requested_at or now) >= self._echo_seconds
+        if number == signal.SIGINT and (hurried or not (self._is_orderly or self._torchrun)):
+            lost = f"lost: {self._unsaved()}" if self._is_orderly and self._unsaved else ""
+            raise KeyboardInterrupt(lost) if lost else KeyboardInterrupt

@@ -96,6 +96,15 @@ def _state(trainer: "Trainer") -> dict[str, Any]:
     }
 
 
+def unsaved_steps(trainer: "Trainer") -> str:
+    """What would be lost if the training ended at this moment, in words."""
+    steps = trainer.step - trainer.saved_step
+    if not steps:
+        return "nothing but this step"
+    since = f"since step {trainer.saved_step:,}, the last that is saved" if trainer.saved_step else "so far"
+    return f"the {steps:,} {'step' if steps == 1 else 'steps'} {since}"
+
+
 def resume(
     trainer: "Trainer", allow_other_data: bool = False, allow_rate_jump: bool = False, from_step: int | None = None
 ) -> bool:
@@ -139,11 +148,12 @@ def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
     if trainer.step == trainer.config.steps and not state["evaluation"]:  # which was not the last step before
         trainer.unevaluated = trainer.unevaluated or state.get("record")
-    trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
-    trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
-    if state.get("complete_evaluation"):
-        trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
-    trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
+    if state["dataset_fingerprint"] == trainer.dataset.fingerprint:  # else a loss says nothing of this data
+        trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
+        trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
+        if state.get("complete_evaluation"):
+            trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
+        trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
     trainer.guard.load_state(state["guard"])
     trainer.scale.load_state(state["loss_scale"])
     trainer.micro_batch.load_state(state["micro_batch"])
@@ -177,7 +187,7 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
                 f"{data.path}: is not the dataset that {run} was trained on, or has changed since; "
                 "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
             )
-        trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it")
+        trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
     before = state.get("evaluated_windows", trainer.windows.whole)  # older versions had no budget
     if before != len(trainer.windows) and not allow_other_data:
         raise InputError(

@@ -9,6 +9,7 @@ Letters in shapes: B sequences, T tokens of context.
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
 from gpt.training.schedule import branch_point, rate_factor
 from gpt.training.signals import StopRequest
-from gpt.training.state import save
+from gpt.training.state import save, unsaved_steps
 from gpt.training.utilization import Utilization
 from gpt.training.validation import evaluate, evaluate_at_the_end, validation_windows
 from gpt.training.world import World
@@ -91,7 +92,11 @@ class Trainer:
             logs = [MetricsFile(self.run, finished_steps, self.say), wandb]
         clock = Clock(self.step, self.elapsed)
         self.model.train()
-        with display, step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled:
+        with (
+            stop.orderly(partial(unsaved_steps, self) if world.is_main else None),
+            display,
+            step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled,
+        ):
             while (self.step < last or self.unevaluated) and not (self.stopped_early or world.any(stop.is_set())):
                 record = self.record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()

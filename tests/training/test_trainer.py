@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
-from gpt.config import IGNORED
+from gpt.config import IGNORED, CheckpointConfig, EvaluationConfig
+from gpt.evaluation.loss import Evaluation
 from gpt.training import trainer as trainer_module
 from gpt.training import validation
 from gpt.training.metrics import read_metrics
@@ -654,6 +655,30 @@ def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
         resume(trainer)
     assert resume(trainer, allow_other_data=True)
     assert "it goes on with it" in said[0]
+
+
+def test_the_best_of_other_data_is_forgotten(make_trainer, tiny_config, quiet, monkeypatch):
+    """A loss on one validation split is not compared with that on another."""
+    losses = {5: 1.0, 10: 0.5, 15: 9.0, 20: 8.0, 25: 8.5}
+
+    def evaluate(trainer, record, stop):
+        loss = losses[trainer.step]
+        trainer.evaluation, trainer.last_loss = Evaluation(loss, 0.1, 1.0, 0.1, 1.0, 0.1, 10, 10), loss
+        return trainer.evaluation
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+    config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
+    first = make_trainer(replace(config, stop_at=14, early_stop=4))
+    fit(first, quiet)
+    assert checkpoint.load_best(first.run, print).state["step"] == 10
+    first.dataset, first.config = replace(first.dataset, fingerprint="other"), replace(config, stop_at=25)
+    assert resume(first, allow_other_data=True)
+    assert (first.best_loss, first.fruitless_evaluations) == (math.inf, 0)
+    assert first.last_loss is None
+    fit(first, quiet)
+    assert first.best_loss == 8.0
+    assert checkpoint.load_best(first.run, print).state["step"] == 20
+    assert [checkpoint.step_of(path) for path in list_checkpoints(first.run)] == [20, 25]  # the old best is pruned
 
 
 def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):

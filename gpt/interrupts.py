@@ -1,0 +1,110 @@
+"""Ctrl-C, heard at once: while a program loads its libraries, and while one of them holds the main thread.
+
+Python runs a handler between two steps of the main thread, which may be seconds away. The system's own part of the
+handler writes a byte to a socket at once, and a thread that waits for it can speak, and end the process.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+
+INTERRUPTED = 130  # exit code, as a shell reports a program that SIGINT ended
+GRACE_SECONDS = 1.0
+
+
+def end_quietly_while_loading() -> None:
+    """Let Ctrl-C end the process with a word instead of a traceback, until the program is loaded (see `loaded`)."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started it has it ignored
+        signal.signal(signal.SIGINT, _end)
+
+
+def loaded() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as usual."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    end_now("interrupted")
+
+
+def end_now(words: str) -> None:
+    """End the process without waiting for its threads."""
+    tell(words)
+    os._exit(INTERRUPTED)
+
+
+def tell(words: str) -> None:
+    """Write a line to standard error from a handler, where printing could meet a print that is under way."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{words}\n".encode())
+
+
+class Listener:
+    """Calls `heard` with the number of each signal, in a thread of its own. A context manager, for the main thread."""
+
+    def __init__(self, heard: Callable[[int], None]) -> None:
+        self._heard = heard
+
+    def __enter__(self) -> "Listener":
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._previous = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def _listen(self) -> None:
+        while number := self._receiver.recv(1):
+            self._heard(number[0])
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._previous)
+        self._sender.close()  # which ends the thread
+        self._thread.join()
+        self._receiver.close()
+
+
+class Interruptible:
+    """A context in which Ctrl-C ends the work in order, or, if that takes longer than a second, the process at once.
+
+    In both cases `partial` is removed and `words` tell what became of the work. Outside the main thread, where no
+    signal can be heard, it does nothing.
+    """
+
+    def __init__(self, partial: Path, words: str) -> None:
+        self._partial, self._words = partial, words
+        self._over, self._interrupted = threading.Event(), False
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Interruptible":
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+            self._stack.enter_context(Listener(self._heard))
+        return self
+
+    def finish(self) -> None:
+        """From here on it is too late to interrupt: what is left takes no time, and must not be done by half."""
+        self._over.set()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._interrupted and not self._over.is_set():
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def _heard(self, number: int) -> None:
+        if number == signal.SIGINT and not self._over.wait(GRACE_SECONDS):
+            shutil.rmtree(self._partial, ignore_errors=True)
+            end_now(f"interrupted: {self._words}")
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._stack.close()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(self._words) from None

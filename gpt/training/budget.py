@@ -1,0 +1,155 @@
+"""How long a run trains: steps, epochs or minutes as asked for, else what a text of this size bears."""
+
+import dataclasses
+import math
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+from gpt.config import Config, nearest_multiple
+from gpt.device import choose_dtype
+from gpt.errors import InputError
+from gpt.presets import Suit, preset_for, suit_for
+from gpt.settings import overlay, to_dict
+from gpt.tokens.dataset import Dataset
+from gpt.tokens.loader import Loader
+from gpt.training.forecast import measure_pace, trial_sequences
+from gpt.training.memory import MicroBatch
+from gpt.training.validation import validation_windows
+from gpt.training.world import World
+
+EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
+MOST_EVALUATING = 0.25  # of the minutes; rather than more, fewer evaluations
+BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
+SHORTEST_CONTEXT = 16
+WARMUP = 0.1  # of the steps at most
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run's user has named of its length and shape. Raises InputError for two lengths, or none above 0."""
+
+    settings: Set[str] = frozenset()
+    """Settings from flags and from --config, as 'model.dropout'."""
+    preset: bool = False
+    epochs: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        lengths = [name for name, given in self._lengths().items() if given]
+        if len(lengths) > 1:
+            raise InputError(f"--{lengths[0]} and --{lengths[1]}: each says how long to train; give one of them")
+        for name in ("epochs", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name} is {value}; it must be above 0")
+
+    def _lengths(self) -> dict[str, bool]:
+        return {
+            "steps": "steps" in self.settings,
+            "epochs": self.epochs is not None,
+            "minutes": self.minutes is not None,
+        }
+
+    @property
+    def length(self) -> bool:
+        """Whether it is said how long to train."""
+        return any(self._lengths().values())
+
+
+def suited(config: Config, asked: Asked, dataset: Dataset, device: str) -> Config:
+    """The config of a new run with a shape that suits the dataset, in whatever its user has not named.
+
+    Without a preset that is the one for its size; and always a context that both splits can fill.
+    """
+    changes: dict[str, Any] = {}
+    if not asked.preset:
+        before, after = (_flat(preset_for(device, config.init, size)[0]) for size in (None, dataset.train.tokens))
+        changes = {name: value for name, value in after.items() if value != before[name]}
+    context = changes.get("model.context", config.model.context)
+    longest = min(dataset.train.tokens, dataset.validation.tokens) - 1
+    if "model.context" not in asked.settings and SHORTEST_CONTEXT <= longest < context:
+        changes["model.context"] = context = 1 << longest.bit_length() - 1
+    else:
+        context = config.model.context if "model.context" in asked.settings else context
+    changes["batch_tokens"] = nearest_multiple(changes.get("batch_tokens", config.batch_tokens), context)
+    return _laid_over(config, changes, asked)
+
+
+def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done: int | None = None) -> Config:
+    """The config with the steps and evaluations that its user asked for, or else that the size of the text bears.
+
+    `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
+    minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
+    """
+    windows = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed).windows
+    epoch = windows / config.batch_sequences  # in steps
+    suit = suit_for(world.device, config.init, dataset.train.tokens)
+    steps, evaluations = config.steps, EVALUATIONS
+    if asked.epochs is not None:
+        steps = round(asked.epochs * epoch)
+    elif asked.minutes is not None:
+        if done is not None and done < config.steps:
+            world.say(f"--minutes: the run stands at step {done:,} of {steps:,}, which it goes on to first")
+            return config
+        more, evaluations = _steps_in(asked.minutes, config, dataset, world)
+        steps = (done or 0) + more
+    elif done is None and not asked.length:
+        steps = min(steps, math.ceil(suit.epochs * epoch))
+    steps = max(1, steps)
+    changes: dict[str, Any] = {}
+    if done is None and (steps != config.steps or not asked.preset):
+        changes["evaluation.every"] = max(1, steps // evaluations)
+        changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
+    config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
+    world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
+    return config
+
+
+def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[str]:
+    model = config.model
+    ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
+    tokens = f"{dataset.train.tokens:,} tokens"
+    lines = [
+        f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
+        f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
+    ]
+    if epochs > BY_HEART * suit.epochs:
+        fewer = max(1, round(config.steps * suit.epochs / epochs))
+        lines.append(
+            f"warning: {epochs:.3g} epochs of {tokens}: it will learn them by heart; "
+            f"try --epochs {suit.epochs:g} (--steps {fewer})"
+        )
+    return lines
+
+
+def _steps_in(minutes: float, config: Config, dataset: Dataset, world: World) -> tuple[int, int]:
+    """How many steps and evaluations this machine does in so many minutes, by a trial of some seconds."""
+    dtype = choose_dtype(config.dtype, world.device)
+    trial = trial_sequences(config, MicroBatch(config, world, dtype).size, world.device)
+    pace = measure_pace(config, world, dtype, trial)
+    seconds, evaluation = 60 * minutes, len(validation_windows(config, dataset)) * pace.window
+    evaluations = min(EVALUATIONS, max(1, int(MOST_EVALUATING * seconds / evaluation)))
+    steps = max(1, round((seconds - evaluations * evaluation) / pace.step))
+    steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
+    world.say(
+        f"--minutes {minutes:g}: {steps:,} steps and {evaluations} evaluations, by a trial of this machine's speed"
+    )
+    return steps, evaluations
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Every setting by its whole name, as 'model.dropout'."""
+    flat = {}
+    for key, value in to_dict(config).items():
+        flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _laid_over(config: Config, changes: dict[str, Any], asked: Asked) -> Config:
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in asked.settings:
+            group, _, key = name.rpartition(".")
+            (values.setdefault(group, {}) if group else values)[key] = value
+    return overlay(config, values, "the size of the text")

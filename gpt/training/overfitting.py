@@ -1,0 +1,61 @@
+"""When a model begins to learn its text by heart: what it has seen becomes likelier, and nothing else."""
+
+import math
+from collections.abc import Callable
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from gpt.training.metrics import Record, read_metrics
+
+if TYPE_CHECKING:
+    from gpt.training.trainer import Trainer
+
+RISE = 0.05  # nats above the best validation loss that are no chance; the same weights give the same loss
+LAST = 10  # records of metrics.jsonl whose training losses are averaged
+
+
+class OverfittingWatch:
+    """Hears of every step, and says once that validation rises while the training loss falls."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._said = say, False
+        self._losses: list[float] = []  # of training, since the last evaluation
+        self._best = self._at_best = math.inf  # of validation, and of training on the way to it
+
+    def hear(self, record: Record) -> None:
+        """Take a step's record; warn where the evaluation in it shows what is to be warned of."""
+        if record["train_loss"] is not None:
+            self._losses.append(record["train_loss"])
+        if record.get("val_loss") is None or not self._losses:
+            return
+        validation, training = record["val_loss"], fmean(self._losses)
+        self._losses.clear()
+        if validation < self._best:
+            self._best, self._at_best = validation, training
+        elif not self._said and validation > self._best + RISE and training < min(self._at_best, validation):
+            self._said = True
+            self._say(
+                f"step {record['step']:,}: it has begun to learn the text by heart: validation is {validation:.4f}, above "
+                f"its best of {self._best:.4f}, while training fell to {training:.4f}; the best checkpoint is kept"
+            )
+
+
+def overfitted(trainer: "Trainer", best: dict[str, Any]) -> str | None:
+    """In words, whether the last weights are worse than the best, whose state is given, or both no better than guesses.
+
+    None where neither is so.
+    """
+    if best["evaluation"] is None:
+        return None
+    loss, step, last = best["evaluation"]["loss"], best["step"], trainer.last_loss
+    guessing = math.log(trainer.config.model.vocab_size)
+    if loss >= guessing:
+        return f"nothing was learned that holds for new text: to guess among all tokens alike gives {guessing:.4f}"
+    if last is None or last <= loss + RISE:
+        return None
+    seen = [r["train_loss"] for r in read_metrics(trainer.run)[-LAST:] if r["train_loss"] is not None]
+    trained = f", the training loss {fmean(seen):.4f}" if seen else ""
+    return (
+        f"yes: validation ended at {last:.4f}{trained}; the best, {loss:.4f}, was at step {step:,}, which is what "
+        "sample.py uses. Train for fewer epochs, or on more text"
+    )

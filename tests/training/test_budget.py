@@ -1,0 +1,128 @@
+import dataclasses
+import re
+
+import pytest
+from helpers import python_text
+
+from gpt import Config, InputError
+from gpt.cli.train import parse_train, settle
+from gpt.presets import preset
+from gpt.tokens.loader import Loader
+from gpt.tokens.prepare import Document, prepare
+from gpt.training import budget
+from gpt.training.budget import Asked
+from gpt.training.forecast import Pace
+from gpt.training.world import World
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(World, "say", lambda world, message: lines.append(message))
+    return lines
+
+
+def settled(dataset, *arguments, resumes=False):
+    command, _ = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
+    return settle(command, dataset, World("cpu"), resumes)
+
+
+def epochs(config, dataset):
+    loader = Loader(dataset.train, config.batch_sequences, config.model.context, 0)
+    return config.steps * config.batch_sequences / loader.windows
+
+
+@pytest.mark.parametrize("tokens", [5_000, 20_000, 90_000])
+def test_a_text_is_read_a_few_times_and_evaluated_at_least_ten_times_where_nobody_says(tokens, said, tmp_path):
+    text = python_text()[:tokens]
+    documents = [
+        Document("a", text[: tokens * 9 // 10], "train"),
+        Document("b", text[tokens * 9 // 10 :], "validation"),
+    ]
+    dataset = prepare(lambda: documents, "auto", tmp_path / "data", {}, say=lambda _: None)
+    for arguments in ((), ("nano",)):
+        config = settled(dataset, *arguments)
+        assert 1 <= epochs(config, dataset) < 7
+        assert config.steps // config.evaluation.every >= 10
+        assert config.optimizer.warmup_steps <= max(1, config.steps // 9)
+    assert config.model == dataclasses.replace(preset("nano").model, vocab_size=257)  # named: its shape is kept
+    assert re.match(r"[\d,]+ tokens to learn from: [\d.]+ epochs, [\d,]+ steps of [\d,]+ tokens; dropout", said[-1])
+
+
+def test_what_is_named_by_flag_or_file_is_kept(dataset, said, tmp_path):
+    (tmp_path / "file.toml").write_text("steps = 7\n[model]\ndropout = 0.05\n")
+    config = settled(dataset, "--config", tmp_path / "file.toml", "--model.ngram=3", "--batch_tokens", 512)
+    assert (config.steps, config.model.dropout, config.model.ngram, config.batch_tokens) == (7, 0.05, 3, 512)
+    assert config.model.ngram_rows == 4096  # not named: by the size of the text
+    assert settled(dataset, "--evaluation.every", "5").evaluation.every == 5
+
+
+def test_epochs_become_steps_exactly(dataset, said):
+    for wanted in (0.5, 1, 3):
+        config = settled(dataset, "--epochs", wanted)
+        assert epochs(config, dataset) == pytest.approx(wanted, abs=config.batch_tokens / dataset.train.tokens)
+    assert "warning" not in said[-1]
+
+
+@pytest.mark.parametrize("length", [("--epochs", 40), ("--steps", 10_000)])
+def test_too_many_epochs_are_told_with_what_would_be_right(dataset, said, length):
+    settled(dataset, *length)
+    warning = said[-1].splitlines()[-1]
+    assert re.match(r"warning: [\d.e+]+ epochs of 36,\d+ tokens: it will learn them by heart; try --epochs 6 ", warning)
+    assert 1 <= int(re.search(r"--steps (\d+)", warning)[1]) < 1000
+
+
+def test_minutes_become_steps_by_this_machines_pace(dataset, said, monkeypatch):
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1e-9))
+    assert settled(dataset, "--minutes", 2).steps == 240
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=0.01))  # 36 windows, 10 times
+    assert 200 <= settled(dataset, "--minutes", 2).steps < 240
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1.0))  # longer than all the time
+    config = settled(dataset, "--minutes", 2)
+    assert config.steps >= 1
+    assert config.evaluation.every == config.steps
+
+
+@pytest.mark.parametrize(
+    "lengths", [("--steps", 5, "--epochs", 2), ("--epochs", 2, "--minutes", 1), ("--minutes", 1, "--steps", 3)]
+)
+def test_one_length_is_enough(lengths):
+    with pytest.raises(InputError, match="give one of them"):
+        parse_train([*map(str, lengths), "--device", "cpu"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("minutes", -1), ("epochs", float("nan"))])
+def test_a_length_is_above_zero(name, value):
+    with pytest.raises(InputError, match=f"--{name} is .*; it must be above 0"):
+        Asked(**{name: value})
+
+
+def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(trained_run, dataset, said, monkeypatch):
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    on = ("--run", trained_run, "--resume")
+    assert settled(dataset, *on, resumes=True).steps == 30
+    assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30 + 60
+    assert settled(dataset, *on, "--steps", 50, resumes=True).steps == 50
+    half = settled(dataset, *on, "--epochs", 100, resumes=True)
+    assert epochs(half, dataset) == pytest.approx(100, abs=0.1)
+    monkeypatch.setattr("gpt.cli.train._last_step", lambda run: 20)
+    assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30
+    assert "it goes on to" in said[-1] or "goes on to first" in said[-1]
+
+
+def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):
+    documents = [Document("a", "one two three " * 60, "train"), Document("b", "four five six " * 6, "validation")]
+    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {}, say=lambda _: None)
+    config = settled(dataset, "shakespeare-char-cpu", "--model.vocab-size", 257)
+    assert config.model.context == 64
+    config = settled(dataset, "gpt2", "--model.vocab-size", 257)
+    assert config.model.context == 64
+    assert config.batch_tokens % 64 == 0
+    with pytest.raises(InputError, match="one window needs 129"):
+        settled(dataset, "nano", "--model.context", 128)
+
+
+def test_asked_of_nothing_names_nothing():
+    assert not Asked().length
+    assert Asked(settings=frozenset({"steps"})).length
+    assert Config().steps == 1000

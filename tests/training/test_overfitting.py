@@ -1,0 +1,54 @@
+from types import SimpleNamespace
+
+import pytest
+
+from gpt import Config
+from gpt.training import overfitting
+from gpt.training.overfitting import OverfittingWatch, overfitted
+
+
+def hear(losses):
+    """What the watch says to (training loss, validation loss) pairs, an evaluation every second step."""
+    said = []
+    watch = OverfittingWatch(said.append)
+    for number, (training, validation) in enumerate(losses):
+        watch.hear({"step": 2 * number + 1, "train_loss": training})
+        watch.hear({"step": 2 * number + 2, "train_loss": training, "val_loss": validation})
+    return said
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [(5.0, 5.1), (3.0, 3.2), (2.0, 2.5)],  # it learns
+        [(5.0, 5.1), (3.0, 3.2), (2.9, 3.24), (2.5, 3.1)],  # a rise that is small
+        [(5.0, 5.1), (3.0, 3.2), (4.0, 4.2), (3.0, 3.0)],  # a rise of both: a rate too high
+        [(5.0, 5.1), (None, None), (3.0, 3.2)],  # a step that was skipped, a loss that is no number
+    ],
+)
+def test_what_learns_is_not_warned(losses):
+    assert hear(losses) == []
+
+
+def test_validation_that_rises_while_training_falls_is_told_once():
+    (said,) = hear([(5.0, 5.1), (3.0, 4.7), (2.0, 5.0), (0.1, 8.4)])
+    assert said == (
+        "step 6: it has begun to learn the text by heart: validation is 5.0000, above its best of 4.7000, "
+        "while training fell to 2.0000; the best checkpoint is kept"
+    )
+
+
+def words(best, last, monkeypatch, step=45):
+    monkeypatch.setattr(overfitting, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
+    trainer = SimpleNamespace(config=Config(), last_loss=last, run=None)
+    return overfitted(trainer, {"evaluation": None if best is None else {"loss": best}, "step": step})
+
+
+def test_the_last_table_says_whether_it_was_too_long(monkeypatch):
+    assert words(4.7, 4.74, monkeypatch) is None
+    assert words(None, None, monkeypatch) is None
+    assert words(4.7, 8.42, monkeypatch).startswith(
+        "yes: validation ended at 8.4200, the training loss 0.1000; the best, 4.7000, was at step 45, which is what "
+        "sample.py uses"
+    )
+    assert "to guess among all tokens alike gives 10.8249" in words(10.9, 11.0, monkeypatch)  # ln 50,257
