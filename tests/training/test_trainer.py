@@ -18,6 +18,7 @@ from gpt.training.metrics import read_metrics
 from gpt.training.progress import printable
 from gpt.training.signals import StopRequest
 from gpt.training.state import resume
+from gpt.training.trainer import Trainer
 from gpt.training.world import World
 
 CLOCKED = ("elapsed_s", "tokens_per_s", "flops_utilization")
@@ -670,15 +671,15 @@ def test_the_best_of_other_data_is_forgotten(make_trainer, tiny_config, quiet, m
     config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
     first = make_trainer(replace(config, stop_at=14, early_stop=4))
     fit(first, quiet)
-    assert checkpoint.load_best(first.run, print).state["step"] == 10
-    first.dataset, first.config = replace(first.dataset, fingerprint="other"), replace(config, stop_at=25)
-    assert resume(first, allow_other_data=True)
-    assert (first.best_loss, first.fruitless_evaluations) == (math.inf, 0)
-    assert first.last_loss is None
-    fit(first, quiet)
-    assert first.best_loss == 8.0
-    assert checkpoint.load_best(first.run, print).state["step"] == 20
-    assert [checkpoint.step_of(path) for path in list_checkpoints(first.run)] == [20, 25]  # the old best is pruned
+    assert load_best(first.run, print).state["step"] == 10
+    config, other = replace(first.config, stop_at=25), replace(first.dataset, fingerprint="other")
+    second = Trainer(config, GPT(config.model), other, first.run, World("cpu"))
+    assert resume(second, allow_other_data=True)
+    assert (second.step, second.best_loss, second.last_loss, second.fruitless_evaluations) == (14, math.inf, None, 0)
+    fit(second, quiet)
+    assert second.best_loss == 8.0
+    assert load_best(first.run, print).state["step"] == 20
+    assert [step_of(path) for path in list_checkpoints(first.run)] == [20, 25]  # the old best is pruned
 
 
 def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
