@@ -114,9 +114,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
     if command.preset != named or command.settings.preset != base.preset:
         wrong = command.preset if command.preset != named else command.settings.preset
         raise InputError(f"the preset comes first, and without a flag: train.py {wrong} …")
-    for name in ("allow_other_data", "allow_rate_jump", "from_step"):
-        if getattr(command, name) not in (False, None) and not command.resume:
-            raise InputError(f"--{name.replace('_', '-')}: has a meaning with --resume only")
+    for option in ("allow_other_data", "allow_rate_jump", "from_step"):
+        if getattr(command, option) not in (False, None) and not command.resume:
+            raise InputError(f"--{option.replace('_', '-')}: has a meaning with --resume only")
     if resumes:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":

@@ -35,8 +35,8 @@ class OverfittingWatch:
         elif not self._said and validation > self._best + RISE and training < min(self._at_best, validation):
             self._said = True
             self._say(
-                f"step {record['step']:,}: it has begun to learn the text by heart: validation is {validation:.4f}, above "
-                f"its best of {self._best:.4f}, while training fell to {training:.4f}; the best checkpoint is kept"
+                f"step {record['step']:,}: it has begun to learn the text by heart: validation is {validation:.4f}, "
+                f"above its best of {self._best:.4f}, while training fell to {training:.4f}; the best is kept"
             )
 
 

@@ -34,7 +34,7 @@ def test_validation_that_rises_while_training_falls_is_told_once():
     (said,) = hear([(5.0, 5.1), (3.0, 4.7), (2.0, 5.0), (0.1, 8.4)])
     assert said == (
         "step 6: it has begun to learn the text by heart: validation is 5.0000, above its best of 4.7000, "
-        "while training fell to 2.0000; the best checkpoint is kept"
+        "while training fell to 2.0000; the best is kept"
     )
 
 
