@@ -102,7 +102,8 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
         changes["evaluation.every"] = max(1, steps // evaluations)
         changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
     config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
-    world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
+    if done is None or asked.length:
+        world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
     return config
 
 
