@@ -50,7 +50,6 @@ class _Program:
     run: Function
     calls: int = 0
     recompilations: int = 0
-    settled: bool = False  # its last call compiled nothing
 
 
 class Compiled:
@@ -141,19 +140,18 @@ class Compiled:
         return "no" if self.fault is None else f"no: {self.fault}"
 
     def _run(self, program: _Program, arguments: tuple[Tensor, ...]) -> Tensor:
-        first, (frames, graphs) = program.calls == 0, _counted()
+        first, before = program.calls == 0, _graphs()
         try:
-            with contextlib.nullcontext() if program.settled else _strict():
+            with _strict():
                 result = program.run(*arguments)
         except Exception as error:
             if is_out_of_memory(error) or not (first or _compiler_has_part_in(error)):
                 raise
             raise self._failed(_reason(error)) from error
-        new_frames, new_graphs = (now - before for now, before in zip(_counted(), (frames, graphs), strict=True))
+        new = _graphs() - before
         program.calls += 1
-        program.settled = new_frames == 0
-        self.graphs += new_graphs
-        if not first and new_frames:
+        self.graphs += new
+        if new and not first:
             self._count_again(program)
         return result
 
@@ -191,10 +189,9 @@ def _strict() -> Generator[None]:
         yield
 
 
-def _counted() -> tuple[int, int]:
-    """How many pieces of code Dynamo has tried to compile in this process, and how many graphs came of it."""
-    counters = torch._dynamo.utils.counters
-    return counters["frames"]["total"], counters["stats"]["unique_graphs"]
+def _graphs() -> int:
+    """How many have been compiled in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 @contextlib.contextmanager
