@@ -157,7 +157,7 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
         assert "model.vocab_size is 257; the tokenizer of" in errors
     code, output, errors = resume(changed, "--allow-other-data")
     assert code == 0, errors
-    assert "from step 40 to 42" in output
+    assert "from step 16 to 42" in output  # where the rate began to come down
     assert "it goes on with it" in output
 
 
@@ -312,8 +312,8 @@ def test_int8_is_near_float32(trained):
     home, _ = trained
     losses = []
     for dtype in ("float32", "int8"):
-        output = gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype)
-        losses.append(float(re.search(r"validation loss +([\d.]+)", output)[1]))
+        output = gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype, "--json")
+        losses.append(json.loads(output)["runs"][0]["evaluation"]["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.005)
     assert sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", "int8")

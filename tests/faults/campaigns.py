@@ -23,7 +23,7 @@ import torch
 from helpers import ROOT, fit
 
 import train
-from gpt import GPT, checkpoint
+from gpt import GPT, checkpoint, integrity
 from gpt.checkpoint import list_checkpoints, load, step_of
 from gpt.cli import sentences
 from gpt.config import Config
@@ -313,7 +313,7 @@ def full_disks(config: Config, dataset: Dataset, directory: Path, points: int, m
             run, trainer = new_trainer(config, dataset, directory / f"disk-{point}" / "run")
             said: list[str] = []
             if point % 2:
-                patch.setattr(checkpoint, "_require_space", lambda *_: None)
+                patch.setattr(integrity, "require_space", lambda *_: None)
             fill = fill_disk if mounted else fail_operation
             trainer.train_step = scripted(
                 trainer, fill(directory / f"disk-{point}", point / points, checkpoint_bytes, patch)
@@ -357,7 +357,7 @@ def fill_disk(directory: Path, fraction: float, checkpoint_bytes: int, _: object
 def fail_operation(_: Path, fraction: float, __: int, patch) -> Iterator[None]:
     operations = iter(range(10**6))
     failing = int(fraction * 10)  # of two writes, three hashes, five syncs
-    originals = {name: getattr(checkpoint, name) for name in ("_save_tensors", "_sha256", "_sync")}
+    originals = {name: getattr(integrity, name) for name in ("save_tensors", "sha256", "sync")}
     armed = [True]
 
     def failing_at(name: str) -> Callable:
@@ -369,7 +369,7 @@ def fail_operation(_: Path, fraction: float, __: int, patch) -> Iterator[None]:
         return operation
 
     for name in originals:
-        patch.setattr(checkpoint, name, failing_at(name))
+        patch.setattr(integrity, name, failing_at(name))
     yield
     armed[0] = False
     yield

@@ -7,7 +7,7 @@ import torch
 from helpers import OUT_OF_MEMORY_REPORTS as REPORTS
 from helpers import fit
 
-from gpt import GPT, InputError, checkpoint
+from gpt import GPT, InputError, checkpoint, integrity
 from gpt.checkpoint import list_checkpoints
 from gpt.compiler import Compiled
 from gpt.generation.decoding import Decoder
@@ -263,14 +263,14 @@ def test_a_sample_or_a_report_that_lacks_memory_ends_no_training(
 @pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
 def test_a_save_that_lacks_memory_changes_nothing(make_trainer, tiny_config, quiet, monkeypatch, capsys, error):
     trainer = make_trainer(replace(tiny_config, steps=4, checkpoint=replace(tiny_config.checkpoint, every=1)))
-    honest = checkpoint._save_tensors
+    honest = integrity.save_tensors
 
     def save_tensors(tensors, path):
         if trainer.step == 3 and path.name == checkpoint.OPTIMIZER:
             raise error
         honest(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "_save_tensors", save_tensors)
+    monkeypatch.setattr(integrity, "save_tensors", save_tensors)
     assert fit(trainer, quiet)
     assert [path.name for path in list_checkpoints(trainer.run)] == ["step-00000002", "step-00000004"]
     assert all(path.name.startswith("step-") for path in (trainer.run / "checkpoints").iterdir())

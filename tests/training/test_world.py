@@ -145,12 +145,12 @@ def test_several_processes_continue_what_one_began(worlds):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_process_continues_what_several_began(worlds, dataset, modern_shape, mode):
-    """With the modern recipe, and dropout."""
+    """With the modern recipe, and dropout; six steps more than were asked for, so from where the rate began to fall."""
     out, _ = worlds
     config = replace(modern_shape, batch_tokens=12 * 32, micro_batch=4, steps=12, run=out / f"{mode}-dropout")
     trainer = Trainer(config, GPT(config.model), dataset, config.run, World("cpu"))
     assert resume(trainer)
-    assert trainer.step == 6
+    assert trainer.step == 3
     assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
 
 
