@@ -157,7 +157,7 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
         assert "model.vocab_size is 257; the tokenizer of" in errors
     code, output, errors = resume(changed, "--allow-other-data")
     assert code == 0, errors
-    assert "from step 16 to 42" in output  # where the rate began to come down
+    assert "from step 20 to 42" in output  # where the rate began to come down
     assert "it goes on with it" in output
 
 
