@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks import common, learning, steps, table
+from benchmarks import common, learning, own_text, steps, table
 from gpt.settings import to_dict
 
 LOG = """\
@@ -100,3 +100,27 @@ def test_each_result_has_its_rows():
         result = json.loads(file.read_text())
         assert file.name in (f"{device}-{result['benchmark']}.json" for device in ("cpu", "gpu"))
         assert table.ROWS[result["benchmark"]](result)
+
+
+def test_own_text_reads_the_last_table_and_sums_up_the_worst(tmp_path):
+    tables = {
+        "learned by heart no: of 6 samples, the longest stretch that stands letter for letter in the training text has "
+        "1,011 characters": (0, 1011),
+        "learned by heart 3 of 6 samples hold 100+ characters of it; the longest stretch that stands letter for letter "
+        "in 27% of the training text (searched) has 412 characters": (3, 412),
+    }
+    for output, (by_heart, longest) in tables.items():
+        assert own_text.copies(output) == {"samples_by_heart": by_heart, "longest_copy": longest}
+    ours = {"final": 3.0, "best": 2.9, "untrained": 5.0, "samples_by_heart": 0, "bits_per_byte": 2.0}
+    runs = {
+        "a": {"ours": ours, "nanogpt": {"bits_per_byte": 4.0}},
+        "b": {"ours": ours | {"final": 6.0, "samples_by_heart": 2}},
+    }
+    assert own_text.summary(runs) == {
+        "largest_rise": pytest.approx(3.1), "runs_above_untrained": 1, "runs_by_heart": 1, "ratio": 0.5
+    }  # fmt: skip
+    (tmp_path / "text.txt").write_text("".join(f"{i:9}\n" for i in range(100)))
+    slices = [own_text.slice_of(tmp_path / "text.txt", 100, seed) for seed in range(3)]
+    assert [len(text) for text in slices] == [100, 100, 100]
+    assert len(set(slices)) == 3
+    assert own_text.slice_of(tmp_path / "text.txt", 5000, 0) is None
