@@ -173,11 +173,8 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
     It is this process's alone within the context: a lock that the system takes back when a process dies says so.
     Raises InputError if another process trains in it, or if the directory named for a new run is not empty.
     """
-    if config.run is None:
-        path = _unused_name(Path("runs"), f"{config.data.resolve().name}-{config.preset}")
-    else:
-        path = config.run
-        path.mkdir(parents=True, exist_ok=True)
+    existed = config.run is not None and config.run.exists()
+    path = _claimed(config)
     lock = FileLock(path / LOCK)
     try:
         held = lock.acquire(timeout=0)
@@ -188,12 +185,50 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
     with held:
         if not resume:
             require_unused(path)
+        try:
+            _write_head(path, config, tokenizer, resume)
+            yield path
+        except (InputError, OSError):
+            if not resume:
+                _forget_unbegun(path, existed)
+            raise
+
+
+def _claimed(config: Config) -> Path:
+    """The run's directory, made if it is not there. Raises InputError for a name that safetensors cannot take."""
+    name = config.run or config.data.resolve().name
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"--run {str(name)!r}: its name is not UTF-8; name another directory by --run") from None
+    if config.run is None:
+        return _unused_name(Path("runs"), f"{name}-{config.preset}")
+    config.run.mkdir(parents=True, exist_ok=True)
+    return config.run
+
+
+def _write_head(path: Path, config: Config, tokenizer: Tokenizer, resume: bool) -> None:
+    """Write what of a run is there before its first step."""
+    try:
+        if not resume:
             tokenizer.save(path / TOKENIZER)
             write_config(path, dataclasses.replace(config, run=path))
         elif Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
             tokenizer.save(path / f".{TOKENIZER}.partial")  # the caller was told that another one is meant
             (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
-        yield path
+    except OSError as error:
+        raise OSError(f"--run {path}: cannot be written ({error.strerror}); make space, or name another") from error
+
+
+def _forget_unbegun(path: Path, existed: bool) -> None:
+    """Remove what a start wrote that was refused before its first step: the next one is to find an unused name."""
+    if (path / METRICS).exists() or (path / "checkpoints").exists():
+        return
+    for name in (CONFIG, *BEFORE_CONFIG):
+        (path / name).unlink(missing_ok=True)
+    if not existed:
+        with contextlib.suppress(OSError):  # of another program's file
+            path.rmdir()
 
 
 def quoted(path: Path) -> str:

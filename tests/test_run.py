@@ -174,3 +174,65 @@ def test_a_source_that_is_nothing_is_refused(source):
 def test_a_hub_id_without_a_network_is_refused():
     with pytest.raises(InputError, match="the Hugging Face hub did not give it"):
         load_run("someone/no-such-model-here")
+
+
+@pytest.mark.parametrize("error", [InputError("refused"), OSError("no space")])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_start_that_is_refused_before_its_first_step_leaves_its_name_free(
+    tiny_config, dataset, tmp_path, error, existed
+):
+    config = replace(tiny_config, run=tmp_path / "run")
+    if existed:
+        config.run.mkdir()
+    with pytest.raises(type(error)), open_run(config, dataset.tokenizer, resume=False):
+        raise error
+    assert config.run.exists() == existed
+    with open_run(config, dataset.tokenizer, resume=False) as run:
+        assert is_run(run)
+
+
+def test_what_has_trained_is_kept_whatever_refuses_it_later(trained_run, tiny_config, dataset):
+    before = sorted(path.name for path in trained_run.rglob("*"))
+    with pytest.raises(InputError), open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=True):
+        raise InputError("refused")
+    with (
+        pytest.raises(InputError, match="already holds a run"),
+        open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert sorted(path.name for path in trained_run.rglob("*")) == before
+
+
+def test_a_directory_of_something_else_is_refused_and_left_as_it_is(tiny_config, dataset, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(InputError, match="not empty"),
+        open_run(replace(tiny_config, run=tmp_path), dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tiny_config, dataset, tmp_path, resume):
+    config = replace(tiny_config, run=tmp_path / "caf\udce9")
+    with (
+        pytest.raises(InputError, match="is not UTF-8; name another directory"),
+        open_run(config, dataset.tokenizer, resume),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gpt.run.write_config", full)
+    config = replace(tiny_config, run=tmp_path / "run")
+    with (
+        pytest.raises(OSError, match=r"--run .*run: cannot be written \(No space left on device\); make space"),
+        open_run(config, dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert not config.run.exists()

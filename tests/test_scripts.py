@@ -173,7 +173,7 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nano", "--data", "nowhere"), "error: nowhere: there is no dataset here; prepare one with a recipe"),
+        (("nano", "--data", "nowhere"), "; --data names one elsewhere); prepare one with a recipe"),
         (("nanoo",), "error: unknown preset 'nanoo'; did you mean 'nano'?"),
         (("nano", "--config", "none.toml"), "error: --config none.toml: cannot be read (No such file"),
         (("--init", "no/such/model", "--data", "x"), "error: no/such/model: is neither a run directory"),

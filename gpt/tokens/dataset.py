@@ -64,8 +64,9 @@ def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
     Raises InputError, with path, reason and remedy, for whatever does not hold.
     """
     if not path.is_dir():
+        where = "" if path.is_absolute() else f" (below {Path.cwd()}; --data names one elsewhere)"
         raise InputError(
-            f"{path}: there is no dataset here; prepare one with a recipe, such as: "
+            f"{path}: there is no dataset here{where}; prepare one with a recipe, such as: "
             "python data/textfiles.py --input YOUR_TEXT --name NAME"
         )
     has_manifest = (path / "manifest.json").exists()

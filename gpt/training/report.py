@@ -90,8 +90,8 @@ def _draw(run: Path) -> str:
     """Draw loss.png; its path, or why there is none."""
     try:
         return str(draw_losses(run))
-    except OSError as error:  # a full disk, say; the run is saved all the same
-        return f"could not be drawn ({error})"
+    except Exception as error:  # a full disk, or whatever matplotlib does not like; the run is saved all the same
+        return f"could not be drawn ({type(error).__name__}: {error})"
 
 
 def report(trainer: "Trainer") -> None:
@@ -106,7 +106,7 @@ def report(trainer: "Trainer") -> None:
     show(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}")
     try:
         if loaded is None:
-            raise InputError("too little memory for a second model")
+            raise InputError("the best checkpoint could not be loaded beside what is there")
         for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
             show(text)
     except InputError as error:
@@ -115,10 +115,13 @@ def report(trainer: "Trainer") -> None:
 
 
 def _load_best(trainer: "Trainer") -> LoadedRun | None:
-    """The best checkpoint as a second model: on the device, else on the CPU, else None, as memory allows."""
+    """The best checkpoint as a second model: on the device, else on the CPU, else None, as memory and files allow."""
     for device in (trainer.device, "cpu"):
         try:
             return load_run(trainer.run, device)
+        except (InputError, OSError) as error:  # the training has ended well all the same
+            trainer.world.say(str(error))
+            return None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
