@@ -203,12 +203,16 @@ LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ng
 LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
 
 
-def suit_for(device: str, init: str, tokens: int) -> Suit:
-    """What suits a text of so many training tokens."""
+FEW_OF_EACH = 10  # tokens of a text for each that the vocabulary has: with fewer, the second reading harms already
+
+
+def suit_for(device: str, init: str, tokens: int, vocab_size: int = 1) -> Suit:
+    """What suits a text of so many training tokens, in a vocabulary of that size."""
     if init == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
         return LARGE
     rows = SMALL if init == "scratch" else TRAINED
-    return next(suit for suit in rows if tokens <= suit.tokens)
+    suit = next(suit for suit in rows if tokens <= suit.tokens)
+    return replace(suit, epochs=1) if init == "scratch" and tokens < FEW_OF_EACH * vocab_size else suit
 
 
 def preset_for(device: str, init: str, tokens: int | None = None) -> tuple[Config, str]:

@@ -55,3 +55,9 @@ def test_a_small_text_gets_what_cannot_learn_it_by_heart_and_a_large_one_the_n_g
 
 def test_the_largest_text_gets_nano_as_it_is():
     assert preset_for("cpu", "scratch", 3_700_000)[0] == preset("nano")
+
+
+def test_a_vocabulary_too_large_for_its_text_is_read_once():
+    assert suit_for("cpu", "scratch", 12_000, 4096).epochs == 1
+    assert suit_for("cpu", "scratch", 4_500, 257).epochs > 1  # bytes
+    assert suit_for("cpu", "some/run", 12_000, 50257).epochs > 1  # trained weights know the words already

@@ -84,7 +84,7 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
     """
     windows = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed).windows
     epoch = windows / config.batch_sequences  # in steps
-    suit = suit_for(world.device, config.init, dataset.train.tokens)
+    suit = suit_for(world.device, config.init, dataset.train.tokens, dataset.tokenizer.vocab_size)
     steps, evaluations = config.steps, EVALUATIONS
     if asked.epochs is not None:
         steps = round(asked.epochs * epoch)
