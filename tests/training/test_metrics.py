@@ -192,6 +192,9 @@ def test_wandb_offline_writes_a_run(tiny_config, tmp_path, monkeypatch):
     log_three(replace(tiny_config, wandb="offline"), tmp_path, said.append)
     assert said == []
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # its own process writes the file, and may not have come to it yet
+    while len(read_wandb(file)[0]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
     logged, axes = read_wandb(file)
     assert logged == [record(step) for step in (1, 2, 3)]
     assert axes == {"step": None, "*": "step"}
