@@ -25,7 +25,7 @@ from gpt.device import choose_weights
 from gpt.errors import InputError
 from gpt.files import read_json
 from gpt.interop import huggingface, huggingface_tokenizer
-from gpt.model.packed import can_pack, pack
+from gpt.model.packed import can_pack, keeps_bits, pack
 from gpt.model.transformer import GPT
 from gpt.settings import overlay, to_dict
 from gpt.tokens.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def load_run(
 
     Raises InputError if there is no such run or model, or nothing of it can be used, or not in that dtype there; `say`
     hears of damaged checkpoints that are passed over. `packed` makes it fast on a CPU, where a model in float32 can
-    then only be evaluated and generate; int8 always is.
+    then only be evaluated and generate; int8 always is. `say` hears where a sample then depends on those beside it.
     """
     if dtype == "int8" and device != "cpu":
         raise InputError(f"--dtype int8: is for the CPU, and this is {device}; choose bfloat16, or --device cpu")
@@ -98,6 +98,8 @@ def load_run(
         model.to(device, kind)
     if kind == torch.int8 or (packed and can_pack(model)):
         pack(model, kind)
+    if packed and device == "cpu" and kind != torch.bfloat16 and not keeps_bits(model):
+        say(f"{name}: on this processor, the last bits of a sample can depend on what is sampled beside it")
     model.requires_grad_(not packed)
     return LoadedRun(model.eval(), name, path, state)
 

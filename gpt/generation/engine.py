@@ -81,9 +81,9 @@ class Engine:
     """Continues up to `max_batch` sequences at once; more wait for their turn.
 
     `submit` and `cancel` may be called between any two steps. What is drawn for a request depends on its own prompt,
-    settings and seed alone, whatever is drawn beside it: to the last bit with packed weights (`load_run`), else up to
-    rounding. The memory of keys and values is given back as sequences end; of those whose prompts were read together,
-    when half of them have.
+    settings and seed alone, whatever is drawn beside it: to the last bit with packed weights (`load_run`) that
+    keep bits and as many threads, else up to rounding. The memory of keys and values is given back as sequences end;
+    of those whose prompts were read together, when half of them have.
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
     the context, `notify` is told once what is done about it. With `compiled`, decoding goes through

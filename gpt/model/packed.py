@@ -1,7 +1,8 @@
 """Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
 
 Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
-the same, bit for bit, whatever rows are multiplied beside it. What is packed can no longer be trained or saved.
+the same, bit for bit, whatever rows are multiplied beside it; how, is found out on the processor at hand (alike.py),
+and `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
 
 Letters in shapes: N rows, I inputs, O outputs.
 """
@@ -14,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from gpt.config import Activation
 from gpt.errors import InputError
-from gpt.model.transformer import GPT
+from gpt.model.alike import Alike
+from gpt.model.recompute import activate
+from gpt.model.transformer import GPT, MLP
 
 PACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
@@ -23,20 +27,28 @@ LOWEST = torch.finfo(torch.float32).tiny
 INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
 
-class PackedLinear(nn.Module):
+class _Linear(Alike):
+    """What both kinds have in common: how they are tried."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        some = weight.detach().flatten()[:: max(1, weight.numel() // 4096)]
+        tells = 2 * (some.isfinite() & (some != 0)).sum() > len(some)  # a matrix of zeros has the same bits anyway
+        super().__init__(_normal(weight.size(1)), (*weight.shape, bias is None) if tells else None)
+        self.bias = None if bias is None else bias.detach()
+
+
+class PackedLinear(_Linear):
     """A linear layer in float32, by oneDNN."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+        super().__init__(weight, bias)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
-        self.bias = None if bias is None else bias.detach()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) → (..., O)."""
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+    def compute(self, rows: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise.default(rows, self.weight, self.bias, "none", [], "")
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(_Linear):
     """A linear layer with weights of 8 bits, by FBGEMM: w ≈ s·q with an integer |q| ≤ 127 and one s for each output.
 
     Activations go in as two rows of integers, the multiple of a step and what remains as a multiple of its 126th, each
@@ -44,18 +56,15 @@ class Int8Linear(nn.Module):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+        super().__init__(weight, bias)
         scale = torch.linalg.vector_norm(weight.detach(), torch.inf, dim=1).clamp(min=LOWEST) / 127  # (O,)
         integers = torch.div(weight.detach(), scale.unsqueeze(1)).round_().to(torch.int8)
         zeros = torch.zeros_like(scale, dtype=torch.int64)
         quantized = torch._make_per_channel_quantized_tensor(integers, scale.double(), zeros, 0)
         self.weight = torch.ops.quantized.linear_prepack(quantized, None)
-        self.bias = None if bias is None else bias.detach()
         self.levels, self.finer = torch.tensor(float(LEVELS)), torch.tensor(2.0 * LEVELS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) → (..., O)."""
-        rows = x.reshape(-1, x.size(-1))
+    def compute(self, rows: Tensor) -> Tensor:
         step = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp(min=LOWEST) / self.levels  # (N, 1)
         exact = rows / step
         high = exact.round()
@@ -63,8 +72,25 @@ class Int8Linear(nn.Module):
         y = INT8_LINEAR(torch.cat((high, low)), 1.0, LEVELS + 1, self.weight)  # (2N, O)
         N = rows.size(0)
         y = torch.addcdiv(y[:N], y[N:], self.finer)
-        y = y * step if self.bias is None else torch.addcmul(self.bias, y, step)
-        return y.view(*x.shape[:-1], -1)
+        return y * step if self.bias is None else torch.addcmul(self.bias, y, step)
+
+
+class PackedActivation(Alike):
+    """An MLP's activation of rows of F, tried with numbers that come out otherwise alone, if there are any."""
+
+    def __init__(self, kind: Activation, F: int) -> None:
+        some = _normal(512)
+        differs = activate(some, kind) != torch.cat([activate(one, kind) for one in some.split(1)])
+        telling = some[differs] if differs.any() else some
+        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (kind, F))
+        self.kind: Activation = kind
+
+    def compute(self, rows: Tensor) -> Tensor:
+        return activate(rows, self.kind)
+
+
+def _normal(n: int) -> Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(0))
 
 
 def can_pack(model: GPT) -> bool:
@@ -91,6 +117,18 @@ def pack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
     with _fbgemm(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for (module, name, *_), packed in zip(layers, pool.map(lambda layer: linear(*layer[2:]), layers), strict=True):
             setattr(module, name, packed)
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.activate = PackedActivation(module.activation, 4 * model.config.width)
+
+
+def keeps_bits(model: GPT) -> bool:
+    """Whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
+
+    Nothing is promised of one that is not packed.
+    """
+    parts = [module for module in model.modules() if isinstance(module, Alike)]
+    return bool(parts) and all(part.keeps_bits for part in parts)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ Letters in shapes: B sequences, T positions, C width, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,6 +32,7 @@ class MLP(nn.Module):
         super().__init__()
         self.expand = nn.Linear(config.width, 4 * config.width, bias=config.bias)
         self.activation: Activation = config.activation
+        self.activate: Callable[[Tensor], Tensor] = partial(activate, kind=config.activation)
         self.contract = nn.Linear(4 * config.width, config.width, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.recompute = False  # the activation, in the backward pass
@@ -41,7 +43,7 @@ class MLP(nn.Module):
         if self.recompute and torch.is_grad_enabled():
             y = ActivatedLinear.apply(x, contract.weight, contract.bias, self.activation)
         else:
-            y = contract(activate(x, self.activation))
+            y = contract(self.activate(x))
         return self.residual_dropout(y)
 
 

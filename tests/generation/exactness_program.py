@@ -1,0 +1,108 @@
+"""Whether a row, and a sample, has the same bits in any company; test_exactness.py runs it as several processors.
+
+Prints one JSON object: what was tried, what differed, and where the program itself promises nothing.
+"""
+
+import itertools
+import json
+import warnings
+
+import torch
+
+from gpt import GPT, Engine, ModelConfig, SamplingConfig
+from gpt.model.packed import Int8Linear, PackedActivation, PackedLinear, keeps_bits, pack
+
+SHAPES = [(33, 7), (768, 2304), (3072, 768), (768, 50257), (1600, 1600)]  # inputs and outputs
+ROWS = [1, 2, 3, 7, 16, 17]
+MANY = [130, 400]  # tried where they are quickly multiplied
+MODELS = {"GPT-2": (768, 12, 257), "XL": (1600, 25, 257)}  # width, heads and vocabulary
+THREADS = [1, 2, 3]
+report = {"tried": 0, "differs": [], "unpromised": []}
+
+
+def check(name, promised, same):
+    report["tried"] += 1
+    if not promised:
+        report["unpromised"].append(name)
+    elif not same():
+        report["differs"].append(name)
+
+
+def places(x, rows):
+    """The same rows at the end, at an odd address, and with a gap between them."""
+    N, width = x.shape
+    odd = torch.empty(rows * width + 1)[1:].view(rows, width).copy_(x[:rows])
+    apart = torch.empty(rows, width + 5)[:, :width].copy_(x[:rows])
+    return [(x[N - rows :], N - rows), (odd, 0), (apart, 0)]
+
+
+def same_rows(layer, x, sizes):
+    together = layer(x)
+    return all(layer(some).equal(together[at:][: len(some)]) for rows in sizes for some, at in places(x, rows))
+
+
+def layers():
+    for inputs, outputs in SHAPES:
+        weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
+        rows = ROWS + MANY * (inputs * outputs == 768 * 2304)
+        x = torch.randn(max(rows), inputs)
+        for kind in (PackedLinear, Int8Linear):
+            layer = kind(weight, bias)
+            for threads in THREADS if outputs != 50257 else [2]:
+                torch.set_num_threads(threads)
+                name = f"{kind.__name__} {inputs}→{outputs}, {threads} threads"
+                check(name, layer.keeps_bits, lambda layer=layer, x=x, rows=rows: same_rows(layer, x, rows))
+    for F, threads in itertools.product([36, 3072, 6400], [1, 2, 3, 7]):
+        torch.set_num_threads(threads)
+        activation, x = PackedActivation("gelu", F), torch.randn(130, F)
+        name = f"GELU of {F}, {threads} threads"
+        check(name, activation.keeps_bits, lambda activation=activation, x=x: same_rows(activation, x, [*ROWS, 130]))
+
+
+def draw(model, requests, late=0):
+    """Ids and log-probabilities of requests (prompt, sample), the last `late` of which come some steps later."""
+    engine = Engine(model, max_batch=16, notify=lambda _: None)
+    sampling = SamplingConfig(max_tokens=4, seed=3, top_k=200)
+    on_time = len(requests) - late
+    submitted = [engine.submit(*one, alternatives=1) for one in _arguments(requests[:on_time], sampling)]
+    for _ in range(3 if late else 0):
+        engine.step()
+    submitted += [engine.submit(*one, alternatives=1) for one in _arguments(requests[on_time:], sampling)]
+    list(engine.run())
+    return [[(token.id, token.log_probability) for token in request.tokens] for request in submitted]
+
+
+def _arguments(requests, sampling):
+    return [(prompt, sampling, sample) for prompt, sample in requests]
+
+
+def samples_are_alike(model):
+    lengths = [1, 4, 4, 9, 30, 2, 17]
+    requests = [(torch.randint(257, (T,)).tolist(), i) for i, T in enumerate(lengths)]
+    alone = [draw(model, [request])[0] for request in requests[:4]]
+    beside = draw(model, requests, late=2)
+    more = requests + [(prompt[::-1], 7 + i) for i, (prompt, _) in enumerate([*requests, *requests[:2]])]
+    return beside[:4] == alone and draw(model, more[::-1], late=5)[::-1][:7] == beside
+
+
+def models():
+    for (name, (width, heads, vocab_size)), dtype in itertools.product(MODELS.items(), (torch.float32, torch.int8)):
+        model = GPT(
+            ModelConfig(n_layer=2 if width == 768 else 1, n_head=heads, width=width, context=64, vocab_size=vocab_size)
+        ).eval()
+        pack(model, dtype)
+        model.requires_grad_(False)
+        for threads in THREADS[:2]:
+            torch.set_num_threads(threads)
+            where = f"{name} in {dtype}, {threads} threads"
+            check(where, keeps_bits(model), lambda model=model: samples_are_alike(model))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+    with torch.inference_mode():
+        torch.backends.quantized.engine = "fbgemm"
+        layers()
+    models()
+    print(json.dumps(report))
