@@ -12,6 +12,7 @@ from filelock import FileLock
 from gpt import GPT, InputError, ModelConfig, load_run
 from gpt.checkpoint import list_checkpoints
 from gpt.interop.huggingface import export
+from gpt.model.alike import Alike
 from gpt.run import is_run, load_tokenizer, model_config, newest_run, open_run, read_config, write_config
 
 
@@ -71,6 +72,23 @@ def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, ne
         with torch.no_grad():
             assert (model(ids).float() - plain(ids)).square().mean().sqrt() < near * plain(ids).std()
         assert any(parameter.requires_grad for parameter in model.parameters()) is not packed
+
+
+def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch):
+    """Also of a model that cannot be packed; to nobody who does not generate."""
+    said = []
+    load_run(trained_run, say=said.append)
+    monkeypatch.setattr("gpt.run.can_pack", lambda _: False)
+    load_run(trained_run, say=said.append, packed=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(Alike, "_agrees", lambda *_: False)
+    monkeypatch.setattr(Alike, "found", {})
+    load_run(trained_run, say=said.append, packed=True)
+    assert len(said) == 2
+    assert all("can depend on what is sampled beside it" in line for line in said)
+    monkeypatch.undo()
+    load_run(trained_run, say=said.append, packed=torch.backends.mkldnn.is_available())
+    assert len(said) == 2
 
 
 def test_int8_is_for_the_cpu(trained_run):
