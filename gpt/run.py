@@ -175,7 +175,7 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
     It is this process's alone within the context: a lock that the system takes back when a process dies says so.
     Raises InputError if another process trains in it, or if the directory named for a new run is not empty.
     """
-    existed = config.run is not None and config.run.exists()
+    before = _names(config.run)
     path = _claimed(config)
     lock = FileLock(path / LOCK)
     try:
@@ -185,14 +185,15 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
             f"--run {path}: another process is training in it; wait until it ends, or name another directory"
         ) from None
     with held:
-        if not resume:
-            require_unused(path)
-        try:
-            _write_head(path, config, tokenizer, resume)
+        if resume:
             yield path
-        except (InputError, OSError):
-            if not resume:
-                _forget_unbegun(path, existed)
+            return
+        require_unused(path, before)
+        try:
+            _write_head(path, config, tokenizer)
+            yield path
+        except BaseException:  # Ctrl-C, too
+            _forget_unbegun(path, before)
             raise
 
 
@@ -209,26 +210,34 @@ def _claimed(config: Config) -> Path:
     return config.run
 
 
-def _write_head(path: Path, config: Config, tokenizer: Tokenizer, resume: bool) -> None:
+def _write_head(path: Path, config: Config, tokenizer: Tokenizer) -> None:
     """Write what of a run is there before its first step."""
     try:
-        if not resume:
-            tokenizer.save(path / TOKENIZER)
-            write_config(path, dataclasses.replace(config, run=path))
-        elif Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
-            tokenizer.save(path / f".{TOKENIZER}.partial")  # the caller was told that another one is meant
-            (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
+        tokenizer.save(path / TOKENIZER)
+        write_config(path, dataclasses.replace(config, run=path))
     except OSError as error:
         raise OSError(f"--run {path}: cannot be written ({error.strerror}); make space, or name another") from error
 
 
-def _forget_unbegun(path: Path, existed: bool) -> None:
-    """Remove what a start wrote that was refused before its first step: the next one is to find an unused name."""
+def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Replace a run's tokenizer, if it is another one: its user was told so, and allowed other data."""
+    if load_tokenizer(path).fingerprint != tokenizer.fingerprint:
+        tokenizer.save(path / f".{TOKENIZER}.partial")
+        (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
+
+
+def _names(path: Path | None) -> set[str] | None:
+    """What lies in a directory; None where there is none."""
+    return {file.name for file in path.iterdir()} if path is not None and path.is_dir() else None
+
+
+def _forget_unbegun(path: Path, before: set[str] | None) -> None:
+    """Remove what a start wrote that ended before its first step: the next one is to find an unused name."""
     if (path / METRICS).exists() or (path / "checkpoints").exists():
         return
-    for name in (CONFIG, *BEFORE_CONFIG):
+    for name in {CONFIG, *BEFORE_CONFIG} - (before or set()):
         (path / name).unlink(missing_ok=True)
-    if not existed:
+    if before is None:
         with contextlib.suppress(OSError):  # of another program's file
             path.rmdir()
 
@@ -238,11 +247,13 @@ def quoted(path: Path) -> str:
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
-def require_unused(path: Path) -> None:
-    """Raises InputError if a new run cannot be written to `path`."""
+def require_unused(path: Path, names: set[str] | None = None) -> None:
+    """Raises InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
     if is_run(path):
         raise InputError(f"--run {path}: already holds a run; go on with it by --resume, or choose another directory")
-    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= BEFORE_CONFIG):
+    names = names if names is not None else _names(path) or set()
+    ours = names <= BEFORE_CONFIG and (LOCK in names or not names)  # a start of ours begins by locking
+    if path.exists() and not (path.is_dir() and ours):
         raise InputError(f"--run {path}: exists and is not empty; choose another directory")
 
 

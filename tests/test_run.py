@@ -13,7 +13,16 @@ from gpt import GPT, InputError, ModelConfig, load_run
 from gpt.checkpoint import list_checkpoints
 from gpt.interop.huggingface import export
 from gpt.model.alike import Alike
-from gpt.run import is_run, load_tokenizer, model_config, newest_run, open_run, read_config, write_config
+from gpt.run import (
+    is_run,
+    load_tokenizer,
+    model_config,
+    newest_run,
+    open_run,
+    read_config,
+    write_config,
+    write_tokenizer,
+)
 
 
 def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, tmp_path):
@@ -141,11 +150,6 @@ def test_a_process_that_was_killed_leaves_no_lock(trained_run):
     FileLock(trained_run / ".lock").acquire(timeout=0).lock.release()
 
 
-def test_another_tokenizer_that_was_allowed_is_the_runs_from_then_on(trained_run, tiny_config, bpe):
-    with open_run(replace(tiny_config, run=trained_run), bpe, resume=True) as run:
-        assert load_tokenizer(run).fingerprint == bpe.fingerprint
-
-
 def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):
     with pytest.raises(InputError, match="there is no run"):
         newest_run(tmp_path)
@@ -194,7 +198,7 @@ def test_a_hub_id_without_a_network_is_refused():
         load_run("someone/no-such-model-here")
 
 
-@pytest.mark.parametrize("error", [InputError("refused"), OSError("no space")])
+@pytest.mark.parametrize("error", [InputError("refused"), OSError("no space"), KeyboardInterrupt(), RuntimeError("x")])
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_start_that_is_refused_before_its_first_step_leaves_its_name_free(
     tiny_config, dataset, tmp_path, error, existed
@@ -254,3 +258,30 @@ def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, m
     ):
         pass
     assert not config.run.exists()
+
+
+def test_a_refused_start_removes_nothing_that_was_there_before(tiny_config, dataset, tmp_path):
+    """A tokenizer.json of somebody else's, in a directory that no run of ours has locked."""
+    (tmp_path / "tokenizer.json").write_text("mine")
+    with (
+        pytest.raises(InputError, match="not empty"),
+        open_run(replace(tiny_config, run=tmp_path), dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert (tmp_path / "tokenizer.json").read_text() == "mine"
+
+
+def test_a_start_after_one_that_was_killed_at_once_is_accepted(tiny_config, dataset, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "tokenizer.json").write_text("half")
+    with open_run(replace(tiny_config, run=tmp_path), dataset.tokenizer, resume=False) as run:
+        assert load_tokenizer(run).fingerprint == dataset.tokenizer.fingerprint
+
+
+def test_a_run_keeps_its_tokenizer_until_nothing_can_refuse_to_go_on(trained_run, tiny_config, dataset, bpe):
+    before = (trained_run / "tokenizer.json").read_bytes()
+    with pytest.raises(InputError), open_run(replace(tiny_config, run=trained_run), bpe, resume=True):
+        raise InputError("the learning rate would jump")
+    assert (trained_run / "tokenizer.json").read_bytes() == before
+    write_tokenizer(trained_run, bpe)
+    assert load_tokenizer(trained_run).fingerprint == bpe.fingerprint

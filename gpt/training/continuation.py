@@ -6,6 +6,7 @@ checkpoint from before the decay, the branch point, is that of a longer run as w
 """
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def starting_point(run: Path, from_step: int | None, say: Callable[[str], None])
 
     Raises InputError if there is no such step, or what `gpt.checkpoint.load` raises.
     """
-    if from_step is None:
+    if from_step is None or _was_restarted():
         return checkpoint.load_newest(run, say)
     saved = {step_of(path): path for path in list_checkpoints(run)}
     if from_step not in saved:
@@ -89,6 +90,11 @@ def starting_point(run: Path, from_step: int | None, say: Callable[[str], None])
             f"it has those of {', '.join(map(str, saved)) or 'none'}"
         )
     return checkpoint.load(saved[from_step], optimizer=True)
+
+
+def _was_restarted() -> bool:
+    """Whether torchrun or SLURM started this program again: what it has done since it went back is to be kept."""
+    return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def judge(

@@ -12,7 +12,7 @@ from gpt import checkpoint
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.memory import is_out_of_memory
-from gpt.run import write_config
+from gpt.run import write_config, write_tokenizer
 from gpt.training.continuation import Schedule, judge, set_later_aside, starting_point
 from gpt.training.exact import conditions, meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
@@ -137,7 +137,8 @@ def resume(
             state |= {"best_validation_loss": own["loss"] if own else None, "fruitless_evaluations": 0}
         _restore(trainer, state)
         meet_conditions(trainer, state.get("conditions", {}))
-    if world.is_main:
+    if world.is_main:  # only now, as nothing can refuse any more
+        write_tokenizer(run, trainer.dataset.tokenizer)
         write_config(run, trainer.config)
     return state is not None
 

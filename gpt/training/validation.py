@@ -12,6 +12,7 @@ from gpt.tokens.dataset import Dataset
 from gpt.training.metrics import Record, evaluation_record
 from gpt.training.report import sample_text
 from gpt.training.signals import StopRequest
+from gpt.training.state import save
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -54,6 +55,7 @@ def evaluate_at_the_end(trainer: "Trainer", record: Record, stop: StopRequest) -
     at_the_end = trainer.step == trainer.config.steps or trainer.stopped_early
     if trainer.windows.is_complete or not at_the_end:
         return
+    save(trainer)  # what follows can take hours, which a kill is not to cost
     windows = validation_windows(trainer.config, trainer.dataset, complete=True)
     trainer.say(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
     sums = _sums(trainer, windows, stop)

@@ -210,3 +210,17 @@ def test_an_older_checkpoint_has_the_schedule_of_its_config(make_trainer, tiny_c
     assert "schedule" not in json.loads((saved.path / "state.json").read_text())
     with pytest.raises(InputError, match="steps 30 → 90"):
         make_trainer(replace(tiny_config, steps=90), resume=True)
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_program_that_is_started_again_does_not_go_back_again(
+    make_trainer, tiny_config, quiet, monkeypatch, variable
+):
+    config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9))
+    assert fit(make_trainer(config), quiet)
+    monkeypatch.setenv(variable, "0")
+    again = make_trainer(replace(config, stop_at=20), resume=True, from_step=10)
+    assert again.step == 10
+    fit(again, quiet)
+    monkeypatch.setenv(variable, "1")
+    assert make_trainer(config, resume=True, from_step=10).step == 20

@@ -137,3 +137,18 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(make_trainer
     assert torch.equal(divided[:, 1:], whole[:, 1:])
     assert divided[:, 0].sum().item() == pytest.approx(whole[:, 0].sum().item(), rel=1e-6)
     assert np.array_equal(divided.numpy(), sums(micro_batch, 1).numpy())
+
+
+def test_a_kill_in_the_last_and_complete_evaluation_costs_no_step(make_trainer, budgeted, quiet, monkeypatch):
+    trainer = make_trainer(replace(budgeted, checkpoint=replace(budgeted.checkpoint, every=0)))
+    honest = validation.window_sums
+
+    def window_sums(model, windows, *more, **options):
+        if windows.is_complete:
+            raise KeyboardInterrupt
+        return honest(model, windows, *more, **options)
+
+    monkeypatch.setattr(validation, "window_sums", window_sums)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, quiet)
+    assert load_newest(trainer.run, print).state["step"] == budgeted.steps
