@@ -14,6 +14,7 @@ from gpt.tokens.near_copies import validation_names
 from gpt.tokens.prepare import Document, prepare, require_share
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+FROM_A_TEMPLATE = {"encodings"}  # tables of code pages, one like the other, which a small model would know by heart
 SAMPLE_PROMPT = 'class Reader:\n    """Read lines from a file."""\n'
 
 
@@ -22,7 +23,7 @@ def texts() -> Iterator[tuple[str, str]]:
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
-        if LEFT_OUT.isdisjoint(relative.parts) and relative.as_posix() != "pydoc_data/topics.py":
+        if (LEFT_OUT | FROM_A_TEMPLATE).isdisjoint(relative.parts) and relative.as_posix() != "pydoc_data/topics.py":
             yield relative.as_posix(), path.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
     from pydoc_data.topics import topics
 

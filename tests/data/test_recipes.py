@@ -37,11 +37,11 @@ def test_the_standard_library_is_the_default_corpus(tmp_path):
     assert "<|endoftext|>" in text
 
 
-def test_the_standard_library_leaves_out_tests_and_installed_packages(python_documents):
+def test_the_standard_library_leaves_out_tests_packages_and_code_pages(python_documents):
     names = [document.name for document in python_documents]
     assert len(names) == len(set(names))
     assert {"argparse.py", "json/__init__.py", "pydoc_data/topics/while"} <= set(names)
-    assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]
+    assert not [name for name in names if {"test", "tests", "site-packages", "encodings"} & set(name.split("/"))]
     assert all(document.text for document in python_documents)
 
 
