@@ -468,36 +468,42 @@ def dead_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random
 
 
 def signals_to_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
-    """A signal to one of two processes, or to both: both save the same step and end with 75."""
-    row = Row("SIGINT, SIGTERM or SIGUSR1 to one or both of two processes")
+    """A signal to one, two or all of three processes: all save the same step and end with 75."""
+    row = Row("SIGINT, SIGTERM or SIGUSR1 to some of three processes")
     number = 0
     while row.tried < count:
         number += 1
-        gang = Gang(2, dataset, directory / f"ranks-{number}", "--steps", "100000")
+        gang = Gang(3, dataset, directory / f"ranks-{number}", "--steps", "100000")
         wait_for(lambda: gang.steps() > 3)  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))
         ranks, start = gang.ranks(), time.monotonic()
         kind = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-        for rank in rng.choice([ranks, ranks[:1], ranks[1:]]):
+        for rank in rng.sample(ranks, rng.randint(1, 3)):
             rank.send_signal(kind)
         code = gang.end()
         saved = step_of(list_checkpoints(gang.run)[-1])
         took, said = time.monotonic() - start, gang.output.read_text()
-        good = code == 1 and said.count("exitcode  : 75") == 2 and f"stopped after step {saved:,}, saved" in said
+        good = code == 1 and said.count("exitcode  : 75") == 3 and f"stopped after step {saved:,}, saved" in said
         row.count(good and took < 10, gang.steps() - saved)
     return row
 
 
+def has_ended(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def hung_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
-    """SIGSTOP to one of two processes: the other ends with an error within the timeout."""
-    row = Row("a process of two that hangs (SIGSTOP), --timeout 5")
+    """SIGSTOP to one of three processes: the others end with an error within the timeout."""
+    row = Row("a process of three that hangs (SIGSTOP), --timeout 5")
     for number in range(count):
-        gang = Gang(2, dataset, directory / f"hang-{number}", "--steps", "100000", "--timeout", "5")
+        gang = Gang(3, dataset, directory / f"hang-{number}", "--steps", "100000", "--timeout", "5")
         wait_for(lambda: gang.steps() > 3)  # noqa: B023
-        stopped, other = rng.sample(gang.ranks(), 2)
+        stopped, *others = rng.sample(gang.ranks(), 3)
         stopped.send_signal(signal.SIGSTOP)
         start = time.monotonic()
-        wait_for(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE)  # noqa: B023
+        wait_for(lambda: all(has_ended(other) for other in others))  # noqa: B023
         took = time.monotonic() - start
         stopped.kill()
         gang.end()
