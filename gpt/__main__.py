@@ -1,28 +1,15 @@
-"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, export, cost."""
+"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, export, cost.
 
+A command's module is imported when it is called for, after Ctrl-C is heard: that takes seconds.
+"""
+
+import importlib
 import runpy
 import sys
 from pathlib import Path
-from typing import Annotated
 
+from gpt.errors import did_you_mean
 from gpt.interrupts import end_quietly_while_loading
-
-if __name__ == "__main__":
-    end_quietly_while_loading()
-
-from tyro.conf import FlagCreatePairsOff, Positional, arg
-
-from gpt import cli
-from gpt.analysis.cost import cost_lines, memory_lines, training_memory
-from gpt.cli.evaluate import evaluate
-from gpt.config import Device, Weights
-from gpt.device import choose_device
-from gpt.errors import InputError, did_you_mean
-from gpt.generation.score import score_text
-from gpt.generation.show import bits, print_score_json, print_scores, score_lines
-from gpt.interop.huggingface import export as export_model
-from gpt.presets import preset as find_preset
-from gpt.run import load_run, newest_run
 
 USAGE = """\
 usage: gpt COMMAND [options]
@@ -40,71 +27,7 @@ gpt COMMAND --help lists a command's options."""
 SCRIPTS = next(
     path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
 )
-
-
-def score(
-    run: Path | None = None,
-    text: str | None = None,
-    file: Path | None = None,
-    alternatives: int = 0,
-    json: FlagCreatePairsOff[bool] = False,
-    device: Device = "auto",
-    dtype: Weights = "auto",
-) -> None:
-    """Print the surprisal of each token of a text in bits, -log2 of its probability, and of the whole text.
-
-    Args:
-        run: Run directory, or Hugging Face GPT-2; by default the newest run.
-        text: The text; by default it is read from --file or standard input.
-        file: File of the text (UTF-8).
-        alternatives: Also print so many of the likeliest tokens, with their surprisals.
-        json: Print one JSON object instead, with natural logarithms of probabilities.
-        device: Where to compute; auto takes CUDA, else MPS, else the CPU.
-        dtype: Precision of the weights, as sample.py has it.
-    """
-    if text is not None and file is not None:
-        raise InputError("--text and --file: give one of them")
-    if alternatives < 0:
-        raise InputError(f"--alternatives is {alternatives}; it must be at least 0")
-    if file is not None:
-        text = cli.read_text(f"--file {file}", file.read_bytes().decode)
-    elif text is None:
-        text = cli.read_standard_input()
-    if not text:
-        raise InputError("the text is empty; there is nothing to score")
-    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), cli.complain, dtype)
-    scores = score_text(loaded.model, loaded.tokenizer, text, alternatives)
-    if json:
-        print_score_json(scores, text)
-    else:
-        print_scores(scores, unit=bits)
-        print("\n".join(score_lines(scores, text)))
-
-
-def export(to: Path, run: Path | None = None) -> None:
-    """Write the best checkpoint of a run as a directory that Hugging Face transformers loads.
-
-    Args:
-        to: New directory to write.
-        run: Run directory; by default the newest run.
-    """
-    loaded = load_run(run or newest_run(with_checkpoint=True))
-    export_model(loaded.model, loaded.tokenizer, to)
-    print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
-
-
-def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
-    """Print what a preset costs: parameters, FLOPs, steps, tokens, and memory for one sequence at a time.
-
-    Args:
-        preset: nano, shakespeare-char-modern, shakespeare-char-cpu, finetune, gpt2-modern, gpt2, gpt2-medium,
-            gpt2-large or gpt2-xl.
-    """
-    config = find_preset(preset)
-    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch=1))))
-
-
-COMMANDS = {"score": score, "eval": evaluate, "export": export, "cost": cost}
+FUNCTIONS = {"score": "score", "eval": "evaluate", "export": "export", "cost": "cost"}  # each in a module of its name
 
 
 def main() -> None:
@@ -113,15 +36,16 @@ def main() -> None:
         script = SCRIPTS / f"{command}.py"
         sys.argv = [f"gpt {command}", *arguments]
         runpy.run_path(str(script), run_name="__main__")
-    elif command in COMMANDS:
-        cli.run(COMMANDS[command], arguments, prog=f"gpt {command}")
+    elif command in FUNCTIONS:
+        end_quietly_while_loading()
+        name = FUNCTIONS[command]
+        function = getattr(importlib.import_module(f"gpt.cli.{name}"), name)
+        importlib.import_module("gpt.cli").run(function, arguments, prog=f"gpt {command}")
     elif command in ("-h", "--help"):
         print(USAGE)
     else:
-        print(
-            f"error: unknown command {command!r}; {did_you_mean(command, ['train', 'sample', *COMMANDS])}",
-            file=sys.stderr,
-        )
+        known = ["train", "sample", *FUNCTIONS]
+        print(f"error: unknown command {command!r}; {did_you_mean(command, known)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -71,16 +72,27 @@ class Listener:
         self._receiver.close()
 
 
+def last_words(words: str) -> None:
+    """Say why the program ends; from here on another Ctrl-C ends it without a word."""
+    heard = threading.current_thread() is threading.main_thread()
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(words, file=sys.stderr, flush=True)
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Interruptible:
     """A context in which Ctrl-C ends the work in order, or, if that takes longer than a second, the process at once.
 
-    In both cases `partial` is removed and `words` tell what became of the work. Outside the main thread, where no
-    signal can be heard, it does nothing.
+    In both cases `partial`, a directory, is removed and `words` tell what became of the work. Outside the main thread,
+    where no signal can be heard, it does nothing. One may be within another.
     """
 
-    def __init__(self, partial: Path, words: str) -> None:
+    def __init__(self, partial: Path | None = None, words: str = "") -> None:
         self._partial, self._words = partial, words
         self._over, self._interrupted = threading.Event(), False
+        self._ending = threading.Lock()  # held while the end is decided: the work's, or the process's
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Interruptible":
@@ -91,7 +103,8 @@ class Interruptible:
 
     def finish(self) -> None:
         """From here on it is too late to interrupt: what is left takes no time, and must not be done by half."""
-        self._over.set()
+        with self._ending:
+            self._over.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._interrupted and not self._over.is_set():
@@ -99,12 +112,16 @@ class Interruptible:
             raise KeyboardInterrupt
 
     def _heard(self, number: int) -> None:
-        if number == signal.SIGINT and not self._over.wait(GRACE_SECONDS):
-            shutil.rmtree(self._partial, ignore_errors=True)
-            end_now(f"interrupted: {self._words}")
+        if number != signal.SIGINT or self._over.wait(GRACE_SECONDS):
+            return
+        with self._ending:
+            if not self._over.is_set():
+                if self._partial is not None:
+                    shutil.rmtree(self._partial, ignore_errors=True)
+                end_now(": ".join(filter(None, ["interrupted", self._words])))
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._over.set()
+        self.finish()
         self._stack.close()
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and self._words:
             raise KeyboardInterrupt(self._words) from None

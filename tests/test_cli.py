@@ -2,6 +2,7 @@ import dataclasses
 import io
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -264,8 +265,10 @@ def test_prompt_files_are_read_as_utf8(tmp_path):
     ],
 )
 def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as exit_code, sentences():
         raise error
+    signal.signal(signal.SIGINT, before)
     assert exit_code.value.code == code
     assert capsys.readouterr().err == said
 

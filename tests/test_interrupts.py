@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -31,16 +32,26 @@ def ended(process):
     return process.returncode, output, errors.strip()
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "data/textfiles.py"])
-def test_ctrl_c_while_libraries_load_is_a_word(script, tmp_path):
-    """Loading is held up at torch, so that the moment is sure."""
-    (tmp_path / "torch.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
-    (tmp_path / "tyro.py").write_text((tmp_path / "torch.py").read_text())
+def script(path):
+    return f'runpy.run_path({str(ROOT / path)!r}, run_name="__main__")'
+
+
+INSTALLED = "from gpt.__main__ import main; main()"  # the program that an installer writes
+PROGRAMS = {path: script(path) for path in ("train.py", "sample.py", "data/textfiles.py")}
+PROGRAMS |= {f"gpt {command}": INSTALLED for command in ("train", "sample", "score", "eval", "export", "cost")}
+PROGRAMS["-m gpt eval"] = 'runpy.run_module("gpt", run_name="__main__")'
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_while_libraries_load_is_a_word(program, tmp_path):
+    """Loading is held up at the first library that takes long, so that the moment is sure."""
+    for library in ("torch", "numpy", "tyro"):
+        (tmp_path / f"{library}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
     code = f"""
         import runpy, sys
         sys.path[:0] = [{str(tmp_path)!r}]
-        sys.argv = [{script!r}]
-        runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+        sys.argv = {program.removeprefix("-m ").split()}
+        {PROGRAMS[program]}
     """
     process = begin(textwrap.dedent(code), cwd=tmp_path)
     assert process.stdout.readline() == "loading\n"
@@ -78,6 +89,82 @@ def test_work_ends_though_a_library_holds_the_main_thread_and_leaves_nothing_by_
     assert (code, errors) == (interrupts.INTERRUPTED, "interrupted: nothing was written")
     assert time.monotonic() - start < 20  # it was to be held for 30 s
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_ends_at_once_that_prepares_its_data_though_only_it_hears_and_a_library_holds_the_recipe(tmp_path):
+    recipe = """
+        import hashlib
+        from gpt.cli import run
+
+        def main(out: str) -> None:
+            print("held", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
+
+        run(main)
+    """
+    (tmp_path / "recipe.py").write_text(textwrap.dedent(recipe))
+    program = """
+        from pathlib import Path
+        from gpt.cli import sentences
+        from gpt.cli.train import run_recipe
+        with sentences():
+            run_recipe(Path("recipe.py"), Path("out"))
+    """
+    process = begin(textwrap.dedent(program), cwd=tmp_path)
+    assert process.stdout.readline().startswith("preparing out")
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    assert ended(process) == (interrupts.INTERRUPTED, "", "interrupted")
+    assert time.monotonic() - start < 20  # it was to be held for 30 s
+
+
+def test_ctrl_c_again_while_a_program_ends_is_silent(tmp_path):
+    program = """
+        import atexit, time
+        from gpt.cli import sentences
+        with sentences():
+            atexit.register(time.sleep, 30)
+            print("begun", flush=True)
+            time.sleep(30)
+    """
+    process = begin(textwrap.dedent(program), cwd=tmp_path)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "interrupted\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (-signal.SIGINT, "", "")
+
+
+def test_work_is_not_finished_while_the_process_is_being_ended(tmp_path, monkeypatch):
+    """The end came a moment too early: what is written last must not then be done by half."""
+    removing, happened = threading.Event(), []
+
+    def remove_slowly(*_, **__):
+        removing.set()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(interrupts.shutil, "rmtree", remove_slowly)
+    monkeypatch.setattr(interrupts, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(interrupts, "end_now", lambda _: happened.append("ended"))
+    work = interrupts.Interruptible(tmp_path / "partial", "nothing was written")
+    thread = threading.Thread(target=work._heard, args=(signal.SIGINT,))
+    thread.start()
+    assert removing.wait(10)
+    work.finish()
+    happened.append("finished")
+    thread.join()
+    assert happened == ["ended", "finished"]
+
+
+def test_one_context_within_another_says_its_words(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="the inner"), interrupts.Interruptible():  # noqa: SIM117
+        with interrupts.Interruptible(tmp_path / "partial", "the inner"):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_what_is_finished_is_not_interrupted(tmp_path):

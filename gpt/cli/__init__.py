@@ -10,15 +10,18 @@ from typing import Any
 import tyro
 
 from gpt.errors import InputError, ProcessLost, Reported
-from gpt.interrupts import INTERRUPTED, loaded
+from gpt.interrupts import INTERRUPTED, Interruptible, last_words, loaded
 from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset
 
 
 def run(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Call `main` with options from the command line, and end the process with its exit code (None is 0)."""
-    with sentences():
+    """Call `main` with options from the command line, and end the process with its exit code (None is 0).
+
+    Ctrl-C ends it within about a second, whatever it is at.
+    """
+    with sentences(), Interruptible():
         code = tyro.cli(main, args=arguments, prog=prog)
     sys.exit(code)
 
@@ -51,7 +54,7 @@ class sentences:
             print(f"error: out of memory ({type(error).__name__}); {LESS_MEMORY}", file=sys.stderr, flush=True)
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
-            print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
+            last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
 
 

@@ -1,6 +1,5 @@
 """The options of train.py, and what they begin with: a preset, a run to resume, or the weights of another model."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +21,7 @@ from gpt.cli import program_name
 from gpt.config import Config, Device, nearest_multiple
 from gpt.device import choose_device
 from gpt.errors import InputError
-from gpt.interrupts import GRACE_SECONDS, INTERRUPTED
+from gpt.interrupts import INTERRUPTED
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.run import (
     is_run,
@@ -284,12 +283,9 @@ def run_recipe(recipe: Path, out: Path) -> None:
     child = subprocess.Popen([sys.executable, str(recipe), "--out", str(out)])
     try:
         code = child.wait()
-    except KeyboardInterrupt:  # a terminal sends it to both, and the child says what became of it
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(2 * GRACE_SECONDS)
-        if child.poll() is None:
-            child.send_signal(signal.SIGINT)
-            child.wait()
+    except KeyboardInterrupt:  # a terminal sends it to both, others to this one; the child says what became of it
+        child.send_signal(signal.SIGINT)
+        child.wait()
         sys.exit(INTERRUPTED)
     if code:
         raise InputError(f"{recipe}: could not prepare {out}; see above")
