@@ -104,20 +104,28 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
         return Checkpoint(path, model, moments, read_json(path / STATE))
 
 
-def load_newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one.
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors. Raises Damaged, or Unreadable."""
+    with reading(path):
+        verify(path, (STATE,))
+        return read_json(path / STATE)
+
+
+def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) -> Checkpoint | None:
+    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one,
+    or none that is not beyond the step `until`.
 
     Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
     if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
     """
     _clean(run / "checkpoints")
-    for path in reversed(list_checkpoints(run)):
+    for path in reversed([path for path in list_checkpoints(run) if step_of(path) <= until]):
         try:
             return load(path, optimizer=True)
         except Damaged as error:
             aside = _set_aside(path)
             say(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
-    if any((run / "checkpoints").glob("step-*.damaged-*")):
+    if until == math.inf and any((run / "checkpoints").glob("step-*.damaged-*")):
         raise InputError(
             f"{run}: none of its checkpoints is whole; restore one, or begin a new run in another directory"
         )
@@ -186,9 +194,7 @@ def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
 
 def _rank(path: Path) -> tuple[object, float, int]:
     """The data that a checkpoint was trained on; what the best has least of: validation loss; the newer of equals."""
-    with reading(path):
-        verify(path, (STATE,))
-        state = read_json(path / STATE)
+    state = read_state(path)
     loss = state["evaluation"]["loss"] if state.get("evaluation") else math.inf
     return state.get("dataset_fingerprint"), loss if math.isfinite(loss) else math.inf, -step_of(path)
 

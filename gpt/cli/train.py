@@ -59,9 +59,10 @@ class TrainCommand:
     profile: FlagCreatePairsOff[bool] = False
     """Trace steps 4 to 6 from here into the run's trace.json, and print the operations that cost most."""
     allow_other_data: FlagCreatePairsOff[bool] = False
-    """With --resume: go on although the data, or its tokenizer, is not what the run was trained on so far."""
+    """With --resume: go on although the data, its tokenizer, or the part of it that is evaluated (--evaluation.tokens),
+    is not what the run was trained on so far."""
     allow_rate_jump: FlagCreatePairsOff[bool] = False
-    """With --resume: go on although the learning rate, which had come down, jumps up again."""
+    """With --resume: go on although the learning rate, which had come down, jumps up, or has a much higher peak."""
     from_step: int | None = None
     """With --resume: go on from the checkpoint of this step; what came later is kept as a run of its own."""
     epochs: float | None = None
@@ -120,7 +121,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
-    asked = Asked(named_settings, bool(name), command.epochs, command.minutes)
+    asked = Asked(named_settings, bool(name), command.epochs, command.minutes, command.allow_rate_jump)
     return dataclasses.replace(command, asked=asked), reason
 
 

@@ -13,6 +13,7 @@ from gpt.presets import Suit, preset_for, suit_for
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader
+from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.memory import MicroBatch
 from gpt.training.validation import validation_windows
@@ -34,6 +35,8 @@ class Asked:
     preset: bool = False
     epochs: float | None = None
     minutes: float | None = None
+    rate_jump: bool = False
+    """Whether a finished run may go on from its end although its learning rate jumps up."""
 
     def __post_init__(self) -> None:
         lengths = [name for name, given in self._lengths().items() if given]
@@ -92,8 +95,9 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
         if done is not None and done < config.steps:
             world.say(f"--minutes: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        more, evaluations = _steps_in(asked.minutes, config, dataset, world)
-        steps = (done or 0) + more
+        steps, evaluations = _steps_in(asked.minutes, config, dataset, world)
+        if done:
+            steps = steps_with(steps, done, config, world, asked.rate_jump)
     elif done is None and not asked.length:
         steps = min(steps, math.ceil(suit.epochs * epoch))
     steps = max(1, steps)

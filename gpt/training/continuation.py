@@ -17,6 +17,7 @@ from gpt import checkpoint
 from gpt.checkpoint import Checkpoint, list_checkpoints, step_of
 from gpt.config import Config, OptimizerConfig
 from gpt.errors import InputError
+from gpt.integrity import Damaged
 from gpt.run import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
 from gpt.settings import overlay, to_dict
 from gpt.training.schedule import branch_point, decay_start, rate_factor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gpt.training.world import World
 
 MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
+MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
 LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
 
@@ -52,13 +54,29 @@ class Schedule:
         return [f"{name} {value} → {two[name]}" for name, value in one.items() if value != two[name]]
 
     def spoiled_by(self, now: "Schedule", step: int) -> bool:
-        """Whether the rate, which comes down here after `step` steps, would jump up."""
+        """Whether a rate would jump up after `step` steps: one that comes down already, or by much its peak."""
         if step <= decay_start(self.steps, self.optimizer):
-            return False
+            return any(now.peak(name) > MOST_RAISE * self.peak(name) for name in self.peaks)
         before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
-        peaks = ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
-        jumps = [after * getattr(now.optimizer, peak) / (before * getattr(self.optimizer, peak)) for peak in peaks]
+        jumps = [after * now.peak(name) / (before * self.peak(name)) for name in self.peaks]
         return max(jumps) > MOST_JUMP[self.optimizer.schedule]
+
+    def rates(self, now: "Schedule", step: int) -> str:
+        """What becomes of the rates of the step after `step`, in words."""
+        said = []
+        for name in self.peaks:
+            before, after = self._factor(step) * self.peak(name), now._factor(step) * now.peak(name)
+            change = f"stays {after:.2e}" if before == after else f"is {after:.2e} and not {before:.2e}"
+            said.append(f"the {name.replace('_', ' ')} of step {step + 1:,} {change}")
+        return ", ".join(said)
+
+    @property
+    def peaks(self) -> list[str]:
+        """The names of the rates that the optimizer has a use for."""
+        return ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
+
+    def peak(self, name: str) -> float:
+        return getattr(self.optimizer, name)
 
     def _factor(self, step: int) -> float:
         return rate_factor(min(step, self.steps - 1), self.steps, self.optimizer)
@@ -89,7 +107,11 @@ def starting_point(run: Path, from_step: int | None, say: Callable[[str], None])
             f"--from-step {from_step}: {run} has no checkpoint of that step; "
             f"it has those of {', '.join(map(str, saved)) or 'none'}"
         )
-    return checkpoint.load(saved[from_step], optimizer=True)
+    try:
+        return checkpoint.load(saved[from_step], optimizer=True)
+    except Damaged as error:
+        others = ", ".join(str(step) for step in saved if step != from_step) or "none"
+        raise InputError(f"--from-step {from_step}: {error}; other checkpoints of {run}: {others}") from None
 
 
 def _was_restarted() -> bool:
@@ -107,38 +129,66 @@ def judge(
     """
     before = world.broadcast(saved_schedule(state, run) if world.is_main else None)
     now, step = Schedule.of(config), state["step"]
-    changes = ", ".join(before.changes(now))
-    rates = f"the learning rate of step {step + 1:,} is {now.rate(step):.2e} and not {before.rate(step):.2e}"
+    changes, rates = ", ".join(before.changes(now)), before.rates(now, step)
     if allow_jump or not before.spoiled_by(now, step):
         if changes:
-            same = f"the learning rate of step {step + 1:,} stays {now.rate(step):.2e}"
-            world.say(
-                f"changed since step {step:,}: {changes}; {same if now.rate(step) == before.rate(step) else rates}"
-            )
+            world.say(f"changed since step {step:,}: {changes}; {rates}")
         return saved, state
     branch = branch_point(before.steps, before.optimizer)
-    earlier = world.broadcast([step_of(path) for path in list_checkpoints(run)] if world.is_main else [])
-    earlier = [number for number in earlier if number <= branch][-1:]
-    if not earlier:
+    chosen: list[Checkpoint | None] = []  # rank 0's alone
+
+    def read() -> dict[str, Any] | None:
+        useful = branch < step and not before.spoiled_by(now, branch)
+        chosen.append(checkpoint.load_newest(run, world.say, branch) if useful else None)
+        return chosen[0].state if chosen[0] else None
+
+    earlier = world.from_main(read)
+    if earlier is None:
+        undone = "while the rate came down" if step > decay_start(before.steps, before.optimizer) else "so far"
         raise InputError(
-            f"--resume: with {changes}, {rates}, a jump that undoes what was learned while the rate came down: "
+            f"--resume: with {changes}, {rates}, a jump that undoes what was learned {undone}: "
             f"begin a new run from these weights (--init {quoted(run)}), which warms up again, or allow it with "
             "--allow-rate-jump"
         )
-    chosen: list[Checkpoint | None] = []  # rank 0's alone
-
-    def read() -> dict[str, Any]:
-        branching = checkpoint.load(run / "checkpoints" / f"step-{earlier[0]:08d}", optimizer=True)
-        chosen.append(branching)
-        return branching.state
-
-    state = world.from_main(read)
-    saved = chosen[0] if chosen else None
+    there = earlier["step"]
     world.say(
-        f"changed: {changes}; with that, {rates}: it goes on from step {earlier[0]:,} instead, from before the rate "
-        f"came down, where it is {now.rate(earlier[0]):.2e} (--allow-rate-jump goes on from step {step:,})"
+        f"changed: {changes}; with that, {rates}: it goes on from step {there:,} instead, from before the rate "
+        f"came down, where it is {now.rate(there):.2e} (--allow-rate-jump goes on from step {step:,})"
     )
-    return saved, state
+    return chosen[0] if chosen else None, earlier
+
+
+def steps_with(more: int, done: int, config: Config, world: "World", allow_jump: bool) -> int:
+    """The steps of a finished run that is to train `more` of them from where it really goes on, as `judge` says.
+
+    Raises InputError where that, from the branch point, is hardly more than it has done from there.
+    """
+    assert config.run
+    run, longer = config.run, Schedule(done + more, config.optimizer)
+    before, branch = world.from_main(lambda: _finished(run))
+    if allow_jump or branch is None or not before.spoiled_by(longer, done):
+        return done + more
+    if before.spoiled_by(Schedule(branch + more, config.optimizer), done) and branch + more > done:
+        return branch + more
+    raise InputError(
+        f"--minutes: the run goes on from step {branch:,}, before its learning rate came down, and has done "
+        f"{done - branch:,} steps from there already; in this time it would do {more:,}: give it more, or "
+        f"--allow-rate-jump to go on from step {done:,}"
+    )
+
+
+def _finished(run: Path) -> tuple[Schedule, int | None]:
+    """The schedule of a run's newest checkpoint, and the step of the one to branch off from, None where there is none.
+
+    A checkpoint that is damaged will be passed over later; here the run's config.json takes its place.
+    """
+    paths = list_checkpoints(run)
+    try:
+        before = saved_schedule(checkpoint.read_state(paths[-1]) if paths else {}, run)
+    except Damaged:
+        before = Schedule.of(read_config(run))
+    branch = branch_point(before.steps, before.optimizer)
+    return before, next((step_of(path) for path in reversed(paths) if step_of(path) <= branch), None)
 
 
 def set_later_aside(run: Path, step: int, say: Callable[[str], None]) -> bool:

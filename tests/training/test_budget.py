@@ -2,7 +2,7 @@ import dataclasses
 import re
 
 import pytest
-from helpers import python_text
+from helpers import fit, python_text
 
 from gpt import Config, InputError
 from gpt.cli.train import parse_train, settle
@@ -108,6 +108,38 @@ def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(train
     monkeypatch.setattr("gpt.cli.train._last_step", lambda run: 20)
     assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30
     assert "it goes on to" in said[-1] or "goes on to first" in said[-1]
+
+
+@pytest.fixture
+def finished_wsd(make_trainer, tiny_config, quiet):
+    """A run of 40 steps, of which the last 16 came down."""
+    optimizer = dataclasses.replace(tiny_config.optimizer, schedule="wsd", decay=0.4, final_learning_rate=0.0)
+    trainer = make_trainer(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
+    assert fit(trainer, quiet)
+    return trainer
+
+
+@pytest.mark.parametrize(("minutes", "jump"), [(2, False), (0.3, False), (2, True)])
+def test_more_minutes_are_counted_from_where_the_run_goes_on(
+    finished_wsd, dataset, said, monkeypatch, make_trainer, minutes, jump
+):
+    """With wsd that is before the decay, and not the end, unless a jump is allowed."""
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    allowed = ["--allow-rate-jump"] if jump else []
+    arguments = ("--run", finished_wsd.run, "--resume", "--minutes", minutes, *allowed)
+    config = settled(dataset, *arguments, resumes=True)
+    trainer = make_trainer(config, resume=True, allow_rate_jump=jump)
+    assert trainer.step == (40 if jump else 24)
+    assert config.steps - trainer.step == 60 * minutes
+
+
+@pytest.mark.parametrize("minutes", [0.05, 16 / 60, 16.5 / 60])
+def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
+    finished_wsd, dataset, said, monkeypatch, minutes
+):
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    with pytest.raises(InputError, match=r"goes on from step 24, .* has done 16 steps from there already; .* would do"):
+        settled(dataset, "--run", finished_wsd.run, "--resume", "--minutes", minutes, resumes=True)
 
 
 def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from helpers import fit
 
 from gpt import InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_newest, step_of
-from gpt.config import OptimizerConfig
+from gpt.config import CheckpointConfig, OptimizerConfig
 from gpt.run import load_run, read_config
 from gpt.training.continuation import Schedule
 from gpt.training.metrics import read_metrics
@@ -40,6 +41,12 @@ MUON = replace(WSD, name="muon")
         (Schedule(100, WSD), 80, Schedule(100, replace(WSD, muon_learning_rate=1.0)), False),  # AdamW has no use for it
         (Schedule(100, WSD), 80, Schedule(100, replace(WSD, decay=0.1)), True),
         (Schedule(100, COSINE), 95, Schedule(100, replace(COSINE, schedule="wsd", decay=0.05)), True),
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=3e-3)), False),  # a neighbor
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=1e-1)), True),
+        (Schedule(100, COSINE), 5, Schedule(100, replace(COSINE, learning_rate=1e-1)), True),  # it warms up to that
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=1e-5)), False),
+        (Schedule(100, MUON), 50, Schedule(100, replace(MUON, muon_learning_rate=1.0)), True),
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, muon_learning_rate=1.0)), False),
     ],
 )
 def test_a_rate_that_came_down_may_not_jump_up(before, step, now, spoils):
@@ -116,6 +123,61 @@ def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_train
     ):
         make_trainer(replace(tiny_config, steps=60), resume=True)
     assert before == sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("*"))
+
+
+@pytest.mark.parametrize("stopped_at", [5, 12, 15, 20])
+@pytest.mark.parametrize("rate", ["learning_rate", "muon_learning_rate"])
+def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(
+    make_trainer, wsd, quiet, capsys, rate, stopped_at
+):
+    """Also where there is a branch point to go back to: from there, too, the rate would be too high."""
+    name = "muon" if rate == "muon_learning_rate" else "adamw"
+    wsd = replace(wsd, optimizer=replace(wsd.optimizer, name=name))
+    fit(make_trainer(replace(wsd, stop_at=stopped_at)), quiet)
+    peak = getattr(wsd.optimizer, rate)
+    other = replace(wsd, steps=40, optimizer=replace(wsd.optimizer, **{rate: 100 * peak}))
+    words = f"the {rate.replace('_', ' ')} of step {stopped_at + 1} is {100 * peak:.2e} and not"
+    with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*--init .*--allow-rate-jump"):
+        make_trainer(other, resume=True)
+    assert make_trainer(other, resume=True, allow_rate_jump=True).step == stopped_at
+    assert words in capsys.readouterr().out
+
+
+def damage(run, step):
+    file = run / "checkpoints" / f"step-{step:08d}" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_trainer, wsd, quiet, capsys):
+    config = replace(wsd, checkpoint=replace(wsd.checkpoint, every=4, keep=9))
+    trainer = make_trainer(config)
+    fit(trainer, quiet)
+    damage(trainer.run, 12)
+    longer = replace(config, steps=40)
+    assert make_trainer(longer, resume=True).step == 10
+    said = capsys.readouterr().out
+    assert "damaged checkpoint" in said and "set aside as step-00000012.damaged-1" in said
+    assert "it goes on from step 10 instead" in said
+
+
+def test_where_all_branch_points_are_damaged_the_jump_is_refused_and_the_newest_is_left(make_trainer, wsd, quiet):
+    trainer = make_trainer(replace(wsd, evaluation=replace(wsd.evaluation, every=0), checkpoint=CheckpointConfig(99)))
+    fit(trainer, quiet)
+    assert steps_of(trainer.run) == [12, 20]
+    damage(trainer.run, 12)
+    with pytest.raises(InputError, match="--allow-rate-jump"):
+        make_trainer(replace(wsd, steps=40), resume=True)
+    assert load_newest(trainer.run, print).state["step"] == 20
+
+
+def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(make_trainer, tiny_config, quiet):
+    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9)))
+    fit(trainer, quiet)
+    damage(trainer.run, 20)
+    with pytest.raises(InputError, match=r"--from-step 20: .*SHA-256.*; other checkpoints of .*: 10, 30"):
+        make_trainer(tiny_config, resume=True, from_step=20)
 
 
 def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_trainer, tiny_config, quiet, capsys):
