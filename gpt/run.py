@@ -5,6 +5,7 @@ runs/NAME/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/step
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch.overrides import TorchFunctionMode
 
 from gpt import checkpoint
@@ -177,14 +178,7 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
     """
     before = _names(config.run)
     path = _claimed(config)
-    lock = FileLock(path / LOCK)
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"--run {path}: another process is training in it; wait until it ends, or name another directory"
-        ) from None
-    with held:
+    with _locked(path):
         if resume:
             yield path
             return
@@ -195,6 +189,41 @@ def open_run(config: Config, tokenizer: Tokenizer, resume: bool) -> Generator[Pa
         except BaseException:  # Ctrl-C, too
             _forget_unbegun(path, before)
             raise
+
+
+def _locked(path: Path) -> AcquireReturnProxy:
+    """The lock of a run directory. Raises InputError, which says what to do, if it cannot be had."""
+    try:
+        return FileLock(path / LOCK).acquire(timeout=0)
+    except Timeout:
+        if _lacks_flock(path / LOCK):
+            reason = (
+                f"{path / LOCK} says that another process is training in it; one that was killed may have left that "
+                "file, as its file system has no locks (flock): if none is training, on any machine, remove it"
+            )
+        else:
+            reason = "another process is training in it; wait until it ends, or name another directory"
+        raise InputError(f"--run {path}: {reason}") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--run {path}: cannot be locked ({reason}); it must be writable, on a file system with locks (flock): "
+            "name a directory on another one, or mount it with them"
+        ) from None
+
+
+def _lacks_flock(file: Path) -> bool:
+    """Whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which locks everywhere
+        return False
+    with open(file, "rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK)
+    return False
 
 
 def _claimed(config: Config) -> Path:

@@ -52,6 +52,18 @@ def variant(name):
     return model
 
 
+def ngram_rows(stream, longest, rows):
+    """The table's rows for the runs that end at the last of some ids, in whole numbers and from the formula: the sum of
+    (id + 1)·m^i over a run, i counted from its first token, mod 2^64, and its upper half folded upon its lower."""
+    found, m = [], 0x9E3779B97F4A7C15
+    padded = [-1] * longest + list(stream)
+    for n in range(2, longest + 1):
+        number = sum((token + 1) * m**i for i, token in enumerate(padded[-n:])) % 2**64
+        signed = number - 2**64 if number >= 2**63 else number
+        found.append((signed ^ signed >> 31) % rows + (n - 2) * rows)
+    return found
+
+
 def exact(name):
     """The same in float64, so that rounding decides nothing."""
     return variant(name).double()

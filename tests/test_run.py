@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -148,6 +150,31 @@ def test_a_process_that_was_killed_leaves_no_lock(trained_run):
     killed = subprocess.run([sys.executable, "-c", code, str(trained_run / ".lock")], check=False)
     assert killed.returncode == -9
     FileLock(trained_run / ".lock").acquire(timeout=0).lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize(
+    ("number", "there", "said"),
+    [
+        (errno.ENOSYS, True, r"\.lock says .*: if none is training, on any machine, remove it|cannot be locked"),
+        (errno.ENOLCK, False, r"cannot be locked \(No locks available\); .* on another one|remove it"),
+        (errno.EWOULDBLOCK, False, "another process is training in it; wait until it ends"),
+    ],
+)
+def test_where_a_run_cannot_be_locked_it_is_said_what_to_do(
+    number, there, said, trained_run, tiny_config, dataset, monkeypatch
+):
+    """Some network file systems have no flock; what is said of them depends on filelock's version."""
+    fcntl = pytest.importorskip("fcntl")
+    if not there:
+        (trained_run / ".lock").unlink(missing_ok=True)
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=said):
+        open_run(replace(tiny_config, run=trained_run), dataset.tokenizer, resume=True).__enter__()
 
 
 def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ class Tokenizer:
 
     # ---- on disk ----
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over ranks, pattern and special tokens: equal for tokenizers that encode alike."""
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()

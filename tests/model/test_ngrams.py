@@ -1,4 +1,5 @@
 import torch
+from helpers import ngram_rows
 
 from gpt import ModelConfig
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
@@ -10,6 +11,15 @@ NOTHING = torch.full((1, 3), NO_TOKEN)
 def rows(*ids):
     """The rows of the runs that end at the last of some ids."""
     return NGramEmbedding(CONFIG).indices(torch.tensor([ids]), NOTHING)[0, -1].tolist()
+
+
+def test_rows_are_those_of_the_formula():
+    """Of two sequences side by side, at every position, with a vocabulary's smallest and largest ids among them."""
+    ids = torch.randint(100, (2, 12), generator=torch.Generator().manual_seed(1))
+    ids[0, :4], ids[1, :4] = torch.tensor([0, 0, 99, 99]), torch.tensor([99, 0, 0, 99])
+    found = NGramEmbedding(CONFIG).indices(ids, NOTHING.expand(2, 3))
+    for sequence, rows_of_it in zip(ids.tolist(), found.tolist(), strict=True):
+        assert rows_of_it == [ngram_rows(sequence[: t + 1], longest=4, rows=1000) for t in range(12)]
 
 
 def test_each_length_has_its_own_part_of_the_table():

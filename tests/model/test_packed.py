@@ -1,4 +1,5 @@
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -153,3 +154,13 @@ def test_without_fbgemm_int8_is_refused(monkeypatch):
     monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
     with pytest.raises(InputError, match=r"--dtype int8: needs an x86 processor"):
         pack(variant("gpt2"), torch.int8)
+
+
+@fbgemm
+def test_packing_that_fails_leaves_torchs_engine_as_it_was(monkeypatch):
+    monkeypatch.setattr(PackedLinear, "__init__", mock.Mock(side_effect=MemoryError))
+    engine = next(name for name in torch.backends.quantized.supported_engines if name not in ("none", "fbgemm"))
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    with pytest.raises(MemoryError):
+        pack(variant("gpt2"))
+    assert torch.backends.quantized.engine == engine

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SHAPE, VARIANTS, variant
+from helpers import SHAPE, VARIANTS, exact, ngram_rows, variant
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, ModelConfig
@@ -62,8 +62,8 @@ def modern_by_formula(model, ids):
         return result
 
     x = weights["token_embedding.weight"][ids]
-    rows = model.ngram_embedding.indices(ids, torch.full((len(ids), 2), -1))
-    x = x + sum(weights["ngram_embedding.table.weight"][rows[..., k]] for k in range(2))
+    rows = [[ngram_rows(sequence[: t + 1], longest=3, rows=50) for t in range(T)] for sequence in ids.tolist()]
+    x = x + weights["ngram_embedding.table.weight"][torch.tensor(rows)].sum(dim=2)
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         y = rms(x, weights[f"{block}.attention_norm.weight"]) @ weights[f"{block}.attention.qkv.weight"].T
@@ -88,6 +88,24 @@ def test_the_modern_model_is_the_formula_in_float64():
     ids = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(1))
     model = variant("modern").double()
     torch.testing.assert_close(model(ids), modern_by_formula(model, ids), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_token_has_a_part_in_what_is_predicted_before_it(name, training):
+    """Each token in turn is another: it changes the logits, and the losses, of its own position and of none before."""
+    model, T = exact(name).train(training), 24
+    ids = torch.randint(256, (T,), generator=torch.Generator().manual_seed(1))
+    changed = torch.where(torch.eye(T, dtype=torch.bool), ids + 1, ids)  # the t-th sequence in its t-th token
+    logits, before = model(changed), model(ids[None])[0]
+    targets = torch.randint(257, (1, T), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        losses = model(changed, targets=targets.expand(T, T), reduction="none")
+        losses_before = model(ids[None], targets=targets, reduction="none")[0]
+    for t in range(T):
+        torch.testing.assert_close(logits[t, :t], before[:t], rtol=0, atol=1e-12)
+        torch.testing.assert_close(losses[t, :t], losses_before[:t], rtol=0, atol=1e-5)  # they are in float32
+        assert (logits[t, t] - before[t]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"gpt2"}))

@@ -255,6 +255,15 @@ def test_a_saved_tokenizer_is_the_same(bpe, tmp_path):
     assert loaded.encode(python_text()) == bpe.encode(python_text())
 
 
+def test_a_fingerprint_is_worked_out_once(monkeypatch):
+    """GPT-2's takes longer than opening a small dataset."""
+    tokenizer = Tokenizer.utf8_bytes()
+    asked = mock.Mock(return_value=tokenizer._content())
+    monkeypatch.setattr(tokenizer, "_content", asked)
+    assert len({tokenizer.fingerprint for _ in range(3)}) == 1
+    assert asked.call_count == 1
+
+
 def test_fingerprints_tell_tokenizers_apart(bpe):
     others = [
         Tokenizer.utf8_bytes(),

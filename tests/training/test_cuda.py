@@ -11,6 +11,7 @@ import torch
 from helpers import ROOT, run_script
 
 from gpt.checkpoint import list_checkpoints, load, step_of
+from gpt.training.memory import SHARE_OF_CUDA
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,7 +51,9 @@ def test_a_far_too_large_micro_batch_ends_at_one_that_fits(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("micro_batch", [4, 16])
-def test_the_forecast_is_within_15_percent_of_what_cuda_measures(dataset, tmp_path, micro_batch):
+def test_the_forecast_is_as_near_to_what_cuda_measures_as_the_automatic_micro_batch_takes_for_granted(
+    dataset, tmp_path, micro_batch
+):
     options = ("gpt2", "--data", dataset.path, "--steps", 4, "--batch-tokens", 32 * 1024, "--micro-batch", micro_batch)
     forecast = run_script("train.py", *options, "--device", "cuda", "--dry-run", cwd=tmp_path)
     measured = run_script("train.py", *options, "--device", "cuda", cwd=tmp_path)
@@ -58,4 +61,4 @@ def test_the_forecast_is_within_15_percent_of_what_cuda_measures(dataset, tmp_pa
         int(re.search(pattern, text)[1].replace(",", ""))
         for pattern, text in ((r"memory, peak +([\d,]+) MB", forecast), (r"peak memory +([\d,]+) MB", measured))
     ]
-    assert figures[0] == pytest.approx(figures[1], rel=0.15)
+    assert figures[0] == pytest.approx(figures[1], rel=1 - SHARE_OF_CUDA)
