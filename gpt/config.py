@@ -234,7 +234,8 @@ class Config:
     run: Path | None = None
     """Run directory; by default a new one, runs/DATA-PRESET. Also --run-dir, as torchrun takes --run for its own."""
     init: str = "scratch"
-    """Where the weights begin: 'scratch', a run directory, or a Hugging Face GPT-2 (directory or hub id)."""
+    """Where the weights begin: 'scratch', a run directory, or a Hugging Face GPT-2 (directory or hub id, such as
+    openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
     steps: int = 1000
     """Optimizer steps; the learning-rate schedule spans them."""
     stop_at: int | None = None

@@ -85,7 +85,7 @@ def load_run(
         path = huggingface.find(str(source))
         config = huggingface.read_config(path)
         weights, state = huggingface.read_weights(path, config), {}
-        name = str(source)
+        name = huggingface.pinned(str(source), path)
     try:
         if config.n_layer > len(weights):  # a file can ask for more modules than memory holds
             raise RuntimeError(f"{config.n_layer} layers, and {len(weights)} weights")
@@ -125,6 +125,11 @@ def model_config(source: str | Path) -> ModelConfig:
     """The shape of the model that `load_run` would load, without its weights."""
     path = Path(source)
     return read_config(path).model if is_run(path) else huggingface.read_config(huggingface.find(str(source)))
+
+
+def pinned(source: str) -> str:
+    """The name of a run, or of a Hugging Face model, that stays the same: with its commit if it is on the hub."""
+    return source if Path(source).is_dir() else huggingface.pinned(source, huggingface.find(source))
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

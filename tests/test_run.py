@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 from filelock import FileLock
+from helpers import SHAPE, run_here
 
-from gpt import GPT, InputError, ModelConfig, load_run
+from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
 from gpt.checkpoint import list_checkpoints
 from gpt.interop.huggingface import export
 from gpt.model.alike import Alike
@@ -223,6 +224,50 @@ def test_a_source_that_is_nothing_is_refused(source):
 def test_a_hub_id_without_a_network_is_refused():
     with pytest.raises(InputError, match="the Hugging Face hub did not give it"):
         load_run("someone/no-such-model-here")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub's cache with two commits of someone/tiny, of which `main` is the second and v1 the first."""
+    repository, commits = tmp_path / "hub" / "models--someone--tiny", ["a" * 40, "b" * 40]
+    (repository / "refs").mkdir(parents=True)
+    for number, (commit, names) in enumerate(zip(commits, (["v1"], ["main"]), strict=True)):
+        torch.manual_seed(number)
+        export(GPT(SHAPE), Tokenizer.utf8_bytes(), repository / "snapshots" / commit)
+        for name in names:
+            (repository / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("named", "commit"), [("", "b"), ("@main", "b"), ("@v1", "a"), (f"@{'a' * 40}", "a"), (f"@{'b' * 40}", "b")]
+)
+def test_a_hub_model_is_that_of_its_revision_and_says_its_commit(hub, named, commit):
+    loaded = load_run(f"someone/tiny{named}")
+    assert loaded.source == f"someone/tiny@{commit * 40}"
+    expected = load_run(hub / "snapshots" / (commit * 40)).model
+    assert torch.equal(loaded.model.token_embedding.weight, expected.token_embedding.weight)
+    assert loaded.tokenizer.vocab_size == 257
+
+
+def test_a_run_keeps_the_commit_of_its_weights_though_the_hub_goes_on(hub, dataset, tmp_path):
+    def train(init, *options):
+        command = ("--run", "tuned", "--data", dataset.path, "--init", init, "--device", "cpu", *options)
+        return run_here("train.py", *command, cwd=tmp_path)
+
+    first = "a" * 40
+    (hub / "refs" / "main").write_text(first)
+    output = train("someone/tiny", "--steps", 2)
+    assert f"weights: someone/tiny@{first}" in output
+    assert read_config(tmp_path / "tuned").init == f"someone/tiny@{first}"
+    (hub / "refs" / "main").write_text("b" * 40)
+    for same in ("someone/tiny", f"someone/tiny@{first}", "someone/tiny@v1"):  # as torchrun names it again
+        train(same, "--steps", 2, "--resume")
+    assert read_config(tmp_path / "tuned").init == f"someone/tiny@{first}"
+    command = ("--run", "tuned", "--resume", "--init", "someone/tiny@main")
+    assert f"cannot become someone/tiny@{'b' * 40} midway" in run_here("train.py", *command, cwd=tmp_path, code=2)
+    assert "did not give it" in run_here("train.py", "--init", "someone/tiny@v2", cwd=tmp_path, code=2)
 
 
 @pytest.mark.parametrize("error", [InputError("refused"), OSError("no space"), KeyboardInterrupt(), RuntimeError("x")])

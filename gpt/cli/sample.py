@@ -56,7 +56,7 @@ class SampleCommand:
     interactively."""
 
     run: str | None = None
-    """Run directory, or Hugging Face GPT-2 (directory or hub id); by default the newest run."""
+    """Run directory, or Hugging Face GPT-2 (directory, hub id, or ID@REVISION); by default the newest run."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None

@@ -29,6 +29,7 @@ from gpt.run import (
     model_config,
     nearest_run,
     newest_run,
+    pinned,
     read_config,
     require_unused,
 )
@@ -118,11 +119,24 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
         if getattr(command, option) not in (False, None) and not command.resume:
             raise InputError(f"--{option.replace('_', '-')}: has a meaning with --resume only")
     if resumes:
+        command = _with_init(command, _init_of_resumed(base.init, command.settings.init))
         _require_same_training(base, command.settings)
     elif command.settings.init != "scratch":
         _require_architecture(base, command.settings)
+        command = _with_init(command, pinned(command.settings.init))
     asked = Asked(named_settings, bool(name), command.epochs, command.minutes, command.allow_rate_jump)
     return dataclasses.replace(command, asked=asked), reason
+
+
+def _with_init(command: TrainCommand, init: str) -> TrainCommand:
+    return dataclasses.replace(command, settings=dataclasses.replace(command.settings, init=init))
+
+
+def _init_of_resumed(before: str, now: str) -> str:
+    """What --init names now, as a run keeps it: a hub id without a revision is the commit that the run began with."""
+    if before.startswith(f"{now}@"):
+        return before
+    return pinned(now) if "@" in now and now != before else now
 
 
 def _named(arguments: Sequence[str], file: dict[str, Any]) -> frozenset[str]:

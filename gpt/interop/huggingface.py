@@ -51,14 +51,18 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
 
 
 def find(source: str) -> Path:
-    """The directory of a Hugging Face model: a local one, or a hub id's, downloaded. Raises InputError without one."""
+    """The directory of a Hugging Face model: a local one, or a hub id's, downloaded. Raises InputError without one.
+
+    A hub id may name a revision (a branch, tag or commit) after an @; without one it is what the hub has now.
+    """
     path = Path(source)
     if path.is_dir():
         return path
     if path.parent != Path() and path.parent.is_dir():
         there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir())
         raise InputError(f"{source}: there is no such directory; {did_you_mean(path.name, there)}")
-    if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
+    repository, _, revision = source.partition("@")
+    if repository.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
         raise InputError(
             f"{source}: is neither a run directory, a Hugging Face model directory, "
             "nor a hub id such as openai-community/gpt2"
@@ -68,7 +72,10 @@ def find(source: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                source, allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]
+                repository,
+                revision=revision or None,
+                allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"],
+                ignore_patterns=["*/*"],  # the same weights for other programs
             )
         )
     except Exception as error:  # the hub's own exceptions, and whatever its network library raises
@@ -76,6 +83,11 @@ def find(source: str) -> Path:
             f"{source}: is no directory here, and the Hugging Face hub did not give it ({type(error).__name__}); "
             "name a local directory, or try again with a network"
         ) from error
+
+
+def pinned(source: str, path: Path) -> str:
+    """A name for what `find` found at `path` that stays the same: a hub id gets the commit it had then."""
+    return source if Path(source).is_dir() else f"{source.partition('@')[0]}@{path.name}"
 
 
 def is_model(path: Path) -> bool:
