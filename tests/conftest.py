@@ -1,5 +1,6 @@
 """What every test may rely on: no network, GPT-2's vocabulary where its file is at hand, small corpora and runs."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
 
 import random
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.presets import MUON, modern
 from gpt.run import open_run
 from gpt.tokens.prepare import Document, prepare
+from gpt.training import utilization
 from gpt.training.progress import ProgressDisplay
 from gpt.training.state import resume as resume_training
 from gpt.training.trainer import Trainer
@@ -34,6 +36,18 @@ from gpt.training.world import World
 def pytest_collection_modifyitems(items):
     """Tests of several processes come first, so that those that run side by side end together."""
     items.sort(key=lambda item: item.path.name not in {"test_faults.py", "test_world.py"})
+
+
+def pytest_collection_finish():
+    gc.freeze()  # whoever collects garbage need not look through all libraries and tests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def matrix_speed_measured_once():
+    """Each training measures it some times, which takes longer than the steps of a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilization, "matrix_speed", cache(utilization.matrix_speed))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,8 @@ def test_dynamos_limit_is_a_failure_and_no_silence(dynamo, monkeypatch):
 def test_a_small_function_is_really_compiled():
     compiler_fault.cache_clear()
     before = inductor_graphs()
-    assert compiler_fault("cpu") is None
+    with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):  # no programs that try out each set of instructions
+        assert compiler_fault("cpu") is None
     assert inductor_graphs() == before + 2  # the function, and its gradient
 
 

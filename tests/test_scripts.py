@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
 TINY += ("--model.ngram-rows", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+TINY += ("--evaluation.sample-tokens", "20")
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +108,19 @@ def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
     assert "go on with: python train.py --run runs/python-nano --resume" in output
     (saved,) = list_checkpoints(tmp_path / "runs" / "python-nano")
     step = json.loads((saved / "state.json").read_text())["step"]
-    again = run("train.py", "--run", "runs/python-nano", "--resume", "--steps", step + 5, cwd=tmp_path)
+    again = run_here("train.py", "--run", "runs/python-nano", "--resume", "--steps", step + 5, cwd=tmp_path)
     assert f"from step {step:,} to {step + 5:,}" in again
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, step + 6))
 
 
 def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(dataset, tmp_path):
-    options = ("nano", "--data", dataset.path, "--steps", 30, "--model.dropout", 0.2, *TINY)
+    options = ("nano", "--data", dataset.path, "--steps", 20, "--model.dropout", 0.2, *TINY)
     run_here("train.py", *options, "--run", "whole", cwd=tmp_path)
     stopped = run_here("train.py", *options, "--run", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
     assert "stopped after step 11, saved; go on with: python train.py --run parts --resume" in stopped
-    assert "from step 11 to 30" in run("train.py", "--run", "parts", "--resume", cwd=tmp_path)
-    files = [tmp_path / name / "checkpoints" / "step-00000030" / "model.safetensors" for name in ("whole", "parts")]
+    assert "from step 11 to 20" in run_here("train.py", "--run", "parts", "--resume", cwd=tmp_path)
+    files = [tmp_path / name / "checkpoints" / "step-00000020" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -208,8 +209,8 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "100", *TINY]
-    command += ["--evaluation.every", "20"]
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "40", *TINY]
+    command += ["--evaluation.every", "10"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not process.stdout.readline().startswith("step"):
         assert process.poll() is None
@@ -217,7 +218,7 @@ def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
     errors = process.stderr.read()
     process.wait(timeout=120)
     assert errors == ""
-    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 100
+    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 40
 
 
 @pytest.mark.slow
@@ -550,7 +551,7 @@ def test_gpt_export_writes_what_transformers_loads(trained, tmp_path):
     refused = gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported", code=2)
     assert "cannot represent this model, which has model.positions rotary" in refused
     exact = ("shakespeare-char-cpu", "--data", trained_data(home), "--steps", 2, *TINY, "--run", "runs/exact")
-    run("train.py", *exact, cwd=home)
+    run_here("train.py", *exact, cwd=home)
     gpt(home, "export", "--run", "runs/exact", "--to", tmp_path / "exported")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")

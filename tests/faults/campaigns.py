@@ -71,9 +71,9 @@ def options(dataset: Dataset, run: Path) -> list[str]:
     return [*SHAPE.split(), *PACE.split(), "--data", str(dataset.path), "--run-dir", str(run), "--resume"]
 
 
-def weights(run: Path) -> Weights:
+def weights(run: Path, steps: int = STEPS) -> Weights:
     newest = list_checkpoints(run)[-1]
-    assert step_of(newest) == STEPS, newest
+    assert step_of(newest) == steps, newest
     return load(newest, optimizer=True).model
 
 
@@ -413,12 +413,13 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
 
     With hsdp, so that there are copies between nodes; and a training of one process to compare with.
     """
-    one = Training(dataset, directory / "one-node", "--model.dropout", "0.0")
+    more = ("--model.dropout", "0.0", "--steps", "60", "--checkpoint.every", "20")
+    one = Training(dataset, directory / "one-node", *more)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
-    run, more = directory / "two-nodes", ("--model.dropout", "0.0", "--parallel", "hsdp")
+    run, more = directory / "two-nodes", (*more, "--parallel", "hsdp")
     nodes = [Gang(1, dataset, run, *more, launcher=meeting, log=f"node-{number}") for number in range(2)]
     assert [node.end() for node in nodes] == [0, 0], [node.output.read_text() for node in nodes]
     assert one.end() == 0
@@ -433,16 +434,17 @@ def changing_numbers(dataset: Dataset, directory: Path, numbers: list[int]) -> N
         assert gang.end() == (0 if part == len(numbers) else 1), gang.output.read_text()
 
 
-def dead_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
+def dead_ranks(dataset: Dataset, directory: Path, count: int, steps: int, rng: random.Random) -> Row:
     """kill -9 of one of three processes, up to three times a run, under `torchrun --max-restarts 3`."""
     row = Row("kill -9 of one of three processes under torchrun")
-    undisturbed = Gang(3, dataset, directory / "undisturbed-gang")
+    last = ("--steps", str(steps))
+    undisturbed = Gang(3, dataset, directory / "undisturbed-gang", *last)
     assert undisturbed.end() == 0, undisturbed.output.read_text()
-    expected = weights(directory / "undisturbed-gang")
+    expected = weights(directory / "undisturbed-gang", steps)
     number = 0
     while row.tried < count:
         number += 1
-        gang = Gang(3, dataset, directory / f"gang-{number}", launcher=("--max-restarts", "3"))
+        gang = Gang(3, dataset, directory / f"gang-{number}", *last, launcher=("--max-restarts", "3"))
         killed = 0
         while killed < 3 and row.tried + killed < count:
             before = gang.steps()
@@ -459,8 +461,8 @@ def dead_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random
             row.lost += max(0, done - (step_of(newest[-1]) if newest else 0))
             killed += 1
         code = gang.end()
-        good = code == 0 and same(weights(gang.run), expected)
-        require_valid_metrics(gang.run, STEPS)
+        good = code == 0 and same(weights(gang.run, steps), expected)
+        require_valid_metrics(gang.run, steps)
         row.tried += killed
         row.survived += killed if good else 0
         assert good, gang.output.read_text()

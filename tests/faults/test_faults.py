@@ -4,6 +4,7 @@ import random
 
 import pytest
 from campaigns import (
+    STEPS,
     Row,
     changing_numbers,
     damages,
@@ -62,15 +63,15 @@ def test_signals(dataset, undisturbed, tmp_path, count):
 
 
 @no_limit
-@pytest.mark.parametrize("count", [1, pytest.param(12, marks=slow)])
-def test_signals_to_ranks(dataset, tmp_path, count):
-    assert all_survived(signals_to_ranks(dataset, tmp_path, count, random.Random(4)))
+@slow
+def test_signals_to_ranks(dataset, tmp_path):
+    assert all_survived(signals_to_ranks(dataset, tmp_path, 12, random.Random(4)))
 
 
 @no_limit
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=slow)])
-def test_dead_ranks(dataset, tmp_path, count):
-    assert all_survived(dead_ranks(dataset, tmp_path, count, random.Random(5)))
+@pytest.mark.parametrize(("count", "steps"), [(1, 60), pytest.param(20, STEPS, marks=slow)])
+def test_dead_ranks(dataset, tmp_path, count, steps):
+    assert all_survived(dead_ranks(dataset, tmp_path, count, steps, random.Random(5)))
 
 
 def test_two_launchers_with_a_rendezvous_have_the_losses_of_one_process(dataset, tmp_path):

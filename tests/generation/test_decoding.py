@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers import exact, needs_compiler
+from helpers import SHAPE, exact, needs_compiler
 
-from gpt import Engine, InputError, SamplingConfig
+from gpt import GPT, Engine, InputError, SamplingConfig
 from gpt.generation.decoding import CompiledDecoder
 from gpt.model import cache
 
@@ -54,8 +56,9 @@ def test_the_compiled_program_draws_the_ids_of_caches(name):
 def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatch):
     """By Dynamo, which keeps eight programs of one code at the most, and runs the others uncompiled."""
     monkeypatch.setattr(cache, "SMALLEST_BUCKET", 8)
+    model = GPT(replace(SHAPE, n_layer=1)).eval()
     for _ in range(3):
-        _, engine = engines("gpt2")
+        engine = Engine(model, max_batch=3, compiled=True, notify=lambda _: None)
         submit_all(engine)
         list(engine.run())
         assert engine.decoder.step.graphs == 4  # 8, 16, 32 and the context's 48

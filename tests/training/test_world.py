@@ -30,10 +30,10 @@ def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("worlds")
     config = replace(
-        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch=3, steps=6
+        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch=3, steps=4
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
-    for name, chosen in (("whole", config), ("single", replace(config, stop_at=3)), ("modern", modern)):
+    for name, chosen in (("whole", config), ("single", replace(config, stop_at=2)), ("modern", modern)):
         named = replace(chosen, run=out / name)
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
@@ -87,7 +87,7 @@ def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
         torch.testing.assert_close(tensor, two.model[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["plain", "dropout, blocks", "bfloat16, activations"])
+@pytest.mark.parametrize("what", ["dropout, blocks", "bfloat16, activations"])
 @pytest.mark.parametrize("mode", MODES)
 def test_resuming_with_as_many_processes_is_exact(worlds, mode, what):
     """Weights, optimizer state and records: nothing differs."""
@@ -140,17 +140,17 @@ def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
 def test_several_processes_continue_what_one_began(worlds):
     out, results = worlds
     for result in results:
-        assert result["continued"] == pytest.approx(losses(out / "whole")[3:], rel=1e-4)
+        assert result["continued"] == pytest.approx(losses(out / "whole")[2:], rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_process_continues_what_several_began(worlds, dataset, modern_shape, mode):
-    """With the modern recipe, and dropout; six steps more than were asked for, so from where the rate began to fall."""
+    """With the modern recipe, and dropout; eight steps more than were asked for, from where the rate began to fall."""
     out, _ = worlds
     config = replace(modern_shape, batch_tokens=12 * 32, micro_batch=4, steps=12, run=out / f"{mode}-dropout")
     trainer = Trainer(config, GPT(config.model), dataset, config.run, World("cpu"))
     assert resume(trainer)
-    assert trainer.step == 3
+    assert trainer.step == 2
     assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
 
 
@@ -162,6 +162,12 @@ def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(worlds, mode):
     assert results[0][mode]["weights as before"] == [False, False, True, False]
 
 
+def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
+    """And what was saved is theirs."""
+    _, results = worlds
+    assert [result["stopped"] for result in results] == [[False, 2, [2]]] * 3
+
+
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("mode", MODES)
 def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, mode, where):
@@ -169,7 +175,7 @@ def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, 
     _, results = worlds
     for result in results:
         assert result[mode][f"micro-batch {where}"] == 2
-        assert result[mode][f"norms {where}"] == pytest.approx(result[mode][f"enough {where}"], rel=1e-3)
+        assert result[mode][f"norms {where}"] == pytest.approx(result[mode]["enough"], rel=1e-3)
 
 
 def test_ranks_agree(worlds):

@@ -4,21 +4,25 @@ world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one 
 trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, or `slow-start`.
 """
 
+import gc
 import json
 import math
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
 from helpers import fit
 
 from gpt import GPT, Config, InputError
-from gpt.checkpoint import load_newest
+from gpt.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.run import open_run, read_config
 from gpt.tokens.dataset import Dataset, open_dataset
+from gpt.training import utilization
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import sample_text
@@ -58,7 +62,7 @@ def timeless(run: Path) -> list[Result]:
     return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
 
 
-def exact(config: Config, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 3) -> str:
+def exact(config: Config, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 2) -> str:
     """What differs between a run of that name, made here unless it is there, and one that stops and is resumed."""
     quiet = ProgressDisplay(1, quiet=True)
     undisturbed, parts = out / name, out / f"{name}-parts"
@@ -94,27 +98,36 @@ def skip(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
     return {"skipped": ["skipped" in record for record in records], "weights as before": same}
 
 
-def run_out(config: Config, dataset: Dataset, out: Path, world: World, where: str) -> Result:
+def run_out(config: Config, dataset: Dataset, out: Path, world: World) -> Result:
     """In the second step rank 1 alone cannot hold more than two sequences; as shards, none.
 
     In the forward pass of the second micro-batch, or in the backward pass of the first; beside it, the same without.
     """
-    config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch=4)
-    trained = trainer(config, dataset, out / f"{config.parallel}-{where}", world)
-    reference = trainer(config, dataset, out / f"{config.parallel}-{where}-enough", world)
-    seen = []
+    config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch=4, steps=3)
+    results: Result = {"enough": norms(trainer(config, dataset, out / f"{config.parallel}-enough", world))}
+    for where in ("forward", "backward"):
+        trained = trainer(config, dataset, out / f"{config.parallel}-{where}", world)
+        exhaust_once(trained, where)
+        results |= {f"norms {where}": norms(trained), f"micro-batch {where}": trained.micro_batch.size}
+    return results
+
+
+def norms(trained: Trainer) -> list[object]:
+    return [trained.train_step()["gradient_norm"] for _ in range(3)]
+
+
+def exhaust_once(trained: Trainer, where: str) -> None:
+    world, seen = trained.world, []
 
     def fail(*_: object) -> None:
         seen.append(trained.step)
-        if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or config.parallel != "ddp"):
+        if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or trained.config.parallel != "ddp"):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     if where == "forward":
         trained.model.register_forward_pre_hook(fail)
     else:
         trained.model.blocks[0].mlp.register_full_backward_hook(fail)
-    norms = [[t.train_step()["gradient_norm"] for _ in range(4)] for t in (trained, reference)]
-    return {f"norms {where}": norms[0], f"enough {where}": norms[1], f"micro-batch {where}": trained.micro_batch.size}
 
 
 def resume_after_halving(config: Config, dataset: Dataset, out: Path, world: World) -> bool:
@@ -134,10 +147,24 @@ def resume_after_halving(config: Config, dataset: Dataset, out: Path, world: Wor
     save(trained)
     resumed = trainer(config, dataset, trained.run, world, resumes=True)
     for each in (trained, resumed):
-        for _ in range(2):
-            each.train_step()
+        each.train_step()
     assert trained.micro_batch.size == resumed.micro_batch.size == 2
     return equal(whole(trained), whole(resumed))
+
+
+def stop(config: Config, dataset: Dataset, out: Path, world: World) -> list[object]:
+    """Rank 1 alone gets a signal, in the second step: whether the training ended, its step, and what was saved."""
+    trained = trainer(config, dataset, out / "stopped", world)
+    honest = trained.train_step
+
+    def step() -> Result:
+        if (trained.step, world.rank) == (1, 1):
+            signal.raise_signal(signal.SIGTERM)
+        return honest()
+
+    trained.train_step = step
+    ended = fit(trained, ProgressDisplay(1, quiet=True))
+    return [ended, trained.step, [step_of(path) for path in list_checkpoints(trained.run)]]
 
 
 def draw(config: Config, dataset: Dataset, world: World) -> list[str]:
@@ -159,8 +186,9 @@ def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
     results: dict[str, object] = {}
     config = read_config(out / "single")
     continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
-    results["continued"] = [continued.train_step()["train_loss"] for _ in range(3)]
+    results["continued"] = [continued.train_step()["train_loss"] for _ in range(2)]
     config = replace(config, stop_at=None, init="scratch")
+    results["stopped"] = stop(config, dataset, out, world)
     recipe = read_config(out / "modern")
     for parallel in MODES:
         chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
@@ -169,15 +197,13 @@ def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
         dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
         narrow = replace(chosen, dtype="bfloat16", recompute="activations", micro_batch=1)
         results[parallel] = {
-            "plain": exact(chosen, dataset, out, world, parallel, stop_at=1),
             "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
-            "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
+            "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
             "after halving": resume_after_halving(dropping, dataset, out, world),
             "samples": draw(modern, dataset, world),
         }
         results[parallel] |= skip(chosen, dataset, out, world)
-        for where in ("forward", "backward"):
-            results[parallel] |= run_out(chosen, dataset, out, world, where)
+        results[parallel] |= run_out(chosen, dataset, out, world)
     return results | agreements(world)
 
 
@@ -232,6 +258,8 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
 
 
 def main(task: str, data: Path, out: Path) -> None:
+    gc.freeze()  # what was imported need not be looked through again
+    utilization.matrix_speed = cache(utilization.matrix_speed)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
     with join_world("cpu", timeout=2 if task == "slow-start" else 60) as world:
         if task == "all":
