@@ -27,6 +27,8 @@ from gpt.errors import InputError
 from gpt.integrity import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, Damaged, Gone, Tensors, read_json, reading, verify
 
 NAME = re.compile(r"step-(\d{8,})")
+Rank = tuple[object, int | None, float, int]
+Faults = tuple[type[Exception], ...]
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 
 
@@ -140,14 +142,14 @@ def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
     """
     told = set()
 
-    def passed_over(error: Damaged) -> None:
+    def passed_over(error: Exception) -> None:
         if str(error) not in told:
             say(f"damaged checkpoint: {error}; passed over")
         told.add(str(error))
 
     while True:
         with contextlib.suppress(Gone):
-            for path in _best_first(run, passed_over):
+            for path in _sorted(_ranks(run, (Damaged,), passed_over)):
                 try:
                     return load(path, optimizer=False)
                 except Damaged as error:
@@ -161,10 +163,7 @@ def prune(run: Path, keep: int, say: Callable[[str], None], branch: int = 0) -> 
     What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
     """
     with _said(say):
-        checkpoints, ranks = list_checkpoints(run), {}
-        for path in checkpoints:
-            with contextlib.suppress(InputError, OSError):
-                ranks[path] = _rank(path)
+        checkpoints, ranks = list_checkpoints(run), _ranks(run)
         kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
@@ -181,28 +180,41 @@ def _said(say: Callable[[str], None]) -> Generator[None]:
         say(f"older checkpoints could not be removed ({error}); the next save tries again")
 
 
-def _best_first(run: Path, on_damaged: Callable[[Damaged], None]) -> list[Path]:
-    """The checkpoints whose state is whole, by validation loss; the newer of equals and of unevaluated ones first."""
+def best_state(run: Path) -> dict[str, Any] | None:
+    """The state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
+    best = _sorted(_ranks(run))[:1]
+    return read_state(best[0]) if best else None
+
+
+def _ranks(
+    run: Path, faults: Faults = (InputError, OSError), on_fault: Callable[[Exception], None] = lambda _: None
+) -> dict[Path, Rank]:
+    """The checkpoints that can be judged, for all that such faults say."""
     ranks = {}
     for path in list_checkpoints(run):
         try:
             ranks[path] = _rank(path)
-        except Damaged as error:
-            on_damaged(error)
-    return _sorted(ranks)
+        except faults as error:
+            on_fault(error)
+    return ranks
 
 
-def _rank(path: Path) -> tuple[object, float, int]:
-    """The data that a checkpoint was trained on; what the best has least of: validation loss; the newer of equals."""
+def _rank(path: Path) -> Rank:
+    """The data that a checkpoint was trained on, how much was predicted, and of what the best has least: loss, age."""
     state = read_state(path)
-    loss = state["evaluation"]["loss"] if state.get("evaluation") else math.inf
-    return state.get("dataset_fingerprint"), loss if math.isfinite(loss) else math.inf, -step_of(path)
+    evaluation = state.get("evaluation") or {}
+    loss = evaluation.get("loss", math.inf)
+    loss = loss if math.isfinite(loss) else math.inf
+    return state.get("dataset_fingerprint"), evaluation.get("tokens"), loss, -step_of(path)
 
 
-def _sorted(ranks: dict[Path, tuple[object, float, int]]) -> list[Path]:
-    """The best first, of those on the newest one's data: losses on other data are not to be compared with."""
-    newest = ranks[max(ranks, key=step_of)][0] if ranks else None
-    return sorted(ranks, key=lambda path: (ranks[path][0] != newest, *ranks[path][1:]))
+def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
+    """The best first, of those evaluated like the newest: losses on other data, or other parts of it, say nothing."""
+    by_age = sorted(ranks, key=step_of, reverse=True)
+    data = ranks[by_age[0]][0] if by_age else None
+    evaluated = [ranks[path][:2] for path in by_age if ranks[path][0] == data and math.isfinite(ranks[path][2])]
+    newest = evaluated[0] if evaluated else (data, None)
+    return sorted(ranks, key=lambda path: (ranks[path][0] != data, ranks[path][:2] != newest, *ranks[path][2:]))
 
 
 def _clean(directory: Path) -> None:

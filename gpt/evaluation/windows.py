@@ -56,6 +56,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.begins)
 
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted."""
+        return int((self.lasts - self.firsts + 1).sum())
+
     def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
         """Inputs, targets and the number of each target's piece: (B, T) int64 each; the rest of targets is IGNORED."""
         inputs = np.zeros((len(windows), self.context), dtype=np.int64)

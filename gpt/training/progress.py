@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt.terminal import printable
-from gpt.training.overfitting import OverfittingWatch
 
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
@@ -50,7 +49,6 @@ class ProgressDisplay:
         self.steps = steps
         self.console = console or _Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line = -float("inf")
-        self._overfitting = OverfittingWatch(self.say)
         self._line = self._shown = ""  # the newest line, and the newest that stays on the screen
         self._live = Progress(
             BarColumn(bar_width=8), TextColumn("{task.description}"), console=self.console, transient=True
@@ -68,7 +66,13 @@ class ProgressDisplay:
         if self._line != self._shown:  # the last loss stays, however it ended
             self.say(self._line)
 
-    def update(self, record: dict[str, Any], validation_loss: float | None, seconds_left: float) -> None:
+    def update(
+        self,
+        record: dict[str, Any],
+        validation_loss: float | None,
+        seconds_left: float,
+        warning: str | None = None,
+    ) -> None:
         line = self._line = progress_line(record, self.steps, validation_loss, seconds_left)
         if self.console.is_terminal:
             self._live.update(self._task, completed=record["step"], description=line)
@@ -78,7 +82,8 @@ class ProgressDisplay:
             self._last_line = time.monotonic()
         if "sample" in record:
             self.say("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
-        self._overfitting.hear(record)
+        if warning:
+            self.say(warning)
 
     def say(self, message: str) -> None:
         self.console.print(printable(message), markup=False, emoji=False)

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from gpt import checkpoint
 from gpt.errors import InputError
-from gpt.evaluation.loss import Evaluation
 from gpt.memory import is_out_of_memory
 from gpt.run import write_config, write_tokenizer
 from gpt.training.continuation import Schedule, judge, set_later_aside, starting_point
+from gpt.training.evaluated import (
+    evaluates_alike,
+    pack,
+    restore_evaluations,
+    tokens_evaluated,
+    without_evaluations,
+)
 from gpt.training.exact import conditions, meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import branch_point
@@ -83,11 +89,14 @@ def _state(trainer: "Trainer") -> dict[str, Any]:
         "evaluations": trainer.evaluations,
         "evaluated_windows": len(trainer.windows),
         "unevaluated": trainer.unevaluated,
-        "record": None if evaluation else trainer.record,
+        "record": trainer.record,
         "schedule": Schedule.of(trainer.config).state(),
         "best_validation_loss": None if math.isinf(best) else best,
         "last_validation_loss": trainer.last_loss,
         "fruitless_evaluations": trainer.fruitless_evaluations,
+        "best_sums": None if trainer.best_sums is None else pack(trainer.best_sums),
+        "gain": asdict(trainer.gain) if trainer.gain else None,
+        "overfitting": asdict(trainer.overfitting),
         "dataset_fingerprint": trainer.dataset.fingerprint,
         "guard": trainer.guard.state(),
         "loss_scale": trainer.scale.state(),
@@ -132,9 +141,8 @@ def resume(
         parts = world.scatter(moments, trainer.optimizer.places(shapes))
         trainer.optimizer.load_state(parts)
         branches = from_step is not None or state["step"] != newest
-        if branches and world.from_main(lambda: set_later_aside(run, state["step"], trainer.say)):
-            own = state["evaluation"]  # better ones may have gone with the other way
-            state |= {"best_validation_loss": own["loss"] if own else None, "fruitless_evaluations": 0}
+        if branches:
+            world.from_main(lambda: set_later_aside(run, state["step"], trainer.say))
         _restore(trainer, state)
         meet_conditions(trainer, state.get("conditions", {}))
     if world.is_main:  # only now, as nothing can refuse any more
@@ -144,17 +152,17 @@ def resume(
 
 
 def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
-    best = state["best_validation_loss"]
     trainer.step = trainer.saved_step = state["step"]
-    trainer.elapsed, trainer.unevaluated = state["elapsed_s"], state["unevaluated"]
-    if trainer.step == trainer.config.steps and not state["evaluation"]:  # which was not the last step before
-        trainer.unevaluated = trainer.unevaluated or state.get("record")
-    if state["dataset_fingerprint"] == trainer.dataset.fingerprint:  # else a loss says nothing of this data
-        trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
-        trainer.evaluations = state.get("evaluations", 0)  # older checkpoints have none
-        if state.get("complete_evaluation"):
-            trainer.complete_evaluation = Evaluation(**state["complete_evaluation"])
-        trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)  # older checkpoints have none
+    trainer.elapsed = state["elapsed_s"]
+    record = state["unevaluated"] or state.get("record")
+    if evaluates_alike(trainer, state):
+        restore_evaluations(trainer, state)
+    else:
+        record = record and without_evaluations(record)
+    complete = trainer.windows.is_complete or trainer.complete_evaluation
+    due = trainer.at_the_end and not (trainer.evaluation and complete)  # where it was not the end before, or cut short
+    trainer.record = record
+    trainer.unevaluated = record if state["unevaluated"] or due else None
     trainer.guard.load_state(state["guard"])
     trainer.scale.load_state(state["loss_scale"])
     trainer.micro_batch.load_state(state["micro_batch"])
@@ -189,11 +197,16 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
                 "restore it, begin a new run from these weights with --init, or go on with --allow-other-data"
             )
         trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
-    before = state.get("evaluated_windows", trainer.windows.whole)  # older versions had no budget
-    if before != len(trainer.windows) and not allow_other_data:
-        raise InputError(
-            f"--evaluation.tokens {trainer.config.evaluation.tokens}: the losses of {run} so far, its best one too, "
-            "are of another part of the validation split; leave it out, or begin a new run with --init"
+    elif not evaluates_alike(trainer, state):
+        now, before = trainer.config.evaluation.tokens, tokens_evaluated(trainer, state)
+        if not allow_other_data:
+            raise InputError(
+                f"--evaluation.tokens {now}: the losses of {run} so far, its best one too, are of another part of the "
+                f"validation split: go on with --evaluation.tokens {before}, which is the same part, or with "
+                "--allow-other-data, which forgets them"
+            )
+        trainer.say(
+            f"--evaluation.tokens {now} and not {before}: losses so far are forgotten, and a new best is sought"
         )
     if state["step"] > steps:
         raise InputError(

@@ -29,6 +29,7 @@ from gpt.training.guard import MOST_SKIPPED, NO_TARGETS, GradientGuard, LossScal
 from gpt.training.memory import MicroBatch
 from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
 from gpt.training.optimizer import Optimizer
+from gpt.training.overfitting import OverfittingWatch
 from gpt.training.passes import compiled_passes, give_way, move_weights
 from gpt.training.profile import step_profiler
 from gpt.training.progress import Clock, ProgressDisplay
@@ -36,7 +37,7 @@ from gpt.training.schedule import branch_point, rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save, unsaved_steps
 from gpt.training.utilization import Utilization
-from gpt.training.validation import evaluate, evaluate_at_the_end, validation_windows
+from gpt.training.validation import evaluate, validation_windows
 from gpt.training.world import World
 
 
@@ -67,11 +68,12 @@ class Trainer:
         self.evaluations = 0
         self.best_sums: Tensor | None = None  # of this process's best evaluation
         self.gain: Difference | None = None  # of it on the best one before
-        self.unevaluated: Record | None = None  # of a step whose evaluation was cut short
+        self.unevaluated: Record | None = None  # of a step of whose evaluations one was cut short
         self.record: Record | None = None  # of the newest step
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
         self.fruitless_evaluations = 0  # in a row, since the best one
+        self.overfitting = OverfittingWatch()
         self.utilization = Utilization(config.model, world, self.dtype)
         self.say = world.say
 
@@ -97,24 +99,23 @@ class Trainer:
             display,
             step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled,
         ):
-            while (self.step < last or self.unevaluated) and not (self.stopped_early or world.any(stop.is_set())):
+            while (self.unevaluated or (self.step < last and not self.stopped_early)) and not world.any(stop.is_set()):
                 record = self.record = self.unevaluated or self.train_step()
                 record["elapsed_s"] = self.elapsed = clock.elapsed()
                 is_best = False
                 if self.unevaluated or self.step == config.steps or due(self.step, config.evaluation.every):
-                    result = evaluate(self, record, stop)
-                    if result is None:
+                    is_best = evaluate(self, record, stop)
+                    if self.unevaluated:
                         break
-                    is_best = result.loss < self.best_loss
-                    self.fruitless_evaluations = 0 if is_best else self.fruitless_evaluations + 1
-                    evaluate_at_the_end(self, record, stop)
                 if self.evaluation or "skipped" in record or self.step == last or due(self.step, config.log_every):
                     for log in logs:
                         log.write(record)
-                display.update(record, self.last_loss, clock.seconds_left(self.step, last))
+                left, warning = clock.seconds_left(self.step, last), self.overfitting.hear(record)
+                display.update(record, self.last_loss, left, warning)
                 if self.guard.skipped_in_a_row == MOST_SKIPPED:
                     break
-                save_due |= is_best or self.step in (last, branch) or due(self.step, config.checkpoint.every)
+                save_due |= is_best or self.complete_evaluation is not None
+                save_due |= self.step in (last, branch) or due(self.step, config.checkpoint.every)
                 if save_due and (is_best or not self.guard.skipped_in_a_row):  # weights that gave a finite loss
                     save(self)
                     save_due = False
@@ -134,6 +135,11 @@ class Trainer:
     def stopped_early(self) -> bool:
         """Whether as many evaluations in a row as early_stop asks for brought no new best loss."""
         return self.config.early_stop is not None and self.fruitless_evaluations >= self.config.early_stop
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether no step is left to be done."""
+        return self.step == self.config.steps or self.stopped_early
 
     def train_step(self) -> Record:
         """One optimizer step; the loss is the mean over all targets of the batch, however it is divided.
@@ -159,7 +165,7 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.step += 1
         self.world.hurry()
-        self.evaluation = None
+        self.evaluation = self.complete_evaluation = None
         tokens_per_s = self.config.batch_tokens / (time.perf_counter() - start)
         record: Record = {
             "step": self.step,

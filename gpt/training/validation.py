@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gpt.config import Config
 from gpt.evaluation.compare import Measured, loss_difference
-from gpt.evaluation.loss import Evaluation, summarize, window_sums
+from gpt.evaluation.loss import summarize, window_sums
 from gpt.evaluation.windows import Windows
 from gpt.tokens.dataset import Dataset
 from gpt.training.metrics import Record, evaluation_record
@@ -24,46 +24,58 @@ def validation_windows(config: Config, dataset: Dataset, complete: bool = False)
     return Windows(dataset.validation, config.model.context, dataset.tokenizer.end_of_text, tokens=budget)
 
 
-def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> Evaluation | None:
-    """Evaluate on the windows of the budget and add the result to the step's record.
+def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
+    """Evaluate on the windows of the budget, at the end on the complete split, too, and add the results to the record.
 
-    None if a signal cut it short; the record is then kept, to be completed when the run goes on.
+    Whether the first is the best yet. Where a signal cuts one short, the record is kept as `unevaluated`: what it lacks
+    is made up for when the run goes on.
     """
+    trainer.unevaluated = record
+    if "val_loss" not in record and not _evaluate_windows(trainer, record, stop):
+        return False
+    is_best = trainer.evaluation is not None and trainer.evaluation.loss < trainer.best_loss
+    if trainer.at_the_end and not trainer.windows.is_complete and not _evaluate_complete(trainer, record, stop):
+        return is_best
+    trainer.unevaluated = None
+    return is_best
+
+
+def _evaluate_windows(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
+    """Evaluate as each evaluation is done; False if a signal cut it short."""
     sums = _sums(trainer, trainer.windows, stop)
-    trainer.unevaluated = record if sums is None else None
     if sums is None:
-        return None
+        return False
     if trainer.config.evaluation.sample_tokens:
         tokens = trainer.config.evaluation.sample_tokens
         record["sample"] = sample_text(trainer.model, trainer.dataset, tokens, trainer.world)
     result = summarize(sums, trainer.windows)
     trainer.evaluation, trainer.last_loss = result, result.loss
     trainer.evaluations += 1
+    trainer.fruitless_evaluations += 1
     if result.loss < trainer.best_loss:
+        trainer.fruitless_evaluations = 0
         before, now = trainer.best_sums, Measured(sums.numpy(), trainer.windows)
         trainer.gain = None if before is None else loss_difference(Measured(before.numpy(), trainer.windows), now)
         trainer.best_sums = sums
     record |= evaluation_record(result)
-    return result
+    return True
 
 
-def evaluate_at_the_end(trainer: "Trainer", record: Record, stop: StopRequest) -> None:
-    """Evaluate the last weights on the complete split, too, if it is the end and the budget was less than that.
+def _evaluate_complete(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
+    """Evaluate the last weights on the complete split; False if a signal cut it short.
 
     The figure stands by itself: no best loss is compared with it.
     """
-    at_the_end = trainer.step == trainer.config.steps or trainer.stopped_early
-    if trainer.windows.is_complete or not at_the_end:
-        return
     save(trainer)  # what follows can take hours, which a kill is not to cost
     windows = validation_windows(trainer.config, trainer.dataset, complete=True)
     trainer.say(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
     sums = _sums(trainer, windows, stop)
     if sums is None:
-        trainer.say("stopped before that was done; `gpt eval` does it, too")
-        return
+        trainer.say("stopped before that was done; --resume begins it again, and `gpt eval` does it, too")
+        return False
     trainer.complete_evaluation = summarize(sums, windows)
     record |= evaluation_record(trainer.complete_evaluation, "complete_")
+    return True
 
 
 def _sums(trainer: "Trainer", windows: Windows, stop: StopRequest) -> Tensor | None:

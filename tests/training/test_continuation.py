@@ -8,9 +8,10 @@ import torch
 from helpers import fit
 
 from gpt import InputError, checkpoint
-from gpt.checkpoint import list_checkpoints, load_newest, step_of
+from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.config import CheckpointConfig, OptimizerConfig
 from gpt.run import load_run, read_config
+from gpt.training import validation
 from gpt.training.continuation import Schedule
 from gpt.training.metrics import read_metrics
 
@@ -244,6 +245,52 @@ def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet,
     assert [record["step"] for record in read_metrics(trainer.run)] == list(range(1, 31))
     with pytest.raises(InputError, match=r"--from-step 7: .* has no checkpoint of that step; it has those of 20, 30"):
         make_trainer(tiny_config, resume=True, from_step=7)
+
+
+def with_losses(monkeypatch, losses):
+    """Evaluations of so many steps with these losses, whatever the weights."""
+    honest, trainers = validation.summarize, []
+    monkeypatch.setattr(
+        validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=losses[trainers[-1].step])
+    )
+    return trainers
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "best", "fruitless"),
+    [
+        ({4: 3.0, 8: 4.0, 12: 5.0, 16: 2.0, 20: 2.5}, 9, 3.0, 2),  # the best is from before the step
+        ({4: 5.0, 8: 4.0, 12: 3.0, 16: 2.0, 20: 2.5}, 9, 3.0, 0),  # of the step itself
+        ({4: 4.0, 8: 3.0, 12: 5.0, 16: 2.0, 20: 2.5}, 2, 5.0, 0),  # it was removed for a better one that goes aside
+    ],
+)
+def test_the_best_is_that_of_the_best_checkpoint_that_is_left(
+    make_trainer, tiny_config, quiet, monkeypatch, losses, keep, best, fruitless
+):
+    trainers = with_losses(monkeypatch, losses | {14: 3.5})
+    evaluation = replace(tiny_config.evaluation, every=4)
+    optimizer = replace(WSD, warmup_steps=5)  # the checkpoint of step 12 is kept
+    config = replace(tiny_config, steps=20, optimizer=optimizer, evaluation=evaluation)
+    config = replace(config, checkpoint=CheckpointConfig(every=4, keep=keep))
+    trainers.append(make_trainer(config))
+    fit(trainers[-1], quiet)
+    again = make_trainer(config, resume=True, from_step=12)
+    left = load_best(again.run, print).state["evaluation"]["loss"]
+    assert (again.best_loss, again.fruitless_evaluations) == (left, fruitless) == (best, fruitless)
+    assert again.best_sums is not None or keep == 2
+    trainers.append(again)
+    again.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
+    fit(again, quiet)
+    assert load_best(again.run, print).state["evaluation"]["loss"] == again.best_loss == min(best, 3.5)
+
+
+def test_a_damaged_best_is_not_what_early_stop_compares_with(make_trainer, tiny_config, quiet, monkeypatch):
+    trainers = with_losses(monkeypatch, {10: 3.0, 20: 2.0})
+    trainers.append(make_trainer(replace(tiny_config, stop_at=20)))
+    fit(trainers[-1], quiet)
+    damage(trainers[-1].run, 20)
+    again = make_trainer(tiny_config, resume=True)
+    assert (again.step, again.best_loss, again.fruitless_evaluations) == (10, 3.0, 0)
 
 
 def test_setting_aside_that_was_cut_short_is_done_again(make_trainer, tiny_config, quiet, monkeypatch):

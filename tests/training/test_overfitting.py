@@ -1,3 +1,5 @@
+import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +11,12 @@ from gpt.training.overfitting import OverfittingWatch, overfitted
 
 def hear(losses):
     """What the watch says to (training loss, validation loss) pairs, an evaluation every second step."""
-    said = []
-    watch = OverfittingWatch(said.append)
+    said, watch = [], OverfittingWatch()
     for number, (training, validation) in enumerate(losses):
-        watch.hear({"step": 2 * number + 1, "train_loss": training})
-        watch.hear({"step": 2 * number + 2, "train_loss": training, "val_loss": validation})
-    return said
+        said.append(watch.hear({"step": 2 * number + 1, "train_loss": training}))
+        watch = OverfittingWatch(**json.loads(json.dumps(asdict(watch))))  # as a resume has it
+        said.append(watch.hear({"step": 2 * number + 2, "train_loss": training, "val_loss": validation}))
+    return [words for words in said if words]
 
 
 @pytest.mark.parametrize(

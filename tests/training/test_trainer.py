@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import signal
@@ -6,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import fit, needs_compiler
+from rich.console import Console
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, checkpoint
 from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.config import IGNORED, CheckpointConfig, EvaluationConfig
-from gpt.evaluation.loss import Evaluation
 from gpt.training import trainer as trainer_module
 from gpt.training import validation
 from gpt.training.metrics import read_metrics
-from gpt.training.progress import printable
+from gpt.training.progress import ProgressDisplay, printable
 from gpt.training.signals import StopRequest
 from gpt.training.state import resume
 from gpt.training.trainer import Trainer
@@ -70,7 +71,34 @@ def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_trainer, any_
     require_equal(one.model, two.model)
     require_equal(one.optimizer, two.optimizer)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(second.run))
-    assert one.state["evaluation"] == two.state["evaluation"]
+    clocked = ("elapsed_s", "record")
+    states = [{key: value for key, value in saved.state.items() if key not in clocked} for saved in (one, two)]
+    assert states[0] == states[1]
+    assert whole.gain == second.gain
+    assert whole.gain is not None  # the last table's row "change"
+
+
+def test_a_resumed_run_warns_of_learning_by_heart_when_an_undisturbed_one_does(make_trainer, tiny_config, monkeypatch):
+    """The warning compares with losses from before the stop, and comes once; also where not every step is logged."""
+    honest = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda trainer: honest(trainer) | {"train_loss": 5 - trainer.step / 10})
+    honest_summary = validation.summarize
+    config = replace(tiny_config, steps=40, log_every=7)
+
+    def lines(name, stops):
+        losses, said = iter([4.0, 3.0, 6.0, 7.0]), []
+        monkeypatch.setattr(validation, "summarize", lambda *sums: replace(honest_summary(*sums), loss=next(losses)))
+        for number, stop_at in enumerate(stops):
+            console = Console(file=io.StringIO(), width=1000)
+            trainer = make_trainer(replace(config, stop_at=stop_at), name, resume=number > 0)
+            fit(trainer, ProgressDisplay(40, console=console))
+            said += [line for line in console.file.getvalue().splitlines() if "by heart" in line]
+        return said
+
+    whole = lines("whole", [None])
+    assert len(whole) == 1
+    assert whole[0].startswith("step 30: it has begun to learn the text by heart: validation is 6.0000")
+    assert lines("parts", [15, 24, 33, None]) == whole
 
 
 def test_how_often_one_evaluates_or_saves_does_not_change_the_training(make_trainer, tiny_config, quiet):
@@ -571,8 +599,10 @@ def test_resuming_is_exact_in_every_precision_and_accumulation(make_trainer, tin
     require_equal(one.model, two.model)
     require_equal(one.optimizer, two.optimizer)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(parts.run))
-    timeless = [{key: value for key, value in c.state.items() if key != "elapsed_s"} for c in (one, two)]
+    timeless = [{key: value for key, value in c.state.items() if key not in CLOCKED} for c in (one, two)]
+    records = [plain([state.pop("record")]) for state in timeless]
     assert timeless[0] == timeless[1]
+    assert records[0] == records[1]
 
 
 def test_float16_lowers_its_scale_when_gradients_overflow_and_learns_from_every_batch(make_trainer, tiny_config):
@@ -661,13 +691,9 @@ def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
 def test_the_best_of_other_data_is_forgotten(make_trainer, tiny_config, quiet, monkeypatch):
     """A loss on one validation split is not compared with that on another."""
     losses = {5: 1.0, 10: 0.5, 15: 9.0, 20: 8.0, 25: 8.5}
-
-    def evaluate(trainer, record, stop):
-        loss = losses[trainer.step]
-        trainer.evaluation, trainer.last_loss = Evaluation(loss, 0.1, 1.0, 0.1, 1.0, 0.1, 10, 10), loss
-        return trainer.evaluation
-
-    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+    honest = validation.summarize
+    results = iter(losses.values())
+    monkeypatch.setattr(validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=next(results)))
     config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
     first = make_trainer(replace(config, stop_at=14, early_stop=4))
     fit(first, quiet)

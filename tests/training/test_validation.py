@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import signal
 from dataclasses import replace
@@ -11,8 +12,8 @@ import pytest
 import torch
 from helpers import fit
 
-from gpt import InputError
-from gpt.checkpoint import load_newest
+from gpt import InputError, checkpoint
+from gpt.checkpoint import list_checkpoints, load_best, load_newest
 from gpt.evaluation.loss import evaluate
 from gpt.training import validation
 from gpt.training.metrics import read_metrics
@@ -96,29 +97,152 @@ def test_a_budget_above_the_split_evaluates_it_once(make_trainer, tiny_config, q
     assert not [record for record in read_metrics(trainer.run) if "complete_val_loss" in record]
 
 
-def test_a_signal_in_the_last_and_complete_evaluation_leaves_it_out(make_trainer, budgeted, quiet, monkeypatch):
-    original, said = validation.window_sums, []
+@pytest.fixture
+def interrupted(monkeypatch):
+    """What is put into it comes, as a signal or an exception, in the next evaluation on the complete split."""
+    honest, ways = validation.window_sums, []
+
+    def window_sums(model, windows, *arguments, **options):
+        if windows.is_complete and ways:
+            way = ways.pop()
+            if not isinstance(way, signal.Signals):
+                raise way
+            signal.raise_signal(way)
+        return honest(model, windows, *arguments, **options)
+
+    monkeypatch.setattr(validation, "window_sums", window_sums)
+    return ways
+
+
+def plain(run):
+    """A run's records without what depends on the clock."""
+    clocked = ("elapsed_s", "tokens_per_s", "flops_utilization")
+    return [{key: value for key, value in record.items() if key not in clocked} for record in read_metrics(run)]
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("way", [signal.SIGUSR1, KeyboardInterrupt()], ids=["signal", "kill"])
+def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
+    make_trainer, budgeted, quiet, interrupted, way, early
+):
+    """At the last step, or where it stopped early: nothing but the clock tells a difference."""
+    said = []
     quiet.say = said.append
+    if early:  # with such a rate nothing is learned
+        optimizer = replace(budgeted.optimizer, learning_rate=1e-15)
+        budgeted = replace(budgeted, optimizer=optimizer, early_stop=1)
+    whole = make_trainer(budgeted, "whole")
+    assert fit(whole, quiet)
+    assert whole.step == (20 if early else 30)
+    interrupted.append(way)
+    first = make_trainer(budgeted, "parts")
+    if way == signal.SIGUSR1:
+        assert not fit(first, quiet)
+        assert any("stopped before that was done; --resume begins it again" in message for message in said)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            fit(first, quiet)
+    assert first.complete_evaluation is None
+    assert load_newest(first.run, print).state["step"] == whole.step
+    second = make_trainer(budgeted, "parts", resume=True)
+    assert fit(second, quiet)
+    assert second.complete_evaluation == whole.complete_evaluation
+    assert second.complete_evaluation is not None
+    states = [load_newest(trainer.run, print).state for trainer in (whole, second)]
+    clocked = ("elapsed_s", "record")
+    one, two = ({key: value for key, value in state.items() if key not in clocked} for state in states)
+    assert one == two
+    assert plain(whole.run) == plain(second.run)
+    again = make_trainer(budgeted, "parts", resume=True)  # nothing is left to be done
+    assert again.unevaluated is None
+    assert fit(again, quiet)
+    assert again.complete_evaluation == whole.complete_evaluation
+    assert plain(whole.run) == plain(again.run)
 
-    def interrupted(model, windows, *arguments, **options):
-        if windows.is_complete:
-            signal.raise_signal(signal.SIGUSR1)
-        return original(model, windows, *arguments, **options)
 
-    monkeypatch.setattr(validation, "window_sums", interrupted)
-    trainer = make_trainer(budgeted)
-    fit(trainer, quiet)
-    assert trainer.complete_evaluation is None
-    assert trainer.saved_step == 30
-    assert any("stopped before that was done" in message for message in said)
+def test_more_steps_take_the_place_of_a_complete_evaluation_that_was_cut_short(
+    make_trainer, budgeted, quiet, interrupted
+):
+    interrupted.append(signal.SIGUSR1)
+    fit(make_trainer(budgeted), quiet)
+    longer = make_trainer(replace(budgeted, steps=35), resume=True, allow_rate_jump=True)
+    assert fit(longer, quiet)
+    assert longer.complete_evaluation is not None
+    records = read_metrics(longer.run)
+    assert [record["step"] for record in records] == list(range(1, 36))
+    assert ["complete_val_loss" in record for record in records[29:]] == 5 * [False] + [True]
+
+
+def test_a_run_that_ends_earlier_than_it_was_to_gets_its_complete_evaluation(make_trainer, budgeted, quiet):
+    """Its last step was evaluated, but not as the last one."""
+    fit(make_trainer(replace(budgeted, stop_at=20)), quiet)
+    trainer = make_trainer(replace(budgeted, steps=20), resume=True, allow_rate_jump=True)
+    assert fit(trainer, quiet)
+    assert trainer.complete_evaluation is not None
+    assert "complete_val_loss" in read_metrics(trainer.run)[-1]
 
 
 def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_trainer, budgeted, quiet):
     fit(make_trainer(replace(budgeted, stop_at=20)), quiet)
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640))
-    with pytest.raises(InputError, match=r"--evaluation.tokens 640: the losses of .* are of another part"):
+    remedy = "go on with --evaluation.tokens 320, which is the same part, or with --allow-other-data"
+    with pytest.raises(InputError, match=f"--evaluation.tokens 640: the losses of .* are of another part.*{remedy}"):
         make_trainer(other, resume=True)
     assert make_trainer(budgeted, resume=True).step == 20
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("stopped_at", [20, 25])
+def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(
+    make_trainer, budgeted, quiet, capsys, old, stopped_at
+):
+    """In the state, on disk and for early_stop; also of a run from before there was a budget."""
+    before = replace(budgeted.evaluation, tokens=10**9) if old else budgeted.evaluation
+    first = make_trainer(replace(budgeted, evaluation=before, stop_at=stopped_at))
+    fit(first, quiet)
+    saved = [checkpoint.load(path, optimizer=True) for path in list_checkpoints(first.run)]
+    for each in saved:
+        state = each.state | {"best_validation_loss": 0.01}
+        if state["evaluation"]:
+            state["evaluation"] |= {"loss": 0.01}
+        if old:
+            del state["evaluated_windows"]
+        checkpoint.save(first.run, each.model, each.optimizer, state)
+    other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640, every=2))
+    second = make_trainer(replace(other, stop_at=stopped_at + 1), resume=True, allow_other_data=True)
+    assert "--evaluation.tokens 640 and not " in capsys.readouterr().out
+    assert (second.best_loss, second.evaluations, second.fruitless_evaluations) == (math.inf, 0, 0)
+    fit(second, quiet)
+    third = make_trainer(other, resume=True)
+    evaluation = load_newest(third.run, print).state["evaluation"]
+    assert third.best_loss == (evaluation["loss"] if evaluation else math.inf)
+    fit(third, quiet)
+    best = load_best(third.run, print).state
+    assert best["evaluation"]["loss"] == third.best_loss > 1
+    assert best["evaluation"]["tokens"] == third.windows.targets
+
+
+def test_a_last_evaluation_of_other_windows_is_made_again(make_trainer, budgeted, quiet):
+    fit(make_trainer(budgeted), quiet)
+    other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9))
+    trainer = make_trainer(other, resume=True, allow_other_data=True)
+    assert fit(trainer, quiet)
+    newest = load_newest(trainer.run, print).state
+    assert newest["evaluation"]["tokens"] == trainer.windows.targets
+    assert read_metrics(trainer.run)[-1]["val_loss"] == newest["evaluation"]["loss"]
+
+
+def test_the_remedy_for_a_run_from_before_there_was_a_budget_is_one(make_trainer, budgeted, quiet):
+    first = make_trainer(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9), stop_at=20))
+    fit(first, quiet)
+    saved = load_newest(first.run, print)
+    del saved.state["evaluated_windows"]
+    checkpoint.save(first.run, saved.model, saved.optimizer, saved.state)
+    with pytest.raises(InputError, match="--allow-other-data") as refused:
+        make_trainer(budgeted, resume=True)
+    tokens = int(re.search(r"go on with --evaluation.tokens (\d+)", str(refused.value))[1])
+    again = make_trainer(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=tokens)), resume=True)
+    assert again.best_loss == saved.state["best_validation_loss"]
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 100])
@@ -139,16 +263,12 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(make_trainer
     assert np.array_equal(divided.numpy(), sums(micro_batch, 1).numpy())
 
 
-def test_a_kill_in_the_last_and_complete_evaluation_costs_no_step(make_trainer, budgeted, quiet, monkeypatch):
-    trainer = make_trainer(replace(budgeted, checkpoint=replace(budgeted.checkpoint, every=0)))
-    honest = validation.window_sums
-
-    def window_sums(model, windows, *more, **options):
-        if windows.is_complete:
-            raise KeyboardInterrupt
-        return honest(model, windows, *more, **options)
-
-    monkeypatch.setattr(validation, "window_sums", window_sums)
-    with pytest.raises(KeyboardInterrupt):
-        fit(trainer, quiet)
-    assert load_newest(trainer.run, print).state["step"] == budgeted.steps
+def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two(make_trainer, budgeted, quiet):
+    whole = make_trainer(budgeted, "whole")
+    fit(whole, quiet)
+    fit(make_trainer(replace(budgeted, stop_at=25), "parts"), quiet)
+    parts = make_trainer(budgeted, "parts", resume=True)
+    fit(parts, quiet)
+    assert whole.gain is not None
+    assert whole.gain == parts.gain
+    assert make_trainer(budgeted, "parts", resume=True).gain == whole.gain  # for the table of a finished run
