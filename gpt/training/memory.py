@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
+from torch import nn
 
 from gpt.analysis.cost import fitting_micro_batch
 from gpt.compiler import CompilerFailed
@@ -43,15 +44,31 @@ class MicroBatch:
         except Exception as error:
             if not (isinstance(error, CompilerFailed) or is_out_of_memory(error)):
                 raise
-            result.failed = True
+            result.failed, result.error = True, error
 
-    def require_alone(self, step: int) -> None:
-        """Raises InputError in one of several processes, whose fellows wait for the gradients that it cannot send."""
-        if self.world.size > 1:
-            raise InputError(
-                f"step {step}: process {self.world.rank} ran out of memory with {self.size} sequences at a time while "
-                f"gradients were sent: go on with --resume --micro-batch {max(1, self.size // 2)}"
-            )
+    def failed(self, watch: "Watch", model: nn.Module, step: int) -> bool:
+        """Whether the forward passes failed on any rank.
+
+        Raises InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
+        they notice that it is lost.
+        """
+        if not (watch.failed and self.world.is_sharded(model)):
+            return self.world.any(watch.failed)
+        if not self.world.any_at_once():
+            self.require_alone(watch, step)
+        return True
+
+    def require_alone(self, watch: "Watch", step: int) -> None:
+        """Raises InputError in one of several processes, whose fellows wait for what it cannot send."""
+        if self.world.size == 1:
+            return
+        where = f"step {step}: process {self.world.rank}, while the others wait for what it sends"
+        if isinstance(watch.error, CompilerFailed):
+            raise InputError(f"{where}: {watch.error}; go on with --resume --compile off")
+        raise InputError(
+            f"{where}: out of memory with {self.size} sequences at a time: "
+            f"go on with --resume --micro-batch {max(1, self.size // 2)}"
+        )
 
     def halve(self, step: int) -> None:
         """For another try. Raises InputError if there is nothing left to halve."""
@@ -77,6 +94,7 @@ class MicroBatch:
 
 
 class Watch:
-    """Whether the passes failed."""
+    """Whether the passes failed, and by what."""
 
     failed = False
+    error: Exception | None = None

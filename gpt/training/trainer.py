@@ -246,12 +246,12 @@ class Trainer:
                     total += backward(forward(*part))
             with world.gradients(model, synchronise=True):
                 losses = [forward(*part) for part in last]
-        if world.any(memory.failed):
+        if self.micro_batch.failed(memory, model, self.step + 1):
             return None
         with self.micro_batch.watch() as memory, world.gradients(model, synchronise=True):
             total += sum(backward(loss) for loss in losses)
         if memory.failed:
-            self.micro_batch.require_alone(self.step + 1)
+            self.micro_batch.require_alone(memory, self.step + 1)
             return None
         return total
 

@@ -32,6 +32,7 @@ from gpt.terminal import printable
 
 STORE_PORT = "gpt/store-port"
 PATIENCE = timedelta(minutes=30)
+ALONE = 60  # seconds after which a process that failed in its passes knows that the others did not
 T = TypeVar("T")
 
 
@@ -73,6 +74,17 @@ class World:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         return flag if self.size == 1 else self.sum(flag)[0] > 0
+
+    def any_at_once(self) -> bool:
+        """`any` of a rank whose flag is set; False if the others do not come to it soon, held up by what it left."""
+        own = self.timeout if self.hurries else PATIENCE.total_seconds()
+        _set_pg_timeout(timedelta(seconds=min(ALONE, self.timeout)), None)
+        try:
+            return self.any(True)
+        except RuntimeError:  # torch has no exception of its own for an exchange that took too long, or was cut short
+            return False
+        finally:
+            _set_pg_timeout(timedelta(seconds=own), None)
 
     def min(self, number: int) -> int:
         """The least that any rank has."""

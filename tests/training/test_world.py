@@ -137,6 +137,24 @@ def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
     assert "did not answer for 2 s" in output
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("compiler", "no such instruction; go on with --resume --compile off"),
+        pytest.param("memory", "out of memory with 3 sequences at a time: go on with --resume", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_end(
+    worlds, dataset, tmp_path, what, said
+):
+    """Not after the half hour that a first step may take."""
+    out, _ = worlds
+    shutil.copytree(out / "single", tmp_path / "single")
+    program = Path(__file__).with_name("world_program.py")
+    output = torchrun(2, program, what, dataset.path, tmp_path, cwd=tmp_path, code=1)
+    assert f"step 1: process 1, while the others wait for what it sends: {said}" in output
+
+
 def test_several_processes_continue_what_one_began(worlds):
     out, results = worlds
     for result in results:

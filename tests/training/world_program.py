@@ -1,7 +1,8 @@
 """What the ranks of a world do in test_world.py: started by torchrun, each writes what it saw as JSON.
 
 world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
-trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, or `slow-start`.
+trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, `slow-start`,
+or what fails: `memory` or `compiler`.
 """
 
 import gc
@@ -20,6 +21,7 @@ from helpers import fit
 
 from gpt import GPT, Config, InputError
 from gpt.checkpoint import list_checkpoints, load_newest, step_of
+from gpt.compiler import CompilerFailed
 from gpt.run import open_run, read_config
 from gpt.tokens.dataset import Dataset, open_dataset
 from gpt.training import utilization
@@ -257,15 +259,33 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
     return {}
 
 
+def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, object]:
+    """In the first step rank 1 fails in the midst of a sharded forward pass, and the other does not."""
+    config = replace(read_config(out / "single"), parallel="fsdp", init="scratch", stop_at=None)
+    trained = trainer(config, open_dataset(data), out / "alone", world)
+
+    def fail(*_: object) -> None:
+        if world.rank == 1:
+            raise (
+                CompilerFailed("no such instruction") if what == "compiler" else torch.OutOfMemoryError("out of memory")
+            )
+
+    trained.model.blocks[1].register_forward_pre_hook(fail)
+    trained.train_step()
+    return {}
+
+
 def main(task: str, data: Path, out: Path) -> None:
     gc.freeze()  # what was imported need not be looked through again
     utilization.matrix_speed = cache(utilization.matrix_speed)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
-    with join_world("cpu", timeout=2 if task == "slow-start" else 60) as world:
+    with join_world("cpu", timeout={"slow-start": 2, "memory": 4, "compiler": 4}.get(task, 60)) as world:
         if task == "all":
             results = all_of_it(data, out, world)
         elif task == "slow-start":
             results = slow_start(out, world)
+        elif task in ("memory", "compiler"):
+            results = fail_alone(data, out, world, task)
         else:
             results = others(data, out, world, task)
         (out / f"{task}-{world.size}-{world.rank}.json").write_text(json.dumps(results))
