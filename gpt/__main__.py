@@ -1,4 +1,4 @@
-"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, export, cost.
+"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, score, export, cost.
 
 A command's module is imported when it is called for, after Ctrl-C is heard: that takes seconds.
 """
@@ -38,9 +38,10 @@ def main() -> None:
         runpy.run_path(str(script), run_name="__main__")
     elif command in FUNCTIONS:
         end_quietly_while_loading()
+        from gpt import cli
+
         name = FUNCTIONS[command]
-        function = getattr(importlib.import_module(f"gpt.cli.{name}"), name)
-        importlib.import_module("gpt.cli").run(function, arguments, prog=f"gpt {command}")
+        cli.run(getattr(importlib.import_module(f"gpt.cli.{name}"), name), arguments, prog=f"gpt {command}")
     elif command in ("-h", "--help"):
         print(USAGE)
     else:
