@@ -188,7 +188,7 @@ class Suit:
 # block has learned anything from it. Measured over several texts and seeds: benchmarks/LOG.md.
 SMALL = (
     Suit(tokens=20_000, epochs=5, batch_tokens=256, context=64, learning_rate=0.01, dropout=0.3),
-    Suit(tokens=100_000, epochs=6, batch_tokens=1024, dropout=0.2),
+    Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01, dropout=0.2),
     Suit(tokens=400_000, epochs=3, batch_tokens=2048, dropout=0.2),
     Suit(tokens=1_500_000, epochs=2, batch_tokens=2048, dropout=0.1, ngram=2, ngram_rows=32768),
     Suit(tokens=math.inf, epochs=2, batch_tokens=2048, dropout=0.0, ngram=3, ngram_rows=32768),
