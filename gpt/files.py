@@ -1,5 +1,6 @@
 """What is read from files that anybody may have written: JSON, and the names of other files."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def inside(directory: Path, name: object) -> Path:
     try:
         outside = not path.resolve().is_relative_to(home)
         irregular = path.exists() and not path.is_file()
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()  # of a link to itself `resolve` says nothing from Python 3.13 on
     except (OSError, RuntimeError) as error:  # a name that is too long, or a link to itself
         raise InputError(f"{path}: cannot be opened ({error})") from None
     if outside:
