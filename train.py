@@ -17,7 +17,7 @@ from gpt.tokens.dataset import open_dataset
 from gpt.training.exact import exact_arithmetic
 from gpt.training.initial import initial_weights, new_model, require_tokenizer
 from gpt.training.progress import ProgressDisplay
-from gpt.training.report import report, report_stop
+from gpt.training.report import beginning, report, report_stop
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
 from gpt.training.state import load_weights, resume
 from gpt.training.trainer import Trainer
@@ -55,7 +55,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         allowed = (command.allow_other_data, command.allow_rate_jump, command.from_step)
         if not (resumes and resume(trainer, *allowed)) and config.init != "scratch":
             load_weights(trainer, lambda: initial_weights(config))
-        world.say(f"run: {run}, {model.parameter_count():,} parameters, from step {trainer.step:,} to {config.steps:,}")
+        world.say(beginning(trainer))
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
         if not finished:
             report_stop(trainer)

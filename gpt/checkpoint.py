@@ -24,7 +24,7 @@ from typing import Any
 
 from gpt import integrity
 from gpt.errors import InputError
-from gpt.integrity import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, Damaged, Gone, Tensors, read_json, reading, verify
+from gpt.integrity import FILES, MANIFEST, MODEL, OPTIMIZER, STATE, Damaged, Gone, Tensors, reading, verify
 
 NAME = re.compile(r"step-(\d{8,})")
 Rank = tuple[object, int | None, float, int]
@@ -103,14 +103,14 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
         verify(path, FILES if optimizer else (MODEL, STATE))
         model = integrity.load_tensors(path / MODEL)
         moments = integrity.load_tensors(path / OPTIMIZER) if optimizer else {}
-        return Checkpoint(path, model, moments, read_json(path / STATE))
+        return Checkpoint(path, model, moments, integrity.read_state(path))
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint holds beside its tensors. Raises Damaged, or Unreadable."""
     with reading(path):
         verify(path, (STATE,))
-        return read_json(path / STATE)
+        return integrity.read_state(path)
 
 
 def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) -> Checkpoint | None:

@@ -154,7 +154,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When the validation split is read. It always is after the last step, and then also completely."""
+    """When the validation split is read. It always is after the last step, and then also completely,
+    unless that would take longer than all training."""
 
     every: int = 250
     """Steps between evaluations; 0 evaluates after the last step only."""

@@ -12,6 +12,10 @@ class Reported(InputError):
     """Bad input of which the first of several processes speaks; the others end in silence."""
 
 
+class OutOfMemory(InputError):
+    """Memory ran out, in this process at least. The message says of what to use less."""
+
+
 class ProcessLost(RuntimeError):
     """Another process of the same training died or hangs; this one cannot go on alone."""
 

@@ -31,7 +31,7 @@ def read_json(path: Path, kind: str = "JSON", remedy: str = "") -> dict[str, Any
         content = _parse(path.read_bytes().decode(), object_pairs_hook=_without_twins)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
-        _require_shallow(content)
+        require_shallow(content)
     except (OSError, ValueError) as error:
         told = f"; {remedy}" if remedy else ""
         raise InputError(f"{path}: cannot be read as {kind} ({error}){told}") from None
@@ -52,7 +52,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _require_shallow(value: Any) -> None:
+def require_shallow(value: Any) -> None:
     """Raises ValueError for what could be read and could then not be written or shown."""
     level, depth = [value], 0
     while level:

@@ -20,11 +20,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt.errors import InputError
+from gpt.files import parse_json, require_shallow
 
 FORMAT_VERSION = 2
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 FILES = (MODEL, OPTIMIZER, STATE)  # that the manifest describes
+NUMBER, NONE = (int, float), (type(None),)
+STATE_KINDS: dict[str, tuple[type, ...]] = {  # of entries that are read without training on
+    "step": (int,),
+    "evaluation": (dict, *NONE),
+    "complete_evaluation": (dict, *NONE),
+    "evaluations": (int, *NONE),
+    "dataset_fingerprint": (str, *NONE),
+    "best_validation_loss": (*NUMBER, *NONE),
+}
 Tensors = dict[str, Tensor]
 
 
@@ -141,12 +151,31 @@ def load_tensors(path: Path) -> Tensors:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises Damaged if the file holds none, and OSError if it cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes())
+        require_shallow(content)
+    except ValueError as error:
         raise Damaged(f"{path}: is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise Damaged(f"{path}: is not a JSON object")
     return content
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a verified checkpoint holds beside its tensors.
+
+    Raises InputError for what this program never writes, though the manifest agrees: somebody else has made it.
+    """
+    file = path / STATE
+    state = read_json(file)
+    wrong = [name for name, kinds in STATE_KINDS.items() if type(state.get(name)) not in kinds]
+    for name in ("evaluation", "complete_evaluation"):
+        figures = state.get(name)
+        if isinstance(figures, dict) and not isinstance(figures.get("loss"), int | float):
+            wrong.append(name)
+    if wrong:
+        name = wrong[0]
+        raise InputError(f"{file}: {name!r} is {state.get(name)!r:.100}, which this program does not write")
+    return state
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:

@@ -96,9 +96,11 @@ def _of_slurm(root: Path, environment: Mapping[str, str]) -> Iterator[int]:
     """What SLURM allows the job on this node, less what this process has of it."""
     each = _number(environment.get("SLURM_MEM_PER_CPU", ""))
     processors = re.match(r"\d+", environment.get("SLURM_CPUS_ON_NODE", environment.get("SLURM_JOB_CPUS_PER_NODE", "")))
+    of_gpu, gpus = (_number(environment.get(f"SLURM_{name}", "")) for name in ("MEM_PER_GPU", "GPUS_ON_NODE"))
     limits = [
         _number(environment.get("SLURM_MEM_PER_NODE", "")),
         each * int(processors[0]) if each and processors else None,
+        of_gpu * gpus if of_gpu and gpus else None,
     ]
     held = _statm(root).get("resident", 0)
     yield from (limit * MEGABYTE - held for limit in limits if limit)  # 0 stands for all memory

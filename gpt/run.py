@@ -82,7 +82,7 @@ def load_run(
         config, weights, state = read_config(path).model, best.model, best.state
         name = f"{path}, step {best.state['step']:,}"
     else:
-        path = huggingface.find(str(source))
+        path = _find(source)
         config = huggingface.read_config(path)
         weights, state = huggingface.read_weights(path, config), {}
         name = huggingface.pinned(str(source), path)
@@ -124,12 +124,29 @@ class _Unfilled(TorchFunctionMode):
 def model_config(source: str | Path) -> ModelConfig:
     """The shape of the model that `load_run` would load, without its weights."""
     path = Path(source)
-    return read_config(path).model if is_run(path) else huggingface.read_config(huggingface.find(str(source)))
+    return read_config(path).model if is_run(path) else huggingface.read_config(_find(source))
 
 
 def pinned(source: str) -> str:
     """The name of a run, or of a Hugging Face model, that stays the same: with its commit if it is on the hub."""
-    return source if Path(source).is_dir() else huggingface.pinned(source, huggingface.find(source))
+    return source if Path(source).is_dir() else huggingface.pinned(source, _find(source))
+
+
+def _find(source: str | Path) -> Path:
+    """The directory of a Hugging Face model, as `huggingface.find`; a run's bare name is not looked for on the hub.
+
+    Raises InputError, with the run that may have been meant.
+    """
+    name = Path(source)
+    bare = name.parent == Path() and not name.exists()
+    if bare and is_run(Path("runs") / name):
+        raise InputError(f"{source}: there is no such directory; did you mean {Path('runs') / name}?")
+    try:
+        return huggingface.find(str(source))
+    except InputError as error:
+        if bare and (near := nearest_run(name)):
+            raise InputError(f"{error}; did you mean {near}?") from error
+        raise
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
@@ -137,7 +154,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     path = Path(source)
     if is_run(path):
         return Tokenizer.load(path / TOKENIZER)
-    path = huggingface.find(str(source))
+    path = _find(source)
     return huggingface_tokenizer.read_tokenizer(path, huggingface.read_config(path).vocab_size)
 
 

@@ -446,3 +446,29 @@ def test_too_little_memory_for_the_tensors_is_not_damage(run, said, monkeypatch,
 def test_a_manifest_of_brackets_is_damaged_and_no_crash(run, said):
     (run / "checkpoints" / "step-00000030" / "manifest.json").write_text("[" * 100_000)
     assert load_newest(run, said.append).state["step"] == 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": None},
+        {"step": "30"},
+        {"evaluation": [1]},
+        {"evaluation": {"loss": "low"}},
+        {"evaluations": "ten"},
+        {"best_validation_loss": []},
+        {"dataset_fingerprint": {}},
+        {"complete_evaluation": {}},
+    ],
+    ids=str,
+)
+def test_state_that_nobody_here_wrote_is_refused_though_its_manifest_agrees(run, said, changes):
+    """Whoever gives a run away also writes its hashes."""
+    path = list_checkpoints(run)[-1]
+    state = json.loads((path / "state.json").read_text()) | changes
+    (path / "state.json").write_text(json.dumps(state))
+    (path / "manifest.json").write_text(json.dumps(integrity.manifest_of(path, 30)))
+    for read in (load_newest, load_best):
+        with pytest.raises(InputError, match=f"'{next(iter(changes))}' is .*, which this program does not write"):
+            read(run, said.append)
+    assert steps(run) == [10, 20, 30]

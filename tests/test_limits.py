@@ -136,6 +136,8 @@ def test_control_groups_leave_what_they_do_not_use(tree, files, left):
         ({"SLURM_MEM_PER_NODE": "4000"}, 4000),
         ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "8"}, 4000),
         ({"SLURM_MEM_PER_CPU": "500", "SLURM_JOB_CPUS_PER_NODE": "6(x2),4"}, 3000),
+        ({"SLURM_MEM_PER_GPU": "2000", "SLURM_GPUS_ON_NODE": "2"}, 4000),
+        ({"SLURM_MEM_PER_GPU": "2000"}, None),
         ({"SLURM_MEM_PER_NODE": "0"}, None),
         ({"SLURM_MEM_PER_CPU": "500"}, None),
         ({"SLURM_MEM_PER_NODE": "plenty", "SLURM_MEM_PER_CPU": "", "SLURM_CPUS_ON_NODE": "many"}, None),

@@ -22,6 +22,7 @@ from gpt.run import (
     model_config,
     newest_run,
     open_run,
+    pinned,
     read_config,
     write_config,
     write_tokenizer,
@@ -213,6 +214,17 @@ def test_weights_that_do_not_fit_their_config_are_refused(trained_run):
 def test_a_mistyped_run_is_not_looked_for_on_the_network(trained_run):
     with pytest.raises(InputError, match=f"there is no such directory; did you mean '{trained_run.name}'"):
         load_run(f"{trained_run}n")
+
+
+def test_the_bare_name_of_a_run_is_not_looked_for_on_the_network(trained_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    trained_run.rename(tmp_path / "runs" / "mine-nano")
+    monkeypatch.chdir(tmp_path)
+    for load in (load_run, model_config, pinned, load_tokenizer):
+        with pytest.raises(InputError, match="mine-nano: there is no such directory; did you mean runs/mine-nano"):
+            load("mine-nano")
+        with pytest.raises(InputError, match="the hub did not|Hugging Face hub did not give it.*mean runs/mine-nano"):
+            load("mine-nan")
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/where", "a/b/c"])

@@ -16,6 +16,7 @@ from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, evaluation_rows
 from gpt.run import LoadedRun, is_run, load_run, newest_run, read_config
+from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset, open_dataset
 from gpt.training.metrics import read_metrics
 
@@ -138,7 +139,9 @@ def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Pro
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
     rows += difference_rows(differences, first)
-    return "\n".join([f"{result.source}, on {protocol.dataset.path}", *(f"{name:16} {text}" for name, text in rows)])
+    return printable(
+        "\n".join([f"{result.source}, on {protocol.dataset.path}", *(f"{name:16} {text}" for name, text in rows)])
+    )
 
 
 def _as_json(result: _Result, differences: dict[str, Difference]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt.config import Overflow, SamplingConfig
-from gpt.errors import InputError
+from gpt.errors import InputError, OutOfMemory
 from gpt.generation.decoding import CompiledDecoder, Decoder
 from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt, shortening
 from gpt.generation.request import FinishReason, Request, Token
@@ -160,7 +160,7 @@ class Engine:
             for request in [*self.active]:
                 self.cancel(request)
             if is_out_of_memory(error):
-                raise InputError(f"out of memory with {under_way} sequences at once: {LESS_MEMORY}") from None
+                raise OutOfMemory(f"out of memory with {under_way} sequences at once: {LESS_MEMORY}") from None
             raise
 
     def _step(self) -> list[Token]:

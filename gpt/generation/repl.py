@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpt.config import SamplingConfig
-from gpt.errors import InputError, did_you_mean
+from gpt.errors import InputError, OutOfMemory, did_you_mean
 from gpt.generation.lines import line_reader, typed_by_hand
 from gpt.generation.score import TokenScore
 from gpt.generation.text import continue_texts, opening_ids, text_engine
+from gpt.memory import is_out_of_memory
 from gpt.model.transformer import GPT
 from gpt.terminal import show
 from gpt.tokens.tokenizer import Tokenizer
@@ -210,8 +211,13 @@ class Session:
     def _load(self, argument: str) -> None:
         if not argument:
             raise InputError("/load takes a run directory, such as: /load runs/python-nano")
-        run = self.load(argument)
-        _ = run.tokenizer  # which is read only now: without one, the present model stays
+        try:
+            run = self.load(argument)
+            _ = run.tokenizer  # which is read only now: without one, the present model stays
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"/load {argument}: out of memory beside the present model, which stays") from None
         self.run = run
         self.write(f"{self.run.source}\n")
 

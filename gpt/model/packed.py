@@ -8,6 +8,7 @@ Letters in shapes: N rows, I inputs, O outputs.
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from gpt.config import Activation
 from gpt.errors import InputError
-from gpt.model.alike import Alike
+from gpt.model.alike import BLOCKS, Alike
+from gpt.model.attention import attend_one
+from gpt.model.cache import ALIGNMENT
 from gpt.model.recompute import activate
 from gpt.model.transformer import GPT, MLP
 
@@ -127,8 +130,24 @@ def keeps_bits(model: GPT) -> bool:
 
     Nothing is promised of one that is not packed.
     """
-    parts = [module for module in model.modules() if isinstance(module, Alike)]
-    return bool(parts) and all(part.keeps_bits for part in parts)
+    parts, config = [module for module in model.modules() if isinstance(module, Alike)], model.config
+    attention = config.n_head, config.key_value_heads or config.n_head, config.head_width, torch.get_num_threads()
+    return bool(parts) and all(part.keeps_bits for part in parts) and _attention_keeps_bits(*attention)
+
+
+@functools.cache
+def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
+    """Whether attention of one position comes out alike for a sequence alone and among others, as caches have them."""
+    numbers = torch.Generator().manual_seed(0)
+    for S in (ALIGNMENT, 20 * ALIGNMENT):
+        query = torch.randn(max(BLOCKS), H, 1, D, generator=numbers)
+        keys, values = (torch.randn(max(BLOCKS), K, S, D, generator=numbers) for _ in range(2))
+        mask = torch.zeros(S)
+        alone = [attend_one(*(x[i : i + 1] for x in (query, keys, values)), mask) for i in range(len(query))]
+        for B in (2, 3, len(query)):
+            if not attend_one(query[:B], keys[:B], values[:B], mask).equal(torch.cat(alone[:B])):
+                return False
+    return True
 
 
 @contextlib.contextmanager

@@ -83,6 +83,8 @@ class TextFiles:
         self.skipped[str(error.filename)] = f"cannot be read: {error.strerror}"
 
     def _reason_to_skip(self, directory: Path) -> str | None:
+        if directory.is_symlink():
+            return "a link to a directory; give it by --input"
         if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
             return HIDDEN
         if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):

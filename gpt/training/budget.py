@@ -16,11 +16,11 @@ from gpt.tokens.loader import Loader
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.memory import MicroBatch
-from gpt.training.validation import validation_windows
+from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 from gpt.training.world import World
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
-MOST_EVALUATING = 0.25  # of the minutes; rather than more, fewer evaluations
+MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
 SHORTEST_CONTEXT = 16
 WARMUP = 0.1  # of the steps at most
@@ -95,16 +95,22 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
         if done is not None and done < config.steps:
             world.say(f"--minutes: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        steps, evaluations = _steps_in(asked.minutes, config, dataset, world)
+        config, steps, evaluations = _steps_in(asked, config, dataset, world, done)
         if done:
             steps = steps_with(steps, done, config, world, asked.rate_jump)
     elif done is None and not asked.length:
         steps = min(steps, math.ceil(suit.epochs * epoch))
     steps = max(1, steps)
     changes: dict[str, Any] = {}
+    every = config.evaluation.every
     if done is None and (steps != config.steps or not asked.preset):
-        changes["evaluation.every"] = max(1, steps // evaluations)
+        changes["evaluation.every"] = every = max(1, steps // evaluations)
         changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
+    elif done is None and "steps" not in asked.settings:
+        changes["evaluation.every"] = every = min(every, max(1, steps // evaluations))
+    if done is None and not asked.length and every:
+        share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / (steps // every)
+        changes["evaluation.tokens"] = min(config.evaluation.tokens, max(config.model.context, int(share)))
     config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
     if done is None or asked.length:
         world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
@@ -128,19 +134,39 @@ def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[
     return lines
 
 
-def _steps_in(minutes: float, config: Config, dataset: Dataset, world: World) -> tuple[int, int]:
-    """How many steps and evaluations this machine does in so many minutes, by a trial of some seconds."""
+def _steps_in(
+    asked: Asked, config: Config, dataset: Dataset, world: World, done: int | None
+) -> tuple[Config, int, int]:
+    """How many steps and evaluations this machine does in the minutes, by a trial of some seconds.
+
+    Evaluations of a new run predict less where they would take more than their share of the time; the config says it.
+    Where their number of tokens is named, there are fewer of them instead.
+    """
+    assert asked.minutes is not None
     dtype = choose_dtype(config.dtype, world.device)
     trial = trial_sequences(config, MicroBatch(config, world, dtype).size, world.device)
     pace = measure_pace(config, world, dtype, trial)
-    seconds, evaluation = 60 * minutes, len(validation_windows(config, dataset)) * pace.window
-    evaluations = min(EVALUATIONS, max(1, int(MOST_EVALUATING * seconds / evaluation)))
-    steps = max(1, round((seconds - evaluations * evaluation) / pace.step))
-    steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
+    seconds, windows = 60 * asked.minutes, len(validation_windows(config, dataset))
+    evaluations = EVALUATIONS
+    affordable = int(MOST_EVALUATING * seconds / pace.window)
+    if done is None and "evaluation.tokens" not in asked.settings:
+        windows = min(windows, max(1, affordable // evaluations))
+    else:
+        evaluations = min(evaluations, max(1, affordable // windows))
+    windows, evaluations = world.broadcast((windows, evaluations))  # each process has measured; one decides
+    if windows < len(validation_windows(config, dataset)):
+        config = _laid_over(config, {"evaluation.tokens": windows * config.model.context}, asked)
+    left = seconds - evaluations * windows * pace.window
+    steps = max(1, round(left / pace.step))
+    if evaluates_completely(dataclasses.replace(config, steps=steps), dataset):
+        complete = len(validation_windows(config, dataset, complete=True)) * pace.window
+        steps = max(1, round((left - complete) / pace.step))
+    steps = world.broadcast(steps)
     world.say(
-        f"--minutes {minutes:g}: {steps:,} steps and {evaluations} evaluations, by a trial of this machine's speed"
+        f"--minutes {asked.minutes:g}: {steps:,} steps and {evaluations} "
+        f"{'evaluation' if evaluations == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
-    return steps, evaluations
+    return config, steps, evaluations
 
 
 def _flat(config: Config) -> dict[str, Any]:

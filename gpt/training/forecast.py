@@ -11,14 +11,14 @@ from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.compiler import CompilerFailed
 from gpt.config import Config
 from gpt.device import autocast, choose_dtype
-from gpt.memory import free_memory, used_memory
+from gpt.memory import free_memory, is_out_of_memory, release_memory, used_memory
 from gpt.tokens.dataset import Dataset
 from gpt.training.initial import new_model
 from gpt.training.memory import MicroBatch
 from gpt.training.optimizer import Optimizer
 from gpt.training.passes import compiled_passes, without_compiler
 from gpt.training.progress import duration
-from gpt.training.validation import validation_windows
+from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 from gpt.training.world import World
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
@@ -48,8 +48,9 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     training, evaluation = config.steps * pace.step, 0.0
     if dataset is not None:
         times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
-        budget, complete = validation_windows(config, dataset), validation_windows(config, dataset, complete=True)
-        windows = times * len(budget) + (0 if budget.is_complete else len(complete))
+        windows = times * len(validation_windows(config, dataset))
+        if evaluates_completely(config, dataset):
+            windows += len(validation_windows(config, dataset, complete=True))
         evaluation = windows * pace.window
     lines.append(f"{'tokens per second':28} {config.steps * config.batch_tokens / training:>15,.0f}")
     lines.append(f"{'time':28} {duration(training + evaluation):>15} of which {duration(evaluation)} evaluation")
@@ -71,15 +72,28 @@ def trial_sequences(config: Config, micro_batch: int, device: str) -> int:
 
 
 def measure_pace(config: Config, world: World, dtype: torch.dtype, trial: int) -> Pace:
-    """Try a few steps of `trial` sequences."""
-    pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
+    """Try a few steps of `trial` sequences, or of half as many, again and again, where memory runs out on any rank.
+
+    Raises MemoryError if it does with a single one.
+    """
+    while True:
+        try:
+            pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
+            break
+        except MemoryError:
+            if trial == 1:
+                raise
+        release_memory(world.device)
+        trial = -(-trial // 2)
     share = config.batch_sequences // world.size
-    forward = pass_seconds / trial / 3  # a forward pass is a third of the work
-    return Pace(share / trial * pass_seconds + step_seconds, forward / world.size)
+    return Pace(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
 
 
 def trial_seconds(config: Config, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens."""
+    """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens.
+
+    Raises MemoryError on all ranks if what a first step takes is too much for one.
+    """
     device = world.device
     model = new_model(config, device)
     model.recompute(config.recompute)
@@ -91,9 +105,18 @@ def trial_seconds(config: Config, sequences: int, world: World, dtype: torch.dty
             return model(ids, targets=ids)
 
     forward = compiled_passes(loss_of, config, world, dtype)
-    with contextlib.suppress(CompilerFailed), forward.watch():
-        forward(ids).backward()
+    fits = True
+    try:
+        with contextlib.suppress(CompilerFailed), forward.watch():
+            forward(ids).backward()
+        optimizer.allocate()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        fits = False
     without_compiler(forward, world)
+    if world.any(not fits):
+        raise MemoryError(f"with {sequences} sequences at a time")
     passes, steps = [], []
     end = None
     while end is None or time.perf_counter() < end:

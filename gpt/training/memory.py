@@ -84,6 +84,11 @@ class MicroBatch:
         self.size //= 2
         release_memory(self.world.device)
 
+    def in_words(self) -> str:
+        """What was chosen by the memory that was free, where it is less than all of a process's sequences."""
+        chosen = self.asked == "auto" and self.size < self.share
+        return f", {self.size} sequences at a time (--micro-batch {self.size}), as memory allows" if chosen else ""
+
     def state(self) -> dict[str, Any]:
         return {"asked": self.asked, "share": self.share, "size": self.size}
 

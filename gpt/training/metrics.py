@@ -5,6 +5,7 @@ import json
 import math
 import os
 import queue
+import re
 import threading
 import uuid
 from collections import deque
@@ -52,7 +53,7 @@ class MetricsFile:
         self.path, self.say = run / METRICS, say
         kept = [record for record in read_metrics(run) if record["step"] <= after_step]
         partial = run / f".{METRICS}.partial"
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8", newline="\n")
         partial.replace(self.path)
         self._file = open(self.path, "ab", buffering=0)
         self._whole_bytes = self._file.seek(0, os.SEEK_END)
@@ -144,9 +145,11 @@ class WandbLog:
     def _kept_id(self) -> str:
         """The id that the first start of the run drew; kept in a file, as that start may not live to a checkpoint."""
         file = self.run / WANDB_ID
-        if not file.exists():
-            file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-        return file.read_text(encoding="utf-8")
+        kept = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        if not re.fullmatch("[0-9a-f]{8}", kept):  # what a crash has torn is no id
+            kept = uuid.uuid4().hex[:8]
+            file.write_text(kept, encoding="utf-8")
+        return kept
 
     def _work(self) -> None:
         try:

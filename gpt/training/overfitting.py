@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from gpt.errors import InputError
 from gpt.training.metrics import Record, read_metrics
 
 if TYPE_CHECKING:
@@ -44,6 +46,14 @@ class OverfittingWatch:
         return None
 
 
+def _last_training_losses(run: Path) -> list[float]:
+    """Those of the last records; none where they cannot be read, which is no reason for a training not to end well."""
+    try:
+        return [r["train_loss"] for r in read_metrics(run)[-LAST:] if r["train_loss"] is not None]
+    except (InputError, OSError):
+        return []
+
+
 def overfitted(trainer: "Trainer", best: dict[str, Any]) -> str | None:
     """In words, whether the last weights are worse than the best, whose state is given, or both no better than guesses.
 
@@ -57,7 +67,7 @@ def overfitted(trainer: "Trainer", best: dict[str, Any]) -> str | None:
         return f"nothing was learned that holds for new text: to guess among all tokens alike gives {guessing:.4f}"
     if last is None or last <= loss + RISE:
         return None
-    seen = [r["train_loss"] for r in read_metrics(trainer.run)[-LAST:] if r["train_loss"] is not None]
+    seen = _last_training_losses(trainer.run)
     trained = f", the training loss {fmean(seen):.4f}" if seen else ""
     return (
         f"yes: validation ended at {last:.4f}{trained}; the best, {loss:.4f}, was at step {step:,}, which is what "

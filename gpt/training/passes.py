@@ -1,6 +1,7 @@
 """What becomes of a step that fails for want of a compiler, or of memory."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def give_way(trainer: "Trainer") -> None:
 
 
 def move_weights(trainer: "Trainer") -> None:
-    """Step the optimizer, once more where memory ran out, which leaves the weights as they were.
+    """Step the optimizer, once more where memory ran out and no other rank has to be asked for its part again.
 
     Its state, most of what it needs, is taken at the first step of a process, by all ranks or none.
     Raises InputError, after saving if all ranks do, where there is not enough.
@@ -55,16 +56,17 @@ def move_weights(trainer: "Trainer") -> None:
         with _saved_before(trainer):
             if world.any(not enough):
                 raise _too_little(step)
-    if not _with_patience(optimizer.step, world):
+    tries = 1 if world.is_sharded(trainer.parallel_model) else 2  # Muon's gathers what all ranks have a part of
+    if not _with_patience(optimizer.step, world, tries):
         if world.size > 1:
             raise _too_little(step)
         with _saved_before(trainer):
             raise _too_little(step)
 
 
-def _with_patience(call: Callable[[], None], world: World) -> bool:
-    """Whether it succeeds, at the second try at least, with what was held without need given back before that."""
-    for _ in range(2):
+def _with_patience(call: Callable[[], None], world: World, tries: int = 2) -> bool:
+    """Whether it succeeds, at the last try at least, with what was held without need given back before that."""
+    for _ in range(tries):
         try:
             call()
         except Exception as error:
@@ -95,6 +97,13 @@ def _saved_before(trainer: "Trainer") -> Generator[None]:
         raise
 
 
+@functools.cache
+def _warn_once(words: str, world: World) -> None:
+    """Once for a trial of the machine's speed and the training after it."""
+    if world.is_main:
+        print(words, file=sys.stderr, flush=True)
+
+
 def without_compiler(forward: Compiled, world: World) -> bool:
     """Whether the compiler failed on a rank, so that all go on without it: said once, and in every record."""
     fault = world.first(forward.fault if forward.works else None)
@@ -103,6 +112,5 @@ def without_compiler(forward: Compiled, world: World) -> bool:
     if forward.wanted == "on":
         raise forward.error(fault)
     forward.give_up(fault)
-    if world.is_main:
-        print(f"warning: {forward.error(fault)}; training goes on without it, slower", file=sys.stderr, flush=True)
+    _warn_once(f"warning: {forward.error(fault)}; training goes on without it, slower", world)
     return True

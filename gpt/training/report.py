@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt.config import SamplingConfig
-from gpt.errors import InputError
+from gpt.errors import InputError, OutOfMemory
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, evaluation_rows
 from gpt.generation.sampling import sample
 from gpt.generation.text import continue_texts, opening_ids, text_engine
+from gpt.interrupts import Interruptible
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.model.transformer import GPT
-from gpt.run import LoadedRun, go_on, load_run
+from gpt.run import LoadedRun, go_on, load_run, quoted
 from gpt.terminal import printable, show
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.tokenizer import Tokenizer
@@ -41,9 +42,15 @@ def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
     sample can be made, as of weights that are not finite, the reason takes its place: it does not end a training.
     """
     if world.is_sharded(model):
-        text = _sample_text(model, dataset, tokens, world)
+        try:
+            text = _sample_text(model, dataset, tokens, world)
+            failed = world.any(False)
+        except OutOfMemory:
+            if not world.any_at_once():  # the others wait for this rank's part of the model: where it ends, they notice
+                raise
+            text, failed = "", True
         world.reshard(model)
-        return text
+        return "(no sample: out of memory in one of the processes)" if failed else text
     return world.from_main(lambda: _sample_text(model, dataset, tokens))
 
 
@@ -54,8 +61,11 @@ def _sample_text(model: GPT, dataset: Dataset, tokens: int, world: World | None 
     try:
         text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens, world))
     except InputError as error:
+        if world is not None and isinstance(error, OutOfMemory):
+            raise  # of one rank alone, perhaps
         text = f"(no sample: {error})"
-    model.train(was_training)
+    finally:
+        model.train(was_training)
     return text
 
 
@@ -72,6 +82,13 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world:
         engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
     for _, text, _ in continue_texts(engine, tokenizer, [prompt], sampling):
         yield text
+
+
+def beginning(trainer: "Trainer") -> str:
+    """What is trained, from where to where, in words."""
+    parameters = trainer.model.parameter_count()
+    reach = f"from step {trainer.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
+    return f"run: {trainer.run}, {parameters:,} parameters, {reach}"
 
 
 def report_stop(trainer: "Trainer") -> None:
@@ -95,7 +112,12 @@ def _draw(run: Path) -> str:
 
 
 def report(trainer: "Trainer") -> None:
-    """Draw loss.png, and print the table and a sample from the best checkpoint."""
+    """Draw loss.png, and print the table and a sample from the best checkpoint; Ctrl-C is told that all is saved."""
+    with Interruptible(words=f"{trainer.run} is finished and saved"):
+        _report(trainer)
+
+
+def _report(trainer: "Trainer") -> None:
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
     picture = _draw(trainer.run)
     loaded = _load_best(trainer)
@@ -140,6 +162,10 @@ def _table(trainer: "Trainer", peak: int, picture: str, loaded: LoadedRun | None
         table.add_row("change", f"{difference_words(trainer.gain, 'loss')} from the best evaluation before")
     if trainer.complete_evaluation:
         table.add_row("complete split", complete_words(trainer.complete_evaluation, trainer.step))
+    elif not trainer.windows.is_complete:
+        tokens = trainer.windows.split.tokens
+        later = printable(f"gpt eval --run {quoted(trainer.run)}")
+        table.add_row("complete split", f"left out: its {tokens:,} tokens would take longer than the training; {later}")
     if loaded:
         if words := overfitted(trainer, loaded.state):
             table.add_row("overfitted", words)
@@ -171,7 +197,12 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
             texts[number] = sample.text
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"
-    copies = find_copies(list(texts.values()), dataset.train, loaded.tokenizer)
+    try:
+        copies = find_copies(list(texts.values()), dataset.train, loaded.tokenizer)
+    except Exception as error:  # the training has ended well, whatever becomes of its data or of memory
+        if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
+            raise
+        return f"not known: the training text could not be searched ({error or 'out of memory'})"
     where = "the training text" if copies.searched == 1 else f"{copies.searched:.0%} of the training text (searched)"
     longest = f"the longest stretch that stands letter for letter in {where} has {copies.longest:,} characters"
     if copies.by_heart:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator
 from types import FrameType
@@ -9,12 +10,13 @@ from typing import Any
 
 from torch.distributed import is_torchelastic_launched
 
-from gpt.interrupts import Listener, tell
+from gpt.interrupts import Listener, end_now, tell
 
 SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try again later"
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 ECHO_SECONDS = 1.0
+LOADING_SECONDS = 3.0  # that the main thread is given to hear Ctrl-C while it loads, compiles or prepares data
 
 
 class StopRequest:
@@ -60,7 +62,14 @@ class StopRequest:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _tell(self, number: int) -> None:
-        """Answer the first signal; in the listening thread, for the main one may be in the midst of a long product."""
+        """Answer the first signal; in the listening thread, for the main one may be in the midst of a long product.
+
+        Where there is nothing to be saved, and the main thread does not come to end it, end the process.
+        """
+        if number == signal.SIGINT and not self._is_orderly and not self._torchrun:
+            impatient = threading.Timer(LOADING_SECONDS, lambda: self.is_set() or end_now("interrupted"))
+            impatient.daemon = True
+            impatient.start()
         if self._is_orderly and not self._told and number in SIGNALS:
             self._told = True
             if self._unsaved:

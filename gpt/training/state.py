@@ -1,7 +1,8 @@
 """What of a training goes into a checkpoint, and the way back."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,12 +144,27 @@ def resume(
         branches = from_step is not None or state["step"] != newest
         if branches:
             world.from_main(lambda: set_later_aside(run, state["step"], trainer.say))
-        _restore(trainer, state)
+        with _as_written(run):
+            _restore(trainer, state)
         meet_conditions(trainer, state.get("conditions", {}))
     if world.is_main:  # only now, as nothing can refuse any more
         write_tokenizer(run, trainer.dataset.tokenizer)
         write_config(run, trainer.config)
     return state is not None
+
+
+@contextlib.contextmanager
+def _as_written(run: Path) -> Generator[None]:
+    """A context in which state that this program never writes is an InputError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{run}: the state of its checkpoint is not what this program writes ({error!r}); go on from another one "
+            "with --from-step, or begin a new run from these weights with --init"
+        ) from error
 
 
 def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
@@ -159,7 +175,7 @@ def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         restore_evaluations(trainer, state)
     else:
         record = record and without_evaluations(record)
-    complete = trainer.windows.is_complete or trainer.complete_evaluation
+    complete = trainer.complete_evaluation or not trainer.completes
     due = trainer.at_the_end and not (trainer.evaluation and complete)  # where it was not the end before, or cut short
     trainer.record = record
     trainer.unevaluated = record if state["unevaluated"] or due else None

@@ -5,6 +5,7 @@ import torch
 from gpt.analysis.cost import flops_per_token
 from gpt.config import ModelConfig
 from gpt.device import matrix_speed
+from gpt.memory import is_out_of_memory, release_memory
 from gpt.training.world import World
 
 MEASURED_AT = (5, 10, 20)  # steps of this process: the device is warm by then, and one moment may be a busy one
@@ -37,6 +38,17 @@ class Utilization:
         return share if share <= 1 else None
 
     def _measure(self) -> None:
-        (speed,) = self.world.sum(matrix_speed(self.world.device, self.dtype))
-        self.matrix_speed = max(self.matrix_speed or 0.0, speed)
+        """Leave it as it is where memory is too short for the products on any rank: training is not to end for that."""
+        speed, failed = 0.0, False
+        try:
+            speed = matrix_speed(self.world.device, self.dtype)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = True
+        if failed:
+            release_memory(self.world.device)
+        speed, failures = self.world.sum(speed, failed)
+        if not failures:
+            self.matrix_speed = max(self.matrix_speed or 0.0, speed)
         self.measured += 1

@@ -17,11 +17,23 @@ from gpt.training.state import save
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
 
+FORWARD = 1 / 3  # of the time that a token takes to be learned from
+
 
 def validation_windows(config: Config, dataset: Dataset, complete: bool = False) -> Windows:
     """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
     budget = None if complete else config.evaluation.tokens
     return Windows(dataset.validation, config.model.context, dataset.tokenizer.end_of_text, tokens=budget)
+
+
+def evaluates_completely(config: Config, dataset: Dataset) -> bool:
+    """Whether the last weights are evaluated on the complete split where each evaluation predicts a part of it.
+
+    Not where that would take longer than all training: a small model on a large corpus. `gpt eval` does it on request.
+    """
+    if validation_windows(config, dataset).is_complete:
+        return False
+    return FORWARD * dataset.validation.tokens <= config.steps * config.batch_tokens
 
 
 def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
@@ -34,7 +46,7 @@ def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
     if "val_loss" not in record and not _evaluate_windows(trainer, record, stop):
         return False
     is_best = trainer.evaluation is not None and trainer.evaluation.loss < trainer.best_loss
-    if trainer.at_the_end and not trainer.windows.is_complete and not _evaluate_complete(trainer, record, stop):
+    if trainer.at_the_end and trainer.completes and not _evaluate_complete(trainer, record, stop):
         return is_best
     trainer.unevaluated = None
     return is_best

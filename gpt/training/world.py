@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gpt.config import Parallel
 from gpt.errors import InputError, ProcessLost, Reported
+from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 
 STORE_PORT = "gpt/store-port"
@@ -303,7 +304,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         world.wait()  # torch aborts a process whose gradients' connections close while another still sends
         dist.destroy_process_group()
     except RuntimeError as error:
-        if not _is_of_communication(error):
+        if is_out_of_memory(error) or not _is_of_communication(error):
             raise
         waited = timeout if world is not None and world.hurries else round(PATIENCE.total_seconds())
         raise ProcessLost(

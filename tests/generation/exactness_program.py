@@ -10,12 +10,17 @@ import warnings
 import torch
 
 from gpt import GPT, Engine, ModelConfig, SamplingConfig
+from gpt.presets import modern
 from gpt.model.packed import Int8Linear, PackedActivation, PackedLinear, keeps_bits, pack
 
 SHAPES = [(33, 7), (768, 2304), (3072, 768), (768, 50257), (1600, 1600)]  # inputs and outputs
 ROWS = [1, 2, 3, 7, 16, 17]
 MANY = [130, 400]  # tried where they are quickly multiplied
-MODELS = {"GPT-2": (768, 12, 257), "XL": (1600, 25, 257)}  # width, heads and vocabulary
+MODELS = {
+    "GPT-2": ModelConfig(n_layer=2, n_head=12, width=768, context=64, vocab_size=257),
+    "XL": ModelConfig(n_layer=1, n_head=25, width=1600, context=64, vocab_size=257),
+    "nano": modern(ModelConfig(n_layer=1, n_head=4, width=128, context=64, vocab_size=257), ngram=3, ngram_rows=512),
+}
 THREADS = [1, 2, 3]
 report = {"tried": 0, "differs": [], "unpromised": []}
 
@@ -86,10 +91,8 @@ def samples_are_alike(model):
 
 
 def models():
-    for (name, (width, heads, vocab_size)), dtype in itertools.product(MODELS.items(), (torch.float32, torch.int8)):
-        model = GPT(
-            ModelConfig(n_layer=2 if width == 768 else 1, n_head=heads, width=width, context=64, vocab_size=vocab_size)
-        ).eval()
+    for (name, shape), dtype in itertools.product(MODELS.items(), (torch.float32, torch.int8)):
+        model = GPT(shape).eval()
         pack(model, dtype)
         model.requires_grad_(False)
         for threads in THREADS[:2]:

@@ -174,6 +174,9 @@ def test_a_failure_changes_nothing(session, written, run):
     session.load = lambda _: broken
     with pytest.raises(InputError, match="no tokenizer"):
         session.answer("/load it")
+    session.load = mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(InputError, match="/load it: out of memory beside the present model, which stays"):
+        session.answer("/load it")
     assert session.run is before
 
 

@@ -28,6 +28,8 @@ def folder(tmp_path):
         (top / name / "c.txt").write_text("hidden")
     (top / "venv" / "pyvenv.cfg").write_text("")
     (top / ".env").write_text("PASSWORD=secret")
+    (tmp_path / "elsewhere").mkdir()
+    (top / "vault").symlink_to(tmp_path / "elsewhere")
     return top
 
 
@@ -49,6 +51,7 @@ def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder
         "__pycache__": "hidden, or a directory of tools",
         "venv": "hidden, or a directory of tools",
         ".env": "hidden, or a directory of tools",
+        "vault": "a link to a directory; give it by --input",
     }
 
 

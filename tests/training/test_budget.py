@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 from helpers import fit, python_text
@@ -12,6 +13,7 @@ from gpt.tokens.prepare import Document, prepare
 from gpt.training import budget
 from gpt.training.budget import Asked
 from gpt.training.forecast import Pace
+from gpt.training.validation import evaluates_completely, validation_windows
 from gpt.training.world import World
 
 
@@ -79,6 +81,8 @@ def test_minutes_become_steps_by_this_machines_pace(dataset, said, monkeypatch):
     assert 200 <= settled(dataset, "--minutes", 2).steps < 240
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1.0))  # longer than all the time
     config = settled(dataset, "--minutes", 2)
+    assert config.steps > 150  # evaluations predict less, for a quarter of the time
+    config = settled(dataset, "--minutes", 2, "--evaluation.tokens", 10_000)  # which are named: there is one
     assert config.steps >= 1
     assert config.evaluation.every == config.steps
 
@@ -158,3 +162,48 @@ def test_asked_of_nothing_names_nothing():
     assert not Asked().length
     assert Asked(settings=frozenset({"steps"})).length
     assert Config().steps == 1000
+
+
+@pytest.fixture
+def large(dataset):
+    """A dataset as it would be with so many tokens to learn from, and to validate on."""
+
+    def make(train, validation):
+        splits = (SimpleNamespace(name="split", tokens=int(number)) for number in (train, validation))
+        return dataclasses.replace(dataset, **dict(zip(("train", "validation"), splits, strict=True)))
+
+    return make
+
+
+@pytest.mark.parametrize(("train", "validation"), [(3.2e6, 134e3), (12e6, 1.3e6), (110e6, 12.5e6), (12.5e9, 12.5e6)])
+@pytest.mark.parametrize("arguments", [(), ("nano",), ("gpt2",)])
+def test_of_a_large_corpus_evaluations_take_a_quarter_of_the_time_at_most(large, said, train, validation, arguments):
+    """A forward pass is a third of a step's work; the complete split comes on top, if it is shorter than training."""
+    text = large(train, validation)
+    config = settled(text, *arguments)
+    windows, learned = validation_windows(config, text), config.steps * config.batch_tokens
+    times = config.steps // config.evaluation.every
+    assert times >= 10
+    assert times * windows.targets / 3 <= 0.34 * learned
+    assert evaluates_completely(config, text) == (not windows.is_complete and validation / 3 <= learned)
+
+
+def test_what_an_evaluation_predicts_is_as_named(large, said):
+    text = large(110e6, 12.5e6)
+    assert settled(text, "--evaluation.tokens", 5_000_000).evaluation.tokens == 5_000_000
+    assert settled(text, "--steps", 100).evaluation.tokens == 10_000_000
+
+
+@pytest.mark.parametrize("minutes", [2, 20, 200])
+@pytest.mark.parametrize("validation", [4e3, 134e3, 1.3e6, 12.5e6])
+def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation):
+    """On a machine that learns from 20,000 tokens a second, and evaluates three times as many."""
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.1, window=128 / 60_000))
+    text = large(10 * validation, validation)
+    config = settled(text, "nano", "--minutes", minutes)
+    evaluations = config.steps // config.evaluation.every
+    windows = evaluations * len(validation_windows(config, text))
+    windows += evaluates_completely(config, text) * len(validation_windows(config, text, complete=True))
+    assert config.steps * 0.1 + windows * 128 / 60_000 == pytest.approx(60 * minutes, rel=0.25)
+    assert config.steps * 0.1 > 0.35 * 60 * minutes
+    assert evaluations >= 10

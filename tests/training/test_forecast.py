@@ -1,9 +1,12 @@
 from dataclasses import replace
+from unittest import mock
 
+import pytest
 import torch
 
+from gpt import GPT
 from gpt.training import forecast
-from gpt.training.forecast import forecast_lines, trial_seconds
+from gpt.training.forecast import Pace, forecast_lines, measure_pace, trial_seconds
 from gpt.training.world import World
 
 
@@ -50,3 +53,29 @@ def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
     config = replace(tiny_config, model=model, batch_tokens=64 * 256)
     few, many = (trial_seconds(config, sequences, World("cpu"), torch.float32)[0] for sequences in (1, 32))
     assert many > 4 * few
+
+
+def test_a_trial_gives_way_where_memory_runs_out(tiny_config, monkeypatch):
+    tried = []
+
+    def trial(config, sequences, world, dtype):
+        tried.append(sequences)
+        if sequences > 2:
+            raise MemoryError
+        return sequences * 0.5, 1.0
+
+    monkeypatch.setattr(forecast, "trial_seconds", trial)
+    pace = measure_pace(tiny_config, World("cpu"), torch.float32, 6)
+    assert tried == [6, 3, 2]
+    assert pace == Pace(step=6 * 0.5 + 1.0, window=0.5 / 3)
+    monkeypatch.setattr(forecast, "trial_seconds", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        measure_pace(tiny_config, World("cpu"), torch.float32, 6)
+
+
+@pytest.mark.parametrize("where", ["hidden", "allocate"])
+def test_a_first_step_that_memory_does_not_hold_is_a_memory_error(tiny_config, monkeypatch, where):
+    owner = GPT if where == "hidden" else forecast.Optimizer
+    monkeypatch.setattr(owner, where, mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(MemoryError, match="with 2 sequences at a time"):
+        trial_seconds(tiny_config, 2, World("cpu"), torch.float32)

@@ -271,3 +271,13 @@ def test_what_is_no_number_is_written_as_null_and_drawn_as_a_gap(tmp_path):
     file.write({"step": 2, "train_loss": 2.0, "val_loss": 2.5, "val_loss_se": 0.1})
     assert (tmp_path / "metrics.jsonl").read_text().startswith('{"step": 1, "train_loss": null, "val_loss": null')
     assert draw_losses(tmp_path).exists()
+
+
+@pytest.mark.parametrize("torn", [b"", b"12ab", b"\xff\xfe\x00"])
+def test_an_id_that_a_crash_has_torn_is_replaced(tiny_config, tmp_path, fake_wandb, torn):
+    (tmp_path / "wandb-id.txt").write_bytes(torn)
+    for _ in range(2):
+        log_three(replace(tiny_config, wandb="offline"), tmp_path)
+    first, second = (given["id"] for given in fake_wandb.given)
+    assert first == second
+    assert len(first) == 8

@@ -77,3 +77,21 @@ def test_what_torchrun_forwards_at_once_is_no_second_ctrl_c(monkeypatch):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # torchrun's, when another process has ended already
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_ctrl_c_in_a_long_call_before_training_ends_the_process(monkeypatch):
+    """Unless the main thread comes to hear it in time."""
+    ended = []
+    monkeypatch.setattr(signals, "LOADING_SECONDS", 0.05)
+    monkeypatch.setattr(signals, "end_now", ended.append)
+    with StopRequest() as stop:
+        stop._tell(signal.SIGTERM)
+        stop._tell(signal.SIGINT)  # as the listening thread does, at once
+        time.sleep(0.3)
+    assert ended == ["interrupted"]
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop._tell(signal.SIGINT)
+        time.sleep(0.3)
+    assert ended == ["interrupted"]

@@ -64,3 +64,19 @@ def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(
     records = read_metrics(trainer.run)
     assert [record["flops_utilization"] for record in records] == [None] * 30
     assert "MFU" not in progress_line(records[-1], 30, None, 0.0)
+
+
+def test_products_that_memory_does_not_hold_end_no_training(measured, monkeypatch):
+    """They are many times as large as a step of a small model needs; later there may be room."""
+    results = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc"), TRUE]
+
+    def matrix_speed(*_):
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(utilization, "matrix_speed", matrix_speed)
+    found = shares(400, steps=MEASURED_AT[2])
+    assert found[:-1] == [None] * (MEASURED_AT[2] - 1)
+    assert found[-1] == pytest.approx(0.4)

@@ -4,14 +4,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
-from helpers import fit, torchrun
+from helpers import OUT_OF_MEMORY_REPORTS, fit, torchrun
 
 from gpt import GPT, InputError
 from gpt.checkpoint import load_newest
+from gpt.errors import ProcessLost
 from gpt.run import open_run
+from gpt.training import world as world_module
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.state import resume
@@ -142,6 +145,8 @@ def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
     [
         ("compiler", "no such instruction; go on with --resume --compile off"),
         pytest.param("memory", "out of memory with 3 sequences at a time: go on with --resume", marks=pytest.mark.slow),
+        pytest.param("sample", "out of memory with 1 sequences at once", marks=pytest.mark.slow),
+        pytest.param("optimizer", "step 1: out of memory in the optimizer", marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_end(
@@ -149,10 +154,10 @@ def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_en
 ):
     """Not after the half hour that a first step may take."""
     out, _ = worlds
-    shutil.copytree(out / "single", tmp_path / "single")
+    shutil.copytree(out / ("modern" if what == "optimizer" else "single"), tmp_path / "single")
     program = Path(__file__).with_name("world_program.py")
     output = torchrun(2, program, what, dataset.path, tmp_path, cwd=tmp_path, code=1)
-    assert f"step 1: process 1, while the others wait for what it sends: {said}" in output
+    assert (f"step 1: process 1, while the others wait for what it sends: {said}" if "go on" in said else said) in output
 
 
 def test_several_processes_continue_what_one_began(worlds):
@@ -246,3 +251,21 @@ def test_without_torchrun_the_world_is_this_process(monkeypatch):
 def test_errors_of_our_own_are_not_taken_for_a_lost_process():
     with pytest.raises(RuntimeError, match="shapes"), join_world("cpu", 1):
         raise RuntimeError("shapes do not match")
+
+
+def test_too_little_memory_for_a_library_of_communication_is_no_lost_process(monkeypatch):
+    """NCCL says so in a text that names itself."""
+    monkeypatch.setattr(world_module, "_fresh_store", lambda *_: None)
+    for name in ("init_process_group", "all_gather_object", "new_group", "destroy_process_group"):
+        monkeypatch.setattr(world_module.dist, name, lambda *_, **__: None)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world_module, "World", lambda *_, **__: SimpleNamespace(hurries=True))
+    sizes = mock.Mock(side_effect=lambda found, own: found.__setitem__(0, own))
+    monkeypatch.setattr(world_module.dist, "all_gather_object", sizes)
+    for name in ("NCCL", "NCCL's malloc"):
+        with pytest.raises(RuntimeError, match="NCCL|nccl") as caught, join_world("cpu", 1):
+            raise OUT_OF_MEMORY_REPORTS[name]
+        assert caught.value is OUT_OF_MEMORY_REPORTS[name]
+    with pytest.raises(ProcessLost), join_world("cpu", 1):
+        raise RuntimeError("NCCL error: remote process exited")

@@ -2,7 +2,7 @@
 
 world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
 trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, `slow-start`,
-or what fails: `memory` or `compiler`.
+or what fails: `memory`, `compiler`, `sample` or `optimizer`.
 """
 
 import gc
@@ -24,7 +24,7 @@ from gpt.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.compiler import CompilerFailed
 from gpt.run import open_run, read_config
 from gpt.tokens.dataset import Dataset, open_dataset
-from gpt.training import utilization
+from gpt.training import muon, utilization
 from gpt.training.metrics import read_metrics
 from gpt.training.progress import ProgressDisplay
 from gpt.training.report import sample_text
@@ -260,7 +260,7 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
 
 
 def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, object]:
-    """In the first step rank 1 fails in the midst of a sharded forward pass, and the other does not."""
+    """Rank 1 fails in the midst of a sharded forward pass, of a step or a sample, or of Muon; the other does not."""
     config = replace(read_config(out / "single"), parallel="fsdp", init="scratch", stop_at=None)
     trained = trainer(config, open_dataset(data), out / "alone", world)
 
@@ -270,8 +270,16 @@ def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, obje
                 CompilerFailed("no such instruction") if what == "compiler" else torch.OutOfMemoryError("out of memory")
             )
 
-    trained.model.blocks[1].register_forward_pre_hook(fail)
-    trained.train_step()
+    if what == "optimizer":
+        muon.newton_schulz = fail if world.rank == 1 else muon.newton_schulz
+    else:
+        trained.model.blocks[1].register_forward_pre_hook(fail)
+    if what == "sample":
+        sample_text(trained.model, trained.dataset, 12, world)
+        world.any(False)
+    else:
+        trained.train_step()
+        trained.train_step()
     return {}
 
 
@@ -279,12 +287,12 @@ def main(task: str, data: Path, out: Path) -> None:
     gc.freeze()  # what was imported need not be looked through again
     utilization.matrix_speed = cache(utilization.matrix_speed)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
-    with join_world("cpu", timeout={"slow-start": 2, "memory": 4, "compiler": 4}.get(task, 60)) as world:
+    with join_world("cpu", timeout={"slow-start": 2, "memory": 4, "compiler": 4, "sample": 4, "optimizer": 4}.get(task, 60)) as world:
         if task == "all":
             results = all_of_it(data, out, world)
         elif task == "slow-start":
             results = slow_start(out, world)
-        elif task in ("memory", "compiler"):
+        elif task in ("memory", "compiler", "sample", "optimizer"):
             results = fail_alone(data, out, world, task)
         else:
             results = others(data, out, world, task)
