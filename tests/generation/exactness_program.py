@@ -10,8 +10,8 @@ import warnings
 import torch
 
 from gpt import GPT, Engine, ModelConfig, SamplingConfig
-from gpt.presets import modern
 from gpt.model.packed import Int8Linear, PackedActivation, PackedLinear, keeps_bits, pack
+from gpt.presets import modern
 
 SHAPES = [(33, 7), (768, 2304), (3072, 768), (768, 50257), (1600, 1600)]  # inputs and outputs
 ROWS = [1, 2, 3, 7, 16, 17]

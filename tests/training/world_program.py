@@ -287,12 +287,13 @@ def main(task: str, data: Path, out: Path) -> None:
     gc.freeze()  # what was imported need not be looked through again
     utilization.matrix_speed = cache(utilization.matrix_speed)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
-    with join_world("cpu", timeout={"slow-start": 2, "memory": 4, "compiler": 4, "sample": 4, "optimizer": 4}.get(task, 60)) as world:
+    failing = ("memory", "compiler", "sample", "optimizer")
+    with join_world("cpu", timeout={"slow-start": 2, **dict.fromkeys(failing, 4)}.get(task, 60)) as world:
         if task == "all":
             results = all_of_it(data, out, world)
         elif task == "slow-start":
             results = slow_start(out, world)
-        elif task in ("memory", "compiler", "sample", "optimizer"):
+        elif task in failing:
             results = fail_alone(data, out, world, task)
         else:
             results = others(data, out, world, task)
