@@ -1,0 +1,117 @@
+"""What commands gave on a recorded text before names and rooms changed: they give it still.
+
+`tests/recorded/` holds a text; the weights of two small runs that were trained on it, exactly GPT-2 and with every
+option of the model; and record.json: hashes of shards, each step's batch and losses, and texts drawn from those weights
+with the log-probability of each token. `python tests/test_recorded.py` wrote it, with the program of 2026-11-25.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from helpers import run_here
+
+from gpt import integrity
+from gpt.checkpoint import list_checkpoints, load_best, step_of
+
+RECORDED = Path(__file__).parent / "recorded"
+SHAPE = (
+    *("--model.n-layer", 2, "--model.n-head", 4, "--model.width", 32, "--model.context", 32, "--model.dropout", 0.1),
+    *("--batch-tokens", 192, "--micro-batch", 4, "--log-every", 1, "--steps", 24, "--optimizer.warmup-steps", 4),
+    *("--evaluation.every", 8, "--evaluation.sample-tokens", 4, "--checkpoint.every", 0, "--device", "cpu"),
+)
+RUNS = {
+    "gpt2": ("gpt2", *SHAPE),
+    "modern": (
+        *("nano", *SHAPE, "--model.ngram-rows", 64, "--model.logit-softcap", 15, "--model.key-value-heads", 2),
+        *("--model.window", 8, "--model.window-pattern", "SL"),
+    ),
+}
+TOKENIZERS = {"gpt2": "bytes", "modern": "bpe:300"}
+PROMPTS = ("The model", "A run, ", "1 2 3")
+DRAWN = ("--json", "--seed", 7, "--max-tokens", 40, "--logprobs", 1, "--device", "cpu")
+
+
+def prepared(name: str, home: Path) -> dict[str, str]:
+    """The hashes of a dataset's shards, data/NAME."""
+    arguments = ("--input", RECORDED / "text.md", "--name", name, "--tokenizer", TOKENIZERS[name])
+    run_here("data/textfiles.py", *arguments, cwd=home)
+    shards = sorted((home / "data" / name).glob("*.bin"))
+    return {shard.name: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
+
+
+def trained(name: str, home: Path) -> list[dict[str, object]]:
+    """What each step read and found; leaves runs/NAME."""
+    preset, *flags = RUNS[name]
+    run_here("train.py", preset, *flags, "--data", f"data/{name}", "--run-dir", f"runs/{name}", cwd=home)
+    records = map(json.loads, (home / "runs" / name / "metrics.jsonl").read_text().splitlines())
+    return [
+        {
+            "batch": record["batch_hash"],
+            "loss": record["train_loss"],
+            "norm": record["gradient_norm"],
+            **({"validation": record["val_loss"]} if "val_loss" in record else {}),
+        }
+        for record in records
+    ]
+
+
+def sampled(run: Path, home: Path) -> list[dict[str, object]]:
+    """Texts of a run, and how likely each of their tokens was."""
+    (home / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    lines = run_here("sample.py", "--run", run, "--prompts", home / "prompts.txt", *DRAWN, cwd=home).splitlines()
+    texts = [json.loads(line) for line in lines if line.startswith("{")]
+    return [{"ids": text["ids"], "logprobs": [token["log_probability"] for token in text["tokens"]]} for text in texts]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_best(run, print).model
+
+
+def give_weights(run: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Replace those of every checkpoint of a run."""
+    for path in list_checkpoints(run):
+        safetensors.torch.save_file(tensors, path / "model.safetensors")
+        (path / "manifest.json").write_text(json.dumps(integrity.manifest_of(path, step_of(path))))
+
+
+def record(home: Path) -> dict[str, object]:
+    """All of it, as it is now, in an empty directory."""
+    return {
+        name: {
+            "shards": prepared(name, home),
+            "steps": trained(name, home),
+            "samples": sampled(home / "runs" / name, home),
+        }
+        for name in RUNS
+    }
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_commands_give_what_they_gave(tmp_path, name):
+    expected, recorded = json.loads((RECORDED / "record.json").read_text())[name], RECORDED / f"{name}.safetensors"
+    assert prepared(name, tmp_path) == expected["shards"]
+    for now, before in zip(trained(name, tmp_path), expected["steps"], strict=True):
+        assert now.pop("batch") == before.pop("batch")
+        assert now == pytest.approx(before, rel=1e-4)  # processors round otherwise
+    run, before = tmp_path / "runs" / name, safetensors.torch.load_file(recorded)
+    torch.testing.assert_close(weights(run), before, rtol=1e-3, atol=1e-4)
+    give_weights(run, before)
+    for now, before in zip(sampled(run, tmp_path), expected["samples"], strict=True):
+        assert now["ids"] == before["ids"]
+        assert now["logprobs"] == pytest.approx(before["logprobs"], abs=1e-4)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        (RECORDED / "record.json").write_text(json.dumps(record(work), indent=1) + "\n")
+        for name in RUNS:
+            run = work / "runs" / name
+            best = next(path for path in list_checkpoints(run) if step_of(path) == load_best(run, print).state["step"])
+            shutil.copyfile(best / "model.safetensors", RECORDED / f"{name}.safetensors")
