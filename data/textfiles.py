@@ -11,7 +11,7 @@ if __name__ == "__main__":
 from tyro.conf import arg
 
 from gpt.cli import describe, run
-from gpt.tokens.prepare import prepare, require_share
+from gpt.tokens.prepare import prepare, require_plain, require_share
 from gpt.tokens.textfiles import TextFiles
 
 
@@ -35,6 +35,7 @@ def main(
         validation_share: Share of the text that validates, and is not trained on; at most 50 million characters.
     """
     require_share(validation_share)
+    require_plain(name)
     files = TextFiles(inputs, field, validation_share)
     recipe = {"name": "textfiles", "tokenizer": tokenizer, "input": [str(path) for path in inputs], "field": field}
     recipe["validation_share"] = validation_share

@@ -21,20 +21,12 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import parse_json, require_shallow
+from gpt.state_kinds import wrong_entry
 
 FORMAT_VERSION = 2
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 FILES = (MODEL, OPTIMIZER, STATE)  # that the manifest describes
-NUMBER, NONE = (int, float), (type(None),)
-STATE_KINDS: dict[str, tuple[type, ...]] = {  # of entries that are read without training on
-    "step": (int,),
-    "evaluation": (dict, *NONE),
-    "complete_evaluation": (dict, *NONE),
-    "evaluations": (int, *NONE),
-    "dataset_fingerprint": (str, *NONE),
-    "best_validation_loss": (*NUMBER, *NONE),
-}
 Tensors = dict[str, Tensor]
 
 
@@ -165,16 +157,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises InputError for what this program never writes, though the manifest agrees: somebody else has made it.
     """
-    file = path / STATE
-    state = read_json(file)
-    wrong = [name for name, kinds in STATE_KINDS.items() if type(state.get(name)) not in kinds]
-    for name in ("evaluation", "complete_evaluation"):
-        figures = state.get(name)
-        if isinstance(figures, dict) and not isinstance(figures.get("loss"), int | float):
-            wrong.append(name)
-    if wrong:
-        name = wrong[0]
-        raise InputError(f"{file}: {name!r} is {state.get(name)!r:.100}, which this program does not write")
+    state = read_json(path / STATE)
+    wrong = wrong_entry(state)
+    if wrong is not None:
+        raise InputError(f"{path / STATE}: {wrong[0]!r} is {wrong[1]!r:.100}, which this program does not write")
     return state
 
 

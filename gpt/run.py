@@ -137,7 +137,7 @@ def _find(source: str | Path) -> Path:
 
     Raises InputError, with the run that may have been meant.
     """
-    name = Path(source)
+    name = Path(str(source).partition("@")[0])
     bare = name.parent == Path() and not name.exists()
     if bare and is_run(Path("runs") / name):
         raise InputError(f"{source}: there is no such directory; did you mean {Path('runs') / name}?")
@@ -257,7 +257,10 @@ def _claimed(config: Config) -> Path:
         raise InputError(f"--run {str(name)!r}: its name is not UTF-8; name another directory by --run") from None
     if config.run is None:
         return _unused_name(Path("runs"), f"{name}-{config.preset}")
-    config.run.mkdir(parents=True, exist_ok=True)
+    try:
+        config.run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--run {config.run}: cannot be made ({error.strerror}); name another directory") from None
     return config.run
 
 

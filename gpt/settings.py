@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from gpt.errors import InputError, did_you_mean
 
 T = TypeVar("T")
+LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may not even be a float
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -58,9 +59,9 @@ def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
             return value
         if option is Path and isinstance(value, str):
             return Path(value)
-        if option is float and type(value) is int:
+        if option is float and type(value) is int and abs(value) < LARGEST:
             return float(value)
-        if isinstance(option, type) and type(value) is option:
+        if isinstance(option, type) and type(value) is option and not (option is int and abs(value) > LARGEST):
             return value
     wanted = " or ".join(
         " or ".join(map(repr, typing.get_args(option))) if typing.get_origin(option) is Literal else option.__name__

@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -459,8 +460,17 @@ def test_a_manifest_of_brackets_is_damaged_and_no_crash(run, said):
         {"best_validation_loss": []},
         {"dataset_fingerprint": {}},
         {"complete_evaluation": {}},
+        {"evaluation": {"loss": 10**400}},
+        {"step": -7},
+        {"elapsed_s": math.nan},
+        {"micro_batch": {"size": 0}},
+        {"micro_batch": {"size": "a"}},
+        {"record": {"step": 1}},
+        {"unevaluated": {"step": 1}},
+        {"overfitting": {"total": "x", "count": 1, "best": None, "at_best": None, "said": False}},
+        {"evaluated_windows": "x"},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_state_that_nobody_here_wrote_is_refused_though_its_manifest_agrees(run, said, changes):
     """Whoever gives a run away also writes its hashes."""

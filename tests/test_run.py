@@ -212,7 +212,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(trained_run):
 
 
 def test_a_mistyped_run_is_not_looked_for_on_the_network(trained_run):
-    with pytest.raises(InputError, match=f"there is no such directory; did you mean '{trained_run.name}'"):
+    with pytest.raises(InputError, match=f"there is no such directory; did you mean '{trained_run}'"):
         load_run(f"{trained_run}n")
 
 

@@ -364,7 +364,7 @@ def test_a_stop_text_ends_it(trained):
         (("--interactive",), "--prompt and --interactive: give one of them"),
         (("--echo", "--json"), "--echo --json: needs --logprobs"),
         (("--compile", "--dtype", "int8"), "--compile: is for float32 and bfloat16"),
-        (("--run", "runs/python-nan"), "did you mean 'python-nano'"),
+        (("--run", "runs/python-nan"), "did you mean 'runs/python-nano'"),
     ],
 )
 def test_bad_values_are_refused_with_the_allowed_range(trained, options, message):

@@ -15,7 +15,7 @@ from gpt.evaluation.compare import Difference, Measured, bits_difference, encode
 from gpt.evaluation.loss import Evaluation, summarize, window_sums
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, evaluation_rows
-from gpt.run import LoadedRun, is_run, load_run, newest_run, read_config
+from gpt.run import LoadedRun, is_run, load_run, nearest_run, newest_run, read_config
 from gpt.terminal import printable
 from gpt.tokens.dataset import Dataset, open_dataset
 from gpt.training.metrics import read_metrics
@@ -75,12 +75,18 @@ def evaluate(
     """
     path = run or newest_run(with_checkpoint=True)
     if data is None and not is_run(path):
-        raise InputError("--data: name the dataset to evaluate a Hugging Face model on")
+        meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
+        raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with --data")
     if tokens is not None and tokens < 1:
         raise InputError(f"--tokens is {tokens}; it must be at least 1")
     dataset = open_dataset(data or read_config(path).data, cli.complain)
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, cli.complain, dtype)
+    if data is None and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
+        cli.complain(
+            f"warning: {dataset.path} is not what {path} was trained on, or has changed since: some of what is "
+            "evaluated may have been trained on"
+        )
     if loaded.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
         raise InputError(
             f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"

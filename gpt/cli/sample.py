@@ -118,7 +118,7 @@ class SampleCommand:
         if self.interactive:
             return None
         if self.prompt is not None:
-            return [self.prompt]
+            return [self.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]  # as a shell gives it
         if self.prompt_file is not None:
             return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
         if self.prompts is not None:

@@ -185,6 +185,8 @@ def _begins_instead(run: Path, told_on_what: bool) -> str:
 
 def _resumed(run: Path | None, named: str) -> tuple[Config, str]:
     path = run or newest_run()
+    if not is_run(path) and (path / "checkpoints").is_dir():
+        read_config(path)  # which says what is wrong with it
     if not is_run(path):
         raise InputError(f"--resume: {path} holds no run, but something else; name another directory")
     base = dataclasses.replace(read_config(path), run=path, stop_at=None)

@@ -48,9 +48,10 @@ class StopWatcher:
     def push(self, text: str) -> tuple[str, bool]:
         """(the text that is certain, whether a stop text was reached)."""
         self.held += text
-        found = [self.held.index(stop) for stop in self.stops if stop in self.held]
-        if found:
-            return self.held[: min(found)], True
+        places = [(self.held.index(stop), len(stop)) for stop in self.stops if stop in self.held]
+        if places:  # the one that is complete first, whatever pieces the text comes in; of several, the longest
+            _, start = min((start + length, start) for start, length in places)
+            return self.held[:start], True
         # Hold back the longest end that begins a stop text.
         certain = len(self.held)
         for stop in self.stops:

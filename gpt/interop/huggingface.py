@@ -59,8 +59,8 @@ def find(source: str) -> Path:
     if path.is_dir():
         return path
     if path.parent != Path() and path.parent.is_dir():
-        there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir())
-        raise InputError(f"{source}: there is no such directory; {did_you_mean(path.name, there)}")
+        there = sorted(str(entry) for entry in path.parent.iterdir() if entry.is_dir())
+        raise InputError(f"{source}: there is no such directory; {did_you_mean(str(path), there)}")
     repository, _, revision = source.partition("@")
     if repository.count("/") > 1 or source.startswith((".", "/", "~")) or path.exists():
         raise InputError(

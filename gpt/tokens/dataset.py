@@ -120,6 +120,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             if info["split"] not in SPLITS:
                 raise TypeError(f"a shard is of the split {info['split']!r}")
             inside(path, info["file"])
+        names = [info["file"] for info in manifest["shards"]]
+        if len(set(names)) < len(names):
+            raise TypeError("a shard is named twice")
         manifest["tokenizer_fingerprint"]
         if not isinstance(manifest.get("recipe", {}).get("sample_prompt", ""), str):
             raise TypeError("its sample_prompt is no text")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import InputError
+from gpt.files import read_json
 from gpt.interrupts import Interruptible
 from gpt.terminal import one_line
 from gpt.tokens.dataset import SPLITS, Dataset, open_dataset, write_manifest
@@ -52,6 +53,12 @@ def require_share(validation_share: float) -> None:
     """Raises InputError for a share of validation that would leave nothing on one side."""
     if not 0 < validation_share <= 0.5:
         raise InputError(f"--validation-share is {validation_share}; it must be above 0 and at most 0.5")
+
+
+def require_plain(name: str) -> None:
+    """Raises InputError for a dataset's name that leads elsewhere than below data/."""
+    if Path(name).name != name or name in (".", ".."):
+        raise InputError(f"--name {name}: is no plain name; to write elsewhere, give a directory with --out")
 
 
 def hash_fraction(name: str) -> float:
@@ -91,7 +98,8 @@ def prepare(
         try:
             _write(partial, out, documents, tokenizer_name, recipe, {} if skipped is None else skipped, say)
             interruptible.finish()
-            _put_in_place(partial, out)
+            if _put_in_place(partial, out):
+                say(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return open_dataset(out)
@@ -235,10 +243,22 @@ def _require_replaceable(out: Path) -> None:
         raise InputError(f"--out {out}: exists and is no dataset; choose another directory, or remove it")
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
+def _put_in_place(partial: Path, out: Path) -> bool:
+    """Whether it takes the place of another dataset: of different shards or tokenizer."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     partial.rename(out)
+    before, now = (_contents(path / "manifest.json") for path in (old, out))
     shutil.rmtree(old, ignore_errors=True)
+    return before is not None and before != now
+
+
+def _contents(manifest: Path) -> object:
+    """What a manifest says of shards and tokenizer; None where there is none."""
+    try:
+        content = read_json(manifest)
+    except InputError:
+        return None
+    return content.get("shards"), content.get("tokenizer_fingerprint")

@@ -16,7 +16,7 @@ from gpt.tokens.loader import Loader
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.memory import MicroBatch
-from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
+from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
 from gpt.training.world import World
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
@@ -24,6 +24,7 @@ MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict les
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
 SHORTEST_CONTEXT = 16
 WARMUP = 0.1  # of the steps at most
+LEAST_EVALUATED = 200_000  # tokens, seconds of a small model's time
 
 
 @dataclass(frozen=True)
@@ -88,33 +89,51 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
     windows = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed).windows
     epoch = windows / config.batch_sequences  # in steps
     suit = suit_for(world.device, config.init, dataset.train.tokens, dataset.tokenizer.vocab_size)
-    steps, evaluations = config.steps, EVALUATIONS
+    steps = config.steps
     if asked.epochs is not None:
         steps = round(asked.epochs * epoch)
     elif asked.minutes is not None:
         if done is not None and done < config.steps:
             world.say(f"--minutes: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        config, steps, evaluations = _steps_in(asked, config, dataset, world, done)
+        steps, evaluations = _steps_in(asked, config, dataset, world, done or 0)
         if done:
             steps = steps_with(steps, done, config, world, asked.rate_jump)
+        else:
+            config = _with_length(config, steps, asked, evaluations)
     elif done is None and not asked.length:
         steps = min(steps, math.ceil(suit.epochs * epoch))
     steps = max(1, steps)
-    changes: dict[str, Any] = {}
-    every = config.evaluation.every
-    if done is None and (steps != config.steps or not asked.preset):
-        changes["evaluation.every"] = every = max(1, steps // evaluations)
-        changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
-    elif done is None and "steps" not in asked.settings:
-        changes["evaluation.every"] = every = min(every, max(1, steps // evaluations))
-    if done is None and not asked.length and every:
-        share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / (steps // every)
-        changes["evaluation.tokens"] = min(config.evaluation.tokens, max(config.model.context, int(share)))
-    config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
+    if done is None and asked.minutes is None:
+        config = _with_length(config, steps, asked)
+    config = dataclasses.replace(config, steps=steps)
     if done is None or asked.length:
         world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
     return config
+
+
+def _with_length(config: Config, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> Config:
+    """The config of a new run with so many steps, and what suits them, in whatever its user has not named.
+
+    That is the warm-up, at least so many evaluations, and how much each of them predicts: all together take a quarter
+    of the time at most, but where a number of steps or epochs is named, none less than LEAST_EVALUATED tokens.
+    """
+    changes: dict[str, Any] = {}
+    every = max(1, steps // evaluations)
+    if steps != config.steps or not asked.preset:
+        changes["evaluation.every"] = every
+        changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
+    elif config.evaluation.every and "steps" not in asked.settings:
+        changes["evaluation.every"] = min(config.evaluation.every, every)
+    config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
+    share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / _times(config, steps)
+    least = LEAST_EVALUATED if asked.length and asked.minutes is None else config.model.context
+    return _laid_over(config, {"evaluation.tokens": min(config.evaluation.tokens, max(least, int(share)))}, asked)
+
+
+def _times(config: Config, steps: int) -> int:
+    """How often a run evaluates in so many steps."""
+    return -(-steps // config.evaluation.every) if config.evaluation.every else 1
 
 
 def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[str]:
@@ -134,39 +153,42 @@ def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[
     return lines
 
 
-def _steps_in(
-    asked: Asked, config: Config, dataset: Dataset, world: World, done: int | None
-) -> tuple[Config, int, int]:
-    """How many steps and evaluations this machine does in the minutes, by a trial of some seconds.
+def _steps_in(asked: Asked, config: Config, dataset: Dataset, world: World, done: int) -> tuple[int, int]:
+    """How many steps after those done this machine makes in the minutes, evaluations included, by a trial of seconds.
 
-    Evaluations of a new run predict less where they would take more than their share of the time; the config says it.
-    Where their number of tokens is named, there are fewer of them instead.
+    And how many evaluations a new run should make at least: fewer where the tokens of each are named, and take long.
     """
     assert asked.minutes is not None
     dtype = choose_dtype(config.dtype, world.device)
     trial = trial_sequences(config, MicroBatch(config, world, dtype).size, world.device)
     pace = measure_pace(config, world, dtype, trial)
-    seconds, windows = 60 * asked.minutes, len(validation_windows(config, dataset))
-    evaluations = EVALUATIONS
-    affordable = int(MOST_EVALUATING * seconds / pace.window)
-    if done is None and "evaluation.tokens" not in asked.settings:
-        windows = min(windows, max(1, affordable // evaluations))
-    else:
-        evaluations = min(evaluations, max(1, affordable // windows))
-    windows, evaluations = world.broadcast((windows, evaluations))  # each process has measured; one decides
-    if windows < len(validation_windows(config, dataset)):
-        config = _laid_over(config, {"evaluation.tokens": windows * config.model.context}, asked)
-    left = seconds - evaluations * windows * pace.window
-    steps = max(1, round(left / pace.step))
-    if evaluates_completely(dataclasses.replace(config, steps=steps), dataset):
-        complete = len(validation_windows(config, dataset, complete=True)) * pace.window
-        steps = max(1, round((left - complete) / pace.step))
-    steps = world.broadcast(steps)
+    limit, evaluations = 60 * asked.minutes + pace.step / 2, EVALUATIONS
+    if "evaluation.tokens" in asked.settings:
+        affordable = MOST_EVALUATING * limit / (pace.window * len(validation_windows(config, dataset)))
+        evaluations = min(evaluations, max(1, int(affordable)))
+
+    def planned(steps: int) -> Config:
+        new = config if done else _with_length(config, steps, asked, evaluations)
+        return dataclasses.replace(new, steps=done + steps)
+
+    def seconds(steps: int) -> float:
+        plan = planned(steps)
+        windows = _times(plan, steps) * len(validation_windows(plan, dataset))
+        if evaluates_completely(plan, dataset):
+            windows += len(validation_windows(plan, dataset, complete=True))
+        return steps * pace.step + windows * pace.window
+
+    steps, too_many = 1, 2 + int(limit / pace.step)
+    while too_many - steps > 1:
+        middle = (steps + too_many) // 2
+        steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)
+    steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
+    times = _times(planned(steps), steps)
     world.say(
-        f"--minutes {asked.minutes:g}: {steps:,} steps and {evaluations} "
-        f"{'evaluation' if evaluations == 1 else 'evaluations'}, by a trial of this machine's speed"
+        f"--minutes {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
+        f"{'evaluation' if times == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
-    return config, steps, evaluations
+    return steps, evaluations
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gpt.training.overfitting import OverfittingWatch
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
 
-OF_EVALUATIONS = ("val_", "complete_val_", "sample")  # how their entries in a record begin
+OF_EVALUATIONS = ("val_", "complete_val_")  # how their entries in a record begin, beside the sample
 State = dict[str, Any]
 
 
@@ -55,7 +55,7 @@ def tokens_evaluated(trainer: "Trainer", state: State) -> int:
 
 def without_evaluations(record: Record) -> Record:
     """The record of a step as it was before its evaluations."""
-    return {key: value for key, value in record.items() if not key.startswith(OF_EVALUATIONS)}
+    return {key: value for key, value in record.items() if key != "sample" and not key.startswith(OF_EVALUATIONS)}
 
 
 def restore_evaluations(trainer: "Trainer", state: State) -> None:

@@ -18,7 +18,7 @@ from gpt.training.memory import MicroBatch
 from gpt.training.optimizer import Optimizer
 from gpt.training.passes import compiled_passes, without_compiler
 from gpt.training.progress import duration
-from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
+from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
 from gpt.training.world import World
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0

@@ -24,6 +24,7 @@ from gpt.training.evaluated import (
 from gpt.training.exact import conditions, meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import branch_point
+from gpt.training.windows import evaluates_completely
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -175,7 +176,7 @@ def _restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         restore_evaluations(trainer, state)
     else:
         record = record and without_evaluations(record)
-    complete = trainer.complete_evaluation or not trainer.completes
+    complete = trainer.complete_evaluation or not evaluates_completely(trainer.config, trainer.dataset, trainer.step)
     due = trainer.at_the_end and not (trainer.evaluation and complete)  # where it was not the end before, or cut short
     trainer.record = record
     trainer.unevaluated = record if state["unevaluated"] or due else None

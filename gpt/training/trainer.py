@@ -37,7 +37,8 @@ from gpt.training.schedule import branch_point, rate_factor
 from gpt.training.signals import StopRequest
 from gpt.training.state import save, unsaved_steps
 from gpt.training.utilization import Utilization
-from gpt.training.validation import evaluate, evaluates_completely, validation_windows
+from gpt.training.validation import evaluate
+from gpt.training.windows import validation_windows
 from gpt.training.world import World
 
 
@@ -63,7 +64,6 @@ class Trainer:
         self.step = self.saved_step = 0  # steps done, and saved
         self.elapsed = 0.0  # seconds of training, those before a resume included
         self.windows = validation_windows(config, dataset)  # that each evaluation predicts
-        self.completes = evaluates_completely(config, dataset)  # at the end
         self.evaluation: Evaluation | None = None  # of the weights as they are now
         self.complete_evaluation: Evaluation | None = None  # of the last weights, where the budget is less than all
         self.evaluations = 0

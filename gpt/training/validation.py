@@ -4,36 +4,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gpt.config import Config
 from gpt.evaluation.compare import Measured, loss_difference
 from gpt.evaluation.loss import summarize, window_sums
 from gpt.evaluation.windows import Windows
-from gpt.tokens.dataset import Dataset
 from gpt.training.metrics import Record, evaluation_record
 from gpt.training.report import sample_text
 from gpt.training.signals import StopRequest
 from gpt.training.state import save
+from gpt.training.windows import evaluates_completely, validation_windows
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
-
-FORWARD = 1 / 3  # of the time that a token takes to be learned from
-
-
-def validation_windows(config: Config, dataset: Dataset, complete: bool = False) -> Windows:
-    """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
-    budget = None if complete else config.evaluation.tokens
-    return Windows(dataset.validation, config.model.context, dataset.tokenizer.end_of_text, tokens=budget)
-
-
-def evaluates_completely(config: Config, dataset: Dataset) -> bool:
-    """Whether the last weights are evaluated on the complete split where each evaluation predicts a part of it.
-
-    Not where that would take longer than all training: a small model on a large corpus. `gpt eval` does it on request.
-    """
-    if validation_windows(config, dataset).is_complete:
-        return False
-    return FORWARD * dataset.validation.tokens <= config.steps * config.batch_tokens
 
 
 def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
@@ -46,7 +27,8 @@ def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
     if "val_loss" not in record and not _evaluate_windows(trainer, record, stop):
         return False
     is_best = trainer.evaluation is not None and trainer.evaluation.loss < trainer.best_loss
-    if trainer.at_the_end and trainer.completes and not _evaluate_complete(trainer, record, stop):
+    completes = trainer.at_the_end and evaluates_completely(trainer.config, trainer.dataset, trainer.step)
+    if completes and not _evaluate_complete(trainer, record, stop):
         return is_best
     trainer.unevaluated = None
     return is_best

@@ -271,3 +271,20 @@ def test_a_prompt_that_cannot_be_used_is_named_and_those_before_it_are_finished(
     assert not engine.active and not engine.waiting
     with pytest.raises(InputError, match="^(?!prompt)"):
         list(continue_texts(engine, tokenizer, ["a" * 99], sampling))
+
+
+def test_where_a_text_stops_does_not_depend_on_the_pieces_it_comes_in(rng):
+    """The stop text that is complete first ends it, as it would one character at a time."""
+    for _ in range(2000):
+        stops = ["".join(rng.choice("ab") for _ in range(rng.randint(1, 4))) for _ in range(rng.randint(1, 3))]
+        text = "".join(rng.choice("ab") for _ in range(8))
+        shown = []
+        for size in (1, 2, 3, 8):
+            watcher, through = StopWatcher(stops), ""
+            for start in range(0, 8, size):
+                part, stopped = watcher.push(text[start : start + size])
+                through += part
+                if stopped:
+                    break
+            shown.append((through, stopped))
+        assert len(set(shown)) == 1, (stops, text, shown)

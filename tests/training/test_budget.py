@@ -13,7 +13,7 @@ from gpt.tokens.prepare import Document, prepare
 from gpt.training import budget
 from gpt.training.budget import Asked
 from gpt.training.forecast import Pace
-from gpt.training.validation import evaluates_completely, validation_windows
+from gpt.training.windows import evaluates_completely, validation_windows
 from gpt.training.world import World
 
 
@@ -79,9 +79,9 @@ def test_minutes_become_steps_by_this_machines_pace(dataset, said, monkeypatch):
     assert settled(dataset, "--minutes", 2).steps == 240
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=0.01))  # 36 windows, 10 times
     assert 200 <= settled(dataset, "--minutes", 2).steps < 240
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=5.0, window=0.2))  # most of the time, if all
+    assert settled(dataset, "--minutes", 2).steps > 12  # evaluations predict less
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1.0))  # longer than all the time
-    config = settled(dataset, "--minutes", 2)
-    assert config.steps > 100  # evaluations predict less, for a quarter of the time, and the last one a quarter more
     config = settled(dataset, "--minutes", 2, "--evaluation.tokens", 10_000)  # which are named: there is one
     assert config.steps >= 1
     assert config.evaluation.every == config.steps
@@ -191,19 +191,58 @@ def test_of_a_large_corpus_evaluations_take_a_quarter_of_the_time_at_most(large,
 def test_what_an_evaluation_predicts_is_as_named(large, said):
     text = large(110e6, 12.5e6)
     assert settled(text, "--evaluation.tokens", 5_000_000).evaluation.tokens == 5_000_000
-    assert settled(text, "--steps", 100).evaluation.tokens == 10_000_000
+    assert settled(text, "--steps", 100).evaluation.tokens == 200_000
+    assert settled(text, "--epochs", 100).evaluation.tokens == 10_000_000
 
 
-@pytest.mark.parametrize("minutes", [2, 20, 200])
-@pytest.mark.parametrize("validation", [4e3, 134e3, 1.3e6, 12.5e6])
-def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation):
-    """On a machine that learns from 20,000 tokens a second, and evaluates three times as many."""
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.1, window=128 / 60_000))
-    text = large(10 * validation, validation)
-    config = settled(text, "nano", "--minutes", minutes)
-    evaluations = config.steps // config.evaluation.every
-    windows = evaluations * len(validation_windows(config, text))
+def planned_seconds(config, text, pace, done=0):
+    """What the steps after those done take, with their evaluations, in all and by evaluating."""
+    steps, every = config.steps - done, config.evaluation.every
+    windows = (-(-steps // every) if every else 1) * len(validation_windows(config, text))
     windows += evaluates_completely(config, text) * len(validation_windows(config, text, complete=True))
-    assert config.steps * 0.1 + windows * 128 / 60_000 == pytest.approx(60 * minutes, rel=0.25)
-    assert config.steps * 0.1 > 0.35 * 60 * minutes
-    assert evaluations >= 10
+    return steps * pace.step + windows * pace.window, windows * pace.window
+
+
+PACES = [Pace(step=0.1, window=128 / 60_000), Pace(step=6.8, window=128 / 900), Pace(step=0.001, window=128 / 6e6)]
+
+
+@pytest.mark.parametrize("minutes", [1, 20, 200])
+@pytest.mark.parametrize("validation", [4e3, 134e3, *(m * 1e6 for m in range(1, 13))])
+@pytest.mark.parametrize("named", [(), ("--evaluation.every", 5), ("--evaluation.tokens", 30_000)], ids=str)
+def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation, named):
+    """And are used up: what is left out at the end leaves its time to the steps."""
+    text = large(10 * validation, validation)
+    for pace in PACES:
+        monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
+        config = settled(text, "nano", "--minutes", minutes, *named)
+        in_all, evaluating = planned_seconds(config, text, pace)
+        assert in_all <= 60 * minutes * 1.01 or config.steps <= 2
+        if config.steps > 100:  # some steps more would not fit, but where the complete split comes in at just as many
+            more = dataclasses.replace(config, steps=round(config.steps * 1.1) + 1)
+            assert planned_seconds(more, text, pace)[0] > 60 * minutes * 0.99
+            assert evaluating < 0.65 * 60 * minutes or named
+        times = -(-config.steps // config.evaluation.every)
+        assert f"{config.steps:,} step" in said[-2]
+        assert f" {times} evaluation" in said[-2]
+
+
+def test_minutes_of_a_finished_run_count_the_evaluations_that_it_makes(trained_run, dataset, large, said, monkeypatch):
+    """It keeps how often it evaluates, and is long enough now for its complete split."""
+    text, done = large(1e6, 30e3), 30
+    for tokens in (640, 10_000_000):
+        pace = Pace(step=0.05, window=0.01)
+        monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
+        on = ("--run", trained_run, "--resume", "--minutes", 2, "--evaluation.tokens", tokens)
+        config = settled(text, *on, resumes=True)
+        assert config.evaluation.every == 10
+        assert planned_seconds(config, text, pace, done)[0] == pytest.approx(120, rel=0.1)
+
+
+def test_a_preset_that_evaluates_at_its_end_only_has_a_budget_too(large, said):
+    text = large(110e6, 12.5e6)
+    config = settled(text, "shakespeare-char-modern", "--model.vocab-size", 257)
+    assert config.evaluation.every == 0
+    assert config.evaluation.tokens <= config.steps * config.batch_tokens
+    often = settled(text, "nano", "--evaluation.every", 5)
+    windows = -(-often.steps // 5) * len(validation_windows(often, text))
+    assert windows * 128 / 3 <= 0.35 * often.steps * often.batch_tokens

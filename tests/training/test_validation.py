@@ -18,7 +18,7 @@ from gpt.evaluation.loss import evaluate
 from gpt.training import validation
 from gpt.training.metrics import read_metrics
 from gpt.training.report import report
-from gpt.training.validation import validation_windows
+from gpt.training.windows import validation_windows
 
 
 @pytest.fixture
@@ -272,3 +272,16 @@ def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two
     assert whole.gain is not None
     assert whole.gain == parts.gain
     assert make_trainer(budgeted, "parts", resume=True).gain == whole.gain  # for the table of a finished run
+
+
+def test_a_run_that_stops_so_early_that_the_complete_split_would_take_longer_leaves_it_out(
+    make_trainer, budgeted, quiet, monkeypatch
+):
+    original = validation.summarize
+    losses = iter([2.0, 3.0])
+    monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=next(losses)))
+    config = replace(budgeted, early_stop=1, steps=3000, evaluation=replace(budgeted.evaluation, every=1))
+    trainer = make_trainer(config)
+    assert fit(trainer, quiet)
+    assert trainer.step == 2
+    assert trainer.complete_evaluation is None
