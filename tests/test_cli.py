@@ -169,6 +169,10 @@ def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tm
         settings("--resume", "--run", str(tmp_path))
     with pytest.raises(InputError, match="there is no run under runs"):
         settings("--resume")
+    (tmp_path / "damaged" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "damaged" / "config.json").write_text("x")
+    with pytest.raises(InputError, match=r"damaged.config\.json: cannot be read as a run's config"):
+        settings("--resume", "--run", str(tmp_path / "damaged"))
     with pytest.raises(InputError, match="began with the preset custom, not nano"):
         settings("nano", "--resume", "--run", str(trained_run))
 

@@ -346,6 +346,13 @@ def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, m
     assert not config.run.exists()
 
 
+def test_a_directory_that_cannot_be_made_is_named(tiny_config, dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = replace(tiny_config, run=tmp_path / "file" / "run")
+    with pytest.raises(InputError, match=r"--run .*run: cannot be made \(Not a directory\)"):
+        open_run(config, dataset.tokenizer, resume=False).__enter__()
+
+
 def test_a_start_after_one_that_was_killed_at_once_is_accepted(tiny_config, dataset, tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / "tokenizer.json").write_text("half")

@@ -304,6 +304,9 @@ def test_log_probabilities_and_greedy(trained):
         assert len(token["alternatives"]) == 2
     assert [token["id"] for token in line["tokens"]] == line["ids"]
     assert json.loads(sample(home, *options[:-1], "--temperature", 0))["ids"] == line["ids"]
+    assert "\\ud" not in sample(
+        home, "--prompt", "\udcff", *options[2:]
+    )  # what a shell makes of a byte that is not UTF-8
     shown = sample(home, "--prompt", "def ", "--max-tokens", 6, "--greedy", "--logprobs", 1).splitlines()
     assert repr(line["tokens"][-1]["text"]) in shown[-1]
     assert f"{line['tokens'][-1]['log_probability']:.3f}" in shown[-1]

@@ -10,7 +10,9 @@ import torch
 from helpers import fit, in_process
 
 from gpt.__main__ import main as gpt_main
-from gpt.tokens.dataset import open_dataset
+from gpt.run import read_config, write_config
+from gpt.tokens.dataset import SPLITS, open_dataset
+from gpt.tokens.prepare import Document, prepare
 
 
 def evaluate(*arguments, cwd, code=0):
@@ -95,3 +97,25 @@ def test_the_stride_is_that_of_transformers_loop(model, dataset, tmp_path):
     assert found["evaluation"]["tokens"] == count == split.tokens - 1
     assert found["evaluation"]["loss"] == pytest.approx(nats / count, rel=1e-6)
     assert found["best_of"] == 0
+
+
+def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, monkeypatch):
+    """As what validates now may have been trained on; not where other data is named on purpose."""
+    warned = []
+    monkeypatch.setattr("gpt.cli.complain", warned.append)
+    evaluate("--run", runs[0], cwd=tmp_path)
+    assert warned == []
+    config = read_config(runs[0])
+    documents = [Document(split, f"def {split}(x): return x\n" * 40, split) for split in SPLITS]
+    other = prepare(lambda: documents, "bytes", tmp_path / "x", {}, say=lambda _: None)
+    write_config(runs[0], replace(config, data=other.path))
+    evaluate("--run", runs[0], cwd=tmp_path)
+    assert len(warned) == 1
+    assert "is not what" in warned[0]
+    evaluate("--run", runs[0], "--data", other.path, cwd=tmp_path)
+    assert len(warned) == 1
+
+
+def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):
+    refused = evaluate("--run", f"{runs[0]}x", cwd=tmp_path, code=2)
+    assert f"is no run; did you mean {runs[0]}?" in refused

@@ -6,7 +6,7 @@ from helpers import python_text
 from gpt.errors import InputError
 from gpt.tokens import prepare as prepare_module
 from gpt.tokens.dataset import open_dataset
-from gpt.tokens.prepare import Document, prepare, split_by_hash
+from gpt.tokens.prepare import Document, prepare, require_plain, split_by_hash
 
 
 def documents(count=60):
@@ -166,3 +166,19 @@ def test_the_split_by_hash_has_its_share_and_never_changes():
     # sha256sum gives io.py 4f…, in the lower half of all digests, and argparse.py c9… and os.py d9… in the upper.
     splits = [split_by_hash(name, 0.5) for name in ("io.py", "argparse.py", "os.py")]
     assert splits == ["validation", "train", "train"]
+
+
+def test_the_replacement_of_another_dataset_is_said(tmp_path):
+    """Runs were trained on it, perhaps; the same one again is no other."""
+    said = []
+    for name in ("bytes", "bytes", "char"):
+        prepare(documents, name, tmp_path / "d", {}, say=said.append)
+    assert [line for line in said if "replaces" in line] == [
+        f"{tmp_path / 'd'}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+    ]
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".", "/tmp/x"])
+def test_a_name_leads_nowhere_else(name):
+    with pytest.raises(InputError, match="is no plain name"):
+        require_plain(name)

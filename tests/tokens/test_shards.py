@@ -226,6 +226,13 @@ def test_a_damaged_manifest_is_refused(copy, content):
         open_dataset(copy)
 
 
+def test_a_shard_counts_once(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"shards": manifest["shards"] * 2}))
+    with pytest.raises(InputError, match="a shard is named twice"):
+        open_dataset(copy)
+
+
 def test_a_newer_manifest_is_refused(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"version": 2}))
