@@ -172,27 +172,31 @@ def preset(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Suit:
-    """What suits training texts of up to so many tokens: how often each is read, and what hinders learning by heart."""
+    """What suits training texts of up to so many tokens: how often each is read, and what it is read with."""
 
     tokens: float
     epochs: float
     batch_tokens: int
-    dropout: float
+    dropout: float = 0.0
     context: int | None = None
     learning_rate: float | None = None
-    ngram: int = 1
-    ngram_rows: int = ModelConfig.ngram_rows
+    ngram: int = 3
+    ngram_rows: int = 32768
+
+    def most_epochs(self, model: ModelConfig) -> float:
+        """How often a model should read the text."""
+        return min(NGRAM_EPOCHS, self.epochs) if model.ngram > 1 else self.epochs
 
 
-# The small model (nano's block), by the size of the text. A table of n-grams learns a small text by heart before the
-# block has learned anything from it. Measured over several texts and seeds: benchmarks/LOG.md.
+# The small model (nano's block), by the size of the text; epochs are those of a model without n-grams. Measured over
+# several texts and seeds: benchmarks/LOG.md.
 SMALL = (
-    Suit(tokens=20_000, epochs=5, batch_tokens=256, context=64, learning_rate=0.01, dropout=0.3),
-    Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01, dropout=0.2),
-    Suit(tokens=400_000, epochs=3, batch_tokens=2048, dropout=0.2),
-    Suit(tokens=1_500_000, epochs=2, batch_tokens=2048, dropout=0.1, ngram=2, ngram_rows=32768),
-    Suit(tokens=math.inf, epochs=2, batch_tokens=2048, dropout=0.0, ngram=3, ngram_rows=32768),
+    Suit(tokens=20_000, epochs=5, batch_tokens=256, context=64, learning_rate=0.01),
+    Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01),
+    Suit(tokens=400_000, epochs=3, batch_tokens=2048),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=2048),
 )
+NGRAM_EPOCHS = 1  # n-grams teach a small model most, at any size of text; the second time it knows them by heart
 # Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two.
 TRAINED = (
     Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1),
@@ -203,16 +207,12 @@ LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ng
 LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
 
 
-FEW_OF_EACH = 10  # tokens of a text for each that the vocabulary has: with fewer, the second reading harms already
-
-
-def suit_for(device: str, init: str, tokens: int, vocab_size: int = 1) -> Suit:
-    """What suits a text of so many training tokens, in a vocabulary of that size."""
+def suit_for(device: str, init: str, tokens: int) -> Suit:
+    """What suits a text of so many training tokens."""
     if init == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
         return LARGE
     rows = SMALL if init == "scratch" else TRAINED
-    suit = next(suit for suit in rows if tokens <= suit.tokens)
-    return replace(suit, epochs=1) if init == "scratch" and tokens < FEW_OF_EACH * vocab_size else suit
+    return next(suit for suit in rows if tokens <= suit.tokens)
 
 
 def preset_for(device: str, init: str, tokens: int | None = None) -> tuple[Config, str]:

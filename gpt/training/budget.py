@@ -9,7 +9,7 @@ from typing import Any
 from gpt.config import Config, nearest_multiple
 from gpt.device import choose_dtype
 from gpt.errors import InputError
-from gpt.presets import Suit, preset_for, suit_for
+from gpt.presets import preset_for, suit_for
 from gpt.settings import overlay, to_dict
 from gpt.tokens.dataset import Dataset
 from gpt.tokens.loader import Loader
@@ -88,7 +88,7 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
     """
     windows = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed).windows
     epoch = windows / config.batch_sequences  # in steps
-    suit = suit_for(world.device, config.init, dataset.train.tokens, dataset.tokenizer.vocab_size)
+    suit = suit_for(world.device, config.init, dataset.train.tokens)
     steps = config.steps
     if asked.epochs is not None:
         steps = round(asked.epochs * epoch)
@@ -102,13 +102,13 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
         else:
             config = _with_length(config, steps, asked, evaluations)
     elif done is None and not asked.length:
-        steps = min(steps, math.ceil(suit.epochs * epoch))
+        steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
     steps = max(1, steps)
     if done is None and asked.minutes is None:
         config = _with_length(config, steps, asked)
     config = dataclasses.replace(config, steps=steps)
     if done is None or asked.length:
-        world.say("\n".join(_words(config, steps / epoch, suit, dataset)))
+        world.say("\n".join(_words(config, steps / epoch, suit.most_epochs(config.model), dataset)))
     return config
 
 
@@ -136,7 +136,7 @@ def _times(config: Config, steps: int) -> int:
     return -(-steps // config.evaluation.every) if config.evaluation.every else 1
 
 
-def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[str]:
+def _words(config: Config, epochs: float, most: float, dataset: Dataset) -> list[str]:
     model = config.model
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
     tokens = f"{dataset.train.tokens:,} tokens"
@@ -144,11 +144,11 @@ def _words(config: Config, epochs: float, suit: Suit, dataset: Dataset) -> list[
         f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
         f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
     ]
-    if epochs > BY_HEART * suit.epochs:
-        fewer = max(1, round(config.steps * suit.epochs / epochs))
+    if epochs > BY_HEART * most:
+        fewer = max(1, round(config.steps * most / epochs))
         lines.append(
             f"warning: {epochs:.3g} epochs of {tokens}: it will learn them by heart; "
-            f"try --epochs {suit.epochs:g} (--steps {fewer})"
+            f"try --epochs {most:g} (--steps {fewer})"
         )
     return lines
 
