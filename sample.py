@@ -9,13 +9,14 @@ if __name__ == "__main__":
 
 import tyro
 
-from gpt.cli import complain, program_name, sentences
-from gpt.cli.sample import SampleCommand, require_known
+from gpt.apps.render import print_json, print_text
+from gpt.apps.repl import interact
+from gpt.commands import clean_errors, complain, program_name
+from gpt.commands.sample import SampleCommand, require_known
 from gpt.device import choose_device
-from gpt.generation.repl import interact
-from gpt.generation.show import print_json, print_text
-from gpt.generation.text import continue_texts, text_engine
-from gpt.run import LoadedRun, load_run, newest_run
+from gpt.generation.completion import complete_texts, text_engine
+from gpt.runs.directory import newest_run
+from gpt.runs.load import LoadedRun, load_run
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     device = choose_device(command.device)
 
     def load(name: str) -> LoadedRun:
-        return load_run(name, device, complain, command.dtype, packed=not command.compile)
+        return load_run(name, device, complain, command.dtype, prepacked=not command.compile)
 
     run = load(command.run or str(newest_run(with_checkpoint=True)))
     if prompts is None:
@@ -35,14 +36,14 @@ def main(arguments: list[str]) -> None:
     require_known(prompts, run.tokenizer)
     batch = min(command.batch, len(prompts) * command.samples)
     engine = text_engine(run.model, run.tokenizer, batch, command.compile, complain)
-    events = continue_texts(
+    events = complete_texts(
         engine,
         run.tokenizer,
         prompts,
         command.sampling,
         command.samples,
         command.stop,
-        alternatives=command.logprobs,
+        top_logprobs=command.logprobs,
         echo=command.echo and command.logprobs is not None,
     )
     if command.json:
@@ -52,5 +53,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with sentences():
+    with clean_errors():
         main(sys.argv[1:])

@@ -9,21 +9,21 @@ from gpt.interrupts import end_quietly_while_loading
 if __name__ == "__main__":
     end_quietly_while_loading()
 
-from gpt.cli import sentences
-from gpt.cli.train import TrainCommand, described, dry_run_text, parse_train, prepare_to_begin, settle
+from gpt.commands import clean_errors
+from gpt.commands.default_data import prepare_to_begin
+from gpt.commands.train import TrainCommand, described, dry_run_text, parse_train, settle
+from gpt.dataset.dataset import open_dataset
 from gpt.device import choose_device
-from gpt.run import is_run, open_run
-from gpt.tokens.dataset import open_dataset
+from gpt.distributed.launch import join_world
+from gpt.distributed.world import World
+from gpt.runs.directory import is_run, open_run
+from gpt.tracking.progress import ProgressDisplay
 from gpt.training.exact import exact_arithmetic
-from gpt.training.initial import initial_weights, new_model, require_tokenizer
-from gpt.training.progress import ProgressDisplay
-from gpt.training.report import beginning, report, report_stop
+from gpt.training.resume import load_weights, resume
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
-from gpt.training.state import load_weights, resume
+from gpt.training.start import initial_weights, new_model, require_tokenizer
+from gpt.training.summary import beginning, report, report_stop
 from gpt.training.trainer import Trainer
-from gpt.training.world import World, join_world
-
-RECIPES = Path(__file__).parent / "data"
 
 
 def main(arguments: list[str]) -> int:
@@ -31,14 +31,14 @@ def main(arguments: list[str]) -> int:
     settings, device = command.settings, choose_device(command.settings.device)
     with StopRequest() as stop, exact_arithmetic(settings.exact, device), join_world(device, settings.timeout) as world:
         world.say(f"{reason}; {described(settings, world)}")
-        return world.end(train(world.broadcast(command), world, stop))
+        return world.exit(train(world.broadcast(command), world, stop))
 
 
 def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     """What every process does; `world` knows which of them speaks and writes for all."""
     config, dataset = command.settings, None
-    resumes = world.broadcast(command.resume and is_run(config.run))
-    prepare_to_begin(command, RECIPES, world)
+    resumes = world.broadcast(command.resume and is_run(config.run_dir))
+    prepare_to_begin(command, Path(__file__).parent / "data", world)
     if config.data.exists() or not command.dry_run:
         dataset = open_dataset(config.data, world.say)
         world.require_same("--data", dataset.fingerprint)
@@ -53,7 +53,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         model = new_model(config, world.device)
         trainer = Trainer(config, model, dataset, run, world)
         allowed = (command.allow_other_data, command.allow_rate_jump, command.from_step)
-        if not (resumes and resume(trainer, *allowed)) and config.init != "scratch":
+        if not (resumes and resume(trainer, *allowed)) and config.init_from != "scratch":
             load_weights(trainer, lambda: initial_weights(config))
         world.say(beginning(trainer))
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
@@ -66,5 +66,5 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
 
 
 if __name__ == "__main__":
-    with sentences():
+    with clean_errors():
         sys.exit(main(sys.argv[1:]))

@@ -28,10 +28,10 @@ from benchmarks.common import (
     say,
     validation_loss,
 )
+from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.shards import Split
 from gpt.errors import InputError
-from gpt.tokens.dataset import Dataset, open_dataset
-from gpt.tokens.shards import Split
-from gpt.tokens.tokenizer import Tokenizer
+from gpt.text.tokenizer import Tokenizer
 
 PILOT = 60  # iterations, to learn how long one takes
 
@@ -78,7 +78,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             work = Path(directory)
             peer = NanoGPT(options.nanogpt, work)
-            ours(work, "nano", "--data", data, "--run", work / "run", "--seed", number, "--device", "cpu")
+            ours(work, "nano", "--data", data, "--run-dir", work / "run", "--seed", number, "--device", "cpu")
             last = json.loads((work / "run" / "metrics.jsonl").read_text().splitlines()[-1])
             result["ours"].append({"bits_per_byte": last["val_bits_per_byte"], "training_s": last["elapsed_s"]})
             say(f"ours: {result['ours'][-1]}")

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from gpt.analysis.cost import parameter_count
-from gpt.config import ModelConfig
+from gpt.dataset.shards import Split
+from gpt.model.config import ModelConfig
 from gpt.presets import preset
-from gpt.tokens.shards import Split
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -35,8 +35,10 @@ NANOGPT_CPU = (
 
 def described(model: ModelConfig, optimizer: str) -> str:
     """A model in the words of a table: who compares two programs must name what each of them trains."""
-    layers = f"{model.n_layer} layer{'s' if model.n_layer > 1 else ''} × {model.width}"
-    tables = f"n-grams up to {model.ngram} in {model.ngram - 1} × {model.ngram_rows:,} rows" if model.ngram > 1 else ""
+    layers = f"{model.n_layer} layer{'s' if model.n_layer > 1 else ''} × {model.n_embd}"
+    tables = (
+        f"n-grams up to {model.ngram} in {model.ngram - 1} × {model.ngram_buckets:,} rows" if model.ngram > 1 else ""
+    )
     kind = "GPT-2" if model.positions == "learned" else "modern recipe"
     size = f"{parameter_count(model) / 1e6:.3g} M parameters"
     return ", ".join(part for part in (f"{kind} of {layers}", tables, optimizer, size) if part)
@@ -50,7 +52,7 @@ def described_preset(name: str, vocab_size: int) -> str:
 
 def described_nanogpt_cpu(vocab_size: int) -> str:
     """The model of nanoGPT's documented CPU run."""
-    model = ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=vocab_size, bias=False)
+    model = ModelConfig(n_layer=4, n_head=4, n_embd=128, context_length=64, vocab_size=vocab_size, bias=False)
     return described(model, "AdamW")
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, rounded
-from gpt.evaluation.loss import window_sums
+from gpt.dataset.dataset import open_dataset
+from gpt.evaluation.loss import loss_per_window
 from gpt.evaluation.statistics import ratio_errors, spread
 from gpt.evaluation.windows import Windows
-from gpt.run import load_run, read_config
-from gpt.tokens.dataset import open_dataset
+from gpt.runs.directory import read_config
+from gpt.runs.load import load_run
 
 DRAWS, SEEDS = 200, 5
 
@@ -38,8 +39,8 @@ def main() -> None:
     options = arguments(__doc__, peer=False, run=None)
     path = options.run or Path("runs/python-nano")
     run, dataset = load_run(path), open_dataset(read_config(path).data)
-    windows = Windows(dataset.validation, run.config.context, dataset.tokenizer.end_of_text)
-    found = window_sums(run.model, windows, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 64)
+    windows = Windows(dataset.validation, run.config.context_length, dataset.tokenizer.end_of_text)
+    found = loss_per_window(run.model, windows, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 64)
     assert found is not None
     nats, tokens, _ = found.numpy().T
     loss, errors = ratio_errors(nats, tokens)

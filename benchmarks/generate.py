@@ -25,7 +25,8 @@ import torch
 from benchmarks.common import ROOT, finish, ratio, say
 from benchmarks.table import generation_table
 from gpt import InputError, Tokenizer
-from gpt.device import matrix_speed, synchronise
+from gpt.device import synchronize
+from gpt.training.utilization import measured_peak_flops
 
 TOP_K, NEW, NEW_OF_NANOGPT = 200, 64, 16
 VOCABULARY, CONTEXT = 50_257, 1024
@@ -40,7 +41,7 @@ Generate = Callable[[list[list[int]], int], None]  # prompts, and how many new t
 def gpt(path: Path, dtype: Any, device: str) -> Generate:
     from gpt import Engine, SamplingConfig, load_run
 
-    run = load_run(path, device, dtype=dtype, packed=True)
+    run = load_run(path, device, dtype=dtype, prepacked=True)
     engines: dict[int, Engine] = {}
 
     def generate(prompts: list[list[int]], new: int) -> None:
@@ -127,7 +128,7 @@ def serve(library: str, path: Path, dtype: str, device: str) -> None:
         prompts = torch.randint(VOCABULARY - 1, (batch, length), generator=random).tolist()
         start = time.perf_counter()
         generate(prompts, new)
-        synchronise(device)
+        synchronize(device)
         print(time.perf_counter() - start, file=answers, flush=True)
 
 
@@ -205,11 +206,12 @@ def save_model(directory: Path) -> Path:
 def save_run(directory: Path, exported: Path) -> Path:
     """The same model as a run of ours."""
     from gpt import checkpoint
-    from gpt.config import Config
-    from gpt.run import load_run, open_run
+    from gpt.config import TrainConfig
+    from gpt.runs.directory import open_run
+    from gpt.runs.load import load_run
 
     loaded = load_run(exported)
-    with open_run(Config(run=directory / "run", model=loaded.config), loaded.tokenizer, resume=False) as path:
+    with open_run(TrainConfig(run_dir=directory / "run", model=loaded.config), loaded.tokenizer, resume=False) as path:
         checkpoint.save(path, loaded.model.state_dict(), {}, {"step": 0, "evaluation": None})
     return path
 
@@ -230,9 +232,9 @@ def prompt_flops(length: int) -> float:
     from gpt import ModelConfig
 
     config = ModelConfig()
-    blocks = 12 * config.n_layer * config.width**2
-    attention = 2 * config.n_layer * config.width * length  # causal: half of all pairs, queries × keys and × values
-    return length * (2 * blocks + attention) + 2 * config.width * config.vocab_size
+    blocks = 12 * config.n_layer * config.n_embd**2
+    attention = 2 * config.n_layer * config.n_embd * length  # causal: half of all pairs, queries × keys and × values
+    return length * (2 * blocks + attention) + 2 * config.n_embd * config.vocab_size
 
 
 def parse() -> argparse.Namespace:
@@ -297,7 +299,7 @@ def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, A
     result |= {"rate_at_1000_by_10": {}, "speeds": speeds, "slowest_prompt_s": slowest_prompt()}
     for turn in range(options.runs):
         result["memory_gb_per_s"].append(memory_speed(options.device) / 1e9)
-        result["matrix_tflops"].append(matrix_speed(options.device, torch.float32) / 1e12)
+        result["matrix_tflops"].append(measured_peak_flops(options.device, torch.float32) / 1e12)
         for batch, length in work:
             able = [worker for worker in running if can_do(worker, batch, length)]
             found: dict[Worker, list[dict[str, float]]] = defaultdict(list)

@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import NanoGPT, all_ids, arguments, described, finish, ours, say, validation_loss
-from gpt.config import ModelConfig
+from gpt.dataset.dataset import open_dataset
+from gpt.model.config import ModelConfig
 from gpt.presets import preset
-from gpt.tokens.dataset import open_dataset
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(ModelConfig(n_layer=6, n_head=6, width=384, context=256), 16, 60, 6, "gpt2-modern", 4),
+    "cpu": Scale(ModelConfig(n_layer=6, n_head=6, n_embd=384, context_length=256), 16, 60, 6, "gpt2-modern", 4),
     "cuda": Scale(ModelConfig(), 480, 400, 40, "gpt2-modern", 128),
 }
 LESS_AND_LESS = (3, 4, 6)  # fractions of nanoGPT's tokens
@@ -54,11 +54,12 @@ def best_rate(losses: dict[float, float]) -> float:
 def nanogpt_loss(peer: NanoGPT, scale: Scale, device: str, rate: float, seed: int, validation: int) -> float:
     micro = scale.batch if device == "cpu" else 32
     flags = {
-        "dataset": "text", "n_layer": scale.model.n_layer, "n_head": scale.model.n_head, "n_embd": scale.model.width,
-        "block_size": scale.model.context, "batch_size": micro, "gradient_accumulation_steps": scale.batch // micro,
+        "dataset": "text", "n_layer": scale.model.n_layer, "n_head": scale.model.n_head, "n_embd": scale.model.n_embd,
+        "block_size": scale.model.context_length, "batch_size": micro,
+        "gradient_accumulation_steps": scale.batch // micro,
         "max_iters": scale.steps, "lr_decay_iters": scale.steps, "warmup_iters": scale.warm_up, "weight_decay": 0.1,
         "learning_rate": rate, "min_lr": rate / 10, "eval_interval": scale.steps, "log_interval": 50,
-        "eval_iters": max(20, min(200, validation // (micro * scale.model.context))), "device": device,
+        "eval_iters": max(20, min(200, validation // (micro * scale.model.context_length))), "device": device,
         "compile": device == "cuda",
     }  # fmt: skip
     source = peer.path / "train.py"  # its seed is no setting
@@ -69,13 +70,15 @@ def nanogpt_loss(peer: NanoGPT, scale: Scale, device: str, rate: float, seed: in
 
 
 def our_loss(work: Path, scale: Scale, tokens: int, device: str, data: Path, seed: int) -> float:
-    batch = scale.our_batch * scale.model.context
+    batch = scale.our_batch * scale.model.context_length
     steps = tokens // batch
     run = work / f"ours-{seed}-{steps}"
-    model = {"n-layer": scale.model.n_layer, "n-head": scale.model.n_head, "width": scale.model.width}
-    flags = [f"--model.{name}={value}" for name, value in (model | {"context": scale.model.context}).items()]
+    model = {"n-layer": scale.model.n_layer, "n-head": scale.model.n_head, "n-embd": scale.model.n_embd}
+    flags = [
+        f"--model.{name}={value}" for name, value in (model | {"context-length": scale.model.context_length}).items()
+    ]
     ours(
-        work, scale.our_preset, "--data", data, "--run", run, "--seed", seed, "--device", device, *flags,
+        work, scale.our_preset, "--data", data, "--run-dir", run, "--seed", seed, "--device", device, *flags,
         "--batch-tokens", batch, "--steps", steps, "--evaluation.every", 0, "--checkpoint.every", 0,
     )  # fmt: skip
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"]
@@ -85,11 +88,16 @@ def main() -> None:
     options = arguments(__doc__, runs=3, device="cpu", data=None)
     data, scale = (options.data or Path("data/python")).resolve(), SCALES[options.device]
     dataset = open_dataset(data)
-    tokens = scale.steps * scale.batch * scale.model.context
+    tokens = scale.steps * scale.batch * scale.model.context_length
     size = dataset.tokenizer.vocab_size
     theirs = replace(scale.model, vocab_size=size, bias=False)
     own = preset(scale.our_preset)
-    shape = {"n_layer": theirs.n_layer, "n_head": theirs.n_head, "width": theirs.width, "context": theirs.context}
+    shape = {
+        "n_layer": theirs.n_layer,
+        "n_head": theirs.n_head,
+        "n_embd": theirs.n_embd,
+        "context_length": theirs.context_length,
+    }
     models = {
         "ours": described(replace(own.model, vocab_size=size, **shape), "Muon and AdamW"),
         "nanogpt": described(theirs, "AdamW"),

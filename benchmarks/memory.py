@@ -19,9 +19,10 @@ import numpy as np
 
 from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, say
 from benchmarks.steps import build, timed
-from gpt.config import Config, ModelConfig
-from gpt.memory import keep_freed_memory
-from gpt.model import head
+from gpt.config import TrainConfig
+from gpt.malloc import retain_freed_memory
+from gpt.model import loss as head
+from gpt.model.config import ModelConfig
 from gpt.presets import preset
 from gpt.training.trainer import Trainer
 
@@ -30,24 +31,24 @@ MODEL = ModelConfig(bias=False)  # as nanoGPT has it by default
 CHUNKED = head.chunk_rows
 
 
-def config(device: str) -> Config:
-    tokens = SEQUENCES * MODEL.context
+def config(device: str) -> TrainConfig:
+    tokens = SEQUENCES * MODEL.context_length
     return replace(
-        preset("gpt2"), model=MODEL, batch_tokens=tokens, micro_batch=SEQUENCES, device=device, compile="off"
+        preset("gpt2"), model=MODEL, batch_tokens=tokens, micro_batch_size=SEQUENCES, device=device, compile="off"
     )
 
 
 def choose(trainer: Trainer, saving: bool) -> None:
     """Let the trainer's next steps save memory, or not."""
     head.__dict__["chunk_rows"] = CHUNKED if saving else lambda *_: 10**9
-    trainer.model.recompute("activations" if saving else "nothing")
-    keep_freed_memory(trainer.device, keep=not saving)  # as the trainer does by its setting of recompute
+    trainer.model.set_recompute("activations" if saving else "none")
+    retain_freed_memory(trainer.device, keep=not saving)  # as the trainer does by its setting of recompute
 
 
 @contextlib.contextmanager
 def our_trainer(device: str) -> Generator[Trainer]:
     with tempfile.TemporaryDirectory() as directory:
-        yield build(replace(config(device), run=Path(directory)), Path(directory))
+        yield build(replace(config(device), run_dir=Path(directory)), Path(directory))
 
 
 def alternating(device: str, runs: int) -> dict[str, list[float]]:
@@ -71,8 +72,9 @@ print(peak_memory({device!r}))
 
 
 def nanogpt_peak(peer: NanoGPT, device: str) -> int:
-    flags = f"--dataset=random --batch_size={SEQUENCES} --block_size={MODEL.context} --gradient_accumulation_steps=1 "
-    flags += f"--max_iters=2 --eval_interval=1000000 --eval_iters=1 --log_interval=1 --device={device} --compile=False"
+    flags = f"--dataset=random --batch_size={SEQUENCES} --block_size={MODEL.context_length} "
+    flags += "--gradient_accumulation_steps=1 --max_iters=2 --eval_interval=1000000 --eval_iters=1 "
+    flags += f"--log_interval=1 --device={device} --compile=False"
     if device == "cpu":
         return peer.train(*flags.split()).peak_bytes
     code = f"import sys, torch; sys.argv = {['train.py', *flags.split()]}\n"

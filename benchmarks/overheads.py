@@ -14,13 +14,13 @@ import torch
 
 from benchmarks.common import arguments, finish, measured, say
 from benchmarks.steps import build
-from gpt.cli.train import fit_to_dataset
+from gpt.commands.train import fit_to_dataset
+from gpt.dataset.dataset import open_dataset
+from gpt.dataset.loader import Loader
+from gpt.dataset.shards import Shard, Split
 from gpt.presets import preset
-from gpt.tokens.dataset import open_dataset
-from gpt.tokens.loader import Loader
-from gpt.tokens.shards import Shard, Split
+from gpt.tracking.progress import ProgressDisplay
 from gpt.training import trainer as trainer_module
-from gpt.training.progress import ProgressDisplay
 from gpt.training.signals import StopRequest
 
 
@@ -35,14 +35,14 @@ def import_seconds(runs: int) -> list[float]:
     return found
 
 
-def tokens_per_second(split: Split, context: int, batch: int) -> float:
+def tokens_per_second(split: Split, context_length: int, batch: int) -> float:
     """How fast batches come from a shard that was just written, so from the page cache, over some 20 million tokens."""
-    loader = Loader(split, batch, context, seed=0)
-    steps = 20_000_000 // (batch * context)
+    loader = Loader(split, batch, context_length, seed=0)
+    steps = 20_000_000 // (batch * context_length)
     start = time.perf_counter()
     for step in range(steps):
         loader.batch(step)
-    return steps * batch * context / (time.perf_counter() - start)
+    return steps * batch * context_length / (time.perf_counter() - start)
 
 
 class Stopwatch:
@@ -69,10 +69,10 @@ def run_shares(data: Path) -> dict[str, float]:
     config, watch = fit_to_dataset(preset("nano"), open_dataset(data), say), Stopwatch()
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
-        trainer = build(replace(config, run=run), run)
+        trainer = build(replace(config, run_dir=run), run)
         dataset = open_dataset(data)
         trainer.dataset = dataset
-        trainer.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
+        trainer.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
         watch.watch(trainer, "accumulate", "training")
         watch.watch(trainer.optimizer, "step", "training")
         watch.watch(trainer_module, "gradient_norm", "training")
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         np.random.default_rng(0).integers(0, 50_257, 50_000_000, dtype=np.uint16).tofile(Path(directory) / "train.bin")
         split = Split("train", [Shard(Path(directory) / "train.bin")])
-        batches = [tokens_per_second(split, context=1024, batch=512) for _ in range(options.runs)]
+        batches = [tokens_per_second(split, context_length=1024, batch=512) for _ in range(options.runs)]
     finish(
         "overheads",
         "cpu",

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.bits_per_byte import PILOT, text_of
 from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, iteration_seconds, measured, ours, say
-from gpt.tokens.dataset import Dataset, open_dataset
-from gpt.tokens.textfiles import TextFiles
+from gpt.corpus.sources import TextFiles
+from gpt.dataset.dataset import Dataset, open_dataset
 
 SIZES = {"5KB": 5_000, "50KB": 50_000, "500KB": 500_000, "5MB": 5_000_000, "50MB": 50_000_000}
 EVALUATIONS = 10  # of nanoGPT's code, as many as ours has at least
@@ -41,7 +41,7 @@ def our_run(work: Path, text: str, seed: int) -> tuple[Result, Dataset]:
     """The two commands of README, without flags but for the seed, as processes."""
     (work / "text.txt").write_text(text, encoding="utf-8")
     measured([sys.executable, str(ROOT / "data" / "textfiles.py"), "--input", "text.txt", "--name", "own"], work)
-    process = ours(work, "--data", "data/own", "--run", "run", "--seed", seed, "--device", "cpu")
+    process = ours(work, "--data", "data/own", "--run-dir", "run", "--seed", seed, "--device", "cpu")
     records = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [record for record in records if "val_loss" in record]
     best = min(evaluated, key=lambda record: record["val_loss"])

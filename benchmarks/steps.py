@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from gpt.config import Config
-from gpt.device import synchronise
+from gpt.config import TrainConfig
+from gpt.config_io import overlay
+from gpt.corpus.pipeline import Document, prepare
+from gpt.device import synchronize
+from gpt.distributed.world import World
 from gpt.memory import peak_memory
 from gpt.presets import preset
-from gpt.settings import overlay
-from gpt.tokens.prepare import Document, prepare
-from gpt.training.initial import new_model
+from gpt.training.start import new_model
 from gpt.training.trainer import Trainer
-from gpt.training.world import World
 
 
-def build(config: Config, directory: Path) -> Trainer:
+def build(config: TrainConfig, directory: Path) -> Trainer:
     """A trainer on random signs and digits: how fast it is does not depend on what it reads."""
     letters = np.random.default_rng(0).integers(32, 60, 2_000_000, dtype=np.uint8).tobytes().decode()
     documents = [Document("train", letters, "train"), Document("validation", letters[:20_000], "validation")]
@@ -41,10 +41,10 @@ def timed(trainer: Trainer, steps: int, before: Callable[[int], None] = lambda _
     seconds = []
     for step in range(steps):
         before(step)
-        synchronise(trainer.device)
+        synchronize(trainer.device)
         start = time.perf_counter()
         trainer.train_step()
-        synchronise(trainer.device)
+        synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -53,7 +53,7 @@ def main() -> None:
     name, steps, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     config = overlay(preset(name), settings, "SETTINGS")
     with tempfile.TemporaryDirectory() as directory:
-        trainer = build(replace(config, run=Path(directory)), Path(directory))
+        trainer = build(replace(config, run_dir=Path(directory)), Path(directory))
         result: dict[str, Any] = {"seconds": timed(trainer, steps), "peak_bytes": peak_memory(trainer.device)}
     print(json.dumps(result))
 

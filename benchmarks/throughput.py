@@ -15,19 +15,25 @@ import numpy as np
 
 from benchmarks.common import NanoGPT, arguments, described, finish, iteration_seconds, measured, ratio, say
 from gpt.analysis.cost import flops_per_token
-from gpt.config import ModelConfig
-from gpt.device import choose_dtype, matrix_speed
+from gpt.device import choose_dtype
+from gpt.model.config import ModelConfig
 from gpt.presets import modern
+from gpt.training.utilization import measured_peak_flops
 
 Shape = tuple[ModelConfig, int, int, int]
 # name: the model without biases, as nanoGPT has it by default; sequences; warm-up and measured steps
 CPU = {
-    "4 x 128": (ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=65, bias=False), 12, 20, 100),
-    "124M": (ModelConfig(context=256, bias=False), 4, 2, 4),
+    "4 x 128": (
+        ModelConfig(n_layer=4, n_head=4, n_embd=128, context_length=64, vocab_size=65, bias=False),
+        12,
+        20,
+        100,
+    ),
+    "124M": (ModelConfig(context_length=256, bias=False), 4, 2, 4),
 }
 CUDA = {
     "gpt2": (ModelConfig(bias=False), 32, 10, 20),
-    "gpt2-medium": (ModelConfig(n_layer=24, n_head=16, width=1024, bias=False), 16, 10, 20),
+    "gpt2-medium": (ModelConfig(n_layer=24, n_head=16, n_embd=1024, bias=False), 16, 10, 20),
 }
 
 
@@ -35,8 +41,8 @@ def nanogpt_steps(
     peer: NanoGPT, model: ModelConfig, batch: int, steps: int, device: str, compiled: bool
 ) -> list[float]:
     flags = {
-        "dataset": "random", "n_layer": model.n_layer, "n_head": model.n_head, "n_embd": model.width,
-        "block_size": model.context, "batch_size": batch, "gradient_accumulation_steps": 1, "max_iters": steps,
+        "dataset": "random", "n_layer": model.n_layer, "n_head": model.n_head, "n_embd": model.n_embd,
+        "block_size": model.context_length, "batch_size": batch, "gradient_accumulation_steps": 1, "max_iters": steps,
         "eval_interval": 10**6, "eval_iters": 1, "log_interval": 1, "device": device, "compile": compiled,
     }  # fmt: skip
     return iteration_seconds(peer.train(*(f"--{name}={value}" for name, value in flags.items())).output)
@@ -45,7 +51,7 @@ def nanogpt_steps(
 def our_steps(model: ModelConfig, batch: int, steps: int, device: str, compiled: bool, work: Path) -> list[float]:
     settings = {
         "model": {name: getattr(model, name) for name in ModelConfig.__dataclass_fields__},
-        "batch_tokens": batch * model.context, "micro_batch": batch, "device": device, "steps": 10**6,
+        "batch_tokens": batch * model.context_length, "micro_batch_size": batch, "device": device, "steps": 10**6,
         "compile": "on" if compiled else "off",
     }  # fmt: skip
     process = measured([sys.executable, "-m", "benchmarks.steps", "gpt2", str(steps), json.dumps(settings)], work)
@@ -62,7 +68,7 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
             theirs = nanogpt_steps(peer, model, batch, warm_up + steps, device, compiled)
             own = our_steps(model, batch, warm_up + steps, device, compiled, work)
             for side, seconds in (("nanogpt", theirs), ("ours", own)):
-                speed = batch * model.context / median(seconds[warm_up:])
+                speed = batch * model.context_length / median(seconds[warm_up:])
                 found.setdefault(f"{side} {mode}", []).append(speed)
                 say(f"  {side} {mode}: {speed:,.0f} tokens/s")
     best = {}
@@ -79,7 +85,9 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
 def used(model: ModelConfig, speeds: list[float], device: str) -> dict[str, float | None]:
     """What the model computes per second, in TFLOP/s, and what matrix products reach on this device at this moment."""
     achieved = median(speeds) * flops_per_token(model)
-    limit = max(matrix_speed(device, choose_dtype("auto", device)) for _ in range(3))  # a moment may be a busy one
+    limit = max(
+        measured_peak_flops(device, choose_dtype("auto", device)) for _ in range(3)
+    )  # a moment may be a busy one
     mfu = achieved / limit if achieved <= limit else None
     return {"model_tflops": achieved / 1e12, "matrix_tflops": limit / 1e12, "mfu": mfu}
 
@@ -90,7 +98,7 @@ def modern_speed(shape: Shape, runs: int, work: Path) -> dict[str, Any]:
     speeds = []
     for _ in range(runs):
         seconds = our_steps(model, batch, warm_up + steps, "cuda", True, work)
-        speeds.append(batch * model.context / median(seconds[warm_up:]))
+        speeds.append(batch * model.context_length / median(seconds[warm_up:]))
     return {"tokens_per_s": {"ours compiled": speeds}, "models": described(model, "AdamW")} | used(
         model, speeds, "cuda"
     )

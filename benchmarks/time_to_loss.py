@@ -22,7 +22,7 @@ from benchmarks.common import (
     ratio,
     say,
 )
-from gpt.tokens.dataset import open_dataset
+from gpt.dataset.dataset import open_dataset
 
 TARGET = 1.8857
 
@@ -49,7 +49,7 @@ def main() -> None:
                 "shakespeare-char-modern",
                 "--data",
                 "characters",
-                "--run",
+                "--run-dir",
                 run,
                 "--seed",
                 number,

@@ -9,9 +9,9 @@ from gpt.interrupts import end_quietly_while_loading
 if __name__ == "__main__":
     end_quietly_while_loading()
 
-from gpt.cli import describe, run
-from gpt.tokens.near_copies import validation_names
-from gpt.tokens.prepare import Document, prepare, require_share
+from gpt.commands import launch, print_dataset
+from gpt.corpus.near_copies import validation_names
+from gpt.corpus.pipeline import Document, prepare, require_share
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 FROM_A_TEMPLATE = {"encodings"}  # tables of code pages, one like the other, which a small model would know by heart
@@ -49,8 +49,8 @@ def main(tokenizer: str = "bpe:2048", out: Path = Path("data/python"), validatio
     require_share(validation_share)
     corpus = documents(validation_share)
     recipe = {"name": "python", "tokenizer": tokenizer, "sample_prompt": SAMPLE_PROMPT}
-    describe(prepare(lambda: corpus, tokenizer, out, recipe | {"validation_share": validation_share}))
+    print_dataset(prepare(lambda: corpus, tokenizer, out, recipe | {"validation_share": validation_share}))
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main)

@@ -10,9 +10,9 @@ from gpt.interrupts import end_quietly_while_loading
 if __name__ == "__main__":
     end_quietly_while_loading()
 
-from gpt.cli import describe, run
+from gpt.commands import launch, print_dataset
+from gpt.corpus.pipeline import Document, prepare
 from gpt.errors import InputError
-from gpt.tokens.prepare import Document, prepare
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -33,7 +33,7 @@ def main(tokenizer: str = "char", out: Path = Path("data/shakespeare"), input: P
         yield Document("the first 90 %", text[:cut], "train")
         yield Document("the last 10 %", text[cut:], "validation")
 
-    describe(prepare(documents, tokenizer, out, {"name": "shakespeare", "tokenizer": tokenizer}))
+    print_dataset(prepare(documents, tokenizer, out, {"name": "shakespeare", "tokenizer": tokenizer}))
 
 
 def read(path: Path) -> bytes:
@@ -64,4 +64,4 @@ def require_usual(content: bytes, where: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main)

@@ -10,9 +10,9 @@ if __name__ == "__main__":
 
 from tyro.conf import arg
 
-from gpt.cli import describe, run
-from gpt.tokens.prepare import prepare, require_plain, require_share
-from gpt.tokens.textfiles import TextFiles
+from gpt.commands import launch, print_dataset
+from gpt.corpus.pipeline import prepare, require_plain, require_share
+from gpt.corpus.sources import TextFiles
 
 
 def main(
@@ -39,8 +39,8 @@ def main(
     files = TextFiles(inputs, field, validation_share)
     recipe = {"name": "textfiles", "tokenizer": tokenizer, "input": [str(path) for path in inputs], "field": field}
     recipe["validation_share"] = validation_share
-    describe(prepare(files.documents, tokenizer, out or Path("data") / name, recipe, files.skipped))
+    print_dataset(prepare(files.documents, tokenizer, out or Path("data") / name, recipe, files.skipped))
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main)

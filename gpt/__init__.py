@@ -8,27 +8,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt.config import Config, ModelConfig, SamplingConfig
+    from gpt.config import TrainConfig
     from gpt.errors import InputError
-    from gpt.generation.engine import Engine, generate
+    from gpt.generation.config import SamplingConfig
+    from gpt.generation.engine import Engine
+    from gpt.generation.generate import generate
     from gpt.generation.request import Request, Token
+    from gpt.model.config import ModelConfig
     from gpt.model.transformer import GPT
-    from gpt.run import LoadedRun, load_run
-    from gpt.tokens.tokenizer import Tokenizer
+    from gpt.runs.load import LoadedRun, load_run
+    from gpt.text.tokenizer import Tokenizer
 
 _HOMES = {
-    "gpt.config": ("Config", "ModelConfig", "SamplingConfig"),
+    "gpt.config": ("TrainConfig",),
+    "gpt.model.config": ("ModelConfig",),
+    "gpt.generation.config": ("SamplingConfig",),
     "gpt.errors": ("InputError",),
     "gpt.model.transformer": ("GPT",),
-    "gpt.tokens.tokenizer": ("Tokenizer",),
-    "gpt.run": ("LoadedRun", "load_run"),
+    "gpt.text.tokenizer": ("Tokenizer",),
+    "gpt.runs.load": ("LoadedRun", "load_run"),
     "gpt.generation.request": ("Request", "Token"),
-    "gpt.generation.engine": ("Engine", "generate"),
+    "gpt.generation.engine": ("Engine",),
+    "gpt.generation.generate": ("generate",),
 }
 
 __all__ = [
     "GPT",
-    "Config",
     "Engine",
     "InputError",
     "LoadedRun",
@@ -37,6 +42,7 @@ __all__ = [
     "SamplingConfig",
     "Token",
     "Tokenizer",
+    "TrainConfig",
     "generate",
     "load_run",
 ]

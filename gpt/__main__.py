@@ -38,10 +38,12 @@ def main() -> None:
         runpy.run_path(str(script), run_name="__main__")
     elif command in FUNCTIONS:
         end_quietly_while_loading()
-        from gpt import cli
+        from gpt import commands
 
         name = FUNCTIONS[command]
-        cli.run(getattr(importlib.import_module(f"gpt.cli.{name}"), name), arguments, prog=f"gpt {command}")
+        commands.launch(
+            getattr(importlib.import_module(f"gpt.commands.{name}"), name), arguments, prog=f"gpt {command}"
+        )
     elif command in ("-h", "--help"):
         print(USAGE)
     else:

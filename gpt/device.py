@@ -1,15 +1,11 @@
 """Where to compute, in which precision, and how fast it is there."""
 
 import contextlib
-import math
-import time
 
 import torch
 
-from gpt.config import Device, Precision, Weights
+from gpt.choices import ComputeDtype, Device, WeightDtype
 from gpt.errors import InputError
-
-ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix products whose speed is measured
 
 
 def choose_device(wanted: Device) -> str:
@@ -25,7 +21,7 @@ def choose_device(wanted: Device) -> str:
     return wanted
 
 
-def choose_dtype(wanted: Precision, device: str) -> torch.dtype:
+def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
     """What forward and backward passes compute in."""
     if wanted == "auto":
         if device != "cuda":
@@ -34,7 +30,7 @@ def choose_dtype(wanted: Precision, device: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
 
 
-def choose_weights(wanted: Weights, device: str) -> torch.dtype:
+def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
     """What weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
     if wanted == "auto":
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -47,28 +43,7 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 
-def matrix_speed(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now.
-
-    The products grow until one takes some milliseconds; the smallest may also do so because other programs are busy.
-    """
-    best, size = 0.0, SMALLEST_PRODUCT
-    while True:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        seconds = math.inf
-        for _ in range(5):
-            synchronise(device)
-            start = time.perf_counter()
-            a @ b
-            synchronise(device)
-            seconds = min(seconds, time.perf_counter() - start)
-        best = max(best, 2 * size**3 / seconds)
-        if (seconds > ENOUGH_SECONDS and size > SMALLEST_PRODUCT) or size == LARGEST_PRODUCT:
-            return best
-        size *= 2
-
-
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait until the device has done all that it was given."""
     if device == "cuda":
         torch.cuda.synchronize()

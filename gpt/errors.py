@@ -25,3 +25,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = get_close_matches(word, known, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}"
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise InputError, which names a field, what it is and what is allowed, unless the condition holds."""
+    if not condition:
+        raise InputError(f"{name} is {value}; it must be {allowed}")

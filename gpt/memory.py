@@ -1,8 +1,6 @@
 """How much memory there is, and what to do when it runs out."""
 
-import ctypes
 import gc
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +11,6 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.limits import available
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-GLIBC_MAPS_FROM = 32 << 20  # bytes, where a process has freed such tensors before
 
 # How it is reported where torch has no exception for it: by the CPU's allocator (of Linux and of Windows), MPS, cuBLAS,
 # cuDNN, NCCL, Triton, numpy, C++ and the system.
@@ -76,19 +71,6 @@ class Halving:
                     raise
             release_memory(self.device)  # here, where the exception no longer holds the tensors
             self.most = -(-size // 2)
-
-
-def keep_freed_memory(device: str, keep: bool = True) -> None:
-    """Have glibc, which gives large tensors back to the system and asks for them again at every step, keep them.
-
-    Each time the system would fill them with zeros anew: a fifth of a small model's time. What is kept is in pieces,
-    though, which makes the peak higher. Does nothing elsewhere.
-    """
-    if device == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        if not (keep and libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)):
-            libc.mallopt(M_MMAP_THRESHOLD, GLIBC_MAPS_FROM)  # the most that older ones take
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2 * GLIBC_MAPS_FROM)
 
 
 def free_memory(device: str) -> int:

@@ -8,16 +8,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gpt.config import CheckpointConfig, Config, EvaluationConfig, ModelConfig, OptimizerConfig
+from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from gpt.errors import InputError, did_you_mean
+from gpt.model.config import ModelConfig
 
 MUON = OptimizerConfig(
     name="muon",
     learning_rate=0.02,
     muon_learning_rate=0.02,
     schedule="wsd",
-    decay=0.6,
-    final_learning_rate=0.0,
+    decay_ratio=0.6,
+    min_lr_ratio=0.0,
     warmup_steps=20,
     weight_decay=0.0,
     beta1=0.8,
@@ -25,30 +26,32 @@ MUON = OptimizerConfig(
 )
 
 
-def modern(model: ModelConfig, ngram: int = 1, ngram_rows: int = ModelConfig.ngram_rows) -> ModelConfig:
+def modern(model: ModelConfig, ngram: int = 1, ngram_buckets: int = ModelConfig.ngram_buckets) -> ModelConfig:
     """A model with the modern recipe; which of its parts paid, and how much, is in benchmarks/LOG.md."""
     return replace(
         model,
-        positions="rotary",
+        positions="rope",
         normalization="rms",
-        query_key_norm=True,
+        qk_norm=True,
         activation="relu-squared",
         bias=False,
-        zero_projections=True,
-        tied_head=False,
+        zero_init_residual=True,
+        tie_embeddings=False,
         ngram=ngram,
-        ngram_rows=ngram_rows,
+        ngram_buckets=ngram_buckets,
     )
 
 
-def nano() -> Config:
+def nano() -> TrainConfig:
     """Two minutes on two CPU cores for recognisable Python: one block, and embeddings of two and three tokens."""
-    return Config(
+    return TrainConfig(
         preset="nano",
         steps=1500,
         batch_tokens=2048,
         model=modern(
-            ModelConfig(n_layer=1, n_head=4, width=128, context=128, vocab_size=2048), ngram=3, ngram_rows=32768
+            ModelConfig(n_layer=1, n_head=4, n_embd=128, context_length=128, vocab_size=2048),
+            ngram=3,
+            ngram_buckets=32768,
         ),
         optimizer=MUON,
         evaluation=EvaluationConfig(every=750),
@@ -56,35 +59,37 @@ def nano() -> Config:
     )
 
 
-def shakespeare_char_cpu() -> Config:
+def shakespeare_char_cpu() -> TrainConfig:
     """nanoGPT's documented CPU run: tinyshakespeare by characters, 1.5 million training tokens."""
-    return Config(
+    return TrainConfig(
         preset="shakespeare-char-cpu",
         steps=1950,
         batch_tokens=768,
-        model=ModelConfig(n_layer=4, n_head=4, width=128, context=64, vocab_size=65),
+        model=ModelConfig(n_layer=4, n_head=4, n_embd=128, context_length=64, vocab_size=65),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),
         evaluation=EvaluationConfig(every=650),
         checkpoint=CheckpointConfig(every=0),
     )
 
 
-def shakespeare_char_modern() -> Config:
+def shakespeare_char_modern() -> TrainConfig:
     """The loss of nanoGPT's documented CPU run in a few seconds: one block, and embeddings of 2 to 4 characters."""
-    return Config(
+    return TrainConfig(
         preset="shakespeare-char-modern",
         steps=75,
         batch_tokens=1536,
-        model=modern(ModelConfig(n_layer=1, n_head=4, width=128, context=64, vocab_size=65), ngram=4, ngram_rows=3072),
+        model=modern(
+            ModelConfig(n_layer=1, n_head=4, n_embd=128, context_length=64, vocab_size=65), ngram=4, ngram_buckets=3072
+        ),
         optimizer=replace(MUON, learning_rate=0.03, warmup_steps=5),
         evaluation=EvaluationConfig(every=0),
         checkpoint=CheckpointConfig(every=0),
     )
 
 
-def finetune() -> Config:
-    """A short, gentle run from trained weights (--init) on little data."""
-    return Config(
+def finetune() -> TrainConfig:
+    """A short, gentle run from trained weights (--init-from) on little data."""
+    return TrainConfig(
         preset="finetune",
         steps=200,
         batch_tokens=8192,
@@ -95,28 +100,28 @@ def finetune() -> Config:
     )
 
 
-def gpt2() -> Config:
+def gpt2() -> TrainConfig:
     """GPT-2 small, 124M parameters, on a corpus of billions of tokens."""
-    return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, width=768), learning_rate=6e-4)
+    return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, n_embd=768), learning_rate=6e-4)
 
 
-def gpt2_medium() -> Config:
+def gpt2_medium() -> TrainConfig:
     """GPT-2 medium, 355M parameters."""
-    return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, width=1024), learning_rate=3e-4)
+    return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, n_embd=1024), learning_rate=3e-4)
 
 
-def gpt2_large() -> Config:
+def gpt2_large() -> TrainConfig:
     """GPT-2 large, 774M parameters."""
-    return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, width=1280), learning_rate=2.5e-4)
+    return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, n_embd=1280), learning_rate=2.5e-4)
 
 
-def gpt2_xl() -> Config:
+def gpt2_xl() -> TrainConfig:
     """GPT-2 XL, 1,558M parameters."""
-    return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, width=1600), learning_rate=2e-4)
+    return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, n_embd=1600), learning_rate=2e-4)
 
 
-def _pretraining(name: str, model: ModelConfig, learning_rate: float) -> Config:
-    return Config(
+def _pretraining(name: str, model: ModelConfig, learning_rate: float) -> TrainConfig:
+    return TrainConfig(
         preset=name,
         steps=20_000,
         batch_tokens=512 * 1024,
@@ -127,7 +132,7 @@ def _pretraining(name: str, model: ModelConfig, learning_rate: float) -> Config:
     )
 
 
-def gpt2_modern() -> Config:
+def gpt2_modern() -> TrainConfig:
     """GPT-2 small's shape with the modern recipe."""
     return replace(
         _pretraining("gpt2-modern", modern(ModelConfig()), learning_rate=6e-4),
@@ -136,7 +141,7 @@ def gpt2_modern() -> Config:
     )
 
 
-def gpt2_on_a_small_corpus() -> Config:
+def gpt2_on_a_small_corpus() -> TrainConfig:
     """gpt2 for some 10 MB of text: few steps, much dropout; the best checkpoint is what matters."""
     large = gpt2()
     return replace(
@@ -150,7 +155,7 @@ def gpt2_on_a_small_corpus() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "nano": nano,
     "shakespeare-char-cpu": shakespeare_char_cpu,
     "shakespeare-char-modern": shakespeare_char_modern,
@@ -163,7 +168,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 }
 
 
-def preset(name: str) -> Config:
+def preset(name: str) -> TrainConfig:
     """The config of that name. Raises InputError for an unknown one, with a suggestion."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
@@ -178,10 +183,10 @@ class Suit:
     epochs: float
     batch_tokens: int
     dropout: float = 0.0
-    context: int | None = None
+    context_length: int | None = None
     learning_rate: float | None = None
     ngram: int = 3
-    ngram_rows: int = 32768
+    ngram_buckets: int = 32768
 
     def most_epochs(self, model: ModelConfig) -> float:
         """How often a model should read the text."""
@@ -191,7 +196,7 @@ class Suit:
 # The small model (nano's block), by the size of the text; epochs are those of a model without n-grams. Measured over
 # several texts and seeds: benchmarks/LOG.md.
 SMALL = (
-    Suit(tokens=20_000, epochs=5, batch_tokens=256, context=64, learning_rate=0.01),
+    Suit(tokens=20_000, epochs=5, batch_tokens=256, context_length=64, learning_rate=0.01),
     Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01),
     Suit(tokens=400_000, epochs=3, batch_tokens=2048),
     Suit(tokens=math.inf, epochs=2, batch_tokens=2048),
@@ -207,21 +212,21 @@ LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ng
 LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
 
 
-def suit_for(device: str, init: str, tokens: int) -> Suit:
+def suit_for(device: str, init_from: str, tokens: int) -> Suit:
     """What suits a text of so many training tokens."""
-    if init == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
+    if init_from == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
         return LARGE
-    rows = SMALL if init == "scratch" else TRAINED
+    rows = SMALL if init_from == "scratch" else TRAINED
     return next(suit for suit in rows if tokens <= suit.tokens)
 
 
-def preset_for(device: str, init: str, tokens: int | None = None) -> tuple[Config, str]:
+def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[TrainConfig, str]:
     """The config for a run whose user named none, and the reason in words.
 
     Once the number of training tokens is known, the shape and the dropout are those that suit it.
     """
-    if init != "scratch":
-        config, reason = finetune(), "weights are given by --init"
+    if init_from != "scratch":
+        config, reason = finetune(), "weights are given by --init-from"
     elif device == "cuda" and (tokens is None or tokens >= LARGE_FROM):
         config, reason = gpt2_on_a_small_corpus(), "a CUDA device"
     elif device == "cuda":
@@ -231,11 +236,11 @@ def preset_for(device: str, init: str, tokens: int | None = None) -> tuple[Confi
         config, reason = nano(), f"no CUDA device, so a model that trains in minutes on {where}"
     if tokens is None:
         return config, reason
-    suit = suit_for(device, init, tokens)
+    suit = suit_for(device, init_from, tokens)
     model, optimizer = replace(config.model, dropout=suit.dropout), config.optimizer
-    if init == "scratch":
-        context = suit.context or model.context
-        model = replace(model, context=context, ngram=suit.ngram, ngram_rows=suit.ngram_rows)
+    if init_from == "scratch":
+        context_length = suit.context_length or model.context_length
+        model = replace(model, context_length=context_length, ngram=suit.ngram, ngram_buckets=suit.ngram_buckets)
     if suit.learning_rate is not None:
         rate = suit.learning_rate
         optimizer = replace(optimizer, learning_rate=rate, muon_learning_rate=rate)

@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "record": RECORD,
     "best_validation_loss": maybe(number),
     "last_validation_loss": maybe(number),
-    "fruitless_evaluations": maybe(count),
+    "evaluations_since_best": maybe(count),
     "best_sums": maybe(text),
     "overfitting": maybe(
         entries(total=number, count=count, best=maybe(number), at_best=maybe(number), said=lambda v: type(v) is bool)

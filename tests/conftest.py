@@ -20,17 +20,17 @@ import torch
 from helpers import fit, python_text
 from torch._dynamo.utils import counters
 
-from gpt import GPT, Config, InputError, ModelConfig, Tokenizer
+from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from gpt.corpus.pipeline import Document, prepare
+from gpt.distributed.world import World
 from gpt.presets import MUON, modern
-from gpt.run import open_run
-from gpt.tokens.prepare import Document, prepare
+from gpt.runs.directory import open_run
+from gpt.tracking.progress import ProgressDisplay
 from gpt.training import utilization
-from gpt.training.progress import ProgressDisplay
-from gpt.training.state import resume as resume_training
+from gpt.training.resume import resume as resume_training
 from gpt.training.trainer import Trainer
-from gpt.training.world import World
 
 
 def pytest_collection_modifyitems(items):
@@ -46,7 +46,7 @@ def pytest_collection_finish():
 def matrix_speed_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utilization, "matrix_speed", cache(utilization.matrix_speed))
+        patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
         yield
 
 
@@ -81,13 +81,13 @@ def tiny_config(tiny_shape):
 @pytest.fixture(scope="session")
 def tiny_shape(dataset):
     """`tiny_config`, for fixtures that serve many tests."""
-    return Config(
+    return TrainConfig(
         data=dataset.path,
         steps=30,
         batch_tokens=6 * 32,
-        micro_batch=4,
+        micro_batch_size=4,
         log_every=1,
-        model=ModelConfig(n_layer=2, n_head=2, width=32, context=32, vocab_size=257, dropout=0.1),
+        model=ModelConfig(n_layer=2, n_head=2, n_embd=32, context_length=32, vocab_size=257, dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
         evaluation=EvaluationConfig(every=10, sample_tokens=4),
         checkpoint=CheckpointConfig(every=10),
@@ -97,8 +97,8 @@ def tiny_shape(dataset):
 @pytest.fixture(scope="session")
 def modern_shape(tiny_shape):
     """`tiny_shape` with every option of the modern recipe."""
-    model = modern(tiny_shape.model, ngram=3, ngram_rows=64)
-    model = replace(model, logit_softcap=15.0, key_value_heads=1, window=8, window_pattern="SL")
+    model = modern(tiny_shape.model, ngram=3, ngram_buckets=64)
+    model = replace(model, logit_softcap=15.0, n_kv_head=1, sliding_window=8, window_pattern="SL")
     return replace(tiny_shape, model=model, optimizer=replace(MUON, warmup_steps=5, weight_decay=0.01))
 
 
@@ -107,7 +107,7 @@ def make_trainer(dataset, tmp_path):
     """Builds a trainer for a config, in a run directory of the test's own."""
 
     def make(config, name="run", resume=False, **allowed):
-        config = replace(config, run=tmp_path / name)
+        config = replace(config, run_dir=tmp_path / name)
         torch.manual_seed(config.seed)
         with open_run(config, dataset.tokenizer, resume) as run:
             pass  # the lock is train.py's business
@@ -136,7 +136,7 @@ def trained_run(make_trainer, tiny_config, quiet):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
+    config = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
     model = GPT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # larger than at initialisation, so that mistakes show

@@ -24,20 +24,20 @@ from gpt.training.signals import StopRequest
 
 ROOT = Path(__file__).parents[1]
 
-SHAPE = ModelConfig(n_layer=2, n_head=4, width=32, context=48, vocab_size=257)
+SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
 
 VARIANTS = {
     "gpt2": {},
-    "rotary": {"positions": "rotary"},
+    "rope": {"positions": "rope"},
     "rms": {"normalization": "rms"},
-    "query-key-norm": {"query_key_norm": True},
+    "qk-norm": {"qk_norm": True},
     "relu-squared": {"activation": "relu-squared"},
     "no-bias": {"bias": False},
-    "untied": {"tied_head": False},
+    "untied": {"tie_embeddings": False},
     "softcap": {"logit_softcap": 3.0},
-    "shared": {"key_value_heads": 2},
-    "window": {"window": 6, "window_pattern": "SL"},
-    "ngram": {"ngram": 3, "ngram_rows": 50},
+    "shared": {"n_kv_head": 2},
+    "window": {"sliding_window": 6, "window_pattern": "SL"},
+    "ngram": {"ngram": 3, "ngram_buckets": 50},
 }
 VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
 
@@ -52,7 +52,7 @@ def variant(name):
     return model
 
 
-def ngram_rows(stream, longest, rows):
+def ngram_buckets(stream, longest, rows):
     """The table's rows for the runs that end at the last of some ids, in whole numbers and from the formula: the sum of
     (id + 1)·m^i over a run, i counted from its first token, mod 2^64, and its upper half folded upon its lower."""
     found, m = [], 0x9E3779B97F4A7C15

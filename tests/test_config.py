@@ -2,52 +2,57 @@ import json
 
 import pytest
 
-from gpt.config import Config, EvaluationConfig, ModelConfig, OptimizerConfig, SamplingConfig, nearest_multiple
+from gpt.config import EvaluationConfig, OptimizerConfig, TrainConfig, nearest_multiple
+from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
-from gpt.settings import overlay, to_dict
+from gpt.generation.config import SamplingConfig
+from gpt.model.config import ModelConfig
 
 
 def test_default_model_is_gpt2_small():
     config = ModelConfig()
-    assert (config.n_layer, config.n_head, config.width, config.context, config.vocab_size) == (
+    assert (config.n_layer, config.n_head, config.n_embd, config.context_length, config.vocab_size) == (
         12,
         12,
         768,
         1024,
         50257,
     )
-    assert config.head_width == 64
+    assert config.head_dim == 64
 
 
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: ModelConfig(width=100, n_head=12), "model.n_head"),
+        (lambda: ModelConfig(n_embd=100, n_head=12), "model.n_head"),
         (lambda: ModelConfig(n_layer=0), "model.n_layer"),
         (lambda: ModelConfig(dropout=1.0), "model.dropout"),
         (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
         (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate"),
-        (lambda: ModelConfig(key_value_heads=5), "model.key_value_heads"),
-        (lambda: ModelConfig(window=0), "model.window"),
+        (lambda: ModelConfig(n_kv_head=5), "model.n_kv_head"),
+        (lambda: ModelConfig(sliding_window=0), "model.sliding_window"),
         (lambda: ModelConfig(window_pattern="SX"), "model.window_pattern"),
         (lambda: ModelConfig(window_pattern=""), "model.window_pattern"),
         (lambda: ModelConfig(logit_softcap=-1.0), "model.logit_softcap"),
         (lambda: ModelConfig(ngram=0), "model.ngram"),
-        (lambda: ModelConfig(ngram_rows=0), "model.ngram_rows"),
-        (lambda: ModelConfig(width=36, n_head=12, positions="rotary"), "12 heads of an even width each"),
+        (lambda: ModelConfig(ngram_buckets=0), "model.ngram_buckets"),
+        (lambda: ModelConfig(n_embd=36, n_head=12, positions="rope"), "12 heads of an even width each"),
         (lambda: OptimizerConfig(muon_learning_rate=0), "optimizer.muon_learning_rate"),
         (lambda: OptimizerConfig(muon_momentum=1.0), "optimizer.muon_momentum"),
-        (lambda: OptimizerConfig(decay=1.5), "optimizer.decay"),
+        (lambda: OptimizerConfig(decay_ratio=1.5), "optimizer.decay_ratio"),
         (lambda: EvaluationConfig(sample_tokens=-1), "evaluation.sample_tokens"),
-        (lambda: Config(early_stop=0), "early_stop"),
-        (lambda: Config(early_stop=2, evaluation=EvaluationConfig(every=0)), "give --evaluation.every"),
+        (lambda: TrainConfig(early_stopping_patience=0), "early_stopping_patience"),
+        (
+            lambda: TrainConfig(early_stopping_patience=2, evaluation=EvaluationConfig(every=0)),
+            "give --evaluation.every",
+        ),
         (lambda: SamplingConfig(temperature=-1), "temperature"),
         (lambda: SamplingConfig(temperature=float("inf")), "temperature"),
         (lambda: SamplingConfig(top_k=0), "top_k"),
         (lambda: SamplingConfig(max_tokens=0), "max_tokens"),
-        (lambda: Config(steps=0), "steps"),
-        (lambda: Config(seed=-1), "seed"),
+        (lambda: TrainConfig(steps=0), "steps"),
+        (lambda: TrainConfig(seed=-1), "seed"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, named):
@@ -57,8 +62,8 @@ def test_bad_values_are_refused_by_name(make, named):
 
 def test_batch_must_be_whole_sequences_and_the_error_says_which_would_do():
     with pytest.raises(InputError, match="--batch-tokens 5120"):
-        Config(batch_tokens=5000, model=ModelConfig(context=256, vocab_size=10))
-    assert Config(batch_tokens=5120, model=ModelConfig(context=256)).batch_sequences == 20
+        TrainConfig(batch_tokens=5000, model=ModelConfig(context_length=256, vocab_size=10))
+    assert TrainConfig(batch_tokens=5120, model=ModelConfig(context_length=256)).batch_sequences == 20
 
 
 @pytest.mark.parametrize(("number", "of", "nearest"), [(5000, 256, 5120), (1, 256, 256), (8192, 1024, 8192)])
@@ -67,19 +72,19 @@ def test_nearest_multiple(number, of, nearest):
 
 
 def test_a_config_survives_json(tiny_config):
-    assert overlay(Config(), json.loads(json.dumps(to_dict(tiny_config))), "config.json") == tiny_config
+    assert overlay(TrainConfig(), json.loads(json.dumps(to_dict(tiny_config))), "config.json") == tiny_config
 
 
 def test_overlay_keeps_what_is_not_named():
-    config = overlay(Config(), {"steps": 7, "model": {"n_layer": 3}, "run": "runs/x"}, "file.toml")
+    config = overlay(TrainConfig(), {"steps": 7, "model": {"n_layer": 3}, "run_dir": "runs/x"}, "file.toml")
     assert config.steps == 7
     assert config.model == ModelConfig(n_layer=3)
-    assert str(config.run) == "runs/x"
+    assert str(config.run_dir) == "runs/x"
     assert config.optimizer == OptimizerConfig()
 
 
 def test_an_integer_passes_for_a_float():
-    assert overlay(Config(), {"optimizer": {"gradient_clip": 2}}, "f").optimizer.gradient_clip == 2.0
+    assert overlay(TrainConfig(), {"optimizer": {"gradient_clip": 2}}, "f").optimizer.gradient_clip == 2.0
 
 
 @pytest.mark.parametrize(
@@ -94,9 +99,9 @@ def test_an_integer_passes_for_a_float():
         ({"steps": 1.5}, "'steps' is 1.5"),
         ({"model": 3}, "must be a table"),
         ({"device": "tpu"}, "'auto' or 'cpu' or 'cuda' or 'mps'"),
-        ({"model": {"width": 7}}, r"f\.toml: model.width is 7"),
+        ({"model": {"n_embd": 7}}, r"f\.toml: model.n_embd is 7"),
     ],
 )
 def test_overlay_refuses_and_names_file_and_key(values, message):
     with pytest.raises(InputError, match=message):
-        overlay(Config(), values, "f.toml")
+        overlay(TrainConfig(), values, "f.toml")

@@ -1,12 +1,9 @@
 import pytest
 import torch
 
-from gpt import device as device_module
-from gpt.device import (
-    autocast,
-    choose_dtype,
-    matrix_speed,
-)
+from gpt.device import autocast, choose_dtype
+from gpt.training import utilization
+from gpt.training.utilization import measured_peak_flops
 
 
 def test_the_cpu_computes_in_float32_unless_told():
@@ -36,18 +33,18 @@ class Machine:
         return Matrix()
 
     def install(self, monkeypatch):
-        monkeypatch.setattr(device_module.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(device_module.torch, "randn", self.matrix)
+        monkeypatch.setattr(utilization.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(utilization.torch, "randn", self.matrix)
 
 
 @pytest.mark.parametrize("speed", [1e9, 2e11, 9e14])
 def test_the_matrix_speed_is_exact_on_an_exact_clock(monkeypatch, speed):
     Machine(speed).install(monkeypatch)
-    assert matrix_speed("cpu", torch.float32) == pytest.approx(speed)
+    assert measured_peak_flops("cpu", torch.float32) == pytest.approx(speed)
 
 
 @pytest.mark.parametrize("busy_products", [1, 4, 5])
 def test_a_busy_moment_does_not_pass_for_a_slow_machine(monkeypatch, busy_products):
     """The first products, even all of the smallest size, wait 20 ms for a processor that another program has."""
     Machine(2e11, busy_products, extra_seconds=0.02).install(monkeypatch)
-    assert matrix_speed("cpu", torch.float32) == pytest.approx(2e11)
+    assert measured_peak_flops("cpu", torch.float32) == pytest.approx(2e11)

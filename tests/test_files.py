@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from gpt.cli.train import _read_toml
+from gpt.commands.train import _read_toml
+from gpt.corpus.sources import TextFiles
+from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
 from gpt.files import inside, parse_json, read_json
 from gpt.interop import huggingface, huggingface_tokenizer
-from gpt.run import is_run, load_run, load_tokenizer, read_config
-from gpt.tokens.dataset import open_dataset
-from gpt.tokens.textfiles import TextFiles
-from gpt.tokens.tokenizer import Tokenizer
-from gpt.training.metrics import read_metrics
+from gpt.runs.directory import is_run, read_config
+from gpt.runs.load import load_run, load_tokenizer
+from gpt.text.tokenizer import Tokenizer
+from gpt.tracking.jsonl import read_metrics
 
 ODD = {
     "deep list": b"[" * 100_000,

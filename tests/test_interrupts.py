@@ -62,10 +62,10 @@ def test_ctrl_c_while_libraries_load_is_a_word(program, tmp_path):
 HELD = """
 import hashlib, sys, time
 from pathlib import Path
-from gpt.cli import sentences
+from gpt.commands import clean_errors
 from gpt.interrupts import Interruptible
 
-with sentences():
+with clean_errors():
     partial = Path(".data.partial")
     partial.mkdir()
     with Interruptible(partial, "nothing was written"):
@@ -94,20 +94,20 @@ def test_work_ends_though_a_library_holds_the_main_thread_and_leaves_nothing_by_
 def test_a_program_ends_at_once_that_prepares_its_data_though_only_it_hears_and_a_library_holds_the_recipe(tmp_path):
     recipe = """
         import hashlib
-        from gpt.cli import run
+        from gpt.commands import launch
 
         def main(out: str) -> None:
             print("held", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
 
-        run(main)
+        launch(main)
     """
     (tmp_path / "recipe.py").write_text(textwrap.dedent(recipe))
     program = """
         from pathlib import Path
-        from gpt.cli import sentences
-        from gpt.cli.train import run_recipe
-        with sentences():
+        from gpt.commands import clean_errors
+        from gpt.commands.default_data import run_recipe
+        with clean_errors():
             run_recipe(Path("recipe.py"), Path("out"))
     """
     process = begin(textwrap.dedent(program), cwd=tmp_path)
@@ -122,8 +122,8 @@ def test_a_program_ends_at_once_that_prepares_its_data_though_only_it_hears_and_
 def test_ctrl_c_again_while_a_program_ends_is_silent(tmp_path):
     program = """
         import atexit, time
-        from gpt.cli import sentences
-        with sentences():
+        from gpt.commands import clean_errors
+        with clean_errors():
             atexit.register(time.sleep, 30)
             print("begun", flush=True)
             time.sleep(30)

@@ -24,14 +24,14 @@ from helpers import run_script as run
 import sample as sample_script
 import train as train_script
 from gpt.__main__ import main as gpt_main
-from gpt.checkpoint import list_checkpoints, step_of
-from gpt.cli import sentences
-from gpt.tokens.prepare import Document, prepare
+from gpt.commands import clean_errors
+from gpt.corpus.pipeline import Document, prepare
+from gpt.runs.checkpoint import list_checkpoints, step_of
 
 ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
-TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.width", "32", "--model.context", "32")
-TINY += ("--model.ngram-rows", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")
+TINY += ("--model.ngram-buckets", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
 TINY += ("--evaluation.sample-tokens", "20")
 
 
@@ -73,9 +73,9 @@ def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, data
     home, _ = trained
     arguments = ("nano", "--data", dataset.path, "--steps", 2, *TINY)
     assert "run: runs/python-nano-2" in run_here("train.py", *arguments, cwd=home)
-    refused = run_here("train.py", *arguments, "--run", "runs/python-nano", cwd=home, code=2)
+    refused = run_here("train.py", *arguments, "--run-dir", "runs/python-nano", cwd=home, code=2)
     assert refused.splitlines()[-1].startswith(
-        "error: --run runs/python-nano: already holds a run; go on with it by --resume"
+        "error: --run-dir runs/python-nano: already holds a run; go on with it by --resume"
     )
 
 
@@ -105,10 +105,10 @@ def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "go on with: python train.py --run runs/python-nano --resume" in output
+    assert "go on with: python train.py --run-dir runs/python-nano --resume" in output
     (saved,) = list_checkpoints(tmp_path / "runs" / "python-nano")
     step = json.loads((saved / "state.json").read_text())["step"]
-    again = run_here("train.py", "--run", "runs/python-nano", "--resume", "--steps", step + 5, cwd=tmp_path)
+    again = run_here("train.py", "--run-dir", "runs/python-nano", "--resume", "--steps", step + 5, cwd=tmp_path)
     assert f"from step {step:,} to {step + 5:,}" in again
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, step + 6))
@@ -116,10 +116,10 @@ def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
 
 def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(dataset, tmp_path):
     options = ("nano", "--data", dataset.path, "--steps", 20, "--model.dropout", 0.2, *TINY)
-    run_here("train.py", *options, "--run", "whole", cwd=tmp_path)
-    stopped = run_here("train.py", *options, "--run", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
-    assert "stopped after step 11, saved; go on with: python train.py --run parts --resume" in stopped
-    assert "from step 11 to 20" in run_here("train.py", "--run", "parts", "--resume", cwd=tmp_path)
+    run_here("train.py", *options, "--run-dir", "whole", cwd=tmp_path)
+    stopped = run_here("train.py", *options, "--run-dir", "parts", "--stop-at", 11, cwd=tmp_path, code=75)
+    assert "stopped after step 11, saved; go on with: python train.py --run-dir parts --resume" in stopped
+    assert "from step 11 to 20" in run_here("train.py", "--run-dir", "parts", "--resume", cwd=tmp_path)
     files = [tmp_path / name / "checkpoints" / "step-00000020" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -138,8 +138,8 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
 
     def resume(data, *more):
         def main():
-            with sentences():
-                sys.exit(train_script.main(["--run", "run", "--resume", "--data", data, "--steps", "42", *more]))
+            with clean_errors():
+                sys.exit(train_script.main(["--run-dir", "run", "--resume", "--data", data, "--steps", "42", *more]))
 
         return in_process(main, tmp_path)
 
@@ -165,10 +165,10 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
 def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dataset, tmp_path):
     home, _ = trained
     shutil.copytree(home / "runs" / "python-nano", tmp_path / "source")
-    options = ("--init", "source", "--data", dataset.path, "--steps", 6, "--run", "tuned", "--device", "cpu")
+    options = ("--init-from", "source", "--data", dataset.path, "--steps", 6, "--run-dir", "tuned", "--device", "cpu")
     run_here("train.py", *options, "--stop-at", 3, cwd=tmp_path, code=75)
     shutil.rmtree(tmp_path / "source")
-    assert "from step 3 to 6" in run_here("train.py", "--run", "tuned", "--resume", cwd=tmp_path)
+    assert "from step 3 to 6" in run_here("train.py", "--run-dir", "tuned", "--resume", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
         (("nano", "--data", "nowhere"), "; --data names one elsewhere); prepare one with a recipe"),
         (("nanoo",), "error: unknown preset 'nanoo'; did you mean 'nano'?"),
         (("nano", "--config", "none.toml"), "error: --config none.toml: cannot be read (No such file"),
-        (("--init", "no/such/model", "--data", "x"), "error: no/such/model: is neither a run directory"),
+        (("--init-from", "no/such/model", "--data", "x"), "error: no/such/model: is neither a run directory"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
@@ -186,7 +186,7 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
 
 
 def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, dataset):
-    options = ("nano", "--data", dataset.path, "--model.context", 8192, "--batch-tokens", 8192)
+    options = ("nano", "--data", dataset.path, "--model.context-length", 8192, "--batch-tokens", 8192)
     assert "one window needs 8,193" in refused("train.py", *options, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -195,17 +195,17 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     home, _ = trained
     source = home / "runs" / "python-nano"
     output = run_here(
-        "train.py", "--init", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path
+        "train.py", "--init-from", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path
     )
     assert f"weights: {source}, step 40" in output
     first = json.loads((tmp_path / "runs" / "python-finetune" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
     own = ("--input", ROOT / "gpt", "--name", "own")
     run_here("data/textfiles.py", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
-    refused = run_here("train.py", "--init", source, "--data", "data/own", cwd=tmp_path, code=2)
+    refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert "prepare the data with the model's tokenizer" in refused
     run_here("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
-    assert "weights: " in run_here("train.py", "--init", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+    assert "weights: " in run_here("train.py", "--init-from", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
@@ -227,7 +227,7 @@ def test_the_shakespeare_preset_reaches_its_loss(tmp_path):
     """1.88 nats per character or better on the complete validation split, with 1.5 million training tokens."""
     data = tmp_path / "shakespeare_char"
     run("data/shakespeare.py", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", data, cwd=tmp_path)
-    run("train.py", "shakespeare-char-cpu", "--data", data, "--device", "cpu", "--run", "run", cwd=tmp_path)
+    run("train.py", "shakespeare-char-cpu", "--data", data, "--device", "cpu", "--run-dir", "run", cwd=tmp_path)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["tokens"] <= 1_500_000
     assert last["val_loss"] <= 1.88
@@ -240,7 +240,7 @@ def sample(home, *arguments, code=0, stdin=""):
     """What sample.py prints; where it fails, what it complains of."""
 
     def main():
-        with sentences():
+        with clean_errors():
             sample_script.main([*map(str, arguments), "--device", "cpu"])
 
     actual, output, errors = in_process(main, home, stdin)
@@ -297,11 +297,11 @@ def test_log_probabilities_and_greedy(trained):
     options = ("--prompt", "def ", "--max-tokens", 6, "--json", "--greedy")
     line = json.loads(sample(home, *options, "--logprobs", 2, "--echo"))
     assert [token["text"] for token in line["prompt_tokens"]] == ["d", "e", "f", " "]
-    assert line["prompt_tokens"][0]["log_probability"] is None
+    assert line["prompt_tokens"][0]["logprob"] is None
     for token in line["tokens"]:
-        assert token["alternatives"][0]["id"] == token["id"]  # greedy takes the likeliest
-        assert token["alternatives"][0]["log_probability"] == token["log_probability"]
-        assert len(token["alternatives"]) == 2
+        assert token["top_logprobs"][0]["id"] == token["id"]  # greedy takes the likeliest
+        assert token["top_logprobs"][0]["logprob"] == token["logprob"]
+        assert len(token["top_logprobs"]) == 2
     assert [token["id"] for token in line["tokens"]] == line["ids"]
     assert json.loads(sample(home, *options[:-1], "--temperature", 0))["ids"] == line["ids"]
     assert "\\ud" not in sample(
@@ -309,7 +309,7 @@ def test_log_probabilities_and_greedy(trained):
     )  # what a shell makes of a byte that is not UTF-8
     shown = sample(home, "--prompt", "def ", "--max-tokens", 6, "--greedy", "--logprobs", 1).splitlines()
     assert repr(line["tokens"][-1]["text"]) in shown[-1]
-    assert f"{line['tokens'][-1]['log_probability']:.3f}" in shown[-1]
+    assert f"{line['tokens'][-1]['logprob']:.3f}" in shown[-1]
 
 
 def test_int8_is_near_float32(trained):
@@ -327,11 +327,11 @@ def test_gpt_score_adds_up(trained, tmp_path):
     home, _ = trained
     text = "def read(self):\n    return é\n"
     (tmp_path / "text").write_text(text)
-    found = json.loads(gpt(home, "score", "--file", tmp_path / "text", "--json", "--alternatives", 2))
+    found = json.loads(gpt(home, "score", "--file", tmp_path / "text", "--json", "--top-logprobs", 2))
     assert (
         "".join(bytes([score["id"]]).decode("latin-1") for score in found["scores"]).encode("latin-1").decode() == text
     )
-    assert found["bits"] == pytest.approx(-sum(score["log_probability"] for score in found["scores"]) / math.log(2))
+    assert found["bits"] == pytest.approx(-sum(score["logprob"] for score in found["scores"]) / math.log(2))
     assert found["bits_per_byte"] == pytest.approx(found["bits"] / len(text.encode()))
     lines = gpt(home, "score", "--text", text).splitlines()
     assert len(lines) == len(found["scores"]) + 3
@@ -552,8 +552,8 @@ def test_gpt_export_writes_what_transformers_loads(trained, tmp_path):
 
     home, _ = trained
     refused = gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported", code=2)
-    assert "cannot represent this model, which has model.positions rotary" in refused
-    exact = ("shakespeare-char-cpu", "--data", trained_data(home), "--steps", 2, *TINY, "--run", "runs/exact")
+    assert "cannot represent this model, which has model.positions rope" in refused
+    exact = ("shakespeare-char-cpu", "--data", trained_data(home), "--steps", 2, *TINY, "--run-dir", "runs/exact")
     run_here("train.py", *exact, cwd=home)
     gpt(home, "export", "--run", "runs/exact", "--to", tmp_path / "exported")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from gpt.config import Config, ModelConfig
-from gpt.model.head import chunk_rows
+from gpt.config import TrainConfig
+from gpt.model.config import ModelConfig
+from gpt.model.loss import chunk_rows
 
 FLOAT32 = 4  # bytes
 LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tensors that come and go
@@ -11,18 +12,18 @@ LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tenso
 
 def parameters(model: ModelConfig) -> dict[str, int]:
     """Number of parameters by component; GPT-2's head shares the token embedding."""
-    C, L = model.width, model.n_layer
+    C, L = model.n_embd, model.n_layer
     bias = 1 if model.bias else 0
     norm = 2 * C if model.normalization == "layer" and model.bias else C
-    heads = C + 2 * model.key_value_width
-    embedding = {"token embedding (and head)" if model.tied_head else "token embedding": model.vocab_size * C}
+    heads = C + 2 * model.kv_dim
+    embedding = {"token embedding (and head)" if model.tie_embeddings else "token embedding": model.vocab_size * C}
     return embedding | {
-        "position embedding": model.context * C if model.positions == "learned" else 0,
-        "n-gram embedding": (model.ngram - 1) * model.ngram_rows * C,
+        "position embedding": model.context_length * C if model.positions == "learned" else 0,
+        "n-gram embedding": (model.ngram - 1) * model.ngram_buckets * C,
         "attention": L * ((C + bias) * heads + (C + bias) * C),
         "mlp": L * ((C + bias) * 4 * C + (4 * C + bias) * C),
         "norms": (2 * L + 1) * norm,
-        "head": 0 if model.tied_head else model.vocab_size * C,
+        "head": 0 if model.tie_embeddings else model.vocab_size * C,
     }
 
 
@@ -39,8 +40,10 @@ def flops_per_token(model: ModelConfig) -> int:
     """
     looked_up = ("position embedding", "n-gram embedding", "token embedding")
     multiplied = sum(count for name, count in parameters(model).items() if name not in looked_up)
-    seen = sum(min(model.context, model.window_of(layer) or model.context) for layer in range(model.n_layer))
-    return 6 * multiplied + 12 * model.n_head * model.head_width * seen
+    seen = sum(
+        min(model.context_length, model.window_of(layer) or model.context_length) for layer in range(model.n_layer)
+    )
+    return 6 * multiplied + 12 * model.n_head * model.head_dim * seen
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Memory:
 
 
 def training_memory(
-    config: Config,
+    config: TrainConfig,
     micro_batch: int,
     device: str = "cpu",
     value_bytes: int = FLOAT32,
@@ -85,9 +88,9 @@ def training_memory(
     Below float32, a copy of the weights is kept as well.
     """
     model = config.model
-    C, L = model.width, model.n_layer
+    C, L = model.n_embd, model.n_layer
     share = config.batch_sequences // processes
-    tokens = min(micro_batch, share) * model.context
+    tokens = min(micro_batch, share) * model.context_length
     count = parameter_count(model) * FLOAT32
     matrices = _matrix_count(model) * FLOAT32 if config.optimizer.name == "muon" else 0
     block = _block_activations(model, device, value_bytes)
@@ -112,8 +115,8 @@ def training_memory(
 
 def _matrix_count(model: ModelConfig) -> int:
     """Parameters in the matrices of the blocks."""
-    C = model.width
-    return model.n_layer * (C * (C + 2 * model.key_value_width) + C * C + 8 * C * C)
+    C = model.n_embd
+    return model.n_layer * (C * (C + 2 * model.kv_dim) + C * C + 8 * C * C)
 
 
 def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
@@ -126,14 +129,14 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
     copied as well; their norm is computed in float32. Shared keys and values are repeated. Dropout adds its masks, and
     on a CPU the attention matrix three times, for which no other kernel exists there.
     """
-    C, KV, T = model.width, model.key_value_width, model.context
+    C, KV, T = model.n_embd, model.kv_dim, model.context_length
     values = 2 * C + (C + 2 * KV) + C + 8 * C
-    if model.query_key_norm or model.positions == "rotary":
+    if model.qk_norm or model.positions == "rope":
         values += C + KV + C
     if KV < C:
         values += 2 * C
     block = 2 * C * FLOAT32 + values * value_bytes + (model.n_head + 4) * FLOAT32
-    if model.query_key_norm and value_bytes < FLOAT32:
+    if model.qk_norm and value_bytes < FLOAT32:
         block += (C + KV) * FLOAT32
     if model.normalization == "rms":
         block += 2 * C * FLOAT32
@@ -145,7 +148,7 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
 
 def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
     """Bytes per token kept outside the blocks: the last norm's input and output, and the mask of the first dropout."""
-    C = model.width
+    C = model.n_embd
     mask = 0 if not model.dropout else C if device == "cuda" else C * FLOAT32
     quotient = C * FLOAT32 if model.normalization == "rms" else 0
     return C * FLOAT32 + C * value_bytes + mask + quotient
@@ -157,11 +160,11 @@ def _head_memory(model: ModelConfig, tokens: int, device: str) -> int:
     rows = chunk_rows(model.vocab_size, device)
     if tokens <= rows:
         return (4 if model.logit_softcap else 3) * tokens * model.vocab_size * FLOAT32
-    return 2 * FLOAT32 * (rows * model.vocab_size + (tokens + model.vocab_size) * model.width)
+    return 2 * FLOAT32 * (rows * model.vocab_size + (tokens + model.vocab_size) * model.n_embd)
 
 
 def fitting_micro_batch(
-    config: Config,
+    config: TrainConfig,
     budget: int,
     device: str = "cpu",
     value_bytes: int = FLOAT32,
@@ -175,7 +178,7 @@ def fitting_micro_batch(
     return micro_batch
 
 
-def cost_lines(config: Config) -> list[str]:
+def cost_lines(config: TrainConfig) -> list[str]:
     """Parameters, floating-point operations and tokens of a config in words, a line each."""
     model = config.model
     lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items() if count]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt.dataset.shards import Split
 from gpt.errors import InputError
 from gpt.evaluation.statistics import Spread, ratio_errors, spread
 from gpt.evaluation.windows import Windows
-from gpt.tokens.shards import Split
-from gpt.tokens.tokenizer import Tokenizer
+from gpt.text.tokenizer import Tokenizer
 
 NATS, TOKENS, BYTES = range(3)  # columns of the sums of pieces
 

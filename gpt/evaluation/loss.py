@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from gpt.config import IGNORED
+from gpt.choices import IGNORE_INDEX
 from gpt.device import autocast
 from gpt.evaluation.statistics import ratio_errors, spread, student_t
 from gpt.evaluation.windows import Windows
@@ -39,7 +39,7 @@ class Evaluation:
     units: str = ""
     """What they take as independent."""
     split_tokens: int | None = None
-    context: int | None = None
+    context_length: int | None = None
     stride: int | None = None
 
     @property
@@ -61,13 +61,13 @@ def evaluate(
     `byte_lengths` is (V,), from `Tokenizer.byte_lengths`.
     The model is left in the mode (training or evaluation) it was in.
     """
-    sums = window_sums(model, windows, byte_lengths, device, dtype, batch)
+    sums = loss_per_window(model, windows, byte_lengths, device, dtype, batch)
     assert sums is not None
     return summarize(sums, windows)
 
 
 @torch.no_grad()  # not inference_mode: the weights that fully_shard gathers in it could not be trained on afterwards
-def window_sums(
+def loss_per_window(
     model: GPT,
     windows: Windows,
     byte_lengths: np.ndarray,
@@ -95,7 +95,7 @@ def window_sums(
         inputs, targets, pieces = windows.read(own or range(1))
         losses = forward(inputs, targets)
         if own:
-            counted = (targets != IGNORED).numpy()
+            counted = (targets != IGNORE_INDEX).numpy()
             nats, aims = losses.cpu().double().numpy()[counted], targets.numpy()[counted]
             for column, values in enumerate((nats, np.ones(len(aims)), byte_lengths[aims])):
                 np.add.at(sums[:, column], pieces[counted], values)
@@ -117,7 +117,7 @@ def _forward(model: GPT, device: str, dtype: torch.dtype) -> Callable[[Tensor, T
 
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:
-    """The figures from the sums of each piece, (P, 3) float64 as `window_sums` gives them."""
+    """The figures from the sums of each piece, (P, 3) float64 as `loss_per_window` gives them."""
     nats, tokens, text_bytes = sums.numpy().T
     loss, errors = ratio_errors(nats, tokens)
     bits, bit_errors = ratio_errors(nats / math.log(2), text_bytes)
@@ -137,6 +137,6 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
         freedom=None if of_loss is None else of_loss.freedom,
         units="" if of_loss is None else of_loss.units,
         split_tokens=windows.split.tokens,
-        context=windows.context,
+        context_length=windows.context_length,
         stride=windows.stride,
     )

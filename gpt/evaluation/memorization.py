@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt.tokens.shards import Split
-from gpt.tokens.tokenizer import Tokenizer
+from gpt.dataset.shards import Split
+from gpt.text.tokenizer import Tokenizer
 
 BY_HEART = 100  # characters in a row: no phrase or turn of speech is as long
 SEARCHED_TOKENS = 20_000_000  # of a larger corpus pieces from all over it are searched, so many in all: seconds

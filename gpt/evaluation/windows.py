@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.config import IGNORED
+from gpt.choices import IGNORE_INDEX
+from gpt.dataset.shards import Split
 from gpt.errors import InputError
-from gpt.tokens.shards import Split
 
 SCANNED = 1 << 22  # tokens at once, in search of ends of documents
 
@@ -26,7 +26,7 @@ class Windows:
     def __init__(
         self,
         split: Split,
-        context: int,
+        context_length: int,
         end_of_text: int | None = None,
         stride: int | None = None,
         tokens: int | None = None,
@@ -37,11 +37,11 @@ class Windows:
         holds `context` tokens, of which the last predicts nothing, as transformers' documentation has it.
         `tokens` is the budget. Raises InputError for a stride outside 1 … context.
         """
-        self.split, self.context, self.end_of_text = split, context, end_of_text
-        self.stride = stride or context
-        if stride is not None and not 1 <= stride <= context:
-            raise InputError(f"--stride is {stride}; it must be from 1 to the model's context, {context}")
-        reach = context if self.stride == context else context - 1
+        self.split, self.context_length, self.end_of_text = split, context_length, end_of_text
+        self.stride = stride or context_length
+        if stride is not None and not 1 <= stride <= context_length:
+            raise InputError(f"--stride is {stride}; it must be from 1 to the model's context, {context_length}")
+        reach = context_length if self.stride == context_length else context_length - 1
         targets = split.tokens - 1
         self.whole = 1 + max(0, -(-(targets - reach) // self.stride))  # windows of the complete split
         count = self.whole
@@ -62,10 +62,10 @@ class Windows:
         return int((self.lasts - self.firsts + 1).sum())
 
     def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Inputs, targets and the number of each target's piece: (B, T) int64 each; the rest of targets is IGNORED."""
-        inputs = np.zeros((len(windows), self.context), dtype=np.int64)
-        targets = np.full((len(windows), self.context), IGNORED, dtype=np.int64)
-        pieces = np.zeros((len(windows), self.context), dtype=np.int64)
+        """Inputs, targets and the number of each target's piece, (B, T) int64 each; other targets are IGNORE_INDEX."""
+        inputs = np.zeros((len(windows), self.context_length), dtype=np.int64)
+        targets = np.full((len(windows), self.context_length), IGNORE_INDEX, dtype=np.int64)
+        pieces = np.zeros((len(windows), self.context_length), dtype=np.int64)
         for row, window in enumerate(windows):
             begin, first, last = (int(place[window]) for place in (self.begins, self.firsts, self.lasts))
             ids = self.split.read(begin, last - begin + 1)

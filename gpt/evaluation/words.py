@@ -9,7 +9,7 @@ Row = tuple[str, str]
 Interval = tuple[float, float]
 
 
-def evaluation_rows(evaluation: Evaluation, precision: str = "") -> list[Row]:
+def format_evaluation(evaluation: Evaluation, precision: str = "") -> list[Row]:
     """The figures of an evaluation in words, each with its standard error and 95 % interval, and how they were made."""
     e = evaluation
     losses = around(e.loss, e.loss_se, e.factor)
@@ -22,8 +22,8 @@ def evaluation_rows(evaluation: Evaluation, precision: str = "") -> list[Row]:
         ("perplexity", figure(f"{e.perplexity:.2f}", e.perplexity_se, tuple(math.exp(min(700, x)) for x in losses), 2)),
         ("evaluated on", f"{e.tokens:,} tokens, {e.text_bytes:,} bytes: {shown}"),
     ]
-    if e.context:
-        protocol = f"context {e.context:,}, stride {e.stride:,}"
+    if e.context_length:
+        protocol = f"context {e.context_length:,}, stride {e.stride:,}"
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpt.config import Overflow, SamplingConfig
 from gpt.errors import InputError, OutOfMemory
-from gpt.generation.decoding import CompiledDecoder, Decoder
-from gpt.generation.overflow import REMEDY, require_room, shortened, shortened_prompt, shortening
+from gpt.generation.config import SamplingConfig
 from gpt.generation.request import FinishReason, Request, Token
-from gpt.generation.sampling import log_probabilities, sample
+from gpt.generation.runner import CompiledRunner, ModelRunner
+from gpt.generation.sampling import sample, token_logprobs
+from gpt.generation.truncation import REMEDY, require_room, truncate, truncate_prompt, truncation_notice
 from gpt.memory import is_out_of_memory
 from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
@@ -30,49 +30,11 @@ PROMPT_TOKENS = 512  # after so many at the most, if a prompt is no longer, the 
 LESS_MEMORY = "use a smaller --batch, a shorter prompt or --max-tokens, or another --device"
 
 
-def generate(
-    model: GPT,
-    ids: Sequence[int],
-    *,
-    max_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 50,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    overflow: Overflow = "slide",
-    seed: int | None = None,
-    end_of_text: int | None = None,
-    vocab_size: int | None = None,
-    notify: Notify = warnings.warn,
-) -> Iterator[int]:
-    """Continue a prompt of at least one token id, yielding each new id as it is drawn.
-
-    Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. The other settings are those of
-    SamplingConfig; `vocab_size`, `notify` and what is raised are those of Engine.
-    """
-    sampling = SamplingConfig(
-        max_tokens=max_tokens,
-        repetition_penalty=repetition_penalty,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        overflow=overflow,
-    )
-    engine = Engine(model, max_batch=1, end_of_text=end_of_text, vocab_size=vocab_size, notify=notify)
-    engine.submit(ids, sampling)
-    for token in engine.run():
-        if token.id is not None:
-            yield token.id
-
-
 @dataclass(frozen=True)
 class _Reading:
     """A prompt that was just read, for the requests that have the same one."""
 
-    visible: tuple[int, ...]
+    context_ids: tuple[int, ...]
     cache: KVCache
     logits: Tensor
 
@@ -106,7 +68,7 @@ class Engine:
             raise InputError(f"max_batch is {max_batch}; it must be at least 1")
         self.model, self.max_batch, self.notify = model, max_batch, notify
         self.end_of_text, self.vocab_size = end_of_text, vocab_size
-        self.decoder = CompiledDecoder(model, max_batch) if compiled else Decoder(model)
+        self.decoder = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
         self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
         self.active: list[Request] = []
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
@@ -122,7 +84,7 @@ class Engine:
         ids: Sequence[int],
         sampling: SamplingConfig | None = None,
         sample: int = 0,
-        alternatives: int | None = None,
+        top_logprobs: int | None = None,
     ) -> Request:
         """Add a prompt of at least one token id; the draws are those of sample number `sample` of the seed.
 
@@ -131,9 +93,9 @@ class Engine:
         sampling = sampling or SamplingConfig()
         prompt = self._checked(ids)
         if sampling.overflow == "error":
-            require_room(len(prompt), sampling.max_tokens, self.model.config.context)
+            require_room(len(prompt), sampling.max_tokens, self.model.config.context_length)
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
-        request = Request(prompt, replace(sampling, seed=None), seed, alternatives, sample=sample)
+        request = Request(prompt, replace(sampling, seed=None), seed, top_logprobs, sample=sample)
         self.waiting[request] = None
         return request
 
@@ -167,12 +129,12 @@ class Engine:
         with self._without_gradients():
             patient = self._prompt_tokens < PROMPT_TOKENS or not self.active
             if self.waiting and patient and len(self.active) < self.max_batch:
-                requests = self._admit()
-                return self._draw(requests, self._begin(requests))
+                requests = self._schedule()
+                return self._draw(requests, self._prefill(requests))
             self._prompt_tokens = 0
             return self._decode() if self.active else []
 
-    def _admit(self) -> list[Request]:
+    def _schedule(self) -> list[Request]:
         """The next request, and those right behind it that are as long: they are read together."""
         first = next(iter(self.waiting))
         requests: list[Request] = []
@@ -182,47 +144,47 @@ class Engine:
         self.active += requests
         return requests
 
-    def _begin(self, requests: list[Request]) -> Tensor:
+    def _prefill(self, requests: list[Request]) -> Tensor:
         """Read prompts of one length, equal ones once; the logits after each, (B, V)."""
-        context = self.model.config.context
+        context_length = self.model.config.context_length
         for request in requests:
-            request.visible = list(request.prompt)
-            if len(request.prompt) > context:
-                request.visible = shortened_prompt(request.prompt, context, request.sampling.overflow)
-                self._tell(shortening(len(request.prompt), context, request.sampling.overflow))
+            request.context_ids = list(request.prompt)
+            if len(request.prompt) > context_length:
+                request.context_ids = truncate_prompt(request.prompt, context_length, request.sampling.overflow)
+                self._tell(truncation_notice(len(request.prompt), context_length, request.sampling.overflow))
         caches = self.decoder.new_caches(_positions(requests[0]), len(requests))
-        known = {} if self._newest is None else {tuple(self._newest.visible): self._newest}
+        known = {} if self._newest is None else {tuple(self._newest.context_ids): self._newest}
         unread: dict[tuple[int, ...], KVCache] = {}
         for request, request.cache in zip(requests, caches, strict=True):
-            if tuple(request.visible) not in known:
-                unread.setdefault(tuple(request.visible), request.cache)
+            if tuple(request.context_ids) not in known:
+                unread.setdefault(tuple(request.context_ids), request.cache)
         if unread:
-            self._prompt_tokens += len(unread) * len(requests[0].visible)
-            rows = self.decoder.read(list(unread), list(unread.values())).split(1)
-            for (visible, cache), logits in zip(unread.items(), rows, strict=True):
-                known[visible] = _Reading(visible, cache, logits)
-        readings = [known[tuple(request.visible)] for request in requests]
+            self._prompt_tokens += len(unread) * len(requests[0].context_ids)
+            rows = self.decoder.prefill(list(unread), list(unread.values())).split(1)
+            for (context_ids, cache), logits in zip(unread.items(), rows, strict=True):
+                known[context_ids] = _Reading(context_ids, cache, logits)
+        readings = [known[tuple(request.context_ids)] for request in requests]
         for cache, reading in zip(caches, readings, strict=True):
             if cache is not reading.cache:
-                cache.copy_from(reading.cache, len(reading.visible))
+                cache.copy_from(reading.cache, len(reading.context_ids))
         again = self.waiting and next(iter(self.waiting)).prompt == requests[-1].prompt
         self._newest = readings[-1] if again else None
         return torch.cat([reading.logits for reading in readings])
 
     def _decode(self) -> list[Token]:
-        """Read the newest token of each sequence, or a shortened sequence again where the context is full."""
-        context = self.model.config.context
-        full = [request for request in self.active if len(request.visible) > context]
-        ready = [request for request in self.active if len(request.visible) <= context]
+        """Read the newest token of each sequence, or a truncated sequence again where the context is full."""
+        context_length = self.model.config.context_length
+        full = [request for request in self.active if len(request.context_ids) > context_length]
+        ready = [request for request in self.active if len(request.context_ids) <= context_length]
         logits = []
         for request in full:
-            request.visible = shortened(request.visible, context, request.sampling.overflow)
-            self._tell(f"the context of {context:,} tokens is full: {REMEDY[request.sampling.overflow]}")
+            request.context_ids = truncate(request.context_ids, context_length, request.sampling.overflow)
+            self._tell(f"the context of {context_length:,} tokens is full: {REMEDY[request.sampling.overflow]}")
             self._release(request)
             [request.cache] = self.decoder.new_caches(_positions(request), 1)
-            logits.append(self.decoder.read([request.visible], [request.cache]))
+            logits.append(self.decoder.prefill([request.context_ids], [request.cache]))
         if ready:
-            newest = [request.visible[-1] for request in ready]
+            newest = [request.context_ids[-1] for request in ready]
             caches = [request.cache for request in ready if request.cache is not None]  # all have one
             logits.append(self.decoder.decode(newest, caches))
         return self._draw(full + ready, torch.cat(logits))
@@ -237,8 +199,8 @@ class Engine:
         for sampling, rows in alike.items():
             some = [requests[row] for row in rows]
             part = logits if len(rows) == len(requests) else logits[rows]
-            penalised = sampling.repetition_penalty != 1
-            seen = [torch.tensor(request.prompt + request.drawn) for request in some] if penalised else ()
+            penalty = sampling.repetition_penalty != 1
+            seen = [torch.tensor(request.prompt + request.output_ids) for request in some] if penalty else ()
             drawn = self.sample(part, sampling, [request.generator for request in some], seen)
             for row, token in zip(rows, drawn.tolist(), strict=True):
                 tokens[row] = self._token(requests[row], token, logits[row])
@@ -250,13 +212,13 @@ class Engine:
             self._finish(request, "stop")
             request.tokens.append(Token(request, None))
             return request.tokens[-1]
-        request.drawn.append(id)
-        request.visible.append(id)
-        if len(request.drawn) == request.sampling.max_tokens:
+        request.output_ids.append(id)
+        request.context_ids.append(id)
+        if len(request.output_ids) == request.sampling.max_tokens:
             self._finish(request, "length")
         token = Token(request, id)
-        if request.alternatives is not None:
-            own, ids, values = log_probabilities(logits.unsqueeze(0), torch.tensor([id]), request.alternatives)
+        if request.top_logprobs is not None:
+            own, ids, values = token_logprobs(logits.unsqueeze(0), torch.tensor([id]), request.top_logprobs)
             token = Token(request, id, own.item(), tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))
         request.tokens.append(token)
         return token
@@ -301,4 +263,4 @@ def _length(request: Request) -> tuple[int, int]:
 
 def _positions(request: Request) -> int:
     """How many a request needs from here on, at the most."""
-    return len(request.visible) + request.sampling.max_tokens - len(request.drawn) - 1
+    return len(request.context_ids) + request.sampling.max_tokens - len(request.output_ids) - 1

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from gpt.config import SamplingConfig
+from gpt.generation.config import SamplingConfig
 from gpt.generation.sampling import sample_generator
 from gpt.model.cache import KVCache
 
@@ -21,15 +21,15 @@ class Request:
     sampling: SamplingConfig
     """Without its seed, so that requests with equal settings are drawn together."""
     seed: int
-    alternatives: int | None
+    top_logprobs: int | None
     """How many of the likeliest ids each token tells, with log-probabilities; None for neither."""
-    drawn: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
     """The new ids so far."""
     tokens: list["Token"] = field(default_factory=list)
     """All that was drawn, with the end-of-text that ended it, if one did."""
     finish_reason: FinishReason = ""
     """'' while it goes on, then 'stop' (end-of-text), 'length' (max_tokens), or 'cancelled'."""
-    visible: list[int] = field(default_factory=list)
+    context_ids: list[int] = field(default_factory=list)
     """What the model sees of prompt and new ids; its last one is not read yet, unless none was drawn."""
     cache: KVCache | None = None
     """Of what was read; None before and afterwards."""
@@ -49,7 +49,7 @@ class Token:
     request: Request
     id: int | None
     """None if the request ended by end-of-text, which is no part of it."""
-    log_probability: float | None = None
+    logprob: float | None = None
     """Natural logarithm of its probability by the model alone, before any setting; if the request asked for it."""
-    alternatives: tuple[tuple[int, float], ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
     """The likeliest ids and their log-probabilities, the likeliest first."""

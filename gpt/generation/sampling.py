@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, are_deterministic_algorithms_enabled
 
-from gpt.config import SamplingConfig
 from gpt.errors import InputError
-from gpt.tokens.loader import mix
+from gpt.generation.config import SamplingConfig
+from gpt.hashing import mix
 
 
 def sample(
@@ -30,7 +30,7 @@ def sample(
     # MPS has no float64, and CUDA no sum of all before each number that always rounds alike.
     logits = logits.cpu() if logits.device.type == "mps" or are_deterministic_algorithms_enabled() else logits
     if sampling.temperature == 0:
-        return penalised(logits, sampling.repetition_penalty, seen).argmax(dim=-1)
+        return apply_penalty(logits, sampling.repetition_penalty, seen).argmax(dim=-1)
     # The inverse of the cumulative distribution, in vocabulary order. The last of the sums is not exactly 1,
     # and rounding must not carry a draw past the last id that has any probability.
     ids, probabilities = candidates(logits, sampling, seen)
@@ -50,7 +50,7 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
     """
     # In float64, so that rounding decides as little as possible. The likeliest are the same at any temperature, which
     # can wait until there are few; a very low one must not make the largest infinite.
-    ids, scores = keep_top_k(penalised(logits, sampling.repetition_penalty, seen), sampling.top_k)
+    ids, scores = keep_top_k(apply_penalty(logits, sampling.repetition_penalty, seen), sampling.top_k)
     scores = (scores.double() - scores.amax(dim=-1, keepdim=True)) / sampling.temperature
     if sampling.top_p < 1:
         scores = keep_top_p(scores, sampling.top_p)
@@ -61,7 +61,7 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
     return ids, scores.softmax(dim=-1)
 
 
-def penalised(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
+def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
     """Positive logits of the ids seen divided by the penalty, negative ones multiplied (Keskar et al. 2019, "CTRL"):
     (B, V) → (B, V), in float64 and apart from the logits if there is one."""
     if penalty == 1:
@@ -100,7 +100,7 @@ def keep_top_p(scores: Tensor, p: float) -> Tensor:
     return scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)
 
 
-def log_probabilities(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
+def token_logprobs(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
     """What the model itself thinks, before any of the settings: (B, V) and (B,) ids → their natural logarithms of
     probability (B,), and ids and logarithms of the `best` likeliest, (B, best) each, float64."""
     logarithms = (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(dim=-1)

@@ -13,24 +13,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt.config import ModelConfig
+from gpt.config_io import overlay
 from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
+from gpt.model.config import ModelConfig
 from gpt.model.transformer import GPT
-from gpt.settings import overlay
-from gpt.tokens.tokenizer import Tokenizer
+from gpt.text.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {
     "ln_1": "attention_norm",
     "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.projection",
+    "attn.c_proj": "attention.out_proj",
     "ln_2": "mlp_norm",
-    "mlp.c_fc": "mlp.expand",
-    "mlp.c_proj": "mlp.contract",
+    "mlp.c_fc": "mlp.fc_in",
+    "mlp.c_proj": "mlp.fc_out",
 }
-_SIZES = {"n_embd": "width", "n_positions": "context"}
-_SIZES |= {name: name for name in ("n_layer", "n_head", "vocab_size", "layer_norm_epsilon")}
+_SIZES = {"n_positions": "context_length"}
+_SIZES |= {name: name for name in ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon")}
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -106,7 +106,7 @@ def read_config(path: Path) -> ModelConfig:
     required: dict[str, tuple[Any, ...]] = {
         "model_type": ("gpt2",),
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "n_inner": (None, 4 * ours.width),
+        "n_inner": (None, 4 * ours.n_embd),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "tie_word_embeddings": (True,),
@@ -198,18 +198,20 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
         {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
     )
     write_json(to / "generation_config.json", special)
-    write_tokenizer(tokenizer, to, model.config.context)
+    write_tokenizer(tokenizer, to, model.config.context_length)
 
 
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
     """Raises InputError, naming what departs from GPT-2, where their class has no place for it."""
     gpt2 = ModelConfig()
-    exact = ("positions", "normalization", "query_key_norm", "activation", "tied_head", "logit_softcap", "ngram")
+    exact = ("positions", "normalization", "qk_norm", "activation", "tie_embeddings", "logit_softcap", "ngram")
     found = [f"model.{name} {getattr(config, name)}" for name in exact if getattr(config, name) != getattr(gpt2, name)]
-    if config.key_value_width != config.width:
-        found.append(f"model.key_value_heads {config.key_value_heads}")
-    if any((config.window_of(layer) or config.context) < config.context for layer in range(config.n_layer)):
-        found.append(f"model.window {config.window}")
+    if config.kv_dim != config.n_embd:
+        found.append(f"model.n_kv_head {config.n_kv_head}")
+    if any(
+        (config.window_of(layer) or config.context_length) < config.context_length for layer in range(config.n_layer)
+    ):
+        found.append(f"model.sliding_window {config.sliding_window}")
     if found:
         raise InputError(
             f"--to {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
@@ -228,8 +230,8 @@ def _their_config(config: ModelConfig, end_of_text: int | None) -> dict[str, Any
         "architectures": ["GPT2LMHeadModel"],
         "n_layer": config.n_layer,
         "n_head": config.n_head,
-        "n_embd": config.width,
-        "n_positions": config.context,
+        "n_embd": config.n_embd,
+        "n_positions": config.context_length,
         "vocab_size": config.vocab_size,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": config.layer_norm_epsilon,

@@ -6,7 +6,8 @@ from typing import Any
 
 from gpt.errors import InputError
 from gpt.files import read_json
-from gpt.tokens.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, from_bytes, to_bytes
+from gpt.text.spelling import from_bytes, to_bytes
+from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 
 # tokenizers' regular expressions have no possessive quantifiers; without them the pattern means the same.
 GPT2_PATTERN_PLAIN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -96,7 +97,7 @@ def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
     return "merges" in model and byte_level and patterns == expected and plain
 
 
-def write_tokenizer(tokenizer: Tokenizer, to: Path, context: int) -> None:
+def write_tokenizer(tokenizer: Tokenizer, to: Path, context_length: int) -> None:
     """tokenizer.json and tokenizer_config.json for AutoTokenizer, and our own file beside them."""
     write_json(to / "tokenizer.json", _their_tokenizer(tokenizer))
     special = (
@@ -104,7 +105,7 @@ def write_tokenizer(tokenizer: Tokenizer, to: Path, context: int) -> None:
     )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context,
+        "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
     write_json(to / "tokenizer_config.json", config | special)

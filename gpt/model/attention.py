@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt.config import ModelConfig
-from gpt.model.positions import Rotation, rotate
+from gpt.model.config import ModelConfig
+from gpt.model.positions import CosSin, apply_rotary_emb
 
 if TYPE_CHECKING:
     from gpt.model.cache import Cache
@@ -22,36 +22,38 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.head_width = config.head_width
-        self.widths = [config.width, config.key_value_width, config.key_value_width]  # of queries, keys, values
-        self.heads = [width // config.head_width for width in self.widths]
-        self.query_key_norm, self.epsilon = config.query_key_norm, config.layer_norm_epsilon
-        self.window = config.window_of(layer)
+        self.head_dim = config.head_dim
+        self.widths = [config.n_embd, config.kv_dim, config.kv_dim]  # of queries, keys, values
+        self.heads = [n_embd // config.head_dim for n_embd in self.widths]
+        self.qk_norm, self.epsilon = config.qk_norm, config.layer_norm_epsilon
+        self.sliding_window = config.window_of(layer)
         self.dropout = config.dropout
         self.layer = layer
-        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.bias)
-        self.projection = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = nn.Linear(config.n_embd, sum(self.widths), bias=config.bias)
+        self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, cache: "Cache | None" = None) -> Tensor:
-        """(B, T, C) → (B, T, C); `turn` rotates queries and keys."""
+    def forward(self, x: Tensor, cos_sin: CosSin | None = None, cache: "Cache | None" = None) -> Tensor:
+        """(B, T, C) → (B, T, C); `cos_sin` rotates queries and keys."""
         B, T, C = x.shape
-        heads = self.qkv(x).view(B, T, -1, self.head_width).transpose(1, 2)
+        heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
-        if self.query_key_norm:
-            query, key = (F.rms_norm(part, (self.head_width,), eps=self.epsilon) for part in (query, key))
-        if turn is not None:
-            query, key = rotate(query, turn), rotate(key, turn)
+        if self.qk_norm:
+            query, key = (F.rms_norm(part, (self.head_dim,), eps=self.epsilon) for part in (query, key))
+        if cos_sin is not None:
+            query, key = apply_rotary_emb(query, cos_sin), apply_rotary_emb(key, cos_sin)
         if cache is not None:
-            y = cache.attend(self.layer, query, key, value, self.window)  # (B, H, T, D)
+            y = cache.attend(self.layer, query, key, value, self.sliding_window)  # (B, H, T, D)
         else:
-            y = attend(query, key, value, 0, self.window, self.dropout if self.training else 0.0)  # (B, H, T, D)
+            y = attend(
+                query, key, value, 0, self.sliding_window, self.dropout if self.training else 0.0
+            )  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return self.residual_dropout(self.projection(y))
+        return self.residual_dropout(self.out_proj(y))
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, past: int, window: int | None = None, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, past: int, sliding_window: int | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Causal scaled dot-product attention of T queries that come after `past` cached positions.
 
@@ -59,11 +61,11 @@ def attend(
     With a window, a query sees that many of the newest positions, its own included.
     """
     T, S = query.size(2), key.size(2)
-    slides = window is not None and window < S
+    slides = sliding_window is not None and sliding_window < S
     if past == 0 and not slides:
         return dot_product(query, key, value, causal=True, dropout=dropout)
     # The mask is aligned to the end of the keys, which is_causal does not give.
-    mask = causal_mask(T, S, query.device, window if slides else None)
+    mask = causal_mask(T, S, query.device, sliding_window if slides else None)
     return dot_product(query, key, value, mask, dropout=dropout)
 
 
@@ -95,7 +97,7 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tenso
     return torch.bmm(scores.softmax(dim=-1), value.flatten(0, 1)).view(B, H, 1, D)
 
 
-def causal_mask(T: int, S: int, device: torch.device | str, window: int | None = None) -> Tensor:
+def causal_mask(T: int, S: int, device: torch.device | str, sliding_window: int | None = None) -> Tensor:
     """(T, S) booleans, true where query t, which stands at position S − T + t, may see key s."""
     mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-    return mask if window is None else mask.triu(S - T - window + 1)
+    return mask if sliding_window is None else mask.triu(S - T - sliding_window + 1)

@@ -9,7 +9,7 @@ Letters in shapes: B sequences, T positions, C width, n the longest run.
 import torch
 from torch import Tensor, nn
 
-from gpt.config import ModelConfig
+from gpt.model.config import ModelConfig
 
 MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio, as a signed integer (Knuth 1998, 6.4)
 NO_TOKEN = -1  # stands before a sequence's first token
@@ -20,8 +20,8 @@ class NGramEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.longest, self.rows = config.ngram, config.ngram_rows
-        self.table = nn.Embedding((self.longest - 1) * self.rows, config.width)
+        self.longest, self.rows = config.ngram, config.ngram_buckets
+        self.table = nn.Embedding((self.longest - 1) * self.rows, config.n_embd)
 
     def forward(self, ids: Tensor, before: Tensor) -> Tensor:
         """(B, T) ids and the n − 1 ids before them, (B, n − 1), NO_TOKEN where there are none → (B, T, C)."""

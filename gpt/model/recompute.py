@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt.config import Activation
+from gpt.choices import Activation
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gpt.config import Activation, ModelConfig, Recompute
+from gpt.choices import Activation, Recompute
 from gpt.errors import InputError
 from gpt.model.attention import CausalSelfAttention
 from gpt.model.cache import Cache
-from gpt.model.head import next_token_loss, next_token_losses, softcap
+from gpt.model.config import ModelConfig
+from gpt.model.loss import next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
-from gpt.model.positions import Rotation, rotation
+from gpt.model.positions import CosSin, rotary_cos_sin
 from gpt.model.recompute import ActivatedLinear, activate
 
 
@@ -30,16 +31,16 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(config.width, 4 * config.width, bias=config.bias)
+        self.fc_in = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.activation: Activation = config.activation
         self.activate: Callable[[Tensor], Tensor] = partial(activate, kind=config.activation)
-        self.contract = nn.Linear(4 * config.width, config.width, bias=config.bias)
+        self.fc_out = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.recompute = False  # the activation, in the backward pass
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        x, contract = self.expand(x), self.contract
+        x, contract = self.fc_in(x), self.fc_out
         if self.recompute and torch.is_grad_enabled():
             y = ActivatedLinear.apply(x, contract.weight, contract.bias, self.activation)
         else:
@@ -50,8 +51,8 @@ class MLP(nn.Module):
 def norm(config: ModelConfig) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the width."""
     if config.normalization == "rms":
-        return nn.RMSNorm(config.width, eps=config.layer_norm_epsilon)
-    return nn.LayerNorm(config.width, eps=config.layer_norm_epsilon, bias=config.bias)
+        return nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
+    return nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon, bias=config.bias)
 
 
 class Block(nn.Module):
@@ -65,14 +66,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: CosSin | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, C) → (B, T, C)."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.add_branches, x, turn, cache, use_reentrant=False)
-        return self.add_branches(x, turn, cache)
+            return checkpoint(self.add_branches, x, cos_sin, cache, use_reentrant=False)
+        return self.add_branches(x, cos_sin, cache)
 
-    def add_branches(self, x: Tensor, turn: Rotation | None, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turn, cache)
+    def add_branches(self, x: Tensor, cos_sin: CosSin | None, cache: Cache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos_sin, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -82,13 +83,15 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = (
+            nn.Embedding(config.context_length, config.n_embd) if config.positions == "learned" else None
+        )
         self.ngram_embedding = NGramEmbedding(config) if config.ngram > 1 else None
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = norm(config)
-        self.untied_head = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.initialize()
 
     @torch.no_grad()
@@ -97,7 +100,7 @@ class GPT(nn.Module):
 
         The two projections of each block that write to the residual stream are scaled by 1/√(2·n_layer), or zero.
         """
-        zero = self.config.zero_projections
+        zero = self.config.zero_init_residual
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 module.weight.normal_(std=0.02)
@@ -105,14 +108,14 @@ class GPT(nn.Module):
                 module.bias.zero_()
         for module in self.modules():
             if isinstance(module, Block):
-                for projection in (module.attention.projection, module.mlp.contract):
+                for projection in (module.attention.out_proj, module.mlp.fc_out):
                     projection.weight.normal_(std=0.0 if zero else 0.02 / math.sqrt(2 * self.config.n_layer))
-        if zero and self.untied_head is not None:
-            self.untied_head.weight.zero_()
+        if zero and self.lm_head is not None:
+            self.lm_head.weight.zero_()
         if self.ngram_embedding is not None:
             self.ngram_embedding.table.weight.zero_()
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden_states(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """The final hidden states of token ids (B, T) → (B, T, C).
 
         With a cache, `ids` come after the positions it holds, and are added to it.
@@ -121,22 +124,22 @@ class GPT(nn.Module):
         B, T = ids.shape
         if cache is not None:
             positions = cache.positions(T)  # (B, T)
-        elif self.config.context >= T:
+        elif self.config.context_length >= T:
             positions = torch.arange(T, device=ids.device)  # (T,), alike for all
         else:
-            raise InputError(f"{T} positions do not fit into the model's context of {self.config.context}")
-        x, turn = self.token_embedding(ids), None  # (B, T, C)
+            raise InputError(f"{T} positions do not fit into the model's context of {self.config.context_length}")
+        x, cos_sin = self.token_embedding(ids), None  # (B, T, C)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         else:
-            turn = rotation(positions, self.config.head_width)
+            cos_sin = rotary_cos_sin(positions, self.config.head_dim)
         if self.ngram_embedding is not None:
             reach = self.config.ngram - 1
             before = ids.new_full((B, reach), NO_TOKEN) if cache is None else cache.ids_before(reach)
             x = x + self.ngram_embedding(ids, before)
         x = self.embedding_dropout(x)
         for block in self.blocks:
-            x = block(x, turn, cache)
+            x = block(x, cos_sin, cache)
         if cache is not None:
             cache.advance(ids)
         return self.final_norm(x)
@@ -144,11 +147,11 @@ class GPT(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """(V, C): GPT-2 scores tokens with the matrix that embeds them."""
-        return self.token_embedding.weight if self.untied_head is None else self.untied_head.weight
+        return self.token_embedding.weight if self.lm_head is None else self.lm_head.weight
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of the next token: (..., C) → (..., V)."""
-        untied = self.untied_head
+        untied = self.lm_head
         logits = F.linear(hidden, self.token_embedding.weight) if untied is None else untied(hidden)
         return softcap(logits, self.config.logit_softcap)
 
@@ -163,9 +166,9 @@ class GPT(nn.Module):
         """Logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, (B, T) → (B, V).
 
         With targets (B, T), their cross-entropy in nats instead, for which the logits of all positions are never held:
-        the sum, (), or without a gradient each one's, (B, T), zero where a target is IGNORED.
+        the sum, (), or without a gradient each one's, (B, T), zero where a target is IGNORE_INDEX.
         """
-        hidden = self.hidden(ids, cache)
+        hidden = self.hidden_states(ids, cache)
         if targets is None:
             return self.head(hidden[:, -1] if last else hidden)
         if reduction == "none":
@@ -181,22 +184,22 @@ class GPT(nn.Module):
         """What it computes in."""
         return next(self.final_norm.parameters()).dtype
 
-    def recompute(self, what: Recompute) -> None:
+    def set_recompute(self, what: Recompute) -> None:
         """Compute this again in the backward pass instead of keeping it (Chen et al. 2016)."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.recompute = what == "blocks"
                 module.mlp.recompute = what == "activations"
 
-    def block_matrices(self) -> Iterator[tuple[Tensor, list[int]]]:
+    def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:
         """The weights of the blocks' linear layers, each with the rows of the matrices in it, one below the other."""
         for module in self.modules():
             if isinstance(module, CausalSelfAttention):
                 yield module.qkv.weight, module.widths
-                yield module.projection.weight, [module.projection.out_features]
+                yield module.out_proj.weight, [module.out_proj.out_features]
             elif isinstance(module, MLP):
-                yield module.expand.weight, [module.expand.out_features]
-                yield module.contract.weight, [module.contract.out_features]
+                yield module.fc_in.weight, [module.fc_in.out_features]
+                yield module.fc_out.weight, [module.fc_out.out_features]
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

@@ -6,18 +6,18 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
-from gpt.config import Config, nearest_multiple
+from gpt.config import TrainConfig, nearest_multiple
+from gpt.config_io import overlay, to_dict
+from gpt.dataset.dataset import Dataset
+from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
+from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.presets import preset_for, suit_for
-from gpt.settings import overlay, to_dict
-from gpt.tokens.dataset import Dataset
-from gpt.tokens.loader import Loader
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
-from gpt.training.memory import MicroBatch
+from gpt.training.micro_batch import MicroBatch
 from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
-from gpt.training.world import World
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
@@ -61,34 +61,34 @@ class Asked:
         return any(self._lengths().values())
 
 
-def suited(config: Config, asked: Asked, dataset: Dataset, device: str) -> Config:
+def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> TrainConfig:
     """The config of a new run with a shape that suits the dataset, in whatever its user has not named.
 
     Without a preset that is the one for its size; and always a context that both splits can fill.
     """
     changes: dict[str, Any] = {}
     if not asked.preset:
-        before, after = (_flat(preset_for(device, config.init, size)[0]) for size in (None, dataset.train.tokens))
+        before, after = (_flat(preset_for(device, config.init_from, size)[0]) for size in (None, dataset.train.tokens))
         changes = {name: value for name, value in after.items() if value != before[name]}
-    context = changes.get("model.context", config.model.context)
+    context_length = changes.get("model.context_length", config.model.context_length)
     longest = min(dataset.train.tokens, dataset.validation.tokens) - 1
-    if "model.context" not in asked.settings and SHORTEST_CONTEXT <= longest < context:
-        changes["model.context"] = context = 1 << longest.bit_length() - 1
+    if "model.context_length" not in asked.settings and SHORTEST_CONTEXT <= longest < context_length:
+        changes["model.context_length"] = context_length = 1 << longest.bit_length() - 1
     else:
-        context = config.model.context if "model.context" in asked.settings else context
-    changes["batch_tokens"] = nearest_multiple(changes.get("batch_tokens", config.batch_tokens), context)
+        context_length = config.model.context_length if "model.context_length" in asked.settings else context_length
+    changes["batch_tokens"] = nearest_multiple(changes.get("batch_tokens", config.batch_tokens), context_length)
     return _laid_over(config, changes, asked)
 
 
-def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done: int | None = None) -> Config:
+def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, done: int | None = None) -> TrainConfig:
     """The config with the steps and evaluations that its user asked for, or else that the size of the text bears.
 
     `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
     minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
     """
-    windows = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed).windows
+    windows = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed).windows
     epoch = windows / config.batch_sequences  # in steps
-    suit = suit_for(world.device, config.init, dataset.train.tokens)
+    suit = suit_for(world.device, config.init_from, dataset.train.tokens)
     steps = config.steps
     if asked.epochs is not None:
         steps = round(asked.epochs * epoch)
@@ -112,7 +112,7 @@ def budgeted(config: Config, asked: Asked, dataset: Dataset, world: World, done:
     return config
 
 
-def _with_length(config: Config, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> Config:
+def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> TrainConfig:
     """The config of a new run with so many steps, and what suits them, in whatever its user has not named.
 
     That is the warm-up, at least so many evaluations, and how much each of them predicts: all together take a quarter
@@ -127,16 +127,16 @@ def _with_length(config: Config, steps: int, asked: Asked, evaluations: int = EV
         changes["evaluation.every"] = min(config.evaluation.every, every)
     config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
     share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / _times(config, steps)
-    least = LEAST_EVALUATED if asked.length and asked.minutes is None else config.model.context
+    least = LEAST_EVALUATED if asked.length and asked.minutes is None else config.model.context_length
     return _laid_over(config, {"evaluation.tokens": min(config.evaluation.tokens, max(least, int(share)))}, asked)
 
 
-def _times(config: Config, steps: int) -> int:
+def _times(config: TrainConfig, steps: int) -> int:
     """How often a run evaluates in so many steps."""
     return -(-steps // config.evaluation.every) if config.evaluation.every else 1
 
 
-def _words(config: Config, epochs: float, most: float, dataset: Dataset) -> list[str]:
+def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) -> list[str]:
     model = config.model
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
     tokens = f"{dataset.train.tokens:,} tokens"
@@ -153,7 +153,7 @@ def _words(config: Config, epochs: float, most: float, dataset: Dataset) -> list
     return lines
 
 
-def _steps_in(asked: Asked, config: Config, dataset: Dataset, world: World, done: int) -> tuple[int, int]:
+def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int) -> tuple[int, int]:
     """How many steps after those done this machine makes in the minutes, evaluations included, by a trial of seconds.
 
     And how many evaluations a new run should make at least: fewer where the tokens of each are named, and take long.
@@ -167,7 +167,7 @@ def _steps_in(asked: Asked, config: Config, dataset: Dataset, world: World, done
         affordable = MOST_EVALUATING * limit / (pace.window * len(validation_windows(config, dataset)))
         evaluations = min(evaluations, max(1, int(affordable)))
 
-    def planned(steps: int) -> Config:
+    def planned(steps: int) -> TrainConfig:
         new = config if done else _with_length(config, steps, asked, evaluations)
         return dataclasses.replace(new, steps=done + steps)
 
@@ -191,7 +191,7 @@ def _steps_in(asked: Asked, config: Config, dataset: Dataset, world: World, done
     return steps, evaluations
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def _flat(config: TrainConfig) -> dict[str, Any]:
     """Every setting by its whole name, as 'model.dropout'."""
     flat = {}
     for key, value in to_dict(config).items():
@@ -199,7 +199,7 @@ def _flat(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _laid_over(config: Config, changes: dict[str, Any], asked: Asked) -> Config:
+def _laid_over(config: TrainConfig, changes: dict[str, Any], asked: Asked) -> TrainConfig:
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in asked.settings:

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt import checkpoint
-from gpt.checkpoint import Checkpoint, list_checkpoints, step_of
-from gpt.config import Config, OptimizerConfig
+from gpt.config import OptimizerConfig, TrainConfig
+from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
-from gpt.integrity import Damaged
-from gpt.run import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
-from gpt.settings import overlay, to_dict
-from gpt.training.schedule import branch_point, decay_start, rate_factor
+from gpt.runs import checkpoint
+from gpt.runs.checkpoint import Checkpoint, list_checkpoints, step_of
+from gpt.runs.directory import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
+from gpt.runs.integrity import CorruptCheckpoint
+from gpt.training.schedule import branch_point, decay_start, lr_multiplier
 
 if TYPE_CHECKING:
-    from gpt.training.world import World
+    from gpt.distributed.world import World
 
 MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
 MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
@@ -38,10 +38,10 @@ class Schedule:
     optimizer: OptimizerConfig
 
     @staticmethod
-    def of(config: Config) -> "Schedule":
+    def of(config: TrainConfig) -> "Schedule":
         return Schedule(config.steps, config.optimizer)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
 
     def rate(self, step: int) -> float:
@@ -79,7 +79,7 @@ class Schedule:
         return getattr(self.optimizer, name)
 
     def _factor(self, step: int) -> float:
-        return rate_factor(min(step, self.steps - 1), self.steps, self.optimizer)
+        return lr_multiplier(min(step, self.steps - 1), self.steps, self.optimizer)
 
 
 def _named(optimizer: OptimizerConfig) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
 def starting_point(run: Path, from_step: int | None, say: Callable[[str], None]) -> Checkpoint | None:
     """The run's newest whole checkpoint, or that of the step asked for; None where it has none at all.
 
-    Raises InputError if there is no such step, or what `gpt.checkpoint.load` raises.
+    Raises InputError if there is no such step, or what `gpt.runs.checkpoint.load` raises.
     """
     if from_step is None or _was_restarted():
         return checkpoint.load_newest(run, say)
@@ -109,7 +109,7 @@ def starting_point(run: Path, from_step: int | None, say: Callable[[str], None])
         )
     try:
         return checkpoint.load(saved[from_step], optimizer=True)
-    except Damaged as error:
+    except CorruptCheckpoint as error:
         others = ", ".join(str(step) for step in saved if step != from_step) or "none"
         raise InputError(f"--from-step {from_step}: {error}; other checkpoints of {run}: {others}") from None
 
@@ -120,7 +120,7 @@ def _was_restarted() -> bool:
 
 
 def judge(
-    saved: Checkpoint | None, state: dict[str, Any], config: Config, run: Path, world: "World", allow_jump: bool
+    saved: Checkpoint | None, state: dict[str, Any], config: TrainConfig, run: Path, world: "World", allow_jump: bool
 ) -> tuple[Checkpoint | None, dict[str, Any]]:
     """The checkpoint to go on from, on rank 0, and its state, on all: the one given, or the branch point before it.
 
@@ -147,7 +147,7 @@ def judge(
         undone = "while the rate came down" if step > decay_start(before.steps, before.optimizer) else "so far"
         raise InputError(
             f"--resume: with {changes}, {rates}, a jump that undoes what was learned {undone}: "
-            f"begin a new run from these weights (--init {quoted(run)}), which warms up again, or allow it with "
+            f"begin a new run from these weights (--init-from {quoted(run)}), which warms up again, or allow it with "
             "--allow-rate-jump"
         )
     there = earlier["step"]
@@ -158,13 +158,13 @@ def judge(
     return chosen[0] if chosen else None, earlier
 
 
-def steps_with(more: int, done: int, config: Config, world: "World", allow_jump: bool) -> int:
+def steps_with(more: int, done: int, config: TrainConfig, world: "World", allow_jump: bool) -> int:
     """The steps of a finished run that is to train `more` of them from where it really goes on, as `judge` says.
 
     Raises InputError where that, from the branch point, is hardly more than it has done from there.
     """
-    assert config.run
-    run, longer = config.run, Schedule(done + more, config.optimizer)
+    assert config.run_dir
+    run, longer = config.run_dir, Schedule(done + more, config.optimizer)
     before, branch = world.from_main(lambda: _finished(run))
     if allow_jump or branch is None or not before.spoiled_by(longer, done):
         return done + more
@@ -185,7 +185,7 @@ def _finished(run: Path) -> tuple[Schedule, int | None]:
     paths = list_checkpoints(run)
     try:
         before = saved_schedule(checkpoint.read_state(paths[-1]) if paths else {}, run)
-    except Damaged:
+    except CorruptCheckpoint:
         before = Schedule.of(read_config(run))
     branch = branch_point(before.steps, before.optimizer)
     return before, next((step_of(path) for path in reversed(paths) if step_of(path) <= branch), None)

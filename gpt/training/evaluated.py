@@ -1,6 +1,6 @@
 """What a resumed training keeps of the evaluations before it: those that the coming ones can be compared with.
 
-The best loss that they are compared with, for early_stop too, is that of the best checkpoint on disk: one that went
+The best loss that they are compared with, for early stopping too, is that of the best checkpoint on disk: one that went
 another way, or was damaged, is no longer to be had.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt import checkpoint
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.statistics import Spread
-from gpt.training.metrics import Record
+from gpt.runs import checkpoint
+from gpt.tracking.jsonl import Record
 from gpt.training.overfitting import OverfittingWatch
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def restore_evaluations(trainer: "Trainer", state: State) -> None:
     best, sums, gain = state["best_validation_loss"], state.get("best_sums"), state.get("gain")
     trainer.best_loss, trainer.last_loss = math.inf if best is None else best, state["last_validation_loss"]
     trainer.evaluations = state.get("evaluations", 0)
-    trainer.fruitless_evaluations = state.get("fruitless_evaluations", 0)
+    trainer.evaluations_since_best = state.get("evaluations_since_best", 0)
     trainer.evaluation, trainer.complete_evaluation = (
         Evaluation(**state[name]) if state.get(name) else None for name in ("evaluation", "complete_evaluation")
     )
@@ -78,7 +78,7 @@ def _with_best_on_disk(trainer: "Trainer", state: State) -> State:
     kept = trainer.world.from_main(lambda: checkpoint.best_state(trainer.run))
     evaluation = kept["evaluation"] if kept else None
     if not (kept and evaluation and evaluates_alike(trainer, kept) and evaluation["tokens"] == trainer.windows.targets):
-        return state | {"best_validation_loss": None, "fruitless_evaluations": 0, "best_sums": None, "gain": None}
+        return state | {"best_validation_loss": None, "evaluations_since_best": 0, "best_sums": None, "gain": None}
     loss = evaluation["loss"]
     if loss == state["best_validation_loss"]:
         return state
@@ -86,7 +86,7 @@ def _with_best_on_disk(trainer: "Trainer", state: State) -> State:
     own = kept if kept["best_validation_loss"] == loss else {}
     return state | {
         "best_validation_loss": loss,
-        "fruitless_evaluations": max(0, since),
+        "evaluations_since_best": max(0, since),
         "best_sums": own.get("best_sums"),
         "gain": own.get("gain"),
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpt.config import Exact
+from gpt.choices import Exact
 from gpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def conditions(trainer: "Trainer") -> Conditions:
         "nodes": world.nodes,
         "dtype": str(trainer.dtype).removeprefix("torch."),
         "compile": config.compile,
-        "micro_batch": config.micro_batch,
+        "micro_batch": config.micro_batch_size,
     }
 
 

@@ -9,23 +9,23 @@ from torch import Tensor
 
 from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.compiler import CompilerFailed
-from gpt.config import Config
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.device import autocast, choose_dtype
+from gpt.distributed.world import World
 from gpt.memory import free_memory, is_out_of_memory, release_memory, used_memory
-from gpt.tokens.dataset import Dataset
-from gpt.training.initial import new_model
-from gpt.training.memory import MicroBatch
+from gpt.tracking.progress import duration
+from gpt.training.micro_batch import MicroBatch
 from gpt.training.optimizer import Optimizer
 from gpt.training.passes import compiled_passes, without_compiler
-from gpt.training.progress import duration
+from gpt.training.start import new_model
 from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
-from gpt.training.world import World
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
 LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first steps bring in, and evaluation
 
 
-def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> list[str]:
+def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -> list[str]:
     """Parameters, memory, tokens and time of a run in words, a line each; takes a few seconds."""
     dtype = choose_dtype(config.dtype, world.device)
     micro_batch = MicroBatch(config, world, dtype).size
@@ -37,7 +37,9 @@ def forecast_lines(config: Config, dataset: Dataset | None, world: World) -> lis
     share = config.batch_sequences // world.size
     lines = cost_lines(config) + memory_lines(memory(micro_batch))
     each = f"each of {world.size} processes: " if world.size > 1 else ""
-    lines.append(f"{'batch':28} {each}{share} sequences of {config.model.context} tokens, {micro_batch} at a time")
+    lines.append(
+        f"{'batch':28} {each}{share} sequences of {config.model.context_length} tokens, {micro_batch} at a time"
+    )
     if dataset is not None:
         epochs = config.steps * config.batch_tokens / dataset.train.tokens
         lines.append(f"{'epochs':28} {epochs:>15.2f}")
@@ -67,11 +69,11 @@ class Pace:
     """Of a window of an evaluation."""
 
 
-def trial_sequences(config: Config, micro_batch: int, device: str) -> int:
-    return micro_batch if device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context))
+def trial_sequences(config: TrainConfig, micro_batch: int, device: str) -> int:
+    return micro_batch if device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context_length))
 
 
-def measure_pace(config: Config, world: World, dtype: torch.dtype, trial: int) -> Pace:
+def measure_pace(config: TrainConfig, world: World, dtype: torch.dtype, trial: int) -> Pace:
     """Try a few steps of `trial` sequences, or of half as many, again and again, where memory runs out on any rank.
 
     Raises MemoryError if it does with a single one.
@@ -89,16 +91,16 @@ def measure_pace(config: Config, world: World, dtype: torch.dtype, trial: int) -
     return Pace(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
 
 
-def trial_seconds(config: Config, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
+def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens.
 
     Raises MemoryError on all ranks if what a first step takes is too much for one.
     """
     device = world.device
     model = new_model(config, device)
-    model.recompute(config.recompute)
+    model.set_recompute(config.recompute)
     optimizer = Optimizer(model, config.optimizer)
-    ids = torch.randint(config.model.vocab_size, (sequences, config.model.context), device=device)
+    ids = torch.randint(config.model.vocab_size, (sequences, config.model.context_length), device=device)
 
     def loss_of(ids: Tensor) -> Tensor:
         with autocast(device, dtype):

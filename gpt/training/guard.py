@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt.checkpoint import list_checkpoints, step_of
 from gpt.errors import InputError
+from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.training.gradients import HUGE
 
 WINDOW = 128  # accepted gradient norms that a new one is compared with
@@ -52,10 +52,10 @@ class GradientGuard:
                 return f"gradient norm {norm:.4g} is {times:.1f} standard deviations above the usual {mean:.4g}"
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"accepted_norms": list(self.accepted), "skipped_in_a_row": self.skipped_in_a_row}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.accepted = deque(state["accepted_norms"], maxlen=WINDOW)
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
@@ -116,9 +116,9 @@ class LossScale:
             if self.accepted_steps % SCALE_GROWS_AFTER == 0:
                 self.value *= 2
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"varies": self.varies, "value": self.value, "accepted_steps": self.accepted_steps}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.varies and state["varies"]:  # that of another precision says nothing
             self.value, self.accepted_steps = state["value"], state["accepted_steps"]

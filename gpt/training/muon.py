@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             updates = [_whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]
             pieces = [update.split(self.rows[p]) for p, update in zip(group["params"], updates, strict=True)]
-            orthogonalise_in_place([piece for split in pieces for piece in split])
+            orthogonalize_([piece for split in pieces for piece in split])
             result.append([_like(update, p) for p, update in zip(group["params"], updates, strict=True)])
         return result
 
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(self.state[parameter]["momentum"].lerp(gradient, 1 - momentum), momentum)
 
 
-def orthogonalise_in_place(matrices: list[Tensor]) -> None:
+def orthogonalize_(matrices: list[Tensor]) -> None:
     """Replace each (rows, columns) by about U·Vᵀ of its singular value decomposition, times √max(1, rows / columns)."""
     groups = defaultdict(list)
     for matrix in matrices:

@@ -18,7 +18,7 @@ class Optimizer:
         """AdamW in one fused kernel, with weight decay on matrices and embeddings only; with Muon for blocks' matrices
         if the config says so."""
         self.model = model
-        matrices = dict(model.block_matrices()) if config.name == "muon" else {}
+        matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
         others = [parameter for parameter in model.parameters() if parameter not in matrices]
         groups = [
             {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -27,15 +27,15 @@ class Optimizer:
         adamw = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=True
         )
-        self.methods: list[torch.optim.Optimizer] = [adamw]
+        self.optimizers: list[torch.optim.Optimizer] = [adamw]
         self.muons: list[Muon] = []
         if matrices:
             self.muons = [Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)]
-            self.methods += self.muons
+            self.optimizers += self.muons
         for group in self._groups():
             group["peak"] = group["lr"]
 
-    def set_rate(self, factor: float) -> None:
+    def set_lr(self, factor: float) -> None:
         """Let every weight move at this fraction of its peak rate."""
         for group in self._groups():
             group["lr"] = factor * group["peak"]
@@ -43,48 +43,48 @@ class Optimizer:
     @property
     def has_state(self) -> bool:
         """Whether its memory is taken, or was loaded."""
-        return not any(_without_state(method) for method in self.methods)
+        return not any(_without_state(optimizer) for optimizer in self.optimizers)
 
     def allocate(self) -> None:
         """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
         fresh = []
-        for method in self.methods:
-            keys = self._keys(method)
-            fresh.append({parameter: _zeros(parameter, keys) for parameter in _without_state(method)})
-        for method, states in zip(self.methods, fresh, strict=True):
-            method.state.update(states)
+        for optimizer in self.optimizers:
+            keys = self._keys(optimizer)
+            fresh.append({parameter: _zeros(parameter, keys) for parameter in _without_state(optimizer)})
+        for optimizer, states in zip(self.optimizers, fresh, strict=True):
+            optimizer.state.update(states)
 
     def step(self) -> None:
         """Move all weights; or none, if memory runs out: what takes some comes before the first of them moves."""
         self.allocate()
         updates = [muon.updates() for muon in self.muons]
-        self.methods[0].step()
+        self.optimizers[0].step()
         for muon, own in zip(self.muons, updates, strict=True):
             muon.move(own)
 
     def _groups(self) -> list[dict]:
-        return [group for method in self.methods for group in method.param_groups]
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     # ---- its state, for checkpoints ----
 
-    def state(self) -> Tensors:
+    def state_dict(self) -> Tensors:
         """Every tensor of the state as 'PARAMETER/KEY'."""
         states = {}
-        for method in self.methods:
-            states |= method.state
+        for optimizer in self.optimizers:
+            states |= optimizer.state
         return {
             f"{name}/{key}": value
             for name, parameter in self.model.named_parameters()
             for key, value in states.get(parameter, {}).items()
         }
 
-    def places(self, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
-        """Empty tensors of these shapes and types, named as in `state`, each placed as its parameter is.
+    def empty_state(self, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
+        """Empty tensors of these shapes and types, named as in `state_dict`, each placed as its parameter is.
 
         Raises InputError unless they belong to this model and these methods.
         """
         parameters = dict(self.model.named_parameters())
-        keys = {name: self._keys(self._method_of(parameter)) for name, parameter in parameters.items()}
+        keys = {name: self._keys(self._optimizer_of(parameter)) for name, parameter in parameters.items()}
         if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in keys[name]}:
             raise InputError("the saved state is another model's, or another --optimizer.name's; it cannot go on")
         tensors = {}
@@ -95,22 +95,22 @@ class Optimizer:
             tensors[entry] = torch.empty_like(example, dtype=dtype)
         return tensors
 
-    def load_state(self, state: Tensors) -> None:
-        """The way back from `state`, of tensors that are in their places."""
+    def load_state_dict(self, state: Tensors) -> None:
+        """The way back from `state_dict`, of tensors that are in their places."""
         parameters = dict(self.model.named_parameters())
         for entry, tensor in state.items():
             name, _, key = entry.rpartition("/")
-            self._method_of(parameters[name]).state[parameters[name]][key] = tensor
+            self._optimizer_of(parameters[name]).state[parameters[name]][key] = tensor
 
-    def _method_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        return next(m for m in self.methods for g in m.param_groups if any(parameter is p for p in g["params"]))
+    def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return next(m for m in self.optimizers for g in m.param_groups if any(parameter is p for p in g["params"]))
 
-    def _keys(self, method: torch.optim.Optimizer) -> tuple[str, ...]:
-        return ("momentum",) if isinstance(method, Muon) else ("step", "exp_avg", "exp_avg_sq")
+    def _keys(self, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+        return ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
 
 
-def _without_state(method: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in method.param_groups for p in group["params"] if not method.state.get(p)]
+def _without_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state.get(p)]
 
 
 def _zeros(parameter: Tensor, keys: tuple[str, ...]) -> Tensors:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import InputError
-from gpt.training.metrics import Record, read_metrics
+from gpt.tracking.jsonl import Record, read_metrics
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer

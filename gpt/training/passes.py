@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled
-from gpt.config import Config
+from gpt.config import TrainConfig
+from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.memory import is_out_of_memory, release_memory
-from gpt.training.state import save
-from gpt.training.world import World
+from gpt.training.resume import save
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
 
 
-def compiled_passes(loss: Callable[..., Tensor], config: Config, world: World, dtype: torch.dtype) -> Compiled:
+def compiled_passes(loss: Callable[..., Tensor], config: TrainConfig, world: World, dtype: torch.dtype) -> Compiled:
     """The loss of sequences, compiled if the config wants it and if that works on all ranks.
 
     Raises CompilerFailed on all of them if it is asked for and does not work on one.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from gpt.run import TRACE
+from gpt.runs.directory import TRACE
 
 WARM_UP, TRACED, SHOWN = 3, 3, 10  # steps, steps, operations
 

@@ -5,15 +5,15 @@ import math
 from gpt.config import OptimizerConfig
 
 
-def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
     """The learning rate as a fraction of its peak: a linear warm-up, then one of two ways down to the final fraction.
 
     cosine: half a period of it (Loshchilov and Hutter 2017). wsd: stable at the peak, then a straight line during the
-    last `decay` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0, which
-    would move nothing: the first step of warm-up has a part of the peak, and the last step the final fraction; where
-    that is 0, the way down is one step longer than the training.
+    last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0,
+    which would move nothing: the first step of warm-up has a part of the peak, and the last step the final fraction;
+    where that is 0, the way down is one step longer than the training.
     """
-    floor, warmup = config.final_learning_rate, _warmup(steps, config)
+    floor, warmup = config.min_lr_ratio, _warmup(steps, config)
     end = steps if floor > 0 else steps + 1  # when the final fraction is reached
     if step < warmup:
         return (step + 1) / warmup
@@ -28,7 +28,7 @@ def decay_start(steps: int, config: OptimizerConfig) -> int:
     """Steps that are done when the learning rate begins to come down."""
     if config.schedule == "cosine":
         return _warmup(steps, config)
-    decaying = max(1, round(config.decay * steps)) if config.decay else 0
+    decaying = max(1, round(config.decay_ratio * steps)) if config.decay_ratio else 0
     return max(_warmup(steps, config), steps - decaying)
 
 

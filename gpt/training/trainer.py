@@ -15,46 +15,49 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.config import IGNORED, Config
+from gpt.choices import IGNORE_INDEX
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
+from gpt.dataset.loader import Loader
 from gpt.device import autocast, choose_dtype
+from gpt.distributed.world import World
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
-from gpt.memory import keep_freed_memory
+from gpt.hashing import mix, row_hashes
+from gpt.malloc import retain_freed_memory
 from gpt.model.transformer import GPT
-from gpt.tokens.dataset import Dataset
-from gpt.tokens.loader import Loader, mix
+from gpt.tracking.jsonl import MetricsFile, Record
+from gpt.tracking.progress import Clock, ProgressDisplay
+from gpt.tracking.wandb import WandbLog
 from gpt.training.exact import is_exact
 from gpt.training.gradients import clip_gradients, gradient_norm
 from gpt.training.guard import MOST_SKIPPED, NO_TARGETS, GradientGuard, LossScale, diverged_at
-from gpt.training.memory import MicroBatch
-from gpt.training.metrics import MetricsFile, Record, WandbLog, row_hashes
+from gpt.training.micro_batch import MicroBatch
 from gpt.training.optimizer import Optimizer
 from gpt.training.overfitting import OverfittingWatch
 from gpt.training.passes import compiled_passes, give_way, move_weights
 from gpt.training.profile import step_profiler
-from gpt.training.progress import Clock, ProgressDisplay
-from gpt.training.schedule import branch_point, rate_factor
+from gpt.training.resume import save, unsaved_steps
+from gpt.training.schedule import branch_point, lr_multiplier
 from gpt.training.signals import StopRequest
-from gpt.training.state import save, unsaved_steps
 from gpt.training.utilization import Utilization
 from gpt.training.validation import evaluate
 from gpt.training.windows import validation_windows
-from gpt.training.world import World
 
 
 class Trainer:
     """Trains `model` on `dataset` as `config` says, and keeps `run` on disk up to date."""
 
-    def __init__(self, config: Config, model: GPT, dataset: Dataset, run: Path, world: World) -> None:
+    def __init__(self, config: TrainConfig, model: GPT, dataset: Dataset, run: Path, world: World) -> None:
         """Raises InputError if the processes cannot share the batch equally."""
         self.config, self.model, self.dataset, self.run, self.world = config, model, dataset, run, world
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
         self.exact = is_exact(config.exact, self.device)
-        keep_freed_memory(world.device, keep=config.recompute == "nothing")
-        self.loader = Loader(dataset.train, config.batch_sequences, config.model.context, config.seed)
-        self.rows = world.share_of(config.batch_sequences)
-        model.recompute(config.recompute)
-        self.parallel_model = world.parallelise(model, config.parallel)
+        retain_freed_memory(world.device, keep=config.recompute == "none")
+        self.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+        self.rows = world.local_rows(config.batch_sequences)
+        model.set_recompute(config.recompute)
+        self.parallel_model = world.parallelize(model, config.parallel)
         self.rehearsed = not world.rehearses(self.parallel_model)
         self.forward = self.compiled = compiled_passes(self._loss, config, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer)
@@ -73,7 +76,7 @@ class Trainer:
         self.record: Record | None = None  # of the newest step
         self.best_loss = math.inf
         self.last_loss: float | None = None  # the newest validation loss, for the eye
-        self.fruitless_evaluations = 0  # in a row, since the best one
+        self.evaluations_since_best = 0  # in a row, since the best one
         self.overfitting = OverfittingWatch()
         self.utilization = Utilization(config.model, world, self.dtype)
         self.say = world.say
@@ -83,7 +86,7 @@ class Trainer:
     def fit(self, display: ProgressDisplay, stop: StopRequest, profile: bool = False) -> bool:
         """Train, and save; with `profile`, also trace a few steps.
 
-        True if the training is finished: by its last step or early_stop. False if `stop` or `stop_at` ended it before.
+        True if the training is finished: by its last step, or early. False if `stop` or `stop_at` ended it before.
         Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
         """
         config, world, self.say = self.config, self.world, display.say
@@ -127,15 +130,19 @@ class Trainer:
         for log in logs:
             log.close()
         if self.stopped_early:
-            self.say(f"stopped early: {config.early_stop} evaluations in a row without a new best validation loss")
+            patience = config.early_stopping_patience
+            self.say(f"stopped early: {patience} evaluations in a row without a new best validation loss")
         if diverged:
             raise diverged_at(self.step, self.run)
         return (self.step == config.steps or self.stopped_early) and not self.unevaluated
 
     @property
     def stopped_early(self) -> bool:
-        """Whether as many evaluations in a row as early_stop asks for brought no new best loss."""
-        return self.config.early_stop is not None and self.fruitless_evaluations >= self.config.early_stop
+        """Whether as many evaluations in a row as early_stopping_patience asks for brought no new best loss."""
+        return (
+            self.config.early_stopping_patience is not None
+            and self.evaluations_since_best >= self.config.early_stopping_patience
+        )
 
     @property
     def at_the_end(self) -> bool:
@@ -148,13 +155,13 @@ class Trainer:
         A batch without a usable gradient is skipped: weights and optimizer stay as they are.
         """
         start = time.perf_counter()
-        rate = rate_factor(self.step, self.config.steps, self.config.optimizer)
-        self.optimizer.set_rate(rate)
+        rate = lr_multiplier(self.step, self.config.steps, self.config.optimizer)
+        self.optimizer.set_lr(rate)
         samples = self.loader.samples(self.step)
         inputs, targets = self.loader.batch(self.step, *self.rows)  # (B / processes, T) each
         first, count = self.rows
         hashes = row_hashes(samples[first : first + count], inputs, targets).sum()
-        (counted,) = self.world.sum(int((targets != IGNORED).sum()))
+        (counted,) = self.world.sum(int((targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(inputs, targets, counted) if counted else (0.0, 0.0)
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
         if fault is None:
@@ -177,7 +184,7 @@ class Trainer:
             "gradient_norm": norm if math.isfinite(norm) else None,
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
-            "flops_utilization": self.utilization.share(tokens_per_s),
+            "mfu": self.utilization.share(tokens_per_s),
             **self.compiled.figures(),
             "exact": self.exact,
         }
@@ -190,13 +197,13 @@ class Trainer:
 
         Begun anew with half the micro-batch where memory runs out, and with half the scale where float16 overflows.
         """
-        scale_before = self.scale.state()
+        scale_before = self.scale.state_dict()
         while True:
             total = self.accumulate(inputs, targets, count)
             if total is None:
                 self.model.zero_grad(set_to_none=True)
                 give_way(self)
-                self.parallel_model = self.world.renew(
+                self.parallel_model = self.world.rebuild(
                     self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
                 )
                 self.rehearsed = not self.world.rehearses(self.parallel_model)
@@ -206,7 +213,7 @@ class Trainer:
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
-                self.scale.load_state(scale_before)  # it was not the scale
+                self.scale.load_state_dict(scale_before)  # it was not the scale
                 return loss, norm
 
     def accumulate(self, inputs: Tensor, targets: Tensor, count: float) -> Tensor | None:
@@ -241,18 +248,18 @@ class Trainer:
                 (loss * (world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
             return loss.detach()
 
-        with self.micro_batch.watch() as memory:
-            with world.gradients(model, synchronise=False):
+        with self.micro_batch.catch_oom() as memory:
+            with world.gradients(model, synchronize=False):
                 for part in parts[: len(parts) - len(last)]:
                     total += backward(forward(*part))
-            with world.gradients(model, synchronise=True):
+            with world.gradients(model, synchronize=True):
                 losses = [forward(*part) for part in last]
         if self.micro_batch.failed(memory, model, self.step + 1):
             return None
-        with self.micro_batch.watch() as memory, world.gradients(model, synchronise=True):
+        with self.micro_batch.catch_oom() as memory, world.gradients(model, synchronize=True):
             total += sum(backward(loss) for loss in losses)
         if memory.failed:
-            self.micro_batch.require_alone(memory, self.step + 1)
+            self.micro_batch.require_no_peers(memory, self.step + 1)
             return None
         return total
 

@@ -1,15 +1,19 @@
 """Which share of the devices' matrix speed the model's own arithmetic reaches (MFU)."""
 
+import math
+import time
+
 import torch
 
 from gpt.analysis.cost import flops_per_token
-from gpt.config import ModelConfig
-from gpt.device import matrix_speed
+from gpt.device import synchronize
+from gpt.distributed.world import World
 from gpt.memory import is_out_of_memory, release_memory
-from gpt.training.world import World
+from gpt.model.config import ModelConfig
 
 MEASURED_AT = (5, 10, 20)  # steps of this process: the device is warm by then, and one moment may be a busy one
 AGAIN_EVERY, MOST_MEASURED = 10, 8
+ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix products whose speed is measured
 
 
 class Utilization:
@@ -17,7 +21,7 @@ class Utilization:
 
     def __init__(self, model: ModelConfig, world: World, dtype: torch.dtype) -> None:
         self.flops_per_token, self.world, self.dtype = flops_per_token(model), world, dtype
-        self.matrix_speed: float | None = None  # of all devices together: the best that was measured
+        self.measured_peak_flops: float | None = None  # of all devices together: the best that was measured
         self.steps = self.measured = 0
 
     def share(self, tokens_per_s: float) -> float | None:
@@ -28,20 +32,20 @@ class Utilization:
         self.steps += 1
         if self.steps in MEASURED_AT:
             self._measure()
-        if self.matrix_speed is None:
+        if self.measured_peak_flops is None:
             return None
-        share = tokens_per_s * self.flops_per_token / self.matrix_speed
+        share = tokens_per_s * self.flops_per_token / self.measured_peak_flops
         may_measure = self.steps % AGAIN_EVERY == 0 and self.measured < MOST_MEASURED
         if may_measure and self.world.any(share > 1):
             self._measure()
-            share = tokens_per_s * self.flops_per_token / self.matrix_speed
+            share = tokens_per_s * self.flops_per_token / self.measured_peak_flops
         return share if share <= 1 else None
 
     def _measure(self) -> None:
         """Leave it as it is where memory is too short for the products on any rank: training is not to end for that."""
         speed, failed = 0.0, False
         try:
-            speed = matrix_speed(self.world.device, self.dtype)
+            speed = measured_peak_flops(self.world.device, self.dtype)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -50,5 +54,26 @@ class Utilization:
             release_memory(self.world.device)
         speed, failures = self.world.sum(speed, failed)
         if not failures:
-            self.matrix_speed = max(self.matrix_speed or 0.0, speed)
+            self.measured_peak_flops = max(self.measured_peak_flops or 0.0, speed)
         self.measured += 1
+
+
+def measured_peak_flops(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now.
+
+    The products grow until one takes some milliseconds; the smallest may also do so because other programs are busy.
+    """
+    best, size = 0.0, SMALLEST_PRODUCT
+    while True:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        seconds = math.inf
+        for _ in range(5):
+            synchronize(device)
+            start = time.perf_counter()
+            a @ b
+            synchronize(device)
+            seconds = min(seconds, time.perf_counter() - start)
+        best = max(best, 2 * size**3 / seconds)
+        if (seconds > ENOUGH_SECONDS and size > SMALLEST_PRODUCT) or size == LARGEST_PRODUCT:
+            return best
+        size *= 2

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gpt.evaluation.compare import Measured, loss_difference
-from gpt.evaluation.loss import summarize, window_sums
+from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
-from gpt.training.metrics import Record, evaluation_record
-from gpt.training.report import sample_text
+from gpt.tracking.jsonl import Record, evaluation_record
+from gpt.training.resume import save
 from gpt.training.signals import StopRequest
-from gpt.training.state import save
+from gpt.training.summary import sample_text
 from gpt.training.windows import evaluates_completely, validation_windows
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def _evaluate_windows(trainer: "Trainer", record: Record, stop: StopRequest) -> 
     result = summarize(sums, trainer.windows)
     trainer.evaluation, trainer.last_loss = result, result.loss
     trainer.evaluations += 1
-    trainer.fruitless_evaluations += 1
+    trainer.evaluations_since_best += 1
     if result.loss < trainer.best_loss:
-        trainer.fruitless_evaluations = 0
+        trainer.evaluations_since_best = 0
         before, now = trainer.best_sums, Measured(sums.numpy(), trainer.windows)
         trainer.gain = None if before is None else loss_difference(Measured(before.numpy(), trainer.windows), now)
         trainer.best_sums = sums
@@ -75,7 +75,7 @@ def _evaluate_complete(trainer: "Trainer", record: Record, stop: StopRequest) ->
 def _sums(trainer: "Trainer", windows: Windows, stop: StopRequest) -> Tensor | None:
     """Add up each piece over all processes; None if a signal cut it short."""
     world = trainer.world
-    sums = window_sums(
+    sums = loss_per_window(
         trainer.model,
         windows,
         trainer.dataset.tokenizer.byte_lengths(),

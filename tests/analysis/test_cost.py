@@ -8,7 +8,7 @@ from helpers import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpt import GPT, Config, ModelConfig
+from gpt import GPT, ModelConfig, TrainConfig
 from gpt.analysis.cost import (
     cost_lines,
     fitting_micro_batch,
@@ -21,14 +21,14 @@ from gpt.analysis.cost import (
 from gpt.device import autocast
 from gpt.presets import MUON, PRESETS, modern, preset
 
-SHAPE = ModelConfig(n_layer=3, n_head=4, width=128, context=128, vocab_size=300)
+SHAPE = ModelConfig(n_layer=3, n_head=4, n_embd=128, context_length=128, vocab_size=300)
 MODERN = modern(SHAPE)
 VARIANTS = {
     "gpt2": SHAPE,
     "dropout": replace(SHAPE, dropout=0.1),
-    "rotary": replace(SHAPE, positions="rotary"),
-    "query-key-norm": replace(SHAPE, query_key_norm=True),
-    "shared": replace(SHAPE, key_value_heads=2),
+    "rope": replace(SHAPE, positions="rope"),
+    "qk-norm": replace(SHAPE, qk_norm=True),
+    "shared": replace(SHAPE, n_kv_head=2),
     "ngram": replace(SHAPE, ngram=3),
     "modern": MODERN,
 }
@@ -57,7 +57,7 @@ def test_flops_of_gpt2_are_those_counted_by_hand():
 
 def test_flops_agree_with_torchs_counter():
     """Matrix products of a forward and backward pass, counted by torch; ours adds norms and biases, under 1 %."""
-    config = ModelConfig(n_layer=2, n_head=4, width=128, context=64, vocab_size=512)
+    config = ModelConfig(n_layer=2, n_head=4, n_embd=128, context_length=64, vocab_size=512)
     model = GPT(config)
     ids = torch.randint(512, (2, 64))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -67,15 +67,15 @@ def test_flops_agree_with_torchs_counter():
 
 def test_flops_leave_out_what_is_only_looked_up_or_not_seen():
     assert flops_per_token(replace(SHAPE, ngram=3)) == flops_per_token(SHAPE)
-    assert flops_per_token(replace(SHAPE, tied_head=False)) == flops_per_token(SHAPE)
-    shorter = flops_per_token(replace(SHAPE, window=32, window_pattern="SSL"))
+    assert flops_per_token(replace(SHAPE, tie_embeddings=False)) == flops_per_token(SHAPE)
+    shorter = flops_per_token(replace(SHAPE, sliding_window=32, window_pattern="SSL"))
     assert flops_per_token(SHAPE) - shorter == 12 * 4 * 32 * 2 * (128 - 32)
 
 
 def test_muon_keeps_one_moment_of_the_matrices_and_recomputing_one_block():
-    config = Config(model=SHAPE, batch_tokens=8 * 128)
+    config = TrainConfig(model=SHAPE, batch_tokens=8 * 128)
     adamw, muon = training_memory(config, 8), training_memory(replace(config, optimizer=MUON), 8)
-    matrices = sum(rows.numel() for rows, _ in GPT(SHAPE).block_matrices())
+    matrices = sum(rows.numel() for rows, _ in GPT(SHAPE).muon_parameters())
     assert adamw.optimizer - muon.optimizer == 4 * matrices
     assert (adamw.update, muon.update) == (0, 4 * 4 * matrices)
     blocks, activations = (training_memory(replace(config, recompute=r), 8) for r in ("blocks", "activations"))
@@ -84,14 +84,14 @@ def test_muon_keeps_one_moment_of_the_matrices_and_recomputing_one_block():
 
 
 def test_the_head_in_chunks_does_not_hold_all_logits():
-    config = Config(batch_tokens=64 * 1024)
+    config = TrainConfig(batch_tokens=64 * 1024)
     few, many = (training_memory(config, sequences).logits for sequences in (8, 64))
     assert many < 64 * 1024 * 50257 * 4 / 10
     assert many - few == 2 * 4 * (64 - 8) * 1024 * 768
 
 
 def test_memory_has_four_times_the_weights_and_grows_with_the_micro_batch():
-    config = Config(batch_tokens=8 * 1024)
+    config = TrainConfig(batch_tokens=8 * 1024)
     memory, larger = (training_memory(config, micro_batch) for micro_batch in (1, 8))
     assert memory.weights + memory.gradients + memory.optimizer == 4 * 4 * 124_439_808
     assert larger.activations == 8 * memory.activations
@@ -100,7 +100,7 @@ def test_memory_has_four_times_the_weights_and_grows_with_the_micro_batch():
 
 
 def test_several_processes_share_what_they_shard():
-    config = Config(batch_tokens=8 * 1024)
+    config = TrainConfig(batch_tokens=8 * 1024)
     one, ddp = training_memory(config, 2), training_memory(config, 2, processes=4)
     fsdp = training_memory(replace(config, parallel="fsdp"), 2, processes=4)
     assert ddp.weights == one.weights
@@ -122,7 +122,7 @@ def kept_for_backward(config, sequences, dtype):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast("cpu", dtype):
-        model(torch.randint(config.vocab_size, (sequences, config.context)))
+        model(torch.randint(config.vocab_size, (sequences, config.context_length)))
     return sum(size for size, _ in kept.values())
 
 
@@ -131,15 +131,15 @@ def kept_for_backward(config, sequences, dtype):
 def test_activations_are_those_that_torch_keeps(name, dtype, copies):
     """Below float32 torch also keeps copies of the matrices, which are counted as weights."""
     shape = VARIANTS[name]
-    config = Config(model=shape, batch_tokens=8 * 128)
+    config = TrainConfig(model=shape, batch_tokens=8 * 128)
     forecast = training_memory(config, 8, value_bytes=dtype.itemsize)
-    matrices = sum(rows.numel() for rows, _ in GPT(shape).block_matrices())
+    matrices = sum(rows.numel() for rows, _ in GPT(shape).muon_parameters())
     expected = forecast.activations + copies * (matrices + 300 * 128)
     assert kept_for_backward(shape, 8, dtype) == pytest.approx(expected, rel=0.03)
 
 
 def test_the_micro_batch_is_the_largest_that_fits():
-    config = Config(batch_tokens=64 * 1024)
+    config = TrainConfig(batch_tokens=64 * 1024)
     for budget in (int(4e9), int(8e9), int(20e9)):
         size = fitting_micro_batch(config, budget)
         assert training_memory(config, size).peak <= budget < training_memory(config, 2 * size).peak
@@ -154,18 +154,18 @@ def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, sequ
     code = """
 import sys
 from pathlib import Path
-from gpt import GPT, Config, ModelConfig
+from gpt import GPT, ModelConfig, TrainConfig
 from gpt.analysis.cost import training_memory
 from gpt.memory import peak_memory, used_memory
-from gpt.tokens.dataset import open_dataset
+from gpt.dataset.dataset import open_dataset
 from gpt.training.forecast import LIBRARIES
 from gpt.training.trainer import Trainer
-from gpt.training.world import World
+from gpt.distributed.world import World
 
-model = ModelConfig(n_layer=6, n_head=6, width=384, context=256, vocab_size=4096)
-config = Config(model=model, batch_tokens=int(sys.argv[2]) * 256, micro_batch=int(sys.argv[2]), steps=100)
+model = ModelConfig(n_layer=6, n_head=6, n_embd=384, context_length=256, vocab_size=4096)
+config = TrainConfig(model=model, batch_tokens=int(sys.argv[2]) * 256, micro_batch_size=int(sys.argv[2]), steps=100)
 dataset = open_dataset(Path(sys.argv[1]))
-forecast = training_memory(config, config.micro_batch, program=int(used_memory() + LIBRARIES)).peak
+forecast = training_memory(config, config.micro_batch_size, program=int(used_memory() + LIBRARIES)).peak
 trainer = Trainer(config, GPT(model), dataset, Path("unused"), World("cpu"))
 for _ in range(2):  # the second has the optimizer's state from its beginning
     trainer.train_step()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import refused, run_here
 
+from gpt.dataset.dataset import open_dataset
 from gpt.evaluation.statistics import effective_number
-from gpt.tokens.dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"

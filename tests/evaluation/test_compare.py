@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
+from gpt.corpus.pipeline import Document, prepare
 from gpt.evaluation.compare import Measured, bits_difference, encoded_anew, loss_difference
-from gpt.evaluation.loss import summarize, window_sums
+from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
-from gpt.tokens.prepare import Document, prepare
 
 
 def measured(model, tokenizer, split, **options):
-    windows = Windows(split, model.config.context, tokenizer.end_of_text, **options)
-    sums = window_sums(model, windows, tokenizer.byte_lengths(), "cpu", torch.float32, 16)
+    windows = Windows(split, model.config.context_length, tokenizer.end_of_text, **options)
+    sums = loss_per_window(model, windows, tokenizer.byte_lengths(), "cpu", torch.float32, 16)
     return Measured(sums.numpy(), windows)
 
 
@@ -66,7 +66,7 @@ def test_the_error_of_a_difference_covers_it():
 
 def test_models_of_different_contexts_are_compared_on_the_same_tokens(model, dataset):
     torch.manual_seed(1)
-    short = GPT(ModelConfig(n_layer=1, n_head=2, width=16, context=16, vocab_size=257)).eval()
+    short = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, context_length=16, vocab_size=257)).eval()
     one, two = (measured(m, dataset.tokenizer, dataset.validation) for m in (model, short))
     found = loss_difference(one, two)
     assert found.value == pytest.approx(figures(two).loss - figures(one).loss)
@@ -78,7 +78,7 @@ def test_models_of_different_contexts_are_compared_on_the_same_tokens(model, dat
 
 def test_tokenizers_are_compared_document_by_document(model, dataset, bpe):
     torch.manual_seed(1)
-    other = GPT(ModelConfig(n_layer=1, n_head=2, width=16, context=16, vocab_size=bpe.vocab_size)).eval()
+    other = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, context_length=16, vocab_size=bpe.vocab_size)).eval()
     anew = encoded_anew(dataset.validation, dataset.tokenizer, bpe)
     assert anew.tokens < dataset.validation.tokens
     texts = [tokenizer.decode(split.read(0, split.tokens).tolist()) for tokenizer, split in
@@ -92,7 +92,7 @@ def test_tokenizers_are_compared_document_by_document(model, dataset, bpe):
 
 def test_other_documents_are_not_compared(model, dataset, bpe, tmp_path):
     torch.manual_seed(1)
-    other = GPT(ModelConfig(n_layer=1, n_head=2, width=16, context=16, vocab_size=bpe.vocab_size)).eval()
+    other = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, context_length=16, vocab_size=bpe.vocab_size)).eval()
     documents = [Document(str(i), f"{i} " * 200, "validation" if i % 2 else "train") for i in range(20)]
     alien = prepare(lambda: documents, "bytes", tmp_path / "d", {}, say=lambda _: None)
     one = measured(model, dataset.tokenizer, dataset.validation)

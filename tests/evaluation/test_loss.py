@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt.evaluation.loss import evaluate, window_sums
+from gpt.evaluation.loss import evaluate, loss_per_window
 from gpt.evaluation.windows import Windows
 
 
-def windows_of(dataset, context=48, **options):
-    return Windows(dataset.validation, context, dataset.tokenizer.end_of_text, **options)
+def windows_of(dataset, context_length=48, **options):
+    return Windows(dataset.validation, context_length, dataset.tokenizer.end_of_text, **options)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
@@ -36,12 +36,12 @@ def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, ba
 def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, dataset):
     """As three processes would do it: one more than the windows divide into, so that some have nothing left to do."""
     arguments = (model, windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
-    whole = window_sums(*arguments)
+    whole = loss_per_window(*arguments)
     passes, parts = [], []
     for number in range(3):
         calls = []
         handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        parts.append(window_sums(*arguments, part=(number, 3)))
+        parts.append(loss_per_window(*arguments, part=(number, 3)))
         handle.remove()
         passes.append(len(calls))
     assert len(set(passes)) == 1
@@ -52,7 +52,7 @@ def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, data
 def test_evaluation_ends_when_asked_between_batches(model, dataset):
     asked = iter([False, False, True])
     arguments = (model.train(), windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
-    assert window_sums(*arguments, stop=lambda: next(asked)) is None
+    assert loss_per_window(*arguments, stop=lambda: next(asked)) is None
     assert model.training
     assert next(asked, "used up") == "used up"
 

@@ -3,9 +3,9 @@ import random
 import pytest
 from helpers import random_text
 
+from gpt.corpus.pipeline import Document, prepare
 from gpt.evaluation import memorization
 from gpt.evaluation.memorization import BY_HEART, find_copies, longest_copies
-from gpt.tokens.prepare import Document, prepare
 
 
 def reference(samples, text):

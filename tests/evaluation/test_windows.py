@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.config import IGNORED
+from gpt.choices import IGNORE_INDEX
+from gpt.dataset.shards import Split
 from gpt.errors import InputError
 from gpt.evaluation.windows import Windows
-from gpt.tokens.shards import Split
 
 END = 0
 
@@ -38,14 +38,14 @@ def all_rows(windows, batch=3):
 @pytest.mark.parametrize("tokens", [2, 63, 64, 65, 66, 129, 1000])
 @pytest.mark.parametrize("stride", [None, 1, 7, 32, 63, 64])
 def test_each_token_but_the_first_is_predicted_once_in_order_after_enough_others(tokens, stride):
-    context = 64
-    inputs, targets, _ = all_rows(Windows(counted(tokens), context, stride=stride))
-    assert targets[targets != IGNORED].tolist() == list(range(1, tokens))
+    context_length = 64
+    inputs, targets, _ = all_rows(Windows(counted(tokens), context_length, stride=stride))
+    assert targets[targets != IGNORE_INDEX].tolist() == list(range(1, tokens))
     for row, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-        places = np.flatnonzero((y != IGNORED).numpy())
+        places = np.flatnonzero((y != IGNORE_INDEX).numpy())
         assert torch.equal(y[places], x[places] + 1)  # ids are places in the stream
-        if row > 0 and stride not in (None, context):
-            assert places[0] + 1 >= context - stride  # tokens before the first one that is predicted
+        if row > 0 and stride not in (None, context_length):
+            assert places[0] + 1 >= context_length - stride  # tokens before the first one that is predicted
 
 
 @pytest.mark.parametrize("stride", [0, -1, 65])
@@ -58,7 +58,7 @@ def test_a_stride_that_would_leave_tokens_out_is_refused(stride):
 def test_a_budget_takes_windows_from_all_over_the_split_and_always_the_same(tokens, budget):
     windows = Windows(counted(tokens), 64, tokens=budget)
     targets = all_rows(windows)[1]
-    places = targets[targets != IGNORED].numpy()
+    places = targets[targets != IGNORE_INDEX].numpy()
     again = all_rows(Windows(counted(tokens), 64, tokens=budget), batch=11)[1]
     assert torch.equal(targets, again)
     assert len(set(places)) == len(places) <= budget
@@ -86,7 +86,7 @@ def test_pieces_are_what_each_window_has_of_each_document(stride, budget):
     _, targets, pieces = all_rows(windows)
     found = {}
     for window, row in enumerate(targets.numpy()):
-        for column in np.flatnonzero(row != IGNORED):
+        for column in np.flatnonzero(row != IGNORE_INDEX):
             place = windows.begins[window] + column + 1
             assert row[column] == ids[place]
             document = int((ids[:place] == END).sum())

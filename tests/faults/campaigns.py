@@ -23,24 +23,25 @@ import torch
 from helpers import ROOT, fit
 
 import train
-from gpt import GPT, checkpoint, integrity
-from gpt.checkpoint import list_checkpoints, load, step_of
-from gpt.cli import sentences
-from gpt.config import Config
-from gpt.run import open_run
-from gpt.tokens.dataset import Dataset
-from gpt.training.metrics import read_metrics
-from gpt.training.progress import ProgressDisplay
+from gpt import GPT
+from gpt.commands import clean_errors
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
+from gpt.distributed.world import World
+from gpt.runs import checkpoint, integrity
+from gpt.runs.checkpoint import list_checkpoints, load, step_of
+from gpt.runs.directory import open_run
+from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.progress import ProgressDisplay
 from gpt.training.trainer import Trainer
-from gpt.training.world import World
 
 STEPS = 200
 SHAPE = (
-    "nano --model.n-layer 2 --model.n-head 2 --model.width 64 --model.context 32 --model.ngram-rows 512 "
+    "nano --model.n-layer 2 --model.n-head 2 --model.n-embd 64 --model.context-length 32 --model.ngram-buckets 512 "
     "--model.dropout 0.1 --batch-tokens 384 --evaluation.sample-tokens 4"
 )
 PACE = f"--device cpu --steps {STEPS} --evaluation.every 50 --checkpoint.every 5 --log-every 1"
-Weights = dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the subject
 
 
@@ -71,13 +72,13 @@ def options(dataset: Dataset, run: Path) -> list[str]:
     return [*SHAPE.split(), *PACE.split(), "--data", str(dataset.path), "--run-dir", str(run), "--resume"]
 
 
-def weights(run: Path, steps: int = STEPS) -> Weights:
+def weights(run: Path, steps: int = STEPS) -> Tensors:
     newest = list_checkpoints(run)[-1]
     assert step_of(newest) == steps, newest
     return load(newest, optimizer=True).model
 
 
-def same(one: Weights, two: Weights) -> bool:
+def same(one: Tensors, two: Tensors) -> bool:
     return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
@@ -93,7 +94,7 @@ def _train(arguments: list[str], output: Path) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    with sentences():
+    with clean_errors():
         sys.exit(train.main(arguments))
 
 
@@ -132,14 +133,14 @@ class Training:
         return self.process.exitcode
 
 
-def reference(dataset: Dataset, directory: Path) -> Weights:
+def reference(dataset: Dataset, directory: Path) -> Tensors:
     """The weights of an undisturbed run."""
     assert Training(dataset, directory / "undisturbed").end() == 0
     require_valid_metrics(directory / "undisturbed", STEPS)
     return weights(directory / "undisturbed")
 
 
-def disturbed(dataset: Dataset, directory: Path, expected: Weights) -> Iterator[Training]:
+def disturbed(dataset: Dataset, directory: Path, expected: Tensors) -> Iterator[Training]:
     """One training after the other of a run that the caller disturbs, and of the next one when that is finished.
 
     Each must go on from the newest checkpoint that was there, and a finished run must have the expected weights.
@@ -164,7 +165,7 @@ def disturbed(dataset: Dataset, directory: Path, expected: Weights) -> Iterator[
         assert same(weights(run), expected)
 
 
-def kills(dataset: Dataset, directory: Path, expected: Weights, count: int, rng: random.Random) -> list[Row]:
+def kills(dataset: Dataset, directory: Path, expected: Tensors, count: int, rng: random.Random) -> list[Row]:
     """kill -9 at random moments; half of them in a save, which a leftover proves."""
     saving, training_row = Row("kill -9 during a save"), Row("kill -9 at another moment")
     for training in disturbed(dataset, directory, expected):
@@ -191,7 +192,7 @@ def kills(dataset: Dataset, directory: Path, expected: Weights, count: int, rng:
     return [saving, training_row]
 
 
-def finish(dataset: Dataset, directory: Path, expected: Weights) -> None:
+def finish(dataset: Dataset, directory: Path, expected: Tensors) -> None:
     """The run that was disturbed last goes on to its end, and has the weights of an undisturbed one."""
     run = max(directory.glob("disturbed-*/config.json"), key=lambda path: path.stat().st_mtime).parent
     assert Training(dataset, run).end() == 0
@@ -200,7 +201,7 @@ def finish(dataset: Dataset, directory: Path, expected: Weights) -> None:
     assert not list((run / "checkpoints").glob(".step-*"))
 
 
-def signals(dataset: Dataset, directory: Path, expected: Weights, count: int, rng: random.Random) -> Row:
+def signals(dataset: Dataset, directory: Path, expected: Tensors, count: int, rng: random.Random) -> Row:
     """SIGINT, SIGTERM or SIGUSR1 at random moments: saved, ended with 75 within 10 s, and nothing lost."""
     row = Row("SIGINT, SIGTERM or SIGUSR1 to one process")
     for training in disturbed(dataset, directory, expected):
@@ -212,7 +213,7 @@ def signals(dataset: Dataset, directory: Path, expected: Weights, count: int, rn
         newest = list_checkpoints(training.run)[-1] if list_checkpoints(training.run) else None
         done = max((record["step"] for record in read_metrics(training.run)), default=0)
         saved = step_of(newest) if newest else 0
-        said = f"stopped after step {saved:,}, saved; go on with: python train.py --run {training.run} --resume"
+        said = f"stopped after step {saved:,}, saved; go on with: python train.py --run-dir {training.run} --resume"
         row.count(training.process.exitcode == 75 and took < 10 and said in training.said(), max(0, done - saved))
         if row.tried == count:
             break
@@ -223,7 +224,7 @@ def signals(dataset: Dataset, directory: Path, expected: Weights, count: int, rn
 # ---- files ----
 
 
-def damages(config: Config, dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
+def damages(config: TrainConfig, dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
     """A flipped bit, a lost end, a block of zeros or a missing file in the newest of three checkpoints."""
     row = Row("damaged file in a checkpoint")
     run, trainer = new_trainer(config, dataset, directory / "run")
@@ -268,9 +269,9 @@ def damage(file: Path, rng: random.Random) -> None:
     file.write_bytes(content)
 
 
-def new_trainer(config: Config, dataset: Dataset, run: Path) -> tuple[Path, Trainer]:
+def new_trainer(config: TrainConfig, dataset: Dataset, run: Path) -> tuple[Path, Trainer]:
     torch.manual_seed(config.seed)
-    with open_run(replace(config, run=run), dataset.tokenizer, resume=False):
+    with open_run(replace(config, run_dir=run), dataset.tokenizer, resume=False):
         return run, Trainer(config, GPT(config.model), dataset, run, World("cpu"))
 
 
@@ -292,7 +293,7 @@ def small_disk(directory: Path, size: int) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def full_disks(config: Config, dataset: Dataset, directory: Path, points: int, monkeypatch) -> Row:
+def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: int, monkeypatch) -> Row:
     """The disk fills up at step 10, up to a point within a save, and is free again at step 15.
 
     On a small tmpfs; where none can be mounted, the operation of that point reports ENOSPC. At every second point

@@ -18,7 +18,7 @@ from campaigns import (
     two_launchers,
 )
 
-from gpt.training.metrics import read_metrics
+from gpt.tracking.jsonl import read_metrics
 
 ROWS: list[Row] = []
 

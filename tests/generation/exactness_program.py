@@ -10,16 +10,18 @@ import warnings
 import torch
 
 from gpt import GPT, Engine, ModelConfig, SamplingConfig
-from gpt.model.packed import Int8Linear, PackedActivation, PackedLinear, keeps_bits, pack
+from gpt.model.prepack import Int8Linear, PrepackedActivation, PrepackedLinear, keeps_bits, prepack
 from gpt.presets import modern
 
 SHAPES = [(33, 7), (768, 2304), (3072, 768), (768, 50257), (1600, 1600)]  # inputs and outputs
 ROWS = [1, 2, 3, 7, 16, 17]
 MANY = [130, 400]  # tried where they are quickly multiplied
 MODELS = {
-    "GPT-2": ModelConfig(n_layer=2, n_head=12, width=768, context=64, vocab_size=257),
-    "XL": ModelConfig(n_layer=1, n_head=25, width=1600, context=64, vocab_size=257),
-    "nano": modern(ModelConfig(n_layer=1, n_head=4, width=128, context=64, vocab_size=257), ngram=3, ngram_rows=512),
+    "GPT-2": ModelConfig(n_layer=2, n_head=12, n_embd=768, context_length=64, vocab_size=257),
+    "XL": ModelConfig(n_layer=1, n_head=25, n_embd=1600, context_length=64, vocab_size=257),
+    "nano": modern(
+        ModelConfig(n_layer=1, n_head=4, n_embd=128, context_length=64, vocab_size=257), ngram=3, ngram_buckets=512
+    ),
 }
 THREADS = [1, 2, 3]
 report = {"tried": 0, "differs": [], "unpromised": []}
@@ -51,7 +53,7 @@ def layers():
         weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
         rows = ROWS + MANY * (inputs * outputs == 768 * 2304)
         x = torch.randn(max(rows), inputs)
-        for kind in (PackedLinear, Int8Linear):
+        for kind in (PrepackedLinear, Int8Linear):
             layer = kind(weight, bias)
             for threads in THREADS if outputs != 50257 else [2]:
                 torch.set_num_threads(threads)
@@ -59,7 +61,7 @@ def layers():
                 check(name, layer.keeps_bits, lambda layer=layer, x=x, rows=rows: same_rows(layer, x, rows))
     for F, threads in itertools.product([36, 3072, 6400], [1, 2, 3, 7]):
         torch.set_num_threads(threads)
-        activation, x = PackedActivation("gelu", F), torch.randn(130, F)
+        activation, x = PrepackedActivation("gelu", F), torch.randn(130, F)
         name = f"GELU of {F}, {threads} threads"
         check(name, activation.keeps_bits, lambda activation=activation, x=x: same_rows(activation, x, [*ROWS, 130]))
 
@@ -69,12 +71,12 @@ def draw(model, requests, late=0):
     engine = Engine(model, max_batch=16, notify=lambda _: None)
     sampling = SamplingConfig(max_tokens=4, seed=3, top_k=200)
     on_time = len(requests) - late
-    submitted = [engine.submit(*one, alternatives=1) for one in _arguments(requests[:on_time], sampling)]
+    submitted = [engine.submit(*one, top_logprobs=1) for one in _arguments(requests[:on_time], sampling)]
     for _ in range(3 if late else 0):
         engine.step()
-    submitted += [engine.submit(*one, alternatives=1) for one in _arguments(requests[on_time:], sampling)]
+    submitted += [engine.submit(*one, top_logprobs=1) for one in _arguments(requests[on_time:], sampling)]
     list(engine.run())
-    return [[(token.id, token.log_probability) for token in request.tokens] for request in submitted]
+    return [[(token.id, token.logprob) for token in request.tokens] for request in submitted]
 
 
 def _arguments(requests, sampling):
@@ -93,7 +95,7 @@ def samples_are_alike(model):
 def models():
     for (name, shape), dtype in itertools.product(MODELS.items(), (torch.float32, torch.int8)):
         model = GPT(shape).eval()
-        pack(model, dtype)
+        prepack(model, dtype)
         model.requires_grad_(False)
         for threads in THREADS[:2]:
             torch.set_num_threads(threads)

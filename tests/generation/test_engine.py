@@ -7,8 +7,8 @@ import torch
 from helpers import VARIANTS, exact, variant
 
 from gpt import GPT, Engine, InputError, ModelConfig, Request, SamplingConfig, generate
-from gpt.generation.overflow import shortened, shortened_prompt
 from gpt.generation.sampling import sample, sample_generator
+from gpt.generation.truncation import truncate, truncate_prompt
 
 PROMPT = [5, 17, 200, 3]
 PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
@@ -22,17 +22,17 @@ def model():
 
 def uncached(model, prompt, sampling, i=0):
     """The ids of sample i by a full pass over all that is visible for every new one."""
-    generator, context = sample_generator(sampling.seed, i), model.config.context
-    drawn, visible = [], list(prompt)
-    if len(visible) > context:
-        visible = shortened_prompt(visible, context, sampling.overflow)
+    generator, context_length = sample_generator(sampling.seed, i), model.config.context_length
+    drawn, context_ids = [], list(prompt)
+    if len(context_ids) > context_length:
+        context_ids = truncate_prompt(context_ids, context_length, sampling.overflow)
     for _ in range(sampling.max_tokens):
-        if len(visible) > context:
-            visible = shortened(visible, context, sampling.overflow)
-        logits = model(torch.tensor([visible]))[:, -1]
+        if len(context_ids) > context_length:
+            context_ids = truncate(context_ids, context_length, sampling.overflow)
+        logits = model(torch.tensor([context_ids]))[:, -1]
         token = sample(logits, sampling, [generator], [torch.tensor([*prompt, *drawn])]).item()
         drawn.append(token)
-        visible.append(token)
+        context_ids.append(token)
     return drawn
 
 
@@ -46,7 +46,7 @@ def continued(model, prompts, sampling, samples=1, **options):
 
 
 def ids_of(requests):
-    return [request.drawn for request in requests]
+    return [request.output_ids for request in requests]
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_requests_of_different_settings_go_together(model):
     requests = [engine.submit(PROMPT, kind) for kind in kinds]
     list(engine.run())
     for request, kind in zip(requests, kinds, strict=True):
-        assert request.drawn == ids_of(continued(model, [PROMPT], kind))[0]
+        assert request.output_ids == ids_of(continued(model, [PROMPT], kind))[0]
         assert request.finish_reason == "length"
 
 
@@ -104,13 +104,18 @@ def test_a_request_can_come_and_go_while_others_run(model):
     engine.cancel(second)
     assert second.finish_reason == "cancelled"
     assert second.cache is None
-    before = list(second.drawn)
+    before = list(second.output_ids)
     fourth = engine.submit(PROMPTS[3], SETTINGS)
     engine.cancel(fourth)
     fifth = engine.submit(PROMPTS[4], SETTINGS)
     tokens = list(engine.run())
-    assert second.drawn == before == alone[1][: len(before)]
-    assert [first.drawn, third.drawn, fourth.drawn, fifth.drawn] == [alone[0], alone[2], [], alone[4]]
+    assert second.output_ids == before == alone[1][: len(before)]
+    assert [first.output_ids, third.output_ids, fourth.output_ids, fifth.output_ids] == [
+        alone[0],
+        alone[2],
+        [],
+        alone[4],
+    ]
     assert not any(token.request in (second, fourth) for token in tokens)
     engine.cancel(first)
     assert first.finish_reason == "length"
@@ -143,7 +148,7 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
     sizes = []
     for request in requests[1:7]:
         engine.cancel(request)
-        sizes.append({request.cache.whole.store.size(2) for request in engine.active})
+        sizes.append({request.cache.base.store.size(2) for request in engine.active})
         engine.step()
     assert sizes == [{8}, {8}, {8}, {4}, {4}, {2}]
     list(engine.run())
@@ -162,7 +167,7 @@ def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
     assert [request.finish_reason for request in requests] == ["cancelled", "cancelled", "", "", ""]
     assert engine.decoder.blocks == {}
     list(engine.run())
-    assert requests[2].drawn == ids_of(continued(model, PROMPTS[2:3], SETTINGS))[0]
+    assert requests[2].output_ids == ids_of(continued(model, PROMPTS[2:3], SETTINGS))[0]
 
 
 def test_what_is_cancelled_while_others_are_looked_at_does_not_come(model):
@@ -186,16 +191,16 @@ def test_equal_prompts_are_read_once(model, monkeypatch):
 
 def test_each_token_comes_with_its_log_probability(model):
     engine = Engine(model)
-    request = engine.submit(PROMPT, replace(SETTINGS, top_k=3), alternatives=4)
+    request = engine.submit(PROMPT, replace(SETTINGS, top_k=3), top_logprobs=4)
     ids = list(PROMPT)
     for token in engine.run():
         expected = model(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
-        assert token.log_probability == pytest.approx(expected[token.id].item(), abs=1e-4)
+        assert token.logprob == pytest.approx(expected[token.id].item(), abs=1e-4)
         values, best = expected.topk(4)
-        assert [id for id, _ in token.alternatives] == best.tolist()
-        assert [value for _, value in token.alternatives] == pytest.approx(values.tolist(), abs=1e-4)
+        assert [id for id, _ in token.top_logprobs] == best.tolist()
+        assert [value for _, value in token.top_logprobs] == pytest.approx(values.tolist(), abs=1e-4)
         ids.append(token.id)
-    assert ids == PROMPT + request.drawn
+    assert ids == PROMPT + request.output_ids
 
 
 def test_generate_yields_ids_as_it_goes(model):
@@ -251,7 +256,7 @@ def test_a_full_context_is_dealt_with_as_asked_and_said_once(model, overflow, do
     requests = continued(
         model, [PROMPT, PROMPT[:2]], replace(SETTINGS, max_tokens=120, overflow=overflow), notify=said.append
     )
-    assert [len(request.drawn) for request in requests] == [120, 120]
+    assert [len(request.output_ids) for request in requests] == [120, 120]
     assert len(said) == 1
     assert "the context of 48 tokens is full" in said[0]
     assert done in said[0]
@@ -277,7 +282,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(model):
 
 
 def test_a_context_of_one_works():
-    model = GPT(ModelConfig(n_layer=1, n_head=1, width=8, context=1, vocab_size=10)).eval()
+    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=1, vocab_size=10)).eval()
     for overflow in ("slide", "keep-prefix"):
         assert len(list(generate(model, [1], max_tokens=5, overflow=overflow, notify=lambda _: None))) == 5
 
@@ -351,8 +356,8 @@ def test_long_prompts_and_tokens_take_turns():
     with mock.patch("gpt.generation.engine.PROMPT_TOKENS", 100):
         waited = []
         while engine.waiting:
-            before = len(first.drawn)
+            before = len(first.output_ids)
             engine.step()
-            waited.append(len(first.drawn) == before)
+            waited.append(len(first.output_ids) == before)
     assert waited.count(True) == 7
     assert "".join("p" if wait else "t" for wait in waited).find("pppp") == -1

@@ -9,7 +9,7 @@ from transformers import (
 )
 
 from gpt import SamplingConfig
-from gpt.generation.sampling import candidates, log_probabilities, sample, sample_generator
+from gpt.generation.sampling import candidates, sample, sample_generator, token_logprobs
 
 
 def random_logits(B=4, V=100):
@@ -82,9 +82,9 @@ def test_temperature_zero_takes_the_likeliest_after_the_penalty():
     logits = random_logits()
     best = logits.argmax(-1)
     assert sample(logits, SamplingConfig(temperature=0), []).tolist() == best.tolist()
-    penalised = SamplingConfig(temperature=0, repetition_penalty=1000.0)
+    apply_penalty = SamplingConfig(temperature=0, repetition_penalty=1000.0)
     second = logits.scatter(1, best[:, None], -torch.inf).argmax(-1)
-    assert sample(logits, penalised, [], list(best[:, None])).tolist() == second.tolist()
+    assert sample(logits, apply_penalty, [], list(best[:, None])).tolist() == second.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -123,8 +123,8 @@ def test_samples_and_seeds_draw_different_numbers():
 def test_log_probabilities_are_the_models_own():
     logits = random_logits()
     expected = logits.double().log_softmax(-1)
-    own, ids, values = log_probabilities(logits, torch.tensor([3, 5, 0, 99]), 4)
+    own, ids, values = token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 4)
     torch.testing.assert_close(own, torch.stack([expected[0, 3], expected[1, 5], expected[2, 0], expected[3, 99]]))
     torch.testing.assert_close(values, expected.sort(descending=True).values[:, :4])
     assert ids.tolist() == expected.argsort(descending=True)[:, :4].tolist()
-    assert log_probabilities(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)
+    assert token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)

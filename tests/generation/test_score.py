@@ -12,12 +12,12 @@ TOKENIZER = Tokenizer.utf8_bytes()
 def test_scores_are_those_of_the_full_pass(model):
     ids = [i * 7 % 257 for i in range(48)]
     expected = model(torch.tensor([ids]))[0].double().log_softmax(-1)
-    scores = score_ids(model, TOKENIZER, ids, alternatives=2)
+    scores = score_ids(model, TOKENIZER, ids, top_logprobs=2)
     assert [score.id for score in scores] == ids
-    assert scores[0].log_probability is None
+    assert scores[0].logprob is None
     for t in range(1, 48):
-        assert scores[t].log_probability == pytest.approx(expected[t - 1, ids[t]].item(), abs=1e-4)
-        assert [other.id for other in scores[t].alternatives] == expected[t - 1].topk(2).indices.tolist()
+        assert scores[t].logprob == pytest.approx(expected[t - 1, ids[t]].item(), abs=1e-4)
+        assert [other.id for other in scores[t].top_logprobs] == expected[t - 1].topk(2).indices.tolist()
 
 
 @pytest.mark.parametrize("length", [1, 2, 48, 49, 50, 73, 200])
@@ -31,24 +31,24 @@ def test_a_text_longer_than_the_context_is_scored_with_half_a_context_at_least(m
             model(torch.tensor([ids[begin:t]]))[0, -1].double().log_softmax(-1)[ids[t]].item()
             for begin in (range(t - 48, t - 23) if t > 48 else [0])
         ]
-        assert min(abs(value - scores[t].log_probability) for value in found) < 1e-4
+        assert min(abs(value - scores[t].logprob) for value in found) < 1e-4
 
 
 def test_a_text_begins_after_end_of_text_where_there_is_one(model):
     scores = score_text(model, TOKENIZER, "ab")
     logarithms = model(torch.tensor([[256, 97]]))[0].double().log_softmax(-1)
     assert [score.text for score in scores] == ["a", "b"]
-    assert [score.log_probability for score in scores] == pytest.approx(
+    assert [score.logprob for score in scores] == pytest.approx(
         [logarithms[0, 97].item(), logarithms[1, 98].item()], abs=1e-4
     )
     without = Tokenizer.char("".join(map(chr, range(97, 123))), end_of_text=False)
-    assert score_text(model, without, "ab")[0].log_probability is None
+    assert score_text(model, without, "ab")[0].logprob is None
 
 
 def test_probabilities_are_shared_among_the_tokenizers_ids_alone(model):
     """Ids that only pad the model's vocabulary have none."""
     letters = Tokenizer.char("abcdef", end_of_text=False)
-    total = sum(math.exp(score_ids(model, letters, [0, id])[1].log_probability) for id in range(letters.vocab_size))
+    total = sum(math.exp(score_ids(model, letters, [0, id])[1].logprob) for id in range(letters.vocab_size))
     assert total == pytest.approx(1.0, abs=1e-6)
 
 

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
-from gpt.cli.train import fit_to_dataset, parse_train
+from gpt.commands.train import fit_to_dataset, parse_train
+from gpt.corpus.pipeline import Document, prepare
 from gpt.interop.huggingface import export, read_config, read_weights
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
-from gpt.tokens.prepare import Document, prepare
-from gpt.training.initial import initial_weights
+from gpt.training.start import initial_weights
 
 SHAPES = [
     {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 100},
@@ -87,8 +87,8 @@ def test_an_export_gives_our_logits_in_transformers(tmp_path, shape):
     config = ModelConfig(
         n_layer=shape["n_layer"],
         n_head=shape["n_head"],
-        width=shape["n_embd"],
-        context=shape["n_positions"],
+        n_embd=shape["n_embd"],
+        context_length=shape["n_positions"],
         vocab_size=shape["vocab_size"],
         layer_norm_epsilon=shape.get("layer_norm_epsilon", 1e-5),
     )
@@ -129,7 +129,7 @@ def test_sharded_weights_are_read(tmp_path):
 
 
 def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, capsys):
-    """Their weights have rows beyond their tokenizer; --init takes those that mean something."""
+    """Their weights have rows beyond their tokenizer; --init-from takes those that mean something."""
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
     theirs.save_pretrained(tmp_path / "padded")
     bpe.save(tmp_path / "padded" / OUR_TOKENIZER)
@@ -138,7 +138,7 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, cap
     ]
     bpe.save(tmp_path / "bpe.json")
     dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {}, say=lambda _: None)
-    config = parse_train(["--init", str(tmp_path / "padded"), "--data", str(tmp_path / "data")])[0].settings
+    config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")])[0].settings
     config = fit_to_dataset(config, dataset)
     assert "vocabulary: 600 ids; those that pad it to 640 are left out" in capsys.readouterr().out
     model = GPT(config.model)
@@ -161,7 +161,7 @@ def edit(path, **changes):
         ({"n_layer": 3}, "the weight 'h.2.ln_1.weight' is missing"),
         ({"n_layer": 1}, "has weights that GPT-2 does not: h.1.attn.c_attn.bias"),
         ({"vocab_size": 101}, "token_embedding.weight has shape"),
-        ({"n_head": 3}, "model.width is 32"),
+        ({"n_head": 3}, "model.n_embd is 32"),
     ],
 )
 def test_what_cannot_be_read_exactly_is_refused(tmp_path, change, message):
@@ -192,20 +192,20 @@ def test_pickled_and_damaged_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"positions": "rotary"}, "model.positions rotary"),
+        ({"positions": "rope"}, "model.positions rope"),
         ({"normalization": "rms"}, "model.normalization rms"),
-        ({"query_key_norm": True}, "model.query_key_norm True"),
+        ({"qk_norm": True}, "model.qk_norm True"),
         ({"activation": "relu-squared"}, "model.activation relu-squared"),
-        ({"tied_head": False}, "model.tied_head False"),
+        ({"tie_embeddings": False}, "model.tie_embeddings False"),
         ({"logit_softcap": 15.0}, "model.logit_softcap 15.0"),
-        ({"key_value_heads": 2}, "model.key_value_heads 2"),
-        ({"window": 8}, "model.window 8"),
+        ({"n_kv_head": 2}, "model.n_kv_head 2"),
+        ({"sliding_window": 8}, "model.sliding_window 8"),
         ({"ngram": 2}, "model.ngram 2"),
-        ({"ngram": 2, "window": 8}, "model.ngram 2, model.window 8"),
+        ({"ngram": 2, "sliding_window": 8}, "model.ngram 2, model.sliding_window 8"),
     ],
 )
 def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
-    model = GPT(ModelConfig(n_layer=1, n_head=4, width=16, context=16, vocab_size=257, **change))
+    model = GPT(ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257, **change))
     with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
         export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
@@ -213,8 +213,8 @@ def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_p
 
 def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
     """And what only sounds like a departure is none: as many key heads as heads, a window as long as the context."""
-    shape = ModelConfig(n_layer=1, n_head=4, width=16, context=16, vocab_size=257)
-    model = GPT(replace(shape, bias=False, key_value_heads=4, window=16, zero_projections=True)).eval()
+    shape = ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257)
+    model = GPT(replace(shape, bias=False, n_kv_head=4, sliding_window=16, zero_init_residual=True)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")

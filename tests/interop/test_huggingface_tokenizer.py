@@ -9,11 +9,16 @@ from transformers import AutoTokenizer, GPT2Tokenizer
 from gpt import GPT, InputError, ModelConfig, Tokenizer
 from gpt.interop.huggingface import export
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer, recover_merges
-from gpt.tokens.tokenizer import END_OF_TEXT, from_bytes
+from gpt.text.spelling import from_bytes
+from gpt.text.tokenizer import END_OF_TEXT
 
 
 def exported(tokenizer, to):
-    export(GPT(ModelConfig(n_layer=1, n_head=1, width=8, context=16, vocab_size=tokenizer.vocab_size)), tokenizer, to)
+    export(
+        GPT(ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=16, vocab_size=tokenizer.vocab_size)),
+        tokenizer,
+        to,
+    )
     return to
 
 

@@ -5,7 +5,7 @@ import torch
 from helpers import SHAPE, VARIANTS, exact
 
 from gpt import InputError
-from gpt.model.cache import KVCache, Rows, Slots
+from gpt.model.cache import KVCache, RaggedBatch, StaticCache
 
 
 def random_ids(*shape):
@@ -32,7 +32,7 @@ def test_rows_of_different_lengths_have_the_logits_of_the_full_pass(name):
         model(row[None, :length], cache)
     for step in range(15):
         newest = torch.stack([row[length + step] for row, length in zip(ids, lengths, strict=True)])
-        logits = model(newest[:, None], Rows(caches), last=True)
+        logits = model(newest[:, None], RaggedBatch(caches), last=True)
         for i, (row, length) in enumerate(zip(ids, lengths, strict=True)):
             assert (logits[i] - model(row[None, : length + step + 1])[0, -1]).abs().max() < 1e-10
 
@@ -42,7 +42,7 @@ def test_rows_of_different_lengths_have_the_logits_of_the_full_pass(name):
 def test_slots_have_the_logits_of_the_full_pass(name):
     """With one slot unused, and another given to a new sequence midway."""
     model, ids = exact(name), random_ids(4, 48)
-    slots = Slots(model.config, 4, "cpu", model.dtype)
+    slots = StaticCache(model.config, 4, "cpu", model.dtype)
     sequences = {0: [0, 9], 2: [1, 1], 3: [2, 30]}  # slot: row and length
     for slot, (row, length) in sequences.items():
         model(ids[row : row + 1, :length], slots.slot(slot))
@@ -61,7 +61,7 @@ def test_slots_have_the_logits_of_the_full_pass(name):
 
 
 def test_slots_read_no_more_than_the_longest_needs():
-    slots = Slots(replace(SHAPE, context=1000), 3, "cpu")
+    slots = StaticCache(replace(SHAPE, context_length=1000), 3, "cpu")
     for lengths, read in [({0: 0}, 128), ({0: 127, 2: 5}, 128), ({1: 128}, 256), ({0: 600, 1: 7}, 1000)]:
         slots.begin_step(lengths)
         assert slots.read == read
@@ -72,7 +72,7 @@ def test_a_cache_takes_the_memory_it_was_asked_for_and_no_more_than_the_context(
     """Rounded up to 16 positions."""
     assert KVCache(SHAPE, 10).store.shape == (2, 2, 1, 4, 16, 8)
     assert KVCache(SHAPE, 1000, sequences=3).store.shape == (2, 2, 3, 4, 48, 8)
-    assert KVCache(replace(SHAPE, key_value_heads=2, context=50)).store.shape == (2, 2, 1, 2, 64, 8)
+    assert KVCache(replace(SHAPE, n_kv_head=2, context_length=50)).store.shape == (2, 2, 1, 2, 64, 8)
 
 
 def test_beyond_its_room_a_cache_is_refused(model):

@@ -1,10 +1,10 @@
 import torch
-from helpers import ngram_rows
+from helpers import ngram_buckets
 
 from gpt import ModelConfig
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
 
-CONFIG = ModelConfig(n_layer=1, n_head=1, width=8, context=16, vocab_size=100, ngram=4, ngram_rows=1000)
+CONFIG = ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=16, vocab_size=100, ngram=4, ngram_buckets=1000)
 NOTHING = torch.full((1, 3), NO_TOKEN)
 
 
@@ -19,7 +19,7 @@ def test_rows_are_those_of_the_formula():
     ids[0, :4], ids[1, :4] = torch.tensor([0, 0, 99, 99]), torch.tensor([99, 0, 0, 99])
     found = NGramEmbedding(CONFIG).indices(ids, NOTHING.expand(2, 3))
     for sequence, rows_of_it in zip(ids.tolist(), found.tolist(), strict=True):
-        assert rows_of_it == [ngram_rows(sequence[: t + 1], longest=4, rows=1000) for t in range(12)]
+        assert rows_of_it == [ngram_buckets(sequence[: t + 1], longest=4, rows=1000) for t in range(12)]
 
 
 def test_each_length_has_its_own_part_of_the_table():

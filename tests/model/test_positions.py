@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gpt.model.positions import rotate, rotation
+from gpt.model.positions import apply_rotary_emb, rotary_cos_sin
 
 
 def test_products_depend_on_the_distance_alone():
@@ -10,7 +10,7 @@ def test_products_depend_on_the_distance_alone():
     query, key = torch.randn(1, 16, dtype=torch.float64), torch.randn(1, 16, dtype=torch.float64)
 
     def product(m, n):
-        turned = (rotate(x, rotation(torch.tensor([p]), 16)) for x, p in ((query, m), (key, n)))
+        turned = (apply_rotary_emb(x, rotary_cos_sin(torch.tensor([p]), 16)) for x, p in ((query, m), (key, n)))
         return torch.mul(*turned).sum().item()
 
     assert product(3, 1) == pytest.approx(product(40, 38), rel=1e-5)
@@ -19,7 +19,7 @@ def test_products_depend_on_the_distance_alone():
 
 def test_a_rotation_keeps_lengths_and_leaves_the_first_position():
     x = torch.randn(2, 3, 10, 8)
-    turned = rotate(x, rotation(torch.arange(10), 8))
+    turned = apply_rotary_emb(x, rotary_cos_sin(torch.arange(10), 8))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[:, :, 0], x[:, :, 0])
 
@@ -35,6 +35,6 @@ def test_it_is_that_of_transformers():
     query, key = torch.randn(2, 4, 20, 16), torch.randn(2, 4, 20, 16)
     cosine, sine = embedding(query, torch.arange(20).unsqueeze(0))
     theirs = llama.apply_rotary_pos_emb(query, key, cosine, sine)
-    turn = rotation(torch.arange(20), 16)
-    for ours, reference in zip((rotate(query, turn), rotate(key, turn)), theirs, strict=True):
+    cos_sin = rotary_cos_sin(torch.arange(20), 16)
+    for ours, reference in zip((apply_rotary_emb(query, cos_sin), apply_rotary_emb(key, cos_sin)), theirs, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)

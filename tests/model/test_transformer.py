@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SHAPE, VARIANTS, exact, ngram_rows, variant
+from helpers import SHAPE, VARIANTS, exact, ngram_buckets, variant
 from torch.nn import functional as F
 
 from gpt import GPT, InputError, ModelConfig
@@ -25,7 +25,7 @@ def by_formula(model, ids):
     def gelu(x):
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    T, D = ids.size(1), config.width // config.n_head
+    T, D = ids.size(1), config.n_embd // config.n_head
     x = weights["token_embedding.weight"][ids] + weights["position_embedding.weight"][:T]
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
@@ -36,16 +36,16 @@ def by_formula(model, ids):
             scores = query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(D)
             scores = scores + torch.full((T, T), -math.inf, dtype=x.dtype).triu(1)
             heads.append(scores.softmax(-1) @ value[..., part])
-        x = x + linear(torch.cat(heads, dim=-1), f"{block}.attention.projection")
-        inner = gelu(linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp.expand"))
-        x = x + linear(inner, f"{block}.mlp.contract")
+        x = x + linear(torch.cat(heads, dim=-1), f"{block}.attention.out_proj")
+        inner = gelu(linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp.fc_in"))
+        x = x + linear(inner, f"{block}.mlp.fc_out")
     return norm(x, "final_norm") @ weights["token_embedding.weight"].T
 
 
 def modern_by_formula(model, ids):
     """All variants at once, written out by loops from their papers, in the precision of the weights."""
     weights, config = dict(model.state_dict()), model.config
-    T, H, K, D = ids.size(1), config.n_head, config.key_value_heads, config.head_width
+    T, H, K, D = ids.size(1), config.n_head, config.n_kv_head, config.head_dim
 
     def rms(x, weight=1.0):
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
@@ -62,7 +62,7 @@ def modern_by_formula(model, ids):
         return result
 
     x = weights["token_embedding.weight"][ids]
-    rows = [[ngram_rows(sequence[: t + 1], longest=3, rows=50) for t in range(T)] for sequence in ids.tolist()]
+    rows = [[ngram_buckets(sequence[: t + 1], longest=3, rows=50) for t in range(T)] for sequence in ids.tolist()]
     x = x + weights["ngram_embedding.table.weight"][torch.tensor(rows)].sum(dim=2)
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
@@ -76,11 +76,11 @@ def modern_by_formula(model, ids):
             own, shared = slice(h * D, (h + 1) * D), slice(h * K // H * D, (h * K // H + 1) * D)
             scores = turned(rms(queries[..., own])) @ turned(rms(keys[..., shared])).transpose(1, 2) / math.sqrt(D)
             heads.append(scores.masked_fill(mask == 0, -math.inf).softmax(-1) @ values[..., shared])
-        x = x + torch.cat(heads, dim=-1) @ weights[f"{block}.attention.projection.weight"].T
-        inner = rms(x, weights[f"{block}.mlp_norm.weight"]) @ weights[f"{block}.mlp.expand.weight"].T
+        x = x + torch.cat(heads, dim=-1) @ weights[f"{block}.attention.out_proj.weight"].T
+        inner = rms(x, weights[f"{block}.mlp_norm.weight"]) @ weights[f"{block}.mlp.fc_in.weight"].T
         inner = inner.clamp(min=0) ** 2
-        x = x + inner @ weights[f"{block}.mlp.contract.weight"].T
-    logits = rms(x, weights["final_norm.weight"]) @ weights["untied_head.weight"].T
+        x = x + inner @ weights[f"{block}.mlp.fc_out.weight"].T
+    logits = rms(x, weights["final_norm.weight"]) @ weights["lm_head.weight"].T
     return 3.0 * torch.tanh(logits / 3.0)
 
 
@@ -126,26 +126,27 @@ def test_the_last_position_alone_has_the_logits_of_the_full_pass(model):
 
 def test_projections_can_begin_with_zeros():
     """Each block then adds nothing, and an untied head says nothing."""
-    model = GPT(replace(SHAPE, zero_projections=True, tied_head=False))
+    model = GPT(replace(SHAPE, zero_init_residual=True, tie_embeddings=False))
     ids = torch.randint(257, (2, 40))
     torch.testing.assert_close(
-        model.hidden(ids), model.final_norm(model.token_embedding(ids) + model.position_embedding(torch.arange(40)))
+        model.hidden_states(ids),
+        model.final_norm(model.token_embedding(ids) + model.position_embedding(torch.arange(40))),
     )
     assert model(ids).eq(0).all()
-    assert model.blocks[0].mlp.expand.weight.std() > 0.01
+    assert model.blocks[0].mlp.fc_in.weight.std() > 0.01
 
 
 @pytest.mark.parametrize(("what", "share"), [("activations", 0.9), ("blocks", 0.5)])
-@pytest.mark.parametrize("name", ["rotary", "modern"])
+@pytest.mark.parametrize("name", ["rope", "modern"])
 def test_recomputing_gives_the_same_gradients_and_keeps_less(name, what, share):
     """Bit for bit, with dropout, whose masks are drawn again alike."""
     gradients, kept = [], []
-    for recompute in ("nothing", what):
+    for recompute in ("none", what):
         model = variant(name).train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.2
-        model.recompute(recompute)
+        model.set_recompute(recompute)
         ids = torch.randint(257, (4, 48), generator=torch.Generator().manual_seed(1))
         kept.append([])
         torch.manual_seed(5)
@@ -176,14 +177,14 @@ def test_default_size():
 
 def test_initialisation_is_gpt2s():
     torch.manual_seed(0)
-    model = GPT(ModelConfig(n_layer=8, n_head=4, width=256, context=64, vocab_size=1000))
+    model = GPT(ModelConfig(n_layer=8, n_head=4, n_embd=256, context_length=64, vocab_size=1000))
     for name, parameter in model.named_parameters():
         if "norm.weight" in name:
             assert parameter.eq(1).all(), name
         elif name.endswith("bias"):
             assert parameter.eq(0).all(), name
         else:
-            residual = "projection" in name or "contract" in name
+            residual = "out_proj" in name or "fc_out" in name
             expected = 0.02 / math.sqrt(2 * 8) if residual else 0.02
             assert parameter.std().item() == pytest.approx(expected, rel=0.03), name
             assert abs(parameter.mean().item()) < 5 * expected / math.sqrt(parameter.numel()), name
@@ -191,7 +192,7 @@ def test_initialisation_is_gpt2s():
 
 def test_an_untrained_model_predicts_evenly():
     torch.manual_seed(0)
-    model = GPT(ModelConfig(n_layer=2, n_head=2, width=64, context=64, vocab_size=500)).eval()
+    model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=64, context_length=64, vocab_size=500)).eval()
     ids = torch.randint(500, (4, 64))
     targets = torch.randint(500, (4, 64))
     loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
@@ -200,7 +201,7 @@ def test_an_untrained_model_predicts_evenly():
 
 def test_dropout_acts_in_its_three_places_and_only_in_training():
     torch.manual_seed(0)
-    model = GPT(ModelConfig(n_layer=1, n_head=2, width=32, context=16, vocab_size=50, dropout=0.5))
+    model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=32, context_length=16, vocab_size=50, dropout=0.5))
     ids = torch.randint(50, (1, 16))
     assert not torch.equal(model(ids), model(ids))
     assert torch.equal(model.eval()(ids), model(ids))

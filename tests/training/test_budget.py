@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 from helpers import fit, python_text
 
-from gpt import Config, InputError
-from gpt.cli.train import parse_train, settle
+from gpt import InputError, TrainConfig
+from gpt.commands.train import parse_train, settle
+from gpt.corpus.pipeline import Document, prepare
+from gpt.dataset.loader import Loader
+from gpt.distributed.world import World
 from gpt.presets import preset
-from gpt.tokens.loader import Loader
-from gpt.tokens.prepare import Document, prepare
 from gpt.training import budget
 from gpt.training.budget import Asked
 from gpt.training.forecast import Pace
 from gpt.training.windows import evaluates_completely, validation_windows
-from gpt.training.world import World
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def settled(dataset, *arguments, resumes=False):
 
 
 def epochs(config, dataset):
-    loader = Loader(dataset.train, config.batch_sequences, config.model.context, 0)
+    loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, 0)
     return config.steps * config.batch_sequences / loader.windows
 
 
@@ -103,13 +103,13 @@ def test_a_length_is_above_zero(name, value):
 
 def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(trained_run, dataset, said, monkeypatch):
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
-    on = ("--run", trained_run, "--resume")
+    on = ("--run-dir", trained_run, "--resume")
     assert settled(dataset, *on, resumes=True).steps == 30
     assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30 + 60
     assert settled(dataset, *on, "--steps", 50, resumes=True).steps == 50
     half = settled(dataset, *on, "--epochs", 100, resumes=True)
     assert epochs(half, dataset) == pytest.approx(100, abs=0.1)
-    monkeypatch.setattr("gpt.cli.train._last_step", lambda run: 20)
+    monkeypatch.setattr("gpt.commands.train._last_step", lambda run: 20)
     assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30
     assert "it goes on to" in said[-1] or "goes on to first" in said[-1]
 
@@ -117,7 +117,7 @@ def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(train
 @pytest.fixture
 def finished_wsd(make_trainer, tiny_config, quiet):
     """A run of 40 steps, of which the last 16 came down."""
-    optimizer = dataclasses.replace(tiny_config.optimizer, schedule="wsd", decay=0.4, final_learning_rate=0.0)
+    optimizer = dataclasses.replace(tiny_config.optimizer, schedule="wsd", decay_ratio=0.4, min_lr_ratio=0.0)
     trainer = make_trainer(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
     assert fit(trainer, quiet)
     return trainer
@@ -130,7 +130,7 @@ def test_more_minutes_are_counted_from_where_the_run_goes_on(
     """With wsd that is before the decay, and not the end, unless a jump is allowed."""
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
     allowed = ["--allow-rate-jump"] if jump else []
-    arguments = ("--run", finished_wsd.run, "--resume", "--minutes", minutes, *allowed)
+    arguments = ("--run-dir", finished_wsd.run, "--resume", "--minutes", minutes, *allowed)
     config = settled(dataset, *arguments, resumes=True)
     trainer = make_trainer(config, resume=True, allow_rate_jump=jump)
     assert trainer.step == (40 if jump else 24)
@@ -143,25 +143,25 @@ def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
 ):
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
     with pytest.raises(InputError, match=r"goes on from step 24, .* has done 16 steps from there already; .* would do"):
-        settled(dataset, "--run", finished_wsd.run, "--resume", "--minutes", minutes, resumes=True)
+        settled(dataset, "--run-dir", finished_wsd.run, "--resume", "--minutes", minutes, resumes=True)
 
 
 def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):
     documents = [Document("a", "one two three " * 60, "train"), Document("b", "four five six " * 6, "validation")]
     dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {}, say=lambda _: None)
     config = settled(dataset, "shakespeare-char-cpu", "--model.vocab-size", 257)
-    assert config.model.context == 64
+    assert config.model.context_length == 64
     config = settled(dataset, "gpt2", "--model.vocab-size", 257)
-    assert config.model.context == 64
+    assert config.model.context_length == 64
     assert config.batch_tokens % 64 == 0
     with pytest.raises(InputError, match="one window needs 129"):
-        settled(dataset, "nano", "--model.context", 128)
+        settled(dataset, "nano", "--model.context-length", 128)
 
 
 def test_asked_of_nothing_names_nothing():
     assert not Asked().length
     assert Asked(settings=frozenset({"steps"})).length
-    assert Config().steps == 1000
+    assert TrainConfig().steps == 1000
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_minutes_of_a_finished_run_count_the_evaluations_that_it_makes(trained_r
     for tokens in (640, 10_000_000):
         pace = Pace(step=0.05, window=0.01)
         monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
-        on = ("--run", trained_run, "--resume", "--minutes", 2, "--evaluation.tokens", tokens)
+        on = ("--run-dir", trained_run, "--resume", "--minutes", 2, "--evaluation.tokens", tokens)
         config = settled(text, *on, resumes=True)
         assert config.evaluation.every == 10
         assert planned_seconds(config, text, pace, done)[0] == pytest.approx(120, rel=0.1)

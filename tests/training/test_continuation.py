@@ -7,16 +7,18 @@ import pytest
 import torch
 from helpers import fit
 
-from gpt import InputError, checkpoint
-from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
+from gpt import InputError
 from gpt.config import CheckpointConfig, OptimizerConfig
-from gpt.run import load_run, read_config
+from gpt.runs import checkpoint
+from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
+from gpt.runs.directory import read_config
+from gpt.runs.load import load_run
+from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
 from gpt.training.continuation import Schedule
-from gpt.training.metrics import read_metrics
 
 COSINE = OptimizerConfig(warmup_steps=10, learning_rate=1e-3)
-WSD = replace(COSINE, schedule="wsd", decay=0.4, final_learning_rate=0.0)
+WSD = replace(COSINE, schedule="wsd", decay_ratio=0.4, min_lr_ratio=0.0)
 MUON = replace(WSD, name="muon")
 
 
@@ -40,8 +42,8 @@ MUON = replace(WSD, name="muon")
         (Schedule(100, COSINE), 80, Schedule(100, replace(COSINE, learning_rate=1e-4)), False),
         (Schedule(100, MUON), 80, Schedule(100, replace(MUON, muon_learning_rate=1.0)), True),
         (Schedule(100, WSD), 80, Schedule(100, replace(WSD, muon_learning_rate=1.0)), False),  # AdamW has no use for it
-        (Schedule(100, WSD), 80, Schedule(100, replace(WSD, decay=0.1)), True),
-        (Schedule(100, COSINE), 95, Schedule(100, replace(COSINE, schedule="wsd", decay=0.05)), True),
+        (Schedule(100, WSD), 80, Schedule(100, replace(WSD, decay_ratio=0.1)), True),
+        (Schedule(100, COSINE), 95, Schedule(100, replace(COSINE, schedule="wsd", decay_ratio=0.05)), True),
         (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=3e-3)), False),  # a neighbor
         (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=1e-1)), True),
         (Schedule(100, COSINE), 5, Schedule(100, replace(COSINE, learning_rate=1e-1)), True),  # it warms up to that
@@ -120,7 +122,7 @@ def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_train
     with pytest.raises(
         InputError,
         match=r"with steps 30 → 60, the learning rate of step 31 is 1\.\d+e-03 and not 3.00e-04, a jump .*"
-        r"--init .*--allow-rate-jump",
+        r"--init-from .*--allow-rate-jump",
     ):
         make_trainer(replace(tiny_config, steps=60), resume=True)
     assert before == sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("[!.]*"))
@@ -138,7 +140,7 @@ def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(
     peak = getattr(wsd.optimizer, rate)
     other = replace(wsd, steps=40, optimizer=replace(wsd.optimizer, **{rate: 100 * peak}))
     words = f"the {rate.replace('_', ' ')} of step {stopped_at + 1} is {100 * peak:.2e} and not"
-    with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*--init .*--allow-rate-jump"):
+    with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*--init-from .*--allow-rate-jump"):
         make_trainer(other, resume=True)
     assert make_trainer(other, resume=True, allow_rate_jump=True).step == stopped_at
     assert words in capsys.readouterr().out
@@ -276,7 +278,7 @@ def test_the_best_is_that_of_the_best_checkpoint_that_is_left(
     fit(trainers[-1], quiet)
     again = make_trainer(config, resume=True, from_step=12)
     left = load_best(again.run, print).state["evaluation"]["loss"]
-    assert (again.best_loss, again.fruitless_evaluations) == (left, fruitless) == (best, fruitless)
+    assert (again.best_loss, again.evaluations_since_best) == (left, fruitless) == (best, fruitless)
     assert again.best_sums is not None or keep == 2
     trainers.append(again)
     again.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
@@ -290,7 +292,7 @@ def test_a_damaged_best_is_not_what_early_stop_compares_with(make_trainer, tiny_
     fit(trainers[-1], quiet)
     damage(trainers[-1].run, 20)
     again = make_trainer(tiny_config, resume=True)
-    assert (again.step, again.best_loss, again.fruitless_evaluations) == (10, 3.0, 0)
+    assert (again.step, again.best_loss, again.evaluations_since_best) == (10, 3.0, 0)
 
 
 def test_setting_aside_that_was_cut_short_is_done_again(make_trainer, tiny_config, quiet, monkeypatch):

@@ -10,22 +10,33 @@ import pytest
 import torch
 from helpers import ROOT, run_script
 
-from gpt.checkpoint import list_checkpoints, load, step_of
-from gpt.training.memory import SHARE_OF_CUDA
+from gpt.runs.checkpoint import list_checkpoints, load, step_of
+from gpt.training.micro_batch import SHARE_OF_CUDA
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
     pytest.mark.timeout(1200),
 ]
-MODEL = ("--model.n-layer", 6, "--model.width", 384, "--model.n-head", 6, "--model.context", 1024, "--device", "cuda")
+MODEL = (
+    "--model.n-layer",
+    6,
+    "--model.n-embd",
+    384,
+    "--model.n-head",
+    6,
+    "--model.context-length",
+    1024,
+    "--device",
+    "cuda",
+)
 PACE = ("--steps", 300, "--checkpoint.every", 50, "--evaluation.every", 100, "--batch-tokens", 16 * 1024)
 
 
 def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset, tmp_path):
     options = ("nano", "--data", dataset.path, *MODEL, *PACE, "--dtype", "bfloat16", "--compile", "on", "--exact", "on")
-    run_script("train.py", *options, "--run", "whole", cwd=tmp_path)
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, options), "--run", "parts"]
+    run_script("train.py", *options, "--run-dir", "whole", cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, options), "--run-dir", "parts"]
     process = subprocess.Popen(command, cwd=tmp_path)
     end = time.monotonic() + 600
     while not list_checkpoints(tmp_path / "parts"):
@@ -35,7 +46,7 @@ def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run_script("train.py", "--run", "parts", "--resume", cwd=tmp_path)
+    run_script("train.py", "--run-dir", "parts", "--resume", cwd=tmp_path)
     one, two = (load(list_checkpoints(tmp_path / name)[-1], optimizer=True) for name in ("whole", "parts"))
     assert step_of(one.path) == step_of(two.path) == 300
     for ours, theirs in ((one.model, two.model), (one.optimizer, two.optimizer)):
@@ -44,7 +55,7 @@ def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset
 
 def test_a_far_too_large_micro_batch_ends_at_one_that_fits(dataset, tmp_path):
     """GPT-2's shape with 4,096 sequences of 1,024 tokens at a time: more than a terabyte of activations."""
-    options = ("gpt2", "--data", dataset.path, "--steps", 1, "--batch-tokens", 4096 * 1024, "--micro-batch", 4096)
+    options = ("gpt2", "--data", dataset.path, "--steps", 1, "--batch-tokens", 4096 * 1024, "--micro-batch-size", 4096)
     output = run_script("train.py", *options, "--device", "cuda", cwd=tmp_path)
     assert "out of memory with 4096 sequences at a time; it is done again with 2048" in output
     assert "1 steps, 4,194,304 tokens" in output
@@ -54,7 +65,17 @@ def test_a_far_too_large_micro_batch_ends_at_one_that_fits(dataset, tmp_path):
 def test_the_forecast_is_as_near_to_what_cuda_measures_as_the_automatic_micro_batch_takes_for_granted(
     dataset, tmp_path, micro_batch
 ):
-    options = ("gpt2", "--data", dataset.path, "--steps", 4, "--batch-tokens", 32 * 1024, "--micro-batch", micro_batch)
+    options = (
+        "gpt2",
+        "--data",
+        dataset.path,
+        "--steps",
+        4,
+        "--batch-tokens",
+        32 * 1024,
+        "--micro-batch-size",
+        micro_batch,
+    )
     forecast = run_script("train.py", *options, "--device", "cuda", "--dry-run", cwd=tmp_path)
     measured = run_script("train.py", *options, "--device", "cuda", cwd=tmp_path)
     figures = [

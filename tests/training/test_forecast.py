@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gpt import GPT
+from gpt.distributed.world import World
 from gpt.training import forecast
 from gpt.training.forecast import Pace, forecast_lines, measure_pace, trial_seconds
-from gpt.training.world import World
 
 
 def values(lines):
@@ -49,7 +49,7 @@ def test_a_trial_that_would_not_fit_is_not_made(tiny_config, dataset, monkeypatc
 
 def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
     monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.5)
-    model = replace(tiny_config.model, context=256, width=128)
+    model = replace(tiny_config.model, context_length=256, n_embd=128)
     config = replace(tiny_config, model=model, batch_tokens=64 * 256)
     few, many = (trial_seconds(config, sequences, World("cpu"), torch.float32)[0] for sequences in (1, 32))
     assert many > 4 * few
@@ -73,9 +73,9 @@ def test_a_trial_gives_way_where_memory_runs_out(tiny_config, monkeypatch):
         measure_pace(tiny_config, World("cpu"), torch.float32, 6)
 
 
-@pytest.mark.parametrize("where", ["hidden", "allocate"])
+@pytest.mark.parametrize("where", ["hidden_states", "allocate"])
 def test_a_first_step_that_memory_does_not_hold_is_a_memory_error(tiny_config, monkeypatch, where):
-    owner = GPT if where == "hidden" else forecast.Optimizer
+    owner = GPT if where == "hidden_states" else forecast.Optimizer
     monkeypatch.setattr(owner, where, mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(MemoryError, match="with 2 sequences at a time"):
         trial_seconds(tiny_config, 2, World("cpu"), torch.float32)

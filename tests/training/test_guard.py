@@ -54,7 +54,7 @@ def test_the_state_comes_back():
     guard, accepted = filled()
     guard.judge(math.nan, 1.0)
     again = GradientGuard(True)
-    again.load_state(guard.state())
+    again.load_state_dict(guard.state_dict())
     assert (list(again.accepted), again.skipped_in_a_row) == (accepted, 1)
     assert again.judge(2.0, 50.0) == guard.judge(2.0, 50.0)
 
@@ -98,11 +98,11 @@ def test_the_scale_is_halved_down_to_one_and_doubled_after_2000_steps():
     scale.accept()
     assert scale.value == 2
     again = LossScale(torch.float16)
-    again.load_state(scale.state())
-    assert again.state() == scale.state()
+    again.load_state_dict(scale.state_dict())
+    assert again.state_dict() == scale.state_dict()
     single = LossScale(torch.float32)
-    single.load_state(scale.state())  # of a run that is resumed in another precision
+    single.load_state_dict(scale.state_dict())  # of a run that is resumed in another precision
     assert single.value == 1
     half = LossScale(torch.float16)
-    half.load_state(single.state())
+    half.load_state_dict(single.state_dict())
     assert half.value == 2.0**16

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gpt.training.muon import COEFFICIENTS, Muon, newton_schulz, orthogonalise_in_place
+from gpt.training.muon import COEFFICIENTS, Muon, newton_schulz, orthogonalize_
 
 
 def by_formula(matrix):
@@ -33,7 +33,7 @@ def test_matrices_of_all_shapes_go_through_at_once():
     torch.manual_seed(0)
     matrices = [torch.randn(*shape) for shape in ((8, 8), (32, 8), (8, 32), (8, 8), (32, 8), (5, 7))]
     expected = [by_formula(matrix) * max(1, matrix.size(0) / matrix.size(1)) ** 0.5 for matrix in matrices]
-    orthogonalise_in_place(matrices)
+    orthogonalize_(matrices)
     for ours, reference in zip(matrices, expected, strict=True):
         torch.testing.assert_close(ours.double(), reference, rtol=1e-3, atol=1e-4)
 

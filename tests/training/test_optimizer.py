@@ -44,7 +44,7 @@ def test_a_step_is_adamw_by_its_formula_with_decay_on_matrices_only(model):
 
 
 def test_norms_and_biases_do_not_decay(model):
-    decaying = Optimizer(model, CONFIG).methods[0].param_groups[0]["params"]
+    decaying = Optimizer(model, CONFIG).optimizers[0].param_groups[0]["params"]
     names = {name for name, p in model.named_parameters() if any(p is other for other in decaying)}
     assert names == {name for name, _ in model.named_parameters() if "norm" not in name and "bias" not in name}
 
@@ -56,8 +56,8 @@ def test_its_state_survives_and_training_goes_on_alike(model, config):
     step(model, optimizer, 3)
     twin.load_state_dict(model.state_dict())
     twin_optimizer = Optimizer(twin, config)
-    state = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-    twin_optimizer.load_state(state)
+    state = {name: tensor.clone() for name, tensor in optimizer.state_dict().items()}
+    twin_optimizer.load_state_dict(state)
     step(model, optimizer, 2)
     step(twin, twin_optimizer, 2)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
@@ -66,27 +66,27 @@ def test_its_state_survives_and_training_goes_on_alike(model, config):
 
 def test_the_state_is_named_by_parameter(model):
     optimizer = Optimizer(model, CONFIG)
-    assert optimizer.state() == {}
+    assert optimizer.state_dict() == {}
     step(model, optimizer)
-    assert "blocks.0.mlp.expand.weight/exp_avg_sq" in optimizer.state()
+    assert "blocks.0.mlp.fc_in.weight/exp_avg_sq" in optimizer.state_dict()
 
 
 def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest(model):
     optimizer = Optimizer(model, MUON)
     step(model, optimizer)
-    by_muon = {entry.removesuffix("/momentum") for entry in optimizer.state() if entry.endswith("/momentum")}
+    by_muon = {entry.removesuffix("/momentum") for entry in optimizer.state_dict() if entry.endswith("/momentum")}
     inside = {name for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2}
     assert by_muon == inside
     assert len(by_muon) == 4 * model.config.n_layer
     for name, _ in model.named_parameters():
-        assert (f"{name}/exp_avg" in optimizer.state()) == (name not in inside)
+        assert (f"{name}/exp_avg" in optimizer.state_dict()) == (name not in inside)
 
 
 def test_a_rate_is_a_fraction_of_each_methods_peak(model):
     optimizer = Optimizer(model, replace(MUON, learning_rate=0.01, muon_learning_rate=0.5))
-    optimizer.set_rate(0.2)
-    optimizer.set_rate(0.1)  # not of the rate before
-    adamw, muon = optimizer.methods
+    optimizer.set_lr(0.2)
+    optimizer.set_lr(0.1)  # not of the rate before
+    adamw, muon = optimizer.optimizers
     assert [group["lr"] for group in adamw.param_groups] == pytest.approx([0.001, 0.001])
     assert [group["lr"] for group in muon.param_groups] == pytest.approx([0.05])
 
@@ -94,21 +94,21 @@ def test_a_rate_is_a_fraction_of_each_methods_peak(model):
 def test_the_state_of_another_method_is_refused(model):
     optimizer = Optimizer(model, CONFIG)
     step(model, optimizer)
-    shapes = {name: (list(tensor.shape), tensor.dtype) for name, tensor in optimizer.state().items()}
+    shapes = {name: (list(tensor.shape), tensor.dtype) for name, tensor in optimizer.state_dict().items()}
     with pytest.raises(InputError, match="another --optimizer.name"):
-        Optimizer(model, MUON).places(shapes)
+        Optimizer(model, MUON).empty_state(shapes)
 
 
 def test_the_state_of_another_model_is_refused(model):
     optimizer = Optimizer(model, CONFIG)
     with pytest.raises(InputError, match="another model"):
-        optimizer.places({"other.weight/step": ([], torch.float32)})
+        optimizer.empty_state({"other.weight/step": ([], torch.float32)})
 
 
 @pytest.mark.parametrize("config", [CONFIG, MUON], ids=["adamw", "muon"])
 def test_places_for_the_state_are_like_the_parameters(model, config):
     optimizer = Optimizer(model, config)
     step(model, optimizer)
-    state = optimizer.state()
-    places = optimizer.places({name: (list(tensor.shape), tensor.dtype) for name, tensor in state.items()})
+    state = optimizer.state_dict()
+    places = optimizer.empty_state({name: (list(tensor.shape), tensor.dtype) for name, tensor in state.items()})
     assert {name: (p.shape, p.dtype) for name, p in places.items()} == {n: (t.shape, t.dtype) for n, t in state.items()}

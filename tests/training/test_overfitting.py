@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt import Config
+from gpt import TrainConfig
 from gpt.training import overfitting
 from gpt.training.overfitting import OverfittingWatch, overfitted
 
@@ -42,7 +42,7 @@ def test_validation_that_rises_while_training_falls_is_told_once():
 
 def words(best, last, monkeypatch, step=45):
     monkeypatch.setattr(overfitting, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
-    trainer = SimpleNamespace(config=Config(), last_loss=last, run=None)
+    trainer = SimpleNamespace(config=TrainConfig(), last_loss=last, run=None)
     return overfitted(trainer, {"evaluation": None if best is None else {"loss": best}, "step": step})
 
 

@@ -7,21 +7,22 @@ import torch
 from helpers import OUT_OF_MEMORY_REPORTS as REPORTS
 from helpers import fit
 
-from gpt import GPT, InputError, checkpoint, integrity
-from gpt.checkpoint import list_checkpoints
+from gpt import GPT, InputError
 from gpt.compiler import Compiled
-from gpt.generation.decoding import Decoder
+from gpt.generation.runner import ModelRunner
+from gpt.runs import checkpoint, integrity
+from gpt.runs.checkpoint import list_checkpoints
+from gpt.tracking.jsonl import read_metrics
 from gpt.training import muon as muon_module
 from gpt.training import optimizer as optimizer_module
-from gpt.training import report as report_module
-from gpt.training.metrics import read_metrics
-from gpt.training.report import report
+from gpt.training import summary as report_module
+from gpt.training.summary import report
 
 
 def test_each_size_of_micro_batch_is_compiled_once(make_trainer, tiny_config, dynamo, capsys):
     """Whole ones, a last one with fewer sequences, those halved for want of memory, and in a process that resumes."""
-    config = replace(tiny_config, steps=4, batch_tokens=10 * 32, micro_batch=4, compile="on")
-    trainer, halved = make_trainer(config), make_trainer(replace(config, micro_batch=10), "halved")
+    config = replace(tiny_config, steps=4, batch_tokens=10 * 32, micro_batch_size=4, compile="on")
+    trainer, halved = make_trainer(config), make_trainer(replace(config, micro_batch_size=10), "halved")
     records = [trainer.train_step() for _ in range(3)]
     assert trainer.compiled.graphs == 2  # 4, 4, 2
     exhaust(halved)
@@ -46,8 +47,8 @@ def exhaust(trainer):
 
 @pytest.mark.slow
 def test_a_run_of_many_halvings_stays_compiled(make_trainer, tiny_config, dynamo):
-    model = replace(tiny_config.model, n_layer=1, n_head=1, width=2, context=2)
-    trainer = make_trainer(replace(tiny_config, model=model, batch_tokens=520 * 2, micro_batch=512, compile="on"))
+    model = replace(tiny_config.model, n_layer=1, n_head=1, n_embd=2, context_length=2)
+    trainer = make_trainer(replace(tiny_config, model=model, batch_tokens=520 * 2, micro_batch_size=512, compile="on"))
     for size in (512, 256, 128, 64, 32, 16, 4, 2):
         trainer.micro_batch.size = size
         record = trainer.train_step()
@@ -157,7 +158,7 @@ def moves_of(trainer):
     """Where an optimizer's step takes memory, so that it can run out there: its state, and Muon's update."""
     if not trainer.optimizer.muons:
         return [(optimizer_module, "_zeros")]
-    return [(optimizer_module, "_zeros"), (muon_module, "orthogonalise_in_place"), (muon_module, "newton_schulz")]
+    return [(optimizer_module, "_zeros"), (muon_module, "orthogonalize_"), (muon_module, "newton_schulz")]
 
 
 @pytest.mark.parametrize("error", SOME_REPORTS, ids=("CPU", "cuBLAS", "MPS"))
@@ -208,7 +209,7 @@ def test_an_optimizer_that_lacks_memory_moves_nothing_and_loses_nothing(
 def require_equal(one, two):
     for name, tensor in one.model.state_dict().items():
         assert torch.equal(tensor, two.model.state_dict()[name]), name
-    states = [trained.optimizer.state() for trained in (one, two)]
+    states = [trained.optimizer.state_dict() for trained in (one, two)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
@@ -241,7 +242,7 @@ def test_a_sample_or_a_report_that_lacks_memory_ends_no_training(
 ):
     trainer = make_trainer(replace(tiny_config, steps=1))
     with monkeypatch.context() as during:
-        during.setattr(Decoder, "new_caches", raises(error))
+        during.setattr(ModelRunner, "new_caches", raises(error))
         assert fit(trainer, quiet)
         assert "(no sample: out of memory with 1 sequences at once" in read_metrics(trainer.run)[-1]["sample"]
         report(trainer)

@@ -10,19 +10,21 @@ from helpers import fit, needs_compiler
 from rich.console import Console
 from torch.nn import functional as F
 
-from gpt import GPT, InputError, checkpoint
-from gpt.checkpoint import list_checkpoints, load_best, load_newest, step_of
-from gpt.config import IGNORED, CheckpointConfig, EvaluationConfig
+from gpt import GPT, InputError
+from gpt.choices import IGNORE_INDEX
+from gpt.config import CheckpointConfig, EvaluationConfig
+from gpt.distributed.world import World
+from gpt.runs import checkpoint
+from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
+from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.progress import ProgressDisplay, printable
 from gpt.training import trainer as trainer_module
 from gpt.training import validation
-from gpt.training.metrics import read_metrics
-from gpt.training.progress import ProgressDisplay, printable
+from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
-from gpt.training.state import resume
 from gpt.training.trainer import Trainer
-from gpt.training.world import World
 
-CLOCKED = ("elapsed_s", "tokens_per_s", "flops_utilization")
+CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")
 
 
 def weights(trainer):
@@ -117,7 +119,7 @@ def test_how_often_one_evaluates_or_saves_does_not_change_the_training(make_trai
 def test_recomputing_changes_nothing_that_is_learned(make_trainer, modern_shape):
     """Bit for bit: dropout is drawn again alike."""
     losses = []
-    for recompute in ("nothing", "activations", "blocks"):
+    for recompute in ("none", "activations", "blocks"):
         trainer = make_trainer(replace(modern_shape, recompute=recompute), recompute)
         losses.append([trainer.train_step()["train_loss"] for _ in range(5)])
     assert losses[0] == losses[1] == losses[2]
@@ -125,8 +127,8 @@ def test_recomputing_changes_nothing_that_is_learned(make_trainer, modern_shape)
 
 def test_freed_memory_is_kept_unless_something_is_recomputed(make_trainer, tiny_config, monkeypatch):
     kept = []
-    monkeypatch.setattr(trainer_module, "keep_freed_memory", lambda device, keep: kept.append(keep))
-    for recompute in ("nothing", "activations", "blocks"):
+    monkeypatch.setattr(trainer_module, "retain_freed_memory", lambda device, keep: kept.append(keep))
+    for recompute in ("none", "activations", "blocks"):
         make_trainer(replace(tiny_config, recompute=recompute), recompute)
     assert kept == [True, False, False]
 
@@ -134,7 +136,7 @@ def test_freed_memory_is_kept_unless_something_is_recomputed(make_trainer, tiny_
 def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_config, quiet, monkeypatch):
     """Evaluations at 3, 6, …: the best is the second, so the run ends with the fifth; a resumed run counts on."""
     losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
-    config = replace(tiny_config, early_stop=3, evaluation=replace(tiny_config.evaluation, every=3))
+    config = replace(tiny_config, early_stopping_patience=3, evaluation=replace(tiny_config.evaluation, every=3))
     config = replace(config, checkpoint=replace(config.checkpoint, every=0, keep=1))
     original, said = validation.summarize, []
     quiet.say = said.append
@@ -185,15 +187,15 @@ def test_a_sample_that_cannot_be_made_ends_no_training(make_trainer, tiny_config
 def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_now(
     make_trainer, tiny_config, quiet, monkeypatch
 ):
-    original, trainer = validation.window_sums, make_trainer(tiny_config)
+    original, trainer = validation.loss_per_window, make_trainer(tiny_config)
 
     def interrupted(*arguments, stop):
         signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(validation, "window_sums", interrupted)
+    monkeypatch.setattr(validation, "loss_per_window", interrupted)
     assert not fit(trainer, quiet)
-    monkeypatch.setattr(validation, "window_sums", original)
+    monkeypatch.setattr(validation, "loss_per_window", original)
     resumed = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=7)), resume=True)
     assert fit(resumed, quiet)
     evaluated = [record["step"] for record in read_metrics(trainer.run) if "val_loss" in record]
@@ -232,7 +234,7 @@ def test_the_micro_batch_does_not_change_what_is_learned(make_trainer, tiny_conf
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     results = []
     for micro_batch in (1, 4, 6):
-        trainer = make_trainer(replace(config, micro_batch=micro_batch), f"micro-{micro_batch}")
+        trainer = make_trainer(replace(config, micro_batch_size=micro_batch), f"micro-{micro_batch}")
         records = [trainer.train_step() for _ in range(40)]
         results.append(([r["train_loss"] for r in records], [r["gradient_norm"] for r in records]))
     assert results[0][0] == pytest.approx(results[2][0], rel=1e-4)
@@ -243,12 +245,12 @@ def test_a_step_is_what_its_definition_says(make_trainer, tiny_config):
     """Loss and gradient by hand, on the batch that has a padded window."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     trainer = make_trainer(config)
-    while not (trainer.loader.batch(trainer.step)[1] == IGNORED).any():
+    while not (trainer.loader.batch(trainer.step)[1] == IGNORE_INDEX).any():
         trainer.train_step()
     twin = GPT(config.model)
     twin.load_state_dict(trainer.model.state_dict())
     inputs, targets = trainer.loader.batch(trainer.step)
-    loss = F.cross_entropy(twin(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    loss = F.cross_entropy(twin(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
     loss.backward()
     norm = torch.sqrt(sum((p.grad**2).sum() for p in twin.parameters()))
     record = trainer.train_step()
@@ -263,7 +265,7 @@ def test_gradients_are_clipped_to_the_limit(make_trainer, tiny_config, monkeypat
     def look(*_, **__):
         seen.append(torch.sqrt(sum((p.grad**2).sum() for p in trainer.model.parameters())).item())
 
-    trainer.optimizer.methods[0].register_step_pre_hook(look)
+    trainer.optimizer.optimizers[0].register_step_pre_hook(look)
     assert trainer.train_step()["gradient_norm"] > 0.1
     assert seen == [pytest.approx(0.05, rel=1e-3)]
 
@@ -272,12 +274,12 @@ def test_metrics_have_the_documented_keys(trained_run, dataset):
     records, windows = read_metrics(trained_run), -(-(dataset.train.tokens - 1) // 32)
     assert [record["step"] for record in records] == list(range(1, 31))
     keys = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
-    keys |= {"batch_hash", "epoch", "flops_utilization", "compiled", "exact"}
+    keys |= {"batch_hash", "epoch", "mfu", "compiled", "exact"}
     evaluated = {"val_loss", "val_loss_se", "val_loss_ci95", "val_bits_per_byte", "sample"}
     for record in records:
         assert set(record) == (keys | evaluated if record["step"] % 10 == 0 else keys)
         assert record["tokens"] == record["step"] * 192
-        share = record["flops_utilization"]
+        share = record["mfu"]
         assert share is None or 0 < share < 1
         assert record["epoch"] == record["step"] * 6 / windows
     times = [record["elapsed_s"] for record in records]
@@ -358,7 +360,7 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_trainer, tiny_
     trainer = make_trainer(tiny_config)
     poison(trainer, {7, 8}, value)
     before = {}
-    adamw = trainer.optimizer.methods[0]
+    adamw = trainer.optimizer.optimizers[0]
     adamw.register_step_post_hook(lambda *_: before.update(step=trainer.step + 1, weights=weights(trainer)))
     originals = []
 
@@ -391,7 +393,7 @@ def test_a_skipped_batch_is_told_with_its_samples(make_trainer, tiny_config, cap
 def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config):
     trainer = make_trainer(tiny_config)
     trainer.train_step()
-    before, moments = weights(trainer), trainer.optimizer.state()
+    before, moments = weights(trainer), trainer.optimizer.state_dict()
     moments = {name: tensor.clone() for name, tensor in moments.items()}
     handle = trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
     record = trainer.train_step()
@@ -399,7 +401,7 @@ def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config)
     assert math.isfinite(record["train_loss"])
     assert record["gradient_norm"] is None
     require_equal(before, weights(trainer))
-    require_equal(moments, trainer.optimizer.state())
+    require_equal(moments, trainer.optimizer.state_dict())
     assert "skipped" not in trainer.train_step()
 
 
@@ -484,9 +486,9 @@ def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(make_tra
     honest, seen = trainer.loader.batch, {}
 
     def batch(step, *rows):
-        seen[step] = weights(trainer), {name: t.clone() for name, t in trainer.optimizer.state().items()}
+        seen[step] = weights(trainer), {name: t.clone() for name, t in trainer.optimizer.state_dict().items()}
         inputs, targets = honest(step, *rows)
-        return inputs, torch.full_like(targets, IGNORED) if step in only else targets
+        return inputs, torch.full_like(targets, IGNORE_INDEX) if step in only else targets
 
     trainer.loader.batch = batch
     assert fit(trainer, quiet)
@@ -538,7 +540,7 @@ def exhaust(trainer, most):
 
 def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_trainer, tiny_config, capsys):
     config = replace(tiny_config, batch_tokens=16 * 32, model=replace(tiny_config.model, dropout=0.0))
-    small, large = (make_trainer(replace(config, micro_batch=size), str(size)) for size in (2, 512))
+    small, large = (make_trainer(replace(config, micro_batch_size=size), str(size)) for size in (2, 512))
     tried = exhaust(large, 3)
     for _ in range(5):
         one, two = small.train_step(), large.train_step()
@@ -552,7 +554,7 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_train
 
 def test_memory_that_runs_out_midway_costs_nothing(make_trainer, tiny_config, quiet):
     """In the backward pass of the third micro-batch of the fifth step, and once only; a resumed run keeps the size."""
-    config = replace(tiny_config, steps=12, batch_tokens=12 * 32, micro_batch=4)
+    config = replace(tiny_config, steps=12, batch_tokens=12 * 32, micro_batch_size=4)
     config = replace(config, model=replace(config.model, dropout=0.0))
     trainer, reference = make_trainer(replace(config, stop_at=8), "oom"), make_trainer(config, "reference")
     calls = []
@@ -589,7 +591,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer, tiny_conf
 @pytest.mark.parametrize("micro_batch", [8, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_resuming_is_exact_in_every_precision_and_accumulation(make_trainer, tiny_config, quiet, dtype, micro_batch):
-    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch=micro_batch, steps=14)
+    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch, steps=14)
     whole = make_trainer(config, "whole")
     fit(whole, quiet)
     fit(make_trainer(replace(config, stop_at=6), "parts"), quiet)
@@ -621,7 +623,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
 ):
     whole, parts = make_trainer(tiny_config, "whole"), make_trainer(tiny_config, "parts")
     fit(whole, quiet)
-    original, calls = validation.window_sums, []
+    original, calls = validation.loss_per_window, []
 
     def interrupted(*arguments, stop):
         calls.append(1)
@@ -629,7 +631,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
             signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(validation, "window_sums", interrupted)
+    monkeypatch.setattr(validation, "loss_per_window", interrupted)
     assert not fit(parts, quiet)
     assert step_of(list_checkpoints(parts.run)[-1]) == 20
     assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))
@@ -695,13 +697,13 @@ def test_the_best_of_other_data_is_forgotten(make_trainer, tiny_config, quiet, m
     results = iter(losses.values())
     monkeypatch.setattr(validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=next(results)))
     config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
-    first = make_trainer(replace(config, stop_at=14, early_stop=4))
+    first = make_trainer(replace(config, stop_at=14, early_stopping_patience=4))
     fit(first, quiet)
     assert load_best(first.run, print).state["step"] == 10
     config, other = replace(first.config, stop_at=25), replace(first.dataset, fingerprint="other")
     second = Trainer(config, GPT(config.model), other, first.run, World("cpu"))
     assert resume(second, allow_other_data=True)
-    assert (second.step, second.best_loss, second.last_loss, second.fruitless_evaluations) == (14, math.inf, None, 0)
+    assert (second.step, second.best_loss, second.last_loss, second.evaluations_since_best) == (14, math.inf, None, 0)
     fit(second, quiet)
     assert second.best_loss == 8.0
     assert load_best(first.run, print).state["step"] == 20
@@ -743,7 +745,7 @@ def test_a_last_step_is_evaluated_though_it_was_not_to_be_the_last(make_trainer,
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_a_single_step_learns_something(make_trainer, tiny_config, quiet, schedule):
-    optimizer = replace(tiny_config.optimizer, schedule=schedule, final_learning_rate=0.0)
+    optimizer = replace(tiny_config.optimizer, schedule=schedule, min_lr_ratio=0.0)
     trainer = make_trainer(replace(tiny_config, steps=1, optimizer=optimizer))
     before = weights(trainer)
     assert fit(trainer, quiet)

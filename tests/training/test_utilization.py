@@ -6,13 +6,13 @@ from helpers import fit
 
 from gpt import ModelConfig
 from gpt.analysis.cost import flops_per_token
+from gpt.distributed.world import World
+from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.progress import progress_line
 from gpt.training import utilization
-from gpt.training.metrics import read_metrics
-from gpt.training.progress import progress_line
 from gpt.training.utilization import MEASURED_AT, MOST_MEASURED, Utilization
-from gpt.training.world import World
 
-MODEL = ModelConfig(n_layer=2, n_head=2, width=32, context=32, vocab_size=257)
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=32, context_length=32, vocab_size=257)
 TRUE = 1000 * flops_per_token(MODEL)  # of a device that could train on 1,000 tokens per second
 
 
@@ -21,11 +21,11 @@ def measured(monkeypatch):
     """The speeds that are found, one after the other, and then the true one for ever; what was asked is counted."""
     speeds, asked = [], []
 
-    def matrix_speed(*_):
+    def measured_peak_flops(*_):
         asked.append(1)
         return speeds.pop(0) if speeds else TRUE
 
-    monkeypatch.setattr(utilization, "matrix_speed", matrix_speed)
+    monkeypatch.setattr(utilization, "measured_peak_flops", measured_peak_flops)
     return speeds, asked
 
 
@@ -58,11 +58,11 @@ def test_where_it_stays_above_1_it_is_left_out_and_not_measured_for_ever(measure
 def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(
     make_trainer, tiny_config, quiet, monkeypatch
 ):
-    monkeypatch.setattr(utilization, "matrix_speed", lambda *_: 1.0)
+    monkeypatch.setattr(utilization, "measured_peak_flops", lambda *_: 1.0)
     trainer = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0)))
     fit(trainer, quiet)
     records = read_metrics(trainer.run)
-    assert [record["flops_utilization"] for record in records] == [None] * 30
+    assert [record["mfu"] for record in records] == [None] * 30
     assert "MFU" not in progress_line(records[-1], 30, None, 0.0)
 
 
@@ -70,13 +70,13 @@ def test_products_that_memory_does_not_hold_end_no_training(measured, monkeypatc
     """They are many times as large as a step of a small model needs; later there may be room."""
     results = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc"), TRUE]
 
-    def matrix_speed(*_):
+    def measured_peak_flops(*_):
         result = results.pop(0)
         if isinstance(result, Exception):
             raise result
         return result
 
-    monkeypatch.setattr(utilization, "matrix_speed", matrix_speed)
+    monkeypatch.setattr(utilization, "measured_peak_flops", measured_peak_flops)
     found = shares(400, steps=MEASURED_AT[2])
     assert found[:-1] == [None] * (MEASURED_AT[2] - 1)
     assert found[-1] == pytest.approx(0.4)

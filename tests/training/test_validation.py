@@ -12,12 +12,13 @@ import pytest
 import torch
 from helpers import fit
 
-from gpt import InputError, checkpoint
-from gpt.checkpoint import list_checkpoints, load_best, load_newest
+from gpt import InputError
 from gpt.evaluation.loss import evaluate
+from gpt.runs import checkpoint
+from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest
+from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
-from gpt.training.metrics import read_metrics
-from gpt.training.report import report
+from gpt.training.summary import report
 from gpt.training.windows import validation_windows
 
 
@@ -52,7 +53,7 @@ def test_a_run_that_stops_early_ends_with_the_complete_split(make_trainer, budge
     original = validation.summarize
     losses = iter([2.0, 3.0, 1.0])  # the second is worse; the third is that of the complete split
     monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=next(losses)))
-    trainer = make_trainer(replace(budgeted, early_stop=1))
+    trainer = make_trainer(replace(budgeted, early_stopping_patience=1))
     assert fit(trainer, quiet)
     assert trainer.step == 20
     assert trainer.complete_evaluation.loss == 1.0
@@ -100,9 +101,9 @@ def test_a_budget_above_the_split_evaluates_it_once(make_trainer, tiny_config, q
 @pytest.fixture
 def interrupted(monkeypatch):
     """What is put into it comes, as a signal or an exception, in the next evaluation on the complete split."""
-    honest, ways = validation.window_sums, []
+    honest, ways = validation.loss_per_window, []
 
-    def window_sums(model, windows, *arguments, **options):
+    def loss_per_window(model, windows, *arguments, **options):
         if windows.is_complete and ways:
             way = ways.pop()
             if not isinstance(way, signal.Signals):
@@ -110,13 +111,13 @@ def interrupted(monkeypatch):
             signal.raise_signal(way)
         return honest(model, windows, *arguments, **options)
 
-    monkeypatch.setattr(validation, "window_sums", window_sums)
+    monkeypatch.setattr(validation, "loss_per_window", loss_per_window)
     return ways
 
 
 def plain(run):
     """A run's records without what depends on the clock."""
-    clocked = ("elapsed_s", "tokens_per_s", "flops_utilization")
+    clocked = ("elapsed_s", "tokens_per_s", "mfu")
     return [{key: value for key, value in record.items() if key not in clocked} for record in read_metrics(run)]
 
 
@@ -130,7 +131,7 @@ def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
     quiet.say = said.append
     if early:  # with such a rate nothing is learned
         optimizer = replace(budgeted.optimizer, learning_rate=1e-15)
-        budgeted = replace(budgeted, optimizer=optimizer, early_stop=1)
+        budgeted = replace(budgeted, optimizer=optimizer, early_stopping_patience=1)
     whole = make_trainer(budgeted, "whole")
     assert fit(whole, quiet)
     assert whole.step == (20 if early else 30)
@@ -196,7 +197,7 @@ def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_trainer,
 def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(
     make_trainer, budgeted, quiet, capsys, old, stopped_at
 ):
-    """In the state, on disk and for early_stop; also of a run from before there was a budget."""
+    """In the state, on disk and for early_stopping_patience; also of a run from before there was a budget."""
     before = replace(budgeted.evaluation, tokens=10**9) if old else budgeted.evaluation
     first = make_trainer(replace(budgeted, evaluation=before, stop_at=stopped_at))
     fit(first, quiet)
@@ -211,7 +212,7 @@ def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640, every=2))
     second = make_trainer(replace(other, stop_at=stopped_at + 1), resume=True, allow_other_data=True)
     assert "--evaluation.tokens 640 and not " in capsys.readouterr().out
-    assert (second.best_loss, second.evaluations, second.fruitless_evaluations) == (math.inf, 0, 0)
+    assert (second.best_loss, second.evaluations, second.evaluations_since_best) == (math.inf, 0, 0)
     fit(second, quiet)
     third = make_trainer(other, resume=True)
     evaluation = load_newest(third.run, print).state["evaluation"]
@@ -254,7 +255,7 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(make_trainer
 
     def sums(batch, parts):
         arguments = (trainer.model, windows, trainer.dataset.tokenizer.byte_lengths(), "cpu", torch.float32, batch)
-        return sum(validation.window_sums(*arguments, part=(number, parts)) for number in range(parts))
+        return sum(validation.loss_per_window(*arguments, part=(number, parts)) for number in range(parts))
 
     whole = sums(8, 1)
     divided = sums(micro_batch, processes)
@@ -280,7 +281,7 @@ def test_a_run_that_stops_so_early_that_the_complete_split_would_take_longer_lea
     original = validation.summarize
     losses = iter([2.0, 3.0])
     monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=next(losses)))
-    config = replace(budgeted, early_stop=1, steps=3000, evaluation=replace(budgeted.evaluation, every=1))
+    config = replace(budgeted, early_stopping_patience=1, steps=3000, evaluation=replace(budgeted.evaluation, every=1))
     trainer = make_trainer(config)
     assert fit(trainer, quiet)
     assert trainer.step == 2

@@ -1,0 +1,265 @@
+"""The interactive session: what is typed is continued; lines that begin with / do something else."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpt.apps.line_editor import line_reader, typed_by_hand
+from gpt.errors import InputError, OutOfMemory, did_you_mean
+from gpt.generation.completion import complete_texts, opening_ids, text_engine
+from gpt.generation.config import SamplingConfig
+from gpt.generation.score import TokenScore
+from gpt.memory import is_out_of_memory
+from gpt.model.transformer import GPT
+from gpt.terminal import show
+from gpt.text.tokenizer import Tokenizer
+
+HELP = """\
+Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
+A text that begins with / is typed with two of them.
+  /retry                    another continuation instead of the last one
+  /undo                     back to the text before the last line and its continuation
+  /why                      what else the model would have written instead of the last token
+  /save FILE                write the text so far into a new file
+  /load RUN                 go on with another model
+  /temperature 0.7          randomness; 0 always takes the likeliest token
+  /top-k 50                 draw among the 50 likeliest tokens
+  /top-p 0.9                draw among the likeliest tokens that have 0.9 of the probability together
+  /min-p 0.05               draw among the tokens that have 0.05 of the likeliest one's probability
+  /repetition-penalty 1.2   make what the text already has less likely
+  /max-tokens 200           longest continuation, in tokens
+  /seed 3                   make the following continuations repeatable
+  /reset                    forget the text, and go back to the settings of the command line
+  /help                     this text
+Ctrl-C stops a continuation, Ctrl-D leaves; arrow up brings back earlier lines, Tab completes commands."""
+
+SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "/temperature": ("temperature", float),
+    "/top-k": ("top_k", int),
+    "/top-p": ("top_p", float),
+    "/min-p": ("min_p", float),
+    "/repetition-penalty": ("repetition_penalty", float),
+    "/max-tokens": ("max_tokens", int),
+    "/seed": ("seed", int),
+}
+OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model from the network"}
+ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
+
+
+class Model(Protocol):
+    """What the session needs of a loaded run."""
+
+    @property
+    def model(self) -> GPT: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def source(self) -> str: ...
+
+
+Load = Callable[[str], Model]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A line that was typed, and the text before and after it."""
+
+    before: str
+    begun: str
+    """What was continued."""
+    last: TokenScore | None = None
+    """The last token of the continuation, and what else was likely."""
+
+
+class Session:
+    """The text so far and the settings; `answer` handles one line."""
+
+    def __init__(
+        self,
+        run: Model,
+        sampling: SamplingConfig,
+        stops: tuple[str, ...],
+        load: Load,
+        write: Callable[[str], None],
+        trusted: bool = True,
+    ) -> None:
+        """`trusted` lines come from a person, or somebody has said that they may reach files and the network."""
+        self.trusted = trusted
+        self.run, self.stops, self.load, self.write = run, stops, load, write
+        self.original = self.sampling = sampling
+        self.text = ""
+        self.turns: list[Turn] = []
+        self.told: set[str] = set()  # notices, each given once
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/retry": self._retry,
+            "/undo": self._undo,
+            "/why": self._why,
+            "/save": self._save,
+            "/load": self._load,
+            "/reset": self._reset,
+            "/help": lambda _: self.write(HELP + "\n"),
+        }
+
+    @property
+    def prompt(self) -> str:
+        """What stands before a line to be typed: the settings, those that change nothing left out."""
+        sampling = self.sampling
+        parts = [f"temperature {sampling.temperature:g}", f"top-k {sampling.top_k}"]
+        parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+        parts += [f"min-p {sampling.min_p:g}"] if sampling.min_p > 0 else []
+        parts += [f"penalty {sampling.repetition_penalty:g}"] if sampling.repetition_penalty != 1 else []
+        parts += [f"seed {sampling.seed}"] if sampling.seed is not None else []
+        return f"[{', '.join(parts)}, {sampling.max_tokens} tokens] > "
+
+    def answer(self, line: str) -> None:
+        """Obey a command, or continue a text, which several lines are as they stand: what is pasted is no command.
+
+        Raises InputError for a command that cannot be obeyed.
+        """
+        if "\n" in line or not line.startswith("/") or line.startswith("//"):
+            line = line if "\n" in line else line.removeprefix("/")
+            self._go_on(Turn(self.text, line or self.text), shown=line)
+            return
+        command, _, argument = line.partition(" ")
+        if command in SETTINGS:
+            self._set(command, argument.strip())
+        elif command in self.commands:
+            if argument.strip() and command not in OUTSIDE:
+                raise InputError(f"{command} takes nothing after it")
+            if command in OUTSIDE and not self.trusted:
+                raise InputError(
+                    f"{command} {OUTSIDE[command]}, and is off where lines do not come from a terminal: "
+                    "--allow-commands allows it"
+                )
+            self.commands[command](argument.strip())
+        else:
+            raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, *self.commands])}")
+
+    def _set(self, command: str, argument: str) -> None:
+        name, parse = SETTINGS[command]
+        try:
+            value = parse(argument)
+        except ValueError:
+            raise InputError(
+                f"{command} takes one number, such as: {command} {getattr(SamplingConfig(seed=3), name)}"
+            ) from None
+        self.sampling = dataclasses.replace(self.sampling, **{name: value})
+        self.write(f"{name} is {value}\n")
+
+    def _go_on(self, turn: Turn, shown: str) -> None:
+        """Continue a turn's text, after showing the end of it that is new to the reader."""
+        run = self.run
+        opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
+        engine = text_engine(run.model, run.tokenizer, max_batch=1, notify=self._notify)
+        continued = complete_texts(
+            engine, run.tokenizer, [turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES
+        )
+        self.text = turn.begun
+        self.turns.append(turn)
+        self.write(shown)
+        try:
+            for _, text, result in continued:
+                self.turns[-1] = dataclasses.replace(turn, last=result.tokens[-1] if result.tokens else None)
+                self.text += text
+                self.write(text)
+        finally:
+            self.write("\n")
+            if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
+                self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
+
+    def _retry(self, _: str) -> None:
+        turn = self._last_turn("/retry")
+        opening_ids(self.run.tokenizer, turn.begun)
+        self.turns.pop()
+        self._go_on(dataclasses.replace(turn, last=None), shown=turn.begun)
+
+    def _undo(self, _: str) -> None:
+        self.text = self._last_turn("/undo").before
+        self.turns.pop()
+        self.write(f"back to: {self.text}\n" if self.text else "back to the beginning\n")
+
+    def _why(self, _: str) -> None:
+        last = self._last_turn("/why").last
+        if last is None:
+            raise InputError("/why: the last continuation has no token")
+        rows = [(other.id, other.text, other.logprob) for other in last.top_logprobs]
+        if last.logprob is not None and last.id not in {id for id, _, _ in rows}:
+            rows.append((last.id, last.text, last.logprob))
+        width = max(len(repr(text)) for _, text, _ in rows)
+        for id, text, logarithm in rows:
+            probability = math.exp(logarithm)
+            chosen = "  <- this one" if id == last.id else ""
+            self.write(f"{text!r:>{width}} {probability:7.2%} {'#' * round(BAR * probability)}{chosen}\n")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise InputError("/save takes the name of a new file, such as: /save story.txt")
+        if not self.text:
+            raise InputError("/save: there is no text yet; continue one first")
+        try:
+            path = Path(argument).expanduser()
+            with open(path, "x", encoding="utf-8", newline="") as file:
+                file.write(self.text)
+        except FileExistsError:
+            raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
+            raise InputError(f"/save {argument}: cannot be written ({error})") from None
+        self.write(f"{path}: {len(self.text):,} characters\n")
+
+    def _load(self, argument: str) -> None:
+        if not argument:
+            raise InputError("/load takes a run directory, such as: /load runs/python-nano")
+        try:
+            run = self.load(argument)
+            _ = run.tokenizer  # which is read only now: without one, the present model stays
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"/load {argument}: out of memory beside the present model, which stays") from None
+        self.run = run
+        self.write(f"{self.run.source}\n")
+
+    def _reset(self, _: str) -> None:
+        self.text, self.sampling = "", self.original
+        self.turns.clear()
+        self.told.clear()
+        self.write("text forgotten; settings as on the command line\n")
+
+    def _last_turn(self, command: str) -> Turn:
+        if not self.turns:
+            raise InputError(f"{command}: nothing was continued yet")
+        return self.turns[-1]
+
+    def _notify(self, message: str) -> None:
+        if message not in self.told:
+            self.told.add(message)
+            self.write(f"\n[{message}]\n")
+
+
+def interact(
+    run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
+) -> None:
+    """Answer lines until they end: typed in a terminal, or out of a pipe.
+
+    A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
+    """
+    session = Session(run, sampling, stops, load, show, trusted=allow_commands or typed_by_hand())
+    show(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
+    read = line_reader(session.commands.keys() | SETTINGS)
+    while True:
+        try:
+            line = read(session.prompt)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            continue  # the line that was being typed is dropped, as in a shell
+        try:
+            session.answer(line)
+        except KeyboardInterrupt:
+            print("[stopped]")
+        except BrokenPipeError:
+            raise
+        except (InputError, OSError) as error:
+            show(f"{error}\n")

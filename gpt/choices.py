@@ -1,0 +1,13 @@
+"""The words that settings choose from, and the target that does not count."""
+
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+Parallel = Literal["ddp", "fsdp", "hsdp"]
+Activation = Literal["gelu", "relu-squared"]
+Recompute = Literal["none", "activations", "blocks"]
+Exact = Literal["auto", "on", "off"]
+Overflow = Literal["error", "slide", "keep-prefix"]
+WeightDtype = Literal["auto", "float32", "bfloat16", "int8"]
+IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

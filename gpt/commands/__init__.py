@@ -1,0 +1,98 @@
+"""Commands: their options become flags (tyro), and bad input becomes a sentence."""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from gpt.dataset.dataset import Dataset
+from gpt.errors import InputError, ProcessLost, Reported
+from gpt.interrupts import INTERRUPTED, Interruptible, last_words, loaded
+from gpt.memory import is_out_of_memory
+from gpt.terminal import printable
+
+
+def launch(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Call `main` with options from the command line, and end the process with its exit code (None is 0).
+
+    Ctrl-C ends it within about a second, whatever it is at.
+    """
+    with clean_errors(), Interruptible():
+        code = tyro.cli(main, args=arguments, prog=prog)
+    sys.exit(code)
+
+
+LESS_MEMORY = "use a smaller batch, model or context, or another --device; or see what else takes memory"
+LOST = 3  # exit code of a process whose fellow died or hangs
+BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
+
+
+class clean_errors:
+    """A context in which bad input, a failing disk and a lack of memory end the program with a sentence and code 2."""
+
+    def __enter__(self) -> None:
+        loaded()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
+            sys.exit(BROKEN_PIPE)
+        if isinstance(error, InputError | OSError | ProcessLost):
+            if not isinstance(error, Reported):
+                print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+            if isinstance(error, ProcessLost):
+                os._exit(LOST)  # an orderly end would wait for the lost one
+            sys.exit(2)
+        if error is not None and is_out_of_memory(error):
+            print(f"error: out of memory ({type(error).__name__}); {LESS_MEMORY}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            last_words(": ".join(["interrupted", *map(str, error.args)]))
+            sys.exit(INTERRUPTED)
+
+
+def complain(message: str) -> None:
+    """Say something beside the output."""
+    print(printable(message), file=sys.stderr)
+
+
+def program_name() -> str:
+    """train.py, or `gpt train`: as the program was called."""
+    return Path(sys.argv[0]).name
+
+
+def at_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def read_standard_input() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return read_text("standard input", lambda encoding: sys.stdin.read().removeprefix("\ufeff"))
+
+
+def read_text(name: str, read: Callable[[str], str]) -> str:
+    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
+
+    A byte-order mark, as editors on Windows write it, is no part of the text.
+    """
+    try:
+        return read("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def print_dataset(dataset: Dataset) -> None:
+    """Say what a recipe wrote."""
+    for split in (dataset.train, dataset.validation):
+        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
+    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

@@ -1,0 +1,160 @@
+"""`gpt eval`: how well runs predict a dataset's validation split, and by how much one is better than another."""
+
+import json as json_module
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import FlagCreatePairsOff
+
+from gpt import commands as cli
+from gpt.choices import Device, WeightDtype
+from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.device import choose_device, choose_dtype, choose_weight_dtype
+from gpt.errors import InputError
+from gpt.evaluation.compare import Difference, Measured, bits_difference, encoded_anew, loss_difference
+from gpt.evaluation.loss import Evaluation, loss_per_window, summarize
+from gpt.evaluation.windows import Windows
+from gpt.evaluation.words import difference_rows, format_evaluation
+from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
+from gpt.runs.load import LoadedRun, load_run
+from gpt.terminal import printable
+from gpt.tracking.jsonl import read_metrics
+
+BATCH_TOKENS = 8192  # in one forward pass
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was found of one model."""
+
+    source: str
+    measured: Measured
+    evaluation: Evaluation
+    best_of: int
+    """Evaluations on this split of which its weights are the best; 0 if they were not chosen so."""
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """How all models are evaluated."""
+
+    dataset: Dataset
+    device: str
+    dtype: WeightDtype
+    stride: int | None
+    tokens: int | None
+
+    @property
+    def precision(self) -> str:
+        names = (choose_weight_dtype(self.dtype, self.device), choose_dtype("auto", self.device))
+        return "weights {}, arithmetic {}".format(*(str(name).removeprefix("torch.") for name in names))
+
+
+def evaluate(
+    run: Path | None = None,
+    against: tuple[Path, ...] = (),
+    data: Path | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    json: FlagCreatePairsOff[bool] = False,
+    device: Device = "auto",
+    dtype: WeightDtype = "float32",
+) -> None:
+    """Evaluate a run on the complete validation split of a dataset, or several runs and how they differ.
+
+    Args:
+        run: Run directory, or Hugging Face GPT-2; by default the newest run.
+        against: Others; the difference of each from the first has an error of its own, taken of differences.
+        data: Dataset directory; by default the one that the run was trained on.
+        stride: Tokens between the beginnings of windows, by default the context; less lets each token but the first
+            ones see at least context - stride others, takes longer, and gives a lower loss.
+        tokens: Predict so many only, spread evenly over the split; by default all.
+        json: Print one JSON object instead.
+        device: Where to compute; auto takes CUDA, else MPS, else the CPU.
+        dtype: Precision of the weights, as sample.py has it.
+    """
+    path = run or newest_run(with_checkpoint=True)
+    if data is None and not is_run(path):
+        meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
+        raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with --data")
+    if tokens is not None and tokens < 1:
+        raise InputError(f"--tokens is {tokens}; it must be at least 1")
+    dataset = open_dataset(data or read_config(path).data, cli.complain)
+    protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
+    loaded = load_run(path, protocol.device, cli.complain, dtype)
+    if data is None and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
+        cli.complain(
+            f"warning: {dataset.path} is not what {path} was trained on, or has changed since: some of what is "
+            "evaluated may have been trained on"
+        )
+    if loaded.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+        raise InputError(
+            f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"
+        )
+    first = _result(loaded, protocol)
+    del loaded  # one model is held at a time
+    found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
+    for path in against:
+        loaded = load_run(path, protocol.device, cli.complain, dtype)
+        result = _result(loaded, protocol)
+        alike = loaded.tokenizer.fingerprint == dataset.tokenizer.fingerprint
+        differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
+        if alike:
+            differences["loss"] = loss_difference(first.measured, result.measured)
+        found.append((result, differences))
+    if json:
+        runs = [_as_json(result, differences) for result, differences in found]
+        print(json_module.dumps({"data": str(dataset.path), "precision": protocol.precision, "runs": runs}))
+    else:
+        print("\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found))
+
+
+def _result(loaded: LoadedRun, protocol: _Protocol) -> _Result:
+    """Evaluate a model; the split is encoded anew where its tokenizer is another."""
+    dataset, tokenizer, context_length = protocol.dataset, loaded.tokenizer, loaded.config.context_length
+    split = dataset.validation
+    if tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+        if protocol.tokens is not None:
+            raise InputError("--tokens: runs with different tokenizers are compared on the complete split only")
+        split = encoded_anew(split, dataset.tokenizer, tokenizer)
+    else:
+        dataset.require_window(context_length)
+    windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens)
+    sums = loss_per_window(
+        loaded.model,
+        windows,
+        tokenizer.byte_lengths(),
+        protocol.device,
+        choose_dtype("auto", protocol.device),
+        max(1, BATCH_TOKENS // context_length),
+    )
+    assert sums is not None
+    return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), _best_of(loaded, dataset))
+
+
+def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
+    """Of how many evaluations on this very data the weights are the best."""
+    if loaded.state.get("dataset_fingerprint") != dataset.fingerprint or not loaded.state.get("evaluation"):
+        return 0
+    recorded = sum("val_loss" in record for record in read_metrics(loaded.path))
+    return max(recorded, loaded.state.get("evaluations", 0))
+
+
+def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:
+    rows = format_evaluation(result.evaluation, protocol.precision)
+    if result.best_of > 1:
+        rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
+    rows += difference_rows(differences, first)
+    return printable(
+        "\n".join([f"{result.source}, on {protocol.dataset.path}", *(f"{name:16} {text}" for name, text in rows)])
+    )
+
+
+def _as_json(result: _Result, differences: dict[str, Difference]) -> dict[str, Any]:
+    found = {
+        name: {"value": d.value, "se": d.standard_error, "ci95": d.spread and d.spread.half_width}
+        for name, d in differences.items()
+    }
+    entry = {"source": result.source, "best_of": result.best_of, "minus_the_first": found}
+    return entry | {"evaluation": asdict(result.evaluation), "factor": result.evaluation.factor}

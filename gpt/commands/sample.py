@@ -1,0 +1,162 @@
+"""The options of sample.py, and where its prompts come from."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+
+from gpt.choices import Device, WeightDtype
+from gpt.commands import at_terminal, read_standard_input, read_text
+from gpt.errors import InputError
+from gpt.files import parse_json
+from gpt.generation.config import SamplingConfig
+from gpt.text.tokenizer import Tokenizer
+
+BATCH = 16
+
+
+class PromptFile:
+    """The prompts of a file's lines: JSON strings where they are such, else as they stand. Blank lines are none.
+
+    The file is read line by line each time that they are gone through, as it may be larger than the memory; what can
+    be read only once, such as a pipe, is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go through the file once. Raises InputError if it cannot be read, is not UTF-8, or has no prompt."""
+        self.path, self._kept = path, None
+        try:
+            if not path.is_file():
+                self._kept = list(self._read())
+            self._count = sum(1 for _ in self)
+        except OSError as error:
+            raise InputError(f"--prompts {path}: cannot be read ({error.strerror})") from None
+        if not self._count:
+            raise InputError(f'--prompts {path}: has no prompt; write one per line, "" for an empty one')
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return self._read() if self._kept is None else iter(self._kept)
+
+    def _read(self) -> Iterator[str]:
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = read_text(f"--prompts {self.path}, line {number}", line.rstrip(b"\r\n").decode)
+                if text.strip():
+                    yield _unquoted(text)
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Continue a prompt: from --prompt, --prompt-file, --prompts or standard input; in a terminal without one,
+    interactively."""
+
+    run: str | None = None
+    """Run directory, or Hugging Face GPT-2 (directory, hub id, or ID@REVISION); by default the newest run."""
+    prompt: str | None = None
+    """Text to continue."""
+    prompt_file: Path | None = None
+    """File whose text is continued (UTF-8)."""
+    prompts: Path | None = None
+    """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines."""
+    interactive: FlagCreatePairsOff[bool] = False
+    """Answer lines one by one, also those of a pipe."""
+    allow_commands: FlagCreatePairsOff[bool] = False
+    """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
+    sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
+    greedy: FlagCreatePairsOff[bool] = False
+    """Always take the likeliest token: the same as --temperature 0."""
+    samples: int = 1
+    """Number of continuations of each prompt."""
+    batch: int = BATCH
+    """Continuations at once."""
+    stop: UseAppendAction[tuple[str, ...]] = ()
+    """End before this text; may be given several times."""
+    logprobs: int | None = None
+    """Give each token's log-probability, and those of so many of the likeliest tokens; natural logarithms, of the
+    model alone, before temperature and all other settings."""
+    echo: FlagCreatePairsOff[bool] = False
+    """Give the prompt before its continuation; with --logprobs, its tokens' as well."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object per sample."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA, else MPS, else the CPU."""
+    dtype: WeightDtype = "auto"
+    """Precision of the weights; auto is bfloat16 on a GPU that is good at it, else float32. int8 is for the CPU."""
+    compile: FlagCreatePairsOff[bool] = False
+    """Compile the decoding of a token first: worth it for long texts on a GPU."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch", 1), ("logprobs", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name} is {value}; it must be at least {least}")
+        if self.allow_commands and not self.interactive:
+            raise InputError("--allow-commands: has a meaning with --interactive only")
+        if "" in self.stop:
+            raise InputError("--stop is empty; it must have at least one character")
+        given = [
+            name
+            for name in ("prompt", "prompt_file", "prompts", "interactive")
+            if getattr(self, name) not in (None, False)
+        ]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join('--' + name.replace('_', '-') for name in given)}: give one of them")
+        if self.compile and self.dtype == "int8":
+            raise InputError("--compile: is for float32 and bfloat16; leave it out, or choose another --dtype")
+        if self.echo and self.json and self.logprobs is None:
+            raise InputError("--echo --json: needs --logprobs; the prompt's text is there already")
+        if self.greedy:
+            object.__setattr__(self, "sampling", dataclasses.replace(self.sampling, temperature=0.0))
+
+    def read_prompts(self) -> list[str] | PromptFile | None:
+        """The prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
+        if self.interactive:
+            return None
+        if self.prompt is not None:
+            return [self.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]  # as a shell gives it
+        if self.prompt_file is not None:
+            return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
+        if self.prompts is not None:
+            return PromptFile(self.prompts)
+        return None if at_terminal() else [read_standard_input()]
+
+    def require_interactive(self) -> None:
+        """Raises InputError for options that an interactive session has no use for."""
+        useless = {
+            "json": self.json,
+            "samples": self.samples > 1,
+            "logprobs": self.logprobs is not None,
+            "echo": self.echo,
+            "compile": self.compile,
+            "batch": self.batch != BATCH,
+        }
+        for name, given in useless.items():
+            if given:
+                raise InputError(f"--{name}: needs a prompt; give one by --prompt")
+
+
+def require_known(prompts: Iterable[str], tokenizer: Tokenizer) -> None:
+    """Raises InputError, before anything is continued, for a prompt with a character that the vocabulary lacks."""
+    if tokenizer.kind != "char":
+        return
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            tokenizer.require_known(prompt)
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from None
+
+
+def _unquoted(line: str) -> str:
+    if not line.strip().startswith('"'):
+        return line
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return line
+    return value if isinstance(value, str) else line

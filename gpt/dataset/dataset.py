@@ -1,0 +1,94 @@
+"""A dataset on disk: manifest, tokenizer and shards, opened so that nothing wrong in it reaches the model."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.dataset.manifest import SPLITS, ShardInfo, foreign_manifest, read_manifest
+from gpt.dataset.shards import REMEDY, Shard, Split
+from gpt.errors import InputError
+from gpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked dataset: its tokenizer, its two splits, and the fingerprint of its content."""
+
+    path: Path
+    tokenizer: Tokenizer
+    train: Split
+    validation: Split
+    fingerprint: str
+    recipe: dict[str, Any]
+
+    def require_window(self, context_length: int) -> None:
+        """Raises InputError if a split is shorter than one window of `context` tokens and its last target."""
+        for split in (self.train, self.validation):
+            if split.tokens < context_length + 1:
+                raise InputError(
+                    f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs "
+                    f"{context_length + 1:,} (model.context_length {context_length:,}, and one to predict): "
+                    "use more text, or a smaller --model.context-length"
+                )
+
+
+def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
+    """Open and check every shard of a dataset directory.
+
+    The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
+    shards with 'train' and 'val' in their names, read with its tokenizer.json or else as GPT-2's ids.
+    Raises InputError, with path, reason and remedy, for whatever does not hold.
+    """
+    if not path.is_dir():
+        where = "" if path.is_absolute() else f" (below {Path.cwd()}; --data names one elsewhere)"
+        raise InputError(
+            f"{path}: there is no dataset here{where}; prepare one with a recipe, such as: "
+            "python data/textfiles.py --input YOUR_TEXT --name NAME"
+        )
+    has_manifest = (path / "manifest.json").exists()
+    manifest = read_manifest(path) if has_manifest else foreign_manifest(path)
+    has_tokenizer = has_manifest or (path / "tokenizer.json").exists()
+    if not has_tokenizer:
+        if (path / "meta.pkl").exists():
+            raise InputError(
+                f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
+                "prepare the text with a recipe of ours, such as data/textfiles.py --tokenizer char"
+            )
+        say(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
+    tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
+    if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REMEDY}")
+    infos = [ShardInfo(**info) for info in manifest["shards"]]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        shards = list(pool.map(lambda info: _open_checked(path, info, tokenizer.vocab_size), infos))
+    splits = {
+        name: Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name])
+        for name in SPLITS
+    }
+    content = json.dumps([tokenizer.fingerprint, [asdict(info) for info in infos]], sort_keys=True)
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return Dataset(path, tokenizer, splits["train"], splits["validation"], fingerprint, manifest.get("recipe", {}))
+
+
+def _open_checked(path: Path, info: ShardInfo, vocab_size: int) -> Shard:
+    shard = Shard(path / info.file)
+    if shard.tokens != info.tokens:
+        raise InputError(
+            f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REMEDY}"
+        )
+    largest, digest = shard.scan()
+    if largest >= vocab_size:
+        raise InputError(
+            f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: "
+            f"it was written with another tokenizer; {REMEDY}"
+        )
+    if digest != info.sha256:
+        raise InputError(
+            f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REMEDY}"
+        )
+    return shard

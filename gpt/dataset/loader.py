@@ -1,0 +1,76 @@
+"""Which tokens each step reads: a pure function of (seed, step), so the loader has no state to save.
+
+1. The training stream of N tokens has N − 1 targets (each token but the first). An epoch reads each once.
+2. The targets are taken as a ring, turned by an amount drawn per epoch, and cut into windows of T targets; the
+   last window is shorter and filled up with targets that do not count.
+3. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
+4. Sample s of the run is window s mod W of epoch ⌊s / W⌋, where W is the number of windows; step i reads the
+   samples i·B … (i + 1)·B − 1.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt.choices import IGNORE_INDEX
+from gpt.dataset.order import permuted
+from gpt.dataset.shards import Split
+from gpt.hashing import mix
+
+BLOCK = 1024  # samples
+
+
+class Loader:
+    """Batches of B windows of T tokens from the training split."""
+
+    def __init__(self, split: Split, batch: int, context_length: int, seed: int) -> None:
+        self.split, self.batch_size, self.context_length, self.seed = split, batch, context_length, seed
+        self.targets = split.tokens - 1
+        self.windows = -(-self.targets // context_length)
+        self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+
+    def samples(self, step: int) -> range:
+        """The numbers of the samples that a step reads, steps and samples counted from 0."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def batch(self, step: int, first: int = 0, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step: (B, T) int64 each; targets that do not count are IGNORE_INDEX.
+
+        Of the B rows, `first` and `count` choose those that one of several processes is to read.
+        """
+        samples = self.samples(step)[first:][:count]
+        inputs = np.zeros((len(samples), self.context_length), dtype=np.int64)
+        targets = np.full((len(samples), self.context_length), IGNORE_INDEX, dtype=np.int64)
+        for x, y, sample in zip(inputs, targets, samples, strict=True):
+            _fill(x, y, [self.split.read(start, length + 1) for start, length in self._span(sample)])
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def _span(self, sample: int) -> list[tuple[int, int]]:
+        """(The token before the first of a sample's targets, how many), two where the ring wraps; kept by the block."""
+        number, index = divmod(sample, BLOCK)
+        if number != self._block[0]:
+            self._block = number, self._spans(range(number * BLOCK, (number + 1) * BLOCK))
+        return self._block[1][index]
+
+    def _spans(self, samples: range) -> list[list[tuple[int, int]]]:
+        spans = []
+        for epoch in range(samples[0] // self.windows, samples[-1] // self.windows + 1):
+            begin = epoch * self.windows
+            indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.windows)) - begin
+            offset = mix(self.seed, epoch, 2) % self.targets
+            for window in permuted(indices, self.windows, mix(self.seed, epoch, 1)).tolist():
+                place = window * self.context_length
+                count = min(self.context_length, self.targets - place)
+                start = (place + offset) % self.targets
+                before_the_wrap = min(count, self.targets - start)
+                spans.append([p for p in ((start, before_the_wrap), (0, count - before_the_wrap)) if p[1]])
+        return spans
+
+
+def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
+    """Write pieces of the stream as inputs and their targets, one after the other, into (T,) each."""
+    filled = 0
+    for piece in pieces:
+        end = filled + len(piece) - 1
+        inputs[filled:end], targets[filled:end] = piece[:-1], piece[1:]
+        filled = end

@@ -1,0 +1,46 @@
+"""What is read again when a text has outgrown the model's context."""
+
+from collections.abc import Sequence
+
+from gpt.choices import Overflow
+from gpt.errors import InputError
+
+REMEDY = {
+    "slide": "the oldest half is dropped, and the rest read again",
+    "keep-prefix": "its first quarter stays, of the rest the older half is dropped, and all is read again",
+}
+
+
+def truncation_notice(prompt_tokens: int, context_length: int, overflow: Overflow) -> str:
+    """What `truncate_prompt` does, in words."""
+    kept = prefix_length(context_length, overflow)
+    read = f"its first {kept:,} and its last {context_length - kept:,}" if kept else f"its last {context_length:,}"
+    return f"the prompt has {prompt_tokens:,} tokens and the model sees {context_length:,}: {read} are read"
+
+
+def require_room(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+    """Raises InputError unless the model can read a prompt and draw that many tokens without forgetting any."""
+    needed = prompt_tokens + max_tokens - 1  # the last one drawn is never read
+    if needed > context_length:
+        raise InputError(
+            f"--overflow error: a prompt of {prompt_tokens:,} tokens and {max_tokens:,} new ones need {needed:,} "
+            f"positions, and the model has {context_length:,}; shorten them, or choose --overflow slide or keep-prefix"
+        )
+
+
+def truncate_prompt(ids: Sequence[int], context_length: int, overflow: Overflow) -> list[int]:
+    """A prompt longer than the context, cut to it: its end, or its beginning and its end."""
+    kept = prefix_length(context_length, overflow)
+    return [*ids[:kept], *ids[len(ids) - (context_length - kept) :]]
+
+
+def truncate(ids: Sequence[int], context_length: int, overflow: Overflow) -> list[int]:
+    """More ids than the context holds, cut so that half of what can be dropped is free again; at least one is left."""
+    kept = prefix_length(context_length, overflow)
+    room = context_length - kept
+    return [*ids[:kept], *ids[len(ids) - max(1, room - room // 2) :]]
+
+
+def prefix_length(context_length: int, overflow: Overflow) -> int:
+    """How many of the first ids stay for ever."""
+    return context_length // 4 if overflow == "keep-prefix" else 0

@@ -1,0 +1,37 @@
+"""Hashes of integers and of rows, alike on every machine."""
+
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def mix(*numbers: Any) -> Any:
+    """A 64-bit hash of some integers (the finaliser of SplitMix64, Steele et al. 2014, chained).
+
+    An array of uint64 among them gives an array of hashes.
+    """
+    state = 0
+    for number in numbers:
+        state = (state ^ number) * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state
+
+
+_MASK = 2**64 - 1
+
+
+def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
+    """A 63-bit hash of each row and its sample number, (B,) int64.
+
+    Their sum names the batch, however its rows are divided between processes.
+    """
+    rows = zip(samples, inputs.numpy(), targets.numpy(), strict=True)
+    digests = [
+        blake2b(x.tobytes() + y.tobytes(), digest_size=8, key=sample.to_bytes(8, "little")).digest()
+        for sample, x, y in rows
+    ]
+    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)

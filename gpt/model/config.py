@@ -1,0 +1,98 @@
+"""The shape of a model."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from gpt.choices import Activation
+from gpt.errors import require
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the model. The default is GPT-2 small (Radford et al. 2019), 124,439,808 parameters.
+
+    The settings after `layer_norm_epsilon` depart from GPT-2, each by itself.
+    """
+
+    n_layer: int = 12
+    """Number of transformer blocks."""
+    n_head: int = 12
+    """Number of attention heads in a block; divides the width."""
+    n_embd: int = 768
+    """Numbers per token between the blocks (GPT-2's n_embd)."""
+    context_length: int = 1024
+    """Tokens the model sees at once (GPT-2's n_positions)."""
+    vocab_size: int = 50257
+    """Number of token ids; training takes it from the dataset's tokenizer."""
+    dropout: float = 0.0
+    """Probability of dropping a value, in GPT-2's three places; 0 to below 1."""
+    layer_norm_epsilon: float = 1e-5
+    """Added to the variance, or the mean square, in normalisation."""
+    positions: Literal["learned", "rope"] = "learned"
+    """A learned vector per position, or queries and keys turned by angles that grow with it (Su et al. 2021)."""
+    normalization: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or RMSNorm: no mean, no bias (Zhang and Sennrich 2019)."""
+    qk_norm: bool = False
+    """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
+    activation: Activation = "gelu"
+    """Between the MLP's two layers: GELU by tanh, or max(0, x)² (So et al. 2021)."""
+    bias: bool = True
+    """Biases in linear layers and in LayerNorm."""
+    zero_init_residual: bool = False
+    """Begin with zeros in the two projections of a block that write to the residual stream, and in an untied head."""
+    tie_embeddings: bool = True
+    """Score the next token with the matrix that embeds tokens, or with one of its own."""
+    logit_softcap: float = 0.0
+    """Squeeze logits to ±cap by cap·tanh(logits / cap) (Gemma 2, 2024); 0 leaves them as they are."""
+    n_kv_head: int | None = None
+    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default n_head."""
+    sliding_window: int | None = None
+    """Tokens, its own included, that a position sees in the layers marked S; by default all before it."""
+    window_pattern: str = "S"
+    """Which layers have the window: S those with it, L those without, repeated over the layers, as SSSL."""
+    ngram: int = 1
+    """Add embeddings of the last 2 … n tokens together to a token's own (Huang et al. 2025); 1 adds none."""
+    ngram_buckets: int = 4096
+    """Rows of the table of each length of n-grams, which are hashed to them."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "ngram", "ngram_buckets"):
+            require(1 <= getattr(self, name) < 2**31, f"model.{name}", getattr(self, name), "from 1 to 2^31 - 1")
+        require(
+            self.n_embd % self.n_head == 0, "model.n_embd", self.n_embd, f"a multiple of model.n_head ({self.n_head})"
+        )
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon", self.layer_norm_epsilon, "above 0")
+        if self.positions == "rope":
+            require(self.head_dim % 2 == 0, "model.n_embd", self.n_embd, f"{self.n_head} heads of an even width each")
+        require(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "at least 0")
+        shared = self.n_kv_head
+        require(
+            shared is None or (shared >= 1 and self.n_head % shared == 0),
+            "model.n_kv_head",
+            shared,
+            f"a divisor of model.n_head ({self.n_head})",
+        )
+        require(
+            self.sliding_window is None or self.sliding_window >= 1,
+            "model.sliding_window",
+            self.sliding_window,
+            "at least 1",
+        )
+        marked = self.window_pattern != "" and set(self.window_pattern) <= {"S", "L"}
+        require(marked, "model.window_pattern", repr(self.window_pattern), "letters S and L, such as SSSL")
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_dim(self) -> int:
+        """Numbers in all of a position's keys, or values."""
+        return (self.n_kv_head or self.n_head) * self.head_dim
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that a position of this layer sees; None means all before it."""
+        marks = self.window_pattern
+        return self.sliding_window if marks[layer % len(marks)] == "S" else None

@@ -1,0 +1,111 @@
+"""From hidden states to the loss of the next token, without ever holding the logits of all positions.
+
+The logits of a batch are the largest tensor of a training step: for GPT-2 and 8 × 1,024 tokens 1.6 GB, and with their
+gradient and the softmax between them three times that. Here a chunk of positions at a time goes from hidden states to
+its loss and, at once, to its part of the gradients, so that nothing is computed twice and only a chunk is held.
+
+Letters in shapes: N positions, C width, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt.choices import IGNORE_INDEX
+
+# Float32 logits held at a time: on a CPU what its cache likes (benchmarks/LOG.md), else what keeps kernels long.
+CHUNK_BYTES, CHUNK_BYTES_ON_CPU = 1 << 30, 16 << 20
+LEAST_ROWS = 256  # fewer make slow products
+
+
+def softcap(logits: Tensor, cap: float) -> Tensor:
+    """cap·tanh(logits / cap); a cap of 0 leaves them as they are."""
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def precise(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def chunk_rows(vocab_size: int, device: str) -> int:
+    """How many positions a chunk has."""
+    return max(LEAST_ROWS, (CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES) // (4 * vocab_size))
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+    """Cross-entropy in nats, summed over the targets that count: (..., C), (V, C) and (...) → ().
+
+    A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step.
+    """
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
+    if hidden.size(0) <= chunk_rows(weight.size(0), hidden.device.type):
+        logits = softcap(F.linear(hidden, weight), cap)
+        return F.cross_entropy(precise(logits), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    return _ChunkedLoss.apply(hidden, weight, targets, cap, dtype)
+
+
+@torch.no_grad()
+def next_token_losses(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, vocab_size: int) -> Tensor:
+    """Each target's cross-entropy in nats, zero for those that do not count: (..., C) and (...) → (...).
+
+    `head` makes logits (N, V) of hidden states (N, C).
+    """
+    losses = [
+        F.cross_entropy(precise(head(part)), aims, ignore_index=IGNORE_INDEX, reduction="none")
+        for part, aims in _chunks(hidden.flatten(0, -2), targets.flatten(), vocab_size)
+    ]
+    return torch.cat(losses).view_as(targets)
+
+
+def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    rows = chunk_rows(vocab_size, hidden.device.type)
+    return zip(hidden.split(rows), targets.split(rows), strict=True)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The sum, and in its forward pass already the gradients, which only need to be scaled later."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, dtype: torch.dtype) -> Tensor:
+        matrix = weight.to(dtype)
+        hidden_gradients, weight_gradient = [], torch.zeros_like(weight)
+        total = precise(hidden.new_zeros(()))
+        for part, aims in _chunks(hidden.to(dtype), targets, weight.size(0)):
+            logits = softcap(precise(part @ matrix.t()), cap)  # (rows, V)
+            loss, gradient = _loss_and_gradient(logits, aims, cap)
+            total += loss
+            gradient = gradient.to(dtype)
+            hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
+            if dtype == weight.dtype:
+                weight_gradient.addmm_(gradient.t(), part)
+            else:
+                weight_gradient += gradient.t() @ part
+        ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * scale, weight_gradient * scale, None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of a chunk (rows, V), and its gradient by the logits before the cap: softmax − one-hot.
+
+    The gradient takes the place of the logits.
+    """
+    slope = 1 - (logits / cap).square() if cap else None
+    counted = targets != IGNORE_INDEX
+    aims = targets.clamp(min=0).unsqueeze(1)  # (rows, 1)
+    normaliser = logits.logsumexp(1, keepdim=True)
+    loss = ((normaliser - logits.gather(1, aims)).squeeze(1) * counted).sum()
+    gradient = logits.sub_(normaliser).exp_()
+    gradient.scatter_add_(1, aims, gradient.new_full(aims.shape, -1.0))
+    gradient *= counted.unsqueeze(1)
+    return loss, gradient if slope is None else gradient.mul_(slope)

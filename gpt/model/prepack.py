@@ -1,0 +1,166 @@
+"""Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
+
+Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
+the same, bit for bit, whatever rows are multiplied beside it; how, is found out on the processor at hand (alike.py),
+and `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
+
+Letters in shapes: N rows, I inputs, O outputs.
+"""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from gpt.choices import Activation
+from gpt.errors import InputError
+from gpt.model.alike import BLOCKS, Alike
+from gpt.model.attention import attend_one
+from gpt.model.cache import ALIGNMENT
+from gpt.model.recompute import activate
+from gpt.model.transformer import GPT, MLP
+
+PACKED_FOR = 16  # rows; other numbers are multiplied as well
+LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
+LOWEST = torch.finfo(torch.float32).tiny
+INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+
+
+class _Linear(Alike):
+    """What both kinds have in common: how they are tried."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        some = weight.detach().flatten()[:: max(1, weight.numel() // 4096)]
+        tells = 2 * (some.isfinite() & (some != 0)).sum() > len(some)  # a matrix of zeros has the same bits anyway
+        super().__init__(_normal(weight.size(1)), (*weight.shape, bias is None) if tells else None)
+        self.bias = None if bias is None else bias.detach()
+
+
+class PrepackedLinear(_Linear):
+    """A linear layer in float32, by oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
+
+    def compute(self, rows: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise.default(rows, self.weight, self.bias, "none", [], "")
+
+
+class Int8Linear(_Linear):
+    """A linear layer with weights of 8 bits, by FBGEMM: w ≈ s·q with an integer |q| ≤ 127 and one s for each output.
+
+    Activations go in as two rows of integers, the multiple of a step and what remains as a multiple of its 126th, each
+    with the step that its own row needs. That is as good as 14 bits; a token's time is that of reading weights anyway.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        scale = torch.linalg.vector_norm(weight.detach(), torch.inf, dim=1).clamp(min=LOWEST) / 127  # (O,)
+        integers = torch.div(weight.detach(), scale.unsqueeze(1)).round_().to(torch.int8)
+        zeros = torch.zeros_like(scale, dtype=torch.int64)
+        quantized = torch._make_per_channel_quantized_tensor(integers, scale.double(), zeros, 0)
+        self.weight = torch.ops.quantized.linear_prepack(quantized, None)
+        self.levels, self.finer = torch.tensor(float(LEVELS)), torch.tensor(2.0 * LEVELS)
+
+    def compute(self, rows: Tensor) -> Tensor:
+        step = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp(min=LOWEST) / self.levels  # (N, 1)
+        exact = rows / step
+        high = exact.round()
+        low = (exact - high) * self.finer
+        y = INT8_LINEAR(torch.cat((high, low)), 1.0, LEVELS + 1, self.weight)  # (2N, O)
+        N = rows.size(0)
+        y = torch.addcdiv(y[:N], y[N:], self.finer)
+        return y * step if self.bias is None else torch.addcmul(self.bias, y, step)
+
+
+class PrepackedActivation(Alike):
+    """An MLP's activation of rows of F, tried with numbers that come out otherwise alone, if there are any."""
+
+    def __init__(self, kind: Activation, F: int) -> None:
+        some = _normal(512)
+        differs = activate(some, kind) != torch.cat([activate(one, kind) for one in some.split(1)])
+        telling = some[differs] if differs.any() else some
+        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (kind, F))
+        self.kind: Activation = kind
+
+    def compute(self, rows: Tensor) -> Tensor:
+        return activate(rows, self.kind)
+
+
+def _normal(n: int) -> Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(0))
+
+
+def can_prepack(model: GPT) -> bool:
+    """Whether a model is in float32 on a CPU for which this torch has oneDNN."""
+    return model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
+    """Pack a model's linear layers in place, and the matrix that embeds tokens once more as the head that it is.
+
+    Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
+    """
+    if dtype == torch.int8 and "fbgemm" not in torch.backends.quantized.supported_engines:
+        raise InputError("--dtype int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
+    linear = Int8Linear if dtype == torch.int8 else PrepackedLinear
+    layers: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
+        (module, name, child.weight, child.bias)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+    if model.lm_head is None:
+        layers.insert(0, (model, "lm_head", model.token_embedding.weight, None))
+    with _fbgemm(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for (module, name, *_), prepacked in zip(
+            layers, pool.map(lambda layer: linear(*layer[2:]), layers), strict=True
+        ):
+            setattr(module, name, prepacked)
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.activate = PrepackedActivation(module.activation, 4 * model.config.n_embd)
+
+
+def keeps_bits(model: GPT) -> bool:
+    """Whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
+
+    Nothing is promised of one that is not packed.
+    """
+    parts, config = [module for module in model.modules() if isinstance(module, Alike)], model.config
+    attention = config.n_head, config.n_kv_head or config.n_head, config.head_dim, torch.get_num_threads()
+    return bool(parts) and all(part.keeps_bits for part in parts) and _attention_keeps_bits(*attention)
+
+
+@functools.cache
+def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
+    """Whether attention of one position comes out alike for a sequence alone and among others, as caches have them."""
+    numbers = torch.Generator().manual_seed(0)
+    for S in (ALIGNMENT, 20 * ALIGNMENT):
+        query = torch.randn(max(BLOCKS), H, 1, D, generator=numbers)
+        keys, values = (torch.randn(max(BLOCKS), K, S, D, generator=numbers) for _ in range(2))
+        mask = torch.zeros(S)
+        alone = [attend_one(*(x[i : i + 1] for x in (query, keys, values)), mask) for i in range(len(query))]
+        for B in (2, 3, len(query)):
+            if not attend_one(query[:B], keys[:B], values[:B], mask).equal(torch.cat(alone[:B])):
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def _fbgemm() -> Generator[None]:
+    """Packs 8-bit integers by FBGEMM, and does not say that the type they are handed over in has had its day."""
+    engine = torch.backends.quantized.engine
+    if "fbgemm" in torch.backends.quantized.supported_engines:
+        torch.backends.quantized.engine = "fbgemm"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+            yield
+    finally:
+        torch.backends.quantized.engine = engine

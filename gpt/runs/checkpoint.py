@@ -1,0 +1,246 @@
+"""Checkpoints that a crash cannot spoil.
+
+A checkpoint is a directory `checkpoints/step-00000500` with
+
+    model.safetensors       the weights
+    optimizer.safetensors   AdamW's state, named by parameter
+    state.json              step, tokens, evaluation and whatever else training needs to go on
+    manifest.json           size and SHA-256 of the other three, and of itself
+
+It is written under another name, synced to disk with the manifest last, and renamed: a directory of that name
+is whole or damaged later, never half-written. Nothing pickled is read or written.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import InputError
+from gpt.runs import integrity
+from gpt.runs.integrity import (
+    FILES,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    CorruptCheckpoint,
+    Gone,
+    Tensors,
+    reading,
+    verify,
+)
+
+NAME = re.compile(r"step-(\d{8,})")
+Rank = tuple[object, int | None, float, int]
+Faults = tuple[type[Exception], ...]
+PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a verified checkpoint holds; the optimizer's tensors only if they were asked for."""
+
+    path: Path
+    model: Tensors
+    optimizer: Tensors
+    state: dict[str, Any]
+
+
+def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of `state["step"]`, in place of one that is there already, and return its path.
+
+    Raises OSError if the disk fails, or has too little space, which is seen beforehand; then no checkpoint is changed.
+    """
+    final = run / "checkpoints" / f"step-{state['step']:08d}"
+    partial = final.with_name(f".{final.name}{PARTIAL}")
+    final.parent.mkdir(exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    integrity.require_space(final.parent, model, optimizer)
+    partial.mkdir()
+    try:
+        integrity.save_tensors(model, partial / MODEL)
+        integrity.save_tensors(optimizer, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for name in (MODEL, OPTIMIZER):
+            shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
+        for name in FILES:
+            integrity.sync(partial / name)
+        manifest = integrity.manifest_of(partial, state["step"])
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        integrity.sync(partial / MANIFEST)
+        integrity.sync(partial)
+        if final.exists():
+            final.rename(final.with_name(f".{final.name}{REPLACED}"))
+        partial.rename(final)
+        integrity.sync(final.parent)
+    finally:
+        _clean(final.parent)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; leftovers and those set aside have other names.
+
+    Raises OSError if the directory cannot be read: that is no run without checkpoints.
+    """
+    directory = run / "checkpoints"
+    try:
+        with os.scandir(directory) as entries:
+            found = [directory / entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
+def load(path: Path, optimizer: bool) -> Checkpoint:
+    """Verify a checkpoint, then read it to the CPU. Sampling needs no optimizer, and does not ask for its file.
+
+    Raises CorruptCheckpoint, or Unreadable where the system, the memory or a library fails: what was just verified is
+    whole.
+    """
+    with reading(path):
+        verify(path, FILES if optimizer else (MODEL, STATE))
+        model = integrity.load_tensors(path / MODEL)
+        moments = integrity.load_tensors(path / OPTIMIZER) if optimizer else {}
+        return Checkpoint(path, model, moments, integrity.read_state(path))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors. Raises CorruptCheckpoint, or Unreadable."""
+    with reading(path):
+        verify(path, (STATE,))
+        return integrity.read_state(path)
+
+
+def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) -> Checkpoint | None:
+    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one,
+    or none that is not beyond the step `until`.
+
+    Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
+    if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
+    """
+    _clean(run / "checkpoints")
+    for path in reversed([path for path in list_checkpoints(run) if step_of(path) <= until]):
+        try:
+            return load(path, optimizer=True)
+        except CorruptCheckpoint as error:
+            aside = _set_aside(path)
+            say(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
+    if until == math.inf and any((run / "checkpoints").glob("step-*.damaged-*")):
+        raise InputError(
+            f"{run}: none of its checkpoints is whole; restore one, or begin a new run in another directory"
+        )
+    return None
+
+
+def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
+    """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
+
+    Corrupt ones are named and passed over, and left where they are; where a training beside this removes one, the
+    search begins again. Raises InputError if none is left, and OSError if one cannot be read: it may be the best.
+    """
+    told = set()
+
+    def passed_over(error: Exception) -> None:
+        if str(error) not in told:
+            say(f"damaged checkpoint: {error}; passed over")
+        told.add(str(error))
+
+    while True:
+        with contextlib.suppress(Gone):
+            for path in _sorted(_ranks(run, (CorruptCheckpoint,), passed_over)):
+                try:
+                    return load(path, optimizer=False)
+                except CorruptCheckpoint as error:
+                    passed_over(error)
+            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
+
+
+def prune(run: Path, keep: int, say: Callable[[str], None], branch: int = 0) -> None:
+    """Remove all but the newest `keep` checkpoints, the best, and the newest that is not beyond the step `branch`.
+
+    What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
+    """
+    with _said(say):
+        checkpoints, ranks = list_checkpoints(run), _ranks(run)
+        kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
+        kept += _sorted(ranks)[:1]
+        for path in ranks.keys() - set(kept):
+            with _said(say):  # renamed at once: half a checkpoint must not look like one
+                path.rename(path.with_name(f".{path.name}{REMOVED}"))
+        _clean(run / "checkpoints")
+
+
+@contextlib.contextmanager
+def _said(say: Callable[[str], None]) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        say(f"older checkpoints could not be removed ({error}); the next save tries again")
+
+
+def best_state(run: Path) -> dict[str, Any] | None:
+    """The state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
+    best = _sorted(_ranks(run))[:1]
+    return read_state(best[0]) if best else None
+
+
+def _ranks(
+    run: Path, faults: Faults = (InputError, OSError), on_fault: Callable[[Exception], None] = lambda _: None
+) -> dict[Path, Rank]:
+    """The checkpoints that can be judged, for all that such faults say."""
+    ranks = {}
+    for path in list_checkpoints(run):
+        try:
+            ranks[path] = _rank(path)
+        except faults as error:
+            on_fault(error)
+    return ranks
+
+
+def _rank(path: Path) -> Rank:
+    """The data that a checkpoint was trained on, how much was predicted, and of what the best has least: loss, age."""
+    state = read_state(path)
+    evaluation = state.get("evaluation") or {}
+    loss = evaluation.get("loss", math.inf)
+    loss = loss if math.isfinite(loss) else math.inf
+    return state.get("dataset_fingerprint"), evaluation.get("tokens"), loss, -step_of(path)
+
+
+def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
+    """The best first, of those evaluated like the newest: losses on other data, or other parts of it, say nothing."""
+    by_age = sorted(ranks, key=step_of, reverse=True)
+    data = ranks[by_age[0]][0] if by_age else None
+    evaluated = [ranks[path][:2] for path in by_age if ranks[path][0] == data and math.isfinite(ranks[path][2])]
+    newest = evaluated[0] if evaluated else (data, None)
+    return sorted(ranks, key=lambda path: (ranks[path][0] != data, ranks[path][:2] != newest, *ranks[path][2:]))
+
+
+def _clean(directory: Path) -> None:
+    """Remove what a crash has left over; but a checkpoint whose replacement never came gets its name back."""
+    for leftover in directory.glob(".step-*"):
+        name = leftover.stem.removeprefix(".")
+        if leftover.suffix == REPLACED and not (directory / name).exists():
+            leftover.rename(directory / name)
+        elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return path.rename(aside)

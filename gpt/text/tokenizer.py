@@ -1,0 +1,270 @@
+"""Text to token ids and back: one class over tiktoken.Encoding for every kind of vocabulary.
+
+A tokenizer is its ranks (the bytes of each token, in id order), the pattern that cuts text into pieces, and
+its special tokens. That is what `tokenizer.json` holds, so loading one needs no network.
+"""
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import regex
+import tiktoken
+
+from gpt.errors import InputError
+from gpt.files import read_json
+from gpt.text.spelling import to_bytes
+from gpt.text.stream import StreamDecoder
+
+END_OF_TEXT = "<|endoftext|>"
+
+# GPT-2's, as tiktoken spells it: contractions, words, numbers, punctuation, each with the space before it.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+CHARACTER_PATTERN = r"(?s:.)"
+
+# Merging a piece takes longer than in proportion to its length: runs of one kind of character are cut at this many.
+LONGEST_RUN = 16_384
+RUN = regex.compile(r"\p{L}++|\p{N}++|[^\s\p{L}\p{N}]++|\s++")
+RUN_BACKWARDS = regex.compile("(?r)" + RUN.pattern)
+LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+
+FORMAT = "gpt-tokenizer"
+VERSION = 1
+KINDS = ("gpt2", "bytes", "char", "bpe")
+MIN_BPE_VOCAB = 257  # 256 bytes and end-of-text
+
+
+class Tokenizer:
+    """Encodes text to ids and decodes ids to text.
+
+    `kind` is 'gpt2', 'bytes', 'char' or 'bpe'; `vocab_size` counts all ids; `end_of_text` is the id that
+    stands between documents, or None for a vocabulary without one (characters of a single document).
+    """
+
+    def __init__(self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True) -> None:
+        """Raises InputError for what tiktoken would fail on: see `_require_sound`."""
+        _require_sound(kind, ranks, pattern)
+        self.kind = kind
+        self.ranks = list(ranks)
+        self.pattern = pattern
+        self.end_of_text = len(self.ranks) if end_of_text else None
+        self.vocab_size = len(self.ranks) + end_of_text
+        self._encoding = tiktoken.Encoding(
+            kind,
+            pat_str=pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.ranks)},
+            special_tokens=self.special_tokens,
+        )
+        self._characters = frozenset(token.decode() for token in self.ranks) if kind == "char" else None
+
+    # ---- the four kinds ----
+
+    @classmethod
+    def gpt2(cls) -> "Tokenizer":
+        """GPT-2's own 50,257 tokens. Raises InputError if tiktoken can neither find nor download them."""
+        try:
+            ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
+        except Exception as error:  # tiktoken lets through whatever its download raises
+            raise InputError(
+                f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): it is downloaded once. Without a "
+                "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
+                "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
+            ) from error
+        return cls("gpt2", sorted(ranks, key=ranks.__getitem__), GPT2_PATTERN)
+
+    @classmethod
+    def utf8_bytes(cls) -> "Tokenizer":
+        """The 256 bytes and end-of-text."""
+        return cls("bytes", [bytes([byte]) for byte in range(256)], GPT2_PATTERN)
+
+    @classmethod
+    def char(cls, characters: Iterable[str], end_of_text: bool) -> "Tokenizer":
+        """One token per character, in code-point order."""
+        return cls(
+            "char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text
+        )
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) learned from the texts.
+
+        The vocabulary can come out smaller than asked if the texts have no more pairs to merge.
+        Raises InputError for a vocabulary below 257.
+        """
+        import tokenizers
+        from tokenizers import models, pre_tokenizers, trainers
+
+        if vocab_size < MIN_BPE_VOCAB:
+            raise InputError(
+                f"bpe:{vocab_size}: the vocabulary must be at least {MIN_BPE_VOCAB} (every byte, and end-of-text)"
+            )
+        trained = tokenizers.Tokenizer(models.BPE())
+        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=[],
+            show_progress=False,
+        )
+        trained.train_from_iterator(texts, trainer)
+        vocabulary = trained.get_vocab()
+        return cls("bpe", [to_bytes(token) for token in sorted(vocabulary, key=vocabulary.__getitem__)], GPT2_PATTERN)
+
+    # ---- text and ids ----
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Never end-of-text: the text of a special token is text like any other.
+
+        A run of over 16,384 letters, digits, other marks or spaces is encoded in parts of that many.
+        Raises InputError for a character that a 'char' vocabulary lacks.
+        """
+        self.require_known(text)
+        with _panics_are_errors():
+            return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
+
+    def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
+        """`encode` for many texts, on several threads, into arrays, which take less memory than lists."""
+        for text in texts:
+            self.require_known(text)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self._encode_to_array, texts))
+
+    def _encode_to_array(self, text: str) -> np.ndarray:
+        with _panics_are_errors():
+            parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises InputError for an id out of range."""
+        return "".join(self.stream_decode(ids))
+
+    def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
+        """For each id the text that it completes, whole characters only ('' while one is unfinished); then the rest."""
+        decoder = StreamDecoder(self.token_bytes)
+        for token in ids:
+            yield decoder.push(token)
+        yield decoder.finish()
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token. Raises InputError for an id out of range."""
+        if token == self.end_of_text:
+            return END_OF_TEXT.encode()
+        if not 0 <= token < len(self.ranks):
+            raise InputError(f"token id {token} is outside this vocabulary of {self.vocab_size}")
+        return self.ranks[token]
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself; bytes that are not UTF-8 become U+FFFD. Raises InputError as above."""
+        return self.token_bytes(token).decode(errors="replace")
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
+        lengths = [len(token) for token in self.ranks]
+        return np.array(lengths + [0] * len(self.special_tokens), dtype=np.int64)
+
+    def require_known(self, text: str) -> None:
+        """Raises InputError for a character that a 'char' vocabulary lacks."""
+        unknown = set(text) - self._characters if self._characters is not None else None
+        if unknown:
+            some = ", ".join(repr(character) for character in sorted(unknown)[:5])
+            raise InputError(
+                f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
+                f"{some}; leave them out, or prepare the data with --tokenizer bytes or bpe:4096"
+            )
+
+    # ---- on disk ----
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ranks, pattern and special tokens: equal for tokenizers that encode alike."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        ranks = [base64.b64encode(token).decode() for token in self.ranks]
+        return {"pattern": self.pattern, "ranks": ranks, "special_tokens": self.special_tokens}
+
+    def save(self, path: Path) -> None:
+        head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
+        path.write_text(json.dumps(head | self._content(), indent=0), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
+        content = read_json(path, "a tokenizer")
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise InputError(
+                f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe"
+            )
+        try:
+            ranks = [base64.b64decode(token, validate=True) for token in content["ranks"]]
+            special = content["special_tokens"]
+            if special not in ({}, {END_OF_TEXT: len(ranks)}):
+                raise InputError(f"its special tokens are {special!r}; there is only {END_OF_TEXT}, the last id")
+            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(special))
+            unchanged = tokenizer.fingerprint == content["fingerprint"]
+        except (KeyError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, InputError) else repr(error)
+            raise InputError(f"{path}: is damaged ({reason}); prepare the dataset again, or restore the file") from None
+        if not unchanged:
+            raise InputError(
+                f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file"
+            )
+        return tokenizer
+
+
+def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
+    """Raises InputError for a vocabulary that tiktoken cannot encode every text with, or would not end with.
+
+    It panics, which in Rust is no error of Python's, where tokens repeat or a byte is missing, and on a pattern that
+    tries too many ways to match; so a file can only have the two patterns that are known.
+    """
+    if kind not in KINDS:
+        raise InputError(f"the kind of tokenizer is {kind!r}; it must be {', '.join(KINDS)}")
+    if pattern != (CHARACTER_PATTERN if kind == "char" else GPT2_PATTERN):
+        raise InputError(f"its pattern is not the one of the kind {kind}; no other is used")
+    if not ranks or b"" in ranks:
+        raise InputError("it has a token of no bytes, or no token at all")
+    if len(set(ranks)) < len(ranks):
+        raise InputError("it has the same token twice")
+    if kind == "char":
+        if not all(len(token.decode()) == 1 for token in ranks):
+            raise InputError("it has a token that is not one character")
+    elif missing := {bytes([byte]) for byte in range(256)} - set(ranks):
+        raise InputError(f"it lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}; some texts need them")
+
+
+@contextlib.contextmanager
+def _panics_are_errors() -> Generator[None]:
+    """Turn a panic of tiktoken, which is written in Rust and passes every `except Exception`, into InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of pyo3, which gives no other way to name it
+            raise InputError(f"tiktoken cannot encode the text ({error})") from None
+        raise
+
+
+def _parts(text: str) -> list[str]:
+    """The text, cut within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = LONE_SURROGATES.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")  # joins pairs
+    cuts, end = [0], 0
+    for place in range(LONGEST_RUN, len(text), LONGEST_RUN):  # at least one of these is in every run that is too long
+        if place >= end:
+            start, end = RUN_BACKWARDS.match(text, 0, place + 1).start(), RUN.match(text, place).end()
+            cuts += range(start + LONGEST_RUN, end, LONGEST_RUN)
+    return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]

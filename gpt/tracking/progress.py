@@ -1,0 +1,102 @@
+"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from gpt.terminal import printable
+
+SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
+
+
+def duration(seconds: float) -> str:
+    """3:07 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
+    """The step, its loss, the newest validation loss, speed and share of the device's matrix speed (MFU), gradient
+    norm, learning rate, epoch, time."""
+    validation = "" if validation_loss is None else f"  validation {validation_loss:.4f}"
+    loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
+    norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
+    share = record.get("mfu")
+    utilization = "" if share is None else f"  MFU {share:.0%}"
+    return (
+        f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}{validation}  "
+        f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "
+        f"epoch {record['epoch']:.2f}  {duration(record['elapsed_s'])}, {duration(seconds_left)} left"
+    )
+
+
+class _Console(Console):
+    """Goes on in silence when whoever read the lines (`| head`) has gone: no reason to stop training."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class ProgressDisplay:
+    """Use as a context manager; `update` it with every step, `say` what is to remain on the screen."""
+
+    def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
+        self.steps = steps
+        self.console = console or _Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self._last_line = -float("inf")
+        self._line = self._shown = ""  # the newest line, and the newest that stays on the screen
+        self._live = Progress(
+            BarColumn(bar_width=8), TextColumn("{task.description}"), console=self.console, transient=True
+        )
+        self._task = self._live.add_task("", total=steps)
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+        if self._line != self._shown:  # the last loss stays, however it ended
+            self.say(self._line)
+
+    def update(
+        self,
+        record: dict[str, Any],
+        validation_loss: float | None,
+        seconds_left: float,
+        warning: str | None = None,
+    ) -> None:
+        line = self._line = progress_line(record, self.steps, validation_loss, seconds_left)
+        if self.console.is_terminal:
+            self._live.update(self._task, completed=record["step"], description=line)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or "val_loss" in record:
+            self.say(line)
+            self._shown = line
+            self._last_line = time.monotonic()
+        if "sample" in record:
+            self.say("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
+        if warning:
+            self.say(warning)
+
+    def say(self, message: str) -> None:
+        self.console.print(printable(message), markup=False, emoji=False)
+
+
+class Clock:
+    """The time that training took, that of earlier processes included, and what is left by this process's own pace."""
+
+    def __init__(self, step: int, elapsed: float) -> None:
+        self.first_step, self.before, self.start = step, elapsed, time.perf_counter()
+
+    def elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def seconds_left(self, step: int, last: int) -> float:
+        return (time.perf_counter() - self.start) / max(1, step - self.first_step) * (last - step)

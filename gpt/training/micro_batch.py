@@ -1,0 +1,105 @@
+"""How many sequences go through the model at a time, so that they fit into memory."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt.analysis.cost import fitting_micro_batch
+from gpt.compiler import CompilerFailed
+from gpt.config import TrainConfig
+from gpt.distributed.world import World
+from gpt.errors import InputError
+from gpt.memory import free_memory, is_out_of_memory, release_memory
+
+SHARE_OF_CPU = 0.25  # of a node's free memory, for all its processes: no CPU survives a guess that is too high
+SHARE_OF_CUDA = 0.85  # of a device's: the forecast may be wrong by the rest
+
+
+class MicroBatch:
+    """The micro-batch of every process: as asked for, or the largest that is forecast to fit; less once it did not.
+
+    What a step learns from is batch_tokens in any case.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, dtype: torch.dtype) -> None:
+        self.asked, self.world = config.micro_batch_size, world
+        self.share = config.batch_sequences // world.size
+        if self.asked == "auto":
+            share = SHARE_OF_CUDA if world.device == "cuda" else SHARE_OF_CPU * world.nodes / world.size
+            budget = int(free_memory(world.device) * share)
+            fitting = fitting_micro_batch(config, budget, world.device, dtype.itemsize, world.size, world.nodes)
+            self.size = world.min(fitting)
+        else:
+            self.size = min(self.asked, self.share)
+
+    @contextlib.contextmanager
+    def catch_oom(self) -> Generator["Caught"]:
+        """A context that passes which fail for want of memory or of a compiler end, but the program not."""
+        result = Caught()
+        try:
+            yield result
+        except Exception as error:
+            if not (isinstance(error, CompilerFailed) or is_out_of_memory(error)):
+                raise
+            result.failed, result.error = True, error
+
+    def failed(self, caught: "Caught", model: nn.Module, step: int) -> bool:
+        """Whether the forward passes failed on any rank.
+
+        Raises InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
+        they notice that it is lost.
+        """
+        if not (caught.failed and self.world.is_sharded(model)):
+            return self.world.any(caught.failed)
+        if not self.world.any_at_once():
+            self.require_no_peers(caught, step)
+        return True
+
+    def require_no_peers(self, caught: "Caught", step: int) -> None:
+        """Raises InputError in one of several processes, whose fellows wait for what it cannot send."""
+        if self.world.size == 1:
+            return
+        where = f"step {step}: process {self.world.rank}, while the others wait for what it sends"
+        if isinstance(caught.error, CompilerFailed):
+            raise InputError(f"{where}: {caught.error}; go on with --resume --compile off")
+        raise InputError(
+            f"{where}: out of memory with {self.size} sequences at a time: "
+            f"go on with --resume --micro-batch-size {max(1, self.size // 2)}"
+        )
+
+    def halve(self, step: int) -> None:
+        """For another try. Raises InputError if there is nothing left to halve."""
+        if self.size == 1:
+            raise InputError(
+                f"step {step}: out of memory with a single sequence at a time: use a smaller --model.context-length or "
+                "model, or several processes with --parallel fsdp"
+            )
+        self.world.say(
+            f"step {step}: out of memory with {self.size} sequences at a time; it is done again with {self.size // 2}, "
+            "and learns from as many tokens as before"
+        )
+        self.size //= 2
+        release_memory(self.world.device)
+
+    def in_words(self) -> str:
+        """What was chosen by the memory that was free, where it is less than all of a process's sequences."""
+        chosen = self.asked == "auto" and self.size < self.share
+        return f", {self.size} sequences at a time (--micro-batch-size {self.size}), as memory allows" if chosen else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked, "share": self.share, "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the same size where the same was asked for: another one would round differently."""
+        if (state["asked"], state["share"]) == (self.asked, self.share):
+            self.size = state["size"]
+
+
+class Caught:
+    """Whether the passes failed, and by what."""
+
+    failed = False
+    error: Exception | None = None

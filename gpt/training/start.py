@@ -1,0 +1,61 @@
+"""The weights that training begins with, and the tokenizer that they were made for."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
+from gpt.errors import InputError
+from gpt.model.transformer import GPT
+from gpt.runs.load import load_run, load_tokenizer
+from gpt.training.guard import first_not_finite
+
+
+def new_model(config: TrainConfig, device: str) -> GPT:
+    """A model with the random weights of the config's seed."""
+    torch.manual_seed(config.seed)
+    return GPT(config.model).to(device)
+
+
+def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
+    """The weights of --init-from, their context and vocabulary cropped to the model's."""
+    source = load_run(config.init_from)
+    weights = source.model.state_dict()
+    rows = {"position_embedding.weight": config.model.context_length}
+    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.model.vocab_size)  # no padding
+    for name in rows.keys() & weights.keys():
+        weights[name] = weights[name][: rows[name]]
+    sick = first_not_finite(weights)
+    if sick is not None:
+        raise InputError(
+            f"--init-from {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
+            "such as those of an earlier checkpoint"
+        )
+    print(f"weights: {source.source}")
+    return weights
+
+
+def require_tokenizer(
+    config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False, say: Callable[[str], None] = print
+) -> None:
+    """Raises InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
+    source = config.run_dir if resumes else config.init_from
+    if source == "scratch":
+        return
+    assert source is not None
+    try:
+        wanted = load_tokenizer(source)
+    except InputError as error:
+        if resumes:
+            raise
+        say(f"the tokenizer of --init-from cannot be compared with that of {dataset.path}, only its size ({error})")
+        return
+    have = dataset.tokenizer
+    if wanted.fingerprint != have.fingerprint and not allow_other:
+        told = ", or go on with --allow-other-data" if resumes else ""
+        raise InputError(
+            f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (--tokenizer){told}"
+        )

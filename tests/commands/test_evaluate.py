@@ -1,0 +1,121 @@
+"""`gpt eval`, as a person calls it."""
+
+import json
+import re
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from helpers import fit, in_process
+
+from gpt.__main__ import main as gpt_main
+from gpt.corpus.pipeline import Document, prepare
+from gpt.dataset.dataset import SPLITS, open_dataset
+from gpt.runs.directory import read_config, write_config
+
+
+def evaluate(*arguments, cwd, code=0):
+    with mock.patch("sys.argv", ["gpt", "eval", "--device", "cpu", *map(str, arguments)]):
+        actual, output, errors = in_process(gpt_main, cwd)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
+
+
+@pytest.fixture
+def runs(make_trainer, tiny_config, quiet):
+    """Two runs of the same data, the second with a third of the context."""
+    shorter = replace(tiny_config, seed=1, model=replace(tiny_config.model, context_length=16))
+    found = []
+    for name, config in (("one", tiny_config), ("two", shorter)):
+        trainer = make_trainer(config, name)
+        assert fit(trainer, quiet)
+        found.append(trainer.run)
+    return found
+
+
+def test_a_figure_names_its_protocol_and_that_it_was_chosen(runs, tmp_path):
+    output = evaluate("--run", runs[0], cwd=tmp_path)
+    assert re.search(r"validation loss  \d\.\d{4} ± 0\.\d{4} nats per token \(95 %: \d\.\d{4} to \d\.\d{4}\)", output)
+    assert "protocol         context 32, stride 32, weights float32, arithmetic float32" in output
+    assert "chosen           the best of 3 evaluations on this split" in output
+    assert "standard errors  of 10 documents, taken as independent" in output
+    part = evaluate("--run", runs[0], "--tokens", 640, cwd=tmp_path)
+    assert "of the validation split, spread evenly" in part
+
+
+def test_a_stride_changes_the_context_and_not_what_is_predicted(runs, tmp_path):
+    """That the loss is lower holds for models that have learned to use context; these, of 30 steps, have not."""
+    found = {
+        stride: json.loads(evaluate("--run", runs[0], "--stride", stride, "--json", cwd=tmp_path))["runs"][0]
+        for stride in (32, 4)
+    }
+    assert found[4]["evaluation"]["loss"] != found[32]["evaluation"]["loss"]
+    assert found[4]["evaluation"]["tokens"] == found[32]["evaluation"]["tokens"]
+    assert "--stride is 33; it must be from 1 to" in evaluate("--run", runs[0], "--stride", 33, cwd=tmp_path, code=2)
+    assert "--tokens is 0" in evaluate("--run", runs[0], "--tokens", 0, cwd=tmp_path, code=2)
+
+
+def test_runs_are_compared_pairwise(runs, tmp_path):
+    arguments = ("--run", runs[0], "--against", runs[1], runs[0])
+    found = json.loads(evaluate(*arguments, "--json", cwd=tmp_path))["runs"]
+    first, other, same = (entry["evaluation"] for entry in found)
+    difference = found[1]["minus_the_first"]
+    for name in ("loss", "bits_per_byte"):
+        assert difference[name]["value"] == pytest.approx(other[name] - first[name])
+        assert difference[name]["se"] < max(first[f"{name}_se"], other[f"{name}_se"])
+        assert found[2]["minus_the_first"][name]["value"] == 0
+    assert same == first
+    output = evaluate(*arguments, cwd=tmp_path)
+    verdict = rf"(better than|worse than|cannot be told from) {runs[0]}"
+    assert re.search(rf"difference +[+-]0\.\d+ ± 0\.\d+ bits per byte .*: {verdict}", output)
+
+
+def test_the_stride_is_that_of_transformers_loop(model, dataset, tmp_path):
+    """The loop of its documentation on perplexity, the loss of each window weighed by what it predicts."""
+    from transformers import GPT2LMHeadModel
+
+    from gpt.interop.huggingface import export
+
+    export(model, dataset.tokenizer, tmp_path / "exported")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "exported").eval()
+    split = open_dataset(dataset.path).validation
+    ids = torch.from_numpy(split.read(0, split.tokens))[None]
+    context_length, stride, nats, count, previous_end = model.config.context_length, 20, 0.0, 0, 0
+    for begin in range(0, ids.size(1), stride):
+        end = min(begin + context_length, ids.size(1))
+        labels = ids[:, begin:end].clone()
+        labels[:, : -(end - previous_end)] = -100
+        predicted = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            nats += theirs(ids[:, begin:end], labels=labels).loss.item() * predicted
+        count, previous_end = count + predicted, end
+        if end == ids.size(1):
+            break
+    options = ("--run", tmp_path / "exported", "--data", dataset.path, "--stride", stride, "--json")
+    found = json.loads(evaluate(*options, cwd=tmp_path))["runs"][0]
+    assert found["evaluation"]["tokens"] == count == split.tokens - 1
+    assert found["evaluation"]["loss"] == pytest.approx(nats / count, rel=1e-6)
+    assert found["best_of"] == 0
+
+
+def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, monkeypatch):
+    """As what validates now may have been trained on; not where other data is named on purpose."""
+    warned = []
+    monkeypatch.setattr("gpt.commands.complain", warned.append)
+    evaluate("--run", runs[0], cwd=tmp_path)
+    assert warned == []
+    config = read_config(runs[0])
+    documents = [Document(split, f"def {split}(x): return x\n" * 40, split) for split in SPLITS]
+    other = prepare(lambda: documents, "bytes", tmp_path / "x", {}, say=lambda _: None)
+    write_config(runs[0], replace(config, data=other.path))
+    evaluate("--run", runs[0], cwd=tmp_path)
+    assert len(warned) == 1
+    assert "is not what" in warned[0]
+    evaluate("--run", runs[0], "--data", other.path, cwd=tmp_path)
+    assert len(warned) == 1
+
+
+def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):
+    refused = evaluate("--run", f"{runs[0]}x", cwd=tmp_path, code=2)
+    assert f"is no run; did you mean {runs[0]}?" in refused

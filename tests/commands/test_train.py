@@ -1,0 +1,374 @@
+import dataclasses
+import io
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpt import InputError
+from gpt.commands import clean_errors
+from gpt.commands.sample import PromptFile, SampleCommand, require_known
+from gpt.commands.train import fit_to_dataset, parse_train
+from gpt.interop.huggingface import export
+from gpt.model.config import ModelConfig
+from gpt.presets import preset
+from gpt.runs.load import load_run
+from gpt.text.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def toml(tmp_path):
+    path = tmp_path / "file.toml"
+    path.write_text("steps = 70\nseed = 5\n[model]\nn_layer = 3\nn_head = 8\n[optimizer]\nlearning_rate = 1e-4\n")
+    return path
+
+
+def settings(*arguments):
+    return parse_train(arguments)[0].settings
+
+
+def refused(capsys, *arguments):
+    """What is said of bad flags."""
+    with pytest.raises(SystemExit) as exit_code, clean_errors():
+        parse_train(arguments)
+    assert exit_code.value.code == 2
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_without_arguments_the_device_decides():
+    command, reason = parse_train(["--device", "cpu"])
+    assert command.settings == dataclasses.replace(preset("nano"), device="cpu")
+    assert reason.startswith("preset nano: ")
+
+
+def test_preset_then_file_then_flags(toml):
+    config = settings("shakespeare-char-cpu", "--config", str(toml), "--model.n-layer", "2", "--seed", "9")
+    assert config.preset == "shakespeare-char-cpu"
+    assert config.model == ModelConfig(n_layer=2, n_head=8, n_embd=128, context_length=64, vocab_size=65)
+    assert (config.steps, config.seed, config.optimizer.learning_rate) == (70, 9, 1e-4)
+    assert config.optimizer.beta2 == preset("shakespeare-char-cpu").optimizer.beta2
+
+
+def test_every_setting_has_a_flag(capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_train(["nano", "--help"])
+    assert exit_code.value.code == 0
+    text = capsys.readouterr().out
+    for name in (
+        "steps",
+        "batch-tokens",
+        "seed",
+        "wandb",
+        "resume",
+        "dry-run",
+        "config",
+        "init-from",
+        "data",
+        "run-dir",
+    ):
+        assert f"--{name}" in text
+    for group in ("model", "optimizer", "evaluation", "checkpoint"):
+        for field in dataclasses.fields(getattr(preset("nano"), group)):
+            assert f"--{group}.{field.name.replace('_', '-')}" in text
+    assert "Decoupled weight decay" in text
+
+
+def test_an_unknown_flag_is_refused_with_a_suggestion(capsys):
+    assert "--model.n-layer" in refused(capsys, "nano", "--model.n-leyer", "3")
+
+
+def test_an_unknown_key_of_a_file_is_refused_with_a_suggestion(tmp_path):
+    path = tmp_path / "f.toml"
+    path.write_text("[model]\nn_leyer = 3\n")
+    with pytest.raises(InputError, match=r"f.toml: unknown key 'model.n_leyer'; did you mean 'model.n_layer'"):
+        settings("nano", "--config", str(path))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--config .*f.toml: cannot be read \(No such file"):
+        settings("nano", f"--config={tmp_path / 'f.toml'}")
+    (tmp_path / "f.toml").write_text("steps = ")
+    with pytest.raises(InputError, match=r"--config .*f.toml: is not TOML"):
+        settings("nano", f"--config={tmp_path / 'f.toml'}")
+
+
+def test_a_file_also_says_what_the_settings_are_laid_over(trained_run, tmp_path):
+    """preset, init, run and device of a file count before the rest of it, as those of flags do."""
+    path = tmp_path / "f.toml"
+    path.write_text('preset = "gpt2"\ndevice = "cpu"\n')
+    assert settings("--config", str(path)) == dataclasses.replace(preset("gpt2"), device="cpu")
+    assert settings("nano", "--config", str(path)).model == preset("nano").model
+    path.write_text(f'init_from = "{trained_run}"\n')
+    config = settings("--config", str(path), "--device", "cpu")
+    assert (config.preset, config.model.n_embd, config.init_from) == ("finetune", 32, str(trained_run))
+    path.write_text(f'run_dir = "{trained_run}"\n')
+    assert settings("--resume", "--config", str(path)).run_dir == trained_run
+    path.write_text("preset = 3\n")
+    with pytest.raises(InputError, match="'preset' is 3"):
+        settings("--config", str(path))
+
+
+def test_a_preset_is_no_flag():
+    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py gpt2"):
+        parse_train(["--preset", "gpt2", "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nano", "--steps", "many"), "--steps"),
+        (("nano", "--steps", "0"), "steps is 0; it must be at least 1"),
+        (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of model.n_head"),
+        (("nano", "--wandb", "maybe"), "offline"),
+        (("nano", "--batch-tokens", "1000"), "not a multiple of model.context_length"),
+    ],
+)
+def test_bad_values_are_refused(capsys, arguments, said):
+    assert said in refused(capsys, *arguments)
+
+
+def test_unknown_and_misplaced_presets_are_refused():
+    with pytest.raises(InputError, match="unknown preset 'nanoo'; did you mean 'nano'"):
+        parse_train(["nanoo"])
+    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py nano"):
+        parse_train(["--steps", "5", "nano"])
+
+
+def test_the_architecture_of_init_comes_from_its_weights(trained_run):
+    command, reason = parse_train(["--init-from", str(trained_run), "--steps", "7"])
+    source = load_run(trained_run).config
+    assert command.settings.preset == "finetune"
+    assert "--init-from" in reason
+    assert command.settings.model == dataclasses.replace(source, dropout=preset("finetune").model.dropout)
+    assert command.settings.batch_tokens % source.context_length == 0
+    assert settings("nano", "--init-from", str(trained_run)).model.n_layer == source.n_layer
+
+
+@pytest.mark.parametrize(
+    "flag", [("--model.n-layer", "5"), ("--model.n-embd", "64"), ("--model.context-length", "64")]
+)
+def test_what_clashes_with_the_weights_of_init_is_refused(trained_run, flag):
+    with pytest.raises(
+        InputError, match=r"--init-from .*only its dropout can be changed, and its context made smaller"
+    ):
+        settings("finetune", "--init-from", str(trained_run), *flag)
+
+
+def test_a_smaller_context_and_other_dropout_than_inits_are_allowed(trained_run, tmp_path):
+    config = settings(
+        "finetune", "--init-from", str(trained_run), "--model.context-length", "16", "--model.dropout", "0.3"
+    )
+    assert (config.model.context_length, config.model.dropout) == (16, 0.3)
+    run = load_run(trained_run)
+    export(run.model, run.tokenizer, tmp_path / "exported")
+    assert settings("--init-from", str(tmp_path / "exported")).model.n_embd == 32
+
+
+def test_resume_goes_on_with_the_runs_own_settings(trained_run, tiny_config):
+    command, reason = parse_train(["--resume", "--run-dir", str(trained_run), "--steps", "50"])
+    assert command.settings == dataclasses.replace(tiny_config, run_dir=trained_run, steps=50)
+    assert str(trained_run) in reason
+
+
+@pytest.mark.parametrize("flag", [("--model.dropout", "0.2"), ("--seed", "4"), ("--batch-tokens", "320")])
+def test_resume_refuses_to_change_what_the_past_was_made_with(trained_run, flag):
+    with pytest.raises(InputError, match="cannot become"):
+        settings("--resume", "--run-dir", str(trained_run), *flag)
+
+
+def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "..")
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds no run, but something else"):
+        settings("--resume", "--run-dir", str(tmp_path))
+    with pytest.raises(InputError, match="there is no run under runs"):
+        settings("--resume")
+    (tmp_path / "damaged" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "damaged" / "config.json").write_text("x")
+    with pytest.raises(InputError, match=r"damaged.config\.json: cannot be read as a run's config"):
+        settings("--resume", "--run-dir", str(tmp_path / "damaged"))
+    with pytest.raises(InputError, match="began with the preset custom, not nano"):
+        settings("nano", "--resume", "--run-dir", str(trained_run))
+
+
+def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_and_again(tmp_path):
+    command, reason = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
+    assert command.resume
+    assert command.settings == dataclasses.replace(preset("nano"), run_dir=tmp_path / "new", device="cpu")
+    assert reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
+    (tmp_path / "new").mkdir()
+    for leftover in (".lock", "tokenizer.json"):  # of a start that was killed at once
+        (tmp_path / "new" / leftover).touch()
+    assert parse_train(["nano", "--resume", f"--run-dir={tmp_path / 'new'}"])[0].settings.preset == "nano"
+
+
+def test_resume_of_a_mistyped_run_says_which_was_perhaps_meant(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, tmp_path / "runs" / "short")
+    for slip in ("short", "runs/shrt", "runs/shorts"):
+        with pytest.raises(InputError, match=f"{slip} is not there; did you mean runs/short.* name --data or a preset"):
+            settings("--run-dir", slip, "--resume", "--steps", "110")
+    with pytest.raises(InputError, match="elsewhere/x is not there. To begin it"):
+        settings("--run-dir", "elsewhere/x", "--resume")
+    assert parse_train(["--run-dir", "runs/shrt", "--resume", "--data", "d"])[1].endswith(
+        "; runs/shrt is not there: a new run begins; did you mean runs/short?"
+    )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")  # which starts the same command again and again
+    assert settings("--run-dir", "runs/shrt", "--resume").run_dir == Path("runs/shrt")
+
+
+def test_a_run_that_is_resumed_keeps_its_vocabulary(trained_run, bpe, dataset):
+    config = dataclasses.replace(preset("nano"), run_dir=trained_run)
+    with pytest.raises(InputError, match="model.vocab_size is 2,048; the tokenizer of .* has 257 ids"):
+        fit_to_dataset(config, dataset, resumes=True)
+
+
+def test_other_data_can_be_allowed_for_a_resumed_run_only():
+    with pytest.raises(InputError, match="--allow-other-data: has a meaning with --resume only"):
+        parse_train(["nano", "--allow-other-data"])
+
+
+def test_the_vocabulary_is_the_datasets_and_said(dataset):
+    said = []
+    config = fit_to_dataset(preset("nano"), dataset, said.append)
+    assert config.model.vocab_size == 257
+    assert said == [f"vocabulary: 257 ids, those of {dataset.path}"]
+
+
+def test_another_vocabulary_than_the_datasets_is_refused(dataset):
+    config = settings("nano", "--model.vocab-size", "300")
+    with pytest.raises(InputError, match="model.vocab_size is 300; the tokenizer of .* has 257 ids"):
+        fit_to_dataset(config, dataset)
+    with pytest.raises(InputError, match="--tokenizer gpt2"):
+        fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "--samples is 0; it must be at least 1"),
+        ({"stop": ("a", "")}, "--stop is empty"),
+        ({"prompt": "a", "prompt_file": "b"}, "give one of them"),
+    ],
+)
+def test_bad_sample_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SampleCommand(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}, {"batch": 3}]
+)
+def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
+    with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):
+        SampleCommand(**options).require_interactive()
+
+
+def test_prompt_files_are_read_as_utf8(tmp_path):
+    (tmp_path / "p.txt").write_bytes("für".encode())
+    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts() == ["für"]
+    with pytest.raises(InputError, match="none.txt: cannot be read"):
+        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompts()
+    (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
+    with pytest.raises(InputError, match="p.txt: is not UTF-8"):
+        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("file x: wrong"), 2, "error: file x: wrong\n"),
+        (OSError(28, "No space left on device", "runs/x"), 2, "error: [Errno 28] No space left on device: 'runs/x'\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as exit_code, clean_errors():
+        raise error
+    signal.signal(signal.SIGINT, before)
+    assert exit_code.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_our_own_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), clean_errors():
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ('"a\\nb"\n\n""\n', ["a\nb", ""]),
+        ('"He said" so\n[1]\n12\n{"a": 1}\n', ['"He said" so', "[1]", "12", '{"a": 1}']),
+        ("  indented", ["  indented"]),
+    ],
+)
+def test_prompts_of_a_file_are_lines_or_json_strings(tmp_path, text, prompts):
+    file = tmp_path / "p"
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
+        file.write_bytes(content)
+        found = PromptFile(file)
+        assert (len(found), list(found), list(found)) == (len(prompts), prompts, prompts)
+
+
+@pytest.mark.parametrize("content", [b"a\nb \xff\n", b"\xff", b"a\n\x80\n"])
+def test_a_line_that_is_no_text_is_named_before_anything_is_done(tmp_path, content):
+    (tmp_path / "p").write_bytes(content)
+    line = content.count(b"\n", 0, max(content.find(b"\xff"), content.find(b"\x80"))) + 1
+    with pytest.raises(InputError, match=rf"p, line {line}: is not UTF-8"):
+        PromptFile(tmp_path / "p")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff\n"])
+def test_a_file_without_prompts_is_refused(tmp_path, content):
+    (tmp_path / "p").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r'p: has no prompt; write one per line, "" for an empty one'):
+        PromptFile(tmp_path / "p")
+    with pytest.raises(InputError, match="none: cannot be read"):
+        PromptFile(tmp_path / "none")
+
+
+def test_prompts_are_read_line_by_line_and_those_of_a_pipe_once(tmp_path):
+    (tmp_path / "p").write_text("".join(f"{i}\n" for i in range(50_000)))
+    prompts = iter(PromptFile(tmp_path / "p"))
+    assert next(prompts) == "0"
+    with open(tmp_path / "p", "r+") as file:
+        file.truncate(20_000)
+    assert len([*prompts]) < 49_999  # the rest was not in memory
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a\nb\n"))
+    writer.start()
+    found = PromptFile(tmp_path / "pipe")
+    writer.join()
+    assert (len(found), list(found), list(found)) == (2, ["a", "b"], ["a", "b"])
+
+
+def test_a_prompt_with_unknown_characters_is_named():
+    require_known(["a", "ñ"], Tokenizer.utf8_bytes())
+    with pytest.raises(InputError, match="prompt 2: .*'ñ'"):
+        require_known(["a", "ñ"], Tokenizer.char("ab", end_of_text=False))
+
+
+@pytest.mark.parametrize("option", ["prompt_file", "standard input"])
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch, option):
+    content = b"\xef\xbb\xbfdef \xef\xbb\xbf"
+    (tmp_path / "p").write_bytes(content)
+    command = SampleCommand(prompt_file=tmp_path / "p") if option == "prompt_file" else SampleCommand()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert command.read_prompts() == ["def \ufeff"]
+
+
+def test_commands_of_pipes_are_for_sessions():
+    with pytest.raises(InputError, match="--allow-commands: has a meaning with --interactive only"):
+        SampleCommand(allow_commands=True, prompt="x")
+
+
+def test_what_an_error_quotes_does_not_steer_the_terminal(capsys):
+    with pytest.raises(SystemExit), clean_errors():
+        raise InputError("\x1b]0;title\x07\x9b2J: wrong")
+    assert capsys.readouterr().err == "error: ␛]0;title␇\ufffd2J: wrong\n"

@@ -1,0 +1,135 @@
+from collections import Counter
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from gpt.choices import IGNORE_INDEX
+from gpt.dataset.loader import Loader
+from gpt.dataset.order import permuted
+from gpt.dataset.shards import Split
+from gpt.hashing import mix, row_hashes
+
+
+class Counting:
+    """A split whose token at place i is i, so that each target says where it came from."""
+
+    name = "train"
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def read(self, start, count):
+        assert start >= 0 and start + count <= self.tokens
+        return np.arange(start, start + count)
+
+
+PERMUTED = [5, 11, 9, 1, 0, 8, 4, 10, 7, 2, 3, 6]
+
+
+def split(tokens):
+    return cast("Split", Counting(tokens))
+
+
+@pytest.mark.parametrize("tokens", [66, 129, 1000, 1001, 1025])
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_an_epoch_reads_each_target_exactly_once(tokens, epoch):
+    loader = Loader(split(tokens), batch=1, context_length=64, seed=3)
+    seen = Counter()
+    for sample in range(epoch * loader.windows, (epoch + 1) * loader.windows):
+        _, targets = loader.batch(sample)
+        seen.update(targets[targets != IGNORE_INDEX].tolist())
+    assert seen == Counter(range(1, tokens))
+
+
+def test_a_target_is_the_token_after_its_input():
+    loader = Loader(split(1000), batch=4, context_length=64, seed=3)
+    for step in range(20):
+        inputs, targets = loader.batch(step)
+        assert inputs.shape == targets.shape == (4, 64)
+        counted = targets != IGNORE_INDEX
+        assert (targets - inputs)[counted].eq(1).all()
+        assert counted.sum() > 0
+
+
+def test_batches_are_the_samples_in_order():
+    loader, other = Loader(split(1000), 6, 64, seed=3), Loader(split(1000), 2, 64, seed=3)
+    inputs, targets = loader.batch(5)
+    assert inputs.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[0].tolist()]
+    assert targets.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[1].tolist()]
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        loader = Loader(split(3000), 1, 64, seed)
+        return [tuple(loader.batch(epoch * loader.windows + i)[1][0].tolist()) for i in range(loader.windows)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_windows_are_shuffled():
+    loader = Loader(split(64 * 1000 + 1), 1, 64, seed=0)
+    starts = np.array([loader.batch(i)[1][0, 0] for i in range(1000)])
+    assert abs(np.corrcoef(np.arange(1000), starts)[0, 1]) < 0.1
+    assert (np.abs(np.diff(starts)) == 64).mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1000])
+def test_the_permutation_is_one(size):
+    for key in range(5):
+        assert sorted(permuted(np.arange(size), size, key)) == list(range(size))
+
+
+def test_the_permutation_never_changes():
+    """Else a resumed run would read other data: the values of the first version, computed one by one."""
+    assert permuted(np.arange(12), 12, mix(7, 1)).tolist() == PERMUTED
+    numbers = np.array([0, 1, 2**63, 2**64 - 1], dtype=np.uint64)
+    assert mix(3, numbers).tolist() == [mix(3, int(number)) for number in numbers]
+
+
+def test_a_batch_across_the_end_of_an_epoch_has_rows_of_both():
+    loader, single = Loader(split(1000), 7, 64, seed=3), Loader(split(1000), 1, 64, seed=3)
+    assert loader.windows == 16  # so the third batch begins in one epoch and ends in the next
+    for step in (*range(10), 146):  # the last one begins in one block of samples and ends in the next
+        rows = [single.batch(sample) for sample in loader.samples(step)]
+        for one, others in zip(loader.batch(step), zip(*rows, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(others))
+
+
+def test_permutations_look_random():
+    """Over many keys each place is as likely as the others (chi-squared, 9 degrees of freedom, p = 1e-4)."""
+    counts = np.bincount([int(permuted(np.zeros(1), 10, mix(key))[0]) for key in range(5000)], minlength=10)
+    assert ((counts - 500) ** 2 / 500).sum() < 33.7
+
+
+def test_mix_depends_on_every_number_and_their_order():
+    assert len({mix(1, 2, 3), mix(1, 3, 2), mix(1, 2), mix(1, 2, 4), mix(2, 2, 3)}) == 5
+    assert all(0 <= mix(i) < 2**64 for i in range(100))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_processes_read_the_rows_of_the_same_batch(ranks):
+    """Three epochs and more: the rows of all ranks, one after the other, and the sum of their hashes."""
+    loader = Loader(split(1000), batch=8, context_length=16, seed=3)
+    for step in range(30):
+        whole = loader.batch(step)
+        share = 8 // ranks
+        parts = [loader.batch(step, rank * share, share) for rank in range(ranks)]
+        for one, others in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(others))
+        samples = loader.samples(step)
+        hashes = [row_hashes(samples[r * share :][:share], *part).sum() for r, part in enumerate(parts)]
+        assert sum(hashes) == row_hashes(samples, *whole).sum()
+
+
+def test_a_hash_names_the_rows_their_order_and_their_place():
+    loader = Loader(split(1000), batch=4, context_length=16, seed=3)
+    inputs, targets = loader.batch(0)
+    seen = {int(row_hashes(range(4), inputs, targets).sum())}
+    seen.add(int(row_hashes(range(1, 5), inputs, targets).sum()))
+    for x, y in ((inputs.flip(0), targets.flip(0)), (inputs + 1, targets), (inputs, targets + 1)):
+        seen.add(int(row_hashes(range(4), x, y).sum()))
+    assert len(seen) == 5

@@ -1,0 +1,273 @@
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from helpers import OUT_OF_MEMORY_REPORTS, fit, torchrun
+
+from gpt import GPT, InputError
+from gpt.distributed import launch
+from gpt.distributed.launch import join_world
+from gpt.distributed.world import World
+from gpt.errors import ProcessLost
+from gpt.runs.checkpoint import load_newest
+from gpt.runs.directory import open_run
+from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.progress import ProgressDisplay
+from gpt.training.resume import resume
+from gpt.training.trainer import Trainer
+
+MODES = ("ddp", "fsdp", "hsdp")
+ALONE = "step 1: process 1, while the others wait for what it sends: "
+
+
+@pytest.fixture(scope="module")
+def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
+    """One process trains `whole`, `modern`, and `single` in part; three processes then do what world_program.py says.
+
+    Three, as two add their numbers alike in any order; with shares of the batch that have a smaller micro-batch at
+    their end. Returns (directory, results).
+    """
+    out = tmp_path_factory.mktemp("worlds")
+    config = replace(
+        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=4
+    )
+    modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
+    for name, chosen in (("whole", config), ("single", replace(config, stop_at=2)), ("modern", modern)):
+        named = replace(chosen, run_dir=out / name)
+        with open_run(named, dataset.tokenizer, resume=False) as run:
+            torch.manual_seed(config.seed)
+            fit(Trainer(named, GPT(named.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
+    return out, together("all", 3, dataset, out)
+
+
+def together(task, processes, dataset, out, **options):
+    """What each of the processes reports of a task of world_program.py."""
+    torchrun(processes, Path(__file__).with_name("world_program.py"), task, dataset.path, out, cwd=out, **options)
+    return [json.loads((out / f"{task}-{processes}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+def losses(run):
+    return [record["train_loss"] for record in read_metrics(run)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_processes_have_the_losses_of_one(worlds, mode):
+    out, _ = worlds
+    assert losses(out / mode) == pytest.approx(losses(out / "whole"), rel=1e-4)
+    one, two = read_metrics(out / "whole"), read_metrics(out / mode)
+    assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
+    assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
+    assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
+    """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
+    out, _ = worlds
+    one, two = (load_newest(out / name, print) for name in ("modern", f"{mode}-modern"))
+    assert losses(out / f"{mode}-modern") == pytest.approx(losses(out / "modern"), rel=1e-4)
+    for name, tensor in one.model.items():
+        torch.testing.assert_close(tensor, two.model[name], rtol=1e-2, atol=2e-4, msg=name)
+    assert one.optimizer.keys() == two.optimizer.keys()
+    assert "blocks.0.attention.qkv.weight/momentum" in two.optimizer
+    samples = [
+        [r["sample"] for r in read_metrics(out / name) if "sample" in r] for name in ("modern", f"{mode}-modern")
+    ]
+    assert samples[0] == samples[1] != []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
+    out, _ = worlds
+    one, two = (load_newest(out / name, print) for name in ("whole", mode))
+    for ours, theirs in ((one.model, two.model), (one.optimizer, two.optimizer)):
+        assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    for name, tensor in one.model.items():
+        torch.testing.assert_close(tensor, two.model[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["dropout, blocks", "bfloat16, activations"])
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_with_as_many_processes_is_exact(worlds, mode, what):
+    """Weights, optimizer state and records: nothing differs."""
+    _, (first, *_) = worlds
+    assert first[mode][what] == ""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_after_the_micro_batch_was_halved_is_exact(worlds, mode):
+    _, (first, *_) = worlds
+    assert first[mode]["after halving"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_resuming_with_other_numbers_of_processes_is_exact(worlds, dataset, processes):
+    """Two, and two nodes of two."""
+    first, *_ = together("off", processes, dataset, worlds[0])
+    assert first == dict.fromkeys(MODES, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_resuming_compiled_is_exact(worlds, dataset):
+    """On three nodes of one process each."""
+    first, *_ = together("on", 3, dataset, worlds[0])
+    assert first == dict.fromkeys(MODES, "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_processes_read_the_sample_that_one_draws(worlds, mode):
+    """Although their logits differ; and where those of the first are no numbers, none makes a sample."""
+    _, results = worlds
+    one, *more = (result[mode]["samples"] for result in results)
+    assert all(samples == one for samples in more)
+    assert len(one[0]) > 4
+    assert "(no sample: the model's logits are not finite" in one[1]
+
+
+def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
+    """One rank may compile what another finds in its cache; later ones may not."""
+    output = torchrun(
+        2, Path(__file__).with_name("world_program.py"), "slow-start", dataset.path, tmp_path, cwd=tmp_path, code=1
+    )
+    assert "step 2 done" in output
+    assert "step 3 done" not in output
+    assert "did not answer for 2 s" in output
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("compiler", f"{ALONE}no such instruction; go on with --resume --compile off"),
+        pytest.param("memory", f"{ALONE}out of memory with 3 sequences at a time: go on", marks=pytest.mark.slow),
+        pytest.param("sample", "out of memory with 1 sequences at once", marks=pytest.mark.slow),
+        pytest.param("optimizer", "step 1: out of memory in the optimizer", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_end(
+    worlds, dataset, tmp_path, what, said
+):
+    """Not after the half hour that a first step may take."""
+    out, _ = worlds
+    shutil.copytree(out / ("modern" if what == "optimizer" else "single"), tmp_path / "single")
+    program = Path(__file__).with_name("world_program.py")
+    output = torchrun(2, program, what, dataset.path, tmp_path, cwd=tmp_path, code=1)
+    assert said in output
+
+
+def test_several_processes_continue_what_one_began(worlds):
+    out, results = worlds
+    for result in results:
+        assert result["continued"] == pytest.approx(losses(out / "whole")[2:], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_process_continues_what_several_began(worlds, dataset, modern_shape, mode):
+    """With the modern recipe, and dropout; eight steps more than were asked for, from where the rate began to fall."""
+    out, _ = worlds
+    config = replace(modern_shape, batch_tokens=12 * 32, micro_batch_size=4, steps=12, run_dir=out / f"{mode}-dropout")
+    trainer = Trainer(config, GPT(config.model), dataset, config.run_dir, World("cpu"))
+    assert resume(trainer)
+    assert trainer.step == 2
+    assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(worlds, mode):
+    _, results = worlds
+    for result in results:
+        assert result[mode]["skipped"] == [False, False, True, False]
+    assert results[0][mode]["weights as before"] == [False, False, True, False]
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
+    """And what was saved is theirs."""
+    _, results = worlds
+    assert [result["stopped"] for result in results] == [[False, 2, [2]]] * 3
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(worlds, mode, where):
+    """And nothing of the gradients of the abandoned attempt is left."""
+    _, results = worlds
+    for result in results:
+        assert result[mode][f"micro-batch {where}"] == 2
+        assert result[mode][f"norms {where}"] == pytest.approx(result[mode]["enough"], rel=1e-3)
+
+
+def test_ranks_agree(worlds):
+    _, results = worlds
+    for result in results:
+        assert result["sum"] == [4.5, 3.0]
+        assert result["decisions"] == [True, False, 5]
+        assert result["broadcast"] == {"from": 0}
+        assert result["nodes"] == [3, True]
+        assert result["from main"] == 0
+        assert result["bad"][1] == "no such weights"
+    assert [result["bad"][0] for result in results] == ["InputError", "Reported", "Reported"]
+    assert "different" not in results[0]
+    assert results[1]["different"][1] == "--data: differs between process 0 and process 1; give all the same"
+
+
+def test_a_batch_is_divided_without_a_rest():
+    def share(rank, size, batch):
+        return World.local_rows(SimpleNamespace(rank=rank, size=size), batch)
+
+    assert [share(rank, 4, 8) for rank in range(4)] == [(0, 2), (2, 2), (4, 2), (6, 2)]
+    with pytest.raises(InputError, match="a step's 8 sequences cannot be divided equally between 3 processes"):
+        share(0, 3, 8)
+
+
+def test_nodes_with_different_numbers_of_processes_have_no_copies_of_shards():
+    world = SimpleNamespace(size=4, nodes=2, even=False)
+    with pytest.raises(InputError, match="--parallel hsdp: needs equally many processes on each node"):
+        World._mesh(world, "hsdp")
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="4 processes on a machine with 2 CUDA devices"), join_world("cuda", 1):
+        pass
+
+
+def test_without_torchrun_the_world_is_this_process(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with join_world("cpu", 1) as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.sum(1, 2.5) == [1, 2.5]
+        assert world.any(True)
+        assert world.broadcast("x") == "x"
+
+
+def test_errors_of_our_own_are_not_taken_for_a_lost_process():
+    with pytest.raises(RuntimeError, match="shapes"), join_world("cpu", 1):
+        raise RuntimeError("shapes do not match")
+
+
+def test_too_little_memory_for_a_library_of_communication_is_no_lost_process(monkeypatch):
+    """NCCL says so in a text that names itself."""
+    monkeypatch.setattr(launch, "_fresh_store", lambda *_: None)
+    for name in ("init_process_group", "all_gather_object", "new_group", "destroy_process_group"):
+        monkeypatch.setattr(launch.dist, name, lambda *_, **__: None)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "World", lambda *_, **__: SimpleNamespace(hurries=True))
+    sizes = mock.Mock(side_effect=lambda found, own: found.__setitem__(0, own))
+    monkeypatch.setattr(launch.dist, "all_gather_object", sizes)
+    for name in ("NCCL", "NCCL's malloc"):
+        with pytest.raises(RuntimeError, match="NCCL|nccl") as caught, join_world("cpu", 1):
+            raise OUT_OF_MEMORY_REPORTS[name]
+        assert caught.value is OUT_OF_MEMORY_REPORTS[name]
+    with pytest.raises(ProcessLost), join_world("cpu", 1):
+        raise RuntimeError("NCCL error: remote process exited")

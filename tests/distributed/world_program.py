@@ -1,0 +1,305 @@
+"""What the ranks of a world do in test_world.py: started by torchrun, each writes what it saw as JSON.
+
+world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
+trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, `slow-start`,
+or what fails: `memory`, `compiler`, `sample` or `optimizer`.
+"""
+
+import gc
+import json
+import math
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from helpers import fit
+
+from gpt import GPT, InputError, TrainConfig
+from gpt.compiler import CompilerFailed
+from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.distributed.launch import join_world
+from gpt.distributed.world import World
+from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
+from gpt.runs.directory import open_run, read_config
+from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.progress import ProgressDisplay
+from gpt.training import muon, utilization
+from gpt.training.resume import resume, save
+from gpt.training.summary import sample_text
+from gpt.training.trainer import Trainer
+
+Result = dict[str, object]
+MODES = ("ddp", "fsdp", "hsdp")
+
+
+def trainer(config: TrainConfig, dataset: Dataset, run: Path, world: World, resumes: bool = False) -> Trainer:
+    torch.manual_seed(config.seed)
+    config = replace(config, run_dir=run)
+    if world.is_main and not resumes:
+        with open_run(config, dataset.tokenizer, resume=False):
+            pass
+    world.barrier()
+    result = Trainer(config, GPT(config.model), dataset, run, world)
+    if resumes:
+        assert resume(result)
+    return result
+
+
+def whole(trained: Trainer) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.clone() for name, tensor in trained.world.gather(dict(trained.model.named_parameters())).items()
+    }
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def timeless(run: Path) -> list[Result]:
+    clocked = ("elapsed_s", "tokens_per_s", "mfu", "recompilations")  # what tells of a process
+    return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
+
+
+def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 2) -> str:
+    """What differs between a run of that name, made here unless it is there, and one that stops and is resumed."""
+    quiet = ProgressDisplay(1, quiet=True)
+    undisturbed, parts = out / name, out / f"{name}-parts"
+    if not world.broadcast(undisturbed.exists()):
+        fit(trainer(config, dataset, undisturbed, world), quiet)
+    fit(trainer(replace(config, stop_at=stop_at), dataset, parts, world), quiet)
+    fit(trainer(config, dataset, parts, world, resumes=True), quiet)
+    return world.from_main(lambda: difference(undisturbed, parts))
+
+
+def difference(one: Path, two: Path) -> str:
+    """In words, of the newest checkpoints and all records of two runs."""
+    a, b = (load_newest(run, print) for run in (one, two))
+    found = [part for part in ("model", "optimizer") if not equal(getattr(a, part), getattr(b, part))]
+    found += ["step"] * (a.state["step"] != b.state["step"])
+    return ", ".join(found + ["metrics"] * (timeless(one) != timeless(two)))
+
+
+def skip(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
+    """The loss is not a number on rank 1 alone, in the third step."""
+    trained = trainer(config, dataset, out / f"{config.parallel}-skip", world)
+    honest = trained.forward
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return honest(x, y) * (math.nan if (trained.step, world.rank) == (2, 1) else 1.0)
+
+    trained.forward = forward
+    records, same = [], []
+    for _ in range(4):
+        before = whole(trained)
+        records.append(trained.train_step())
+        same.append(equal(before, whole(trained)))
+    return {"skipped": ["skipped" in record for record in records], "weights as before": same}
+
+
+def run_out(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
+    """In the second step rank 1 alone cannot hold more than two sequences; as shards, none.
+
+    In the forward pass of the second micro-batch, or in the backward pass of the first; beside it, the same without.
+    """
+    config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch_size=4, steps=3)
+    results: Result = {"enough": norms(trainer(config, dataset, out / f"{config.parallel}-enough", world))}
+    for where in ("forward", "backward"):
+        trained = trainer(config, dataset, out / f"{config.parallel}-{where}", world)
+        exhaust_once(trained, where)
+        results |= {f"norms {where}": norms(trained), f"micro-batch {where}": trained.micro_batch.size}
+    return results
+
+
+def norms(trained: Trainer) -> list[object]:
+    return [trained.train_step()["gradient_norm"] for _ in range(3)]
+
+
+def exhaust_once(trained: Trainer, where: str) -> None:
+    world, seen = trained.world, []
+
+    def fail(*_: object) -> None:
+        seen.append(trained.step)
+        if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or trained.config.parallel != "ddp"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if where == "forward":
+        trained.model.register_forward_pre_hook(fail)
+    else:
+        trained.model.blocks[0].mlp.register_full_backward_hook(fail)
+
+
+def resume_after_halving(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> bool:
+    """Memory runs out in the second step; after the third the run is saved, and resumed beside itself."""
+    config = replace(config, micro_batch_size=4)
+    trained = trainer(config, dataset, out / f"{config.parallel}-halved", world)
+    seen = []
+
+    def fail(*_: object) -> None:
+        seen.append(trained.step)
+        if seen.count(1) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trained.model.register_forward_pre_hook(fail)
+    for _ in range(3):
+        trained.train_step()
+    save(trained)
+    resumed = trainer(config, dataset, trained.run, world, resumes=True)
+    for each in (trained, resumed):
+        each.train_step()
+    assert trained.micro_batch.size == resumed.micro_batch.size == 2
+    return equal(whole(trained), whole(resumed))
+
+
+def stop(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> list[object]:
+    """Rank 1 alone gets a signal, in the second step: whether the training ended, its step, and what was saved."""
+    trained = trainer(config, dataset, out / "stopped", world)
+    honest = trained.train_step
+
+    def step() -> Result:
+        if (trained.step, world.rank) == (1, 1):
+            signal.raise_signal(signal.SIGTERM)
+        return honest()
+
+    trained.train_step = step
+    ended = fit(trained, ProgressDisplay(1, quiet=True))
+    return [ended, trained.step, [step_of(path) for path in list_checkpoints(trained.run)]]
+
+
+def draw(config: TrainConfig, dataset: Dataset, world: World) -> list[str]:
+    """Samples of models that differ from rank to rank, and of one that is not finite on rank 0 alone."""
+    samples = []
+    for fault in (0.0, math.nan if world.is_main else 0.0):
+        model = GPT(config.model)
+        with torch.no_grad():
+            model.token_embedding.weight += (0.1 * world.rank) * torch.randn_like(model.token_embedding.weight) + fault
+        model = model if config.parallel == "ddp" else world.parallelize(model, config.parallel)
+        if config.parallel != "ddp":  # they share one model: let its logits differ
+            model.register_forward_hook(lambda module, _, logits: logits.roll(world.rank, -1) + fault)  # noqa: B023
+        samples.append(sample_text(model, dataset, 12, world))
+    return samples
+
+
+def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
+    dataset, quiet = open_dataset(data), ProgressDisplay(1, quiet=True)
+    results: dict[str, object] = {}
+    config = read_config(out / "single")
+    continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
+    results["continued"] = [continued.train_step()["train_loss"] for _ in range(2)]
+    config = replace(config, stop_at=None, init_from="scratch")
+    results["stopped"] = stop(config, dataset, out, world)
+    recipe = read_config(out / "modern")
+    for parallel in MODES:
+        chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
+        fit(trainer(chosen, dataset, out / parallel, world), quiet)
+        fit(trainer(modern, dataset, out / f"{parallel}-modern", world), quiet)
+        dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
+        narrow = replace(chosen, dtype="bfloat16", recompute="activations", micro_batch_size=1)
+        results[parallel] = {
+            "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
+            "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
+            "after halving": resume_after_halving(dropping, dataset, out, world),
+            "samples": draw(modern, dataset, world),
+        }
+        results[parallel] |= skip(chosen, dataset, out, world)
+        results[parallel] |= run_out(chosen, dataset, out, world)
+    return results | agreements(world)
+
+
+def agreements(world: World) -> dict[str, object]:
+    results = {
+        "sum": world.sum(world.rank + 0.5, 1),
+        "decisions": [world.any(world.rank == 1), world.any(False), world.min(7 - world.rank)],
+        "broadcast": world.broadcast({"from": world.rank}),
+        "nodes": [world.nodes, world.even],
+        "from main": world.from_main(lambda: world.rank),
+    }
+    for name, fault in (("different", lambda: world.require_same("--data", world.rank)), ("bad", lambda: bad(world))):
+        try:
+            fault()
+        except InputError as error:
+            results[name] = [type(error).__name__, str(error)]
+    return results
+
+
+def bad(world: World) -> None:
+    def fail() -> None:
+        raise InputError("no such weights")
+
+    world.from_main(fail)
+
+
+def others(data: Path, out: Path, world: World, compiles: str) -> dict[str, object]:
+    """What takes longer, or other numbers of processes: exactness alone."""
+    dataset, results = open_dataset(data), {}
+    recipe = replace(read_config(out / "modern"), compile=compiles, steps=4)
+    if compiles == "on":
+        recipe = replace(recipe, model=replace(recipe.model, n_layer=1))
+    for parallel in MODES:
+        name = f"{parallel}-{world.size}-{compiles}"
+        results[parallel] = exact(replace(recipe, parallel=parallel), dataset, out, world, name, stop_at=2)
+        if compiles == "on":
+            calls = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            results[parallel] += "" if calls else "nothing was compiled"
+    return results
+
+
+def slow_start(out: Path, world: World) -> dict[str, object]:
+    """Rank 1 takes longer than the timeout in its first step, and then again in its third."""
+    del out
+    for step in range(3):
+        if world.rank == 1 and step in (0, 2):
+            time.sleep(4)
+        world.sum(step)
+        world.hurry()
+        world.say(f"step {step + 1} done")
+    return {}
+
+
+def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, object]:
+    """Rank 1 fails in the midst of a sharded forward pass, of a step or a sample, or of Muon; the other does not."""
+    config = replace(read_config(out / "single"), parallel="fsdp", init_from="scratch", stop_at=None)
+    trained = trainer(config, open_dataset(data), out / "alone", world)
+
+    def fail(*_: object) -> None:
+        if world.rank == 1:
+            raise (
+                CompilerFailed("no such instruction") if what == "compiler" else torch.OutOfMemoryError("out of memory")
+            )
+
+    if what == "optimizer":
+        muon.newton_schulz = fail if world.rank == 1 else muon.newton_schulz
+    else:
+        trained.model.blocks[1].register_forward_pre_hook(fail)
+    if what == "sample":
+        sample_text(trained.model, trained.dataset, 12, world)
+        world.any(False)
+    else:
+        trained.train_step()
+        trained.train_step()
+    return {}
+
+
+def main(task: str, data: Path, out: Path) -> None:
+    gc.freeze()  # what was imported need not be looked through again
+    utilization.measured_peak_flops = cache(utilization.measured_peak_flops)  # which takes longer than steps so small
+    os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
+    failing = ("memory", "compiler", "sample", "optimizer")
+    with join_world("cpu", timeout={"slow-start": 2, **dict.fromkeys(failing, 4)}.get(task, 60)) as world:
+        if task == "all":
+            results = all_of_it(data, out, world)
+        elif task == "slow-start":
+            results = slow_start(out, world)
+        elif task in failing:
+            results = fail_alone(data, out, world, task)
+        else:
+            results = others(data, out, world, task)
+        (out / f"{task}-{world.size}-{world.rank}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

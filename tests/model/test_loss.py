@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt.choices import IGNORE_INDEX
+from gpt.device import autocast
+from gpt.model import loss as head
+from gpt.model.loss import next_token_loss, next_token_losses, softcap
+
+
+@pytest.fixture(params=["plain", "in chunks"])
+def case(request, monkeypatch):
+    """Hidden states (3, 50, 16), a head for 97 ids, and targets, some of which do not count."""
+    monkeypatch.setattr(head, "chunk_rows", lambda *_: 1000 if request.param == "plain" else 16)
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 50, 16), (97, 16)))
+    targets = torch.randint(97, (3, 50))
+    targets[0, :7] = targets[2, 33:] = IGNORE_INDEX
+    return hidden, weight, targets
+
+
+def by_formula(hidden, weight, targets, cap):
+    """The negative logarithm of the softmax at each target that counts, one by one."""
+    total = hidden.new_zeros(())
+    for row, target in zip(hidden.flatten(0, 1), targets.flatten().tolist(), strict=True):
+        if target != IGNORE_INDEX:
+            logits = weight @ row
+            logits = cap * torch.tanh(logits / cap) if cap else logits
+            total = total - logits[target] + logits.exp().sum().log()
+    return total
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0])
+def test_the_loss_and_its_gradients_are_the_formula(case, cap):
+    hidden, weight, _ = case
+    expected = by_formula(*case, cap)
+    loss = next_token_loss(*case, cap)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    gradients = torch.autograd.grad(loss * 0.3, (hidden, weight))
+    for ours, reference in zip(gradients, torch.autograd.grad(expected * 0.3, (hidden, weight)), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-8, atol=1e-10)
+
+
+def test_a_batch_without_targets_has_loss_zero_and_no_nan(case):
+    hidden, weight, targets = case
+    loss = next_token_loss(hidden, weight, torch.full_like(targets, IGNORE_INDEX))
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden.grad.eq(0).all()
+    assert weight.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0])
+def test_single_losses_add_up_and_are_zero_where_ignored(case, cap):
+    hidden, weight, targets = case
+    losses = next_token_losses(hidden, lambda part: softcap(F.linear(part, weight), cap), targets, weight.size(0))
+    assert losses.shape == targets.shape
+    assert losses[targets == IGNORE_INDEX].eq(0).all()
+    assert losses.sum().item() == pytest.approx(by_formula(*case, cap).item(), rel=1e-10)
+    logits = softcap(F.linear(hidden[1, 4], weight), cap)
+    assert losses[1, 4].item() == pytest.approx(-math.log(logits.softmax(0)[targets[1, 4]].item()))
+
+
+def test_in_bfloat16_the_loss_is_near_and_sums_are_float32(case):
+    hidden, weight, targets = (x.detach().float() if x.is_floating_point() else x for x in case)
+    hidden.requires_grad_(), weight.requires_grad_()
+    with autocast("cpu", torch.bfloat16):
+        loss = next_token_loss(hidden, weight, targets)
+    loss.backward()
+    assert loss.dtype == weight.grad.dtype == hidden.grad.dtype == torch.float32
+    expected = by_formula(*case, 0.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=0.01)
+    (gradient,) = torch.autograd.grad(expected, case[1])
+    assert (weight.grad - gradient).norm() / gradient.norm() < 0.02
+
+
+def test_the_logits_of_all_positions_are_never_held():
+    """One position more than a chunk has: no tensor of the graph or the passes is as large as all logits."""
+    largest, size = [0], head.chunk_rows(20_000, "cpu") + 1
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            result = function(*arguments, **(options or {}))
+            if isinstance(result, torch.Tensor):
+                largest[0] = max(largest[0], result.numel())
+            return result
+
+    hidden, weight = torch.randn(2 * size, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
+    with Watch():
+        next_token_loss(hidden, weight, torch.randint(20_000, (2 * size,))).backward()
+    assert largest[0] == head.chunk_rows(20_000, "cpu") * 20_000

@@ -1,0 +1,166 @@
+import copy
+from unittest import mock
+
+import pytest
+import torch
+from helpers import VARIANTS, variant
+
+from gpt import Engine, InputError, SamplingConfig
+from gpt.model.cache import KVCache, RaggedBatch
+from gpt.model.prepack import Int8Linear, PrepackedLinear, can_prepack, prepack
+
+fbgemm = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="8-bit integers need an x86 processor"
+)
+onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+LAYERS = [pytest.param(PrepackedLinear, marks=onednn), pytest.param(Int8Linear, marks=fbgemm)]
+TYPES = [pytest.param(torch.float32, marks=onednn), pytest.param(torch.int8, marks=fbgemm)]
+SIZES = [(48, 24), (96, 257), (768, 100), (33, 7)]  # inputs and outputs
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def matrices(inputs, outputs, rows=64):
+    generator = torch.Generator().manual_seed(inputs)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
+    x[3] *= 1000  # each row has its own scale
+    x[4, 5] = 500
+    return x, weight, bias
+
+
+def prepacked(model, dtype):
+    model = copy.deepcopy(model)
+    prepack(model, dtype)
+    return model
+
+
+def relative_error(actual, expected):
+    """Of each row, by the size of what is expected there; the worst."""
+    return ((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max().item()
+
+
+@onednn
+@pytest.mark.parametrize("size", SIZES)
+def test_float32_is_that_of_a_linear_layer(size):
+    x, weight, bias = matrices(*size)
+    exact = x.double() @ weight.double().t()
+    assert relative_error(PrepackedLinear(weight, None)(x), exact) < 1e-6
+    assert relative_error(PrepackedLinear(weight, bias)(x.view(4, 16, -1)).flatten(0, 1), exact + bias) < 1e-6
+
+
+@fbgemm
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("size", SIZES)
+def test_int8_is_that_of_rounded_weights(size):
+    """What activations lose is far below what weights do."""
+    x, weight, bias = matrices(*size)
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
+    exact = x.double() @ ((weight / scale).round() * scale).t()
+    assert relative_error(Int8Linear(weight, None)(x), exact) < 2e-3
+    assert relative_error(Int8Linear(weight, bias)(x.view(4, 16, -1)).flatten(0, 1), exact + bias) < 2e-3
+    assert relative_error(exact, x.double() @ weight.double().t()) < 0.02
+
+
+@fbgemm
+def test_int8_does_not_overflow_where_all_is_as_large_as_can_be():
+    """A processor without VNNI adds products of two in 16 bits."""
+    for sign in (1.0, -1.0):
+        y = Int8Linear(torch.full((40, 3072), sign), None)(torch.full((5, 3072), 7.0))
+        torch.testing.assert_close(y, torch.full((5, 40), sign * 7 * 3072), rtol=1e-5, atol=0)
+
+
+@fbgemm
+def test_int8_knows_zeros_and_does_not_hide_what_is_not_finite():
+    weight, bias = torch.randn(8, 16), torch.randn(8)
+    weight[2] = 0
+    layer = Int8Linear(weight, bias)
+    assert torch.equal(layer(torch.zeros(3, 16)), bias.expand(3, 8))
+    assert layer(torch.randn(3, 16))[:, 2].equal(bias[2].expand(3))
+    broken = torch.randn(3, 16)
+    broken[1, 4] = torch.nan
+    assert layer(broken).isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("size", [*SIZES, (768, 2304), (3072, 768), (768, 5000)])
+def test_a_row_is_the_same_bit_for_bit_in_any_company(kind, size):
+    x, weight, bias = matrices(*size, rows=600)
+    layer = kind(weight, bias)
+    together = layer(x)
+    for rows in (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 128, 512):
+        assert torch.equal(layer(x[:rows]), together[:rows])
+        assert torch.equal(layer(x[600 - rows :]), together[600 - rows :])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_packed_model_has_the_logits_of_the_plain_full_pass(name, dtype):
+    """Whole, in pieces through a cache, and in rows of different lengths.
+
+    float32 within 1e-4 of the largest logit, int8 within a tenth of the logits' deviation.
+    """
+    model, ids = variant(name), torch.randint(257, (3, 48), generator=torch.Generator().manual_seed(1))
+    small, plain = prepacked(model, dtype), model(ids)
+    near = 1e-4 * plain.abs().max() if dtype == torch.float32 else 0.1 * plain.std()
+    assert (small(ids) - plain).square().mean(dim=-1).sqrt().max() < near
+    caches, lengths = [KVCache(model.config) for _ in range(3)], (1, 20, 33)
+    for row, cache, length in zip(ids, caches, lengths, strict=True):
+        small(row[None, :length], cache)
+    for step in range(10):
+        newest = torch.stack([row[length + step] for row, length in zip(ids, lengths, strict=True)])
+        logits = small(newest[:, None], RaggedBatch(caches), last=True)
+        expected = torch.stack([row[length + step] for row, length in zip(plain, lengths, strict=True)])
+        assert (logits - expected).square().mean(dim=-1).sqrt().max() < near
+
+
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_a_packed_model_draws_the_same_at_any_batch_size_to_the_last_bit(name, dtype):
+    model = prepacked(variant(name), dtype)
+    prompts = [[5, 17, 200, 3], [9], [7, 8, 9, 10], list(range(30)), [40, 41], [5, 17, 200, 3]]
+    sampling = SamplingConfig(max_tokens=30, seed=5)
+    drawn = []
+    for batch, order in [(1, range(6)), (16, range(6)), (3, [4, 2, 0, 5, 3, 1]), (5, [5, 4, 3, 2, 1, 0])]:
+        engine = Engine(model, batch, notify=lambda _: None)
+        requests = {engine.submit(prompts[j], sampling, j, top_logprobs=1): j for j in order}
+        found = [[] for _ in prompts]
+        for token in engine.run():
+            found[requests[token.request]].append((token.id, token.logprob, token.top_logprobs))
+        drawn.append(found)
+    assert all(found == drawn[0] for found in drawn)
+
+
+@onednn
+def test_packing_twice_leaves_it_and_the_head_stays_tied():
+    model = variant("gpt2")
+    once = prepacked(model, torch.float32)
+    assert once.token_embedding.weight.equal(model.token_embedding.weight)
+    assert isinstance(once.lm_head, PrepackedLinear)
+    prepack(once)
+    assert (once(torch.tensor([[1, 2]])) - model(torch.tensor([[1, 2]]))).abs().max() < 1e-4
+    assert can_prepack(model)
+    assert not can_prepack(model.double())
+
+
+def test_without_fbgemm_int8_is_refused(monkeypatch):
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
+    with pytest.raises(InputError, match=r"--dtype int8: needs an x86 processor"):
+        prepack(variant("gpt2"), torch.int8)
+
+
+@fbgemm
+def test_packing_that_fails_leaves_torchs_engine_as_it_was(monkeypatch):
+    monkeypatch.setattr(PrepackedLinear, "__init__", mock.Mock(side_effect=MemoryError))
+    engine = next(name for name in torch.backends.quantized.supported_engines if name not in ("none", "fbgemm"))
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    with pytest.raises(MemoryError):
+        prepack(variant("gpt2"))
+    assert torch.backends.quantized.engine == engine

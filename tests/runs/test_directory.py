@@ -1,0 +1,360 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from filelock import FileLock
+from helpers import SHAPE, run_here
+
+from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
+from gpt.interop.huggingface import export
+from gpt.model.alike import Alike
+from gpt.runs.checkpoint import list_checkpoints
+from gpt.runs.directory import is_run, newest_run, open_run, read_config, write_config, write_tokenizer
+from gpt.runs.load import load_tokenizer, model_config, pinned
+
+
+def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, tmp_path):
+    """Moved elsewhere, without its dataset and its optimizer's state."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(trained_run, moved)
+    for path in list_checkpoints(moved):
+        (path / "optimizer.safetensors").unlink()
+    loaded = load_run(moved)
+    assert isinstance(loaded.model, GPT)
+    assert isinstance(loaded.config, ModelConfig)
+    assert loaded.config == tiny_config.model
+    assert loaded.tokenizer.fingerprint == dataset.tokenizer.fingerprint
+    assert not loaded.model.training
+    assert loaded.model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 257)
+
+
+def test_files_of_a_run(trained_run):
+    names = {path.name for path in trained_run.iterdir()}
+    assert names == {
+        ".lock",
+        "config.json",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }  # loss.png is the report's
+    assert json.loads((trained_run / "config.json").read_text())["version"] == 2
+
+
+def test_the_best_checkpoint_is_loaded(trained_run):
+    losses = {
+        path: json.loads((path / "state.json").read_text())["evaluation"]["loss"]
+        for path in list_checkpoints(trained_run)
+    }
+    best = min(losses, key=losses.__getitem__)
+    assert load_run(trained_run).state["evaluation"]["loss"] == losses[best]
+
+
+def test_a_hugging_face_directory_is_loaded_too(trained_run, tmp_path):
+    ours = load_run(trained_run)
+    export(ours.model, ours.tokenizer, tmp_path / "exported")
+    theirs = load_run(tmp_path / "exported")
+    ids = torch.randint(257, (1, 20))
+    assert torch.equal(ours.model(ids), theirs.model(ids))
+    assert theirs.tokenizer.fingerprint == ours.tokenizer.fingerprint
+    assert model_config(str(tmp_path / "exported")).n_embd == 32
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("int8", 0.05), ("bfloat16", 0.05)])
+def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, near):
+    if dtype == "int8" and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("8-bit integers need an x86 processor")
+    plain, ids = load_run(trained_run).model, torch.arange(20).unsqueeze(0)
+    for prepacked in (False, True):
+        model = load_run(trained_run, dtype=dtype, prepacked=prepacked).model
+        with torch.no_grad():
+            assert (model(ids).float() - plain(ids)).square().mean().sqrt() < near * plain(ids).std()
+        assert any(parameter.requires_grad for parameter in model.parameters()) is not prepacked
+
+
+def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch):
+    """Also of a model that cannot be packed; to nobody who does not generate."""
+    said = []
+    load_run(trained_run, say=said.append)
+    monkeypatch.setattr("gpt.runs.load.can_prepack", lambda _: False)
+    load_run(trained_run, say=said.append, prepacked=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(Alike, "_agrees", lambda *_: False)
+    monkeypatch.setattr(Alike, "found", {})
+    load_run(trained_run, say=said.append, prepacked=True)
+    assert len(said) == 2
+    assert all("can depend on what is sampled beside it" in line for line in said)
+    monkeypatch.undo()
+    load_run(trained_run, say=said.append, prepacked=torch.backends.mkldnn.is_available())
+    assert len(said) == 2
+
+
+def test_int8_is_for_the_cpu(trained_run):
+    with pytest.raises(InputError, match=r"--dtype int8: is for the CPU, and this is cuda; choose bfloat16"):
+        load_run(trained_run, "cuda", dtype="int8")
+
+
+def test_loading_draws_no_random_numbers(trained_run):
+    torch.manual_seed(3)
+    load_run(trained_run)
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(4), drawn)
+
+
+def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dataset):
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        with open_run(tiny_config, dataset.tokenizer, resume=False) as run:
+            names.append(run.as_posix())
+    assert names == ["runs/python-custom", "runs/python-custom-2", "runs/python-custom-3"]
+    assert read_config(tmp_path / names[1]).run_dir.as_posix() == names[1]
+
+
+def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, dataset):
+    with pytest.raises(InputError, match="already holds a run; go on with it by --resume"):
+        open_run(replace(tiny_config, run_dir=trained_run), dataset.tokenizer, resume=False).__enter__()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        open_run(replace(tiny_config, run_dir=tmp_path / "mine"), dataset.tokenizer, resume=False).__enter__()
+
+
+def test_two_trainers_cannot_have_one_run_and_the_lock_ends_with_its_holder(trained_run, tiny_config, dataset):
+    config = replace(tiny_config, run_dir=trained_run)
+    with (
+        open_run(config, dataset.tokenizer, resume=True),
+        pytest.raises(InputError, match="another process is training in it; wait until it ends"),
+    ):
+        open_run(config, dataset.tokenizer, resume=True).__enter__()
+    with open_run(config, dataset.tokenizer, resume=True) as run:
+        assert run == trained_run
+
+
+def test_a_process_that_was_killed_leaves_no_lock(trained_run):
+    code = "import filelock, os, sys; filelock.FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(trained_run / ".lock")], check=False)
+    assert killed.returncode == -9
+    FileLock(trained_run / ".lock").acquire(timeout=0).lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize(
+    ("number", "there", "said"),
+    [
+        (errno.ENOSYS, True, r"\.lock says .*: if none is training, on any machine, remove it|cannot be locked"),
+        (errno.ENOLCK, False, r"cannot be locked \(No locks available\); .* on another one|remove it"),
+        (errno.EWOULDBLOCK, False, "another process is training in it; wait until it ends"),
+    ],
+)
+def test_where_a_run_cannot_be_locked_it_is_said_what_to_do(
+    number, there, said, trained_run, tiny_config, dataset, monkeypatch
+):
+    """Some network file systems have no flock; what is said of them depends on filelock's version."""
+    fcntl = pytest.importorskip("fcntl")
+    if not there:
+        (trained_run / ".lock").unlink(missing_ok=True)
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=said):
+        open_run(replace(tiny_config, run_dir=trained_run), dataset.tokenizer, resume=True).__enter__()
+
+
+def test_the_newest_run_is_the_one_last_written_to(tmp_path, tiny_config):
+    with pytest.raises(InputError, match="there is no run"):
+        newest_run(tmp_path)
+    for name in ("b", "a", "c"):
+        (tmp_path / name).mkdir()
+        write_config(tmp_path / name, tiny_config)
+        time.sleep(0.02)
+    (tmp_path / "not a run").mkdir()
+    assert newest_run(tmp_path).name == "c"
+    (tmp_path / "b" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    time.sleep(0.02)
+    (tmp_path / "c" / "checkpoints").mkdir()
+    assert newest_run(tmp_path).name == "c"
+    assert newest_run(tmp_path, with_checkpoint=True).name == "b"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 2}', '{"version": 9, "config": {}}'])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert not is_run(tmp_path)
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(trained_run):
+    content = json.loads((trained_run / "config.json").read_text())
+    content["config"]["model"]["n_layer"] = 3
+    (trained_run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="do not fit its config.json"):
+        load_run(trained_run)
+
+
+def test_a_mistyped_run_is_not_looked_for_on_the_network(trained_run):
+    with pytest.raises(InputError, match=f"there is no such directory; did you mean '{trained_run}'"):
+        load_run(f"{trained_run}n")
+
+
+def test_the_bare_name_of_a_run_is_not_looked_for_on_the_network(trained_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    trained_run.rename(tmp_path / "runs" / "mine-nano")
+    monkeypatch.chdir(tmp_path)
+    for load in (load_run, model_config, pinned, load_tokenizer):
+        with pytest.raises(InputError, match="mine-nano: there is no such directory; did you mean runs/mine-nano"):
+            load("mine-nano")
+        with pytest.raises(InputError, match="the hub did not|Hugging Face hub did not give it.*mean runs/mine-nano"):
+            load("mine-nan")
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/where", "a/b/c"])
+def test_a_source_that_is_nothing_is_refused(source):
+    with pytest.raises(InputError, match="neither a run directory|no such directory"):
+        load_run(source)
+
+
+def test_a_hub_id_without_a_network_is_refused():
+    with pytest.raises(InputError, match="the Hugging Face hub did not give it"):
+        load_run("someone/no-such-model-here")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub's cache with two commits of someone/tiny, of which `main` is the second and v1 the first."""
+    repository, commits = tmp_path / "hub" / "models--someone--tiny", ["a" * 40, "b" * 40]
+    (repository / "refs").mkdir(parents=True)
+    for number, (commit, names) in enumerate(zip(commits, (["v1"], ["main"]), strict=True)):
+        torch.manual_seed(number)
+        export(GPT(SHAPE), Tokenizer.utf8_bytes(), repository / "snapshots" / commit)
+        for name in names:
+            (repository / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("named", "commit"), [("", "b"), ("@main", "b"), ("@v1", "a"), (f"@{'a' * 40}", "a"), (f"@{'b' * 40}", "b")]
+)
+def test_a_hub_model_is_that_of_its_revision_and_says_its_commit(hub, named, commit):
+    loaded = load_run(f"someone/tiny{named}")
+    assert loaded.source == f"someone/tiny@{commit * 40}"
+    expected = load_run(hub / "snapshots" / (commit * 40)).model
+    assert torch.equal(loaded.model.token_embedding.weight, expected.token_embedding.weight)
+    assert loaded.tokenizer.vocab_size == 257
+
+
+def test_a_run_keeps_the_commit_of_its_weights_though_the_hub_goes_on(hub, dataset, tmp_path):
+    def train(init, *options):
+        command = ("--run-dir", "tuned", "--data", dataset.path, "--init-from", init, "--device", "cpu", *options)
+        return run_here("train.py", *command, cwd=tmp_path)
+
+    first = "a" * 40
+    (hub / "refs" / "main").write_text(first)
+    output = train("someone/tiny", "--steps", 2)
+    assert f"weights: someone/tiny@{first}" in output
+    assert read_config(tmp_path / "tuned").init_from == f"someone/tiny@{first}"
+    (hub / "refs" / "main").write_text("b" * 40)
+    for same in ("someone/tiny", f"someone/tiny@{first}", "someone/tiny@v1"):  # as torchrun names it again
+        train(same, "--steps", 2, "--resume")
+    assert read_config(tmp_path / "tuned").init_from == f"someone/tiny@{first}"
+    command = ("--run-dir", "tuned", "--resume", "--init-from", "someone/tiny@main")
+    assert f"cannot become someone/tiny@{'b' * 40} midway" in run_here("train.py", *command, cwd=tmp_path, code=2)
+    assert "did not give it" in run_here("train.py", "--init-from", "someone/tiny@v2", cwd=tmp_path, code=2)
+
+
+@pytest.mark.parametrize("error", [InputError("refused"), OSError("no space"), KeyboardInterrupt(), RuntimeError("x")])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_start_that_is_refused_before_its_first_step_leaves_its_name_free(
+    tiny_config, dataset, tmp_path, error, existed
+):
+    config = replace(tiny_config, run_dir=tmp_path / "run")
+    if existed:
+        config.run_dir.mkdir()
+    with pytest.raises(type(error)), open_run(config, dataset.tokenizer, resume=False):
+        raise error
+    assert config.run_dir.exists() == existed
+    with open_run(config, dataset.tokenizer, resume=False) as run:
+        assert is_run(run)
+
+
+def test_what_has_trained_is_kept_whatever_refuses_it_later(trained_run, tiny_config, dataset):
+    before = sorted(path.name for path in trained_run.rglob("*"))
+    with pytest.raises(InputError), open_run(replace(tiny_config, run_dir=trained_run), dataset.tokenizer, resume=True):
+        raise InputError("refused")
+    with (
+        pytest.raises(InputError, match="already holds a run"),
+        open_run(replace(tiny_config, run_dir=trained_run), dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert sorted(path.name for path in trained_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokenizer.json"])
+def test_a_directory_of_something_else_is_refused_and_left_as_it_is(tiny_config, dataset, tmp_path, name):
+    """Also where a file has a name that a run's file has."""
+    (tmp_path / name).write_text("mine")
+    with (
+        pytest.raises(InputError, match="not empty"),
+        open_run(replace(tiny_config, run_dir=tmp_path), dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tiny_config, dataset, tmp_path, resume):
+    config = replace(tiny_config, run_dir=tmp_path / "caf\udce9")
+    with (
+        pytest.raises(InputError, match="is not UTF-8; name another directory"),
+        open_run(config, dataset.tokenizer, resume),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gpt.runs.directory.write_config", full)
+    config = replace(tiny_config, run_dir=tmp_path / "run")
+    with (
+        pytest.raises(OSError, match=r"--run-dir .*run: cannot be written \(No space left on device\); make space"),
+        open_run(config, dataset.tokenizer, resume=False),
+    ):
+        pass
+    assert not config.run_dir.exists()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tiny_config, dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = replace(tiny_config, run_dir=tmp_path / "file" / "run")
+    with pytest.raises(InputError, match=r"--run .*run: cannot be made \(Not a directory\)"):
+        open_run(config, dataset.tokenizer, resume=False).__enter__()
+
+
+def test_a_start_after_one_that_was_killed_at_once_is_accepted(tiny_config, dataset, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "tokenizer.json").write_text("half")
+    with open_run(replace(tiny_config, run_dir=tmp_path), dataset.tokenizer, resume=False) as run:
+        assert load_tokenizer(run).fingerprint == dataset.tokenizer.fingerprint
+
+
+def test_a_run_keeps_its_tokenizer_until_nothing_can_refuse_to_go_on(trained_run, tiny_config, dataset, bpe):
+    before = (trained_run / "tokenizer.json").read_bytes()
+    with pytest.raises(InputError), open_run(replace(tiny_config, run_dir=trained_run), bpe, resume=True):
+        raise InputError("the learning rate would jump")
+    assert (trained_run / "tokenizer.json").read_bytes() == before
+    write_tokenizer(trained_run, bpe)
+    assert load_tokenizer(trained_run).fingerprint == bpe.fingerprint

@@ -1,0 +1,285 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gpt import InputError
+from gpt.tracking import wandb as wandb_sink
+from gpt.tracking.jsonl import MetricsFile, read_metrics
+from gpt.tracking.plot import draw_losses
+from gpt.tracking.wandb import WandbLog
+
+
+def record(step):
+    return {"step": step, "train_loss": 1.0 / step}
+
+
+def write(run, steps, after=0):
+    file = MetricsFile(run, after)
+    for step in steps:
+        file.write(record(step))
+    file.close()
+
+
+def test_each_record_is_a_line_of_json_at_once(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    file.write(record(1))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train_loss": 1.0}\n'
+    file.close()
+
+
+def test_going_on_removes_later_steps_and_a_torn_line(tmp_path):
+    write(tmp_path, range(1, 10))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 10, "tra')
+    write(tmp_path, range(6, 8), after=5)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2}\nrubbish\n[]\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 2}\n[]\n')
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1]
+
+
+def test_the_picture_is_a_png(trained_run):
+    path = draw_losses(trained_run)
+    assert path.name == "loss.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path):
+    code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+    log = WandbLog(tiny_config, tmp_path, print, lambda: 0)
+    log.write(record(1))
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+class FakeRun:
+    def __init__(self, fails_at=None):
+        self.logged, self.fails_at, self.defined = [], fails_at, []
+
+    def define_metric(self, name, step_metric=None):
+        self.defined.append((name, step_metric))
+
+    def log(self, values):
+        if values["step"] == self.fails_at:
+            raise ConnectionResetError("its process has gone\nand more of it")
+        self.logged.append(values)
+
+    def finish(self):
+        self.logged.append("finished")
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    """Takes the place of wandb.init: what it was given, and the run that it gives; what was said, too."""
+    import wandb
+
+    fake = SimpleNamespace(run=FakeRun(), given=[], said=[], errors=[])
+
+    def init(**given):
+        fake.given.append(given)
+        if fake.errors:
+            raise fake.errors.pop()
+        return fake.run
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "login", lambda **_: "WANDB_API_KEY" in os.environ)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    return fake
+
+
+def log_three(config, run, say=print):
+    log = WandbLog(config, run, say, lambda: 0)  # what is left when training ends in order is told as well
+    for step in (1, 2, 3):
+        log.write(record(step))
+    log.close()
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_path, fake_wandb, mode):
+    log_three(replace(tiny_config, wandb=mode), tmp_path)
+    (given,) = fake_wandb.given
+    assert given["mode"] == mode
+    json.dumps(given["config"])
+    assert fake_wandb.run.logged == [*map(record, (1, 2, 3)), "finished"]
+    assert fake_wandb.run.defined == [("step", None), ("*", "step")]
+
+
+def test_wandb_is_told_of_a_step_once_it_is_saved(tiny_config, tmp_path, fake_wandb):
+    """Killed after step 8, with 5 saved, and resumed: it never hears of the steps that were done again."""
+    dead = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    for step in range(1, 9):
+        dead.write(record(step))
+    deadline = time.monotonic() + 30
+    while len(fake_wandb.run.logged) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3 * wandb_sink.WANDB_LOOKS)
+    assert fake_wandb.run.logged == [record(step) for step in range(1, 6)]
+    resumed = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    again = [{"step": step, "train_loss": 7.0} for step in range(6, 11)]
+    for other in again:
+        resumed.write(other)
+    resumed.close()
+    assert fake_wandb.run.logged == [*(record(step) for step in range(1, 6)), *again, "finished"]
+
+
+def test_a_resumed_run_goes_on_with_the_same_wandb_run(tiny_config, tmp_path, fake_wandb):
+    for _ in range(2):
+        log_three(replace(tiny_config, wandb="offline"), tmp_path)
+    (tmp_path / "other").mkdir()
+    log_three(replace(tiny_config, wandb="offline"), tmp_path / "other")
+    first, second, other = (given["id"] for given in fake_wandb.given)
+    assert first == second != other
+
+
+def test_wandb_that_fails_midway_is_said_once_and_harms_nothing(tiny_config, tmp_path, fake_wandb):
+    fake_wandb.run.fails_at = 2
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    assert fake_wandb.run.logged == [record(1)]
+    assert fake_wandb.said == ["wandb: its process has gone; training goes on without it"]
+
+
+def test_a_network_that_is_gone_at_the_start_means_recording_offline(tiny_config, tmp_path, fake_wandb):
+    import wandb
+
+    fake_wandb.errors = [wandb.errors.CommError("cannot connect")]
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    assert [given["mode"] for given in fake_wandb.given] == ["online", "offline"]
+    assert fake_wandb.run.logged[-1] == "finished"
+    (said,) = fake_wandb.said
+    assert said.startswith("wandb: cannot connect; recorded offline instead, upload with: wandb sync")
+
+
+def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb, monkeypatch):
+    monkeypatch.setattr(wandb_sink, "WANDB_ENDS", 1)
+    released = threading.Event()
+    fake_wandb.run.finish = released.wait
+    start = time.monotonic()
+    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append, lambda: 0)
+    log.write(record(1))
+    assert time.monotonic() - start < 5  # importing it, and no more
+    log.close()
+    released.set()
+    assert "did not finish in 1 s; upload with: wandb sync" in fake_wandb.said[0]
+
+
+def test_without_a_login_wandb_records_offline_and_asks_nothing(tiny_config, tmp_path, fake_wandb, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    (said,) = fake_wandb.said
+    assert said.startswith("wandb: nobody is logged in (`wandb login` does that); recorded offline instead")
+    assert [given["mode"] for given in fake_wandb.given] == ["offline"]
+
+
+def test_wandb_offline_writes_a_run(tiny_config, tmp_path, monkeypatch):
+    """The real library, without a network; how long a busy machine takes for it is not the subject."""
+    monkeypatch.setattr(wandb_sink, "WANDB_ENDS", 120)
+    said = []
+    log_three(replace(tiny_config, wandb="offline"), tmp_path, said.append)
+    assert said == []
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # its own process writes the file, and may not have come to it yet
+    while len(read_wandb(file)[0]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    logged, axes = read_wandb(file)
+    assert logged == [record(step) for step in (1, 2, 3)]
+    assert axes == {"step": None, "*": "step"}
+
+
+def read_wandb(path):
+    """What a file of wandb holds: the records that were logged, and the metrics that were defined with their axes."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    content, entry, entries = path.read_bytes(), b"", []
+    block = 32768  # LevelDB's log format, behind a header of 7 bytes: checksum, length, kind, and data within blocks
+    position = 7
+    while position + 7 <= len(content):
+        if block - position % block < 7:
+            position += block - position % block
+            continue
+        length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        entry += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            entries.append(proto.Record.FromString(entry))
+            entry = b""
+    logged = [
+        {(item.key or ".".join(item.nested_key)): json.loads(item.value_json) for item in entry.history.item}
+        for entry in entries
+        if entry.HasField("history")
+    ]
+    axes = {m.name or m.glob_name: m.step_metric or None for e in entries if e.HasField("metric") for m in [e.metric]}
+    return [{k: v for k, v in one.items() if not k.startswith("_")} for one in logged], axes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a$^$b", "price$5_$", r"$\frac{$", "[red]bold", "-x", "a'b\"c", "line\nbreak", "é漢🎉", "*?[a]", "x" * 250],
+)
+def test_a_run_of_any_name_is_drawn(tmp_path, name):
+    (tmp_path / name).mkdir()
+    write(tmp_path / name, range(1, 4))
+    assert draw_losses(tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+class FullDisk:
+    """A file that takes a few bytes of each write and fails at some of them, as a full disk does."""
+
+    def __init__(self, file):
+        self.file, self.full = file, False
+
+    def write(self, data):
+        if self.full:
+            self.file.write(data[:5])
+            raise OSError(28, "No space left on device")
+        return self.file.write(data[:7])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_delays_lines_but_loses_and_tears_none(tmp_path):
+    said = []
+    metrics_file = MetricsFile(tmp_path, 0, said.append)
+    metrics_file._file = disk = FullDisk(metrics_file._file)
+    for step in range(1, 8):
+        disk.full = step in (3, 4, 6)
+        metrics_file.write(record(step))
+        if not disk.full:
+            assert [r["step"] for r in read_metrics(tmp_path)] == list(range(1, step + 1))
+    assert len(said) == 2
+    assert "metrics.jsonl: cannot be written (No space left on device); its lines are kept" in said[0]
+
+
+def test_what_is_no_number_is_written_as_null_and_drawn_as_a_gap(tmp_path):
+    file = MetricsFile(tmp_path, 0)
+    file.write({"step": 1, "train_loss": float("nan"), "val_loss": float("inf"), "val_loss_se": None})
+    file.write({"step": 2, "train_loss": 2.0, "val_loss": 2.5, "val_loss_se": 0.1})
+    assert (tmp_path / "metrics.jsonl").read_text().startswith('{"step": 1, "train_loss": null, "val_loss": null')
+    assert draw_losses(tmp_path).exists()
+
+
+@pytest.mark.parametrize("torn", [b"", b"12ab", b"\xff\xfe\x00"])
+def test_an_id_that_a_crash_has_torn_is_replaced(tiny_config, tmp_path, fake_wandb, torn):
+    (tmp_path / "wandb-id.txt").write_bytes(torn)
+    for _ in range(2):
+        log_three(replace(tiny_config, wandb="offline"), tmp_path)
+    first, second = (given["id"] for given in fake_wandb.given)
+    assert first == second
+    assert len(first) == 8

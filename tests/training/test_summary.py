@@ -1,0 +1,101 @@
+import re
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+from helpers import fit
+
+from gpt import InputError
+from gpt.training import summary as report_module
+from gpt.training.summary import beginning, report
+
+
+@pytest.fixture
+def trained(make_trainer, tiny_config, quiet):
+    def train(name):
+        trainer = make_trainer(tiny_config, name)
+        assert fit(trainer, quiet)
+        return trainer
+
+    return train
+
+
+@pytest.mark.parametrize("name", ["a$^$b", "price$5_$", "[red]loss[/]", "50 % of\nit"])
+def test_a_run_of_any_name_ends_with_its_table_and_picture(trained, capsys, name):
+    trainer = trained(name)
+    report(trainer)
+    output = capsys.readouterr().out
+    assert "best checkpoint" in output
+    assert "could not be drawn" not in output
+    assert (trainer.run / "loss.png").is_file()
+
+
+@pytest.mark.parametrize("error", [ValueError("no such font"), OSError(28, "No space left on device"), KeyError("x")])
+def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(trained, capsys, monkeypatch, error):
+    def draw(_):
+        raise error
+
+    monkeypatch.setattr(report_module, "draw_losses", draw)
+    report(trained("run"))
+    output = capsys.readouterr().out
+    assert f"could not be drawn ({type(error).__name__}: " in output
+    assert "best checkpoint" in output
+
+
+@pytest.mark.parametrize("error", [InputError("holds no usable checkpoint"), OSError(5, "Input/output error")])
+def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(trained, capsys, monkeypatch, error):
+    def load(*_):
+        raise error
+
+    monkeypatch.setattr(report_module, "load_run", load)
+    report(trained("run"))
+    output = capsys.readouterr().out
+    assert str(error) in output
+    assert "trained" in output
+    assert "(no sample: the best checkpoint could not be loaded" in output
+
+
+@pytest.mark.parametrize("error", [InputError("a shard is gone"), OSError(5, "Input/output error"), MemoryError()])
+def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(trained, capsys, monkeypatch, error):
+    monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=error))
+    report(trained("run"))
+    output = capsys.readouterr().out
+    assert f"not known: the training text could not be searched ({error or 'out of memory'})" in output
+    assert "best checkpoint" in output
+
+
+def test_records_that_cannot_be_read_at_the_end_cost_one_figure(trained, capsys):
+    trainer = trained("run")
+    trainer.last_loss += 1
+    lines = (trainer.run / "metrics.jsonl").read_text().splitlines()
+    (trainer.run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]))
+    report(trainer)
+    output = capsys.readouterr().out
+    assert re.search(r"overfitted +yes: validation ended at [\d.]+; the best", output)
+    assert "could not be drawn (InputError" in output
+
+
+def test_ctrl_c_in_the_report_says_that_all_is_saved(trained, monkeypatch):
+    trainer = trained("run")
+    monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="run is finished and saved"):
+        report(trainer)
+
+
+def test_a_complete_split_that_would_take_longer_than_the_training_is_left_out_and_said(
+    make_trainer, tiny_config, quiet, capsys
+):
+    config = replace(tiny_config, steps=2, batch_tokens=64, evaluation=replace(tiny_config.evaluation, tokens=320))
+    trainer = make_trainer(config)
+    assert fit(trainer, quiet)
+    assert trainer.complete_evaluation is None
+    report(trainer)
+    tokens = trainer.dataset.validation.tokens
+    assert f"left out: its {tokens:,} tokens would take longer than the training; gpt eval" in capsys.readouterr().out
+
+
+def test_the_first_line_says_what_memory_chose(make_trainer, tiny_config, monkeypatch):
+    assert "at a time" not in beginning(make_trainer(tiny_config))
+    monkeypatch.setattr("gpt.training.micro_batch.fitting_micro_batch", lambda *_: 2)
+    said = beginning(make_trainer(replace(tiny_config, micro_batch_size="auto"), "chosen"))
+    assert said.endswith("from step 0 to 30, 2 sequences at a time (--micro-batch-size 2), as memory allows")
