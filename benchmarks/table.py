@@ -86,6 +86,15 @@ def overheads(result: Result) -> list[Row]:
     ]
 
 
+def own_text(result: Result) -> list[Row]:
+    """How far above its best evaluation a training without flags ends, by the size of the text."""
+    rises: dict[str, list[float]] = {}
+    for name, run in result["runs"].items():
+        rises.setdefault(name.split()[0], []).append(run["ours"]["final"] - run["ours"]["best"])
+    figures = ", ".join(f"{size}: {max(found):.3f} in {len(found)} runs" for size, found in rises.items())
+    return [("own text without flags, nats by which the last validation loss exceeds the best", figures, "own_text")]
+
+
 def generation_rows(result: Result) -> list[Row]:
     rate = {dtype: f"{median(shares):.0%}" for dtype, shares in result["rate_at_1000_by_10"].items()}
     ratios = result["ratios"]
@@ -147,6 +156,7 @@ ROWS: dict[str, Callable[[Result], list[Row]]] = {
     "throughput": throughput,
     "memory": memory,
     "overheads": overheads,
+    "own-text": own_text,
     "generate": generation_rows,
 }
 
