@@ -147,9 +147,7 @@ def test_the_architecture_of_init_comes_from_its_weights(trained_run):
     assert settings("nano", "--init-from", str(trained_run)).model.n_layer == source.n_layer
 
 
-@pytest.mark.parametrize(
-    "flag", [("--model.n-layer", "5"), ("--model.n-embd", "64"), ("--model.context-length", "64")]
-)
+@pytest.mark.parametrize("flag", [("--model.n-layer", "5"), ("--model.n-embd", "64"), ("--model.context-length", "64")])
 def test_what_clashes_with_the_weights_of_init_is_refused(trained_run, flag):
     with pytest.raises(
         InputError, match=r"--init-from .*only its dropout can be changed, and its context made smaller"
