@@ -83,15 +83,7 @@ def evaluate(
     dataset = open_dataset(data or read_config(path).data, cli.complain)
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, cli.complain, dtype)
-    if data is None and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
-        cli.complain(
-            f"warning: {dataset.path} is not what {path} was trained on, or has changed since: some of what is "
-            "evaluated may have been trained on"
-        )
-    if loaded.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
-        raise InputError(
-            f"{dataset.path}: is written with another tokenizer than {path}; prepare the data with that one"
-        )
+    _require_own_data(loaded, dataset, on_purpose=data is not None)
     first = _result(loaded, protocol)
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
@@ -108,6 +100,19 @@ def evaluate(
         print(json_module.dumps({"data": str(dataset.path), "precision": protocol.precision, "runs": runs}))
     else:
         print("\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found))
+
+
+def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
+    """Raise InputError if a dataset has another tokenizer than a run; warn if it is another one, unless on purpose."""
+    if not on_purpose and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
+        cli.complain(
+            f"warning: {dataset.path} is not what {loaded.path} was trained on, or has changed since: some of what is "
+            "evaluated may have been trained on"
+        )
+    if loaded.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+        raise InputError(
+            f"{dataset.path}: is written with another tokenizer than {loaded.path}; prepare the data with that one"
+        )
 
 
 def _result(loaded: LoadedRun, protocol: _Protocol) -> _Result:

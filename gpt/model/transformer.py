@@ -151,8 +151,8 @@ class GPT(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of the next token: (..., C) → (..., V)."""
-        untied = self.lm_head
-        logits = F.linear(hidden, self.token_embedding.weight) if untied is None else untied(hidden)
+        lm_head = self.lm_head
+        logits = F.linear(hidden, self.token_embedding.weight) if lm_head is None else lm_head(hidden)
         return softcap(logits, self.config.logit_softcap)
 
     def forward(

@@ -134,7 +134,9 @@ def _claimed(config: TrainConfig) -> Path:
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--run {config.run_dir}: cannot be made ({error.strerror}); name another directory") from None
+        raise InputError(
+            f"--run-dir {config.run_dir}: cannot be made ({error.strerror}); name another directory"
+        ) from None
     return config.run_dir
 
 

@@ -340,7 +340,7 @@ def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, m
 def test_a_directory_that_cannot_be_made_is_named(tiny_config, dataset, tmp_path):
     (tmp_path / "file").write_text("")
     config = replace(tiny_config, run_dir=tmp_path / "file" / "run")
-    with pytest.raises(InputError, match=r"--run .*run: cannot be made \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"--run-dir .*run: cannot be made \(Not a directory\)"):
         open_run(config, dataset.tokenizer, resume=False).__enter__()
 
 
