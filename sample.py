@@ -11,7 +11,7 @@ import tyro
 
 from gpt.apps.render import print_json, print_text
 from gpt.apps.repl import interact
-from gpt.commands import clean_errors, complain, program_name
+from gpt.commands import clean_errors, program_name
 from gpt.commands.sample import SampleCommand, require_known
 from gpt.device import choose_device
 from gpt.generation.completion import complete_texts, text_engine
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     device = choose_device(command.device)
 
     def load(name: str) -> LoadedRun:
-        return load_run(name, device, complain, command.dtype, prepacked=not command.compile)
+        return load_run(name, device, command.dtype, prepacked=not command.compile)
 
     run = load(command.run or str(newest_run(with_checkpoint=True)))
     if prompts is None:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         return
     require_known(prompts, run.tokenizer)
     batch = min(command.batch, len(prompts) * command.samples)
-    engine = text_engine(run.model, run.tokenizer, batch, command.compile, complain)
+    engine = text_engine(run.model, run.tokenizer, batch, command.compile)
     events = complete_texts(
         engine,
         run.tokenizer,

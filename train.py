@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpt.interrupts import end_quietly_while_loading
+from gpt.log import log
 
 if __name__ == "__main__":
     end_quietly_while_loading()
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     command, reason = parse_train(arguments)
     settings, device = command.settings, choose_device(command.settings.device)
     with StopRequest() as stop, exact_arithmetic(settings.exact, device), join_world(device, settings.timeout) as world:
-        world.say(f"{reason}; {described(settings, world)}")
+        log.info(f"{reason}; {described(settings, world)}")
         return world.exit(train(world.broadcast(command), world, stop))
 
 
@@ -40,11 +41,12 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     resumes = world.broadcast(command.resume and is_run(config.run_dir))
     prepare_to_begin(command, Path(__file__).parent / "data", world)
     if config.data.exists() or not command.dry_run:
-        dataset = open_dataset(config.data, world.say)
+        dataset = open_dataset(config.data)
         world.require_same("--data", dataset.fingerprint)
         config = settle(command, dataset, world, resumes)
     if dataset is None or command.dry_run:
-        world.say(dry_run_text(config, dataset, world))
+        if world.is_main:
+            print(dry_run_text(config, dataset, world))
         return 0
 
     world.from_main(lambda: require_tokenizer(config, dataset, resumes, command.allow_other_data))
@@ -55,7 +57,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
         allowed = (command.allow_other_data, command.allow_rate_jump, command.from_step)
         if not (resumes and resume(trainer, *allowed)) and config.init_from != "scratch":
             load_weights(trainer, lambda: initial_weights(config))
-        world.say(beginning(trainer))
+        log.info(beginning(trainer))
         finished = trainer.fit(ProgressDisplay(config.steps, quiet=not world.is_main), stop, command.profile)
         if not finished:
             report_stop(trainer)

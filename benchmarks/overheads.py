@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, finish, measured, say
+from benchmarks.common import arguments, finish, measured
 from benchmarks.steps import build
 from gpt.commands.train import fit_to_dataset
 from gpt.dataset.dataset import open_dataset
@@ -66,7 +66,7 @@ class Stopwatch:
 
 def run_shares(data: Path) -> dict[str, float]:
     """Fractions of the default run on a CPU that it spends outside forward, backward and optimizer, and in what."""
-    config, watch = fit_to_dataset(preset("nano"), open_dataset(data), say), Stopwatch()
+    config, watch = fit_to_dataset(preset("nano"), open_dataset(data)), Stopwatch()
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         trainer = build(replace(config, run_dir=run), run)

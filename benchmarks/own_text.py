@@ -45,7 +45,7 @@ def our_run(work: Path, text: str, seed: int) -> tuple[Result, Dataset]:
     records = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [record for record in records if "val_loss" in record]
     best = min(evaluated, key=lambda record: record["val_loss"])
-    dataset, last = open_dataset(work / "data" / "own", say), evaluated[-1]
+    dataset, last = open_dataset(work / "data" / "own"), evaluated[-1]
     return {
         "vocabulary": dataset.tokenizer.vocab_size,
         "train_tokens": dataset.train.tokens,

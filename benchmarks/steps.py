@@ -31,7 +31,7 @@ def build(config: TrainConfig, directory: Path) -> Trainer:
     """A trainer on random signs and digits: how fast it is does not depend on what it reads."""
     letters = np.random.default_rng(0).integers(32, 60, 2_000_000, dtype=np.uint8).tobytes().decode()
     documents = [Document("train", letters, "train"), Document("validation", letters[:20_000], "validation")]
-    dataset = prepare(lambda: documents, "bytes", directory / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, "bytes", directory / "data", {})
     device = config.device if config.device != "auto" else "cpu"
     return Trainer(config, new_model(config, device), dataset, directory, World(device))
 

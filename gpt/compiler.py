@@ -62,7 +62,7 @@ class Compiled:
         device: str,
         mode: str | None = None,
         rounding: float = ROUNDING[torch.float32],
-        remedy: str = "use --compile off",
+        remedy: str = "use `compile` off",
     ) -> None:
         """`rounding` is how much its result may differ from the function's, as a fraction; `remedy` does without it."""
         self.function, self.wanted, self.device, self.mode = function, wanted, device, mode

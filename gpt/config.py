@@ -105,7 +105,7 @@ class TrainConfig:
     steps: int = 1000
     """Optimizer steps; the learning-rate schedule spans them."""
     stop_at: int | None = None
-    """Stop after this step, saved; --resume then goes on with the same schedule."""
+    """Stop after this step, saved; a resumed run then goes on with the same schedule."""
     batch_tokens: int = 8192
     """Tokens that one step learns from; a multiple of model.context_length."""
     micro_batch_size: int | Literal["auto"] = "auto"
@@ -157,13 +157,13 @@ class TrainConfig:
             "at least 1",
         )
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
-            raise InputError("early_stopping_patience needs evaluations to count: give --evaluation.every")
+            raise InputError("early_stopping_patience needs evaluations to count: give `evaluation.every`")
         require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         if self.batch_tokens % self.model.context_length:
             nearest = nearest_multiple(self.batch_tokens, self.model.context_length)
             raise InputError(
                 f"batch_tokens is {self.batch_tokens:,}, which is not a multiple of model.context_length "
-                f"({self.model.context_length:,}): use --batch-tokens {nearest}"
+                f"({self.model.context_length:,}): use `batch_tokens` {nearest}"
             )
 
     @property

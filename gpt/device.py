@@ -16,7 +16,7 @@ def choose_device(wanted: Device) -> str:
     if not available[wanted]:
         there = ", ".join(name for name, yes in available.items() if yes)
         raise InputError(
-            f"--device {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
+            f"`device` {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
         )
     return wanted
 

@@ -88,7 +88,7 @@ def shakespeare_char_modern() -> TrainConfig:
 
 
 def finetune() -> TrainConfig:
-    """A short, gentle run from trained weights (--init-from) on little data."""
+    """A short, gentle run from trained weights (`init_from`) on little data."""
     return TrainConfig(
         preset="finetune",
         steps=200,
@@ -226,7 +226,7 @@ def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[
     Once the number of training tokens is known, the shape and the dropout are those that suit it.
     """
     if init_from != "scratch":
-        config, reason = finetune(), "weights are given by --init-from"
+        config, reason = finetune(), "weights are given by `init_from`"
     elif device == "cuda" and (tokens is None or tokens >= LARGE_FROM):
         config, reason = gpt2_on_a_small_corpus(), "a CUDA device"
     elif device == "cuda":

@@ -17,7 +17,7 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers import fit, python_text
+from helpers import fit, heard, python_text
 from torch._dynamo.utils import counters
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
@@ -25,6 +25,7 @@ from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.corpus.pipeline import Document, prepare
 from gpt.distributed.world import World
+from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
 from gpt.tracking.progress import ProgressDisplay
@@ -50,6 +51,14 @@ def matrix_speed_measured_once():
         yield
 
 
+@pytest.fixture(autouse=True)
+def said():
+    """What the package says in a test, line by line."""
+    log._said.clear()
+    with heard() as lines:
+        yield lines
+
+
 @pytest.fixture(scope="session")
 def gpt2_tokenizer():
     try:
@@ -69,7 +78,7 @@ def dataset(tmp_path_factory):
     text = python_text()
     pieces = [text[i : i + 400] for i in range(0, 40_000, 400)]
     documents = [Document(str(i), piece, "validation" if i % 10 == 0 else "train") for i, piece in enumerate(pieces)]
-    return prepare(lambda: documents, "bytes", tmp_path_factory.mktemp("data") / "python", {}, say=lambda _: None)
+    return prepare(lambda: documents, "bytes", tmp_path_factory.mktemp("data") / "python", {})
 
 
 @pytest.fixture

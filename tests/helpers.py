@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from gpt import GPT, ModelConfig
+from gpt.log import log
 from gpt.training.signals import StopRequest
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,24 @@ VARIANTS = {
     "ngram": {"ngram": 3, "ngram_buckets": 50},
 }
 VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
+
+
+@contextlib.contextmanager
+def heard():
+    """What the package says in this context, line by line."""
+    lines, level = [], log.logger.level
+
+    def hear(record):
+        lines.append(record.getMessage())
+        return True
+
+    log.logger.addFilter(hear)
+    log.logger.setLevel("INFO")
+    try:
+        yield lines
+    finally:
+        log.logger.removeFilter(hear)
+        log.logger.setLevel(level)
 
 
 def variant(name):

@@ -52,7 +52,7 @@ def test_a_compiler_that_fails_is_a_sentence_that_names_the_fault_and_the_remedy
             function(torch.ones(size))
     assert str(raised.value) == (
         "torch.compile does not work here (RuntimeError: no compiler); install a C++ compiler (g++ or clang++; CXX "
-        "names another); or use --compile off"
+        "names another); or use `compile` off"
     )
     assert function.fault == "RuntimeError: no compiler"
     function.give_up(function.fault)

@@ -45,7 +45,7 @@ def test_default_model_is_gpt2_small():
         (lambda: TrainConfig(early_stopping_patience=0), "early_stopping_patience"),
         (
             lambda: TrainConfig(early_stopping_patience=2, evaluation=EvaluationConfig(every=0)),
-            "give --evaluation.every",
+            "give `evaluation.every`",
         ),
         (lambda: SamplingConfig(temperature=-1), "temperature"),
         (lambda: SamplingConfig(temperature=float("inf")), "temperature"),
@@ -61,7 +61,7 @@ def test_bad_values_are_refused_by_name(make, named):
 
 
 def test_batch_must_be_whole_sequences_and_the_error_says_which_would_do():
-    with pytest.raises(InputError, match="--batch-tokens 5120"):
+    with pytest.raises(InputError, match="`batch_tokens` 5120"):
         TrainConfig(batch_tokens=5000, model=ModelConfig(context_length=256, vocab_size=10))
     assert TrainConfig(batch_tokens=5120, model=ModelConfig(context_length=256)).batch_sequences == 20
 

@@ -81,7 +81,7 @@ def sampled(run: Path, home: Path) -> list[dict[str, object]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_best(run, print).model
+    return load_best(run).model
 
 
 RENAMED = {
@@ -140,5 +140,5 @@ if __name__ == "__main__":
         (RECORDED / "record.json").write_text(json.dumps(record(work), indent=1) + "\n")
         for name in RUNS:
             run = work / "runs" / name
-            best = next(path for path in list_checkpoints(run) if step_of(path) == load_best(run, print).state["step"])
+            best = next(path for path in list_checkpoints(run) if step_of(path) == load_best(run).state["step"])
             shutil.copyfile(best / "model.safetensors", RECORDED / f"{name}.safetensors")

@@ -133,7 +133,7 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
         documents = [
             Document(str(i), text.replace("x", "xyzw"[i]) * 20, "validation" if i == 3 else "train") for i in range(4)
         ]
-        prepare(lambda: documents, tokenizer, tmp_path / name, {}, say=lambda _: None)
+        prepare(lambda: documents, tokenizer, tmp_path / name, {})
         return str(tmp_path / name)
 
     def resume(data, *more):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 
 from platformdirs import user_state_path
 
+from gpt.log import log
+
 ReadLine = Callable[[str], str]
 
 
@@ -54,7 +56,7 @@ def _terminal_reader(commands: list[str]) -> ReadLine:
         file.touch()
         history = FileHistory(file)
     except OSError as error:
-        print(f"(lines are not kept for later sessions: {error})")
+        log.warning(f"(lines are not kept for later sessions: {error})")
     output = create_output()
     if isinstance(output, Vt100_Output):
         output.enable_cpr = False  # the cursor's position is of no use here, and not every terminal tells it

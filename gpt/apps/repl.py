@@ -91,7 +91,6 @@ class Session:
         self.original = self.sampling = sampling
         self.text = ""
         self.turns: list[Turn] = []
-        self.told: set[str] = set()  # notices, each given once
         self.commands: dict[str, Callable[[str], None]] = {
             "/retry": self._retry,
             "/undo": self._undo,
@@ -152,7 +151,7 @@ class Session:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        engine = text_engine(run.model, run.tokenizer, max_batch=1, notify=self._notify)
+        engine = text_engine(run.model, run.tokenizer, max_batch=1)
         continued = complete_texts(
             engine, run.tokenizer, [turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES
         )
@@ -224,18 +223,12 @@ class Session:
     def _reset(self, _: str) -> None:
         self.text, self.sampling = "", self.original
         self.turns.clear()
-        self.told.clear()
         self.write("text forgotten; settings as on the command line\n")
 
     def _last_turn(self, command: str) -> Turn:
         if not self.turns:
             raise InputError(f"{command}: nothing was continued yet")
         return self.turns[-1]
-
-    def _notify(self, message: str) -> None:
-        if message not in self.told:
-            self.told.add(message)
-            self.write(f"\n[{message}]\n")
 
 
 def interact(

@@ -1,7 +1,9 @@
 """Commands: their options become flags (tyro), and bad input becomes a sentence."""
 
 import io
+import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import tyro
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, Interruptible, last_words, loaded
+from gpt.log import StandardError, log
 from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 
@@ -31,11 +34,36 @@ LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
+FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")  # a setting, as the library names it
+
+
+def as_flags(message: str) -> str:
+    """Write the settings that a message names in backquotes as flags: `batch_tokens` as --batch-tokens."""
+    return FIELD.sub(lambda match: f"--{match[1].replace('_', '-')}", message)
+
+
+class _AsFlags(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = as_flags(record.getMessage()), ()
+        return True
+
+
+def speak() -> None:
+    """Show what the package says on standard error, with settings written as flags."""
+    log.logger.setLevel(logging.INFO)
+    log.logger.handlers = [SPEAKER]
+    log.logger.addFilter(AS_FLAGS)
+
+
+SPEAKER, AS_FLAGS = StandardError(), _AsFlags()
+
+
 class clean_errors:
     """A context in which bad input, a failing disk and a lack of memory end the program with a sentence and code 2."""
 
     def __enter__(self) -> None:
         loaded()
+        speak()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" instead of failing
@@ -46,7 +74,7 @@ class clean_errors:
             sys.exit(BROKEN_PIPE)
         if isinstance(error, InputError | OSError | ProcessLost):
             if not isinstance(error, Reported):
-                print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+                print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
@@ -56,11 +84,6 @@ class clean_errors:
         if isinstance(error, KeyboardInterrupt):
             last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
-
-
-def complain(message: str) -> None:
-    """Say something beside the output."""
-    print(printable(message), file=sys.stderr)
 
 
 def program_name() -> str:

@@ -10,6 +10,7 @@ from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.interrupts import INTERRUPTED
+from gpt.log import log
 from gpt.runs.directory import require_unused
 
 DEFAULT_DATA = TrainConfig.data
@@ -27,7 +28,7 @@ def prepare_to_begin(command: TrainCommand, recipes: Path, world: World) -> None
 
 def run_recipe(recipe: Path, out: Path) -> None:
     """Prepare a dataset by its recipe, as a person would. Raises InputError if it fails."""
-    print(f"preparing {out}: python data/{recipe.name} --out {out}", flush=True)
+    log.info(f"preparing {out}: python data/{recipe.name} --out {out}")
     child = subprocess.Popen([sys.executable, str(recipe), "--out", str(out)])
     try:
         code = child.wait()

@@ -7,7 +7,6 @@ from typing import Any
 
 from tyro.conf import FlagCreatePairsOff
 
-from gpt import commands as cli
 from gpt.choices import Device, WeightDtype
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.device import choose_device, choose_dtype, choose_weight_dtype
@@ -16,6 +15,7 @@ from gpt.evaluation.compare import Difference, Measured, bits_difference, encode
 from gpt.evaluation.loss import Evaluation, loss_per_window, summarize
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, format_evaluation
+from gpt.log import log
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
 from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import printable
@@ -80,15 +80,15 @@ def evaluate(
         raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with --data")
     if tokens is not None and tokens < 1:
         raise InputError(f"--tokens is {tokens}; it must be at least 1")
-    dataset = open_dataset(data or read_config(path).data, cli.complain)
+    dataset = open_dataset(data or read_config(path).data)
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
-    loaded = load_run(path, protocol.device, cli.complain, dtype)
+    loaded = load_run(path, protocol.device, dtype)
     _require_own_data(loaded, dataset, on_purpose=data is not None)
     first = _result(loaded, protocol)
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
     for path in against:
-        loaded = load_run(path, protocol.device, cli.complain, dtype)
+        loaded = load_run(path, protocol.device, dtype)
         result = _result(loaded, protocol)
         alike = loaded.tokenizer.fingerprint == dataset.tokenizer.fingerprint
         differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
@@ -105,7 +105,7 @@ def evaluate(
 def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
     """Raise InputError if a dataset has another tokenizer than a run; warn if it is another one, unless on purpose."""
     if not on_purpose and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
-        cli.complain(
+        log.warning(
             f"warning: {dataset.path} is not what {loaded.path} was trained on, or has changed since: some of what is "
             "evaluated may have been trained on"
         )

@@ -44,7 +44,7 @@ def score(
         text = cli.read_standard_input()
     if not text:
         raise InputError("the text is empty; there is nothing to score")
-    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), cli.complain, dtype)
+    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), dtype)
     scores = score_text(loaded.model, loaded.tokenizer, text, top_logprobs)
     if json:
         print_score_json(scores, text)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from gpt.dataset.dataset import Dataset
 from gpt.device import choose_device
 from gpt.distributed.world import World
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
@@ -221,7 +222,7 @@ def settle(command: TrainCommand, dataset: Dataset, world: World, resumes: bool)
         done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:
         config = suited(config, command.asked, dataset, world.device)
-    config = fit_to_dataset(config, dataset, world.say, resumes)
+    config = fit_to_dataset(config, dataset, resumes)
     return budgeted(config, command.asked, dataset, world, done)
 
 
@@ -231,9 +232,7 @@ def _last_step(run: Path | None) -> int:
     return step_of(saved[-1]) if saved else 0
 
 
-def fit_to_dataset(
-    config: TrainConfig, dataset: Dataset, say: Callable[[str], None] = print, resumes: bool = False
-) -> TrainConfig:
+def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False) -> TrainConfig:
     """The config with the vocabulary of the dataset, unless a run is resumed, which has one.
 
     Raises InputError if the two cannot go together.
@@ -244,7 +243,7 @@ def fit_to_dataset(
         return config
     fixed = resumes or config.init_from != "scratch"
     if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
-        say(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
+        log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
         return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if fixed or not unset:
@@ -253,7 +252,7 @@ def fit_to_dataset(
             "prepare the data with the model's tokenizer (--tokenizer gpt2, or --tokenizer RUN for a run of yours), "
             "or leave --model.vocab-size out"
         )
-    say(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
+    log.info(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
 
 

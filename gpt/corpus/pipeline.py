@@ -24,6 +24,7 @@ from gpt.dataset.manifest import SPLITS, write_manifest
 from gpt.errors import InputError
 from gpt.files import read_json
 from gpt.interrupts import Interruptible
+from gpt.log import log
 from gpt.terminal import one_line
 from gpt.text.names import AUTO, parse_tokenizer
 from gpt.text.tokenizer import Tokenizer
@@ -54,13 +55,13 @@ def split_by_hash(name: str, validation_share: float) -> str:
 def require_share(validation_share: float) -> None:
     """Raises InputError for a share of validation that would leave nothing on one side."""
     if not 0 < validation_share <= 0.5:
-        raise InputError(f"--validation-share is {validation_share}; it must be above 0 and at most 0.5")
+        raise InputError(f"`validation_share` is {validation_share}; it must be above 0 and at most 0.5")
 
 
 def require_plain(name: str) -> None:
     """Raises InputError for a dataset's name that leads elsewhere than below data/."""
     if Path(name).name != name or name in (".", ".."):
-        raise InputError(f"--name {name}: is no plain name; to write elsewhere, give a directory with --out")
+        raise InputError(f"`name` {name}: is no plain name; to write elsewhere, give a directory with `out`")
 
 
 def hash_fraction(name: str) -> float:
@@ -84,7 +85,6 @@ def prepare(
     out: Path,
     recipe: dict[str, Any],
     skipped: dict[str, str] | None = None,
-    say: Callable[[str], None] = print,
 ) -> Dataset:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it again, checked.
 
@@ -98,10 +98,12 @@ def prepare(
     kept = f"; {out} is as it was" if out.exists() else ""
     with Interruptible(partial, f"nothing was written{kept}") as interruptible:
         try:
-            _write(partial, out, documents, tokenizer_name, recipe, {} if skipped is None else skipped, say)
+            _write(partial, out, documents, tokenizer_name, recipe, {} if skipped is None else skipped)
             interruptible.finish()
             if _put_in_place(partial, out):
-                say(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
+                log.warning(
+                    f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+                )
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return open_dataset(out)
@@ -114,25 +116,24 @@ def _write(
     tokenizer_name: str,
     recipe: dict[str, Any],
     skipped: dict[str, str],
-    say: Callable[[str], None],
 ) -> None:
     """Write all files of the dataset into `partial`, a new directory, which will then be called `out`."""
     stats = scan_corpus(documents)
     skipped = skipped | {name: f"the same content as {first}" for name, first in stats.duplicates.items()}
     for name, reason in list(skipped.items())[:SAID]:
-        say(one_line(f"skipped {name}: {reason}"))
+        log.info(one_line(f"skipped {name}: {reason}"))
     if len(skipped) > SAID:
-        say(f"skipped {len(skipped):,} in all; {out / 'skipped.txt'} names each")
+        log.info(f"skipped {len(skipped):,} in all; {out / 'skipped.txt'} names each")
     if not sum(stats.documents.values()):
         raise InputError("there is no text in the input: nothing was written")
     if tokenizer_name == AUTO:
         tokenizer_name, why = suitable_tokenizer(stats)
         recipe = recipe | {"tokenizer": tokenizer_name}
-        say(f"tokenizer: {tokenizer_name}, {why}")
+        log.info(f"tokenizer: {tokenizer_name}, {why}")
     tokenizer = make_tokenizer(tokenizer_name, documents, stats)
     wanted = parse_tokenizer(tokenizer_name)[1]
     if wanted and tokenizer.vocab_size < wanted:
-        say(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {wanted:,}")
+        log.info(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {wanted:,}")
 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -242,7 +243,7 @@ def _require_window(split: str, tokens: int, stats: CorpusStats) -> None:
 
 def _require_replaceable(out: Path) -> None:
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is no dataset; choose another directory, or remove it")
+        raise InputError(f"`out` {out}: exists and is no dataset; choose another directory, or remove it")
 
 
 def _put_in_place(partial: Path, out: Path) -> bool:

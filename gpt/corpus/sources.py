@@ -26,7 +26,7 @@ class TextFiles:
         """Raises InputError for an input that does not exist."""
         for path in inputs:
             if not path.exists():
-                raise InputError(f"--input {path}: does not exist")
+                raise InputError(f"`input` {path}: does not exist")
         self.inputs, self.field, self.validation_share = inputs, field, validation_share
         self.skipped: dict[str, str] = {}
         self._many: bool | None = None
@@ -84,7 +84,7 @@ class TextFiles:
 
     def _reason_to_skip(self, directory: Path) -> str | None:
         if directory.is_symlink():
-            return "a link to a directory; give it by --input"
+            return "a link to a directory; give it by `input`"
         if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
             return HIDDEN
         if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):
@@ -134,9 +134,9 @@ class TextFiles:
     def _field_needed(self, path: Path, entry: object) -> None:
         """Refuse a file that was asked for; skip one that merely lies in a directory."""
         fields = ", ".join(list(entry)[:SHOWN]) if isinstance(entry, dict) else "none: its first line is no object"
-        reason = f"name the field that holds the text by --field; its fields are: {fields}"
+        reason = f"name the field that holds the text by `field`; its fields are: {fields}"
         if path in self.inputs:
-            raise InputError(f"--input {path}: {reason}")
+            raise InputError(f"`input` {path}: {reason}")
         self.skipped[str(path)] = f"JSON Lines: {reason}"
 
 

@@ -4,7 +4,6 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from gpt.dataset.manifest import SPLITS, ShardInfo, foreign_manifest, read_manifest
 from gpt.dataset.shards import REMEDY, Shard, Split
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -33,11 +33,11 @@ class Dataset:
                 raise InputError(
                     f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs "
                     f"{context_length + 1:,} (model.context_length {context_length:,}, and one to predict): "
-                    "use more text, or a smaller --model.context-length"
+                    "use more text, or a smaller `model.context_length`"
                 )
 
 
-def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
+def open_dataset(path: Path) -> Dataset:
     """Open and check every shard of a dataset directory.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
@@ -45,7 +45,7 @@ def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
     Raises InputError, with path, reason and remedy, for whatever does not hold.
     """
     if not path.is_dir():
-        where = "" if path.is_absolute() else f" (below {Path.cwd()}; --data names one elsewhere)"
+        where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
         raise InputError(
             f"{path}: there is no dataset here{where}; prepare one with a recipe, such as: "
             "python data/textfiles.py --input YOUR_TEXT --name NAME"
@@ -59,7 +59,7 @@ def open_dataset(path: Path, say: Callable[[str], None] = print) -> Dataset:
                 f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
                 "prepare the text with a recipe of ours, such as data/textfiles.py --tokenizer char"
             )
-        say(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
+        log.warning(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
     tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REMEDY}")

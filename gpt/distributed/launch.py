@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from gpt.distributed.world import INIT_TIMEOUT, World
 from gpt.errors import InputError, ProcessLost
+from gpt.log import log
 from gpt.memory import is_out_of_memory
 
 STORE_PORT = "gpt/store-port"
@@ -26,6 +27,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         yield World(device, timeout)
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    log.is_main = rank == 0
     size = int(os.environ["WORLD_SIZE"])
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if device == "cuda":
@@ -48,7 +50,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         waited = timeout if world is not None and world.hurries else round(INIT_TIMEOUT.total_seconds())
         raise ProcessLost(
             f"process {rank} of {size} lost another one, which died or did not answer for {waited} s "
-            f"({str(error).strip().splitlines()[0]}); what was saved is whole: go on with --resume"
+            f"({str(error).strip().splitlines()[0]}); what was saved is whole: go on with `resume`"
         ) from None
 
 
@@ -57,7 +59,7 @@ def _take_gpu(number: int, neighbours: int) -> None:
     if number >= there:
         raise InputError(
             f"{neighbours} processes on a machine with {there} CUDA devices: each needs one of its own; start "
-            f"{there} (torchrun --nproc-per-node), or compute with --device cpu"
+            f"{there} (torchrun --nproc-per-node), or compute with `device` cpu"
         )
     torch.cuda.set_device(number)
 

@@ -3,7 +3,7 @@
 torchrun starts them, on one machine or several, and torch.distributed connects them: NCCL between GPUs, gloo between
 CPUs. One process alone is a world of size 1, in which nothing is sent. Every method is called by all ranks alike.
 
-An exchange within a step has --timeout, so that a process that hangs is noticed soon. But in the first step of a start,
+An exchange within a step has `timeout`, so that a process that hangs is noticed soon. But in the first step of a start,
 and in one that is done again in smaller parts, one rank may compile for long where another finds all in a cache: those
 have INIT_TIMEOUT, as all that takes some ranks long and others not.
 """
@@ -26,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gpt.choices import Parallel
 from gpt.errors import InputError, Reported
-from gpt.terminal import printable
 
 INIT_TIMEOUT = timedelta(minutes=30)
 ALONE = 60  # seconds after which a process that failed in its passes knows that the others did not
@@ -51,10 +50,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks for all."""
         return self.rank == 0
-
-    def say(self, message: str) -> None:
-        if self.is_main:
-            print(printable(message), flush=True)
 
     # ---- small things: numbers and decisions ----
 
@@ -123,7 +118,7 @@ class World:
         return result
 
     def hurry(self, hurries: bool = True) -> None:
-        """Let exchanges within steps have --timeout from now on, or else INIT_TIMEOUT; at the end of a step, by all."""
+        """Let exchanges within steps have `timeout` from now on, or else INIT_TIMEOUT; at the end of a step, by all."""
         if self.size > 1 and hurries != self.hurries:
             for group in self._groups:
                 _set_pg_timeout(timedelta(seconds=self.timeout) if hurries else INIT_TIMEOUT, group)
@@ -153,7 +148,7 @@ class World:
         if batch % self.size:
             raise InputError(
                 f"a step's {batch} sequences cannot be divided equally between {self.size} processes: "
-                f"use --batch-tokens with a multiple of {self.size} sequences, or another number of processes"
+                f"use `batch_tokens` with a multiple of {self.size} sequences, or another number of processes"
             )
         count = batch // self.size
         return self.rank * count, count
@@ -181,7 +176,7 @@ class World:
         """The ranks as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
         if parallel == "hsdp" and not self.even:
             raise InputError(
-                f"--parallel hsdp: needs equally many processes on each node, and these {self.size} are not divided "
+                f"`parallel` hsdp: needs equally many processes on each node, and these {self.size} are not divided "
                 f"equally between {self.nodes}; start as many on each, or use fsdp"
             )
         ranks = torch.arange(self.size)

@@ -80,7 +80,7 @@ def _same_pieces(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarr
         places = np.searchsorted(measured.windows.starts, cuts)
         parts.append(np.add.reduceat(measured.sums, places))
     if not np.array_equal(parts[0][:, TOKENS:], parts[1][:, TOKENS:]):
-        raise InputError("models of different contexts predict different tokens of a part: leave --tokens out")
+        raise InputError("models of different contexts predict different tokens of a part: leave `tokens` out")
     return parts[0], parts[1], first.windows.documents[np.searchsorted(first.windows.starts, cuts)]
 
 

@@ -40,7 +40,7 @@ class Windows:
         self.split, self.context_length, self.end_of_text = split, context_length, end_of_text
         self.stride = stride or context_length
         if stride is not None and not 1 <= stride <= context_length:
-            raise InputError(f"--stride is {stride}; it must be from 1 to the model's context, {context_length}")
+            raise InputError(f"`stride` is {stride}; it must be from 1 to the model's context, {context_length}")
         reach = context_length if self.stride == context_length else context_length - 1
         targets = split.tokens - 1
         self.whole = 1 + max(0, -(-(targets - reach) // self.stride))  # windows of the complete split

@@ -1,7 +1,6 @@
 """From prompts to printable text: what the terminal, JSON and the interactive session all consume."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -9,7 +8,7 @@ from itertools import islice
 
 from gpt.errors import InputError
 from gpt.generation.config import SamplingConfig
-from gpt.generation.engine import Engine, Notify
+from gpt.generation.engine import Engine
 from gpt.generation.request import Request, Token
 from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
@@ -42,7 +41,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
-            raise InputError("--stop '': a stop text must have at least one character")
+            raise InputError("`stop` '': a stop text must have at least one character")
         self.stops = stops
         self.held = ""
 
@@ -101,10 +100,9 @@ def text_engine(
     tokenizer: Tokenizer,
     max_batch: int = 16,
     compiled: bool = False,
-    notify: Notify = warnings.warn,
 ) -> Engine:
     """An engine that ends at the tokenizer's end-of-text and draws only ids that it has."""
-    return Engine(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled, notify)
+    return Engine(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled)
 
 
 def complete_texts(

@@ -7,7 +7,6 @@ Letters in shapes: B sequences, V vocabulary.
 """
 
 import secrets
-import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,13 @@ from gpt.generation.request import FinishReason, Request, Token
 from gpt.generation.runner import CompiledRunner, ModelRunner
 from gpt.generation.sampling import sample, token_logprobs
 from gpt.generation.truncation import REMEDY, require_room, truncate, truncate_prompt, truncation_notice
+from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.model.cache import KVCache
 from gpt.model.transformer import GPT
 
-Notify = Callable[[str], None]
 PROMPT_TOKENS = 512  # after so many at the most, if a prompt is no longer, the sequences under way have their turn
-LESS_MEMORY = "use a smaller --batch, a shorter prompt or --max-tokens, or another --device"
+LESS_MEMORY = "use a smaller `batch`, a shorter prompt or `max_tokens`, or another `device`"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Engine:
     of those whose prompts were read together, when half of them have.
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
-    the context, `notify` is told once what is done about it. With `compiled`, decoding goes through
+    the context, a warning says once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
     evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
     all of torch does there: spawn it, or call torch.set_num_threads(1) in it.
@@ -62,11 +61,10 @@ class Engine:
         end_of_text: int | None = None,
         vocab_size: int | None = None,
         compiled: bool = False,
-        notify: Notify = warnings.warn,
     ) -> None:
         if max_batch < 1:
             raise InputError(f"max_batch is {max_batch}; it must be at least 1")
-        self.model, self.max_batch, self.notify = model, max_batch, notify
+        self.model, self.max_batch = model, max_batch
         self.end_of_text, self.vocab_size = end_of_text, vocab_size
         self.decoder = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
         self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
@@ -75,7 +73,6 @@ class Engine:
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         self._without_gradients = torch.no_grad if trainable else torch.inference_mode
-        self._told: set[str] = set()
         self._newest: _Reading | None = None
         self._prompt_tokens = 0  # read since the last step that continued the sequences under way
 
@@ -151,7 +148,7 @@ class Engine:
             request.context_ids = list(request.prompt)
             if len(request.prompt) > context_length:
                 request.context_ids = truncate_prompt(request.prompt, context_length, request.sampling.overflow)
-                self._tell(truncation_notice(len(request.prompt), context_length, request.sampling.overflow))
+                log.warning_once(truncation_notice(len(request.prompt), context_length, request.sampling.overflow))
         caches = self.decoder.new_caches(_positions(requests[0]), len(requests))
         known = {} if self._newest is None else {tuple(self._newest.context_ids): self._newest}
         unread: dict[tuple[int, ...], KVCache] = {}
@@ -179,7 +176,7 @@ class Engine:
         logits = []
         for request in full:
             request.context_ids = truncate(request.context_ids, context_length, request.sampling.overflow)
-            self._tell(f"the context of {context_length:,} tokens is full: {REMEDY[request.sampling.overflow]}")
+            log.warning_once(f"the context of {context_length:,} tokens is full: {REMEDY[request.sampling.overflow]}")
             self._release(request)
             [request.cache] = self.decoder.new_caches(_positions(request), 1)
             logits.append(self.decoder.prefill([request.context_ids], [request.cache]))
@@ -237,11 +234,6 @@ class Engine:
                 self._newest = None
             self.decoder.release(request.cache)
             request.cache = None
-
-    def _tell(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self.notify(what)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         prompt = torch.as_tensor(ids, dtype=torch.int64)

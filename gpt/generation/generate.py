@@ -1,11 +1,10 @@
 """One text, as an iterator of ids."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 
 from gpt.choices import Overflow
 from gpt.generation.config import SamplingConfig
-from gpt.generation.engine import Engine, Notify
+from gpt.generation.engine import Engine
 from gpt.model.transformer import GPT
 
 
@@ -23,12 +22,11 @@ def generate(
     seed: int | None = None,
     end_of_text: int | None = None,
     vocab_size: int | None = None,
-    notify: Notify = warnings.warn,
 ) -> Iterator[int]:
     """Continue a prompt of at least one token id, yielding each new id as it is drawn.
 
     Ends after `max_tokens`, or before the id `end_of_text`, which is not yielded. The other settings are those of
-    SamplingConfig; `vocab_size`, `notify` and what is raised are those of Engine.
+    SamplingConfig; `vocab_size` and what is raised are those of Engine.
     """
     sampling = SamplingConfig(
         max_tokens=max_tokens,
@@ -40,7 +38,7 @@ def generate(
         seed=seed,
         overflow=overflow,
     )
-    engine = Engine(model, max_batch=1, end_of_text=end_of_text, vocab_size=vocab_size, notify=notify)
+    engine = Engine(model, max_batch=1, end_of_text=end_of_text, vocab_size=vocab_size)
     engine.submit(ids, sampling)
     for token in engine.run():
         if token.id is not None:

@@ -65,7 +65,7 @@ class CompiledRunner(ModelRunner):
             for tensor in self.slots.tensors():
                 torch._dynamo.mark_static_address(tensor)
         rounding = ROUNDING.get(model.dtype, max(ROUNDING.values()))
-        self.step = Compiled(self._read_one, "on", model.device.type, mode, rounding, "leave --compile out")
+        self.step = Compiled(self._read_one, "on", model.device.type, mode, rounding, "leave `compile` out")
         self.step.try_out()
         self.step.require()
 

@@ -23,8 +23,8 @@ def require_room(prompt_tokens: int, max_tokens: int, context_length: int) -> No
     needed = prompt_tokens + max_tokens - 1  # the last one drawn is never read
     if needed > context_length:
         raise InputError(
-            f"--overflow error: a prompt of {prompt_tokens:,} tokens and {max_tokens:,} new ones need {needed:,} "
-            f"positions, and the model has {context_length:,}; shorten them, or choose --overflow slide or keep-prefix"
+            f"`overflow` error: a prompt of {prompt_tokens:,} tokens and {max_tokens:,} new ones need {needed:,} "
+            f"positions, and the model has {context_length:,}; shorten them, or choose `overflow` slide or keep-prefix"
         )
 
 

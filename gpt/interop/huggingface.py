@@ -184,7 +184,7 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     """
     _require_gpt2(model.config, to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"--to {to}: exists and is not empty; choose a new directory")
+        raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
     to.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     tensors = {}
@@ -214,7 +214,7 @@ def _require_gpt2(config: ModelConfig, to: Path) -> None:
         found.append(f"model.sliding_window {config.sliding_window}")
     if found:
         raise InputError(
-            f"--to {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
+            f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
             "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
         )
 

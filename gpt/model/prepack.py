@@ -107,7 +107,7 @@ def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
     Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
     """
     if dtype == torch.int8 and "fbgemm" not in torch.backends.quantized.supported_engines:
-        raise InputError("--dtype int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
+        raise InputError("`dtype` int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
     linear = Int8Linear if dtype == torch.int8 else PrepackedLinear
     layers: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
         (module, name, child.weight, child.bias)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.runs import integrity
 from gpt.runs.integrity import (
     FILES,
@@ -125,7 +126,7 @@ def read_state(path: Path) -> dict[str, Any]:
         return integrity.read_state(path)
 
 
-def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) -> Checkpoint | None:
+def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
     """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one,
     or none that is not beyond the step `until`.
 
@@ -138,7 +139,7 @@ def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) 
             return load(path, optimizer=True)
         except CorruptCheckpoint as error:
             aside = _set_aside(path)
-            say(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
+            log.warning(f"damaged checkpoint: {error}; set aside as {aside.name}, trying the one before it")
     if until == math.inf and any((run / "checkpoints").glob("step-*.damaged-*")):
         raise InputError(
             f"{run}: none of its checkpoints is whole; restore one, or begin a new run in another directory"
@@ -146,7 +147,7 @@ def load_newest(run: Path, say: Callable[[str], None], until: float = math.inf) 
     return None
 
 
-def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
+def load_best(run: Path) -> Checkpoint:
     """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
 
     Corrupt ones are named and passed over, and left where they are; where a training beside this removes one, the
@@ -156,7 +157,7 @@ def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
 
     def passed_over(error: Exception) -> None:
         if str(error) not in told:
-            say(f"damaged checkpoint: {error}; passed over")
+            log.warning(f"damaged checkpoint: {error}; passed over")
         told.add(str(error))
 
     while True:
@@ -166,30 +167,30 @@ def load_best(run: Path, say: Callable[[str], None]) -> Checkpoint:
                     return load(path, optimizer=False)
                 except CorruptCheckpoint as error:
                     passed_over(error)
-            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with --run")
+            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with `run`")
 
 
-def prune(run: Path, keep: int, say: Callable[[str], None], branch: int = 0) -> None:
+def prune(run: Path, keep: int, branch: int = 0) -> None:
     """Remove all but the newest `keep` checkpoints, the best, and the newest that is not beyond the step `branch`.
 
     What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
     """
-    with _said(say):
+    with _said():
         checkpoints, ranks = list_checkpoints(run), _ranks(run)
         kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
-            with _said(say):  # renamed at once: half a checkpoint must not look like one
+            with _said():  # renamed at once: half a checkpoint must not look like one
                 path.rename(path.with_name(f".{path.name}{REMOVED}"))
         _clean(run / "checkpoints")
 
 
 @contextlib.contextmanager
-def _said(say: Callable[[str], None]) -> Generator[None]:
+def _said() -> Generator[None]:
     try:
         yield
     except OSError as error:
-        say(f"older checkpoints could not be removed ({error}); the next save tries again")
+        log.warning(f"older checkpoints could not be removed ({error}); the next save tries again")
 
 
 def best_state(run: Path) -> dict[str, Any] | None:

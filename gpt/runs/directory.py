@@ -97,11 +97,11 @@ def _locked(path: Path) -> AcquireReturnProxy:
             )
         else:
             reason = "another process is training in it; wait until it ends, or name another directory"
-        raise InputError(f"--run-dir {path}: {reason}") from None
+        raise InputError(f"`run_dir` {path}: {reason}") from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"--run-dir {path}: cannot be locked ({reason}); it must be writable, on a file system with locks (flock): "
+            f"`run_dir` {path}: cannot be locked ({reason}); it must be writable, on a file system with locks (flock): "
             "name a directory on another one, or mount it with them"
         ) from None
 
@@ -127,7 +127,7 @@ def _claimed(config: TrainConfig) -> Path:
         str(name).encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"--run-dir {str(name)!r}: its name is not UTF-8; name another directory by --run-dir"
+            f"`run_dir` {str(name)!r}: its name is not UTF-8; name another directory by `run_dir`"
         ) from None
     if config.run_dir is None:
         return _unused_name(Path("runs"), f"{name}-{config.preset}")
@@ -135,7 +135,7 @@ def _claimed(config: TrainConfig) -> Path:
         config.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"--run-dir {config.run_dir}: cannot be made ({error.strerror}); name another directory"
+            f"`run_dir` {config.run_dir}: cannot be made ({error.strerror}); name another directory"
         ) from None
     return config.run_dir
 
@@ -146,7 +146,7 @@ def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
         tokenizer.save(path / TOKENIZER)
         write_config(path, dataclasses.replace(config, run_dir=path))
     except OSError as error:
-        raise OSError(f"--run-dir {path}: cannot be written ({error.strerror}); make space, or name another") from error
+        raise OSError(f"`run_dir` {path}: cannot be written ({error.strerror}); make space, or name another") from error
 
 
 def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
@@ -181,12 +181,12 @@ def require_unused(path: Path, names: set[str] | None = None) -> None:
     """Raises InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
     if is_run(path):
         raise InputError(
-            f"--run-dir {path}: already holds a run; go on with it by --resume, or choose another directory"
+            f"`run_dir` {path}: already holds a run; go on with it by `resume`, or choose another directory"
         )
     names = names if names is not None else _names(path) or set()
     ours = names <= BEFORE_CONFIG and (LOCK in names or not names)  # a start of ours begins by locking
     if path.exists() and not (path.is_dir() and ours):
-        raise InputError(f"--run-dir {path}: exists and is not empty; choose another directory")
+        raise InputError(f"`run_dir` {path}: exists and is not empty; choose another directory")
 
 
 def _unused_name(parent: Path, name: str) -> Path:

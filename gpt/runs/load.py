@@ -13,6 +13,7 @@ from gpt.choices import WeightDtype
 from gpt.device import choose_weight_dtype
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
+from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT
@@ -46,21 +47,20 @@ class LoadedRun:
 def load_run(
     source: str | Path,
     device: str = "cpu",
-    say: Callable[[str], None] = print,
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
 ) -> LoadedRun:
     """A run directory's best checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
-    Raises InputError if there is no such run or model, or nothing of it can be used, or not in that dtype there; `say`
-    hears of damaged checkpoints that are passed over. `prepacked` makes it fast on a CPU, where a model in float32 can
-    then only be evaluated and generate; int8 always is. `say` hears where a sample then depends on those beside it.
+    Raises InputError if there is no such run or model, or nothing of it can be used, or not in that dtype there.
+    Damaged checkpoints are passed over with a warning. `prepacked` makes it fast on a CPU, where a model in float32 can
+    then only be evaluated and generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
     if dtype == "int8" and device != "cpu":
-        raise InputError(f"--dtype int8: is for the CPU, and this is {device}; choose bfloat16, or --device cpu")
+        raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
     path = Path(source)
     if is_run(path):
-        best = checkpoint.load_best(path, say)
+        best = checkpoint.load_best(path)
         config, weights, state = read_config(path).model, best.model, best.state
         name = f"{path}, step {best.state['step']:,}"
     else:
@@ -82,7 +82,7 @@ def load_run(
     if kind == torch.int8 or (prepacked and can_prepack(model)):
         prepack(model, kind)
     if prepacked and device == "cpu" and kind != torch.bfloat16 and not keeps_bits(model):
-        say(f"{name}: on this processor, the last bits of a sample can depend on what is sampled beside it")
+        log.warning(f"{name}: on this processor, the last bits of a sample can depend on what is sampled beside it")
     model.requires_grad_(not prepacked)
     return LoadedRun(model.eval(), name, path, state)
 

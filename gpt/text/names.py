@@ -25,6 +25,6 @@ def parse_tokenizer(name: str) -> tuple[str, int | None]:
         if name and Path(name).exists():
             return "file", None
     raise InputError(
-        f"--tokenizer {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
+        f"`tokenizer` {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
         "or a run or dataset directory whose tokenizer to use"
     )

@@ -181,7 +181,7 @@ class Tokenizer:
             some = ", ".join(repr(character) for character in sorted(unknown)[:5])
             raise InputError(
                 f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
-                f"{some}; leave them out, or prepare the data with --tokenizer bytes or bpe:4096"
+                f"{some}; leave them out, or prepare the data with `tokenizer` bytes or bpe:4096"
             )
 
     # ---- on disk ----

@@ -3,17 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.files import parse_json
+from gpt.log import log
 from gpt.runs.directory import METRICS
 
 Record = dict[str, Any]
-Say = Callable[[str], None]
 
 
 def evaluation_record(evaluation: Evaluation, prefix: str = "") -> Record:
@@ -33,9 +32,9 @@ class MetricsFile:
     A full disk does not stop it: what cannot be written now is written with a later record.
     """
 
-    def __init__(self, run: Path, after_step: int, say: Say = print) -> None:
+    def __init__(self, run: Path, after_step: int) -> None:
         """Open it to go on after a step: later lines, and one torn by a crash, are removed."""
-        self.path, self.say = run / METRICS, say
+        self.path = run / METRICS
         kept = [record for record in read_metrics(run) if record["step"] <= after_step]
         partial = run / f".{METRICS}.partial"
         partial.write_text("".join(map(_line, kept)), encoding="utf-8", newline="\n")
@@ -54,7 +53,7 @@ class MetricsFile:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             if not self._failed:
-                self.say(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can be")
+                log.warning(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can be")
             self._failed = True
         else:
             self._whole_bytes += len(self._waiting)

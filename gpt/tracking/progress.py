@@ -1,5 +1,7 @@
 """What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
 
+import contextlib
+import logging
 import os
 import sys
 import time
@@ -8,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gpt.log import log
 from gpt.terminal import printable
 
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
@@ -39,32 +42,36 @@ class _Console(Console):
     """Goes on in silence when whoever read the lines (`| head`) has gone: no reason to stop training."""
 
     def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-class ProgressDisplay:
-    """Use as a context manager; `update` it with every step, `say` what is to remain on the screen."""
+class ProgressDisplay(logging.Handler):
+    """Use as a context manager: what the log says appears above the live line, which `update` changes at every step."""
 
     def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
+        super().__init__()
         self.steps = steps
-        self.console = console or _Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = console or _Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line = -float("inf")
         self._line = self._shown = ""  # the newest line, and the newest that stays on the screen
         self._live = Progress(
             BarColumn(bar_width=8), TextColumn("{task.description}"), console=self.console, transient=True
         )
         self._task = self._live.add_task("", total=steps)
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "ProgressDisplay":
         if self.console.is_terminal:
             self._live.start()
+        self._stack.enter_context(log.through(self))
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.console.is_terminal:
             self._live.stop()
         if self._line != self._shown:  # the last loss stays, however it ended
-            self.say(self._line)
+            self.print(self._line)
+        self._stack.close()
 
     def update(
         self,
@@ -77,15 +84,18 @@ class ProgressDisplay:
         if self.console.is_terminal:
             self._live.update(self._task, completed=record["step"], description=line)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or "val_loss" in record:
-            self.say(line)
+            self.print(line)
             self._shown = line
             self._last_line = time.monotonic()
         if "sample" in record:
-            self.say("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
+            self.print("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
         if warning:
-            self.say(warning)
+            log.warning(warning)
 
-    def say(self, message: str) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
+        self.print(record.getMessage())
+
+    def print(self, message: str) -> None:
         self.console.print(printable(message), markup=False, emoji=False)
 
 

@@ -14,8 +14,9 @@ import psutil
 
 from gpt.config import TrainConfig
 from gpt.config_io import to_dict
+from gpt.log import log
 from gpt.runs.directory import WANDB_ID, quoted
-from gpt.tracking.jsonl import Record, Say
+from gpt.tracking.jsonl import Record
 
 WANDB_LOOKS = 0.2  # seconds between looks at what has been saved
 
@@ -31,9 +32,9 @@ class WandbLog:
     place ("Tried to log to step … that is less than the current step").
     """
 
-    def __init__(self, config: TrainConfig, run: Path, say: Say, saved_step: Callable[[], int]) -> None:
+    def __init__(self, config: TrainConfig, run: Path, saved_step: Callable[[], int]) -> None:
         """Begin the run there, or go on with the one that was begun for `run` before."""
-        self.config, self.run, self.say, self.saved_step = config, run, say, saved_step
+        self.config, self.run, self.saved_step = config, run, saved_step
         self._thread = None
         if config.wandb == "disabled":
             return
@@ -55,7 +56,7 @@ class WandbLog:
             for child in psutil.Process().children(recursive=True):
                 if child.name().startswith("wandb"):  # its process would keep ours from ending
                     child.kill()
-            self.say(f"wandb: did not finish in {WANDB_ENDS} s; upload with: {self._sync_command}")
+            log.warning(f"wandb: did not finish in {WANDB_ENDS} s; upload with: {self._sync_command}")
 
     @property
     def _sync_command(self) -> str:
@@ -79,7 +80,7 @@ class WandbLog:
                 wandb_run.log(record)
             wandb_run.finish()
         except Exception as error:  # none that it has may end a training
-            self.say(f"wandb: {_first_line(error)}; training goes on without it")
+            log.warning(f"wandb: {_first_line(error)}; training goes on without it")
 
     def _saved_records(self) -> Generator[Record]:
         """The records as their steps are saved; those that are left when training ends in order, at its end."""
@@ -113,7 +114,7 @@ class WandbLog:
         except wandb.Error as error:
             if mode == "offline":
                 raise
-            self.say(f"wandb: {_first_line(error)}; recorded offline instead, upload with: {self._sync_command}")
+            log.warning(f"wandb: {_first_line(error)}; recorded offline instead, upload with: {self._sync_command}")
             wandb.teardown()  # its process still thinks that the run is in use
             return self._start("offline")
 

@@ -13,6 +13,7 @@ from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.presets import preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
@@ -32,7 +33,7 @@ class Asked:
     """What a run's user has named of its length and shape. Raises InputError for two lengths, or none above 0."""
 
     settings: Set[str] = frozenset()
-    """Settings from flags and from --config, as 'model.dropout'."""
+    """Settings from flags and from `config`, as 'model.dropout'."""
     preset: bool = False
     epochs: float | None = None
     minutes: float | None = None
@@ -94,7 +95,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
         steps = round(asked.epochs * epoch)
     elif asked.minutes is not None:
         if done is not None and done < config.steps:
-            world.say(f"--minutes: the run stands at step {done:,} of {steps:,}, which it goes on to first")
+            log.info(f"`minutes`: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
         steps, evaluations = _steps_in(asked, config, dataset, world, done or 0)
         if done:
@@ -108,7 +109,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
         config = _with_length(config, steps, asked)
     config = dataclasses.replace(config, steps=steps)
     if done is None or asked.length:
-        world.say("\n".join(_words(config, steps / epoch, suit.most_epochs(config.model), dataset)))
+        log.info("\n".join(_words(config, steps / epoch, suit.most_epochs(config.model), dataset)))
     return config
 
 
@@ -148,7 +149,7 @@ def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) ->
         fewer = max(1, round(config.steps * most / epochs))
         lines.append(
             f"warning: {epochs:.3g} epochs of {tokens}: it will learn them by heart; "
-            f"try --epochs {most:g} (--steps {fewer})"
+            f"try `epochs` {most:g} (`steps` {fewer})"
         )
     return lines
 
@@ -184,8 +185,8 @@ def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World,
         steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)
     steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
     times = _times(planned(steps), steps)
-    world.say(
-        f"--minutes {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
+    log.info(
+        f"`minutes` {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
         f"{'evaluation' if times == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
     return steps, evaluations

@@ -8,7 +8,6 @@ checkpoint from before the decay, the branch point, is that of a longer run as w
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gpt.config import OptimizerConfig, TrainConfig
 from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import Checkpoint, list_checkpoints, step_of
 from gpt.runs.directory import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
@@ -94,24 +94,24 @@ def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
     return Schedule(saved["steps"], overlay(OptimizerConfig(), saved["optimizer"], f"{run}: a checkpoint's schedule"))
 
 
-def starting_point(run: Path, from_step: int | None, say: Callable[[str], None]) -> Checkpoint | None:
+def starting_point(run: Path, from_step: int | None) -> Checkpoint | None:
     """The run's newest whole checkpoint, or that of the step asked for; None where it has none at all.
 
     Raises InputError if there is no such step, or what `gpt.runs.checkpoint.load` raises.
     """
     if from_step is None or _was_restarted():
-        return checkpoint.load_newest(run, say)
+        return checkpoint.load_newest(run)
     saved = {step_of(path): path for path in list_checkpoints(run)}
     if from_step not in saved:
         raise InputError(
-            f"--from-step {from_step}: {run} has no checkpoint of that step; "
+            f"`from_step` {from_step}: {run} has no checkpoint of that step; "
             f"it has those of {', '.join(map(str, saved)) or 'none'}"
         )
     try:
         return checkpoint.load(saved[from_step], optimizer=True)
     except CorruptCheckpoint as error:
         others = ", ".join(str(step) for step in saved if step != from_step) or "none"
-        raise InputError(f"--from-step {from_step}: {error}; other checkpoints of {run}: {others}") from None
+        raise InputError(f"`from_step` {from_step}: {error}; other checkpoints of {run}: {others}") from None
 
 
 def _was_restarted() -> bool:
@@ -132,28 +132,28 @@ def judge(
     changes, rates = ", ".join(before.changes(now)), before.rates(now, step)
     if allow_jump or not before.spoiled_by(now, step):
         if changes:
-            world.say(f"changed since step {step:,}: {changes}; {rates}")
+            log.info(f"changed since step {step:,}: {changes}; {rates}")
         return saved, state
     branch = branch_point(before.steps, before.optimizer)
     chosen: list[Checkpoint | None] = []  # rank 0's alone
 
     def read() -> dict[str, Any] | None:
         useful = branch < step and not before.spoiled_by(now, branch)
-        chosen.append(checkpoint.load_newest(run, world.say, branch) if useful else None)
+        chosen.append(checkpoint.load_newest(run, branch) if useful else None)
         return chosen[0].state if chosen[0] else None
 
     earlier = world.from_main(read)
     if earlier is None:
         undone = "while the rate came down" if step > decay_start(before.steps, before.optimizer) else "so far"
         raise InputError(
-            f"--resume: with {changes}, {rates}, a jump that undoes what was learned {undone}: "
-            f"begin a new run from these weights (--init-from {quoted(run)}), which warms up again, or allow it with "
-            "--allow-rate-jump"
+            f"`resume`: with {changes}, {rates}, a jump that undoes what was learned {undone}: "
+            f"begin a new run from these weights (`init_from` {quoted(run)}), which warms up again, or allow it with "
+            "`allow_rate_jump`"
         )
     there = earlier["step"]
-    world.say(
+    log.info(
         f"changed: {changes}; with that, {rates}: it goes on from step {there:,} instead, from before the rate "
-        f"came down, where it is {now.rate(there):.2e} (--allow-rate-jump goes on from step {step:,})"
+        f"came down, where it is {now.rate(there):.2e} (`allow_rate_jump` goes on from step {step:,})"
     )
     return chosen[0] if chosen else None, earlier
 
@@ -171,9 +171,9 @@ def steps_with(more: int, done: int, config: TrainConfig, world: "World", allow_
     if before.spoiled_by(Schedule(branch + more, config.optimizer), done) and branch + more > done:
         return branch + more
     raise InputError(
-        f"--minutes: the run goes on from step {branch:,}, before its learning rate came down, and has done "
+        f"`minutes`: the run goes on from step {branch:,}, before its learning rate came down, and has done "
         f"{done - branch:,} steps from there already; in this time it would do {more:,}: give it more, or "
-        f"--allow-rate-jump to go on from step {done:,}"
+        f"`allow_rate_jump` to go on from step {done:,}"
     )
 
 
@@ -191,7 +191,7 @@ def _finished(run: Path) -> tuple[Schedule, int | None]:
     return before, next((step_of(path) for path in reversed(paths) if step_of(path) <= branch), None)
 
 
-def set_later_aside(run: Path, step: int, say: Callable[[str], None]) -> bool:
+def set_later_aside(run: Path, step: int) -> bool:
     """Move the checkpoints of steps after `step` into a run of their own within this one, with its metrics until now.
 
     Nothing is lost, and cut short it can be done again: the newest goes last. False where there is none.
@@ -209,7 +209,7 @@ def set_later_aside(run: Path, step: int, say: Callable[[str], None]) -> bool:
             (run / name).replace(aside / name)
     for path in later:
         path.rename(aside / "checkpoints" / path.name)
-    say(f"what came after step {step:,} is a run of its own now: python sample.py --run {quoted(aside)}")
+    log.info(f"what came after step {step:,} is a run of its own now: python sample.py --run {quoted(aside)}")
     return True
 
 

@@ -47,7 +47,7 @@ def _windows(trainer: "Trainer", state: State) -> int:
 
 
 def tokens_evaluated(trainer: "Trainer", state: State) -> int:
-    """The --evaluation.tokens that predicts what the evaluations before did, of the same data."""
+    """The `evaluation.tokens` that predicts what the evaluations before did, of the same data."""
     windows = trainer.windows
     before = _windows(trainer, state)
     return windows.split.tokens if before == windows.whole else before * windows.stride

@@ -15,6 +15,7 @@ import torch
 
 from gpt.choices import Exact
 from gpt.errors import InputError
+from gpt.log import log
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -40,7 +41,7 @@ def exact_arithmetic(wanted: Exact, device: str) -> Generator[None]:
     threads = torch.get_num_threads()  # which a resumed run may change
     try:
         if wanted == "on" and device == "mps":
-            raise InputError("--exact on: nobody knows that for this device (mps); leave it out, or use --device cpu")
+            raise InputError("`exact` on: nobody knows that for this device (mps); leave it out, or use `device` cpu")
         with _deterministic() if wanted == "on" and device == "cuda" else contextlib.nullcontext():
             yield
     finally:
@@ -55,7 +56,7 @@ def _deterministic() -> Generator[None]:
 
     if os.environ.setdefault(WORKSPACE, EXACT_WORKSPACES[0]) not in EXACT_WORKSPACES:
         raise InputError(
-            f"--exact on: the environment's {WORKSPACE} is {os.environ[WORKSPACE]!r}, with which cuBLAS is not exact; "
+            f"`exact` on: the environment's {WORKSPACE} is {os.environ[WORKSPACE]!r}, with which cuBLAS is not exact; "
             f"unset it, or make it {' or '.join(EXACT_WORKSPACES)}"
         )
     mode = torch.are_deterministic_algorithms_enabled()
@@ -100,13 +101,13 @@ def meet_conditions(trainer: "Trainer", before: Conditions) -> None:
     threads = before.get("threads", 0)
     if differing == ["threads"] and trainer.device == "cpu" and threads <= _processors():
         torch.set_num_threads(threads)
-        trainer.say(
+        log.warning(
             f"threads: {threads}, with which the run goes on to the same bits; "
-            f"--exact off takes the {now['threads']} of this start"
+            f"`exact` off takes the {now['threads']} of this start"
         )
     elif differing:
         changes = ", ".join(f"{name} {_word(before[name])} → {_word(now[name])}" for name in differing)
-        trainer.say(f"from here on equal to an undisturbed run up to rounding only: {changes}")
+        log.warning(f"from here on equal to an undisturbed run up to rounding only: {changes}")
 
 
 def _word(value: object) -> str:

@@ -44,7 +44,7 @@ class GradientGuard:
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"not finite: loss {loss}, gradient norm {norm}"
         if not self.clips and norm > HUGE:
-            return f"gradient norm {norm:.4g} cannot be squared in float32, and --optimizer.gradient-clip is 0"
+            return f"gradient norm {norm:.4g} cannot be squared in float32, and `optimizer.gradient_clip` is 0"
         if self.skip_spikes and len(self.accepted) == WINDOW:
             mean, deviation = fmean(self.accepted), pstdev(self.accepted)
             if norm > mean + SPIKE_DEVIATIONS * deviation:
@@ -68,7 +68,7 @@ def diverged_at(step: int, run: Path) -> InputError:
     sick = step - MOST_SKIPPED
     return InputError(
         f"{run}: training diverged at step {step}: {MOST_SKIPPED} batches in a row had to be skipped; "
-        f"{newest_before(run, sick)}; lower --optimizer.learning-rate, or lengthen --optimizer.warmup-steps"
+        f"{newest_before(run, sick)}; lower `optimizer.learning_rate`, or lengthen `optimizer.warmup_steps`"
     )
 
 
@@ -81,7 +81,7 @@ def newest_before(run: Path, step: int) -> str:
     newest = step_of(earlier[-1])
     return (
         f"its newest healthy checkpoint, {earlier[-1].name}, is from before that: "
-        f"go on from it with --resume --from-step {newest}"
+        f"go on from it with `resume` `from_step` {newest}"
     )
 
 

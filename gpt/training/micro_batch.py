@@ -12,6 +12,7 @@ from gpt.compiler import CompilerFailed
 from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.memory import free_memory, is_out_of_memory, release_memory
 
 SHARE_OF_CPU = 0.25  # of a node's free memory, for all its processes: no CPU survives a guess that is too high
@@ -64,20 +65,20 @@ class MicroBatch:
             return
         where = f"step {step}: process {self.world.rank}, while the others wait for what it sends"
         if isinstance(caught.error, CompilerFailed):
-            raise InputError(f"{where}: {caught.error}; go on with --resume --compile off")
+            raise InputError(f"{where}: {caught.error}; go on with `resume` `compile` off")
         raise InputError(
             f"{where}: out of memory with {self.size} sequences at a time: "
-            f"go on with --resume --micro-batch-size {max(1, self.size // 2)}"
+            f"go on with `resume` `micro_batch_size` {max(1, self.size // 2)}"
         )
 
     def halve(self, step: int) -> None:
         """For another try. Raises InputError if there is nothing left to halve."""
         if self.size == 1:
             raise InputError(
-                f"step {step}: out of memory with a single sequence at a time: use a smaller --model.context-length or "
-                "model, or several processes with --parallel fsdp"
+                f"step {step}: out of memory with a single sequence at a time: use a smaller `model.context_length` or "
+                "model, or several processes with `parallel` fsdp"
             )
-        self.world.say(
+        log.warning(
             f"step {step}: out of memory with {self.size} sequences at a time; it is done again with {self.size // 2}, "
             "and learns from as many tokens as before"
         )
@@ -87,7 +88,7 @@ class MicroBatch:
     def in_words(self) -> str:
         """What was chosen by the memory that was free, where it is less than all of a process's sequences."""
         chosen = self.asked == "auto" and self.size < self.share
-        return f", {self.size} sequences at a time (--micro-batch-size {self.size}), as memory allows" if chosen else ""
+        return f", {self.size} sequences at a time (`micro_batch_size` {self.size}), as memory allows" if chosen else ""
 
     def state_dict(self) -> dict[str, Any]:
         return {"asked": self.asked, "share": self.share, "size": self.size}

@@ -86,7 +86,7 @@ class Optimizer:
         parameters = dict(self.model.named_parameters())
         keys = {name: self._keys(self._optimizer_of(parameter)) for name, parameter in parameters.items()}
         if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in keys[name]}:
-            raise InputError("the saved state is another model's, or another --optimizer.name's; it cannot go on")
+            raise InputError("the saved state is another model's, or another `optimizer.name`'s; it cannot go on")
         tensors = {}
         for entry, (shape, dtype) in shapes.items():
             parameter = parameters[entry.rpartition("/")[0]].detach()

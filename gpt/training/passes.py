@@ -1,8 +1,6 @@
 """What becomes of a step that fails for want of a compiler, or of memory."""
 
 import contextlib
-import functools
-import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled
 from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.memory import is_out_of_memory, release_memory
 from gpt.training.resume import save
 
@@ -81,7 +80,7 @@ def _with_patience(call: Callable[[], None], world: World, tries: int = 2) -> bo
 def _too_little(step: int) -> InputError:
     return InputError(
         f"step {step}: out of memory in the optimizer, which needs its state and its update beside weights and "
-        "gradients: use a smaller model, or several processes with --parallel fsdp"
+        "gradients: use a smaller model, or several processes with `parallel` fsdp"
     )
 
 
@@ -97,13 +96,6 @@ def _saved_before(trainer: "Trainer") -> Generator[None]:
         raise
 
 
-@functools.cache
-def _warn_once(words: str, world: World) -> None:
-    """Once for a trial of the machine's speed and the training after it."""
-    if world.is_main:
-        print(words, file=sys.stderr, flush=True)
-
-
 def without_compiler(forward: Compiled, world: World) -> bool:
     """Whether the compiler failed on a rank, so that all go on without it: said once, and in every record."""
     fault = world.first(forward.fault if forward.works else None)
@@ -112,5 +104,5 @@ def without_compiler(forward: Compiled, world: World) -> bool:
     if forward.wanted == "on":
         raise forward.error(fault)
     forward.give_up(fault)
-    _warn_once(f"warning: {forward.error(fault)}; training goes on without it, slower", world)
+    log.warning_once(f"{forward.error(fault)}; training goes on without it, slower")
     return True

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from gpt.log import log
 from gpt.runs.directory import TRACE
 
 WARM_UP, TRACED, SHOWN = 3, 3, 10  # steps, steps, operations
 
 
 @contextlib.contextmanager
-def step_profiler(run: Path, wanted: bool, device: str, say: Callable[[str], None]) -> Generator[Callable[[], None]]:
+def step_profiler(run: Path, wanted: bool, device: str) -> Generator[Callable[[], None]]:
     """A context whose value is to be called after every step.
 
     Steps 4 to 6 from here are traced into the run's trace.json (to be opened in ui.perfetto.dev), and the operations
@@ -27,10 +28,10 @@ def step_profiler(run: Path, wanted: bool, device: str, say: Callable[[str], Non
         with contextlib.suppress(OSError, RuntimeError):
             trace.export_chrome_trace(str(run / TRACE))
         written = (run / TRACE).is_file()
-        say(f"a trace of {TRACED} steps: {run / TRACE}" if written else f"{run / TRACE}: cannot be written")
+        log.info(f"a trace of {TRACED} steps: {run / TRACE}" if written else f"{run / TRACE}: cannot be written")
         order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-        say(f"the {SHOWN} costliest operations of {TRACED} steps:")
-        say(trace.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=60))
+        log.info(f"the {SHOWN} costliest operations of {TRACED} steps:")
+        log.info(trace.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=60))
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
     steps = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)

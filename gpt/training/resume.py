@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import write_config, write_tokenizer
@@ -53,7 +54,7 @@ def save(trainer: "Trainer", must: bool = False) -> None:
     else:
         if world.is_main and sick is None and not trainer.guard.skipped_in_a_row:
             branch = branch_point(config.steps, config.optimizer)
-            checkpoint.prune(trainer.run, config.checkpoint.keep, trainer.say, branch)
+            checkpoint.prune(trainer.run, config.checkpoint.keep, branch)
     sick = world.broadcast(sick)
     if sick is not None:
         _refuse(trainer, sick, must)
@@ -63,9 +64,9 @@ def save(trainer: "Trainer", must: bool = False) -> None:
         best = state["best_validation_loss"]
         trainer.saved_step, trainer.best_loss = trainer.step, math.inf if best is None else best
     elif must:
-        raise OSError(f"{trainer.run}: {failure}; make space, then go on with --resume")
+        raise OSError(f"{trainer.run}: {failure}; make space, then go on with `resume`")
     else:
-        trainer.say(f"{failure}; training goes on, and tries again at the next save")
+        log.warning(f"{failure}; training goes on, and tries again at the next save")
 
 
 def _refuse(trainer: "Trainer", sick: str, must: bool) -> None:
@@ -75,7 +76,7 @@ def _refuse(trainer: "Trainer", sick: str, must: bool) -> None:
     )
     if must:
         raise InputError(f"{trainer.run}: {failure}")
-    trainer.say(failure)
+    log.warning(failure)
 
 
 def _state(trainer: "Trainer") -> dict[str, Any]:
@@ -128,7 +129,7 @@ def resume(
     chosen: list[checkpoint.Checkpoint | None] = []  # rank 0's alone
 
     def read() -> dict[str, Any] | None:
-        chosen.append(starting_point(run, from_step, trainer.say))
+        chosen.append(starting_point(run, from_step))
         return chosen[0].state if chosen[0] else None
 
     state = world.from_main(read)
@@ -144,7 +145,7 @@ def resume(
         trainer.optimizer.load_state_dict(parts)
         branches = from_step is not None or state["step"] != newest
         if branches:
-            world.from_main(lambda: set_later_aside(run, state["step"], trainer.say))
+            world.from_main(lambda: set_later_aside(run, state["step"]))
         with _as_written(run):
             _restore(trainer, state)
         meet_conditions(trainer, state.get("conditions", {}))
@@ -164,7 +165,7 @@ def _as_written(run: Path) -> Generator[None]:
             raise
         raise InputError(
             f"{run}: the state of its checkpoint is not what this program writes ({error!r}); go on from another one "
-            "with --from-step, or begin a new run from these weights with --init-from"
+            "with `from_step`, or begin a new run from these weights with `init_from`"
         ) from error
 
 
@@ -211,22 +212,22 @@ def _require_continuation(trainer: "Trainer", state: dict[str, Any], allow_other
         if not allow_other_data:
             raise InputError(
                 f"{data.path}: is not the dataset that {run} was trained on, or has changed since; "
-                "restore it, begin a new run from these weights with --init-from, or go on with --allow-other-data"
+                "restore it, begin a new run from these weights with `init_from`, or go on with `allow_other_data`"
             )
-        trainer.say(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
+        log.warning(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
     elif not evaluates_alike(trainer, state):
         now, before = trainer.config.evaluation.tokens, tokens_evaluated(trainer, state)
         if not allow_other_data:
             raise InputError(
-                f"--evaluation.tokens {now}: the losses of {run} so far, its best one too, are of another part of the "
-                f"validation split: go on with --evaluation.tokens {before}, which is the same part, or with "
-                "--allow-other-data, which forgets them"
+                f"`evaluation.tokens` {now}: the losses of {run} so far, its best one too, are of another part of the "
+                f"validation split: go on with `evaluation.tokens` {before}, which is the same part, or with "
+                "`allow_other_data`, which forgets them"
             )
-        trainer.say(
-            f"--evaluation.tokens {now} and not {before}: losses so far are forgotten, and a new best is sought"
+        log.warning(
+            f"`evaluation.tokens` {now} and not {before}: losses so far are forgotten, and a new best is sought"
         )
     if state["step"] > steps:
         raise InputError(
-            f"--steps {steps}: {run} has done {state['step']} steps already; "
-            "give a larger number to train on, or leave --steps out"
+            f"`steps` {steps}: {run} has done {state['step']} steps already; "
+            "give a larger number to train on, or leave `steps` out"
         )

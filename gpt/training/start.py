@@ -1,13 +1,12 @@
 """The weights that training begins with, and the tokenizer that they were made for."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
+from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.runs.load import load_run, load_tokenizer
 from gpt.training.guard import first_not_finite
@@ -20,7 +19,7 @@ def new_model(config: TrainConfig, device: str) -> GPT:
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
-    """The weights of --init-from, their context and vocabulary cropped to the model's."""
+    """The weights of `init_from`, their context and vocabulary cropped to the model's."""
     source = load_run(config.init_from)
     weights = source.model.state_dict()
     rows = {"position_embedding.weight": config.model.context_length}
@@ -30,16 +29,14 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
     sick = first_not_finite(weights)
     if sick is not None:
         raise InputError(
-            f"--init-from {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
+            f"`init_from` {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
             "such as those of an earlier checkpoint"
         )
-    print(f"weights: {source.source}")
+    log.info(f"weights: {source.source}")
     return weights
 
 
-def require_tokenizer(
-    config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False, say: Callable[[str], None] = print
-) -> None:
+def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:
     """Raises InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
     source = config.run_dir if resumes else config.init_from
     if source == "scratch":
@@ -50,12 +47,14 @@ def require_tokenizer(
     except InputError as error:
         if resumes:
             raise
-        say(f"the tokenizer of --init-from cannot be compared with that of {dataset.path}, only its size ({error})")
+        log.warning(
+            f"the tokenizer of `init_from` cannot be compared with that of {dataset.path}, only its size ({error})"
+        )
         return
     have = dataset.tokenizer
     if wanted.fingerprint != have.fingerprint and not allow_other:
-        told = ", or go on with --allow-other-data" if resumes else ""
+        told = ", or go on with `allow_other_data`" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
-            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (--tokenizer){told}"
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer`){told}"
         )

@@ -18,6 +18,7 @@ from gpt.generation.completion import complete_texts, opening_ids, text_engine
 from gpt.generation.config import SamplingConfig
 from gpt.generation.sampling import sample
 from gpt.interrupts import Interruptible
+from gpt.log import log
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.model.transformer import GPT
 from gpt.runs.directory import go_on, quoted
@@ -78,7 +79,7 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world:
     """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
     room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    engine = text_engine(model, tokenizer)
     if world is not None:
         engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
     for _, text, _ in complete_texts(engine, tokenizer, [prompt], sampling):
@@ -98,10 +99,10 @@ def report_stop(trainer: "Trainer") -> None:
         return
     on = go_on(trainer.run)
     if not trainer.step:
-        print(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
+        log.info(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
         return
     _draw(trainer.run)
-    print(f"stopped after step {trainer.step:,}, saved; go on with: {on}", flush=True)
+    log.info(f"stopped after step {trainer.step:,}, saved; go on with: {on}")
 
 
 def _draw(run: Path) -> str:
@@ -143,7 +144,7 @@ def _load_best(trainer: "Trainer") -> LoadedRun | None:
         try:
             return load_run(trainer.run, device)
         except (InputError, OSError) as error:  # the training has ended well all the same
-            trainer.world.say(str(error))
+            log.warning(str(error))
             return None
         except Exception as error:
             if not is_out_of_memory(error):
@@ -194,7 +195,7 @@ def complete_words(evaluation: Evaluation, step: int) -> str:
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """What samples, drawn as sample.py draws them, share with the training text, in words."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
-    engine = text_engine(loaded.model, loaded.tokenizer, HEART_SAMPLES, notify=lambda _: None)
+    engine = text_engine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
     texts: dict[int, str] = {}
     try:
         prompts = [sample_prompt(dataset)]

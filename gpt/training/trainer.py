@@ -24,6 +24,7 @@ from gpt.distributed.world import World
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
 from gpt.hashing import mix, row_hashes
+from gpt.log import log
 from gpt.malloc import retain_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tracking.jsonl import MetricsFile, Record
@@ -79,7 +80,6 @@ class Trainer:
         self.evaluations_since_best = 0  # in a row, since the best one
         self.overfitting = OverfittingWatch()
         self.utilization = Utilization(config.model, world, self.dtype)
-        self.say = world.say
 
     # ---- the loop ----
 
@@ -89,19 +89,19 @@ class Trainer:
         True if the training is finished: by its last step, or early. False if `stop` or `stop_at` ended it before.
         Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
         """
-        config, world, self.say = self.config, self.world, display.say
+        config, world = self.config, self.world
         last = min(config.steps, config.stop_at or config.steps)
-        branch, save_due, logs = branch_point(config.steps, config.optimizer), False, []
+        branch, save_due, sinks = branch_point(config.steps, config.optimizer), False, []
         if world.is_main:
             finished_steps = self.step - 1 if self.unevaluated else self.step
-            wandb = WandbLog(config, self.run, self.say, lambda: self.saved_step)
-            logs = [MetricsFile(self.run, finished_steps, self.say), wandb]
+            wandb = WandbLog(config, self.run, lambda: self.saved_step)
+            sinks = [MetricsFile(self.run, finished_steps), wandb]
         clock = Clock(self.step, self.elapsed)
         self.model.train()
         with (
             stop.orderly(partial(unsaved_steps, self) if world.is_main else None),
             display,
-            step_profiler(self.run, profile and world.is_main, self.device, self.say) as profiled,
+            step_profiler(self.run, profile and world.is_main, self.device) as profiled,
         ):
             while (self.unevaluated or (self.step < last and not self.stopped_early)) and not world.any(stop.is_set()):
                 record = self.record = self.unevaluated or self.train_step()
@@ -112,8 +112,8 @@ class Trainer:
                     if self.unevaluated:
                         break
                 if self.evaluation or "skipped" in record or self.step == last or due(self.step, config.log_every):
-                    for log in logs:
-                        log.write(record)
+                    for sink in sinks:
+                        sink.write(record)
                 left, warning = clock.seconds_left(self.step, last), self.overfitting.hear(record)
                 display.update(record, self.last_loss, left, warning)
                 if self.guard.skipped_in_a_row == MOST_SKIPPED:
@@ -127,11 +127,11 @@ class Trainer:
             diverged = self.guard.skipped_in_a_row == MOST_SKIPPED
             if self.saved_step < self.step and not diverged:
                 save(self, must=True)
-        for log in logs:
-            log.close()
+        for sink in sinks:
+            sink.close()
         if self.stopped_early:
             patience = config.early_stopping_patience
-            self.say(f"stopped early: {patience} evaluations in a row without a new best validation loss")
+            log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
         if diverged:
             raise diverged_at(self.step, self.run)
         return (self.step == config.steps or self.stopped_early) and not self.unevaluated
@@ -169,7 +169,7 @@ class Trainer:
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
             move_weights(self)
         else:
-            self.say(f"step {self.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
+            log.warning(f"step {self.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
         self.model.zero_grad(set_to_none=True)
         self.step += 1
         self.world.hurry()

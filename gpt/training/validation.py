@@ -7,6 +7,7 @@ from torch import Tensor
 from gpt.evaluation.compare import Measured, loss_difference
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
+from gpt.log import log
 from gpt.tracking.jsonl import Record, evaluation_record
 from gpt.training.resume import save
 from gpt.training.signals import StopRequest
@@ -62,10 +63,10 @@ def _evaluate_complete(trainer: "Trainer", record: Record, stop: StopRequest) ->
     """
     save(trainer)  # what follows can take hours, which a kill is not to cost
     windows = validation_windows(trainer.config, trainer.dataset, complete=True)
-    trainer.say(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
+    log.info(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
     sums = _sums(trainer, windows, stop)
     if sums is None:
-        trainer.say("stopped before that was done; --resume begins it again, and `gpt eval` does it, too")
+        log.info("stopped before that was done; `resume` begins it again, and `gpt eval` does it, too")
         return False
     trainer.complete_evaluation = summarize(sums, windows)
     record |= evaluation_record(trainer.complete_evaluation, "complete_")

@@ -99,21 +99,19 @@ def test_the_stride_is_that_of_transformers_loop(model, dataset, tmp_path):
     assert found["best_of"] == 0
 
 
-def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, monkeypatch):
+def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, said):
     """As what validates now may have been trained on; not where other data is named on purpose."""
-    warned = []
-    monkeypatch.setattr("gpt.commands.complain", warned.append)
     evaluate("--run", runs[0], cwd=tmp_path)
-    assert warned == []
+    assert said == []
     config = read_config(runs[0])
     documents = [Document(split, f"def {split}(x): return x\n" * 40, split) for split in SPLITS]
-    other = prepare(lambda: documents, "bytes", tmp_path / "x", {}, say=lambda _: None)
+    other = prepare(lambda: documents, "bytes", tmp_path / "x", {})
     write_config(runs[0], replace(config, data=other.path))
     evaluate("--run", runs[0], cwd=tmp_path)
-    assert len(warned) == 1
-    assert "is not what" in warned[0]
+    assert len(said) == 1
+    assert "is not what" in said[0]
     evaluate("--run", runs[0], "--data", other.path, cwd=tmp_path)
-    assert len(warned) == 1
+    assert len(said) == 1
 
 
 def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):

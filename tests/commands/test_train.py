@@ -141,7 +141,7 @@ def test_the_architecture_of_init_comes_from_its_weights(trained_run):
     command, reason = parse_train(["--init-from", str(trained_run), "--steps", "7"])
     source = load_run(trained_run).config
     assert command.settings.preset == "finetune"
-    assert "--init-from" in reason
+    assert "`init_from`" in reason
     assert command.settings.model == dataclasses.replace(source, dropout=preset("finetune").model.dropout)
     assert command.settings.batch_tokens % source.context_length == 0
     assert settings("nano", "--init-from", str(trained_run)).model.n_layer == source.n_layer
@@ -229,9 +229,8 @@ def test_other_data_can_be_allowed_for_a_resumed_run_only():
         parse_train(["nano", "--allow-other-data"])
 
 
-def test_the_vocabulary_is_the_datasets_and_said(dataset):
-    said = []
-    config = fit_to_dataset(preset("nano"), dataset, said.append)
+def test_the_vocabulary_is_the_datasets_and_said(dataset, said):
+    config = fit_to_dataset(preset("nano"), dataset)
     assert config.model.vocab_size == 257
     assert said == [f"vocabulary: 257 ids, those of {dataset.path}"]
 

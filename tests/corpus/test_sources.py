@@ -51,7 +51,7 @@ def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder
         "__pycache__": "hidden, or a directory of tools",
         "venv": "hidden, or a directory of tools",
         ".env": "hidden, or a directory of tools",
-        "vault": "a link to a directory; give it by --input",
+        "vault": "a link to a directory; give it by `input`",
     }
 
 
@@ -117,7 +117,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
 def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"title": "t", "body": "b"}\n')
-    with pytest.raises(InputError, match=r"--input .*x\.jsonl: .*--field; its fields are: title, body"):
+    with pytest.raises(InputError, match=r"`input` .*x\.jsonl: .*`field`; its fields are: title, body"):
         list(TextFiles([path], None).documents())
     files = TextFiles([tmp_path], None)  # found in a directory it is only skipped
     assert list(files.documents()) == []
@@ -125,7 +125,7 @@ def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_pa
 
 
 def test_an_input_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(InputError, match="--input .*nothing: does not exist"):
+    with pytest.raises(InputError, match="`input` .*nothing: does not exist"):
         TextFiles([tmp_path / "nothing"], None)
 
 

@@ -208,11 +208,10 @@ def test_a_manifest_of_other_types_is_refused(copy):
         open_dataset(copy)
 
 
-def test_nanogpts_own_vocabularies_are_refused_and_others_said(gpt2_tokenizer, tmp_path):
+def test_nanogpts_own_vocabularies_are_refused_and_others_said(gpt2_tokenizer, tmp_path, said):
     for name in ("train.bin", "val.bin"):
         (tmp_path / name).write_bytes(np.arange(100, dtype="<u2").tobytes())
-    said = []
-    open_dataset(tmp_path, said.append)
+    open_dataset(tmp_path)
     assert said == [f"{tmp_path}: has no tokenizer.json; its ids are taken for GPT-2's"]
     (tmp_path / "meta.pkl").write_bytes(b"")
     with pytest.raises(InputError, match="meta.pkl, a vocabulary of its own"):

@@ -70,7 +70,7 @@ def test_several_processes_have_the_losses_of_one(worlds, mode):
 def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
     """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
     out, _ = worlds
-    one, two = (load_newest(out / name, print) for name in ("modern", f"{mode}-modern"))
+    one, two = (load_newest(out / name) for name in ("modern", f"{mode}-modern"))
     assert losses(out / f"{mode}-modern") == pytest.approx(losses(out / "modern"), rel=1e-4)
     for name, tensor in one.model.items():
         torch.testing.assert_close(tensor, two.model[name], rtol=1e-2, atol=2e-4, msg=name)
@@ -85,7 +85,7 @@ def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
     out, _ = worlds
-    one, two = (load_newest(out / name, print) for name in ("whole", mode))
+    one, two = (load_newest(out / name) for name in ("whole", mode))
     for ours, theirs in ((one.model, two.model), (one.optimizer, two.optimizer)):
         assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
     for name, tensor in one.model.items():

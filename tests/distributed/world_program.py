@@ -24,6 +24,7 @@ from gpt.compiler import CompilerFailed
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
+from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
@@ -78,7 +79,7 @@ def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: 
 
 def difference(one: Path, two: Path) -> str:
     """In words, of the newest checkpoints and all records of two runs."""
-    a, b = (load_newest(run, print) for run in (one, two))
+    a, b = (load_newest(run) for run in (one, two))
     found = [part for part in ("model", "optimizer") if not equal(getattr(a, part), getattr(b, part))]
     found += ["step"] * (a.state["step"] != b.state["step"])
     return ", ".join(found + ["metrics"] * (timeless(one) != timeless(two)))
@@ -256,7 +257,7 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
             time.sleep(4)
         world.sum(step)
         world.hurry()
-        world.say(f"step {step + 1} done")
+        log.info(f"step {step + 1} done")
     return {}
 
 

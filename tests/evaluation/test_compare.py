@@ -72,7 +72,7 @@ def test_models_of_different_contexts_are_compared_on_the_same_tokens(model, dat
     assert found.value == pytest.approx(figures(two).loss - figures(one).loss)
     assert "documents" in found.spread.units
     few = [measured(m, dataset.tokenizer, dataset.validation, tokens=480) for m in (model, short)]
-    with pytest.raises(InputError, match="leave --tokens out"):
+    with pytest.raises(InputError, match="leave `tokens` out"):
         loss_difference(*few)
 
 
@@ -94,7 +94,7 @@ def test_other_documents_are_not_compared(model, dataset, bpe, tmp_path):
     torch.manual_seed(1)
     other = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, context_length=16, vocab_size=bpe.vocab_size)).eval()
     documents = [Document(str(i), f"{i} " * 200, "validation" if i % 2 else "train") for i in range(20)]
-    alien = prepare(lambda: documents, "bytes", tmp_path / "d", {}, say=lambda _: None)
+    alien = prepare(lambda: documents, "bytes", tmp_path / "d", {})
     one = measured(model, dataset.tokenizer, dataset.validation)
     two = measured(other, bpe, encoded_anew(alien.validation, alien.tokenizer, bpe))
     with pytest.raises(InputError, match="do not spell the same documents"):

@@ -36,7 +36,7 @@ def test_stretches_are_those_that_a_search_of_all_finds(alphabet):
 def test_a_copied_passage_is_found_wherever_chunks_end(tmp_path, monkeypatch):
     text = random_text(random.Random(1), 5000)
     documents = [Document("a", text, "train"), Document("b", text[::-1], "validation")]
-    dataset = prepare(lambda: documents, "bpe:300", tmp_path / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, "bpe:300", tmp_path / "data", {})
     monkeypatch.setattr(memorization, "CHUNK_TOKENS", 7)
     clean = dataset.tokenizer.decode(dataset.tokenizer.encode(text))
     copies = find_copies([clean[1000:1150] + "\x07", "\x07" * 300, clean[5:104]], dataset.train, dataset.tokenizer)
@@ -46,7 +46,7 @@ def test_a_copied_passage_is_found_wherever_chunks_end(tmp_path, monkeypatch):
 def test_of_a_large_text_pieces_from_all_over_it_are_searched(tmp_path, monkeypatch):
     text = "".join(f"line {i} says {i * i}\n" for i in range(2000))
     documents = [Document("a", text, "train"), Document("b", text[:500], "validation")]
-    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {})
     monkeypatch.setattr(memorization, "CHUNK_TOKENS", 100)
     monkeypatch.setattr(memorization, "SEARCHED_TOKENS", dataset.train.tokens // 4)
     copies = find_copies([text[:2000]], dataset.train, dataset.tokenizer)

@@ -50,7 +50,7 @@ def test_each_token_but_the_first_is_predicted_once_in_order_after_enough_others
 
 @pytest.mark.parametrize("stride", [0, -1, 65])
 def test_a_stride_that_would_leave_tokens_out_is_refused(stride):
-    with pytest.raises(InputError, match="--stride is .*; it must be from 1 to the model's context, 64"):
+    with pytest.raises(InputError, match="`stride` is .*; it must be from 1 to the model's context, 64"):
         Windows(counted(100), 64, stride=stride)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from helpers import ROOT, fit
+from helpers import ROOT, fit, heard
 
 import train
 from gpt import GPT
@@ -238,8 +238,8 @@ def damages(config: TrainConfig, dataset: Dataset, directory: Path, count: int, 
         original = file.read_bytes()
         damage(file, rng)
         changed = not file.exists() or file.read_bytes() != original
-        said: list[str] = []
-        loaded = checkpoint.load_newest(copy, said.append)
+        with heard() as said:
+            loaded = checkpoint.load_newest(copy)
         assert loaded is not None
         truth = written[step_of(loaded.path)]
         intact = same(loaded.model, truth.model) and same(loaded.optimizer, truth.optimizer)
@@ -312,7 +312,6 @@ def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: i
             monkeypatch.context() as patch,
         ):
             run, trainer = new_trainer(config, dataset, directory / f"disk-{point}" / "run")
-            said: list[str] = []
             if point % 2:
                 patch.setattr(integrity, "require_space", lambda *_: None)
             fill = fill_disk if mounted else fail_operation
@@ -320,8 +319,8 @@ def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: i
                 trainer, fill(directory / f"disk-{point}", point / points, checkpoint_bytes, patch)
             )
             display = ProgressDisplay(20, quiet=True)
-            display.say = said.append
-            finished = fit(trainer, display)
+            with heard() as said:
+                finished = fit(trainer, display)
             newest = load(list_checkpoints(run)[-1], optimizer=True)
             steps = [step_of(path) for path in list_checkpoints(run)]
             for path in list_checkpoints(run):

@@ -68,7 +68,7 @@ def layers():
 
 def draw(model, requests, late=0):
     """Ids and log-probabilities of requests (prompt, sample), the last `late` of which come some steps later."""
-    engine = Engine(model, max_batch=16, notify=lambda _: None)
+    engine = Engine(model, max_batch=16)
     sampling = SamplingConfig(max_tokens=4, seed=3, top_k=200)
     on_time = len(requests) - late
     submitted = [engine.submit(*one, top_logprobs=1) for one in _arguments(requests[:on_time], sampling)]

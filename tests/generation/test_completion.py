@@ -132,7 +132,7 @@ def test_an_empty_prompt_begins_a_document(tokenizer):
 
 def everything(model, tokenizer, prompts, sampling, **options):
     """The finished continuations in order."""
-    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    engine = text_engine(model, tokenizer)
     results = {}
     for number, _, result in complete_texts(engine, tokenizer, prompts, sampling, **options):
         results[number] = result
@@ -244,7 +244,7 @@ def test_work_and_prompts_taken_depend_on_what_is_under_way_and_not_on_what_wait
                 taken += 1
                 yield prompt
 
-        engine = text_engine(model, tokenizer, max_batch=4, notify=lambda _: None)
+        engine = text_engine(model, tokenizer, max_batch=4)
         events, numbers = complete_texts(engine, tokenizer, counted(), sampling, samples=2), []
         for number, _, result in islice(events, 60):
             numbers += [number] if result.finish_reason else []
@@ -266,7 +266,7 @@ def test_a_prompt_that_cannot_be_used_is_named_and_those_before_it_are_finished(
     model, sampling = variant("gpt2"), SamplingConfig(max_tokens=3, seed=3, overflow="error")
     engine = text_engine(model, tokenizer, max_batch=2)
     finished = []
-    with pytest.raises(InputError, match="prompt 10: --overflow error"):
+    with pytest.raises(InputError, match="prompt 10: `overflow` error"):
         for number, _, result in complete_texts(engine, tokenizer, ["a"] * 9 + ["a" * 99, "b"], sampling, samples=2):
             finished += [number] if result.finish_reason else []
     assert sorted(finished) == list(range(18))

@@ -38,7 +38,7 @@ def uncached(model, prompt, sampling, i=0):
 
 def continued(model, prompts, sampling, samples=1, **options):
     """The requests of all prompts and samples, done."""
-    engine = Engine(model, **{"notify": lambda _: None} | options)
+    engine = Engine(model, **{} | options)
     requests = [engine.submit(prompt, sampling, i) for prompt in prompts for i in range(samples)]
     for _ in engine.run():
         assert len(engine.active) <= engine.max_batch
@@ -86,7 +86,7 @@ def test_a_sample_is_the_same_in_any_order_and_company(model):
 
 def test_requests_of_different_settings_go_together(model):
     kinds = [SETTINGS, replace(SETTINGS, temperature=0, max_tokens=7), replace(SETTINGS, top_k=3, seed=8)]
-    engine = Engine(model, notify=lambda _: None)
+    engine = Engine(model)
     requests = [engine.submit(PROMPT, kind) for kind in kinds]
     list(engine.run())
     for request, kind in zip(requests, kinds, strict=True):
@@ -96,7 +96,7 @@ def test_requests_of_different_settings_go_together(model):
 
 def test_a_request_can_come_and_go_while_others_run(model):
     alone = ids_of(continued(model, PROMPTS, SETTINGS))
-    engine = Engine(model, max_batch=2, notify=lambda _: None)
+    engine = Engine(model, max_batch=2)
     first, second, third = (engine.submit(prompt, SETTINGS) for prompt in PROMPTS[:3])
     for _ in range(10):
         engine.step()
@@ -124,7 +124,7 @@ def test_a_request_can_come_and_go_while_others_run(model):
 
 def test_memory_is_given_back(model):
     """No cache outlives its request, and none is larger than its request can need."""
-    engine = Engine(model, notify=lambda _: None)
+    engine = Engine(model)
     requests = [engine.submit(PROMPT, replace(SETTINGS, max_tokens=n)) for n in (3, 10)]
     for _ in range(3):
         engine.step()
@@ -141,7 +141,7 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
     sampling = replace(SETTINGS, max_tokens=30)
     prompts = [[5, 17, 200, i] for i in range(8)]
     alone = ids_of(continued(model, prompts, sampling))
-    engine = Engine(model, notify=lambda _: None)
+    engine = Engine(model)
     requests = [engine.submit(prompt, sampling) for prompt in prompts]
     for _ in range(5):
         engine.step()
@@ -157,7 +157,7 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
 
 
 def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
-    engine = Engine(model, notify=lambda _: None)
+    engine = Engine(model)
     requests = [engine.submit(prompt, SETTINGS) for prompt in PROMPTS]
     engine.step()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
 
 
 def test_what_is_cancelled_while_others_are_looked_at_does_not_come(model):
-    engine = Engine(model, notify=lambda _: None)
+    engine = Engine(model)
     requests = [engine.submit([1, 2, i], SETTINGS) for i in range(3)]
     seen = []
     for token in engine.run():
@@ -245,17 +245,19 @@ def options_of(sampling):
 
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn(model):
-    options = {"max_tokens": 200, "temperature": 5.0, "top_k": 1000, "seed": 1, "notify": lambda _: None}
+    options = {
+        "max_tokens": 200,
+        "temperature": 5.0,
+        "top_k": 1000,
+        "seed": 1,
+    }
     assert max(generate(model, PROMPT, **options)) >= 200
     assert max(generate(model, PROMPT, vocab_size=200, **options)) < 200
 
 
 @pytest.mark.parametrize(("overflow", "done"), [("slide", "oldest half"), ("keep-prefix", "first quarter stays")])
-def test_a_full_context_is_dealt_with_as_asked_and_said_once(model, overflow, done):
-    said = []
-    requests = continued(
-        model, [PROMPT, PROMPT[:2]], replace(SETTINGS, max_tokens=120, overflow=overflow), notify=said.append
-    )
+def test_a_full_context_is_dealt_with_as_asked_and_said_once(model, overflow, done, said):
+    requests = continued(model, [PROMPT, PROMPT[:2]], replace(SETTINGS, max_tokens=120, overflow=overflow))
     assert [len(request.output_ids) for request in requests] == [120, 120]
     assert len(said) == 1
     assert "the context of 48 tokens is full" in said[0]
@@ -265,14 +267,16 @@ def test_a_full_context_is_dealt_with_as_asked_and_said_once(model, overflow, do
 def test_overflow_can_be_refused_beforehand(model):
     fits = replace(SETTINGS, max_tokens=45, overflow="error")
     assert len(ids_of(continued(model, [PROMPT], fits))[0]) == 45
-    with pytest.raises(InputError, match="--overflow error: a prompt of 4 tokens and 46 new ones need 49 positions"):
+    with pytest.raises(InputError, match="`overflow` error: a prompt of 4 tokens and 46 new ones need 49 positions"):
         Engine(model).submit(PROMPT, replace(fits, max_tokens=46))
 
 
-def test_a_prompt_longer_than_the_context_keeps_its_end(model):
-    said = []
+def test_a_prompt_longer_than_the_context_keeps_its_end(model, said):
     prompt = [i % 257 for i in range(100)]
-    options = {"max_tokens": 5, "seed": 1, "notify": said.append}
+    options = {
+        "max_tokens": 5,
+        "seed": 1,
+    }
     assert list(generate(model, prompt, **options)) == list(generate(model, prompt[-48:], **options))
     assert said[0] == "the prompt has 100 tokens and the model sees 48: its last 48 are read"
     both_ends = prompt[:12] + prompt[-36:]
@@ -284,7 +288,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(model):
 def test_a_context_of_one_works():
     model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=8, context_length=1, vocab_size=10)).eval()
     for overflow in ("slide", "keep-prefix"):
-        assert len(list(generate(model, [1], max_tokens=5, overflow=overflow, notify=lambda _: None))) == 5
+        assert len(list(generate(model, [1], max_tokens=5, overflow=overflow))) == 5
 
 
 @pytest.mark.parametrize(
@@ -348,7 +352,7 @@ def test_waiting_requests_are_small_and_leave_the_queue_without_a_look_at_the_ot
 def test_long_prompts_and_tokens_take_turns():
     """No sequence waits for all the prompts that there is place for."""
     model = variant("gpt2")
-    engine = Engine(model, max_batch=8, notify=lambda _: None)
+    engine = Engine(model, max_batch=8)
     first = engine.submit([1] * 10, SamplingConfig(max_tokens=30, seed=1))
     engine.step()
     for i in range(7):

@@ -13,7 +13,7 @@ PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
 
 def engines(name):
     """One that decodes through caches, and one through slots; fewer places than requests."""
-    return [Engine(exact(name), max_batch=3, compiled=compiled, notify=lambda _: None) for compiled in (False, True)]
+    return [Engine(exact(name), max_batch=3, compiled=compiled) for compiled in (False, True)]
 
 
 def submit_all(engine):
@@ -58,7 +58,7 @@ def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatc
     monkeypatch.setattr(cache, "SMALLEST_BUCKET", 8)
     model = GPT(replace(SHAPE, n_layer=1)).eval()
     for _ in range(3):
-        engine = Engine(model, max_batch=3, compiled=True, notify=lambda _: None)
+        engine = Engine(model, max_batch=3, compiled=True)
         submit_all(engine)
         list(engine.run())
         assert engine.decoder.step.graphs == 4  # 8, 16, 32 and the context's 48
@@ -66,7 +66,7 @@ def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatc
 
 
 def test_an_engine_without_a_compiler_is_an_error_before_anything_is_drawn(no_compiler):
-    with pytest.raises(InputError, match="torch.compile does not work here .*; or leave --compile out"):
+    with pytest.raises(InputError, match="torch.compile does not work here .*; or leave `compile` out"):
         engines("gpt2")
 
 

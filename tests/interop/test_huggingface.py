@@ -128,7 +128,7 @@ def test_sharded_weights_are_read(tmp_path):
         assert relative(load_run(tmp_path).model(ids), theirs(ids).logits) < 1e-5
 
 
-def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, capsys):
+def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, said):
     """Their weights have rows beyond their tokenizer; --init-from takes those that mean something."""
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
     theirs.save_pretrained(tmp_path / "padded")
@@ -137,10 +137,10 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, cap
         Document("v", python_text()[5000:9000], "validation")
     ]
     bpe.save(tmp_path / "bpe.json")
-    dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {})
     config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")])[0].settings
     config = fit_to_dataset(config, dataset)
-    assert "vocabulary: 600 ids; those that pad it to 640 are left out" in capsys.readouterr().out
+    assert "vocabulary: 600 ids; those that pad it to 640 are left out" in said
     model = GPT(config.model)
     model.load_state_dict(initial_weights(config))
     assert torch.equal(model.token_embedding.weight, theirs.transformer.wte.weight[:600])

@@ -129,7 +129,7 @@ def test_a_packed_model_draws_the_same_at_any_batch_size_to_the_last_bit(name, d
     sampling = SamplingConfig(max_tokens=30, seed=5)
     drawn = []
     for batch, order in [(1, range(6)), (16, range(6)), (3, [4, 2, 0, 5, 3, 1]), (5, [5, 4, 3, 2, 1, 0])]:
-        engine = Engine(model, batch, notify=lambda _: None)
+        engine = Engine(model, batch)
         requests = {engine.submit(prompts[j], sampling, j, top_logprobs=1): j for j in order}
         found = [[] for _ in prompts]
         for token in engine.run():
@@ -152,7 +152,7 @@ def test_packing_twice_leaves_it_and_the_head_stays_tied():
 
 def test_without_fbgemm_int8_is_refused(monkeypatch):
     monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
-    with pytest.raises(InputError, match=r"--dtype int8: needs an x86 processor"):
+    with pytest.raises(InputError, match=r"`dtype` int8: needs an x86 processor"):
         prepack(variant("gpt2"), torch.int8)
 
 

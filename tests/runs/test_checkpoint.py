@@ -39,11 +39,6 @@ def run(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def said():
-    return []
-
-
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
@@ -89,20 +84,20 @@ def test_the_directory_is_as_documented(run):
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_used(run, said, damage):
     damage(run / "checkpoints" / "step-00000030")
-    loaded = load_newest(run, said.append)
+    loaded = load_newest(run)
     assert loaded.state["step"] == 20
     assert "step-00000030" in said[0]
     assert "set aside as step-00000030.damaged-1" in said[0]
     assert steps(run) == [10, 20]
     assert (run / "checkpoints" / "step-00000030.damaged-1").is_dir()
     save(run, tensors(3), {}, {"step": 30, "evaluation": None})  # its name is free for the same step
-    assert load_newest(run, said.append).state["step"] == 30
+    assert load_newest(run).state["step"] == 30
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_sampling_passes_over_a_damaged_best_and_changes_nothing(run, said, damage):
     damage(run / "checkpoints" / "step-00000020")
-    step = load_step(run, said)
+    step = load_step(run)
     if said:
         assert step == 30
         assert "step-00000020" in said[0]
@@ -111,13 +106,13 @@ def test_sampling_passes_over_a_damaged_best_and_changes_nothing(run, said, dama
     assert steps(run) == [10, 20, 30]
 
 
-def load_step(run, said):
-    return load_best(run, said.append).state["step"]
+def load_step(run):
+    return load_best(run).state["step"]
 
 
 def test_weights_and_state_suffice_for_sampling(run, said):
     (run / "checkpoints" / "step-00000020" / "optimizer.safetensors").unlink()
-    assert load_step(run, said) == 20
+    assert load_step(run) == 20
     assert said == []
 
 
@@ -125,15 +120,15 @@ def test_all_damaged_is_an_error_and_no_new_beginning(run, said):
     for path in list_checkpoints(run):
         flip_a_bit(path / "model.safetensors")
     with pytest.raises(InputError, match="no usable checkpoint"):
-        load_best(run, said.append)
+        load_best(run)
     assert len(said) == 3
     for _ in range(2):  # the second time they are set aside already
         with pytest.raises(InputError, match="none of its checkpoints is whole"):
-            load_newest(run, said.append)
+            load_newest(run)
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path, said):
-    assert load_newest(tmp_path, said.append) is None
+    assert load_newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("version", [1, 2, 4])
@@ -146,7 +141,7 @@ def test_another_format_is_refused_and_left_where_it_is(run, said, version):
     file.write_text(json.dumps(manifest | own_hash))
     for load_some in (load_newest, load_best):
         with pytest.raises(InputError, match=f"step-00000030: is of format {version}, and this program reads format 3"):
-            load_some(run, said.append)
+            load_some(run)
     assert steps(run) == [10, 20, 30]
 
 
@@ -171,17 +166,17 @@ def test_a_checkpoint_can_be_replaced_and_a_crash_in_between_loses_neither(run, 
     save(run, tensors(9), {}, {"step": 30, "evaluation": {"loss": 0.5}})
     assert load(list_checkpoints(run)[-1], optimizer=True).state["evaluation"] == {"loss": 0.5}
     (checkpoints / "step-00000030").rename(checkpoints / ".step-00000030.replaced")  # killed before the new one came
-    assert load_newest(run, print).state["evaluation"] == {"loss": 0.5}
+    assert load_newest(run).state["evaluation"] == {"loss": 0.5}
     assert steps(run) == [10, 20, 30]
     shutil.copytree(checkpoints / "step-00000030", checkpoints / ".step-00000030.replaced")  # killed after it came
-    assert load_newest(run, print).state["step"] == 30
+    assert load_newest(run).state["step"] == 30
     assert not list(checkpoints.glob(".*"))
 
 
 def test_a_checkpoint_half_removed_is_gone(run):
     """Pruning renames before it removes: killed in between, it leaves nothing that looks like a checkpoint."""
     (run / "checkpoints" / "step-00000010").rename(run / "checkpoints" / ".step-00000010.removed")
-    assert load_newest(run, print).state["step"] == 30
+    assert load_newest(run).state["step"] == 30
     assert steps(run) == [20, 30]
     assert not list((run / "checkpoints").glob(".*"))
 
@@ -197,9 +192,9 @@ def test_too_little_space_is_seen_before_anything_is_written(run, monkeypatch):
 
 def test_the_newest_of_equals_and_of_unevaluated_is_the_best(tmp_path, said):
     save_steps(tmp_path / "equal", [1.0, 1.0])
-    assert load_step(tmp_path / "equal", said) == 20
+    assert load_step(tmp_path / "equal") == 20
     save_steps(tmp_path / "none", [None, None, None])
-    assert load_step(tmp_path / "none", said) == 30
+    assert load_step(tmp_path / "none") == 30
 
 
 @pytest.mark.parametrize(
@@ -215,7 +210,7 @@ def test_the_newest_of_equals_and_of_unevaluated_is_the_best(tmp_path, said):
 )
 def test_pruning_keeps_the_newest_and_the_best(tmp_path, losses, keep, left):
     save_steps(tmp_path, losses)
-    prune(tmp_path, keep, print)
+    prune(tmp_path, keep)
     assert steps(tmp_path) == left
 
 
@@ -226,7 +221,7 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
         shutil.copytree(checkpoints / "step-00000030", checkpoints / name)
     (checkpoints / "step-00000060").write_text("a file")
     assert steps(run) == [10, 20, 30]
-    assert load_newest(run, said.append).state["step"] == 30
+    assert load_newest(run).state["step"] == 30
     assert not (checkpoints / ".step-00000040.partial").exists()
 
 
@@ -308,7 +303,7 @@ def test_what_cannot_be_read_is_not_called_damaged_and_nothing_is_renamed(run, s
         for load_some, step in ((load_newest, 30), (load_best, 20)):
             unreadable(run / "checkpoints" / f"step-000000{step}" / file, error, after)
             try:
-                assert load_some(run, said.append).state["step"] == step
+                assert load_some(run).state["step"] == step
             except Unreadable as failure:
                 assert f"step-000000{step}" in str(failure)
                 assert "cannot be read" in str(failure) and "no sign of damage" in str(failure)
@@ -324,7 +319,7 @@ def test_pruning_keeps_what_it_cannot_judge(run, said, unreadable, file, error):
     """One failed read of the best checkpoint's files does not cost that checkpoint."""
     save(run, tensors(4), {}, {"step": 40, "evaluation": {"loss": 4.0}})
     unreadable(run / "checkpoints" / "step-00000020" / file, error)
-    prune(run, 1, said.append)
+    prune(run, 1)
     assert steps(run) == [20, 30, 40]  # of those that could be judged, 30 is the best
     assert said == []
 
@@ -332,7 +327,7 @@ def test_pruning_keeps_what_it_cannot_judge(run, said, unreadable, file, error):
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_pruning_keeps_what_is_damaged_for_loading_to_judge(run, damage):
     damage(run / "checkpoints" / "step-00000010")
-    prune(run, 1, print)
+    prune(run, 1)
     assert {20, 30} <= set(steps(run))
     judged = damage in (DAMAGES[name] for name in DAMAGES if "manifest" in name or name.endswith("the state"))
     assert (10 in steps(run)) == judged
@@ -340,7 +335,7 @@ def test_pruning_keeps_what_is_damaged_for_loading_to_judge(run, damage):
 
 def test_pruning_keeps_the_branch_point(run):
     save_steps(run, [3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    prune(run, 1, print, branch=45)
+    prune(run, 1, branch=45)
     assert steps(run) == [20, 40, 60]
 
 
@@ -351,8 +346,8 @@ def test_a_directory_of_checkpoints_that_cannot_be_listed_is_no_empty_one(run, s
     monkeypatch.setattr(os, "scandir", scandir)
     for load_some in (load_newest, load_best):
         with pytest.raises(OSError, match="Permission denied"):
-            load_some(run, said.append)
-    prune(run, 1, said.append)
+            load_some(run)
+    prune(run, 1)
     assert len(said) == 1
     assert "older checkpoints could not be removed" in said[0]
 
@@ -362,7 +357,7 @@ def test_a_directory_of_checkpoints_that_cannot_be_listed_is_no_empty_one(run, s
 def test_a_file_without_permission_is_not_damaged(run, said, file):
     (run / "checkpoints" / "step-00000030" / file).chmod(0)
     with pytest.raises(Unreadable, match="Permission denied"):
-        load_newest(run, said.append)
+        load_newest(run)
     assert (said, steps(run)) == ([], [10, 20, 30])
 
 
@@ -377,7 +372,7 @@ def test_what_cannot_be_renamed_is_said_and_the_others_are_pruned(run, said, mon
         return honest(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    prune(run, 1, said.append)
+    prune(run, 1)
     assert steps(run) == [10, 20, 40]
     assert len(said) == 1 and "the next save tries again" in said[0]
 
@@ -401,7 +396,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(run, said,
     monkeypatch.setattr(integrity, "sha256", sha256)
     monkeypatch.setattr(integrity, "load_file", load_file)
     expected = 40 if file in ("state.json", "model.safetensors") else 20
-    assert load_step(run, said) == expected
+    assert load_step(run) == expected
     assert said == []
 
 
@@ -415,7 +410,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(run, said,
         return honest(path)
 
     monkeypatch.setattr(integrity, "sha256", sha256)
-    loaded = load_best(run, said.append)
+    loaded = load_best(run)
     assert (loaded.state["evaluation"], said) == ({"loss": 0.9}, [])
     assert torch.equal(loaded.model["a"], tensors(9)["a"])
 
@@ -429,7 +424,7 @@ def test_a_verified_file_that_safetensors_cannot_read_is_not_damaged(run, said):
     del manifest["sha256"]
     (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": integrity.fingerprint(manifest)}))
     with pytest.raises(Unreadable, match="its SHA-256 is right, and yet"):
-        load_newest(run, said.append)
+        load_newest(run)
     assert (said, steps(run)) == ([], [10, 20, 30])
 
 
@@ -441,13 +436,13 @@ def test_too_little_memory_for_the_tensors_is_not_damage(run, said, monkeypatch,
     monkeypatch.setattr(integrity, "load_file", load_file)
     for load_some in (load_newest, load_best):
         with pytest.raises(Unreadable):
-            load_some(run, said.append)
+            load_some(run)
     assert (said, steps(run)) == ([], [10, 20, 30])
 
 
 def test_a_manifest_of_brackets_is_damaged_and_no_crash(run, said):
     (run / "checkpoints" / "step-00000030" / "manifest.json").write_text("[" * 100_000)
-    assert load_newest(run, said.append).state["step"] == 20
+    assert load_newest(run).state["step"] == 20
 
 
 @pytest.mark.parametrize(
@@ -481,5 +476,5 @@ def test_state_that_nobody_here_wrote_is_refused_though_its_manifest_agrees(run,
     (path / "manifest.json").write_text(json.dumps(integrity.manifest_of(path, 30)))
     for read in (load_newest, load_best):
         with pytest.raises(InputError, match=f"'{next(iter(changes))}' is .*, which this program does not write"):
-            read(run, said.append)
+            read(run)
     assert steps(run) == [10, 20, 30]

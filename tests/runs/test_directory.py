@@ -78,25 +78,24 @@ def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, ne
         assert any(parameter.requires_grad for parameter in model.parameters()) is not prepacked
 
 
-def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch):
+def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch, said):
     """Also of a model that cannot be packed; to nobody who does not generate."""
-    said = []
-    load_run(trained_run, say=said.append)
+    load_run(trained_run)
     monkeypatch.setattr("gpt.runs.load.can_prepack", lambda _: False)
-    load_run(trained_run, say=said.append, prepacked=True)
+    load_run(trained_run, prepacked=True)
     monkeypatch.undo()
     monkeypatch.setattr(Alike, "_agrees", lambda *_: False)
     monkeypatch.setattr(Alike, "found", {})
-    load_run(trained_run, say=said.append, prepacked=True)
+    load_run(trained_run, prepacked=True)
     assert len(said) == 2
     assert all("can depend on what is sampled beside it" in line for line in said)
     monkeypatch.undo()
-    load_run(trained_run, say=said.append, prepacked=torch.backends.mkldnn.is_available())
+    load_run(trained_run, prepacked=torch.backends.mkldnn.is_available())
     assert len(said) == 2
 
 
 def test_int8_is_for_the_cpu(trained_run):
-    with pytest.raises(InputError, match=r"--dtype int8: is for the CPU, and this is cuda; choose bfloat16"):
+    with pytest.raises(InputError, match=r"`dtype` int8: is for the CPU, and this is cuda; choose bfloat16"):
         load_run(trained_run, "cuda", dtype="int8")
 
 
@@ -119,7 +118,7 @@ def test_new_runs_get_names_of_their_own(monkeypatch, tmp_path, tiny_config, dat
 
 
 def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, dataset):
-    with pytest.raises(InputError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(InputError, match="already holds a run; go on with it by `resume`"):
         open_run(replace(tiny_config, run_dir=trained_run), dataset.tokenizer, resume=False).__enter__()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
@@ -330,7 +329,7 @@ def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, m
     monkeypatch.setattr("gpt.runs.directory.write_config", full)
     config = replace(tiny_config, run_dir=tmp_path / "run")
     with (
-        pytest.raises(OSError, match=r"--run-dir .*run: cannot be written \(No space left on device\); make space"),
+        pytest.raises(OSError, match=r"`run_dir` .*run: cannot be written \(No space left on device\); make space"),
         open_run(config, dataset.tokenizer, resume=False),
     ):
         pass
@@ -340,7 +339,7 @@ def test_a_run_that_cannot_be_written_is_named(tiny_config, dataset, tmp_path, m
 def test_a_directory_that_cannot_be_made_is_named(tiny_config, dataset, tmp_path):
     (tmp_path / "file").write_text("")
     config = replace(tiny_config, run_dir=tmp_path / "file" / "run")
-    with pytest.raises(InputError, match=r"--run-dir .*run: cannot be made \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"`run_dir` .*run: cannot be made \(Not a directory\)"):
         open_run(config, dataset.tokenizer, resume=False).__enter__()
 
 

@@ -180,7 +180,7 @@ def test_end_of_text_in_a_text_is_scored_and_continued_as_text(model):
     tokenizer = Tokenizer.utf8_bytes()
     assert bytes(score.id for score in score_text(model, tokenizer, MARKED[1])) == MARKED[1].encode()
     sampling = SamplingConfig(max_tokens=2, seed=1)
-    engine = text_engine(model, tokenizer, notify=lambda _: None)
+    engine = text_engine(model, tokenizer)
     ((_, _, result), *_) = complete_texts(engine, tokenizer, [MARKED[1]], sampling, top_logprobs=0, echo=True)
     assert bytes(score.id for score in result.prompt_tokens) == MARKED[1].encode()
 

@@ -62,7 +62,7 @@ def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path)
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
-    log = WandbLog(tiny_config, tmp_path, print, lambda: 0)
+    log = WandbLog(tiny_config, tmp_path, lambda: 0)
     log.write(record(1))
     log.close()
     assert list(tmp_path.iterdir()) == []
@@ -86,10 +86,10 @@ class FakeRun:
 
 @pytest.fixture
 def fake_wandb(monkeypatch):
-    """Takes the place of wandb.init: what it was given, and the run that it gives; what was said, too."""
+    """Takes the place of wandb.init: what it was given, and the run that it gives."""
     import wandb
 
-    fake = SimpleNamespace(run=FakeRun(), given=[], said=[], errors=[])
+    fake = SimpleNamespace(run=FakeRun(), given=[], errors=[])
 
     def init(**given):
         fake.given.append(given)
@@ -103,8 +103,8 @@ def fake_wandb(monkeypatch):
     return fake
 
 
-def log_three(config, run, say=print):
-    log = WandbLog(config, run, say, lambda: 0)  # what is left when training ends in order is told as well
+def log_three(config, run):
+    log = WandbLog(config, run, lambda: 0)  # what is left when training ends in order is told as well
     for step in (1, 2, 3):
         log.write(record(step))
     log.close()
@@ -122,7 +122,7 @@ def test_wandb_gets_every_record_and_always_an_explicit_mode(tiny_config, tmp_pa
 
 def test_wandb_is_told_of_a_step_once_it_is_saved(tiny_config, tmp_path, fake_wandb):
     """Killed after step 8, with 5 saved, and resumed: it never hears of the steps that were done again."""
-    dead = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    dead = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, lambda: 5)
     for step in range(1, 9):
         dead.write(record(step))
     deadline = time.monotonic() + 30
@@ -130,7 +130,7 @@ def test_wandb_is_told_of_a_step_once_it_is_saved(tiny_config, tmp_path, fake_wa
         time.sleep(0.05)
     time.sleep(3 * wandb_sink.WANDB_LOOKS)
     assert fake_wandb.run.logged == [record(step) for step in range(1, 6)]
-    resumed = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, print, lambda: 5)
+    resumed = WandbLog(replace(tiny_config, wandb="offline"), tmp_path, lambda: 5)
     again = [{"step": step, "train_loss": 7.0} for step in range(6, 11)]
     for other in again:
         resumed.write(other)
@@ -147,51 +147,52 @@ def test_a_resumed_run_goes_on_with_the_same_wandb_run(tiny_config, tmp_path, fa
     assert first == second != other
 
 
-def test_wandb_that_fails_midway_is_said_once_and_harms_nothing(tiny_config, tmp_path, fake_wandb):
+def test_wandb_that_fails_midway_is_said_once_and_harms_nothing(tiny_config, tmp_path, fake_wandb, said):
     fake_wandb.run.fails_at = 2
-    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    log_three(replace(tiny_config, wandb="online"), tmp_path)
     assert fake_wandb.run.logged == [record(1)]
-    assert fake_wandb.said == ["wandb: its process has gone; training goes on without it"]
+    assert said == ["wandb: its process has gone; training goes on without it"]
 
 
-def test_a_network_that_is_gone_at_the_start_means_recording_offline(tiny_config, tmp_path, fake_wandb):
+def test_a_network_that_is_gone_at_the_start_means_recording_offline(tiny_config, tmp_path, fake_wandb, said):
     import wandb
 
     fake_wandb.errors = [wandb.errors.CommError("cannot connect")]
-    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
+    log_three(replace(tiny_config, wandb="online"), tmp_path)
     assert [given["mode"] for given in fake_wandb.given] == ["online", "offline"]
     assert fake_wandb.run.logged[-1] == "finished"
-    (said,) = fake_wandb.said
-    assert said.startswith("wandb: cannot connect; recorded offline instead, upload with: wandb sync")
+    assert len(said) == 1 and said[0].startswith(
+        "wandb: cannot connect; recorded offline instead, upload with: wandb sync"
+    )
 
 
-def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb, monkeypatch):
+def test_a_wandb_that_hangs_is_not_waited_for(tiny_config, tmp_path, fake_wandb, monkeypatch, said):
     monkeypatch.setattr(wandb_sink, "WANDB_ENDS", 1)
     released = threading.Event()
     fake_wandb.run.finish = released.wait
     start = time.monotonic()
-    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append, lambda: 0)
+    log = WandbLog(replace(tiny_config, wandb="online"), tmp_path, lambda: 0)
     log.write(record(1))
     assert time.monotonic() - start < 5  # importing it, and no more
     log.close()
     released.set()
-    assert "did not finish in 1 s; upload with: wandb sync" in fake_wandb.said[0]
+    assert "did not finish in 1 s; upload with: wandb sync" in said[0]
 
 
-def test_without_a_login_wandb_records_offline_and_asks_nothing(tiny_config, tmp_path, fake_wandb, monkeypatch):
+def test_without_a_login_wandb_records_offline_and_asks_nothing(tiny_config, tmp_path, fake_wandb, monkeypatch, said):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    log_three(replace(tiny_config, wandb="online"), tmp_path, fake_wandb.said.append)
-    (said,) = fake_wandb.said
-    assert said.startswith("wandb: nobody is logged in (`wandb login` does that); recorded offline instead")
+    log_three(replace(tiny_config, wandb="online"), tmp_path)
+    assert len(said) == 1 and said[0].startswith(
+        "wandb: nobody is logged in (`wandb login` does that); recorded offline instead"
+    )
     assert [given["mode"] for given in fake_wandb.given] == ["offline"]
 
 
-def test_wandb_offline_writes_a_run(tiny_config, tmp_path, monkeypatch):
+def test_wandb_offline_writes_a_run(tiny_config, tmp_path, monkeypatch, said):
     """The real library, without a network; how long a busy machine takes for it is not the subject."""
     monkeypatch.setattr(wandb_sink, "WANDB_ENDS", 120)
-    said = []
-    log_three(replace(tiny_config, wandb="offline"), tmp_path, said.append)
+    log_three(replace(tiny_config, wandb="offline"), tmp_path)
     assert said == []
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 60  # its own process writes the file, and may not have come to it yet
@@ -254,9 +255,8 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-def test_a_full_disk_delays_lines_but_loses_and_tears_none(tmp_path):
-    said = []
-    metrics_file = MetricsFile(tmp_path, 0, said.append)
+def test_a_full_disk_delays_lines_but_loses_and_tears_none(tmp_path, said):
+    metrics_file = MetricsFile(tmp_path, 0)
     metrics_file._file = disk = FullDisk(metrics_file._file)
     for step in range(1, 8):
         disk.full = step in (3, 4, 6)

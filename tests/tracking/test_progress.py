@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from gpt.log import log
 from gpt.tracking.progress import ProgressDisplay, duration, progress_line
 
 RECORD = {"step": 7, "train_loss": 3.25, "tokens_per_s": 12345.6, "elapsed_s": 61.0, "mfu": 0.427}
@@ -31,7 +32,7 @@ def show(terminal):
         for step in range(1, 11):
             display.update(RECORD | {"step": step}, None, 10)
         display.update(RECORD | {"step": 11, "val_loss": 3.0}, 3.0, 10)
-        display.say("kept")
+        log.info("kept")
     return output.getvalue()
 
 

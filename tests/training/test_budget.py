@@ -17,13 +17,6 @@ from gpt.training.forecast import Pace
 from gpt.training.windows import evaluates_completely, validation_windows
 
 
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr(World, "say", lambda world, message: lines.append(message))
-    return lines
-
-
 def settled(dataset, *arguments, resumes=False):
     command, _ = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
     return settle(command, dataset, World("cpu"), resumes)
@@ -41,7 +34,7 @@ def test_a_text_is_read_a_few_times_and_evaluated_at_least_ten_times_where_nobod
         Document("a", text[: tokens * 9 // 10], "train"),
         Document("b", text[tokens * 9 // 10 :], "validation"),
     ]
-    dataset = prepare(lambda: documents, "auto", tmp_path / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, "auto", tmp_path / "data", {})
     for arguments in ((), ("nano",)):
         config = settled(dataset, *arguments)
         assert 0.9 < epochs(config, dataset) < (6 if arguments else 1.2)  # a named one keeps its batch: ten, at least
@@ -70,8 +63,8 @@ def test_epochs_become_steps_exactly(dataset, said):
 def test_too_many_epochs_are_told_with_what_would_be_right(dataset, said, length):
     settled(dataset, *length)
     warning = said[-1].splitlines()[-1]
-    assert re.match(r"warning: [\d.e+]+ epochs of 36,\d+ tokens: it will learn them by heart; try --epochs 1 ", warning)
-    assert 1 <= int(re.search(r"--steps (\d+)", warning)[1]) < 1000
+    assert re.match(r"warning: [\d.e+]+ epochs of 36,\d+ tokens: it will learn them by heart; try `epochs` 1 ", warning)
+    assert 1 <= int(re.search(r"`steps` (\d+)", warning)[1]) < 1000
 
 
 def test_minutes_become_steps_by_this_machines_pace(dataset, said, monkeypatch):
@@ -148,7 +141,7 @@ def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
 
 def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):
     documents = [Document("a", "one two three " * 60, "train"), Document("b", "four five six " * 6, "validation")]
-    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {}, say=lambda _: None)
+    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {})
     config = settled(dataset, "shakespeare-char-cpu", "--model.vocab-size", 257)
     assert config.model.context_length == 64
     config = settled(dataset, "gpt2", "--model.vocab-size", 257)

@@ -72,7 +72,7 @@ def steps_of(run):
 
 
 def require_equal(one, two):
-    one, two = load_newest(one, print), load_newest(two, print)
+    one, two = load_newest(one), load_newest(two)
     assert one.state["step"] == two.state["step"]
     for mine, others in ((one.model, two.model), (one.optimizer, two.optimizer)):
         assert mine.keys() == others.keys()
@@ -87,7 +87,7 @@ def test_the_branch_point_is_saved_and_kept(make_trainer, wsd, quiet):
 
 
 @pytest.mark.parametrize("stopped_at", [20, 17, 13])
-def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer, wsd, quiet, capsys, stopped_at):
+def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer, wsd, quiet, said, stopped_at):
     """Bit for bit, from the branch point; and what the shorter one reached is kept, whole and usable."""
     whole = make_trainer(replace(wsd, steps=40), "whole")
     fit(whole, quiet)
@@ -95,9 +95,8 @@ def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer
     fit(first, quiet)
     before = {step_of(path): checkpoint.load(path, optimizer=True) for path in list_checkpoints(first.run)}
     records = read_metrics(first.run)
-    capsys.readouterr()
     second = make_trainer(replace(wsd, steps=40), resume=True)
-    said = capsys.readouterr().out
+    said = "\n".join(said)
     assert second.step == 12
     assert "steps 20 → 40" in said and "it goes on from step 12 instead" in said
     assert f"the learning rate of step {stopped_at + 1} is 1.00e-03 and not" in said
@@ -110,7 +109,7 @@ def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer
     assert read_metrics(aside) == records
     assert read_config(aside).steps == 20
     assert steps_of(aside) == [step for step in before if step > 12]
-    newest = load_newest(aside, print)
+    newest = load_newest(aside)
     assert newest.state == before[stopped_at].state
     assert load_run(aside).state["step"] in steps_of(aside)
 
@@ -122,7 +121,7 @@ def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_train
     with pytest.raises(
         InputError,
         match=r"with steps 30 → 60, the learning rate of step 31 is 1\.\d+e-03 and not 3.00e-04, a jump .*"
-        r"--init-from .*--allow-rate-jump",
+        r"`init_from` .*`allow_rate_jump`",
     ):
         make_trainer(replace(tiny_config, steps=60), resume=True)
     assert before == sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("[!.]*"))
@@ -131,7 +130,7 @@ def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_train
 @pytest.mark.parametrize("stopped_at", [5, 12, 15, 20])
 @pytest.mark.parametrize("rate", ["learning_rate", "muon_learning_rate"])
 def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(
-    make_trainer, wsd, quiet, capsys, rate, stopped_at
+    make_trainer, wsd, quiet, said, rate, stopped_at
 ):
     """Also where there is a branch point to go back to: from there, too, the rate would be too high."""
     name = "muon" if rate == "muon_learning_rate" else "adamw"
@@ -140,10 +139,10 @@ def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(
     peak = getattr(wsd.optimizer, rate)
     other = replace(wsd, steps=40, optimizer=replace(wsd.optimizer, **{rate: 100 * peak}))
     words = f"the {rate.replace('_', ' ')} of step {stopped_at + 1} is {100 * peak:.2e} and not"
-    with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*--init-from .*--allow-rate-jump"):
+    with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*`init_from` .*`allow_rate_jump`"):
         make_trainer(other, resume=True)
     assert make_trainer(other, resume=True, allow_rate_jump=True).step == stopped_at
-    assert words in capsys.readouterr().out
+    assert words in "\n".join(said)
 
 
 def damage(run, step):
@@ -153,14 +152,14 @@ def damage(run, step):
     file.write_bytes(content)
 
 
-def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_trainer, wsd, quiet, capsys):
+def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_trainer, wsd, quiet, said):
     config = replace(wsd, checkpoint=replace(wsd.checkpoint, every=4, keep=9))
     trainer = make_trainer(config)
     fit(trainer, quiet)
     damage(trainer.run, 12)
     longer = replace(config, steps=40)
     assert make_trainer(longer, resume=True).step == 10
-    said = capsys.readouterr().out
+    said = "\n".join(said)
     assert "damaged checkpoint" in said and "set aside as step-00000012.damaged-1" in said
     assert "it goes on from step 10 instead" in said
 
@@ -170,29 +169,29 @@ def test_where_all_branch_points_are_damaged_the_jump_is_refused_and_the_newest_
     fit(trainer, quiet)
     assert steps_of(trainer.run) == [12, 20]
     damage(trainer.run, 12)
-    with pytest.raises(InputError, match="--allow-rate-jump"):
+    with pytest.raises(InputError, match="`allow_rate_jump`"):
         make_trainer(replace(wsd, steps=40), resume=True)
-    assert load_newest(trainer.run, print).state["step"] == 20
+    assert load_newest(trainer.run).state["step"] == 20
 
 
 def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(make_trainer, tiny_config, quiet):
     trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9)))
     fit(trainer, quiet)
     damage(trainer.run, 20)
-    with pytest.raises(InputError, match=r"--from-step 20: .*SHA-256.*; other checkpoints of .*: 10, 30"):
+    with pytest.raises(InputError, match=r"`from_step` 20: .*SHA-256.*; other checkpoints of .*: 10, 30"):
         make_trainer(tiny_config, resume=True, from_step=20)
 
 
-def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_trainer, tiny_config, quiet, capsys):
+def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_trainer, tiny_config, quiet, said):
     fit(make_trainer(tiny_config), quiet)
     trainer = make_trainer(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
-    said = capsys.readouterr().out
+    said = "\n".join(said)
     assert "changed since step 30: steps 30 → 60; the learning rate of step 31 is 1." in said
     assert "and not 3.00e-04" in said
     assert trainer.step == 30
     fit(trainer, quiet)
     make_trainer(replace(tiny_config, steps=60), resume=True)
-    assert "changed" not in capsys.readouterr().out  # the newest checkpoint knows
+    assert "changed" not in "\n".join(said)  # the newest checkpoint knows
 
 
 def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(make_trainer, tiny_config, quiet):
@@ -205,7 +204,7 @@ def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothin
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"learning_rate": 2e-3}, "optimizer.learning_rate 0.003 → 0.002; the learning rate of step 6 is 1.99e-03"),
         (
@@ -217,20 +216,19 @@ def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothin
         ({"beta2": 0.9, "gradient_clip": 2.0}, "optimizer.beta2 0.95 → 0.9, optimizer.gradient_clip 1.0 → 2.0"),
     ],
 )
-def test_another_optimizer_is_said(make_trainer, tiny_config, quiet, capsys, change, said):
+def test_another_optimizer_is_said(make_trainer, tiny_config, quiet, change, words, said):
     fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
     make_trainer(replace(tiny_config, optimizer=replace(tiny_config.optimizer, **change)), resume=True)
-    assert f"changed since step 5: {said}" in capsys.readouterr().out
+    assert f"changed since step 5: {words}" in "\n".join(said)
 
 
-def test_what_stays_the_same_is_not_mentioned(make_trainer, tiny_config, quiet, capsys):
+def test_what_stays_the_same_is_not_mentioned(make_trainer, tiny_config, quiet, said):
     fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
-    capsys.readouterr()
     make_trainer(replace(tiny_config, stop_at=9, log_every=3), resume=True)
-    assert capsys.readouterr().out == ""
+    assert said == []
 
 
-def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet, capsys):
+def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet, said):
     """Twice: what came later is set aside each time, and the whole is what it was undisturbed."""
     trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=3)))
     fit(trainer, quiet)
@@ -238,14 +236,14 @@ def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet,
     shutil.copytree(trainer.run, trainer.run.with_name("copy"))
     for aside in ("until-step-30", "until-step-30-2"):
         again = make_trainer(tiny_config, resume=True, from_step=20)
-        assert (again.step, again.best_loss) == (20, load_newest(again.run, print).state["evaluation"]["loss"])
-        assert f"--run {again.run / aside}" in capsys.readouterr().out
+        assert (again.step, again.best_loss) == (20, load_newest(again.run).state["evaluation"]["loss"])
+        assert f"--run {again.run / aside}" in " ".join(said)
         assert steps_of(again.run / aside) == [30]
         fit(again, quiet)
         require_equal(again.run, trainer.run.with_name("copy"))
     assert (trainer.run / "until-step-30" / "wandb-id.txt").read_text() == "abc"
     assert [record["step"] for record in read_metrics(trainer.run)] == list(range(1, 31))
-    with pytest.raises(InputError, match=r"--from-step 7: .* has no checkpoint of that step; it has those of 20, 30"):
+    with pytest.raises(InputError, match=r"`from_step` 7: .* has no checkpoint of that step; it has those of 20, 30"):
         make_trainer(tiny_config, resume=True, from_step=7)
 
 
@@ -277,13 +275,13 @@ def test_the_best_is_that_of_the_best_checkpoint_that_is_left(
     trainers.append(make_trainer(config))
     fit(trainers[-1], quiet)
     again = make_trainer(config, resume=True, from_step=12)
-    left = load_best(again.run, print).state["evaluation"]["loss"]
+    left = load_best(again.run).state["evaluation"]["loss"]
     assert (again.best_loss, again.evaluations_since_best) == (left, fruitless) == (best, fruitless)
     assert again.best_sums is not None or keep == 2
     trainers.append(again)
     again.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
     fit(again, quiet)
-    assert load_best(again.run, print).state["evaluation"]["loss"] == again.best_loss == min(best, 3.5)
+    assert load_best(again.run).state["evaluation"]["loss"] == again.best_loss == min(best, 3.5)
 
 
 def test_a_damaged_best_is_not_what_early_stop_compares_with(make_trainer, tiny_config, quiet, monkeypatch):
@@ -315,7 +313,7 @@ def test_setting_aside_that_was_cut_short_is_done_again(make_trainer, tiny_confi
 
 
 def test_an_older_checkpoint_has_the_schedule_of_its_config(make_trainer, tiny_config, trained_run):
-    saved = load_newest(trained_run, print)
+    saved = load_newest(trained_run)
     state = {key: value for key, value in saved.state.items() if key != "schedule"}
     checkpoint.save(trained_run, saved.model, saved.optimizer, state)
     assert "schedule" not in json.loads((saved.path / "state.json").read_text())

@@ -45,7 +45,7 @@ def test_on_cuda_all_is_set_and_afterwards_as_before(monkeypatch):
 
 def test_what_cannot_be_exact_is_refused(monkeypatch):
     with (
-        pytest.raises(InputError, match="--exact on: nobody knows that for this device"),
+        pytest.raises(InputError, match="`exact` on: nobody knows that for this device"),
         exact_arithmetic("on", "mps"),
     ):
         pass

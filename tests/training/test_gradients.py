@@ -62,4 +62,4 @@ def test_without_clipping_what_adamw_cannot_square_is_skipped(make_trainer, tiny
     trainer = make_trainer(config)
     for parameter in trainer.model.parameters():
         parameter.register_hook(lambda gradient: gradient * 1e20)
-    assert "cannot be squared in float32, and --optimizer.gradient-clip is 0" in trainer.train_step()["skipped"]
+    assert "cannot be squared in float32, and `optimizer.gradient_clip` is 0" in trainer.train_step()["skipped"]

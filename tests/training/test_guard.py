@@ -66,7 +66,7 @@ def test_divergence_names_the_newest_checkpoint_from_before_the_sick_weights(tmp
     assert "none of its checkpoints is from before that" in str(diverged_at(7, tmp_path))
     (tmp_path / "checkpoints" / "step-00000003").mkdir()
     said = str(diverged_at(7, tmp_path))
-    assert "step-00000003, is from before that: go on from it with --resume --from-step 3" in said
+    assert "step-00000003, is from before that: go on from it with `resume` `from_step` 3" in said
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

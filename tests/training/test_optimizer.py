@@ -95,7 +95,7 @@ def test_the_state_of_another_method_is_refused(model):
     optimizer = Optimizer(model, CONFIG)
     step(model, optimizer)
     shapes = {name: (list(tensor.shape), tensor.dtype) for name, tensor in optimizer.state_dict().items()}
-    with pytest.raises(InputError, match="another --optimizer.name"):
+    with pytest.raises(InputError, match="another `optimizer.name`"):
         Optimizer(model, MUON).empty_state(shapes)
 
 

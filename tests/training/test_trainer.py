@@ -69,7 +69,7 @@ def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_trainer, any_
     assert second.step == 11
     assert fit(second, quiet)
     require_equal(weights(whole), weights(second))
-    one, two = (load_newest(t.run, print) for t in (whole, second))
+    one, two = (load_newest(t.run) for t in (whole, second))
     require_equal(one.model, two.model)
     require_equal(one.optimizer, two.optimizer)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(second.run))
@@ -133,20 +133,19 @@ def test_freed_memory_is_kept_unless_something_is_recomputed(make_trainer, tiny_
     assert kept == [True, False, False]
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_config, quiet, monkeypatch):
+def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_config, quiet, monkeypatch, said):
     """Evaluations at 3, 6, …: the best is the second, so the run ends with the fifth; a resumed run counts on."""
     losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
     config = replace(tiny_config, early_stopping_patience=3, evaluation=replace(tiny_config.evaluation, every=3))
     config = replace(config, checkpoint=replace(config.checkpoint, every=0, keep=1))
-    original, said = validation.summarize, []
-    quiet.say = said.append
+    original = validation.summarize
     trainer = make_trainer(replace(config, stop_at=10))
     monkeypatch.setattr(validation, "summarize", lambda *sums: replace(original(*sums), loss=losses[trainer.step]))
     assert not fit(trainer, quiet)
     trainer = make_trainer(config, resume=True)
     assert fit(trainer, quiet)
     assert trainer.step == 15
-    assert load_best(trainer.run, print).state["step"] == 6
+    assert load_best(trainer.run).state["step"] == 6
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [6, 15]
     assert "stopped early: 3 evaluations in a row without a new best validation loss" in said
     finished = make_trainer(config, resume=True)
@@ -154,19 +153,17 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(make_trainer, tiny_co
     assert finished.step == 15
 
 
-def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_trainer, modern_shape, quiet, capsys):
+def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_trainer, modern_shape, quiet, said):
     config = replace(modern_shape, evaluation=replace(modern_shape.evaluation, every=10, sample_tokens=9))
     trainer = make_trainer(config)
     trainer.dataset = replace(trainer.dataset, recipe={"sample_prompt": "def "})
-    shown = []
-    quiet.say = shown.append
     fit(trainer, quiet)
     samples = [record["sample"] for record in read_metrics(trainer.run) if "sample" in record]
     assert len(samples) == 3
     for sample in samples:
         assert sample.startswith("def ")
         assert 4 < len(sample.encode()) <= 4 + 9 * 3  # bytes that are no UTF-8 are shown as one character of three
-    printed = [line for line in shown if line.startswith("    | ")]
+    printed = [line for line in said if line.startswith("    | ")]
     assert printed == ["    | " + printable(sample).strip("\n").replace("\n", "\n    | ") for sample in samples]
     without = make_trainer(replace(config, evaluation=replace(config.evaluation, sample_tokens=0)), "without")
     fit(without, quiet)
@@ -202,18 +199,16 @@ def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_
     assert evaluated == [10, 14, 21, 28, 30]
 
 
-def test_a_trace_that_cannot_be_written_ends_no_training(make_trainer, tiny_config, quiet):
-    trainer, said = make_trainer(replace(tiny_config, steps=8)), []
+def test_a_trace_that_cannot_be_written_ends_no_training(make_trainer, tiny_config, quiet, said):
+    trainer = make_trainer(replace(tiny_config, steps=8))
     (trainer.run / "trace.json" / "in the way").mkdir(parents=True)
-    quiet.say = said.append
     with StopRequest() as stop:
         assert trainer.fit(quiet, stop, profile=True)
     assert any("trace.json: cannot be written" in line for line in said)
 
 
-def test_a_profile_traces_a_few_steps_and_names_the_costliest_operations(make_trainer, tiny_config, quiet):
-    said, trainer = [], make_trainer(replace(tiny_config, steps=8))
-    quiet.say = said.append
+def test_a_profile_traces_a_few_steps_and_names_the_costliest_operations(make_trainer, tiny_config, quiet, said):
+    trainer = make_trainer(replace(tiny_config, steps=8))
     with StopRequest() as stop:
         assert trainer.fit(quiet, stop, profile=True)
     trace = json.loads((trainer.run / "trace.json").read_text())
@@ -340,7 +335,7 @@ def test_divergence_stops_before_the_weights_are_touched(make_trainer, tiny_conf
     trainer.train_step()
     before = weights(trainer)
     trainer.model.final_norm.bias.register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(InputError, match=r"diverged at step 4: 3 batches in a row .*learning-rate"):
+    with pytest.raises(InputError, match=r"diverged at step 4: 3 batches in a row .*learning_rate"):
         fit(trainer, quiet)
     require_equal(before, weights(trainer))
 
@@ -383,11 +378,11 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_trainer, tiny_
     assert "skipped" not in records[10]
 
 
-def test_a_skipped_batch_is_told_with_its_samples(make_trainer, tiny_config, capsys):
+def test_a_skipped_batch_is_told_with_its_samples(make_trainer, tiny_config, said):
     trainer = make_trainer(tiny_config)
     poison(trainer, {0})
     trainer.train_step()
-    assert capsys.readouterr().out.startswith("step 1: batch skipped (samples 0 to 5): not finite: loss nan")
+    assert "\n".join(said).startswith("step 1: batch skipped (samples 0 to 5): not finite: loss nan")
 
 
 def test_a_gradient_alone_that_is_not_finite_is_found(make_trainer, tiny_config):
@@ -432,10 +427,11 @@ def sicken(trainer, at, value, healthy_again=None):
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_not_saved_and_push_out_none(make_trainer, tiny_config, quiet, keep, value):
+def test_weights_that_are_not_finite_are_not_saved_and_push_out_none(
+    make_trainer, tiny_config, quiet, keep, value, said
+):
     config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
-    trainer, said = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=1, keep=keep))), []
-    quiet.say = said.append
+    trainer = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=1, keep=keep)))
     sicken(trainer, 6, value)
     with pytest.raises(InputError, match=r"diverged at step 9: .* step-00000005, is from before that"):
         fit(trainer, quiet)
@@ -448,7 +444,7 @@ def test_finite_weights_that_give_no_finite_loss_leave_the_healthy_ones(make_tra
     config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
     trainer = make_trainer(replace(config, checkpoint=replace(config.checkpoint, every=1, keep=2)))
     poison(trainer, {6, 7, 8}, math.inf)
-    with pytest.raises(InputError, match=r"diverged at step 9: .* step-00000005, is .* --from-step 5"):
+    with pytest.raises(InputError, match=r"diverged at step 9: .* step-00000005, is .* `from_step` 5"):
         fit(trainer, quiet)
     assert [step_of(path) for path in list_checkpoints(trainer.run)] == [5, 6]
 
@@ -472,17 +468,16 @@ def test_an_end_with_weights_that_are_not_finite_is_an_error_and_nothing_saved(m
 
 
 def test_a_checkpoint_with_weights_that_are_not_finite_is_refused(make_trainer, tiny_config, trained_run):
-    sick = load_newest(trained_run, print)
+    sick = load_newest(trained_run)
     sick.model["final_norm.bias"][3] = math.nan
     checkpoint.save(trained_run, sick.model, sick.optimizer, sick.state)
-    with pytest.raises(InputError, match=r"final_norm\.bias of step 30 .* --from-step 20"):
+    with pytest.raises(InputError, match=r"final_norm\.bias of step 30 .* `from_step` 20"):
         make_trainer(tiny_config, resume=True)
 
 
 @pytest.mark.parametrize("only", [{3}, {3, 4, 5, 6}])
-def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(make_trainer, tiny_config, quiet, only):
-    trainer, said = make_trainer(replace(tiny_config, steps=8)), []
-    quiet.say = said.append
+def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(make_trainer, tiny_config, quiet, only, said):
+    trainer = make_trainer(replace(tiny_config, steps=8))
     honest, seen = trainer.loader.batch, {}
 
     def batch(step, *rows):
@@ -538,7 +533,7 @@ def exhaust(trainer, most):
     return tried
 
 
-def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_trainer, tiny_config, capsys):
+def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_trainer, tiny_config, said):
     config = replace(tiny_config, batch_tokens=16 * 32, model=replace(tiny_config.model, dropout=0.0))
     small, large = (make_trainer(replace(config, micro_batch_size=size), str(size)) for size in (2, 512))
     tried = exhaust(large, 3)
@@ -547,7 +542,7 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(make_train
         assert (one["train_loss"], one["batch_hash"]) == (two["train_loss"], two["batch_hash"])
     require_equal(weights(small), weights(large))
     assert tried == [16, 8, 4] + [2] * 40
-    said = capsys.readouterr().out
+    said = "\n".join(said)
     assert "step 1: out of memory with 16 sequences at a time; it is done again with 8" in said
     assert said.count("out of memory") == 3
 
@@ -597,7 +592,7 @@ def test_resuming_is_exact_in_every_precision_and_accumulation(make_trainer, tin
     fit(make_trainer(replace(config, stop_at=6), "parts"), quiet)
     parts = make_trainer(config, "parts", resume=True)
     fit(parts, quiet)
-    one, two = (load_newest(trainer.run, print) for trainer in (whole, parts))
+    one, two = (load_newest(trainer.run) for trainer in (whole, parts))
     require_equal(one.model, two.model)
     require_equal(one.optimizer, two.optimizer)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(parts.run))
@@ -639,15 +634,13 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
     assert resumed.step == 20
     assert fit(resumed, quiet)
     assert plain(read_metrics(whole.run)) == plain(read_metrics(resumed.run))
-    assert load_best(whole.run, print).state["step"] == load_best(resumed.run, print).state["step"]
+    assert load_best(whole.run).state["step"] == load_best(resumed.run).state["step"]
     require_equal(weights(whole), weights(resumed))
 
 
 def test_a_full_disk_does_not_stop_training_and_the_next_save_tries_again(
-    make_trainer, tiny_config, quiet, monkeypatch
+    make_trainer, tiny_config, quiet, monkeypatch, said
 ):
-    said = []
-    quiet.say = said.append
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=9))
     trainer = make_trainer(config)
     original = checkpoint.save
@@ -675,16 +668,15 @@ def test_an_end_that_cannot_be_saved_is_an_error(make_trainer, tiny_config, quie
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OSError, match="step 30 could not be saved .*; make space, then go on with --resume"):
+    with pytest.raises(OSError, match="step 30 could not be saved .*; make space, then go on with `resume`"):
         fit(trainer, quiet)
 
 
-def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet):
+def test_other_data_can_be_allowed(make_trainer, tiny_config, quiet, said):
     trainer = make_trainer(replace(tiny_config, stop_at=5))
     fit(trainer, quiet)
-    trainer.dataset, said = replace(trainer.dataset, fingerprint="other"), []
-    trainer.say = said.append
-    with pytest.raises(InputError, match="or go on with --allow-other-data"):
+    trainer.dataset = replace(trainer.dataset, fingerprint="other")
+    with pytest.raises(InputError, match="or go on with `allow_other_data`"):
         resume(trainer)
     assert resume(trainer, allow_other_data=True)
     assert "it goes on with it" in said[0]
@@ -699,14 +691,14 @@ def test_the_best_of_other_data_is_forgotten(make_trainer, tiny_config, quiet, m
     config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
     first = make_trainer(replace(config, stop_at=14, early_stopping_patience=4))
     fit(first, quiet)
-    assert load_best(first.run, print).state["step"] == 10
+    assert load_best(first.run).state["step"] == 10
     config, other = replace(first.config, stop_at=25), replace(first.dataset, fingerprint="other")
     second = Trainer(config, GPT(config.model), other, first.run, World("cpu"))
     assert resume(second, allow_other_data=True)
     assert (second.step, second.best_loss, second.last_loss, second.evaluations_since_best) == (14, math.inf, None, 0)
     fit(second, quiet)
     assert second.best_loss == 8.0
-    assert load_best(first.run, print).state["step"] == 20
+    assert load_best(first.run).state["step"] == 20
     assert [step_of(path) for path in list_checkpoints(first.run)] == [20, 25]  # the old best is pruned
 
 
@@ -724,7 +716,7 @@ def test_other_data_is_refused_on_resume(make_trainer, tiny_config, quiet):
 
 def test_fewer_steps_than_were_done_are_refused_and_change_nothing(make_trainer, tiny_config, trained_run):
     before = (trained_run / "config.json").read_bytes()
-    with pytest.raises(InputError, match=r"--steps 20: .* has done 30 steps already"):
+    with pytest.raises(InputError, match=r"`steps` 20: .* has done 30 steps already"):
         make_trainer(replace(tiny_config, steps=20), resume=True)
     assert (trained_run / "config.json").read_bytes() == before
 
@@ -739,7 +731,7 @@ def test_a_last_step_is_evaluated_though_it_was_not_to_be_the_last(make_trainer,
         records = read_metrics(trainer.run)
         assert [record["step"] for record in records] == [5, 10, 12]
         assert "val_loss" in records[-1]
-        newest = load_newest(trainer.run, print)
+        newest = load_newest(trainer.run)
         assert (newest.state["step"], newest.state["evaluation"]["loss"]) == (12, records[-1]["val_loss"])
 
 

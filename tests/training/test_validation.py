@@ -41,7 +41,7 @@ def test_evaluations_read_the_budget_and_the_last_one_the_complete_split_too(mak
     assert records[-1]["val_loss"] == of_windows(trainer, few).loss
     assert records[-1]["complete_val_loss"] == of_windows(trainer, whole).loss != records[-1]["val_loss"]
     assert [("complete_val_loss" in record) for record in records] == [False, False, True]
-    state = load_newest(trainer.run, print).state
+    state = load_newest(trainer.run).state
     assert state["best_validation_loss"] == min(record["val_loss"] for record in records)
     assert state["complete_evaluation"]["tokens"] == dataset.validation.tokens - 1
     assert state["evaluations"] == 3
@@ -124,11 +124,9 @@ def plain(run):
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("way", [signal.SIGUSR1, KeyboardInterrupt()], ids=["signal", "kill"])
 def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
-    make_trainer, budgeted, quiet, interrupted, way, early
+    make_trainer, budgeted, quiet, interrupted, way, early, said
 ):
     """At the last step, or where it stopped early: nothing but the clock tells a difference."""
-    said = []
-    quiet.say = said.append
     if early:  # with such a rate nothing is learned
         optimizer = replace(budgeted.optimizer, learning_rate=1e-15)
         budgeted = replace(budgeted, optimizer=optimizer, early_stopping_patience=1)
@@ -139,17 +137,17 @@ def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
     first = make_trainer(budgeted, "parts")
     if way == signal.SIGUSR1:
         assert not fit(first, quiet)
-        assert any("stopped before that was done; --resume begins it again" in message for message in said)
+        assert any("stopped before that was done; `resume` begins it again" in message for message in said)
     else:
         with pytest.raises(KeyboardInterrupt):
             fit(first, quiet)
     assert first.complete_evaluation is None
-    assert load_newest(first.run, print).state["step"] == whole.step
+    assert load_newest(first.run).state["step"] == whole.step
     second = make_trainer(budgeted, "parts", resume=True)
     assert fit(second, quiet)
     assert second.complete_evaluation == whole.complete_evaluation
     assert second.complete_evaluation is not None
-    states = [load_newest(trainer.run, print).state for trainer in (whole, second)]
+    states = [load_newest(trainer.run).state for trainer in (whole, second)]
     clocked = ("elapsed_s", "record")
     one, two = ({key: value for key, value in state.items() if key not in clocked} for state in states)
     assert one == two
@@ -186,8 +184,8 @@ def test_a_run_that_ends_earlier_than_it_was_to_gets_its_complete_evaluation(mak
 def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_trainer, budgeted, quiet):
     fit(make_trainer(replace(budgeted, stop_at=20)), quiet)
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640))
-    remedy = "go on with --evaluation.tokens 320, which is the same part, or with --allow-other-data"
-    with pytest.raises(InputError, match=f"--evaluation.tokens 640: the losses of .* are of another part.*{remedy}"):
+    remedy = "go on with `evaluation.tokens` 320, which is the same part, or with `allow_other_data`"
+    with pytest.raises(InputError, match=f"`evaluation.tokens` 640: the losses of .* are of another part.*{remedy}"):
         make_trainer(other, resume=True)
     assert make_trainer(budgeted, resume=True).step == 20
 
@@ -195,7 +193,7 @@ def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_trainer,
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("stopped_at", [20, 25])
 def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(
-    make_trainer, budgeted, quiet, capsys, old, stopped_at
+    make_trainer, budgeted, quiet, said, old, stopped_at
 ):
     """In the state, on disk and for early_stopping_patience; also of a run from before there was a budget."""
     before = replace(budgeted.evaluation, tokens=10**9) if old else budgeted.evaluation
@@ -211,14 +209,14 @@ def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(
         checkpoint.save(first.run, each.model, each.optimizer, state)
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640, every=2))
     second = make_trainer(replace(other, stop_at=stopped_at + 1), resume=True, allow_other_data=True)
-    assert "--evaluation.tokens 640 and not " in capsys.readouterr().out
+    assert "`evaluation.tokens` 640 and not " in "\n".join(said)
     assert (second.best_loss, second.evaluations, second.evaluations_since_best) == (math.inf, 0, 0)
     fit(second, quiet)
     third = make_trainer(other, resume=True)
-    evaluation = load_newest(third.run, print).state["evaluation"]
+    evaluation = load_newest(third.run).state["evaluation"]
     assert third.best_loss == (evaluation["loss"] if evaluation else math.inf)
     fit(third, quiet)
-    best = load_best(third.run, print).state
+    best = load_best(third.run).state
     assert best["evaluation"]["loss"] == third.best_loss > 1
     assert best["evaluation"]["tokens"] == third.windows.targets
 
@@ -228,7 +226,7 @@ def test_a_last_evaluation_of_other_windows_is_made_again(make_trainer, budgeted
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9))
     trainer = make_trainer(other, resume=True, allow_other_data=True)
     assert fit(trainer, quiet)
-    newest = load_newest(trainer.run, print).state
+    newest = load_newest(trainer.run).state
     assert newest["evaluation"]["tokens"] == trainer.windows.targets
     assert read_metrics(trainer.run)[-1]["val_loss"] == newest["evaluation"]["loss"]
 
@@ -236,12 +234,12 @@ def test_a_last_evaluation_of_other_windows_is_made_again(make_trainer, budgeted
 def test_the_remedy_for_a_run_from_before_there_was_a_budget_is_one(make_trainer, budgeted, quiet):
     first = make_trainer(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9), stop_at=20))
     fit(first, quiet)
-    saved = load_newest(first.run, print)
+    saved = load_newest(first.run)
     del saved.state["evaluated_windows"]
     checkpoint.save(first.run, saved.model, saved.optimizer, saved.state)
-    with pytest.raises(InputError, match="--allow-other-data") as refused:
+    with pytest.raises(InputError, match="`allow_other_data`") as refused:
         make_trainer(budgeted, resume=True)
-    tokens = int(re.search(r"go on with --evaluation.tokens (\d+)", str(refused.value))[1])
+    tokens = int(re.search(r"go on with `evaluation.tokens` (\d+)", str(refused.value))[1])
     again = make_trainer(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=tokens)), resume=True)
     assert again.best_loss == saved.state["best_validation_loss"]
 

@@ -1,0 +1,51 @@
+"""The package's one voice: `from gpt.log import log`, then `log.info`, `log.warning` or `log.warning_once`.
+
+Standard output belongs to results. What is said here goes to standard error, from the main process alone. A program
+that uses the package as a library hears warnings, as Python has it, and sets the logger named "gpt" up as it likes.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Generator
+
+from gpt.terminal import printable
+
+
+class Log(logging.LoggerAdapter):
+    """A logger that speaks for the main process alone, and can say a thing once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name), {})
+        self.is_main = True  # of several processes, the one that speaks for all
+        self._said: set[str] = set()
+        self.logger.addFilter(lambda record: self.is_main)
+
+    def warning_once(self, message: str) -> None:
+        """Warn, unless this process has given the same warning before."""
+        if message not in self._said:
+            self._said.add(message)
+            self.warning(message)
+
+    @contextlib.contextmanager
+    def through(self, handler: logging.Handler) -> Generator[None]:
+        """Let `handler` show everything in this context, and nobody else."""
+        others, self.logger.handlers = self.logger.handlers, [handler]
+        level = self.logger.level
+        self.logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            self.logger.handlers = others
+            self.logger.setLevel(level)
+
+
+class StandardError(logging.Handler):
+    """Writes lines to standard error, as it is at that moment, and goes on in silence when nobody reads them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            print(printable(record.getMessage()), file=sys.stderr, flush=True)
+
+
+log = Log("gpt")
