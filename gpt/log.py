@@ -31,6 +31,7 @@ class Log(logging.LoggerAdapter):
     def through(self, handler: logging.Handler) -> Generator[None]:
         """Let `handler` show everything in this context, and nobody else."""
         others, self.logger.handlers = self.logger.handlers, [handler]
+        handler.filters = [each for other in others for each in other.filters]
         level = self.logger.level
         self.logger.setLevel(logging.INFO)
         try:

@@ -46,7 +46,7 @@ VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value
 @contextlib.contextmanager
 def heard():
     """What the package says in this context, line by line."""
-    lines, level = [], log.logger.level
+    lines, level, log.is_main = [], log.logger.level, True
 
     def hear(record):
         lines.append(record.getMessage())

@@ -111,7 +111,7 @@ def test_a_program_ends_at_once_that_prepares_its_data_though_only_it_hears_and_
             run_recipe(Path("recipe.py"), Path("out"))
     """
     process = begin(textwrap.dedent(program), cwd=tmp_path)
-    assert process.stdout.readline().startswith("preparing out")
+    assert process.stderr.readline().startswith("preparing out")
     assert process.stdout.readline() == "held\n"
     process.send_signal(signal.SIGINT)
     start = time.monotonic()

@@ -52,7 +52,7 @@ def speak() -> None:
     """Show what the package says on standard error, with settings written as flags."""
     log.logger.setLevel(logging.INFO)
     log.logger.handlers = [SPEAKER]
-    log.logger.addFilter(AS_FLAGS)
+    SPEAKER.addFilter(AS_FLAGS)
 
 
 SPEAKER, AS_FLAGS = StandardError(), _AsFlags()

@@ -145,7 +145,7 @@ def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("compiler", f"{ALONE}no such instruction; go on with --resume --compile off"),
+        ("compiler", f"{ALONE}no such instruction; go on with `resume` `compile` off"),
         pytest.param("memory", f"{ALONE}out of memory with 3 sequences at a time: go on", marks=pytest.mark.slow),
         pytest.param("sample", "out of memory with 1 sequences at once", marks=pytest.mark.slow),
         pytest.param("optimizer", "step 1: out of memory in the optimizer", marks=pytest.mark.slow),
@@ -228,7 +228,7 @@ def test_a_batch_is_divided_without_a_rest():
 
 def test_nodes_with_different_numbers_of_processes_have_no_copies_of_shards():
     world = SimpleNamespace(size=4, nodes=2, even=False)
-    with pytest.raises(InputError, match="--parallel hsdp: needs equally many processes on each node"):
+    with pytest.raises(InputError, match="`parallel` hsdp: needs equally many processes on each node"):
         World._mesh(world, "hsdp")
 
 

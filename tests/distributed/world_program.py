@@ -257,7 +257,7 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
             time.sleep(4)
         world.sum(step)
         world.hurry()
-        log.info(f"step {step + 1} done")
+        log.warning(f"step {step + 1} done")
     return {}
 
 
