@@ -22,8 +22,8 @@ import torch
 from gpt.commands import launch
 
 ROOT = Path(__file__).parents[1]
-OURS = tuple(str(ROOT / name) for name in ("gpt/", "data/", "train.py", "sample.py"))
-MODEL = str(ROOT / "gpt/model/")
+OURS = tuple(f"{ROOT}/{name}" for name in ("gpt/", "data/", "train.py", "sample.py"))
+MODEL = f"{ROOT}/gpt/model/"
 PRODUCTS = ((torch.nn.functional, "scaled_dot_product_attention"), (torch, "baddbmm"))  # of queries and keys
 INLINED = ("<listcomp>", "<setcomp>", "<dictcomp>")  # frames of their own up to Python 3.11 only
 
@@ -66,11 +66,11 @@ def watched(product: str, multiply: Callable[..., Any]) -> Callable[..., Any]:
     return noted
 
 
-def go(door: str, arguments: list[str]) -> object:
+def go(door: str, arguments: list[str]) -> Any:
     """Call the `main` of a door, and note what happens; give its exit code."""
-    main = import_module(door).main
     for owner, product in PRODUCTS:
         setattr(owner, product, watched(product, getattr(owner, product)))
+    main = import_module(door).main
     threading.settrace(trace)
     sys.settrace(trace)
     try:
