@@ -1,0 +1,104 @@
+"""How much of the program a reader meets on two ways: from a text to a saved checkpoint, and from a prompt to a text.
+
+Both are gone, and what was executed is counted: files and lines of our functions, and how many of our functions lie
+between `main` and the product of keys and queries, where it is deepest (samples that a training shows included).
+`pytest tests/test_routes.py --runxfail` prints the tables.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = ROOT / "tests" / "recorded" / "text.md"
+SIZE = ("--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")
+SIZE += ("--model.ngram-buckets", "64", "--batch-tokens", "128", "--steps", "3", "--evaluation.every", "2")
+PREPARE = ("data.textfiles", "--input", "text.md", "--name", "own")
+TRAIN = ("train", "nano", *SIZE, "--data", "data/own", "--run-dir", "runs/own", "--device", "cpu")
+SAMPLE = ("sample", "--run", "runs/own", "--device", "cpu", "--prompt", "def ", "--max-tokens", "8")
+
+
+class Route(NamedTuple):
+    lines: dict[str, int]  # executed, of each file
+    paths: dict[str, list[str]]  # the longest one to each product
+    output: str
+
+    def table(self) -> str:
+        """List the files, those with most lines first, and the paths."""
+        files = [f"{count:5} {file}" for file, count in sorted(self.lines.items(), key=lambda item: (-item[1], item))]
+        paths = ["\n    ".join([f"{product}: {len(path)}", *path]) for product, path in self.paths.items()]
+        total = f"{sum(self.lines.values())} lines of {len(self.lines)} files"
+        return "\n".join([total, *files, *paths])
+
+
+def gone(home: Path, *doors: tuple[str, ...]) -> Route:
+    """Go through doors, each a process, one after another."""
+    lines, paths, output = defaultdict(set), defaultdict(list), ""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for door in doors:
+        command = [sys.executable, str(ROOT / "tests" / "route_program.py"), *door]
+        result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        output += result.stdout
+        route = json.loads((home / "route.json").read_text(encoding="utf-8"))
+        for file, numbers in route["lines"].items():
+            lines[file].update(numbers)
+        for product, path in route["paths"].items():
+            paths[product] = max(paths[product], path, key=len)
+    return Route({file: len(numbers) for file, numbers in lines.items()}, dict(paths), output)
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(TEXT, home / "text.md")
+    to_checkpoint = gone(home, PREPARE, TRAIN)
+    assert list((home / "runs" / "own" / "checkpoints").glob("step-*/model.safetensors"))
+    return {"text to checkpoint": to_checkpoint, "prompt to terminal": gone(home, SAMPLE)}
+
+
+def test_the_ways_were_gone_and_seen(routes):
+    for name, route in routes.items():
+        assert set(route.paths) == {"scaled_dot_product_attention", "baddbmm"}, (
+            name
+        )  # prefill or training, and decoding
+        for path in route.paths.values():
+            assert path[-1].startswith("gpt/model/attention.py: "), path
+            assert any(step.endswith("GPT.forward") for step in path), path
+        assert {"gpt/model/transformer.py", "gpt/generation/engine.py"} <= set(route.lines), name
+    assert {"gpt/corpus/pipeline.py", "gpt/runs/checkpoint.py"} <= set(routes["text to checkpoint"].lines)
+    assert routes["prompt to terminal"].output.strip()
+
+
+def budget(way: str, what: str, most: int, now: int):
+    """Make a case; what is beyond its budget now is expected to be, and `strict` tells when it is mended."""
+    beyond = pytest.mark.xfail(strict=True, reason=f"{now} today") if now > most else ()
+    return pytest.param(way, what, most, marks=beyond, id=f"{way}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("way", "what", "most"),
+    [
+        budget("text to checkpoint", "files", 36, now=83),
+        budget("text to checkpoint", "lines", 1900, now=2398),
+        budget("text to checkpoint", "depth", 10, now=22),
+        budget("prompt to terminal", "files", 22, now=34),
+        budget("prompt to terminal", "lines", 900, now=816),
+        budget("prompt to terminal", "depth", 10, now=15),
+    ],
+)
+def test_a_way_keeps_its_budget(routes, way, what, most):
+    route = routes[way]
+    counts = {
+        "files": len(route.lines),
+        "lines": sum(route.lines.values()),
+        "depth": max(map(len, route.paths.values())),
+    }
+    assert counts[what] <= most, f"{way}: {counts}\n{route.table()}"
