@@ -1,5 +1,6 @@
 """What a training says at its beginning and at its end: what the run has reached, where it lies, and samples of it."""
 
+import logging
 import math
 from pathlib import Path
 from statistics import fmean
@@ -155,8 +156,9 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     texts: dict[int, str] = {}
     try:
         prompts = [sample_prompt(dataset)]
-        for number, _, sample in complete_texts(engine, loaded.tokenizer, prompts, sampling, HEART_SAMPLES):
-            texts[number] = sample.text
+        with log.through(logging.NullHandler()):  # nobody asked for these, nor for what is said of them
+            for number, _, sample in complete_texts(engine, loaded.tokenizer, prompts, sampling, HEART_SAMPLES):
+                texts[number] = sample.text
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"
     try:

@@ -59,7 +59,7 @@ class Trainer:
         model.set_recompute(config.recompute)
         self.parallel_model = world.parallelize(model, config.parallel)
         self.rehearsed = not world.rehearses(self.parallel_model)
-        self.compiled = compiled_loss(self._loss, config, world, self.dtype)
+        self.compiled = compiled_loss(self.loss, config, world, self.dtype)
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
@@ -145,7 +145,7 @@ class Trainer:
             with self.micro_batch.catch_oom() as memory, world.gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 torch.manual_seed(mix(self.config.seed, step, number, world.rank))
-                loss = self.loss(inputs.to(self.device), targets.to(self.device)) / count
+                loss = self.forward(inputs.to(self.device), targets.to(self.device)) / count
                 if not is_last:
                     total += self._backward(loss)
             if memory.failed:
@@ -166,11 +166,12 @@ class Trainer:
         return loss.detach()
 
     @property
-    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The sum of a micro-batch's losses: compiled, or as it is."""
-        return self.compiled if self.compiled.works else self._loss
+    def forward(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of a micro-batch, compiled or as it is."""
+        return self.compiled if self.compiled.works else self.loss
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum the losses of sequences, (B, T) ids and as many targets."""
         with autocast(self.device, self.dtype):
             return self.parallel_model(inputs, targets=targets)
 
