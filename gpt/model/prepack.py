@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from gpt.choices import Activation
 from gpt.errors import InputError
 from gpt.model.alike import BLOCKS, Alike
-from gpt.model.attention import attend_one
+from gpt.model.attention import Segment, attend
 from gpt.model.cache import ALIGNMENT
-from gpt.model.recompute import activate
-from gpt.model.transformer import GPT, MLP
+from gpt.model.mlp import ACTIVATIONS, MLP
+from gpt.model.transformer import GPT
 
 PACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
@@ -81,15 +80,14 @@ class Int8Linear(_Linear):
 class PrepackedActivation(Alike):
     """An MLP's activation of rows of F, tried with numbers that come out otherwise alone, if there are any."""
 
-    def __init__(self, kind: Activation, F: int) -> None:
-        some = _normal(512)
-        differs = activate(some, kind) != torch.cat([activate(one, kind) for one in some.split(1)])
+    def __init__(self, name: str, F: int) -> None:
+        self.activate, some = ACTIVATIONS[name], _normal(512)
+        differs = self.activate(some) != torch.cat([self.activate(one) for one in some.split(1)])
         telling = some[differs] if differs.any() else some
-        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (kind, F))
-        self.kind: Activation = kind
+        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (name, F))
 
     def compute(self, rows: Tensor) -> Tensor:
-        return activate(rows, self.kind)
+        return self.activate(rows)
 
 
 def _normal(n: int) -> Tensor:
@@ -145,9 +143,10 @@ def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
         query = torch.randn(max(BLOCKS), H, 1, D, generator=numbers)
         keys, values = (torch.randn(max(BLOCKS), K, S, D, generator=numbers) for _ in range(2))
         mask = torch.zeros(S)
-        alone = [attend_one(*(x[i : i + 1] for x in (query, keys, values)), mask) for i in range(len(query))]
+        rows = zip(*(x.split(1) for x in (query, keys, values)), strict=True)
+        alone = torch.cat([attend(q, [Segment(k, v, mask)]) for q, k, v in rows])
         for B in (2, 3, len(query)):
-            if not attend_one(query[:B], keys[:B], values[:B], mask).equal(torch.cat(alone[:B])):
+            if not attend(query[:B], [Segment(keys[:B], values[:B], mask)]).equal(alone[:B]):
                 return False
     return True
 
