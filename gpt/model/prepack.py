@@ -1,8 +1,8 @@
 """Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
 
 Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
-the same, bit for bit, whatever rows are multiplied beside it; how, is found out on the processor at hand (alike.py),
-and `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
+the same, bit for bit, whatever rows are multiplied beside it, in ways that are found out on the processor at hand
+(batch_invariant.py); `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
 
 Letters in shapes: N rows, I inputs, O outputs.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt.errors import InputError
-from gpt.model.alike import BLOCKS, Alike
 from gpt.model.attention import Segment, attend
+from gpt.model.batch_invariant import BLOCKS, BatchInvariant
 from gpt.model.cache import ALIGNMENT
 from gpt.model.mlp import ACTIVATIONS, MLP
 from gpt.model.transformer import GPT
@@ -29,8 +29,8 @@ LOWEST = torch.finfo(torch.float32).tiny
 INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
 
-class _Linear(Alike):
-    """What both kinds have in common: how they are tried."""
+class _Linear(BatchInvariant):
+    """Have in common how both kinds are tried."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         some = weight.detach().flatten()[:: max(1, weight.numel() // 4096)]
@@ -47,6 +47,7 @@ class PrepackedLinear(_Linear):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
 
     def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, I) → (N, O)."""
         return torch.ops.mkldnn._linear_pointwise.default(rows, self.weight, self.bias, "none", [], "")
 
 
@@ -67,6 +68,7 @@ class Int8Linear(_Linear):
         self.levels, self.finer = torch.tensor(float(LEVELS)), torch.tensor(2.0 * LEVELS)
 
     def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, I) → (N, O)."""
         step = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp(min=LOWEST) / self.levels  # (N, 1)
         exact = rows / step
         high = exact.round()
@@ -77,8 +79,8 @@ class Int8Linear(_Linear):
         return y * step if self.bias is None else torch.addcmul(self.bias, y, step)
 
 
-class PrepackedActivation(Alike):
-    """An MLP's activation of rows of F, tried with numbers that come out otherwise alone, if there are any."""
+class PrepackedActivation(BatchInvariant):
+    """An MLP's activation of rows of F, tried with numbers that their neighbors change, if there are any."""
 
     def __init__(self, name: str, F: int) -> None:
         self.activate, some = ACTIVATIONS[name], _normal(512)
@@ -87,6 +89,7 @@ class PrepackedActivation(Alike):
         super().__init__(telling.repeat(-(-F // len(telling)))[:F], (name, F))
 
     def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, F) → (N, F)."""
         return self.activate(rows)
 
 
@@ -95,7 +98,7 @@ def _normal(n: int) -> Tensor:
 
 
 def can_prepack(model: GPT) -> bool:
-    """Whether a model is in float32 on a CPU for which this torch has oneDNN."""
+    """Tell whether a model is in float32 on a CPU for which this torch has oneDNN."""
     return model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
@@ -126,18 +129,18 @@ def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
 
 
 def keeps_bits(model: GPT) -> bool:
-    """Whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
+    """Tell whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
 
     Nothing is promised of one that is not packed.
     """
-    parts, config = [module for module in model.modules() if isinstance(module, Alike)], model.config
+    parts, config = [module for module in model.modules() if isinstance(module, BatchInvariant)], model.config
     attention = config.n_head, config.n_kv_head or config.n_head, config.head_dim, torch.get_num_threads()
     return bool(parts) and all(part.keeps_bits for part in parts) and _attention_keeps_bits(*attention)
 
 
 @functools.cache
 def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
-    """Whether attention of one position comes out alike for a sequence alone and among others, as caches have them."""
+    """Tell whether one query's attention is the same for a sequence alone and among others, as caches have them."""
     numbers = torch.Generator().manual_seed(0)
     for S in (ALIGNMENT, 20 * ALIGNMENT):
         query = torch.randn(max(BLOCKS), H, 1, D, generator=numbers)
@@ -153,7 +156,7 @@ def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
 
 @contextlib.contextmanager
 def _fbgemm() -> Generator[None]:
-    """Packs 8-bit integers by FBGEMM, and does not say that the type they are handed over in has had its day."""
+    """Use FBGEMM, and silence torch's deprecation warning about quantized tensors."""
     engine = torch.backends.quantized.engine
     if "fbgemm" in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = "fbgemm"

@@ -106,7 +106,7 @@ class GPT(nn.Module):
             positions = torch.arange(T, device=ids.device)  # (T,), the same for all
         else:
             raise InputError(f"{T} positions do not fit into the model's context of {self.config.context_length}")
-        scheme = self.position_embedding
+        scheme: PositionHooks = self.position_embedding
         where = scheme.prepare(positions)
         x = scheme.on_embeddings(self.token_embedding(ids), where)  # (B, T, C)
         if self.ngram_embedding is not None:
@@ -163,7 +163,7 @@ class GPT(nn.Module):
         return self.token_embedding.weight.dtype
 
     def set_recompute(self, what: Recompute) -> None:
-        """Compute this again in the backward pass instead of keeping it (Chen et al. 2016)."""
+        """Have the backward pass compute this again instead of finding it in memory (Chen et al. 2016)."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.recompute = what == "blocks"

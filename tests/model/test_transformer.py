@@ -139,7 +139,7 @@ def test_projections_can_begin_with_zeros():
 @pytest.mark.parametrize(("what", "share"), [("activations", 0.9), ("blocks", 0.5)])
 @pytest.mark.parametrize("name", ["rope", "modern"])
 def test_recomputing_gives_the_same_gradients_and_keeps_less(name, what, share):
-    """Bit for bit, with dropout, whose masks are drawn again alike."""
+    """Bit for bit, with dropout, whose masks are drawn the same again."""
     gradients, kept = [], []
     for recompute in ("none", what):
         model = variant(name).train()
@@ -175,7 +175,7 @@ def test_default_size():
         assert sum(p.numel() for p in GPT(ModelConfig()).parameters()) == 124_439_808
 
 
-def test_initialisation_is_gpt2s():
+def test_initialization_is_gpt2s():
     torch.manual_seed(0)
     model = GPT(ModelConfig(n_layer=8, n_head=4, n_embd=256, context_length=64, vocab_size=1000))
     for name, parameter in model.named_parameters():
@@ -211,7 +211,8 @@ def test_dropout_acts_in_its_three_places_and_only_in_training():
         module.p = 0.0
     attention = model.train().blocks[0].attention
     x = torch.randn(1, 16, 32)
-    assert not torch.equal(attention(x), attention(x))  # the attention weights
+    scheme, where = model.position_embedding, torch.arange(16)
+    assert not torch.equal(attention(x, scheme, where), attention(x, scheme, where))  # the attention weights
 
 
 def test_too_long_a_sequence_is_refused(model):
