@@ -3,7 +3,8 @@
 Whatever is attended to comes as segments: keys and values, and which of them each query sees. A full pass is one
 segment, a cache hands out as many as it has groups of sequences (cache.py); `attend` does not know which it is.
 
-To add another mixer of positions, write a class like CausalSelfAttention and enter it in MIXERS.
+To add another mixer of positions, write a class with CausalSelfAttention's arguments, `out_proj` and methods, and enter
+it in MIXERS.
 
 Letters in shapes: B sequences, T new positions, S positions of keys, C width, H heads, D head width, K heads of keys
 and values (as many as H, unless they are shared).
@@ -40,22 +41,18 @@ class Cache(Protocol):
 
     def positions(self, T: int) -> Tensor:
         """Give where T new tokens of each sequence stand, (B, T) int64. Raises InputError if there is no room."""
-        ...
 
     def ids_before(self, reach: int) -> Tensor:
         """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
-        ...
 
     def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
         """Store a layer's keys and values (B, K, T, D) behind the others, and give all that the new queries attend to.
 
         The segments' rows follow each other as the sequences do.
         """
-        ...
 
     def advance(self, ids: Tensor) -> None:
         """Count the positions of (B, T) ids as read, after the last block."""
-        ...
 
 
 class CausalSelfAttention(nn.Module):
@@ -98,8 +95,7 @@ class CausalSelfAttention(nn.Module):
             segments = cache.append(self.layer, key, value, self.sliding_window)
         dropout = self.dropout if self.training and cache is None else 0.0
         y = attend(query, segments, positions.on_scores, dropout)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)
-        return self.residual_dropout(self.out_proj(y))
+        return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
 
     def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Yield each weight with the rows of the matrices that it stacks."""
@@ -124,9 +120,10 @@ def attend(
     for q, segment in zip(queries, segments, strict=True):
         keys, values, mask = segment.keys, segment.values, segment.mask
         (B, H, T, D), K = q.shape, keys.size(1)
+        plain = mask is not None and mask.dim() == 1
         if on_scores is not None:
             mask = _with_bias(segment, on_scores, q)
-        if mask is not None and segment.mask is not None and segment.mask.dim() == 1:
+        if plain and mask is not None:
             transposed = keys.flatten(0, 1).transpose(1, 2)  # (B·K, D, S)
             scores = torch.baddbmm(mask, q.reshape(B * K, H // K, D), transposed, alpha=D**-0.5)  # (B·K, H/K, S)
             outputs.append(torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(B, H, T, D))

@@ -53,7 +53,7 @@ class Learned(PositionHooks, nn.Embedding):
     def __init__(self, n_embd: int, n_head: int, context_length: int) -> None:
         super().__init__(context_length, n_embd)
 
-    def on_embeddings(self, x: Tensor, where: Tensor) -> Tensor:
+    def on_embeddings(self, x: Tensor, where: Any) -> Tensor:
         """Add the vectors."""
         return x + self(where)
 
@@ -74,7 +74,7 @@ class Rotary(PositionHooks, nn.Module):
         """Compute the cosines and sines."""
         return rotary_cos_sin(positions, self.head_dim)
 
-    def on_query_key(self, query: Tensor, key: Tensor, where: CosSin) -> tuple[Tensor, Tensor]:
+    def on_query_key(self, query: Tensor, key: Tensor, where: Any) -> tuple[Tensor, Tensor]:
         """Turn both."""
         return apply_rotary_emb(query, where), apply_rotary_emb(key, where)
 
