@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpt.errors import require
 from gpt.model.attention import MIXERS
-from gpt.model.mlp import ACTIVATIONS
-from gpt.model.norms import NORMS
+from gpt.model.layers import ACTIVATIONS, NORMS
 from gpt.model.positions import POSITIONS
 
 TABLES = {"positions": POSITIONS, "normalization": NORMS, "mixer": MIXERS, "activation": ACTIVATIONS}

@@ -20,7 +20,7 @@ from gpt.errors import InputError
 from gpt.model.attention import Segment, attend
 from gpt.model.batch_invariant import BLOCKS, BatchInvariant
 from gpt.model.cache import ALIGNMENT
-from gpt.model.mlp import ACTIVATIONS, MLP
+from gpt.model.layers import ACTIVATIONS, MLP
 from gpt.model.transformer import GPT
 
 PACKED_FOR = 16  # rows; other numbers are multiplied as well

@@ -18,10 +18,9 @@ from gpt.choices import Recompute
 from gpt.errors import InputError
 from gpt.model.attention import MIXERS, Cache
 from gpt.model.config import ModelConfig
+from gpt.model.layers import MLP, NORMS
 from gpt.model.loss import next_token_loss, next_token_losses, softcap
-from gpt.model.mlp import MLP
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
-from gpt.model.norms import NORMS
 from gpt.model.positions import POSITIONS, PositionHooks
 
 

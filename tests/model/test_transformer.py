@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import SHAPE, VARIANTS, exact, ngram_buckets, variant
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt import GPT, InputError, ModelConfig
 
@@ -156,6 +157,18 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less(name, what, share):
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
     assert sum(kept[1]) < share * sum(kept[0])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_recomputing_activations_repeats_no_product(name):
+    counts = {}
+    for recompute in ("none", "activations", "blocks"):
+        model = variant(name).train()
+        model.set_recompute(recompute)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, 48, dtype=torch.int64), targets=torch.zeros(2, 48, dtype=torch.int64)).backward()
+        counts[recompute] = counter.get_total_flops()
+    assert counts["none"] == counts["activations"] < counts["blocks"]
 
 
 def test_the_model_is_the_formula_in_float64(model):

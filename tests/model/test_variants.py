@@ -17,8 +17,7 @@ from gpt.interop.huggingface import export
 from gpt.model import config as config_module
 from gpt.model.attention import MIXERS
 from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
-from gpt.model.mlp import ACTIVATIONS
-from gpt.model.norms import NORMS
+from gpt.model.layers import ACTIVATIONS, NORMS
 from gpt.model.positions import POSITIONS, PositionHooks
 from gpt.model.prepack import PrepackedActivation, can_prepack, prepack
 
@@ -129,7 +128,7 @@ def test_a_new_variant_generates_packed_as_well(added, setting):
         packed = [m for m in models[1].modules() if isinstance(m, PrepackedActivation)]
         assert len(packed) == 2
     for some, tolerance in zip(models, (1e-5, 1e-3), strict=False):
-        engine = Engine(some, max_batch=2, notify=lambda _: None)
+        engine = Engine(some, max_batch=2)
         requests = [engine.submit([5, 17, i], SamplingConfig(max_tokens=20, seed=1), i, 1) for i in range(3)]
         list(engine.run())
         for request in requests:

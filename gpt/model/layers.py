@@ -1,7 +1,7 @@
-"""The second half of a block: two linear layers, and an activation between them, by name.
+"""What a block is built of beside its mixer: norms and activations, by name, and the MLP.
 
-To add an activation, write the function and enter it in ACTIVATIONS: a setting's choices, --help, the gradient,
-recomputing and the packed model follow.
+To add a norm or an activation, write the function and enter it in NORMS or ACTIVATIONS: a setting's choices, --help,
+the gradient, recomputing and the packed model follow.
 
 Letters in shapes: B sequences, T positions, C width, F = 4·C inner width.
 """
@@ -12,6 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+
+def layer_norm(n_embd: int, eps: float, bias: bool) -> nn.Module:
+    """Build LayerNorm (Ba et al. 2016), (..., C) → (..., C)."""
+    return nn.LayerNorm(n_embd, eps=eps, bias=bias)
+
+
+def rms_norm(n_embd: int, eps: float, bias: bool) -> nn.Module:
+    """Build RMSNorm (Zhang and Sennrich 2019), (..., C) → (..., C): no mean, and never a bias."""
+    return nn.RMSNorm(n_embd, eps=eps)
+
+
+NORMS: dict[str, Callable[[int, float, bool], nn.Module]] = {"layer": layer_norm, "rms": rms_norm}
 
 
 def gelu(x: Tensor) -> Tensor:
