@@ -140,9 +140,8 @@ def _with_bias(segment: Segment, on_scores: ScoreHook, query: Tensor) -> Tensor:
     queries_at = segment.past + torch.arange(T, device=device)  # (T,), or (B, T)
     keys_at = torch.arange(segment.start, segment.start + S, device=device)  # (S,)
     mask = visible(queries_at.unsqueeze(-1), keys_at) if segment.mask is None else segment.mask
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-    bias = (on_scores(queries_at, keys_at).to(query.dtype) + mask).expand(B, H, T, S)
+    hidden = ~mask if mask.dtype == torch.bool else mask != 0
+    bias = on_scores(queries_at, keys_at).to(query.dtype).masked_fill(hidden, -torch.inf).expand(B, H, T, S)
     return bias.reshape(B * K, H // K, S) if mask.dim() == 1 else bias
 
 

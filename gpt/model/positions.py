@@ -28,7 +28,7 @@ class PositionHooks:
 
     on_scores: ScoreHook | None = None
     """Give what is added to the scaled scores of queries at (T,) or (B, T) with keys at (S,): (H, T, S) or
-    (B, H, T, S). It is seen by all layers; None costs nothing, and lets attention take its fastest kernel."""
+    (B, H, T, S); what it gives for keys that are not seen is ignored. None costs nothing."""
 
     @staticmethod
     def check(n_embd: int, n_head: int) -> None:

@@ -31,7 +31,20 @@ class ALiBi(PositionHooks, nn.Module):
 
     def on_scores(self, queries, keys):
         distance = queries.unsqueeze(-1) - keys  # (..., T, S)
-        return -self.slopes[:, None, None] * distance.unsqueeze(-3)
+        return -self.slopes[:, None, None] * self.penalty(distance.unsqueeze(-3))
+
+    def penalty(self, distance):
+        return distance
+
+
+class Kerple(ALiBi):
+    """The same with a logarithm, so that a wrong position does not only shift all scores (Chi et al. 2022)."""
+
+    def penalty(self, distance):
+        return distance.double().log1p()
+
+
+SCHEMES = {"alibi": (ALiBi, lambda distance: distance), "kerple": (Kerple, math.log1p)}
 
 
 class RunningMean(nn.Module):
@@ -165,7 +178,7 @@ def test_a_setting_has_the_choices_of_its_table(setting):
 # ---- a bias on scores ----
 
 
-def alibi_by_formula(model, ids):
+def biased_by_formula(model, ids, penalty):
     """Logits (T, V) of one sequence: the model's own layers, but attention written out with loops."""
     config, T = model.config, ids.size(0)
     H, K, D = config.n_head, config.n_kv_head or config.n_head, config.head_dim
@@ -178,9 +191,8 @@ def alibi_by_formula(model, ids):
             own, shared = slice(h * D, (h + 1) * D), slice(h * K // H * D, (h * K // H + 1) * D)
             for t in range(T):
                 seen = range(max(0, t + 1 - window), t + 1)
-                scores = [
-                    query[t, own] @ key[s, shared] / math.sqrt(D) - 2 ** (-8 * (h + 1) / H) * (t - s) for s in seen
-                ]
+                slope = 2 ** (-8 * (h + 1) / H)
+                scores = [query[t, own] @ key[s, shared] / math.sqrt(D) - slope * penalty(t - s) for s in seen]
                 weights = torch.stack(scores).softmax(dim=0)
                 y[t, own] = sum(weight * value[s, shared] for weight, s in zip(weights, seen, strict=True))
         x = x + block.attention.out_proj(y)
@@ -188,28 +200,35 @@ def alibi_by_formula(model, ids):
     return model.head(model.final_norm(x))
 
 
-BIASED = {"plain": {}, "shared": VARIANTS["shared"], "window": VARIANTS["window"], "both": {}}
-BIASED["both"] = BIASED["shared"] | BIASED["window"]
+SHARED, WINDOW = VARIANTS["shared"], VARIANTS["window"]
+BIASED = {"plain": {}, "shared": SHARED, "window": WINDOW, "both": SHARED | WINDOW}
 
 
 @pytest.fixture(params=BIASED)
-def alibi(request, added):
+def shape(request):
+    return replace(SHAPE, **BIASED[request.param])
+
+
+@pytest.fixture(params=SCHEMES)
+def biased(request, shape, monkeypatch):
     """A model, ids (3, 24), and their logits by the formula."""
-    model, ids = large(replace(SHAPE, n_layer=2, **added("positions"), **BIASED[request.param])), random_ids(3, 24)
+    scheme, penalty = SCHEMES[request.param]
+    monkeypatch.setitem(POSITIONS, request.param, scheme)
+    model, ids = large(replace(shape, positions=request.param)), random_ids(3, 24)
     with torch.no_grad():
-        return model, ids, torch.stack([alibi_by_formula(model, row) for row in ids])
+        return model, ids, torch.stack([biased_by_formula(model, row, penalty) for row in ids])
 
 
-def test_a_bias_on_scores_is_the_formula_in_a_full_pass(alibi):
-    model, ids, expected = alibi
+def test_a_bias_on_scores_is_the_formula_in_a_full_pass(biased):
+    model, ids, expected = biased
     for training in (False, True):
         torch.testing.assert_close(model.train(training)(ids), expected, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
-def test_a_bias_on_scores_is_the_formula_with_each_cache(alibi):
+def test_a_bias_on_scores_is_the_formula_with_each_cache(biased):
     """One sequence in pieces, three of which two are neighbors of one length, and slots of which one is unused."""
-    model, ids, expected = alibi
+    model, ids, expected = biased
     cache = KVCache(KVBlock(model.config, dtype=model.dtype))
     pieces = [model(ids[:1, :5], cache), model(ids[:1, 5:12], cache)]
     pieces += [model(ids[:1, t : t + 1], cache) for t in range(12, 24)]
