@@ -48,7 +48,7 @@ class ModelConfig:
     qk_norm: bool = False
     """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
     mixer: Mixer = "attention"
-    """What lets positions exchange information in each block."""
+    """How positions exchange information; attention: causal self-attention (Vaswani et al. 2017)."""
     activation: Activation = "gelu"
     """Between the MLP's two layers; gelu: GELU by tanh, relu-squared: max(0, x)² (So et al. 2021)."""
     bias: bool = True
