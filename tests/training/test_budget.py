@@ -3,7 +3,6 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from gpt.training.validation import evaluates_completely, validation_windows
 from helpers import python_text
 
 from gpt import InputError, TrainConfig
@@ -16,6 +15,7 @@ from gpt.presets import preset
 from gpt.training import budget
 from gpt.training.budget import Asked
 from gpt.training.forecast import Pace
+from gpt.training.validation import evaluates_completely, validation_windows
 
 
 def settled(dataset, *arguments, resumes=False):

@@ -45,7 +45,9 @@ def test_validation_that_rises_while_training_falls_is_told_once():
 def words(best, last, monkeypatch, step=45):
     monkeypatch.setattr(summary, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
     state = TrainState(last_validation_loss=last)
-    return overfitted(Path("run"), TrainConfig(), state, {"evaluation": None if best is None else {"loss": best}, "step": step})
+    return overfitted(
+        Path("run"), TrainConfig(), state, {"evaluation": None if best is None else {"loss": best}, "step": step}
+    )
 
 
 def test_the_last_table_says_whether_it_was_too_long(monkeypatch):

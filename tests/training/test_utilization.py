@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpt.training.utilization import MEASURED_AT, MOST_MEASURED, Utilization
 
 from gpt import ModelConfig
 from gpt.analysis.cost import flops_per_token
@@ -10,6 +9,7 @@ from gpt.distributed.world import World
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.progress import progress_line
 from gpt.training import utilization
+from gpt.training.utilization import MEASURED_AT, MOST_MEASURED, Utilization
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=32, context_length=32, vocab_size=257)
 TRUE = 1000 * flops_per_token(MODEL)  # of a device that could train on 1,000 tokens per second

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gpt.training.validation import validation_windows
 
 from gpt import InputError
 from gpt.evaluation.loss import evaluate
@@ -18,6 +17,7 @@ from gpt.runs import checkpoint
 from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
+from gpt.training.validation import validation_windows
 
 
 @pytest.fixture
