@@ -23,7 +23,8 @@ class ProcessLost(RuntimeError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to end an error message with: the nearest known word, else all of them."""
     known = list(known)
-    nearest = get_close_matches(word, known, n=1)
+    beginnings = [name for name in known if word.startswith(name)]  # gpt2-small: gpt2, rather than gpt2-xl
+    nearest = [max(beginnings, key=len)] if beginnings else get_close_matches(word, known, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}"
 
 

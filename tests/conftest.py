@@ -27,6 +27,7 @@ from gpt.corpus.pipeline import Document, prepare
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
+from gpt.tracking import plot
 from gpt.training import utilization
 
 
@@ -44,6 +45,14 @@ def matrix_speed_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures_meanwhile():
+    """Drawing takes longer than a tiny training; `report` still draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "draw_losses", lambda run: None)
         yield
 
 

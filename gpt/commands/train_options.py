@@ -51,6 +51,7 @@ CALLED = {
     "--save-interval": "--checkpoint.every",
     "--output-dir": "--run-dir",
     "--out-dir": "--run-dir",
+    "--preset": "PRESET, without a flag,",
     "--run": "--run-dir",
     "--dataset": "--data",
     "--init": "--init-from",

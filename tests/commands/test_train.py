@@ -113,7 +113,7 @@ def test_a_file_also_says_what_the_settings_are_laid_over(trained_run, tmp_path)
 
 
 def test_a_preset_is_no_flag():
-    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py gpt2"):
+    with pytest.raises(InputError, match="--preset: is called PRESET, without a flag, here"):
         parse_train(["--preset", "gpt2", "--device", "cpu"])
 
 
@@ -122,7 +122,7 @@ def test_a_preset_is_no_flag():
     [
         (("nano", "--steps", "many"), "--steps"),
         (("nano", "--steps", "0"), "steps is 0; it must be at least 1"),
-        (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of model.n_head"),
+        (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of --model.n-head"),
         (("nano", "--wandb", "maybe"), "offline"),
         (("nano", "--batch-tokens", "1000"), "not a multiple of model.context_length"),
     ],
@@ -131,11 +131,25 @@ def test_bad_values_are_refused(capsys, arguments, said):
     assert said in refused(capsys, *arguments)
 
 
-def test_unknown_and_misplaced_presets_are_refused():
+def test_unknown_presets_are_refused():
     with pytest.raises(InputError, match="unknown preset 'nanoo'; did you mean 'nano'"):
         parse_train(["nanoo"])
-    with pytest.raises(InputError, match="the preset comes first, and without a flag: train.py nano"):
-        parse_train(["--steps", "5", "nano"])
+    with pytest.raises(InputError, match="unknown preset 'gpt2-small'; did you mean 'gpt2'"):
+        parse_train(["--steps", "5", "gpt2-small"])
+
+
+def test_a_preset_stands_anywhere():
+    for place in range(3):
+        arguments = ["--steps=5", "--device=cpu"]
+        arguments.insert(place, "shakespeare-char-cpu")
+        assert settings(*arguments).preset == "shakespeare-char-cpu"
+    assert settings("--resume", "nano", "--run-dir", "new").preset == "nano"
+
+
+@pytest.mark.parametrize("flag", ["--lr", "--max-steps=5", "--output-dir", "--batch-size"])
+def test_what_other_programs_call_a_setting_is_pointed_out(flag):
+    with pytest.raises(InputError, match=f"{flag.partition('=')[0]}: is called --"):
+        parse_train([flag, "1"])
 
 
 def test_the_architecture_of_init_comes_from_its_weights(trained_run):
@@ -195,7 +209,7 @@ def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tm
 
 def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_and_again(tmp_path):
     command = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
-    assert command.resume
+    assert command.resumes
     assert command.config == dataclasses.replace(preset("nano"), run_dir=tmp_path / "new", device="cpu")
     assert command.reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
     (tmp_path / "new").mkdir()
@@ -212,7 +226,7 @@ def test_resume_of_a_mistyped_run_says_which_was_perhaps_meant(trained_run, tmp_
             settings("--run-dir", slip, "--resume", "--steps", "110")
     with pytest.raises(InputError, match="elsewhere/x is not there. To begin it"):
         settings("--run-dir", "elsewhere/x", "--resume")
-    assert parse_train(["--run-dir", "runs/shrt", "--resume", "--data", "d"])[1].endswith(
+    assert parse_train(["--run-dir", "runs/shrt", "--resume", "--data", "d"]).reason.endswith(
         "; runs/shrt is not there: a new run begins; did you mean runs/short?"
     )
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")  # which starts the same command again and again
@@ -240,7 +254,7 @@ def test_another_vocabulary_than_the_datasets_is_refused(dataset):
     config = settings("nano", "--model.vocab-size", "300")
     with pytest.raises(InputError, match="model.vocab_size is 300; the tokenizer of .* has 257 ids"):
         fit_to_dataset(config, dataset)
-    with pytest.raises(InputError, match="--tokenizer gpt2"):
+    with pytest.raises(InputError, match="`tokenizer` gpt2"):
         fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
 
 
