@@ -14,9 +14,8 @@ from gpt.errors import InputError, OutOfMemory
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, format_evaluation
-from gpt.generation.completion import complete_texts, opening_ids, text_engine
-from gpt.generation.config import SamplingConfig
-from gpt.generation.sampling import sample
+from gpt.generation.completion import TextEngine, opening_ids
+from gpt.generation.sampling import SamplingConfig, sample
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
@@ -79,10 +78,10 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world:
     """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
     room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    engine = text_engine(model, tokenizer)
+    engine = TextEngine(model, tokenizer)
     if world is not None:
         engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
-    for _, text, _ in complete_texts(engine, tokenizer, [prompt], sampling):
+    for _, text, _ in engine.complete([prompt], sampling):
         yield text
 
 
@@ -195,11 +194,11 @@ def complete_words(evaluation: Evaluation, step: int) -> str:
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """What samples, drawn as sample.py draws them, share with the training text, in words."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
-    engine = text_engine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
+    engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
     texts: dict[int, str] = {}
     try:
         prompts = [sample_prompt(dataset)]
-        for number, _, sample in complete_texts(engine, loaded.tokenizer, prompts, sampling, HEART_SAMPLES):
+        for number, _, sample in engine.complete(prompts, sampling, HEART_SAMPLES):
             texts[number] = sample.text
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"
