@@ -293,7 +293,16 @@ def test_a_context_of_one_works():
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([], "at least one token"), ([[1, 2]], "flat sequence"), ([257], "from 257 to 257"), ([-1, 5], "from -1 to 5")],
+    [
+        ([], "at least one token"),
+        ([[1, 2]], "flat sequence"),
+        ([257], "from 257 to 257"),
+        ([-1, 5], "from -1 to 5"),
+        ("def ", "the prompt is text, and the engine reads token ids: encode it, by tokenizer.encode"),
+        (b"def ", "the prompt is text"),
+        (["def"], "must be a flat sequence of token ids"),
+        (None, "must be a flat sequence of token ids"),
+    ],
 )
 def test_bad_prompts_are_refused(model, ids, message):
     with pytest.raises(InputError, match=message):
@@ -365,3 +374,15 @@ def test_long_prompts_and_tokens_take_turns():
             waited.append(len(first.output_ids) == before)
     assert waited.count(True) == 7
     assert "".join("p" if wait else "t" for wait in waited).find("pppp") == -1
+
+
+def test_requests_and_tokens_are_shown_in_a_line(model):
+    engine = Engine(model)
+    request = engine.submit(PROMPT, SETTINGS)
+    assert repr(request) == "Request(4 prompt ids, 0 new ones, waiting)"
+    (token,) = engine.step()
+    assert repr(request) == "Request(4 prompt ids, 1 new ones, running)"
+    assert repr(token) == f"Token(id={token.id}, logprob=None, top_logprobs=())"
+    engine.finish(request, "stop")
+    engine.finish(request, "cancelled")
+    assert repr(request) == "Request(4 prompt ids, 1 new ones, stop)"
