@@ -270,7 +270,7 @@ def test_json_is_an_object_per_sample_and_line(trained):
     for thing in objects:
         keys = {"run", "prompt", "seed", "sample", "text", "ids", "finish_reason", "tokens_per_second"}
         assert set(thing) == keys
-        assert re.fullmatch(r"runs/python-nano, step \d+", thing["run"])
+        assert re.fullmatch(r"runs/python-nano(-2)?, step \d+", thing["run"])
         assert thing["prompt"] == "def "
         assert thing["finish_reason"] in ("stop", "length")
         assert len(thing["ids"]) <= 15
@@ -290,7 +290,7 @@ def test_what_is_printed_can_be_drawn_again(trained):
     again = sample(home, *options, "--samples", 2, "--json", "--seed", first["seed"]).splitlines()
     assert [json.loads(line)["text"] for line in again] == [first["text"], second["text"]]
     said = sample(home, *options, both=True)
-    assert re.search(r"^using runs/python-nano, step \d+$", said, re.MULTILINE)
+    assert re.search(r"^using runs/python-nano(-2)?, step \d+$", said, re.MULTILINE)
     seed = re.search(r"the same again: --seed (\d+)\n$", said)[1]
     text = sample(home, *options, "--seed", seed)
     assert text in said
@@ -320,7 +320,8 @@ def test_a_checkpoint_can_be_named(trained):
     home, _ = trained
     steps = [step_of(path) for path in list_checkpoints(home / "runs" / "python-nano")]
     for wanted, step in (("last", steps[-1]), (steps[0], steps[0])):
-        made = json.loads(sample(home, "--prompt", "def ", "--max-tokens", 2, "--json", "--checkpoint", wanted))
+        options = ("--run", "runs/python-nano", "--checkpoint", wanted, "--max-tokens", 2, "--json")
+        made = json.loads(sample(home, "--prompt", "def ", *options))
         assert made["run"] == f"runs/python-nano, step {step}"
     assert "has best, last and the steps" in sample(home, "--prompt", "x", "--checkpoint", "first", code=2)
 
@@ -425,9 +426,11 @@ def test_gpt_score_adds_up(trained, tmp_path):
     assert len(lines) == len(found["scores"]) + 3
     assert lines[-3].startswith(f"{len(text.encode())} tokens, {len(text.encode())} bytes, {found['bits']:,.2f} bits")
     assert f"perplexity {found['perplexity']:,.2f}" == lines[-1]
-    assert found["run"].startswith("runs/python-nano, step ")
+    assert re.fullmatch(r"runs/python-nano(-2)?, step \d+", found["run"])
     steps = [step_of(path) for path in list_checkpoints(home / "runs" / "python-nano")]
-    other = json.loads(gpt(home, "score", "--text", text, "--json", "--checkpoint", steps[0]))
+    other = json.loads(
+        gpt(home, "score", "--run", "runs/python-nano", "--text", text, "--json", "--checkpoint", steps[0])
+    )
     assert other["run"] == f"runs/python-nano, step {steps[0]}"
     assert "nothing to score" in gpt(home, "score", "--text", "", code=2)
     assert "give one of them" in gpt(home, "score", "--text", "a", "--file", tmp_path / "text", code=2)

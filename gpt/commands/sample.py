@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 from gpt.apps.render import print_json, print_text
 from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
-from gpt.commands import at_terminal, program_name, read_standard_input, read_text
+from gpt.commands import at_terminal, read_standard_input, read_text
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
@@ -33,7 +33,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt sample` with options from the command line."""
-    command = tyro.cli(SampleCommand, args=arguments, prog=program_name())
+    command = tyro.cli(SampleCommand, args=arguments, prog=Path(sys.argv[0]).name)
     prompts = command.read_prompts()
     if prompts is None:
         command.require_interactive()

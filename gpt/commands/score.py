@@ -24,7 +24,7 @@ SECONDS = 10.0  # between two lines of progress
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt score` with options from the command line."""
     with Interruptible():
-        tyro.cli(score, args=arguments, prog=cli.program_name())
+        tyro.cli(score, args=arguments, prog=Path(sys.argv[0]).name)
 
 
 def score(
