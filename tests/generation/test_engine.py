@@ -128,7 +128,7 @@ def test_memory_is_given_back(model):
     requests = [engine.submit(PROMPT, replace(SETTINGS, max_tokens=n)) for n in (3, 10)]
     for _ in range(3):
         engine.step()
-    assert [engine.runner.caches[request].capacity for request in requests] == [4 + 2, 4 + 9]
+    assert [engine.runner.caches[request].block.capacity for request in requests] == [4 + 2, 4 + 9]
     list(engine.run())
     assert engine.runner.caches == {}
     assert engine.runner._newest is None
@@ -148,7 +148,7 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
     sizes = []
     for request in requests[1:7]:
         engine.finish(request, "cancelled")
-        sizes.append({engine.runner.caches[request].base.store.size(2) for request in engine.scheduler.running})
+        sizes.append({engine.runner.caches[request].block.sequences for request in engine.scheduler.running})
         engine.step()
     assert sizes == [{8}, {8}, {8}, {4}, {4}, {2}]
     list(engine.run())
