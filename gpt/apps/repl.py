@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gpt.apps.line_editor import Notes, line_reader, typed_by_hand
 from gpt.errors import InputError, OutOfMemory
@@ -14,8 +14,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import TokenScore
 from gpt.log import log
 from gpt.memory import is_out_of_memory
-from gpt.model.transformer import GPT
-from gpt.text.tokenizer import Tokenizer
+from gpt.runs.load import LoadedRun
 
 HELP = """\
 Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
@@ -51,18 +50,7 @@ OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model f
 ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
 
 
-class Model(Protocol):
-    """What the session needs of a loaded run."""
-
-    @property
-    def model(self) -> GPT: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def source(self) -> str: ...
-
-
-Load = Callable[[str], Model]
+Load = Callable[[str], LoadedRun]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +69,7 @@ class Session:
 
     def __init__(
         self,
-        run: Model,
+        run: LoadedRun,
         sampling: SamplingConfig,
         stops: tuple[str, ...],
         load: Load,
@@ -250,7 +238,7 @@ class Session:
 
 
 def interact(
-    run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
+    run: LoadedRun, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
 ) -> None:
     """Answer lines until they end: typed in a terminal, or out of a pipe.
 

@@ -1,4 +1,4 @@
-"""`gpt sample`: continue texts, each from a prompt, or interactively."""
+"""Continue texts: each from a prompt, or interactively."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""`gpt score`: how likely a model finds a text, token by token."""
+"""Tell how likely a model finds a text, token by token."""
 
 import sys
 import time

@@ -14,8 +14,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.scheduler import FinishReason, Request
 from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
-from gpt.text.stream import StreamDecoder
-from gpt.text.tokenizer import Tokenizer
+from gpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
 @dataclass
@@ -34,12 +33,13 @@ class Completion:
 
     @property
     def ids(self) -> list[int]:
-        """The new tokens that the text was decoded from."""
+        """Give the new tokens that the text was decoded from."""
         return self.request.output_ids
 
     @property
     def finish_reason(self) -> FinishReason:
-        """'' while it goes on, then 'stop' (end-of-text or a stop text), 'length' (max_tokens), or 'cancelled'."""
+        """Tell why it ended: '' while it goes on, 'stop' (end-of-text or a stop text), 'length' (max_tokens), or
+        'cancelled'."""
         return self.request.finish_reason
 
 
@@ -184,7 +184,7 @@ class TextEngine(Engine):
         finally:
             for stream in own:
                 self.finish(stream.result.request, "cancelled")
-                self._end(stream)
+                del self.streams[stream.result.request]
         if failure is not None:
             raise failure
 

@@ -38,7 +38,7 @@ class ModelRunner:
         self.blocks: dict[KVBlock, list[KVCache]] = {}  # the parts in use of memory that was taken together
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
-        """Empty caches, side by side, for at most so many positions each, or as many as the context has."""
+        """Make empty caches, side by side, for at most so many positions each, or as many as the context has."""
         block = KVBlock(self.model.config, positions, self.model.device, self.model.dtype, sequences)
         parts = [KVCache(block, i) for i in range(sequences)]
         self.blocks[block] = parts.copy()

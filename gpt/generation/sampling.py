@@ -85,7 +85,7 @@ def sample(
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """What may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and their probabilities, float64.
+    """List what may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and their probabilities, float64.
 
     As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
     ids of its text so far, which the repetition penalty makes less likely.
@@ -104,7 +104,7 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
 
 
 def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
-    """Positive logits of the ids seen divided by the penalty, negative ones multiplied (Keskar et al. 2019, "CTRL"):
+    """Divide positive logits of the ids seen by the penalty, and multiply negative ones (Keskar et al. 2019, "CTRL"):
     (B, V) → (B, V), in float64 and apart from the logits if there is one."""
     if penalty == 1:
         return logits
@@ -116,7 +116,7 @@ def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Ten
 
 
 def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row, ties with the k-th included (Fan et al. 2018): ids and scores, (B, N) each."""
+    """Keep each row's k highest scores, ties with the k-th included (Fan et al. 2018): ids and scores, (B, N) each."""
     B, V = scores.shape
     if k >= V:
         return torch.arange(V, device=scores.device).expand(B, V), scores
@@ -132,7 +132,8 @@ def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """The likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the others −∞.
+    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the others
+    become −∞.
 
     (B, N) → (B, N) (Holtzman et al. 2020).
     """
@@ -143,5 +144,5 @@ def keep_top_p(scores: Tensor, p: float) -> Tensor:
 
 
 def sample_generator(seed: int, i: int) -> torch.Generator:
-    """The generator of sample i of a seed, which draws the same numbers whatever is drawn beside it."""
+    """Make the generator of sample i of a seed, which draws the same numbers whatever is drawn beside it."""
     return torch.Generator().manual_seed(mix(seed, i) >> 1)

@@ -38,12 +38,12 @@ class Request:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """Its random numbers; made at the first draw, for it is the largest part of a request that waits."""
+        """Make its random numbers at the first draw, for they are the largest part of a request that waits."""
         return sample_generator(self.seed, self.sample)
 
     @property
     def positions(self) -> int:
-        """How many positions it needs from here on, at the most: the last id drawn is never read."""
+        """Tell how many positions it needs from here on, at the most: the last id drawn is never read."""
         return len(self.context_ids) + self.sampling.max_tokens - len(self.output_ids) - 1
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request waits or runs."""
+        """Tell whether no request waits or runs."""
         return not self.waiting and not self.running
 
     def schedule(self, prompt_tokens: int) -> tuple[list[list[Request]], list[Request]]:

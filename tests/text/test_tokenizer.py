@@ -17,8 +17,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
 from gpt.text.names import parse_tokenizer
 from gpt.text.spelling import byte_alphabet
-from gpt.text.stream import StreamDecoder
-from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, Tokenizer
+from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, StreamDecoder, Tokenizer
 from gpt.text.tokenizer import _parts as tokenizer_parts
 
 
