@@ -85,7 +85,7 @@ def sample(
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """List what may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and their probabilities, float64.
+    """List what may be drawn above temperature 0: ids (B, N) in vocabulary order, and their probabilities, float64.
 
     As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
     ids of its text so far, which the repetition penalty makes less likely.
@@ -132,7 +132,7 @@ def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the others
+    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the rest
     become −∞.
 
     (B, N) → (B, N) (Holtzman et al. 2020).
