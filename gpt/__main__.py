@@ -27,12 +27,20 @@ gpt COMMAND --help lists a command's options."""
 SCRIPTS = next(
     path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
 )
-FUNCTIONS = {"score": "score", "eval": "evaluate", "export": "export", "cost": "cost"}  # each in a module of its name
+MODULES = ("sample", "score")  # whose `main` takes the arguments
+FUNCTIONS = {"eval": "evaluate", "export": "export", "cost": "cost"}  # each in a module of its name
 
 
 def main() -> None:
     command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
-    if command in ("train", "sample"):
+    if command in MODULES:
+        end_quietly_while_loading()
+        from gpt import commands
+
+        sys.argv[0] = f"gpt {command}"  # which its help shows
+        with commands.clean_errors():
+            importlib.import_module(f"gpt.commands.{command}").main(arguments)
+    elif command == "train":
         script = SCRIPTS / f"{command}.py"
         sys.argv = [f"gpt {command}", *arguments]
         runpy.run_path(str(script), run_name="__main__")
@@ -47,7 +55,7 @@ def main() -> None:
     elif command in ("-h", "--help"):
         print(USAGE)
     else:
-        known = ["train", "sample", *FUNCTIONS]
+        known = ["train", *MODULES, *FUNCTIONS]
         print(f"error: unknown command {command!r}; {did_you_mean(command, known)}", file=sys.stderr)
         sys.exit(2)
 

@@ -4,16 +4,16 @@ import contextlib
 
 import torch
 
-from gpt.choices import ComputeDtype, Device, WeightDtype
+from gpt.choices import ComputeDtype, WeightDtype
 from gpt.errors import InputError
 
 
-def choose_device(wanted: Device) -> str:
-    """'cuda', 'mps' or 'cpu'. Raises InputError if the wanted one is not there."""
+def choose_device(wanted: str) -> str:
+    """Choose 'cuda', 'mps' or 'cpu', as wanted; 'auto' takes the first that is there. Raises InputError without it."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return next(name for name, there in available.items() if there)
-    if not available[wanted]:
+    if not available.get(wanted):
         there = ", ".join(name for name, yes in available.items() if yes)
         raise InputError(
             f"`device` {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
