@@ -209,7 +209,7 @@ def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tm
 
 def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_and_again(tmp_path):
     command = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
-    assert command.resumes
+    assert not command.resumes
     assert command.config == dataclasses.replace(preset("nano"), run_dir=tmp_path / "new", device="cpu")
     assert command.reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
     (tmp_path / "new").mkdir()
