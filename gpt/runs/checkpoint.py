@@ -7,8 +7,8 @@ A checkpoint is a directory `checkpoints/step-00000500` with
     state.json              step, tokens, evaluation and whatever else training needs to go on
     manifest.json           size and SHA-256 of the other three, and of itself
 
-It is written under another name, synced to disk with the manifest last, and renamed: a directory of that name
-is whole or damaged later, never half-written. Nothing pickled is read or written.
+It is written by `gpt.files.write_directory`: a directory of that name is whole or damaged later, never half-written.
+Nothing pickled is read or written.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
+from gpt.files import clean_up, remove_directory, write_directory
 from gpt.log import log
 from gpt.runs import integrity
 from gpt.runs.integrity import (
@@ -38,10 +39,9 @@ from gpt.runs.integrity import (
     verify,
 )
 
-NAME = re.compile(r"step-(\d{8,})")
+NAME, NAMES = re.compile(r"step-(\d{8,})"), "step-*"
 Rank = tuple[object, int | None, float, int]
 Faults = tuple[type[Exception], ...]
-PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,19 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
 
     Raises OSError if the disk fails, or has too little space, which is seen beforehand; then no checkpoint is changed.
     """
-    final = run / "checkpoints" / f"step-{state['step']:08d}"
-    partial = final.with_name(f".{final.name}{PARTIAL}")
-    final.parent.mkdir(exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    integrity.require_space(final.parent, model, optimizer)
-    partial.mkdir()
-    try:
+    path = run / "checkpoints" / f"step-{state['step']:08d}"
+    path.parent.mkdir(exist_ok=True)
+    clean_up(path.parent, NAMES)  # what is left over takes space
+    integrity.require_space(path.parent, model, optimizer)
+    with write_directory(path) as partial:
         integrity.save_tensors(model, partial / MODEL)
         integrity.save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
-        for name in FILES:
-            integrity.sync(partial / name)
         manifest = integrity.manifest_of(partial, state["step"])
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        integrity.sync(partial / MANIFEST)
-        integrity.sync(partial)
-        if final.exists():
-            final.rename(final.with_name(f".{final.name}{REPLACED}"))
-        partial.rename(final)
-        integrity.sync(final.parent)
-    finally:
-        _clean(final.parent)
-    return final
+    return path
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -133,7 +121,7 @@ def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
     Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
     if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
     """
-    _clean(run / "checkpoints")
+    clean_up(run / "checkpoints", NAMES)
     for path in reversed([path for path in list_checkpoints(run) if step_of(path) <= until]):
         try:
             return load(path, optimizer=True)
@@ -180,9 +168,9 @@ def prune(run: Path, keep: int, branch: int = 0) -> None:
         kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
-            with _said():  # renamed at once: half a checkpoint must not look like one
-                path.rename(path.with_name(f".{path.name}{REMOVED}"))
-        _clean(run / "checkpoints")
+            with _said():
+                remove_directory(path)
+        clean_up(run / "checkpoints", NAMES)
 
 
 @contextlib.contextmanager
@@ -228,16 +216,6 @@ def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
     evaluated = [ranks[path][:2] for path in by_age if ranks[path][0] == data and math.isfinite(ranks[path][2])]
     newest = evaluated[0] if evaluated else (data, None)
     return sorted(ranks, key=lambda path: (ranks[path][0] != data, ranks[path][:2] != newest, *ranks[path][2:]))
-
-
-def _clean(directory: Path) -> None:
-    """Remove what a crash has left over; but a checkpoint whose replacement never came gets its name back."""
-    for leftover in directory.glob(".step-*"):
-        name = leftover.stem.removeprefix(".")
-        if leftover.suffix == REPLACED and not (directory / name).exists():
-            leftover.rename(directory / name)
-        elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> Path:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import shlex
 from collections.abc import Generator
 from difflib import get_close_matches
@@ -18,14 +17,14 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from gpt.config import TrainConfig
 from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
-from gpt.files import read_json
+from gpt.files import PARTIAL, read_json, write_whole
 from gpt.runs import checkpoint
 from gpt.text.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 PICTURE, TRACE = "loss.png", "trace.json"
 LOCK, WANDB_ID = ".lock", "wandb-id.txt"
-BEFORE_CONFIG = {LOCK, TOKENIZER, f".{CONFIG}.partial"}  # what a start that was killed at once may have left
+BEFORE_CONFIG = {LOCK, TOKENIZER, f".{TOKENIZER}{PARTIAL}", f".{CONFIG}{PARTIAL}"}  # left by a start that was killed
 FORMAT = "gpt-run"
 VERSION = 2
 
@@ -44,23 +43,15 @@ def read_config(path: Path) -> TrainConfig:
     """The config of a run. Raises InputError if it is missing, damaged or of another version."""
     file = path / CONFIG
     remedy = "name a run directory, such as runs/python-nano"
-    content = read_json(file, "a run's config", remedy)
-    if not {"version", "config"} <= content.keys():
-        raise InputError(f"{file}: cannot be read as a run's config (it lacks 'version' or 'config'); {remedy}")
-    if content["version"] != VERSION:
-        raise InputError(f"{file}: is of version {content['version']!r}, and this program reads version {VERSION}")
+    content = read_json(file, "a run's config", remedy, VERSION)
+    if "config" not in content:
+        raise InputError(f"{file}: cannot be read as a run's config (it lacks 'config'); {remedy}")
     return overlay(TrainConfig(), content["config"], str(file))
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Replace a run's config.json at once, so that a crash leaves the old or the new one."""
-    partial = path / f".{CONFIG}.partial"
-    content = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path / CONFIG)
+    """Write a run's config.json, or replace it."""
+    write_whole(path / CONFIG, json.dumps({"format": FORMAT, "version": VERSION, "config": to_dict(config)}, indent=1))
 
 
 @contextlib.contextmanager
@@ -152,8 +143,7 @@ def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
 def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Replace a run's tokenizer, if it is another one: its user was told so, and allowed other data."""
     if Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
-        tokenizer.save(path / f".{TOKENIZER}.partial")
-        (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
+        tokenizer.save(path / TOKENIZER)
 
 
 def _names(path: Path | None) -> set[str] | None:

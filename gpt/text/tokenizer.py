@@ -20,7 +20,7 @@ import regex
 import tiktoken
 
 from gpt.errors import InputError
-from gpt.files import read_json
+from gpt.files import read_json, write_whole
 from gpt.text.spelling import to_bytes
 from gpt.text.stream import StreamDecoder
 
@@ -197,7 +197,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
-        path.write_text(json.dumps(head | self._content(), indent=0), encoding="utf-8")
+        write_whole(path, json.dumps(head | self._content(), indent=0))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":

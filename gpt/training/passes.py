@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled
 from gpt.config import TrainConfig
+from gpt.distributed.parallel import is_sharded
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -55,7 +56,7 @@ def move_weights(trainer: "Trainer") -> None:
         with _saved_before(trainer):
             if world.any(not enough):
                 raise _too_little(step)
-    tries = 1 if world.is_sharded(trainer.parallel_model) else 2  # Muon's gathers what all ranks have a part of
+    tries = 1 if is_sharded(trainer.parallel_model) else 2  # Muon's gathers what all ranks have a part of
     if not _with_patience(optimizer.step, world, tries):
         if world.size > 1:
             raise _too_little(step)

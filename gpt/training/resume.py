@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gpt.distributed.parallel import gather, scatter
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.memory import is_out_of_memory
@@ -41,8 +42,8 @@ def save(trainer: "Trainer", must: bool = False) -> None:
     world, config, state = trainer.world, trainer.config, _state(trainer)
     failure, sick = None, None
     try:
-        weights = world.gather(dict(trainer.model.named_parameters()))
-        moments = world.gather(trainer.optimizer.state_dict())
+        weights = gather(dict(trainer.model.named_parameters()), world)
+        moments = gather(trainer.optimizer.state_dict(), world)
         sick = first_not_finite(weights)
         if world.is_main and sick is None:
             checkpoint.save(trainer.run, weights, moments, state)
@@ -141,7 +142,7 @@ def resume(
         load_weights(trainer, lambda: saved.model if saved else {})
         moments = saved.optimizer if saved else {}
         shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-        parts = world.scatter(moments, trainer.optimizer.empty_state(shapes))
+        parts = scatter(moments, trainer.optimizer.empty_state(shapes), world)
         trainer.optimizer.load_state_dict(parts)
         branches = from_step is not None or state["step"] != newest
         if branches:
@@ -202,7 +203,7 @@ def load_weights(trainer: "Trainer", read: Callable[[], dict[str, Tensor]]) -> N
             raise InputError(f"{trainer.run}: the weights do not fit the model of its config.json")
 
     trainer.world.from_main(read_fitting)
-    for name, part in trainer.world.scatter(weights, own).items():
+    for name, part in scatter(weights, own, trainer.world).items():
         own[name].copy_(part)
 
 

@@ -20,6 +20,7 @@ from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import autocast, choose_dtype
+from gpt.distributed.parallel import needs_rehearsal, parallelize, rebuild, sync_gradients
 from gpt.distributed.world import World
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
@@ -58,8 +59,8 @@ class Trainer:
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
         self.rows = world.local_rows(config.batch_sequences)
         model.set_recompute(config.recompute)
-        self.parallel_model = world.parallelize(model, config.parallel)
-        self.rehearsed = not world.rehearses(self.parallel_model)
+        self.parallel_model = parallelize(model, config.parallel, world)
+        self.rehearsed = not needs_rehearsal(self.parallel_model)
         self.forward = self.compiled = compiled_passes(self._loss, config, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer)
         self.micro_batch = MicroBatch(config, world, self.dtype)
@@ -203,10 +204,13 @@ class Trainer:
             if total is None:
                 self.model.zero_grad(set_to_none=True)
                 give_way(self)
-                self.parallel_model = self.world.rebuild(
-                    self.model, self.parallel_model, lambda: self.accumulate(inputs[:1], targets[:1], count)
+                self.parallel_model = rebuild(
+                    self.model,
+                    self.parallel_model,
+                    self.world,
+                    lambda: self.accumulate(inputs[:1], targets[:1], count),
                 )
-                self.rehearsed = not self.world.rehearses(self.parallel_model)
+                self.rehearsed = not needs_rehearsal(self.parallel_model)
                 continue
             own_norm = gradient_norm(self.model, self.scale.value)
             loss, norm = self.world.sum(float(total), own_norm / self.world.size)
@@ -249,14 +253,14 @@ class Trainer:
             return loss.detach()
 
         with self.micro_batch.catch_oom() as memory:
-            with world.gradients(model, synchronize=False):
+            with sync_gradients(model, synchronize=False):
                 for part in parts[: len(parts) - len(last)]:
                     total += backward(forward(*part))
-            with world.gradients(model, synchronize=True):
+            with sync_gradients(model, synchronize=True):
                 losses = [forward(*part) for part in last]
         if self.micro_batch.failed(memory, model, self.step + 1):
             return None
-        with self.micro_batch.catch_oom() as memory, world.gradients(model, synchronize=True):
+        with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=True):
             total += sum(backward(loss) for loss in losses)
         if memory.failed:
             self.micro_batch.require_no_peers(memory, self.step + 1)

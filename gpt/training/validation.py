@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gpt.distributed.parallel import reshard
 from gpt.evaluation.compare import Measured, loss_difference
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
@@ -86,5 +87,5 @@ def _sums(trainer: "Trainer", windows: Windows, stop: StopRequest) -> Tensor | N
         (world.rank, world.size),
         stop=lambda: world.any(stop.is_set()),
     )
-    world.reshard(trainer.model)
+    reshard(trainer.model)
     return None if sums is None else world.sum_tensor(sums)
