@@ -122,7 +122,6 @@ def test_odd_lines_before_the_first_good_one_do_not_hide_its_fields(tmp_path):
 
 def test_odd_files_of_hugging_face_are_sentences(tmp_path, odd):
     (tmp_path / "config.json").write_bytes(odd)
-    assert isinstance(huggingface.is_model(tmp_path), bool)
     if odd == ODD["empty object"]:
         huggingface.read_config(tmp_path)  # GPT-2's own sizes
     else:

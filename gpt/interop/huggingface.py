@@ -3,6 +3,7 @@
 Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, whose weights are transposed.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,12 @@ _BLOCK_NAMES = {
 }
 _SIZES = {"n_positions": "context_length"}
 _SIZES |= {name: name for name in ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon")}
+_HARMLESS = ("dropout", "bias", "zero_init_residual")  # theirs has dropout; a missing bias is 0; a beginning is over
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
-    """(their name, our name, transposed) of every weight; theirs without the prefix `transformer.`."""
+    """Yield (their name, our name, transposed) of every weight; theirs without the prefix `transformer.`."""
     yield "wte.weight", "token_embedding.weight", False
     yield "wpe.weight", "position_embedding.weight", False
     for layer in range(n_layer):
@@ -51,7 +53,7 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
 
 
 def find(source: str) -> Path:
-    """The directory of a Hugging Face model: a local one, or a hub id's, downloaded. Raises InputError without one.
+    """Return the directory of a Hugging Face model: a local one, or a hub id's, downloaded; else raise InputError.
 
     A hub id may name a revision (a branch, tag or commit) after an @; without one it is what the hub has now.
     """
@@ -86,20 +88,12 @@ def find(source: str) -> Path:
 
 
 def pinned(source: str, path: Path) -> str:
-    """A name for what `find` found at `path` that stays the same: a hub id gets the commit it had then."""
+    """Name what `find` found at `path` so that it stays the same: a hub id gets the commit it had then."""
     return source if Path(source).is_dir() else f"{source.partition('@')[0]}@{path.name}"
 
 
-def is_model(path: Path) -> bool:
-    """Whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
-    try:
-        return "model_type" in read_json(path / "config.json")
-    except InputError:
-        return False
-
-
 def read_config(path: Path) -> ModelConfig:
-    """Their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
+    """Read their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
     file = path / "config.json"
     config, gpt2 = read_json(file), ModelConfig()
     ours = overlay(gpt2, {name: config.get(theirs, getattr(gpt2, name)) for theirs, name in _SIZES.items()}, str(file))
@@ -122,7 +116,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Their safetensors (one file, or several with an index) as our state dict, in float32.
+    """Read their safetensors (one file, or several with an index) as our state dict, in float32.
 
     Raises InputError for missing files, missing or superfluous weights, and wrong shapes.
     """
@@ -202,16 +196,20 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
 
 
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
-    """Raises InputError, naming what departs from GPT-2, where their class has no place for it."""
-    gpt2 = ModelConfig()
-    exact = ("positions", "normalization", "qk_norm", "activation", "tie_embeddings", "logit_softcap", "ngram")
-    found = [f"model.{name} {getattr(config, name)}" for name in exact if getattr(config, name) != getattr(gpt2, name)]
-    if config.kv_dim != config.n_embd:
-        found.append(f"model.n_kv_head {config.n_kv_head}")
-    if any(
-        (config.window_of(layer) or config.context_length) < config.context_length for layer in range(config.n_layer)
-    ):
-        found.append(f"model.sliding_window {config.sliding_window}")
+    """Raise InputError, naming what departs from GPT-2, where their class has no place for it.
+
+    Settings are allowed by name: one that is new departs until somebody has thought about it.
+    """
+    allowed, gpt2 = {*_SIZES.values(), *_HARMLESS}, type(config)()
+    windows = (config.window_of(layer) or config.context_length for layer in range(config.n_layer))
+    if config.kv_dim == config.n_embd:
+        allowed.add("n_kv_head")
+    if min(windows) >= config.context_length:
+        allowed |= {"sliding_window", "window_pattern"}
+    if config.ngram == 1:
+        allowed.add("ngram_buckets")
+    names = [field.name for field in dataclasses.fields(config) if field.name not in allowed]
+    found = [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
     if found:
         raise InputError(
             f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
@@ -201,7 +201,7 @@ def test_pickled_and_damaged_weights_are_refused(tmp_path):
         ({"n_kv_head": 2}, "model.n_kv_head 2"),
         ({"sliding_window": 8}, "model.sliding_window 8"),
         ({"ngram": 2}, "model.ngram 2"),
-        ({"ngram": 2, "sliding_window": 8}, "model.ngram 2, model.sliding_window 8"),
+        ({"ngram": 2, "sliding_window": 8}, "model.sliding_window 8, model.ngram 2"),
     ],
 )
 def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
@@ -209,6 +209,19 @@ def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_p
     with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
         export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_setting_is_refused_until_it_is_allowed_by_name(tmp_path, model):
+    @dataclass(frozen=True)
+    class Extended(ModelConfig):
+        alibi: bool = False
+
+    model.config = Extended(**asdict(model.config), alibi=True)
+    with pytest.raises(InputError, match="cannot represent this model, which has model.alibi True;"):
+        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+    model.config = replace(model.config, alibi=False)
+    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
 
 
 def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
