@@ -1,12 +1,14 @@
 import json
+import math
+import re
 
 import pytest
 
 from gpt.config import EvaluationConfig, OptimizerConfig, TrainConfig, nearest_multiple
-from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.generation.config import SamplingConfig
 from gpt.model.config import ModelConfig
+from gpt.settings import overlay, to_dict
 
 
 def test_default_model_is_gpt2_small():
@@ -58,6 +60,29 @@ def test_default_model_is_gpt2_small():
 def test_bad_values_are_refused_by_name(make, named):
     with pytest.raises(InputError, match=named):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerConfig(learning_rate=-1.0), "`optimizer.learning_rate` is -1.0; it must be above 0"),
+        (lambda: OptimizerConfig(weight_decay=math.inf), "`optimizer.weight_decay` is inf; it must be at least 0"),
+        (lambda: OptimizerConfig(beta1=1.0), "`optimizer.beta1` is 1.0; it must be at least 0 and below 1"),
+        (lambda: OptimizerConfig(min_lr_ratio=math.nan), "`optimizer.min_lr_ratio` is nan; it must be from 0 to 1"),
+        (lambda: TrainConfig(micro_batch_size=0), "`micro_batch_size` is 0; it must be at least 1 (or auto)"),
+        (lambda: TrainConfig(seed=2**63), f"`seed` is {2**63}; it must be from 0 to 2^63 - 1"),
+        (lambda: SamplingConfig(top_p=0.0), "`top_p` is 0.0; it must be above 0 and at most 1 (1 means all)"),
+        (lambda: SamplingConfig(overflow="x"), "`overflow` is x; it must be error or slide or keep-prefix"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(make, message):
+    with pytest.raises(InputError, match=re.escape(message) + "$"):
+        make()
+
+
+def test_words_and_absence_have_no_limits():
+    TrainConfig(micro_batch_size="auto", stop_at=None)
+    SamplingConfig(seed=None)
 
 
 def test_batch_must_be_whole_sequences_and_the_error_says_which_would_do():

@@ -352,7 +352,7 @@ def test_a_stop_text_ends_it(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--temperature", "-1"), "it must be 0 (greedy) or a finite number above 0"),
+        (("--temperature", "-1"), "--temperature is -1.0; it must be at least 0 (0 is greedy)"),
         (("--top-k", "0"), "it must be at least 1"),
         (("--stop", ""), "at least one character"),
         (("--samples", "0"), "it must be at least 1"),

@@ -16,7 +16,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 from gpt.choices import Device
 from gpt.commands import program_name
 from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import overlay, to_dict
 from gpt.dataset.dataset import Dataset
 from gpt.device import choose_device
 from gpt.distributed.world import World
@@ -26,6 +25,7 @@ from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import load_tokenizer, model_config, pinned
+from gpt.settings import overlay, to_dict
 from gpt.training.budget import Asked, budgeted, suited
 from gpt.training.exact import is_exact
 from gpt.training.forecast import forecast_lines

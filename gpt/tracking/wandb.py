@@ -13,9 +13,9 @@ from typing import Any, Literal
 import psutil
 
 from gpt.config import TrainConfig
-from gpt.config_io import to_dict
 from gpt.log import log
 from gpt.runs.directory import WANDB_ID, quoted
+from gpt.settings import to_dict
 from gpt.tracking.jsonl import Record
 
 WANDB_LOOKS = 0.2  # seconds between looks at what has been saved

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import overlay, to_dict
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
@@ -15,6 +14,7 @@ from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.presets import preset_for, suit_for
+from gpt.settings import overlay, to_dict
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt.config import OptimizerConfig, TrainConfig
-from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import Checkpoint, list_checkpoints, step_of
 from gpt.runs.directory import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
 from gpt.runs.integrity import CorruptCheckpoint
+from gpt.settings import overlay, to_dict
 from gpt.training.schedule import branch_point, decay_start, lr_multiplier
 
 if TYPE_CHECKING:
