@@ -1,7 +1,9 @@
-"""`gpt score`: how likely a model finds a text, token by token."""
+"""Tell how likely a model finds a text, token by token."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from gpt import commands as cli
@@ -10,8 +12,14 @@ from gpt.choices import Device, WeightDtype
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.generation.score import score_text
+from gpt.interrupts import Interruptible
 from gpt.runs.directory import newest_run
 from gpt.runs.load import load_run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with Interruptible():
+        tyro.cli(score, args=arguments)
 
 
 def score(

@@ -97,6 +97,19 @@ def _locked(path: Path) -> AcquireReturnProxy:
         ) from None
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process trains in a run at this moment; False where this one may not ask."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        with FileLock(path / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+
+
 def _lacks_flock(file: Path) -> bool:
     """Whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
     try:
