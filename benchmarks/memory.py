@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, say
 from benchmarks.steps import build, timed
 from gpt.config import TrainConfig
-from gpt.malloc import retain_freed_memory
+from gpt.memory import retain_freed_memory
 from gpt.model import loss as head
 from gpt.model.config import ModelConfig
 from gpt.presets import preset

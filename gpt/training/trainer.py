@@ -26,7 +26,7 @@ from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
 from gpt.hashing import mix, row_hashes
 from gpt.log import log
-from gpt.malloc import retain_freed_memory
+from gpt.memory import retain_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tracking.jsonl import MetricsFile, Record
 from gpt.tracking.progress import Clock, ProgressDisplay
