@@ -18,7 +18,7 @@ from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
 from gpt.model.config import ModelConfig
-from gpt.model.transformer import GPT
+from gpt.model.transformer import GPT, empty_model
 from gpt.settings import overlay
 from gpt.text.tokenizer import Tokenizer
 
@@ -133,8 +133,7 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         raise InputError(f"{path}: has weights that GPT-2 does not: {', '.join(superfluous[:5])}")
     if head is not None and not torch.equal(head.float(), ours["token_embedding.weight"]):
         raise InputError(f"{path}: lm_head.weight differs from wte.weight; GPT-2's head is tied to its embedding")
-    with torch.device("meta"):
-        expected = GPT(config).state_dict()
+    expected = empty_model(config).state_dict()
     for name, tensor in ours.items():
         if tensor.shape != expected[name].shape:
             raise InputError(

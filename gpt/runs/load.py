@@ -1,13 +1,11 @@
 """A trained model, ready to use: from a run, or from Hugging Face's files."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from gpt.choices import WeightDtype
 from gpt.device import choose_weight_dtype
@@ -16,7 +14,7 @@ from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
-from gpt.model.transformer import GPT
+from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint
 from gpt.runs.directory import TOKENIZER, is_run, nearest_run, read_config
 from gpt.text.tokenizer import Tokenizer
@@ -71,8 +69,7 @@ def load_run(
     try:
         if config.n_layer > len(weights):  # a file can ask for more modules than memory holds
             raise RuntimeError(f"{config.n_layer} layers, and {len(weights)} weights")
-        with torch.device("meta"), _Unfilled():  # no memory and no random numbers for what is replaced at once
-            model = GPT(config)
+        model = empty_model(config)
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
@@ -85,22 +82,6 @@ def load_run(
         log.warning(f"{name}: on this processor, the last bits of a sample can depend on what is sampled beside it")
     model.requires_grad_(not prepacked)
     return LoadedRun(model.eval(), name, path, state)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leaves out the random numbers that modules begin with: for meta tensors, torch would load a second of imports."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in (
-            "normal_",
-            "uniform_",
-            "kaiming_uniform_",
-        ):  # of tensors, and of torch.nn.init
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def model_config(source: str | Path) -> ModelConfig:
