@@ -21,7 +21,7 @@ class ProcessLost(RuntimeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A suggestion to end an error message with: the nearest known word, else all of them."""
+    """Suggest how to end an error message: with the nearest known word, else all of them."""
     known = list(known)
     nearest = get_close_matches(word, known, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}"

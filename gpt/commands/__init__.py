@@ -87,7 +87,7 @@ class clean_errors:
 
 
 def program_name() -> str:
-    """train.py, or `gpt train`: as the program was called."""
+    """Name the program as it was called: train.py, or gpt train."""
     return Path(sys.argv[0]).name
 
 
@@ -102,7 +102,7 @@ def read_standard_input() -> str:
 
 
 def read_text(name: str, read: Callable[[str], str]) -> str:
-    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
+    """Return what `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
 
     A byte-order mark, as editors on Windows write it, is no part of the text.
     """

@@ -147,7 +147,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol) -> _Result:
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
-    """Of how many evaluations on this very data the weights are the best."""
+    """Count the evaluations on this very data of which the weights are the best."""
     if loaded.state.get("dataset_fingerprint") != dataset.fingerprint or not loaded.state.get("evaluation"):
         return 0
     recorded = sum("val_loss" in record for record in read_metrics(loaded.path))

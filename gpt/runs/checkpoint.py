@@ -75,7 +75,7 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; leftovers and those set aside have other names.
+    """List the checkpoints of a run, oldest first; leftovers and those set aside have other names.
 
     Raises OSError if the directory cannot be read: that is no run without checkpoints.
     """
@@ -108,15 +108,16 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its tensors. Raises CorruptCheckpoint, or Unreadable."""
+    """Read what a checkpoint holds beside its tensors. Raises CorruptCheckpoint, or Unreadable."""
     with reading(path):
         verify(path, (STATE,))
         return integrity.read_state(path)
 
 
 def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
-    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one,
-    or none that is not beyond the step `until`.
+    """Load the newest whole checkpoint, to train on from; damaged ones are named and set aside.
+
+    None if there never was one, or none that is not beyond the step `until`.
 
     Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
     if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
@@ -136,7 +137,7 @@ def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
 
 
 def load_best(run: Path) -> Checkpoint:
-    """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
+    """Load the whole checkpoint with the lowest validation loss (the newest, if none was evaluated), to sample from.
 
     Corrupt ones are named and passed over, and left where they are; where a training beside this removes one, the
     search begins again. Raises InputError if none is left, and OSError if one cannot be read: it may be the best.
@@ -182,7 +183,7 @@ def _said() -> Generator[None]:
 
 
 def best_state(run: Path) -> dict[str, Any] | None:
-    """The state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
+    """Read the state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
     best = _sorted(_ranks(run))[:1]
     return read_state(best[0]) if best else None
 
@@ -190,7 +191,7 @@ def best_state(run: Path) -> dict[str, Any] | None:
 def _ranks(
     run: Path, faults: Faults = (InputError, OSError), on_fault: Callable[[Exception], None] = lambda _: None
 ) -> dict[Path, Rank]:
-    """The checkpoints that can be judged, for all that such faults say."""
+    """Rank the checkpoints that can be judged; `on_fault` hears why others cannot."""
     ranks = {}
     for path in list_checkpoints(run):
         try:
@@ -201,7 +202,7 @@ def _ranks(
 
 
 def _rank(path: Path) -> Rank:
-    """The data that a checkpoint was trained on, how much was predicted, and of what the best has least: loss, age."""
+    """Return a checkpoint's data, how much of it was predicted, and what is least for the best: loss, age."""
     state = read_state(path)
     evaluation = state.get("evaluation") or {}
     loss = evaluation.get("loss", math.inf)
@@ -210,7 +211,7 @@ def _rank(path: Path) -> Rank:
 
 
 def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
-    """The best first, of those evaluated like the newest: losses on other data, or other parts of it, say nothing."""
+    """Sort the best first, of those evaluated like the newest: losses on other data, or parts of it, say nothing."""
     by_age = sorted(ranks, key=step_of, reverse=True)
     data = ranks[by_age[0]][0] if by_age else None
     evaluated = [ranks[path][:2] for path in by_age if ranks[path][0] == data and math.isfinite(ranks[path][2])]

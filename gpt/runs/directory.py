@@ -30,7 +30,7 @@ VERSION = 2
 
 
 def is_run(path: Path | None) -> bool:
-    """Whether a directory holds a run, finished or not; no directory holds none."""
+    """Tell whether a directory holds a run, finished or not; no directory holds none."""
     if path is None:
         return False
     try:
@@ -40,7 +40,7 @@ def is_run(path: Path | None) -> bool:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The config of a run. Raises InputError if it is missing, damaged or of another version."""
+    """Read the config of a run. Raises InputError if it is missing, damaged or of another version."""
     file = path / CONFIG
     remedy = "name a run directory, such as runs/python-nano"
     content = read_json(file, "a run's config", remedy, VERSION)
@@ -56,7 +56,7 @@ def write_config(path: Path, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generator[Path]:
-    """The run directory to resume, or a new one: as the config names it, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
+    """Open the run directory to resume, or a new one: the config's, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
     It is this process's alone within the context: a lock that the system takes back when a process dies says so.
     Raises InputError if another process trains in it, or if the directory named for a new run is not empty.
@@ -77,7 +77,7 @@ def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generat
 
 
 def _locked(path: Path) -> AcquireReturnProxy:
-    """The lock of a run directory. Raises InputError, which says what to do, if it cannot be had."""
+    """Lock a run directory. Raises InputError, which says what to do, if that cannot be done."""
     try:
         return FileLock(path / LOCK).acquire(timeout=0)
     except Timeout:
@@ -111,7 +111,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _lacks_flock(file: Path) -> bool:
-    """Whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
+    """Tell whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
     try:
         import fcntl
     except ImportError:  # Windows, which locks everywhere
@@ -125,7 +125,7 @@ def _lacks_flock(file: Path) -> bool:
 
 
 def _claimed(config: TrainConfig) -> Path:
-    """The run's directory, made if it is not there. Raises InputError for a name that safetensors cannot take."""
+    """Make the run's directory if it is not there. Raises InputError for a name that safetensors cannot take."""
     name = config.run_dir or config.data.resolve().name
     try:
         str(name).encode()
@@ -160,7 +160,7 @@ def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
 
 
 def _names(path: Path | None) -> set[str] | None:
-    """What lies in a directory; None where there is none."""
+    """List what lies in a directory; None where there is none."""
     return {file.name for file in path.iterdir()} if path is not None and path.is_dir() else None
 
 
@@ -176,12 +176,12 @@ def _forget_unbegun(path: Path, before: set[str] | None) -> None:
 
 
 def quoted(path: Path) -> str:
-    """A path as a shell takes it, and after an option."""
+    """Write a path as a shell takes it, and after an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def require_unused(path: Path, names: set[str] | None = None) -> None:
-    """Raises InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
+    """Raise InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
     if is_run(path):
         raise InputError(
             f"`run_dir` {path}: already holds a run; go on with it by `resume`, or choose another directory"
@@ -205,7 +205,7 @@ def _unused_name(parent: Path, name: str) -> Path:
 
 
 def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Path:
-    """The run under `parent` that was last written to, if asked only of those that have something to load.
+    """Find the run under `parent` that was last written to, if asked only of those that have something to load.
 
     Raises InputError if there is none.
     """
@@ -213,7 +213,7 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
     if with_checkpoint:
         runs = [path for path in runs if checkpoint.list_checkpoints(path)]
     if not runs:
-        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with --run")
+        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with `run`")
     return max(
         runs,
         key=lambda path: max(
@@ -223,12 +223,12 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
 
 
 def nearest_run(path: Path, parent: Path = Path("runs")) -> Path | None:
-    """The run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
+    """Find the run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
     runs = {run.name: run for place in (parent, path.parent) for run in place.glob("*") if is_run(run)}
     names = get_close_matches(path.name, runs, n=1)
     return runs[names[0]] if names else None
 
 
 def go_on(run: Path) -> str:
-    """The command that goes on with a run."""
+    """Write the command that goes on with a run."""
     return f"python train.py --run-dir {quoted(run)} --resume"

@@ -59,7 +59,7 @@ def reading(path: Path) -> Generator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a directory from another one of the same name; None where there is none."""
+    """Return what tells a directory from another one of the same name; None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def load_tensors(path: Path) -> Tensors:
-    """The tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
+    """Read the tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
     try:
         return load_file(path)
     except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
@@ -153,7 +153,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a verified checkpoint holds beside its tensors.
+    """Read what a verified checkpoint holds beside its tensors.
 
     Raises InputError for what this program never writes, though the manifest agrees: somebody else has made it.
     """
@@ -165,7 +165,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's content, by which a flipped bit in it is told from another format."""
+    """Hash the manifest's content (SHA-256): so a flipped bit in it is told from another format."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,12 +183,12 @@ Kind = Callable[[Any], bool]
 
 
 def count(value: Any) -> bool:
-    """A whole number of 63 bits at most, not below 0."""
+    """Accept a whole number of 63 bits at most, not below 0."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def number(value: Any) -> bool:
-    """A number that a float can be; a loss may be infinite, or none."""
+    """Accept a number that a float can be; a loss may be infinite, or not a number."""
     return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
@@ -205,7 +205,7 @@ def maybe(kind: Kind) -> Kind:
 
 
 def entries(**kinds: Kind) -> Kind:
-    """An object that has these, and perhaps others."""
+    """Accept an object that has these, and perhaps others."""
     return lambda value: isinstance(value, dict) and all(name in value and kinds[name](value[name]) for name in kinds)
 
 
@@ -233,6 +233,6 @@ KINDS: dict[str, Kind] = {
 
 
 def wrong_entry(state: dict[str, Any]) -> tuple[str, Any] | None:
-    """The name and the value of an entry that is of another kind; None where there is none."""
+    """Find the name and the value of an entry that is of another kind; None where there is none."""
     wrong = ((name, state.get(name)) for name, kind in KINDS.items() if not kind(state.get(name)))
     return next(wrong, None)
