@@ -104,12 +104,14 @@ def parse_json(text: str | bytes) -> Any:
     return _parse(text)
 
 
-def read_json(path: Path, kind: str = "JSON", remedy: str = "", version: int | None = None) -> dict[str, Any]:
-    """Return the JSON object that a file holds, of that `version` if one is given.
+def read_json(
+    path: Path, kind: str = "JSON", remedy: str = "", format: tuple[str, int] | None = None
+) -> dict[str, Any]:
+    """Return the JSON object that a file holds; its entries 'format' and 'version' must be those of `format`.
 
     Raises InputError, which names the file, what `kind` of file was wanted, why this is none, and the remedy, for a
     file that cannot be read, for what is no JSON object, is nested deeper than 100 levels, or has a key twice; and for
-    another version.
+    another format or version.
     """
     told = f"; {remedy}" if remedy else ""
     try:
@@ -117,12 +119,12 @@ def read_json(path: Path, kind: str = "JSON", remedy: str = "", version: int | N
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
         require_shallow(content)
-        if version is not None and "version" not in content:
-            raise ValueError("it lacks 'version'")
+        if format is not None and (content.get("format") != format[0] or "version" not in content):
+            raise ValueError(f"it is no {format[0]} file")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as {kind} ({error}){told}") from None
-    if version is not None and content["version"] != version:
-        raise InputError(f"{path}: is of version {content['version']!r}, and this program reads {version}{told}")
+    if format is not None and content["version"] != format[1]:
+        raise InputError(f"{path}: is of version {content['version']!r}, and this program reads {format[1]}{told}")
     return content
 
 

@@ -296,10 +296,11 @@ def test_a_directory_is_removed_as_a_whole(tmp_path, monkeypatch):
 
 def test_another_version_is_named(tmp_path):
     file = tmp_path / "file.json"
-    file.write_text('{"version": 2}')
-    assert read_json(file, version=2) == {"version": 2}
+    file.write_text('{"format": "gpt-thing", "version": 2}')
+    assert read_json(file, format=("gpt-thing", 2))["version"] == 2
     with pytest.raises(InputError, match=r"file.json: is of version 2, and this program reads 3; look$"):
-        read_json(file, "a thing", "look", 3)
-    file.write_text("{}")
-    with pytest.raises(InputError, match=r"cannot be read as a thing \(it lacks 'version'\); look$"):
-        read_json(file, "a thing", "look", 3)
+        read_json(file, "a thing", "look", ("gpt-thing", 3))
+    for content in ("{}", '{"format": "gpt-thing"}', '{"format": "gpt-run", "version": 3}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"cannot be read as a thing \(it is no gpt-thing file\); look$"):
+            read_json(file, "a thing", "look", ("gpt-thing", 3))

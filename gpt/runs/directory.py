@@ -43,7 +43,7 @@ def read_config(path: Path) -> TrainConfig:
     """Read the config of a run. Raises InputError if it is missing, damaged or of another version."""
     file = path / CONFIG
     remedy = "name a run directory, such as runs/python-nano"
-    content = read_json(file, "a run's config", remedy, VERSION)
+    content = read_json(file, "a run's config", remedy, (FORMAT, VERSION))
     if "config" not in content:
         raise InputError(f"{file}: cannot be read as a run's config (it lacks 'config'); {remedy}")
     return overlay(TrainConfig(), content["config"], str(file))

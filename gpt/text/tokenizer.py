@@ -202,11 +202,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
-        content = read_json(path, "a tokenizer")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise InputError(
-                f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe"
-            )
+        content = read_json(path, "a tokenizer", "prepare the dataset again with its recipe", (FORMAT, VERSION))
         try:
             ranks = [base64.b64decode(token, validate=True) for token in content["ranks"]]
             special = content["special_tokens"]

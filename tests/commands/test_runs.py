@@ -93,7 +93,10 @@ def test_a_run_in_training_is_told_by_its_lock(make, tmp_path):
 DAMAGES = {
     "config": (lambda run: (run / "config.json").write_text("{"), "config.json: cannot be read as a run's config"),
     "no config": (lambda run: (run / "config.json").unlink(), "config.json: cannot be read"),
-    "version": (lambda run: (run / "config.json").write_text('{"version": 1, "config": {}}'), "is of version 1"),
+    "version": (
+        lambda run: (run / "config.json").write_text('{"format": "gpt-run", "version": 1, "config": {}}'),
+        "is of version 1, and this program reads 2",
+    ),
     "metrics": (lambda run: (run / "metrics.jsonl").write_text('no\n{"step": 1}\n'), "line 1: is no record"),
     "state": (
         lambda run: (list_checkpoints(run)[-1] / "state.json").write_text("{}"),
