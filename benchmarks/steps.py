@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from gpt.config import TrainConfig
+from gpt.config_io import overlay
 from gpt.corpus.pipeline import Document, prepare
 from gpt.device import synchronize
 from gpt.distributed.world import World
 from gpt.memory import peak_memory
 from gpt.presets import preset
-from gpt.settings import overlay
 from gpt.training.start import new_model
 from gpt.training.trainer import Trainer
 

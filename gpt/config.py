@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from gpt.choices import ComputeDtype, Device, Exact, Parallel, Recompute
-from gpt.errors import InputError
+from gpt.errors import InputError, bounded, check_limits
 from gpt.model.config import ModelConfig
-from gpt.settings import bounded, check_limits
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks import common, learning, own_text, steps, table
-from gpt.settings import to_dict
+from gpt.config_io import to_dict
 
 LOG = """\
 step 0: train loss 4.1676, val loss 4.1649

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from gpt.config import EvaluationConfig, OptimizerConfig, TrainConfig, nearest_multiple
+from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.generation.config import SamplingConfig
 from gpt.model.config import ModelConfig
-from gpt.settings import overlay, to_dict
 
 
 def test_default_model_is_gpt2_small():

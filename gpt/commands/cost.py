@@ -6,19 +6,22 @@ Nothing is computed on a device: time is forecast by `gpt train PRESET --dry-run
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
 
 from gpt.analysis.cost import FLOAT32, cost_lines, memory_lines, training_memory
-from gpt.commands.flags import flags_of, lay_over
 from gpt.config import TrainConfig
+from gpt.config_io import overlay, settings_type
 from gpt.log import log
 from gpt.presets import PRESETS
 from gpt.presets import preset as find_preset
 
-Settings = Annotated[flags_of(TrainConfig, without=("preset",)), arg(name="")]  # ty: ignore[invalid-type-form]
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:
+    Settings = settings_type(TrainConfig, left_out=("preset",))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,14 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def cost(
     preset: Annotated[str, Positional, arg(metavar="PRESET", help=f"One of {', '.join(PRESETS)}.")],
-    settings: Settings,
+    settings: Annotated[Settings, arg(name="")],
 ) -> None:
     """Print what a preset, changed by flags, costs: parameters, FLOPs, steps, tokens, and memory of a training step.
 
     The memory is that of one process on a CPU, for --micro-batch-size sequences at a time, by default one.
     """
-    given: dict[str, Any] = settings
-    config = lay_over(find_preset(preset), given)
+    config = overlay(find_preset(preset), settings)
     micro_batch = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
     value_bytes = FLOAT32 if config.dtype in ("auto", "float32") else FLOAT32 // 2
     print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch, value_bytes=value_bytes))))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt.commands.train import TrainCommand
+from gpt.commands.train_options import TrainCommand
 from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -14,15 +14,16 @@ from gpt.log import log
 from gpt.runs.directory import require_unused
 
 DEFAULT_DATA = TrainConfig.data
+RECIPES = Path(__file__).parents[2] / "data"
 
 
-def prepare_to_begin(command: TrainCommand, recipes: Path, world: World) -> None:
+def prepare_to_begin(command: TrainCommand, world: World) -> None:
     """See that a new run has a place, and the default dataset its files. Raises InputError if either cannot be."""
-    config = command.settings
-    if (named := config.run_dir) and not command.resume:
+    config = command.config
+    if (named := config.run_dir) and not command.resumes:
         world.from_main(lambda: require_unused(named))
     if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
-        run_recipe(recipes / "python.py", DEFAULT_DATA)
+        run_recipe(RECIPES / "python.py", DEFAULT_DATA)
     world.barrier()
 
 

@@ -18,13 +18,13 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.config import TrainConfig
+from gpt.config_io import to_dict
 from gpt.errors import InputError
 from gpt.files import read_json
 from gpt.log import log
 from gpt.presets import PRESETS
 from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import CONFIG, METRICS, go_on, is_locked, is_run, nearest_run, read_config
-from gpt.settings import to_dict
 from gpt.terminal import one_line
 from gpt.tracking.jsonl import Record, read_metrics
 

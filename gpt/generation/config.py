@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from gpt.choices import Overflow
-from gpt.errors import require
-from gpt.settings import bounded, check_limits
+from gpt.errors import bounded, check_limits, require
 
 
 @dataclass(frozen=True)

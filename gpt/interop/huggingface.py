@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gpt.config_io import overlay
 from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
 from gpt.model.config import ModelConfig
 from gpt.model.transformer import GPT, empty_model
-from gpt.settings import overlay
 from gpt.text.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {

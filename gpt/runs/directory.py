@@ -15,10 +15,10 @@ from pathlib import Path
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from gpt.config import TrainConfig
+from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.files import PARTIAL, read_json, write_whole
 from gpt.runs import checkpoint
-from gpt.settings import overlay, to_dict
 from gpt.text.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"

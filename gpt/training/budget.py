@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt.config import TrainConfig, nearest_multiple
+from gpt.config_io import overlay, to_dict
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
@@ -14,11 +15,10 @@ from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.presets import preset_for, suit_for
-from gpt.settings import overlay, to_dict
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
-from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
+from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer

@@ -1,70 +1,22 @@
-"""Fields of configs: their limits, and the way to and from plain dictionaries (JSON of a run, TOML, flags)."""
+"""Configs as plain dictionaries: JSON in a run directory, TOML from a user."""
 
+import ast
 import dataclasses
-import math
+import inspect
+import itertools
+import textwrap
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gpt.errors import InputError, did_you_mean, require
+from tyro.conf import arg
+
+from gpt.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may not even be a float
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What values a number may have; one that is not a number (NaN) has none of them."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-    note: str = ""
-    """What a limit means, in words: 'which means all'."""
-
-    def allow(self, value: float) -> bool:
-        """Tell whether a value is within the limits."""
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (value < (math.inf if self.lt is None else self.lt))
-        )
-
-    def __str__(self) -> str:
-        """Say what is allowed: 'from 0 to 1', 'at least 0 and below 1'."""
-        low = f"at least {_in_words(self.ge)}" if self.ge is not None else ""
-        low = f"above {_in_words(self.gt)}" if self.gt is not None else low
-        high = f"at most {_in_words(self.le)}" if self.le is not None else ""
-        high = f"below {_in_words(self.lt)}" if self.lt is not None else high
-        if self.ge is not None and self.le is not None:
-            words = f"from {_in_words(self.ge)} to {_in_words(self.le)}"
-        else:
-            words = " and ".join(filter(None, (low, high)))
-        return f"{words} ({self.note})" if self.note else words
-
-
-def _in_words(number: float) -> str:
-    power = int(number).bit_length()
-    return f"2^{power} - 1" if power > 20 and number == 2**power - 1 else f"{number:g}"
-
-
-def bounded(default: Any, **limits: Any) -> Any:
-    """Declare a field whose value has limits: `n_layer: int = bounded(12, ge=1)`. `note` says what a limit means."""
-    return dataclasses.field(default=default, metadata={"limits": Limits(**limits)})
-
-
-def check_limits(config: Any, prefix: str = "") -> None:
-    """Raise InputError, naming the field, its value and what is allowed, for a number outside its field's limits.
-
-    What is no number, such as None or 'auto', has none.
-    """
-    for field in dataclasses.fields(config):
-        value, limits = getattr(config, field.name), field.metadata.get("limits")
-        if limits is not None and isinstance(value, int | float):
-            require(limits.allow(value), f"`{prefix}{field.name}`", value, str(limits))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -76,7 +28,42 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config, dict_factory=ready)
 
 
-def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> T:
+def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
+    """Make the type of a table of settings of a config, of which any may be missing; help tells their limits."""
+    entries: dict[str, Any] = {}
+    helps = _docstrings(config)
+    limits = {field.name: field.metadata["limits"] for field in dataclasses.fields(config) if field.metadata}
+    for name, kind in typing.get_type_hints(config, include_extras=True).items():
+        if dataclasses.is_dataclass(kind):
+            entries[name] = settings_type(kind)
+        elif name not in left_out:
+            allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
+            entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]
+    return typing.TypedDict(config.__name__, entries, total=False)  # ty: ignore[invalid-argument-type]
+
+
+def _docstrings(config: type) -> dict[str, str]:
+    """Give the docstring below each field."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, text in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def differences(one: Any, two: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ between two configs of a kind: name, as 'model.n_layer', and both values."""
+    for field in dataclasses.fields(one):
+        name, first, second = prefix + field.name, getattr(one, field.name), getattr(two, field.name)
+        if dataclasses.is_dataclass(first):
+            yield from differences(first, second, f"{name}.")
+        elif first != second:
+            yield name, first, second
+
+
+def overlay(config: T, values: dict[str, Any], where: str = "", prefix: str = "") -> T:
     """Lay `values` over `config`, nested tables included.
 
     Raises InputError, naming `where` and the key, for an unknown key or a value of the wrong type.
@@ -100,7 +87,7 @@ def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> 
     try:
         return dataclasses.replace(config, **changes)  # ty: ignore[invalid-argument-type]
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
@@ -112,7 +99,7 @@ def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
             return value
         if option is types.NoneType and value is None:
             return value
-        if option is Path and isinstance(value, str):
+        if option is Path and isinstance(value, str | Path):
             return Path(value)
         if option is float and type(value) is int and abs(value) < LARGEST:
             return float(value)
