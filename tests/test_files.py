@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt import files
-from gpt.commands.train import _read_toml
+from gpt.commands.train_options import _read_toml
 from gpt.corpus.sources import TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError

@@ -27,6 +27,7 @@ from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import CONFIG, METRICS, go_on, is_locked, is_run, nearest_run, read_config
 from gpt.terminal import one_line
 from gpt.tracking.jsonl import Record, read_metrics
+from gpt.training.state import TrainState
 
 RUNS = Path("runs")
 Names = Annotated[tuple[str, ...], Positional, arg(metavar="[RUN ...]")]
@@ -167,9 +168,8 @@ def look(path: Path) -> RunEntry:
 
 def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
     """Tell whether no step is left to be done, nor an evaluation that was cut short."""
-    patience = config.early_stopping_patience
-    early = patience is not None and (saved.get("evaluations_since_best") or 0) >= patience
-    return (saved.get("step") == config.steps or early) and not saved.get("unevaluated")
+    state = TrainState(step=saved.get("step", 0), evaluations_since_best=saved.get("evaluations_since_best") or 0)
+    return state.is_over(config) and not saved.get("unevaluated")
 
 
 def _has_loss(record: Record) -> bool:

@@ -161,7 +161,7 @@ def edit(path, **changes):
         ({"n_layer": 3}, "the weight 'h.2.ln_1.weight' is missing"),
         ({"n_layer": 1}, "has weights that GPT-2 does not: h.1.attn.c_attn.bias"),
         ({"vocab_size": 101}, "token_embedding.weight has shape"),
-        ({"n_head": 3}, "model.n_embd is 32"),
+        ({"n_head": 3}, "`model.n_embd` is 32"),
     ],
 )
 def test_what_cannot_be_read_exactly_is_refused(tmp_path, change, message):
