@@ -122,7 +122,7 @@ def test_a_preset_is_no_flag():
     [
         (("nano", "--steps", "many"), "--steps"),
         (("nano", "--steps", "0"), "--steps is 0; it must be at least 1"),
-        (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of model.n_head"),
+        (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of --model.n-head"),
         (("nano", "--wandb", "maybe"), "offline"),
         (("nano", "--batch-tokens", "1000"), "not a multiple of --model.context-length"),
     ],
