@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpt.config import TrainConfig
     from gpt.errors import InputError
-    from gpt.generation.config import SamplingConfig
-    from gpt.generation.engine import Engine
-    from gpt.generation.generate import generate
-    from gpt.generation.request import Request, Token
+    from gpt.generation.completion import Completion, TextEngine
+    from gpt.generation.engine import Engine, Token, generate
+    from gpt.generation.sampling import SamplingConfig
+    from gpt.generation.scheduler import Request
     from gpt.model.config import ModelConfig
     from gpt.model.transformer import GPT
     from gpt.runs.load import LoadedRun, load_run
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 _HOMES = {
     "gpt.config": ("TrainConfig",),
     "gpt.model.config": ("ModelConfig",),
-    "gpt.generation.config": ("SamplingConfig",),
+    "gpt.generation.sampling": ("SamplingConfig",),
     "gpt.errors": ("InputError",),
     "gpt.model.transformer": ("GPT",),
     "gpt.text.tokenizer": ("Tokenizer",),
     "gpt.runs.load": ("LoadedRun", "load_run"),
-    "gpt.generation.request": ("Request", "Token"),
-    "gpt.generation.engine": ("Engine",),
-    "gpt.generation.generate": ("generate",),
+    "gpt.generation.scheduler": ("Request",),
+    "gpt.generation.engine": ("Engine", "Token", "generate"),
+    "gpt.generation.completion": ("Completion", "TextEngine"),
 }
 
+__version__ = "0.1.0"
 __all__ = [
     "GPT",
+    "Completion",
     "Engine",
     "InputError",
     "LoadedRun",
     "ModelConfig",
     "Request",
     "SamplingConfig",
+    "TextEngine",
     "Token",
     "Tokenizer",
     "TrainConfig",

@@ -6,7 +6,6 @@ that takes seconds. Help and mistyped names import nothing.
 
 import ast
 import importlib
-import runpy
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -24,9 +23,6 @@ COMMANDS = {
     "export": "export",
     "cost": "cost",
 }
-SCRIPTS = next(
-    path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,9 +48,6 @@ def call(command: str, arguments: Sequence[str]) -> None:
     from gpt.commands import clean_errors
 
     module = importlib.import_module(f"gpt.commands.{COMMANDS[command]}")
-    if not hasattr(module, "main"):  # train.py and sample.py still have their own
-        runpy.run_path(str(SCRIPTS / f"{command}.py"), run_name="__main__")
-        return
     with clean_errors():
         sys.exit(module.main(arguments))
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.memory import causes, is_out_of_memory
+from gpt.terminal import output_to_errors
 
 Function = Callable[..., Tensor]
 Compile = Literal["auto", "on", "off"]
@@ -98,7 +99,8 @@ class Compiled:
     def watch(self) -> Generator[None]:
         """Watch the backward pass, which may be compiled then only: raises CompilerFailed if that fails."""
         try:
-            yield
+            with output_to_errors() if self.works else contextlib.nullcontext():
+                yield
         except Exception as error:
             if not self.works or is_out_of_memory(error) or not _compiler_has_part_in(error):
                 raise
@@ -142,7 +144,7 @@ class Compiled:
     def _run(self, program: _Program, arguments: tuple[Tensor, ...]) -> Tensor:
         first, before = program.calls == 0, _graphs()
         try:
-            with _strict():
+            with _strict(), output_to_errors():  # a compiler may print
                 result = program.run(*arguments)
         except Exception as error:
             if is_out_of_memory(error) or not (first or _compiler_has_part_in(error)):

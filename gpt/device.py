@@ -1,19 +1,19 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, in which precision, and how fast it is there."""
 
 import contextlib
 
 import torch
 
-from gpt.choices import ComputeDtype, Device, WeightDtype
+from gpt.choices import ComputeDtype, WeightDtype
 from gpt.errors import InputError
 
 
-def choose_device(wanted: Device) -> str:
-    """Choose 'cuda', 'mps' or 'cpu'. Raises InputError if the wanted one is not there."""
+def choose_device(wanted: str) -> str:
+    """Choose 'cuda', 'mps' or 'cpu', as wanted; 'auto' takes the first that is there. Raises InputError without it."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return next(name for name, there in available.items() if there)
-    if not available[wanted]:
+    if not available.get(wanted):
         there = ", ".join(name for name, yes in available.items() if yes)
         raise InputError(
             f"`device` {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
@@ -22,7 +22,7 @@ def choose_device(wanted: Device) -> str:
 
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
-    """Choose what forward and backward passes compute in."""
+    """What forward and backward passes compute in."""
     if wanted == "auto":
         if device != "cuda":
             return torch.float32
@@ -31,7 +31,7 @@ def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
 
 
 def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
-    """Choose what weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
+    """What weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
     if wanted == "auto":
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32
@@ -39,7 +39,7 @@ def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
 
 
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Compute matrix products in `dtype`, sums and norms in float32."""
+    """Matrix products in `dtype`, sums and norms in float32."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 

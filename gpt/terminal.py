@@ -1,6 +1,9 @@
 """Texts of models, files and names on a terminal, which must not be steered by them."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Generator
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # make a text look like another one
 _STAND_INS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}  # Unicode's pictures of them
@@ -25,3 +28,19 @@ def one_line(text: str) -> str:
 def show(text: str) -> None:
     """Write to standard output at once: printable on a terminal, and into a pipe or a file as the text is."""
     print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+@contextlib.contextmanager
+def output_to_errors() -> Generator[None]:
+    """Send what is written to standard output in this context to standard error: by this process, by libraries that are
+    not written in Python, and by the programs that they start. Standard output belongs to results."""
+    with contextlib.ExitStack() as stack:
+        try:
+            output = os.dup(1)
+            stack.callback(os.close, output)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, output, 1)
+        except OSError:  # one of them is closed, and nobody can write there
+            pass
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield

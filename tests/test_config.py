@@ -7,7 +7,7 @@ import pytest
 from gpt.config import EvaluationConfig, OptimizerConfig, TrainConfig, nearest_multiple
 from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
-from gpt.generation.config import SamplingConfig
+from gpt.generation.sampling import SamplingConfig
 from gpt.model.config import ModelConfig
 
 

@@ -89,9 +89,9 @@ def budget(way: str, what: str, most: int, now: int):
         budget("text to checkpoint", "files", 36, now=83),
         budget("text to checkpoint", "lines", 1900, now=2398),
         budget("text to checkpoint", "depth", 10, now=22),
-        budget("prompt to terminal", "files", 22, now=34),
-        budget("prompt to terminal", "lines", 900, now=816),
-        budget("prompt to terminal", "depth", 10, now=15),
+        budget("prompt to terminal", "files", 22, now=30),
+        budget("prompt to terminal", "lines", 900, now=853),
+        budget("prompt to terminal", "depth", 10, now=9),
     ],
 )
 def test_a_way_keeps_its_budget(routes, way, what, most):

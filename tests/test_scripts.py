@@ -21,10 +21,10 @@ import pytest
 from helpers import in_process, refused, run_here
 from helpers import run_script as run
 
-import sample as sample_script
 import train as train_script
 from gpt.__main__ import main as gpt_main
 from gpt.commands import clean_errors
+from gpt.commands import sample as sample_command
 from gpt.corpus.pipeline import Document, prepare
 from gpt.runs.checkpoint import list_checkpoints, step_of
 
@@ -235,16 +235,16 @@ def test_the_shakespeare_preset_reaches_its_loss(tmp_path):
 # ---- sample.py ----
 
 
-def sample(home, *arguments, code=0, stdin=""):
-    """What sample.py prints; where it fails, what it complains of."""
+def sample(home, *arguments, code=0, stdin="", both=False):
+    """What sample.py prints; where it fails, what it complains of; `both`: with what it says beside its results."""
 
     def main():
         with clean_errors():
-            sample_script.main([*map(str, arguments), "--device", "cpu"])
+            sample_command.main([*map(str, arguments), "--device", "cpu"])
 
     actual, output, errors = in_process(main, home, stdin)
     assert actual == code, output + errors
-    return output if code == 0 else errors
+    return (output + errors if both else output) if code == 0 else errors
 
 
 def test_a_prompt_is_continued_from_option_file_and_standard_input(trained, tmp_path):
@@ -255,6 +255,11 @@ def test_a_prompt_is_continued_from_option_file_and_standard_input(trained, tmp_
     assert len(by_option.encode()) >= 10
     assert sample(home, *options, "--prompt-file", tmp_path / "prompt.txt") == by_option
     assert sample(home, *options, stdin="def ") == by_option
+    for line_end in ("\n", "\r\n"):  # which echo adds
+        assert sample(home, *options, stdin=f"def {line_end}") == by_option
+    assert sample(home, *options, stdin="def \n\n") == sample(home, *options, "--prompt", "def \n")
+    (tmp_path / "prompt.txt").write_text("def \n")  # a file is taken as it stands
+    assert sample(home, *options, "--prompt-file", tmp_path / "prompt.txt") != by_option
 
 
 def test_json_is_an_object_per_sample_and_line(trained):
@@ -263,7 +268,9 @@ def test_json_is_an_object_per_sample_and_line(trained):
     objects = [json.loads(line) for line in lines]
     assert len(objects) == 3
     for thing in objects:
-        assert set(thing) == {"prompt", "text", "ids", "finish_reason", "tokens_per_second"}
+        keys = {"run", "prompt", "seed", "sample", "text", "ids", "finish_reason", "tokens_per_second"}
+        assert set(thing) == keys
+        assert re.fullmatch(r"runs/python-nano(-2)?, step \d+", thing["run"])
         assert thing["prompt"] == "def "
         assert thing["finish_reason"] in ("stop", "length")
         assert len(thing["ids"]) <= 15
@@ -272,6 +279,89 @@ def test_json_is_an_object_per_sample_and_line(trained):
     assert json.loads(alone)["ids"] == objects[0]["ids"]
     plain = sample(home, "--prompt", "def ", "--samples", 3, "--max-tokens", 15, "--seed", 1)
     assert plain.split("\n--- sample ")[0].rstrip("\n") == objects[0]["text"].rstrip("\n")
+
+
+def test_what_is_printed_can_be_drawn_again(trained):
+    """The seed by chance is in the JSON; a text has it, and the run, on standard error."""
+    home, _ = trained
+    options = ("--prompt", "def ", "--max-tokens", 15)
+    first, second = map(json.loads, sample(home, *options, "--samples", 2, "--json").splitlines())
+    assert first["seed"] == second["seed"]
+    again = sample(home, *options, "--samples", 2, "--json", "--seed", first["seed"]).splitlines()
+    assert [json.loads(line)["text"] for line in again] == [first["text"], second["text"]]
+    said = sample(home, *options, both=True)
+    assert re.search(r"^using runs/python-nano(-2)?, step \d+$", said, re.MULTILINE)
+    seed = re.search(r"the same again: --seed (\d+)\n$", said)[1]
+    text = sample(home, *options, "--seed", seed)
+    assert text in said
+    assert "again" not in sample(home, *options, "--seed", seed, both=True)
+    assert "using" not in sample(home, *options, "--run", "runs/python-nano", both=True)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(trained, tmp_path):
+    home, _ = trained
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbfdef read")
+    options = ("--max-tokens", 2, "--json")
+    for given in (("--prompt-file", tmp_path / "bom"), ("--prompts", tmp_path / "bom")):
+        assert json.loads(sample(home, *options, *given))["prompt"] == "def read"
+    for given in ((), ("--prompts", "-")):
+        assert json.loads(sample(home, *options, *given, stdin="\ufeffdef read"))["prompt"] == "def read"
+
+
+def test_prompts_can_be_piped(trained, tmp_path):
+    home, _ = trained
+    lines = 'def \n\n"a\\n"\n'
+    made = sample(home, "--prompts", "-", "--max-tokens", 3, "--json", stdin=lines).splitlines()
+    assert [json.loads(line)["prompt"] for line in made] == ["def ", "a\n"]
+    assert "has no prompt" in sample(home, "--prompts", "-", code=2, stdin="\n")
+
+
+def test_a_checkpoint_can_be_named(trained):
+    home, _ = trained
+    steps = [step_of(path) for path in list_checkpoints(home / "runs" / "python-nano")]
+    for wanted, step in (("last", steps[-1]), (steps[0], steps[0])):
+        options = ("--run", "runs/python-nano", "--checkpoint", wanted, "--max-tokens", 2, "--json")
+        made = json.loads(sample(home, "--prompt", "def ", *options))
+        assert made["run"] == f"runs/python-nano, step {step}"
+    assert "has best, last and the steps" in sample(home, "--prompt", "x", "--checkpoint", "first", code=2)
+
+
+COMPILE = """
+import os, subprocess, sys, torch
+from gpt.commands import clean_errors
+from gpt.commands.sample import main
+
+def compiled(function, **_):
+    def program(*arguments):
+        os.write(1, b"noise of a library\\n")
+        print("noise of Python", flush=True)
+        subprocess.run(["echo", "noise of a program"], check=True)
+        if {fails}:
+            raise RuntimeError("it broke")
+        return function(*arguments)
+    return program
+
+torch.compile = compiled
+with clean_errors():
+    main(["--prompt", "def ", "--max-tokens", "3", "--device", "cpu", "--json", "--compile"])
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_standard_output_has_json_alone_whatever_the_compiler_does(trained, fails):
+    home, _ = trained
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-c", COMPILE.format(fails=fails)]
+    result = subprocess.run(program, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    for noise in ("noise of a library", "noise of Python", "noise of a program"):
+        assert noise in result.stderr
+    if fails:
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "torch.compile does not work here" in result.stderr
+        assert "--compile" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert [len(json.loads(line)["ids"]) for line in result.stdout.splitlines()] == [3]
 
 
 def test_prompts_of_a_file_are_continued_each_as_if_alone(trained, tmp_path):
@@ -336,6 +426,12 @@ def test_gpt_score_adds_up(trained, tmp_path):
     assert len(lines) == len(found["scores"]) + 3
     assert lines[-3].startswith(f"{len(text.encode())} tokens, {len(text.encode())} bytes, {found['bits']:,.2f} bits")
     assert f"perplexity {found['perplexity']:,.2f}" == lines[-1]
+    assert re.fullmatch(r"runs/python-nano(-2)?, step \d+", found["run"])
+    steps = [step_of(path) for path in list_checkpoints(home / "runs" / "python-nano")]
+    other = json.loads(
+        gpt(home, "score", "--run", "runs/python-nano", "--text", text, "--json", "--checkpoint", steps[0])
+    )
+    assert other["run"] == f"runs/python-nano, step {steps[0]}"
     assert "nothing to score" in gpt(home, "score", "--text", "", code=2)
     assert "give one of them" in gpt(home, "score", "--text", "a", "--file", tmp_path / "text", code=2)
 
@@ -347,6 +443,13 @@ def test_a_stop_text_ends_it(trained):
     stopped = json.loads(sample(home, *options, "--stop", text[5:8], "--stop", "never to be seen"))
     assert stopped["text"] == text[: text.index(text[5:8])]
     assert stopped["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("\\n", "\n"), ("a\\tb", "a\tb"), ("\\\\n", "\\n"), ("\\d", "\\d"), ("\n", "\n")]
+)
+def test_stop_texts_are_typed_with_escapes(given, meant):
+    assert sample_command.SampleCommand(stop=(given,)).stop_texts == (meant,)
 
 
 @pytest.mark.parametrize(

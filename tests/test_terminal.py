@@ -1,11 +1,13 @@
 import io
+import os
+import subprocess
 import sys
 from unittest import mock
 
 import pytest
 
 from gpt import terminal
-from gpt.terminal import one_line, printable, show
+from gpt.terminal import one_line, output_to_errors, printable, show
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
 TURNED = ["\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"]
@@ -45,3 +47,23 @@ def test_names_are_one_line():
 
 def test_the_stand_ins_are_no_control_characters_themselves():
     assert not {*map(chr, [*terminal._STAND_INS.values(), *terminal._LINE_ENDS.values()])} & {*CONTROLS}
+
+
+def test_what_anybody_writes_to_standard_output_can_be_sent_to_standard_error(capfd):
+    print("before", flush=True)
+    with pytest.raises(RuntimeError), output_to_errors(), output_to_errors():
+        print("of Python", flush=True)
+        os.write(1, b"of a library\n")
+        subprocess.run(["echo", "of a program"], check=True)
+        raise RuntimeError
+    print("after", flush=True)
+    os.write(1, b"and by a library\n")
+    output, errors = capfd.readouterr()
+    assert output == "before\nafter\nand by a library\n"
+    assert errors == "of Python\nof a library\nof a program\n"
+
+
+def test_without_a_standard_output_there_is_nothing_to_send_elsewhere(capfd):
+    with mock.patch.object(os, "dup", side_effect=OSError(9, "Bad file descriptor")), output_to_errors():
+        print("of Python", flush=True)
+    assert capfd.readouterr().err == "of Python\n"

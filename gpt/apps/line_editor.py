@@ -1,18 +1,43 @@
-"""Lines to answer: typed in a terminal, with editing, completion and history, or out of a pipe, as they are."""
+"""Lines to answer: typed in a terminal, with editing, completion and history, or from a pipe; notes between them."""
 
 import io
+import logging
 import sys
 from collections.abc import Callable, Iterable
 
 from platformdirs import user_state_path
 
 from gpt.log import log
+from gpt.terminal import printable, show
 
 ReadLine = Callable[[str], str]
 
 
+class Notes(logging.Handler):
+    """Shows what the log says in brackets on standard error, on lines of their own: not before a line of text ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[str] = []
+        self.at_line_start = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waiting.append(record.getMessage())
+        self._show()
+
+    def write(self, text: str) -> None:
+        """Show a text, and the notes that waited for its last line to end."""
+        show(text)
+        self.at_line_start = text.endswith("\n") if text else self.at_line_start
+        self._show()
+
+    def _show(self) -> None:
+        while self.at_line_start and self.waiting:
+            print(f"[{printable(self.waiting.pop(0))}]", file=sys.stderr, flush=True)
+
+
 def line_reader(commands: Iterable[str]) -> ReadLine:
-    """A function that shows a prompt and returns what was typed; it raises EOFError at the end.
+    """Make a function that shows a prompt and returns what was typed; it raises EOFError at the end.
 
     In a terminal, Ctrl-C raises KeyboardInterrupt, also where it comes right after Enter; Tab completes the commands,
     several lines can be pasted, and earlier lines come back, also those of earlier sessions. A pipe's lines come one
@@ -36,7 +61,7 @@ def line_reader(commands: Iterable[str]) -> ReadLine:
 
 
 def typed_by_hand() -> bool:
-    """Whether lines come from a terminal."""
+    """Tell whether lines come from a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -56,7 +81,7 @@ def _terminal_reader(commands: list[str]) -> ReadLine:
         file.touch()
         history = FileHistory(file)
     except OSError as error:
-        log.warning(f"(lines are not kept for later sessions: {error})")
+        log.warning(f"lines are not kept for later sessions: {error}")
     output = create_output()
     if isinstance(output, Vt100_Output):
         output.enable_cpr = False  # the cursor's position is of no use here, and not every terminal tells it

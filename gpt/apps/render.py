@@ -3,42 +3,24 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from gpt.generation.completion import Completion
+from gpt.generation.completion import Completion, Event
 from gpt.generation.score import TokenScore
 from gpt.terminal import show
 
-Event = tuple[int, str, Completion]
-COLOURS = [(1, "green"), (4, ""), (8, "yellow"), (math.inf, "red")]  # of surprisals up to so many bits
-
-
-def in_order(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events, those of each sample together, and each as soon as all samples before it are done."""
-    waiting: dict[int, str] = {}
-    newest: dict[int, Completion] = {}
-    turn = 0
-    for number, text, result in events:
-        waiting[number] = waiting.get(number, "") + text
-        newest[number] = result
-        if number != turn:
-            continue
-        while turn in newest:
-            yield turn, waiting[turn], newest[turn]
-            waiting[turn] = ""
-            if not newest[turn].finish_reason:
-                break
-            del waiting[turn], newest[turn]
-            turn += 1
+COLORS = [(1, "green"), (4, ""), (8, "yellow"), (math.inf, "red")]  # of surprisals up to so many bits
 
 
 def print_text(events: Iterable[Event], prompts: int, samples: int, echo: bool) -> None:
-    """Each sample as it is made, with a heading where there are several; then its tokens' scores, if it has any."""
+    """Print each sample as it is made, with a heading where there are several; then its tokens' scores, if any."""
     begun = -1
-    for number, text, result in in_order(events):
+    for number, text, result in events:
         if number != begun:
             show(heading(number, prompts, samples) + (result.prompt if echo else ""))
             begun = number
@@ -49,63 +31,101 @@ def print_text(events: Iterable[Event], prompts: int, samples: int, echo: bool) 
 
 
 def heading(number: int, prompts: int, samples: int) -> str:
-    """What stands above a sample; nothing above the first of a single prompt, which begins at once."""
+    """Say what stands above a sample; nothing above the first of a single prompt, which begins at once."""
     prompt, sample = divmod(number, samples)
     parts = [f"prompt {prompt + 1} of {prompts}"] if prompts > 1 else []
     parts += [f"sample {sample + 1} of {samples}"] if samples > 1 else []
     return f"--- {', '.join(parts)} ---\n" if parts and (number or prompts > 1) else ""
 
 
-def print_json(events: Iterable[Event], scored: bool, echo: bool) -> None:
-    """One object per sample and line."""
-    left_out = {name for name, wanted in (("tokens", scored), ("prompt_tokens", echo)) if not wanted}
-    for _, _, result in in_order(events):
+def print_json(events: Iterable[Event], source: str, scored: bool, echo: bool) -> None:
+    """Print one object per sample and line; `source` is the run and step that it was drawn from."""
+    for _, _, result in events:
         if result.finish_reason:
-            content = dataclasses.asdict(result)
-            print(json.dumps({name: value for name, value in content.items() if name not in left_out}), flush=True)
+            print(json.dumps(as_json(result, source, scored, echo)), flush=True)
 
 
-def print_scores(scores: Sequence[TokenScore], unit: Callable[[float], float] = float) -> None:
-    """A line for each token: its log-probability, its text, and the likeliest ones with theirs; coloured in a terminal
-    by how surprising it is. `unit` turns log-probabilities into what is shown."""
+def as_json(result: Completion, source: str, scored: bool, echo: bool) -> dict[str, Any]:
+    """Make an object of a sample, with all that is needed to draw it again beside the settings of sampling."""
+    found = {
+        "run": source,
+        "prompt": result.prompt,
+        "seed": result.request.seed,
+        "sample": result.request.sample,
+        "text": result.text,
+        "ids": result.ids,
+        "finish_reason": result.finish_reason,
+        "tokens_per_second": result.tokens_per_second,
+    }
+    if echo:
+        found["prompt_tokens"] = [dataclasses.asdict(score) for score in result.prompt_tokens]
+    if scored:
+        found["tokens"] = [dataclasses.asdict(score) for score in result.tokens]
+    return found
+
+
+def print_scores(scores: Iterable[TokenScore], unit: Callable[[float], float] = float) -> None:
+    """Print a line for each token: its log-probability, its text, and the likeliest ones with theirs.
+
+    In a terminal it is colored by how surprising it is. `unit` turns log-probabilities into what is shown.
+    """
     console = Console(highlight=False, soft_wrap=True)
     for score in scores:
         own = score.logprob
         shown = "-" if own is None else f"{unit(own):.3f}"
-        colour = "" if own is None else next(colour for most, colour in COLOURS if bits(own) <= most)
+        color = "" if own is None else next(color for most, color in COLORS if bits(own) <= most)
         others = "".join(f"  {other.text!r} {unit(other.logprob):.3f}" for other in score.top_logprobs)
-        console.print(Text.assemble((f"{shown:>8}  {score.text!r}", colour), (others, "dim")))
+        console.print(Text.assemble((f"{shown:>8}  {score.text!r}", color), (others, "dim")))
 
 
 def bits(logprob: float) -> float:
-    """The surprisal −log₂ p of a natural logarithm; 0 and not −0 for what is certain."""
+    """Turn a natural logarithm into the surprisal −log₂ p; 0 and not −0 for what is certain."""
     return max(0.0, -logprob / math.log(2))
 
 
-def score_lines(scores: Sequence[TokenScore], text: str) -> list[str]:
-    """The totals of a scored text; a first token that nothing precedes is not part of them."""
-    total = totals(scores, text)
-    return [
-        f"{total['tokens']:,} tokens, {total['bytes']:,} bytes, {total['bits']:,.2f} bits",
-        f"{total['bits_per_token']:.4f} bits per token, {total['bits_per_byte']:.4f} per byte",
-        f"perplexity {total['perplexity']:,.2f}",
-    ]
+@dataclass
+class Totals:
+    """What scores of a text come to, as they go by; a first token that nothing precedes is no part of it."""
+
+    bytes: int
+    """Of the text; those of a token without a score are taken off."""
+    tokens: int = 0
+    bits: float = 0.0
+
+    def count(self, scores: Iterable[TokenScore]) -> Iterator[TokenScore]:
+        """Pass scores on, and count them."""
+        for score in scores:
+            if score.logprob is None:
+                self.bytes -= len(score.text.encode())
+            else:
+                self.tokens, self.bits = self.tokens + 1, self.bits + bits(score.logprob)
+            yield score
+
+    def figures(self) -> dict[str, float]:
+        """Give the totals, and the means by token and by byte."""
+        mean = self.bits / max(1, self.tokens)
+        return {
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "bits": self.bits,
+            "bits_per_token": mean,
+            "bits_per_byte": self.bits / max(1, self.bytes),
+            "perplexity": 2 ** min(mean, 1023.0),  # the largest power that a float has
+        }
+
+    def lines(self) -> list[str]:
+        """Say the same in words."""
+        found = self.figures()
+        return [
+            f"{self.tokens:,} tokens, {self.bytes:,} bytes, {self.bits:,.2f} bits",
+            f"{found['bits_per_token']:.4f} bits per token, {found['bits_per_byte']:.4f} per byte",
+            f"perplexity {found['perplexity']:,.2f}",
+        ]
 
 
-def print_score_json(scores: Sequence[TokenScore], text: str) -> None:
-    print(json.dumps(totals(scores, text) | {"scores": [dataclasses.asdict(score) for score in scores]}))
-
-
-def totals(scores: Sequence[TokenScore], text: str) -> dict[str, float]:
-    found = [bits(score.logprob) for score in scores if score.logprob is not None]
-    unscored = "".join(score.text for score in scores if score.logprob is None)
-    size, total = len(text.encode(errors="replace")) - len(unscored.encode()), math.fsum(found)
-    mean = total / max(1, len(found))
-    return {
-        "tokens": len(found),
-        "bytes": size,
-        "bits": total,
-        "bits_per_token": mean,
-        "bits_per_byte": total / max(1, size),
-        "perplexity": 2 ** min(mean, 1023.0),  # the largest power that a float has
-    }
+def print_score_json(scores: Iterable[TokenScore], totals: Totals, source: str) -> None:
+    """Print one object, in pieces: the scores as they come, then their totals."""
+    print(f'{{"run": {json.dumps(source)}, "scores": [', end="")
+    for number, score in enumerate(totals.count(scores)):
+        print(", " if number else "", json.dumps(dataclasses.asdict(score)), sep="", end="")
+    print("], " + json.dumps(totals.figures()).removeprefix("{"))

@@ -3,22 +3,23 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gpt.apps.line_editor import line_reader, typed_by_hand
-from gpt.errors import InputError, OutOfMemory, did_you_mean
-from gpt.generation.completion import complete_texts, opening_ids, text_engine
-from gpt.generation.config import SamplingConfig
+from gpt.apps.line_editor import Notes, line_reader, typed_by_hand
+from gpt.errors import InputError, OutOfMemory
+from gpt.generation.completion import TextEngine, opening_ids
+from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import TokenScore
+from gpt.log import log
 from gpt.memory import is_out_of_memory
-from gpt.model.transformer import GPT
-from gpt.terminal import show
-from gpt.text.tokenizer import Tokenizer
+from gpt.runs.load import LoadedRun
 
 HELP = """\
 Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
 A text that begins with / is typed with two of them.
+  /add WORDS                write these words behind the text so far, and go on from there
   /retry                    another continuation instead of the last one
   /undo                     back to the text before the last line and its continuation
   /why                      what else the model would have written instead of the last token
@@ -33,6 +34,7 @@ A text that begins with / is typed with two of them.
   /seed 3                   make the following continuations repeatable
   /reset                    forget the text, and go back to the settings of the command line
   /help                     this text
+  /quit                     leave, as Ctrl-D and /exit do
 Ctrl-C stops a continuation, Ctrl-D leaves; arrow up brings back earlier lines, Tab completes commands."""
 
 SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -48,18 +50,7 @@ OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model f
 ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
 
 
-class Model(Protocol):
-    """What the session needs of a loaded run."""
-
-    @property
-    def model(self) -> GPT: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def source(self) -> str: ...
-
-
-Load = Callable[[str], Model]
+Load = Callable[[str], LoadedRun]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Session:
 
     def __init__(
         self,
-        run: Model,
+        run: LoadedRun,
         sampling: SamplingConfig,
         stops: tuple[str, ...],
         load: Load,
@@ -92,6 +83,7 @@ class Session:
         self.text = ""
         self.turns: list[Turn] = []
         self.commands: dict[str, Callable[[str], None]] = {
+            "/add": self._add,
             "/retry": self._retry,
             "/undo": self._undo,
             "/why": self._why,
@@ -99,11 +91,13 @@ class Session:
             "/load": self._load,
             "/reset": self._reset,
             "/help": lambda _: self.write(HELP + "\n"),
+            "/quit": self._quit,
+            "/exit": self._quit,
         }
 
     @property
     def prompt(self) -> str:
-        """What stands before a line to be typed: the settings, those that change nothing left out."""
+        """Say what stands before a line to be typed: the settings, those that change nothing left out."""
         sampling = self.sampling
         parts = [f"temperature {sampling.temperature:g}", f"top-k {sampling.top_k}"]
         parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
@@ -115,7 +109,7 @@ class Session:
     def answer(self, line: str) -> None:
         """Obey a command, or continue a text, which several lines are as they stand: what is pasted is no command.
 
-        Raises InputError for a command that cannot be obeyed.
+        Raises InputError for a command that cannot be obeyed, and EOFError to leave.
         """
         if "\n" in line or not line.startswith("/") or line.startswith("//"):
             line = line if "\n" in line else line.removeprefix("/")
@@ -125,16 +119,22 @@ class Session:
         if command in SETTINGS:
             self._set(command, argument.strip())
         elif command in self.commands:
-            if argument.strip() and command not in OUTSIDE:
+            if argument.strip() and command not in (*OUTSIDE, "/add"):
                 raise InputError(f"{command} takes nothing after it")
             if command in OUTSIDE and not self.trusted:
                 raise InputError(
                     f"{command} {OUTSIDE[command]}, and is off where lines do not come from a terminal: "
                     "--allow-commands allows it"
                 )
-            self.commands[command](argument.strip())
+            self.commands[command](argument if command == "/add" else argument.strip())
         else:
-            raise InputError(f"unknown command {command!r}; {did_you_mean(command, [*SETTINGS, *self.commands])}")
+            raise InputError(f"unknown command {command!r}; {self._nearest(command)}")
+
+    def _nearest(self, command: str) -> str:
+        """Suggest a command whose name is like this one: the / that all begin with makes none alike."""
+        names = [name.removeprefix("/") for name in [*SETTINGS, *self.commands]]
+        near = get_close_matches(command.removeprefix("/").lower(), names, n=1)
+        return f"did you mean '/{near[0]}'?" if near else "/help lists all; a text that begins with / takes two"
 
     def _set(self, command: str, argument: str) -> None:
         name, parse = SETTINGS[command]
@@ -151,10 +151,8 @@ class Session:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        engine = text_engine(run.model, run.tokenizer, max_batch=1)
-        continued = complete_texts(
-            engine, run.tokenizer, [turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES
-        )
+        engine = TextEngine(run.model, run.tokenizer, max_batch=1)
+        continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text = turn.begun
         self.turns.append(turn)
         self.write(shown)
@@ -167,6 +165,14 @@ class Session:
             self.write("\n")
             if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
                 self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
+
+    def _add(self, words: str) -> None:
+        if not words.strip():
+            raise InputError("/add takes the words to add, as they stand behind its space: /add and then")
+        self._go_on(Turn(self.text, self.text + words), shown=words)
+
+    def _quit(self, _: str) -> None:
+        raise EOFError
 
     def _retry(self, _: str) -> None:
         turn = self._last_turn("/retry")
@@ -232,27 +238,31 @@ class Session:
 
 
 def interact(
-    run: Model, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
+    run: LoadedRun, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
 ) -> None:
     """Answer lines until they end: typed in a terminal, or out of a pipe.
 
     A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
     """
-    session = Session(run, sampling, stops, load, show, trusted=allow_commands or typed_by_hand())
-    show(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
-    read = line_reader(session.commands.keys() | SETTINGS)
-    while True:
-        try:
-            line = read(session.prompt)
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            continue  # the line that was being typed is dropped, as in a shell
-        try:
-            session.answer(line)
-        except KeyboardInterrupt:
-            print("[stopped]")
-        except BrokenPipeError:
-            raise
-        except (InputError, OSError) as error:
-            show(f"{error}\n")
+    notes = Notes()
+    session = Session(run, sampling, stops, load, notes.write, trusted=allow_commands or typed_by_hand())
+    notes.write(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
+    with log.through(notes):
+        read = line_reader(session.commands.keys() | SETTINGS)
+        while True:
+            try:
+                line = read(session.prompt)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                continue  # the line that was being typed is dropped, as in a shell
+            try:
+                session.answer(line)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                notes.write("[stopped]\n")
+            except BrokenPipeError:
+                raise
+            except (InputError, OSError) as error:
+                notes.write(f"{error}\n".replace("`", ""))

@@ -20,7 +20,7 @@ from gpt.evaluation.words import difference_rows, format_evaluation
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
-from gpt.runs.load import LoadedRun, load_run
+from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import printable
 from gpt.tracking.jsonl import read_metrics
 
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def evaluate(
     run: Path | None = None,
+    checkpoint: str = "best",
     against: tuple[Path, ...] = (),
     data: Path | None = None,
     stride: int | None = None,
@@ -73,6 +74,7 @@ def evaluate(
 
     Args:
         run: Run directory, or Hugging Face GPT-2; by default the newest run.
+        checkpoint: Of that run: best, last, or the number of a step. Of the others it is the best.
         against: Others; the difference of each from the first has an error of its own, taken of differences.
         data: Dataset directory; by default the one that the run was trained on.
         stride: Tokens between the beginnings of windows, by default the context; less lets each token but the first
@@ -83,6 +85,7 @@ def evaluate(
         dtype: Precision of the weights, as gpt sample has it.
     """
     path = run or newest_run(with_checkpoint=True)
+    require_model(path)
     if data is None and not is_run(path):
         meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
         raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`")
@@ -90,9 +93,11 @@ def evaluate(
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
     dataset = open_dataset(data or read_config(path).data)
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
-    loaded = load_run(path, protocol.device, dtype)
+    loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
+    if run is None:
+        log.info(f"using {loaded.source}")
     _require_own_data(loaded, dataset, on_purpose=data is not None)
-    first = _result(loaded, protocol)
+    first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
     for path in against:
@@ -123,7 +128,7 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
         )
 
 
-def _result(loaded: LoadedRun, protocol: _Protocol) -> _Result:
+def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True) -> _Result:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
     dataset, tokenizer, context_length = protocol.dataset, loaded.tokenizer, loaded.config.context_length
     split = dataset.validation
@@ -143,7 +148,8 @@ def _result(loaded: LoadedRun, protocol: _Protocol) -> _Result:
         max(1, BATCH_TOKENS // context_length),
     )
     assert sums is not None
-    return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), _best_of(loaded, dataset))
+    best_of = _best_of(loaded, dataset) if chosen_by_loss else 0
+    return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:

@@ -7,7 +7,6 @@ import tyro
 
 from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
-from gpt.runs.directory import newest_run
 from gpt.runs.load import load_run
 
 
@@ -16,13 +15,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tyro.cli(export, args=arguments)
 
 
-def export(to: Path, run: Path | None = None) -> None:
-    """Write the best checkpoint of a run as a directory that Hugging Face transformers loads.
+def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
+    """Write a checkpoint of a run as a directory that Hugging Face transformers loads.
 
     Args:
         to: New directory to write.
         run: Run directory; by default the newest run.
+        checkpoint: Best, last, or the number of a step.
     """
-    loaded = load_run(run or newest_run(with_checkpoint=True))
+    loaded = load_run(run, checkpoint=checkpoint)
     huggingface.export(loaded.model, loaded.tokenizer, to)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')

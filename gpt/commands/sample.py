@@ -1,35 +1,86 @@
-"""The options of sample.py, and where its prompts come from."""
+"""Continue texts: each from a prompt, or interactively."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import io
+import re
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
+import tyro
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from gpt.apps.render import print_json, print_text
+from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
+from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
-from gpt.generation.config import SamplingConfig
+from gpt.generation.completion import SEED_BITS, TextEngine
+from gpt.generation.sampling import SamplingConfig
+from gpt.log import log
+from gpt.runs.load import LoadedRun, load_run
 from gpt.text.tokenizer import Tokenizer
 
 BATCH = 16
+STANDARD_INPUT = Path("-")
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `gpt sample` with options from the command line."""
+    command = tyro.cli(SampleCommand, args=arguments, prog=Path(sys.argv[0]).name)
+    prompts = command.read_prompts()
+    if prompts is None:
+        command.require_interactive()
+    device = choose_device(command.device)
+
+    def load(name: str | None, checkpoint: str = "best") -> LoadedRun:
+        return load_run(name, device, command.dtype, prepacked=not command.compile, checkpoint=checkpoint)
+
+    run = load(command.run, command.checkpoint)
+    if prompts is None:
+        interact(run, command.sampling, command.stop_texts, load, command.allow_commands)
+        return
+    if command.run is None:
+        log.info(f"using {run.source}")
+    require_known(prompts, run.tokenizer)
+    sampling, seed_by_chance = command.sampling, command.sampling.seed is None and len(prompts) == 1
+    if seed_by_chance:
+        sampling = dataclasses.replace(sampling, seed=secrets.randbits(SEED_BITS))
+    batch = min(command.batch, len(prompts) * command.samples)
+    events = TextEngine(run.model, run.tokenizer, batch, command.compile).complete(
+        prompts,
+        sampling,
+        command.samples,
+        command.stop_texts,
+        top_logprobs=command.logprobs,
+        echo=command.echo and command.logprobs is not None,
+    )
+    if command.json:
+        print_json(events, run.source, scored=command.logprobs is not None, echo=command.echo)
+        return
+    print_text(events, len(prompts), command.samples, command.echo)
+    if seed_by_chance and sampling.temperature > 0:
+        log.info(f"the same again: --seed {sampling.seed}")
 
 
 class PromptFile:
     """The prompts of a file's lines: JSON strings where they are such, else as they stand. Blank lines are none.
 
     The file is read line by line each time that they are gone through, as it may be larger than the memory; what can
-    be read only once, such as a pipe, is kept.
+    be read only once, such as a pipe, is kept. The path - is standard input.
     """
 
     def __init__(self, path: Path) -> None:
-        """Go through the file once. Raises InputError if it cannot be read, is not UTF-8, or has no prompt."""
+        """Go through the file once. Raise InputError if it cannot be read, is not UTF-8, or has no prompt."""
         self.path, self._kept = path, None
         try:
-            if not path.is_file():
+            if path == STANDARD_INPUT or not path.is_file():
                 self._kept = list(self._read())
             self._count = sum(1 for _ in self)
         except OSError as error:
@@ -44,11 +95,21 @@ class PromptFile:
         return self._read() if self._kept is None else iter(self._kept)
 
     def _read(self) -> Iterator[str]:
-        with open(self.path, "rb") as lines:
+        with _opened(self.path) as lines:
             for number, line in enumerate(lines, 1):
                 text = read_text(f"--prompts {self.path}, line {number}", line.rstrip(b"\r\n").decode)
                 if text.strip():
                     yield _unquoted(text)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file of lines; - is standard input, which stays open."""
+    if path != STANDARD_INPUT:
+        return open(path, "rb")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("--prompts -: nothing is piped into standard input; do so, or name a file")
+    lines = getattr(sys.stdin, "buffer", None)
+    return io.BytesIO(lines.read() if lines is not None else sys.stdin.read().encode())
 
 
 @dataclass(frozen=True)
@@ -58,12 +119,15 @@ class SampleCommand:
 
     run: str | None = None
     """Run directory, or Hugging Face GPT-2 (directory, hub id, or ID@REVISION); by default the newest run."""
+    checkpoint: str = "best"
+    """Of the run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None
-    """File whose text is continued (UTF-8)."""
+    """File whose text is continued (UTF-8), as it stands. Of standard input, the last line's end is left out."""
     prompts: Path | None = None
-    """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines."""
+    """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines. - is
+    standard input."""
     interactive: FlagCreatePairsOff[bool] = False
     """Answer lines one by one, also those of a pipe."""
     allow_commands: FlagCreatePairsOff[bool] = False
@@ -76,14 +140,14 @@ class SampleCommand:
     batch: int = BATCH
     """Continuations at once."""
     stop: UseAppendAction[tuple[str, ...]] = ()
-    """End before this text; may be given several times."""
+    """End before this text; may be given several times. \\n is a line's end, \\t a tab, and \\\\ a backslash."""
     logprobs: int | None = None
     """Give each token's log-probability, and those of so many of the likeliest tokens; natural logarithms, of the
     model alone, before temperature and all other settings."""
     echo: FlagCreatePairsOff[bool] = False
     """Give the prompt before its continuation; with --logprobs, its tokens' as well."""
     json: FlagCreatePairsOff[bool] = False
-    """Print one JSON object per sample."""
+    """Print one JSON object per sample, with the run, step and seed that it was drawn with."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA, else MPS, else the CPU."""
     dtype: WeightDtype = "auto"
@@ -114,8 +178,13 @@ class SampleCommand:
         if self.greedy:
             object.__setattr__(self, "sampling", dataclasses.replace(self.sampling, temperature=0.0))
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop texts, with what --stop spells by a backslash."""
+        return tuple(re.sub(r"\\[nt\\]", lambda match: ESCAPES[match[0]], stop) for stop in self.stop)
+
     def read_prompts(self) -> list[str] | PromptFile | None:
-        """The prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
+        """Give the prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
         if self.interactive:
             return None
         if self.prompt is not None:
@@ -124,10 +193,12 @@ class SampleCommand:
             return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
         if self.prompts is not None:
             return PromptFile(self.prompts)
-        return None if at_terminal() else [read_standard_input()]
+        if at_terminal():
+            return None
+        return [re.sub(r"\r?\n\Z", "", read_standard_input())]  # which echo, and most programs, put there
 
     def require_interactive(self) -> None:
-        """Raises InputError for options that an interactive session has no use for."""
+        """Raise InputError for options that an interactive session has no use for."""
         useless = {
             "json": self.json,
             "samples": self.samples > 1,
@@ -142,7 +213,7 @@ class SampleCommand:
 
 
 def require_known(prompts: Iterable[str], tokenizer: Tokenizer) -> None:
-    """Raises InputError, before anything is continued, for a prompt with a character that the vocabulary lacks."""
+    """Raise InputError, before anything is continued, for a prompt with a character that the vocabulary lacks."""
     if tokenizer.kind != "char":
         return
     for number, prompt in enumerate(prompts, 1):

@@ -1,29 +1,35 @@
 """Tell how likely a model finds a text, token by token."""
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from gpt import commands as cli
-from gpt.apps.render import bits, print_score_json, print_scores, score_lines
+from gpt.apps.render import Totals, bits, print_score_json, print_scores
 from gpt.choices import Device, WeightDtype
 from gpt.device import choose_device
 from gpt.errors import InputError
-from gpt.generation.score import score_text
+from gpt.generation.score import TokenScore, score_text
 from gpt.interrupts import Interruptible
-from gpt.runs.directory import newest_run
+from gpt.log import log
 from gpt.runs.load import load_run
+
+SECONDS = 10.0  # between two lines of progress
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `gpt score` with options from the command line."""
     with Interruptible():
-        tyro.cli(score, args=arguments)
+        tyro.cli(score, args=arguments, prog=Path(sys.argv[0]).name)
 
 
 def score(
     run: Path | None = None,
+    checkpoint: str = "best",
     text: str | None = None,
     file: Path | None = None,
     top_logprobs: int = 0,
@@ -33,9 +39,14 @@ def score(
 ) -> None:
     """Print the surprisal of each token of a text in bits, -log2 of its probability, and of the whole text.
 
+    The text begins a document: its first token is seen after end-of-text, where the model's vocabulary has that, so
+    that figures differ a little from those of programs that put nothing before it. A text longer than the context is
+    read in windows, in which each token is seen with at least half a context before it.
+
     Args:
         run: Run directory, or Hugging Face GPT-2; by default the newest run.
-        text: The text; by default it is read from --file or standard input.
+        checkpoint: Of the run: best, last, or the number of a step.
+        text: The text; by default it is read from --file or standard input, as it stands, with its last line's end.
         file: File of the text (UTF-8).
         top_logprobs: Also print so many of the likeliest tokens, with their surprisals.
         json: Print one JSON object instead, with natural logarithms of probabilities.
@@ -52,10 +63,26 @@ def score(
         text = cli.read_standard_input()
     if not text:
         raise InputError("the text is empty; there is nothing to score")
-    loaded = load_run(run or newest_run(with_checkpoint=True), choose_device(device), dtype)
+    loaded = load_run(run, choose_device(device), dtype, checkpoint=checkpoint)
+    if run is None:
+        log.info(f"using {loaded.source}")
+    totals = Totals(len(text.encode(errors="replace")))
     scores = score_text(loaded.model, loaded.tokenizer, text, top_logprobs)
+    if json or not sys.stdout.isatty():
+        scores = _with_progress(scores, totals.bytes)
     if json:
-        print_score_json(scores, text)
+        print_score_json(scores, totals, loaded.source)
     else:
-        print_scores(scores, unit=bits)
-        print("\n".join(score_lines(scores, text)))
+        print_scores(totals.count(scores), unit=bits)
+        print("\n".join(totals.lines()))
+
+
+def _with_progress(scores: Iterable[TokenScore], size: int) -> Iterator[TokenScore]:
+    """Pass scores on, and say from time to time which part of a text of so many bytes they have come to."""
+    done, told = 0, time.monotonic()
+    for score in scores:
+        yield score
+        done += len(score.text.encode(errors="replace"))
+        if time.monotonic() - told >= SECONDS:
+            told = time.monotonic()
+            log.info(f"{min(1.0, done / size):.0%} of {size:,} bytes")

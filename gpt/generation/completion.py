@@ -1,30 +1,29 @@
 """From prompts to printable text: what the terminal, JSON and the interactive session all consume."""
 
+import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
 
 from gpt.errors import InputError
-from gpt.generation.config import SamplingConfig
-from gpt.generation.engine import Engine
-from gpt.generation.request import Request, Token
+from gpt.generation.engine import Engine, Token
+from gpt.generation.sampling import SamplingConfig
+from gpt.generation.scheduler import FinishReason, Request
 from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
-from gpt.text.stream import StreamDecoder
-from gpt.text.tokenizer import Tokenizer
+from gpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
 @dataclass
 class Completion:
-    """One sample so far: `text` ends before a stop text, `ids` are the new tokens it was decoded from."""
+    """One sample so far: `text` ends before a stop text."""
 
     prompt: str
+    request: Request
     text: str = ""
-    ids: list[int] = field(default_factory=list)
-    finish_reason: str = ""
-    """'' while it goes on, then 'stop' (end-of-text or a stop text), 'length' (max_tokens), or 'cancelled'."""
     tokens_per_second: float = 0.0
     """New tokens by the time since the prompt's turn came."""
     prompt_tokens: list[TokenScore] = field(default_factory=list)
@@ -32,12 +31,25 @@ class Completion:
     tokens: list[TokenScore] = field(default_factory=list)
     """Those of the new tokens."""
 
+    @property
+    def ids(self) -> list[int]:
+        """Give the new tokens that the text was decoded from."""
+        return self.request.output_ids
 
-Scored = Callable[[], list[TokenScore]] | None  # a prompt's own scores, which its samples share
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Tell why it ended: '' while it goes on, 'stop' (end-of-text or a stop text), 'length' (max_tokens), or
+        'cancelled'."""
+        return self.request.finish_reason
+
+
+Event = tuple[int, str, Completion]  # the number of a sample, its new text, and all of it so far
+ScorePrompt = Callable[[], list[TokenScore]] | None  # which the samples of a prompt share
+SEED_BITS = 32  # of a seed by chance, which somebody may want to type
 
 
 class StopStrings:
-    """Lets text through unless it is, or could yet become, a stop text."""
+    """Let text through unless it is, or could yet become, a stop text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
@@ -46,7 +58,7 @@ class StopStrings:
         self.held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """(the text that is certain, whether a stop text was reached)."""
+        """Give (the text that is certain, whether a stop text was reached)."""
         self.held += text
         places = [(self.held.index(stop), len(stop)) for stop in self.stops if stop in self.held]
         if places:  # the one that is complete first, whatever pieces the text comes in; of several, the longest
@@ -66,130 +78,154 @@ class StopStrings:
 class CompletionStream:
     """What a request's tokens become, one by one."""
 
-    def __init__(self, number: int, prompt: str, tokenizer: Tokenizer, stops: Sequence[str], scored: Scored) -> None:
-        self.number, self.scored = number, scored
-        self.tokenizer, self.decoder, self.watcher = tokenizer, StreamDecoder(tokenizer.token_bytes), StopStrings(stops)
-        self.result = Completion(prompt)
-        self.taken = 0  # of the request's tokens
-        self.start: float | None = None
+    def __init__(
+        self, number: int, result: Completion, tokenizer: Tokenizer, watcher: StopStrings, score_prompt: ScorePrompt
+    ) -> None:
+        self.number, self.result, self.tokenizer, self.score_prompt = number, result, tokenizer, score_prompt
+        self.decoder, self.watcher = StreamDecoder(tokenizer.token_bytes), watcher
+        self.stopped = False
+        self.start: float | None = None  # when the step began that read the prompt
+        self.news: str | None = None  # text that was not taken yet; None where no token came
 
-    def push(self, token: Token, begun: float) -> str:
-        """Take a token whose step began at that time; the text that is certain by now."""
-        if self.scored and not self.taken:
-            self.result.prompt_tokens = self.scored()
-        self.start, self.taken = self.start or begun, self.taken + 1
-        result = self.result
-        last = self.taken == len(token.request.tokens)
-        text, ended = "", last and token.request.finish_reason != ""
-        if token.id is not None:
-            result.ids.append(token.id)
-            text = self.decoder.push(token.id)
-            if token.logprob is not None:
-                result.tokens.append(token_score(self.tokenizer, token.id, token.logprob, token.top_logprobs))
-        text, stopped = self.watcher.push(text + self.decoder.finish() if ended else text)
-        if ended and not stopped:
-            text += self.watcher.held
-        result.text += text
-        result.finish_reason = "stop" if stopped else token.request.finish_reason if ended else ""
-        result.tokens_per_second = len(result.ids) / (time.perf_counter() - self.start)
+    def push(self, token: Token, begun: float) -> bool:
+        """Take a token whose step began at that time. Tell whether a stop text was reached."""
+        self._begin(begun)
+        if token.logprob is not None:
+            self.result.tokens.append(token_score(self.tokenizer, token.id, token.logprob, token.top_logprobs))
+        self._add(self.decoder.push(token.id))
+        self.result.tokens_per_second = len(self.result.ids) / (time.perf_counter() - (self.start or begun))
+        return self.stopped
+
+    def close(self) -> bool:
+        """Add what was held back, as nothing follows. Tell whether that reached a stop text."""
+        if not self.stopped:
+            self._begin(time.perf_counter())  # unless it did with its first token
+            self._add(self.decoder.finish())
+        if not self.stopped:
+            self._show(self.watcher.held)
+        return self.stopped
+
+    def take(self) -> str:
+        """Give the text that is new since the last call."""
+        text, self.news = self.news or "", None
         return text
 
+    def _begin(self, begun: float) -> None:
+        if self.start is None:
+            self.start = begun
+            self.result.prompt_tokens = self.score_prompt() if self.score_prompt else []
 
-def text_engine(
-    model: GPT,
-    tokenizer: Tokenizer,
-    max_batch: int = 16,
-    compiled: bool = False,
-) -> Engine:
-    """An engine that ends at the tokenizer's end-of-text and draws only ids that it has."""
-    return Engine(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled)
+    def _add(self, text: str) -> None:
+        text, self.stopped = self.watcher.push(text)
+        self._show(text)
+
+    def _show(self, text: str) -> None:
+        self.news = (self.news or "") + text
+        self.result.text += text
 
 
-def complete_texts(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    prompts: Iterable[str],
-    sampling: SamplingConfig,
-    samples: int = 1,
-    stops: Sequence[str] = (),
-    top_logprobs: int | None = None,
-    echo: bool = False,
-) -> Iterator[tuple[int, str, Completion]]:
-    """Continue each prompt `samples` times, yielding (number, its new text, the continuation so far) as it goes.
+class TextEngine(Engine):
+    """An engine of texts: it ends at the tokenizer's end-of-text, and draws only ids that it has.
 
-    Sample i of prompt j has the number j·samples + i, and the same text whatever is continued beside it. The new text
-    is whole characters, and never part of a stop text; the last one of each comes with its `finish_reason`.
-    With `top_logprobs`, each token has its log-probability and those of that many of the likeliest; with `echo`, the
-    prompt's tokens as well.
-    Prompts are taken and encoded as places come free, a few ahead, so that there may be any number of them.
-    Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode: once
-    all samples before that prompt are finished.
+    Several callers can complete texts with one, each in turn: what one of them steps, it steps for all.
     """
-    submitted = _submit(engine, tokenizer, prompts, sampling, samples, stops, top_logprobs, echo)
-    streams: dict[Request, CompletionStream] = {}
-    failure: InputError | None = None
-    try:
-        while True:
-            try:
-                # Besides those under way, as many wait as could be read together with the next one.
-                for request, stream in islice(submitted, max(0, 2 * engine.max_batch + 1 - len(streams))):
-                    streams[request] = stream
-            except InputError as error:
-                failure = error  # which has ended `submitted`
-            if not streams:
-                break
-            begun = time.perf_counter()
-            engine.step()
-            # Not what the step gave, for other callers of the engine may have made steps, too.
-            for request, stream in list(streams.items()):
-                for text in _new_texts(request, stream, begun):
-                    if stream.result.finish_reason:
-                        engine.cancel(request)
-                        del streams[request]
-                    yield stream.number, text, stream.result
-    finally:
-        for request in streams:
-            engine.cancel(request)
-    if failure is not None:
-        raise failure
 
+    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 16, compiled: bool = False) -> None:
+        super().__init__(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled)
+        self.tokenizer = tokenizer
+        self.streams: dict[Request, CompletionStream] = {}  # of all callers
 
-def _submit(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    prompts: Iterable[str],
-    sampling: SamplingConfig,
-    samples: int,
-    stops: Sequence[str],
-    top_logprobs: int | None,
-    echo: bool,
-) -> Iterator[tuple[Request, CompletionStream]]:
-    """Submit each sample of each prompt when it is asked for. Raises InputError that names the prompt, if several."""
-    several = not isinstance(prompts, Sized) or len(prompts) > 1
-    for j, prompt in enumerate(prompts):
+    def complete(
+        self,
+        prompts: Iterable[str],
+        sampling: SamplingConfig,
+        samples: int = 1,
+        stops: Sequence[str] = (),
+        top_logprobs: int | None = None,
+        echo: bool = False,
+    ) -> Iterator[Event]:
+        """Continue each prompt `samples` times, yielding (number, its new text, all of it so far) as it goes.
+
+        Sample i of prompt j has the number j·samples + i, and the same text whatever is continued beside it. All of a
+        sample comes before the next one, and each as soon as those before it are done. The new text is whole
+        characters, and never part of a stop text; the last one of each comes with its `finish_reason`. Without a seed,
+        each prompt gets one by chance, for all its samples.
+        With `top_logprobs`, each token has its log-probability and those of that many of the likeliest; with `echo`,
+        the prompt's tokens as well.
+        Prompts are taken and encoded as places come free, a few ahead, so that there may be any number of them.
+        Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode:
+        once all samples before that prompt are finished.
+        """
+        submitted = self._submit(prompts, sampling, samples, stops, top_logprobs, echo)
+        own: deque[CompletionStream] = deque()  # those that were not told to the end, in order
+        failure: InputError | None = None
         try:
-            ids = opening_ids(tokenizer, prompt)
-            scored = cache(partial(score_ids, engine.model, tokenizer, ids, top_logprobs or 0)) if echo else None
-            for i in range(samples):
-                stream = CompletionStream(j * samples + i, prompt, tokenizer, stops, scored)
-                yield engine.submit(ids, sampling, i, top_logprobs), stream
-        except InputError as error:
-            raise InputError(f"prompt {j + 1}: {error}" if several else str(error)) from None
+            while True:
+                # Besides those under way, as many wait as could be read together with the next one.
+                room = 2 * self.max_batch + 1 - len(self.scheduler.running) - len(self.scheduler.waiting)
+                try:
+                    own.extend(islice(submitted, max(0 if own else 1, room)))
+                except InputError as error:
+                    failure = error  # which has ended `submitted`
+                if not own:
+                    break
+                begun = time.perf_counter()
+                for token in self.step():
+                    if token.request in self.streams and self.streams[token.request].push(token, begun):
+                        self.finish(token.request, "stop")
+                while own:
+                    stream = own[0]
+                    if ended := stream.result.finish_reason != "":
+                        self._end(own.popleft())
+                    if ended or stream.news is not None:
+                        yield stream.number, stream.take(), stream.result
+                    if not ended:
+                        break
+        finally:
+            for stream in own:
+                self.finish(stream.result.request, "cancelled")
+                del self.streams[stream.result.request]
+        if failure is not None:
+            raise failure
 
+    def _end(self, stream: CompletionStream) -> None:
+        """Forget a stream whose request has ended."""
+        request = stream.result.request
+        del self.streams[request]
+        if request.finish_reason != "cancelled" and stream.close():
+            self.finish(request, "stop")
 
-def _new_texts(request: Request, stream: CompletionStream, begun: float) -> Iterator[str]:
-    """What a request's tokens that were not taken yet add, up to the end of the sample."""
-    for token in request.tokens[stream.taken :]:
-        yield stream.push(token, begun)
-        if stream.result.finish_reason:
-            return
-    if request.finish_reason == "cancelled":  # by another
-        stream.result.finish_reason = request.finish_reason
-        yield ""
+    def _submit(
+        self,
+        prompts: Iterable[str],
+        sampling: SamplingConfig,
+        samples: int,
+        stops: Sequence[str],
+        top_logprobs: int | None,
+        echo: bool,
+    ) -> Iterator[CompletionStream]:
+        """Submit each sample when it is asked for. Raise InputError, which names the prompt where there are several."""
+        several = not isinstance(prompts, Sized) or len(prompts) > 1
+        for j, prompt in enumerate(prompts):
+            try:
+                ids = opening_ids(self.tokenizer, prompt)
+                seed = secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed
+                score = cache(partial(self._score, ids, top_logprobs or 0)) if echo else None
+                for i in range(samples):
+                    watcher = StopStrings(stops)
+                    result = Completion(prompt, self.submit(ids, replace(sampling, seed=seed), i, top_logprobs))
+                    stream = CompletionStream(j * samples + i, result, self.tokenizer, watcher, score)
+                    self.streams[result.request] = stream
+                    yield stream
+            except InputError as error:
+                raise InputError(f"prompt {j + 1}: {error}" if several else str(error)) from None
+
+    def _score(self, ids: list[int], top_logprobs: int) -> list[TokenScore]:
+        return list(score_ids(self.model, self.tokenizer, ids, top_logprobs))
 
 
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that a prompt begins with. An empty one begins a document: after end-of-text, or after a line's end.
+    """Give the ids that a prompt begins with. An empty one begins a document: after end-of-text, or a line's end.
 
     A tokenizer that knows neither has its first id instead.
     """

@@ -1,27 +1,44 @@
-"""One more token of every sequence: eagerly, each with a cache of its own length, or compiled, in fixed slots.
+"""The model, and what it has read of each request: eagerly, each with a cache of its own length, or compiled, in slots.
 
-Letters in shapes: B sequences, V vocabulary.
+A runner does as it is told: what is read, and when, the scheduler decides.
+
+Letters in shapes: B sequences, T ids of each, V vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gpt.compiler import ROUNDING, Compiled
+from gpt.generation.scheduler import Request
 from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
 from gpt.model.transformer import GPT
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A context that was just read, for requests that have the same one."""
+
+    context: tuple[int, ...]
+    cache: KVCache
+    logits: Tensor
+    """After it, (1, V)."""
+
+
 class ModelRunner:
-    """Takes memory for sequences when they begin, as much as they can need, and gives it back when they end."""
+    """Takes memory for requests when they are first read, as much as they can need, until they are forgotten."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model
+        self.caches: dict[Request, KVCache] = {}  # of the requests that were read
+        self.prompt_tokens = 0  # read by `prefill` so far
+        self._newest: _Reading | None = None
         self.blocks: dict[KVBlock, list[KVCache]] = {}  # the parts in use of memory that was taken together
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
-        """Empty caches, side by side, for at most so many positions each, or as many as the context has."""
+        """Make empty caches, side by side, for at most so many positions each, or as many as the context has."""
         block = KVBlock(self.model.config, positions, self.model.device, self.model.dtype, sequences)
         parts = [KVCache(block, i) for i in range(sequences)]
         self.blocks[block] = parts.copy()
@@ -40,21 +57,58 @@ class ModelRunner:
                 part.move_to(place)
             self.blocks[together[0].block] = parts
 
-    def prefill(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
-        """Read T more ids of each sequence, (B, T); the logits after them, (B, V)."""
-        tokens = torch.tensor(ids, device=self.model.device)
-        return self.model(tokens, caches[0] if len(caches) == 1 else RaggedBatch(caches), last=True)
+    def prefill(self, requests: Sequence[Request]) -> Tensor:
+        """Read the contexts of requests, all of one length and equal ones once; give the logits after them, (B, V).
 
-    def decode(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Read one more id of each sequence, (B,); the logits after it, (B, V)."""
-        return self.prefill([[i] for i in ids], caches)
+        What was read of them before is given up first.
+        """
+        for request in requests:
+            self.forget(request)
+        caches = self.new_caches(requests[0].positions, len(requests))
+        self.caches |= zip(requests, caches, strict=True)
+        contexts = [tuple(request.context_ids) for request in requests]
+        known = {} if self._newest is None else {self._newest.context: self._newest}
+        unread: dict[tuple[int, ...], KVCache] = {}
+        for context, cache in zip(contexts, caches, strict=True):
+            if context not in known:
+                unread.setdefault(context, cache)
+        if unread:
+            ids = torch.tensor(list(unread), device=self.model.device)  # (B, T)
+            self.prompt_tokens += ids.numel()
+            rows = self.model(ids, _together(list(unread.values())), last=True).split(1)
+            for (context, cache), logits in zip(unread.items(), rows, strict=True):
+                known[context] = _Reading(context, cache, logits)
+        readings = [known[context] for context in contexts]
+        for cache, reading in zip(caches, readings, strict=True):
+            if cache is not reading.cache:
+                cache.copy_from(reading.cache, len(reading.context))
+        self._newest = readings[-1]
+        return torch.cat([reading.logits for reading in readings])
+
+    def decode(self, requests: Sequence[Request]) -> Tensor:
+        """Read the newest id of each request; give the logits after it, (B, V)."""
+        ids = torch.tensor([request.context_ids[-1:] for request in requests], device=self.model.device)  # (B, 1)
+        return self.model(ids, _together([self.caches[request] for request in requests]), last=True)
+
+    def forget(self, request: Request) -> None:
+        """Give up the memory of what was read of a request, if anything was."""
+        cache = self.caches.pop(request, None)
+        if cache is None:
+            return
+        if self._newest is not None and self._newest.cache is cache:
+            self._newest = None
+        self.release(cache)
+
+
+def _together(caches: list[KVCache]) -> KVCache | RaggedBatch:
+    return caches[0] if len(caches) == 1 else RaggedBatch(caches)
 
 
 class CompiledRunner(ModelRunner):
     """The same for `slots` sequences in memory taken once, by one compiled program, or CUDA graph, for all of them."""
 
     def __init__(self, model: GPT, slots: int) -> None:
-        """Raises CompilerFailed, as `decode` does, where torch.compile does not work."""
+        """Raise CompilerFailed, as `decode` does, where torch.compile does not work."""
         super().__init__(model)
         self.slots = StaticCache(model.config, slots, model.device, model.dtype)
         self.free = list(range(slots))
@@ -81,13 +135,13 @@ class CompiledRunner(ModelRunner):
     def release(self, cache: KVCache) -> None:
         self.free.append(self.place.pop(cache))
 
-    def decode(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        places = [self.place[cache] for cache in caches]
+    def decode(self, requests: Sequence[Request]) -> Tensor:
+        places = [self.place[self.caches[request]] for request in requests]
         tokens = torch.zeros(self.slots.rows.size(0), 1, dtype=torch.int64)
-        tokens[places, 0] = torch.tensor(ids)
+        tokens[places, 0] = torch.tensor([request.context_ids[-1] for request in requests])
         # Every slot is written to: those of other sequences behind what they have, which they will write over.
         self.slots.begin_step({place: cache.length for cache, place in self.place.items()})
         logits = self.step(tokens.to(self.model.device), variant=self.slots.read)
-        for cache in caches:
-            cache.length += 1
+        for request in requests:
+            self.caches[request].length += 1
         return logits[places]

@@ -6,15 +6,44 @@ a draw from what is left.
 Letters in shapes: B rows, V vocabulary, N candidates.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, are_deterministic_algorithms_enabled
 
-from gpt.errors import InputError
-from gpt.generation.config import SamplingConfig
+from gpt.choices import Overflow
+from gpt.errors import bounded, check_limits, require
 from gpt.hashing import mix
+from gpt.model.loss import require_finite
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn: the settings apply in the order in which they stand here."""
+
+    max_tokens: int = bounded(200, ge=1)
+    """New tokens per sample, at the most."""
+    repetition_penalty: float = bounded(1.0, ge=0.001, le=1000, note="1 changes nothing")
+    """Makes ids that the text already has less likely, above 1; divides their logits, or multiplies negative ones."""
+    temperature: float = bounded(0.8, ge=0, note="0 is greedy")
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = bounded(50, ge=1, note="a number above the vocabulary means all")
+    """Draw among the k likeliest tokens; above the vocabulary means all."""
+    top_p: float = bounded(1.0, gt=0, le=1, note="1 means all")
+    """Draw among the likeliest tokens whose probabilities add up to this."""
+    min_p: float = bounded(0.0, ge=0, le=1, note="0 means all")
+    """Draw among the tokens that have at least this share of the likeliest one's probability."""
+    seed: int | None = bounded(None, ge=0, le=2**63 - 1)
+    """Seed of the draws; without one every call draws afresh."""
+    overflow: Overflow = "slide"
+    """When the context is full: refuse beforehand (error), read the newest half again (slide), or the first quarter
+    and the newer half of the rest (keep-prefix)."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        require(self.overflow in get_args(Overflow), "`overflow`", self.overflow, " or ".join(get_args(Overflow)))
 
 
 def sample(
@@ -25,8 +54,7 @@ def sample(
     A row's draw depends on its own logits, generator and `seen` ids only, so it is the same at any batch size.
     Temperature 0 takes the likeliest id, the lowest of equals. Raises InputError if a row's largest is not finite.
     """
-    if not math.isfinite(logits.amax(dim=-1).sum()):  # one is no number or +∞, or all of a row are −∞
-        raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
+    require_finite(logits)
     # MPS has no float64, and CUDA no sum of all before each number that always rounds alike.
     logits = logits.cpu() if logits.device.type == "mps" or are_deterministic_algorithms_enabled() else logits
     if sampling.temperature == 0:
@@ -43,7 +71,7 @@ def sample(
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """What may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and their probabilities, float64.
+    """List what may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and probabilities, float64.
 
     As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
     ids of its text so far, which the repetition penalty makes less likely.
@@ -62,7 +90,7 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
 
 
 def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:
-    """Positive logits of the ids seen divided by the penalty, negative ones multiplied (Keskar et al. 2019, "CTRL"):
+    """Divide positive logits of the ids seen by the penalty, and multiply negative ones (Keskar et al. 2019, "CTRL"):
     (B, V) → (B, V), in float64 and apart from the logits if there is one."""
     if penalty == 1:
         return logits
@@ -74,7 +102,7 @@ def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Ten
 
 
 def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row, ties with the k-th included (Fan et al. 2018): ids and scores, (B, N) each."""
+    """Keep each row's k highest scores, ties with the k-th included (Fan et al. 2018): ids and scores, (B, N) each."""
     B, V = scores.shape
     if k >= V:
         return torch.arange(V, device=scores.device).expand(B, V), scores
@@ -90,7 +118,9 @@ def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """The likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the others −∞.
+    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first.
+
+    The others become −∞.
 
     (B, N) → (B, N) (Holtzman et al. 2020).
     """
@@ -100,14 +130,6 @@ def keep_top_p(scores: Tensor, p: float) -> Tensor:
     return scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)
 
 
-def token_logprobs(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model itself thinks, before any of the settings: (B, V) and (B,) ids → their natural logarithms of
-    probability (B,), and ids and logarithms of the `best` likeliest, (B, best) each, float64."""
-    logarithms = (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(dim=-1)
-    values, likeliest = logarithms.topk(min(best, logarithms.size(-1)), dim=-1)
-    return logarithms.gather(1, ids.to(logarithms.device).unsqueeze(1)).squeeze(1), likeliest, values
-
-
 def sample_generator(seed: int, i: int) -> torch.Generator:
-    """The generator of sample i of a seed, which draws the same numbers whatever is drawn beside it."""
+    """Make the generator of sample i of a seed, which draws the same numbers whatever is drawn beside it."""
     return torch.Generator().manual_seed(mix(seed, i) >> 1)

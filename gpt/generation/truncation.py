@@ -12,14 +12,14 @@ REMEDY = {
 
 
 def truncation_notice(prompt_tokens: int, context_length: int, overflow: Overflow) -> str:
-    """What `truncate_prompt` does, in words."""
+    """Say what `truncate_prompt` does."""
     kept = prefix_length(context_length, overflow)
     read = f"its first {kept:,} and its last {context_length - kept:,}" if kept else f"its last {context_length:,}"
     return f"the prompt has {prompt_tokens:,} tokens and the model sees {context_length:,}: {read} are read"
 
 
 def require_room(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
-    """Raises InputError unless the model can read a prompt and draw that many tokens without forgetting any."""
+    """Raise InputError unless the model can read a prompt and draw that many tokens without forgetting any."""
     needed = prompt_tokens + max_tokens - 1  # the last one drawn is never read
     if needed > context_length:
         raise InputError(
@@ -29,18 +29,18 @@ def require_room(prompt_tokens: int, max_tokens: int, context_length: int) -> No
 
 
 def truncate_prompt(ids: Sequence[int], context_length: int, overflow: Overflow) -> list[int]:
-    """A prompt longer than the context, cut to it: its end, or its beginning and its end."""
+    """Cut a prompt longer than the context to it: to its end, or its beginning and its end."""
     kept = prefix_length(context_length, overflow)
     return [*ids[:kept], *ids[len(ids) - (context_length - kept) :]]
 
 
 def truncate(ids: Sequence[int], context_length: int, overflow: Overflow) -> list[int]:
-    """More ids than the context holds, cut so that half of what can be dropped is free again; at least one is left."""
+    """Cut more ids than the context holds, so that half of what can be dropped is free again; at least one is left."""
     kept = prefix_length(context_length, overflow)
     room = context_length - kept
     return [*ids[:kept], *ids[len(ids) - max(1, room - room // 2) :]]
 
 
 def prefix_length(context_length: int, overflow: Overflow) -> int:
-    """How many of the first ids stay for ever."""
+    """Tell how many of the first ids stay for ever."""
     return context_length // 4 if overflow == "keep-prefix" else 0

@@ -92,6 +92,14 @@ def pinned(source: str, path: Path) -> str:
     return source if Path(source).is_dir() else f"{source.partition('@')[0]}@{path.name}"
 
 
+def is_model(path: Path) -> bool:
+    """Tell whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
+    try:
+        return "model_type" in read_json(path / "config.json")
+    except InputError:
+        return False
+
+
 def read_config(path: Path) -> ModelConfig:
     """Read their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
     file = path / "config.json"

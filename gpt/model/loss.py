@@ -7,6 +7,7 @@ its loss and, at once, to its part of the gradients, so that nothing is computed
 Letters in shapes: N positions, C width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt.choices import IGNORE_INDEX
+from gpt.errors import InputError
 
 # Float32 logits held at a time: on a CPU what its cache likes (benchmarks/LOG.md), else what keeps kernels long.
 CHUNK_BYTES, CHUNK_BYTES_ON_CPU = 1 << 30, 16 << 20
@@ -61,6 +63,25 @@ def next_token_losses(hidden: Tensor, head: Callable[[Tensor], Tensor], targets:
         for part, aims in _chunks(hidden.flatten(0, -2), targets.flatten(), vocab_size)
     ]
     return torch.cat(losses).view_as(targets)
+
+
+def require_finite(logits: Tensor) -> None:
+    """Raise InputError if the largest logit of a row (B, V) is not finite: no number, +∞, or all of the row are −∞."""
+    if not math.isfinite(logits.amax(dim=-1).sum()):
+        raise InputError("the model's logits are not finite: its weights are damaged or its training diverged")
+
+
+def token_logprobs(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give natural logarithms of probability by the model alone, before any setting of sampling, in float64.
+
+    (B, V) and (B,) ids → those of the ids, (B,), and ids and logarithms of the `best` likeliest, (B, best) each, in
+    falling order. Raises InputError as `require_finite`.
+    """
+    require_finite(logits)
+    # MPS has no float64.
+    logarithms = (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(dim=-1)
+    values, likeliest = logarithms.topk(min(best, logarithms.size(-1)), dim=-1)
+    return logarithms.gather(1, ids.to(logarithms.device).unsqueeze(1)).squeeze(1), likeliest, values
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:

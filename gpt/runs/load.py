@@ -1,5 +1,6 @@
 """A trained model, ready to use: from a run, or from Hugging Face's files."""
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,15 +9,16 @@ from typing import Any
 import torch
 
 from gpt.choices import WeightDtype
-from gpt.device import choose_weight_dtype
+from gpt.device import choose_device, choose_weight_dtype
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT, empty_model
-from gpt.runs import checkpoint
-from gpt.runs.directory import TOKENIZER, is_run, nearest_run, read_config
+from gpt.runs import checkpoint as checkpoints
+from gpt.runs.directory import TOKENIZER, is_run, nearest_run, newest_run, read_config
+from gpt.runs.integrity import CorruptCheckpoint, Gone
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -38,31 +40,39 @@ class LoadedRun:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Loaded when first asked for. Raises InputError if there is none."""
+        """Load it when it is first asked for. Raises InputError if there is none."""
         return load_tokenizer(self.path)
 
 
 def load_run(
-    source: str | Path,
+    source: str | Path | None = None,
     device: str = "cpu",
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
+    checkpoint: str | int = "best",
 ) -> LoadedRun:
-    """A run directory's best checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
+    """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
-    Raises InputError if there is no such run or model, or nothing of it can be used, or not in that dtype there.
-    Damaged checkpoints are passed over with a warning. `prepacked` makes it fast on a CPU, where a model in float32 can
-    then only be evaluated and generate; int8 always is; a warning says where a sample then depends on those beside it.
+    Without a source it is the newest run under runs/. `checkpoint` is best (by validation loss), last, or a step.
+    Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
+    dtype there. Damaged checkpoints are passed over with a warning. `prepacked` makes it fast on a CPU, where a model
+    in float32 can then only be evaluated and generate; int8 always is; a warning says where a sample then depends on
+    those beside it.
     """
+    device = choose_device(device) if device == "auto" else device
     if dtype == "int8" and device != "cpu":
         raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
+    choose_device(device.partition(":")[0])
+    source = newest_run(with_checkpoint=True) if source is None else source
     path = Path(source)
     if is_run(path):
-        best = checkpoint.load_best(path)
-        config, weights, state = read_config(path).model, best.model, best.state
-        name = f"{path}, step {best.state['step']:,}"
+        chosen = _choose(path, str(checkpoint))
+        config, weights, state = read_config(path).model, chosen.model, chosen.state
+        name = f"{path}, step {state['step']:,}"
     else:
         path = _find(source)
+        if checkpoint != "best":
+            raise InputError(f"`checkpoint` {checkpoint}: {source} is a Hugging Face model, which has none to choose")
         config = huggingface.read_config(path)
         weights, state = huggingface.read_weights(path, config), {}
         name = huggingface.pinned(str(source), path)
@@ -84,22 +94,41 @@ def load_run(
     return LoadedRun(model.eval(), name, path, state)
 
 
+def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:
+    """Load the checkpoint of a run that is the best, the last, or a step's. Raises InputError if there is none."""
+    if wanted == "best":
+        return checkpoints.load_best(run)
+    while wanted == "last":
+        with contextlib.suppress(Gone):  # a training beside this removed one: search again
+            for path in reversed(checkpoints.list_checkpoints(run)):
+                try:
+                    return checkpoints.load(path, optimizer=False)
+                except CorruptCheckpoint as error:
+                    log.warning(f"damaged checkpoint: {error}; passed over")
+            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with `run`")
+    steps = {str(checkpoints.step_of(path)): path for path in checkpoints.list_checkpoints(run)}
+    if wanted not in steps:
+        raise InputError(f"`checkpoint` {wanted}: {run} has best, last and the steps {', '.join(steps) or '(none)'}")
+    return checkpoints.load(steps[wanted], optimizer=False)
+
+
 def model_config(source: str | Path) -> ModelConfig:
-    """The shape of the model that `load_run` would load, without its weights."""
+    """Read the shape of the model that `load_run` would load, without its weights."""
     path = Path(source)
     return read_config(path).model if is_run(path) else huggingface.read_config(_find(source))
 
 
 def pinned(source: str) -> str:
-    """The name of a run, or of a Hugging Face model, that stays the same: with its commit if it is on the hub."""
+    """Name a run, or a Hugging Face model, so that it stays the same: with its commit if it is on the hub."""
     return source if Path(source).is_dir() else huggingface.pinned(source, _find(source))
 
 
 def _find(source: str | Path) -> Path:
-    """The directory of a Hugging Face model, as `huggingface.find`; a run's bare name is not looked for on the hub.
+    """Find the directory of a Hugging Face model, as `huggingface.find`; a run's bare name is not asked of the hub.
 
-    Raises InputError, with the run that may have been meant.
+    Raises InputError, with the run that may have been meant, or with what there is instead.
     """
+    require_model(Path(source))
     name = Path(str(source).partition("@")[0])
     bare = name.parent == Path() and not name.exists()
     if bare and is_run(Path("runs") / name):
@@ -112,8 +141,28 @@ def _find(source: str | Path) -> Path:
         raise
 
 
+def require_model(path: Path) -> None:
+    """Raise InputError, which says what it is, for a path that is there and is no run, and no model's directory."""
+    if not path.exists() or is_run(path) or (path / "config.json").exists():
+        return
+    run = next((parent for parent in path.parents if is_run(parent)), None)
+    if run and checkpoints.NAME.fullmatch(path.name):
+        step = checkpoints.step_of(path)
+        is_what = f"is a checkpoint of the run {run}: name that run; `checkpoint` {step} chooses it, where one can"
+    elif run:
+        is_what = f"is part of the run {run}: name that run"
+    elif path.is_file():
+        model = huggingface.is_model(path.parent)
+        is_what = f"is a file of a Hugging Face model: name {path.parent}" if model else "is a file, and no directory"
+    elif (path / "manifest.json").exists():
+        is_what = "is a dataset: name a run that was trained on it, or a Hugging Face model"
+    else:
+        is_what = "is a directory without a config.json: neither a run nor a Hugging Face model"
+    raise InputError(f"{path}: {is_what}")
+
+
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """The tokenizer of a run or of a Hugging Face model. Raises InputError if there is none."""
+    """Load the tokenizer of a run or of a Hugging Face model. Raises InputError if there is none."""
     path = Path(source)
     if is_run(path):
         return Tokenizer.load(path / TOKENIZER)

@@ -5,11 +5,12 @@ its special tokens. That is what `tokenizer.json` holds, so loading one needs no
 """
 
 import base64
+import codecs
 import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,6 @@ import tiktoken
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
 from gpt.text.spelling import to_bytes
-from gpt.text.stream import StreamDecoder
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -218,6 +218,23 @@ class Tokenizer:
                 f"{path}: its fingerprint does not match its content; prepare the dataset again, or restore the file"
             )
         return tokenizer
+
+
+class StreamDecoder:
+    """Decodes ids one by one. A character whose bytes span tokens comes out whole, with its last byte."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        """`token_bytes` is a tokenizer's."""
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Return the text that the id completes."""
+        return self._decoder.decode(self._token_bytes(token))
+
+    def finish(self) -> str:
+        """Return U+FFFD if the last character was left unfinished, else ''."""
+        return self._decoder.decode(b"", final=True)
 
 
 def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:

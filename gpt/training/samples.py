@@ -8,9 +8,8 @@ from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import is_sharded, reshard
 from gpt.distributed.world import World
 from gpt.errors import InputError, OutOfMemory
-from gpt.generation.completion import complete_texts, opening_ids, text_engine
-from gpt.generation.config import SamplingConfig
-from gpt.generation.sampling import sample
+from gpt.generation.completion import TextEngine, opening_ids
+from gpt.generation.sampling import SamplingConfig, sample
 from gpt.model.transformer import GPT
 from gpt.text.tokenizer import Tokenizer
 
@@ -60,8 +59,8 @@ def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world:
     """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
     room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    engine = text_engine(model, tokenizer)
+    engine = TextEngine(model, tokenizer)
     if world is not None:
         engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
-    for _, text, _ in complete_texts(engine, tokenizer, [prompt], sampling):
+    for _, text, _ in engine.complete([prompt], sampling):
         yield text

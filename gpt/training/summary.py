@@ -15,8 +15,8 @@ from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, format_evaluation
-from gpt.generation.completion import complete_texts, text_engine
-from gpt.generation.config import SamplingConfig
+from gpt.generation.completion import TextEngine
+from gpt.generation.sampling import SamplingConfig
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
@@ -152,12 +152,12 @@ def complete_words(evaluation: Evaluation, step: int) -> str:
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """What samples, drawn as sample.py draws them, share with the training text, in words."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
-    engine = text_engine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
+    engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
     texts: dict[int, str] = {}
     try:
         prompts = [sample_prompt(dataset)]
         with log.through(logging.NullHandler()):  # nobody asked for these, nor for what is said of them
-            for number, _, sample in complete_texts(engine, loaded.tokenizer, prompts, sampling, HEART_SAMPLES):
+            for number, _, sample in engine.complete(prompts, sampling, HEART_SAMPLES):
                 texts[number] = sample.text
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"

@@ -80,6 +80,38 @@ def test_a_seed_makes_what_follows_repeatable(session, written):
     assert texts[0][0] != texts[0][1]
 
 
+def test_words_are_added_to_the_text_so_far(session, written):
+    before = answer(session, written, "def ")[:-1]
+    shown = answer(session, written, "/add  and  more")[:-1]
+    assert shown.startswith(" and  more")
+    assert session.text == before + shown
+    assert answer(session, written, "/undo") == f"back to: {before}\n"
+    for line in ("/add", "/add  "):
+        with pytest.raises(InputError, match="/add takes the words to add"):
+            session.answer(line)
+
+
+@pytest.mark.parametrize("line", ["/quit", "/exit"])
+def test_a_session_can_be_left_by_a_command(run, monkeypatch, capsys, line):
+    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines(line, "never read"))
+    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None)
+    assert "never read" not in capsys.readouterr().out
+
+
+def test_what_the_log_says_stands_in_brackets_on_a_line_of_its_own(run, monkeypatch, capsys):
+    """Not in the middle of a word: only where a line of the text ends."""
+    ids = iter(b"ab" * 30 + b"c\n" + b"de" * 10)
+    monkeypatch.setattr(run.model, "forward", lambda *_, **__: one_id(next(ids)))
+    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines("x"))
+    shown = []
+    monkeypatch.setattr("gpt.apps.line_editor.show", shown.append)
+    monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
+    interact(run, SamplingConfig(max_tokens=70, temperature=0), (), load=None)
+    text = "".join(shown[1:])
+    note = "[the context of 48 tokens is full: the oldest half is dropped, and the rest read again]"
+    assert text == "x" + "ab" * 30 + "c\n" + note + "de" * 4 + "\n"
+
+
 def test_undo_takes_back_line_by_line(session, written):
     first = answer(session, written, "def ")[:-1]
     answer(session, written, "")
@@ -204,6 +236,8 @@ def test_help_names_every_command(session, written):
     ("line", "message"),
     [
         ("/temprature 1", "did you mean '/temperature'"),
+        ("/Retry", "did you mean '/retry'"),
+        ("/frobnicate", "unknown command '/frobnicate'; /help lists all; a text that begins with / takes two"),
         ("/temperature", "/temperature takes one number"),
         ("/temperature hot", "/temperature takes one number, such as: /temperature 0.8"),
         ("/top-k 0", "top_k is 0"),

@@ -12,6 +12,7 @@ from helpers import in_process
 from gpt.__main__ import main as gpt_main
 from gpt.corpus.pipeline import Document, prepare
 from gpt.dataset.dataset import SPLITS, open_dataset
+from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import read_config, write_config
 
 
@@ -112,6 +113,36 @@ def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, said):
     assert "is not what" in said[0]
     evaluate("--run", runs[0], "--data", other.path, cwd=tmp_path)
     assert len(said) == 1
+
+
+def test_a_checkpoint_can_be_named_and_is_then_not_chosen_by_its_loss(runs, tmp_path):
+    steps = [step_of(path) for path in list_checkpoints(runs[0])]
+    found = {}
+    for wanted in ("best", "last", steps[0]):
+        options = ("--run", runs[0], "--checkpoint", wanted, "--json")
+        (found[wanted],) = json.loads(evaluate(*options, cwd=tmp_path))["runs"]
+    assert found["last"]["source"] == f"{runs[0]}, step {steps[-1]}"
+    assert found[steps[0]]["source"] == f"{runs[0]}, step {steps[0]}"
+    assert found[steps[0]]["evaluation"]["loss"] > found["best"]["evaluation"]["loss"]
+    assert [found[wanted]["best_of"] for wanted in ("best", "last", steps[0])] == [3, 0, 0]
+    refused = evaluate("--run", runs[0], "--checkpoint", "7", cwd=tmp_path, code=2)
+    assert f"--checkpoint 7: {runs[0]} has best, last and the steps {', '.join(map(str, steps))}" in refused
+
+
+def test_the_newest_run_is_named_where_none_was(runs, tmp_path, said):
+    (tmp_path / "runs").mkdir()
+    runs[0].rename(tmp_path / "runs" / "one")
+    evaluate(cwd=tmp_path)
+    assert any(re.fullmatch(r"using runs/one, step \d+", line) for line in said)
+
+
+def test_what_is_no_run_is_called_what_it_is(runs, dataset, tmp_path):
+    for path, message in (
+        (dataset.path, "is a dataset"),
+        (list_checkpoints(runs[0])[0], f"is a checkpoint of the run {runs[0]}"),
+        (runs[0] / "metrics.jsonl", f"is part of the run {runs[0]}"),
+    ):
+        assert message in evaluate("--run", path, cwd=tmp_path, code=2)
 
 
 def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):

@@ -6,6 +6,7 @@ Prints one JSON object: what was tried, what differed, and where the program its
 import itertools
 import json
 import warnings
+from collections import defaultdict
 
 import torch
 
@@ -72,11 +73,14 @@ def draw(model, requests, late=0):
     sampling = SamplingConfig(max_tokens=4, seed=3, top_k=200)
     on_time = len(requests) - late
     submitted = [engine.submit(*one, top_logprobs=1) for one in _arguments(requests[:on_time], sampling)]
+    found = defaultdict(list)
     for _ in range(3 if late else 0):
-        engine.step()
+        for token in engine.step():
+            found[token.request].append(token)
     submitted += [engine.submit(*one, top_logprobs=1) for one in _arguments(requests[on_time:], sampling)]
-    list(engine.run())
-    return [[(token.id, token.logprob) for token in request.tokens] for request in submitted]
+    for token in engine.run():
+        found[token.request].append(token)
+    return [[(token.id, token.logprob) for token in found[request]] for request in submitted]
 
 
 def _arguments(requests, sampling):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import variant
 
-from gpt import InputError, Request, SamplingConfig, Token, Tokenizer
-from gpt.generation.completion import StopStrings, complete_texts, opening_ids, text_engine
+from gpt import InputError, SamplingConfig, TextEngine, Tokenizer
+from gpt.generation.completion import StopStrings, opening_ids
 
 
 @pytest.fixture
@@ -15,33 +15,22 @@ def tokenizer():
     return Tokenizer.utf8_bytes()
 
 
-class ScriptedEngine:
+class ScriptedEngine(TextEngine):
     """Draws fixed ids, one list for each request in turn; one that is shorter than max_tokens ends by end-of-text."""
 
-    def __init__(self, *scripts):
-        self.scripts, self.requests, self.cancelled, self.max_batch = list(scripts), [], [], 16
+    def __init__(self, tokenizer, *scripts):
+        super().__init__(variant("gpt2"), tokenizer)
+        self.scripts = {}
+        self.left = list(scripts)
+        self.sample = self.draw_next
 
-    def submit(self, ids, sampling, sample, top_logprobs):
-        self.requests.append(Request(ids, sampling, None, top_logprobs))
-        return self.requests[-1]
+    def submit(self, *arguments):
+        request = super().submit(*arguments)
+        self.scripts[request.generator] = iter([*self.left.pop(0), self.tokenizer.end_of_text])
+        return request
 
-    def step(self):
-        tokens = []
-        for request, script in zip(self.requests, self.scripts, strict=True):
-            if not request.finish_reason:
-                id = script[len(request.output_ids)] if len(request.output_ids) < len(script) else None
-                tokens.append(Token(request, id))
-                request.tokens.append(tokens[-1])
-                request.output_ids.append(id)
-                if id is None:
-                    request.finish_reason = "stop"
-                elif len(request.output_ids) == request.sampling.max_tokens:
-                    request.finish_reason = "length"
-        return tokens
-
-    def cancel(self, request):
-        self.cancelled.append(request)
-        request.finish_reason = request.finish_reason or "cancelled"
+    def draw_next(self, logits, sampling, generators, seen):
+        return torch.tensor([next(self.scripts[generator]) for generator in generators])
 
 
 @pytest.fixture
@@ -49,14 +38,15 @@ def scripted(tokenizer):
     """The results of fixed ids of one prompt's samples, held against what was yielded in pieces."""
 
     def run(scripts, max_tokens, stops=()):
-        engine, samples = ScriptedEngine(*scripts), len(scripts)
+        engine, samples = ScriptedEngine(tokenizer, *scripts), len(scripts)
         printed, results = [""] * samples, {}
-        sampling = SamplingConfig(max_tokens=max_tokens)
-        for i, text, result in complete_texts(engine, tokenizer, ["x"], sampling, samples, stops):
+        sampling = SamplingConfig(max_tokens=max_tokens, seed=1)
+        for i, text, result in engine.complete(["x"], sampling, samples, stops):
             printed[i] += text
             results[i] = result
         assert printed == [results[i].text for i in range(samples)]
-        assert all(request in engine.cancelled for request in engine.requests)
+        assert engine.scheduler.is_idle
+        assert engine.streams == engine.runner.caches == {}
         return [results[i] for i in range(samples)]
 
     return run
@@ -86,6 +76,44 @@ def test_a_stop_text_ends_the_sample_and_no_part_of_it_is_shown(scripted, stops)
     (result,) = scripted([b"one EN two END three"], 50, stops)
     assert (result.text, result.finish_reason) == ("one EN two ", "stop")
     assert bytes(result.ids) == b"one EN two END"
+
+
+def test_the_request_owns_the_reason_and_a_stop_text_is_one(scripted, tokenizer):
+    """Also where the token that completes it is the last one, or where an unfinished character does."""
+    for script, max_tokens, stop, text in (
+        (b"one END", 50, "END", "one "),
+        (b"one END", 7, "END", "one "),
+        ("é".encode()[:1], 1, "\ufffd", ""),
+        ("é".encode()[:1], 9, "\ufffd", ""),
+    ):
+        (result,) = scripted([script], max_tokens, (stop,))
+        assert (result.text, result.request.finish_reason) == (text, "stop")
+        assert result.ids == result.request.output_ids == list(script)
+    engine = ScriptedEngine(tokenizer, b"abcdef")
+    events = engine.complete(["x"], SamplingConfig(max_tokens=6))
+    _, _, result = next(events)
+    events.close()
+    assert result.finish_reason == "cancelled"
+
+
+def test_samples_come_one_after_the_other_and_each_as_soon_as_it_can(tokenizer):
+    engine = ScriptedEngine(tokenizer, b"abcdef", b"x", b"ABC")
+    events = engine.complete(["p"], SamplingConfig(max_tokens=6), samples=3)
+    assert [(i, text, result.finish_reason) for i, text, result in events] == [
+        *((0, letter, "") for letter in "abcde"),
+        (0, "f", "length"),
+        (1, "x", "stop"),  # it ended long before
+        (2, "ABC", "stop"),
+    ]
+
+
+def test_without_a_seed_each_prompt_gets_one_that_repeats_it(model, tokenizer):
+    first, second, other, _ = everything(model, tokenizer, ["ab", "ab"], SamplingConfig(max_tokens=9), samples=2)
+    assert first.request.seed == second.request.seed != other.request.seed
+    assert (first.request.sample, second.request.sample) == (0, 1)
+    seed = second.request.seed
+    again = everything(model, tokenizer, ["ab"], SamplingConfig(max_tokens=9, seed=seed), samples=2)
+    assert [result.ids for result in again] == [first.ids, second.ids]
 
 
 def test_a_stop_text_stops_one_sample_of_several(scripted):
@@ -132,11 +160,11 @@ def test_an_empty_prompt_begins_a_document(tokenizer):
 
 def everything(model, tokenizer, prompts, sampling, **options):
     """The finished continuations in order."""
-    engine = text_engine(model, tokenizer)
+    engine = TextEngine(model, tokenizer)
     results = {}
-    for number, _, result in complete_texts(engine, tokenizer, prompts, sampling, **options):
+    for number, _, result in engine.complete(prompts, sampling, **options):
         results[number] = result
-    assert not engine.active and not engine.waiting
+    assert engine.scheduler.is_idle and not engine.streams
     return [results[number] for number in range(len(results))]
 
 
@@ -175,23 +203,23 @@ def test_tokens_and_prompt_are_scored_on_request(model, tokenizer):
 
 
 def test_whoever_stops_listening_leaves_nothing_behind(model, tokenizer):
-    engine = text_engine(model, tokenizer)
-    events = complete_texts(engine, tokenizer, ["a", "b"], SamplingConfig(max_tokens=50), samples=3)
+    engine = TextEngine(model, tokenizer)
+    events = engine.complete(["a", "b"], SamplingConfig(max_tokens=50), samples=3)
     for _ in range(10):
         next(events)
-    assert engine.active
+    assert engine.scheduler.running
     events.close()
-    assert not engine.active and not engine.waiting
+    assert engine.scheduler.is_idle and not engine.streams
 
 
 def test_callers_can_share_an_engine_and_one_may_cancel(tokenizer):
     model, sampling = variant("gpt2"), SamplingConfig(max_tokens=12, seed=3)
-    alone = [list(complete_texts(text_engine(model, tokenizer), tokenizer, [text], sampling)) for text in ("a", "bc")]
-    engine = text_engine(model, tokenizer)
-    first, second, third = (complete_texts(engine, tokenizer, [text], sampling) for text in ("a", "bc", "d"))
+    alone = [list(TextEngine(model, tokenizer).complete([text], sampling)) for text in ("a", "bc")]
+    engine = TextEngine(model, tokenizer)
+    first, second, third = (engine.complete([text], sampling) for text in ("a", "bc", "d"))
     begun = [next(first), next(second)]
     next(third)
-    engine.cancel(engine.active[2])
+    engine.finish(engine.scheduler.running[2], "cancelled")
     rest = [list(first), list(second)]
     for i in range(2):
         assert (begun[i][2].text, begun[i][2].ids) == (alone[i][-1][2].text, alone[i][-1][2].ids)
@@ -210,6 +238,9 @@ def test_any_prompt_is_continued(tokenizer, overflow):
     for result in results:
         assert result.finish_reason in ("stop", "length")
         assert 256 not in result.ids
+
+
+MODULES = tuple(f"gpt.generation.{name}" for name in ("completion", "engine", "scheduler"))
 
 
 def lines_executed(work, *modules):
@@ -244,11 +275,11 @@ def test_work_and_prompts_taken_depend_on_what_is_under_way_and_not_on_what_wait
                 taken += 1
                 yield prompt
 
-        engine = text_engine(model, tokenizer, max_batch=4)
-        events, numbers = complete_texts(engine, tokenizer, counted(), sampling, samples=2), []
+        engine = TextEngine(model, tokenizer, max_batch=4)
+        events, numbers = engine.complete(counted(), sampling, samples=2), []
         for number, _, result in islice(events, 60):
             numbers += [number] if result.finish_reason else []
-            assert len(engine.waiting) <= 5
+            assert len(engine.scheduler.waiting) <= 5
             assert 2 * taken <= len(numbers) + 2 * engine.max_batch + 2
         events.close()
         return numbers
@@ -256,23 +287,21 @@ def test_work_and_prompts_taken_depend_on_what_is_under_way_and_not_on_what_wait
     counts = []
     for prompts in (40, 10_000):
         texts = ["ab"] * prompts
-        counts.append(
-            lines_executed(partial(first_events, texts), "gpt.generation.completion", "gpt.generation.engine")
-        )
+        counts.append(lines_executed(partial(first_events, texts), *MODULES))
     assert counts[0] == counts[1]
 
 
 def test_a_prompt_that_cannot_be_used_is_named_and_those_before_it_are_finished(tokenizer):
     model, sampling = variant("gpt2"), SamplingConfig(max_tokens=3, seed=3, overflow="error")
-    engine = text_engine(model, tokenizer, max_batch=2)
+    engine = TextEngine(model, tokenizer, max_batch=2)
     finished = []
     with pytest.raises(InputError, match="prompt 10: `overflow` error"):
-        for number, _, result in complete_texts(engine, tokenizer, ["a"] * 9 + ["a" * 99, "b"], sampling, samples=2):
+        for number, _, result in engine.complete(["a"] * 9 + ["a" * 99, "b"], sampling, samples=2):
             finished += [number] if result.finish_reason else []
     assert sorted(finished) == list(range(18))
-    assert not engine.active and not engine.waiting
+    assert engine.scheduler.is_idle and not engine.streams
     with pytest.raises(InputError, match="^(?!prompt)"):
-        list(complete_texts(engine, tokenizer, ["a" * 99], sampling))
+        list(engine.complete(["a" * 99], sampling))
 
 
 def test_where_a_text_stops_does_not_depend_on_the_pieces_it_comes_in(rng):

@@ -41,7 +41,7 @@ def continued(model, prompts, sampling, samples=1, **options):
     engine = Engine(model, **{} | options)
     requests = [engine.submit(prompt, sampling, i) for prompt in prompts for i in range(samples)]
     for _ in engine.run():
-        assert len(engine.active) <= engine.max_batch
+        assert len(engine.scheduler.running) <= engine.max_batch
     return requests
 
 
@@ -100,13 +100,13 @@ def test_a_request_can_come_and_go_while_others_run(model):
     first, second, third = (engine.submit(prompt, SETTINGS) for prompt in PROMPTS[:3])
     for _ in range(10):
         engine.step()
-    assert (engine.active, list(engine.waiting)) == ([first, second], [third])
-    engine.cancel(second)
+    assert (engine.scheduler.running, list(engine.scheduler.waiting)) == ([first, second], [third])
+    engine.finish(second, "cancelled")
     assert second.finish_reason == "cancelled"
-    assert second.cache is None
+    assert second not in engine.runner.caches
     before = list(second.output_ids)
     fourth = engine.submit(PROMPTS[3], SETTINGS)
-    engine.cancel(fourth)
+    engine.finish(fourth, "cancelled")
     fifth = engine.submit(PROMPTS[4], SETTINGS)
     tokens = list(engine.run())
     assert second.output_ids == before == alone[1][: len(before)]
@@ -117,7 +117,7 @@ def test_a_request_can_come_and_go_while_others_run(model):
         alone[4],
     ]
     assert not any(token.request in (second, fourth) for token in tokens)
-    engine.cancel(first)
+    engine.finish(first, "cancelled")
     assert first.finish_reason == "length"
     assert engine.step() == []
 
@@ -128,10 +128,10 @@ def test_memory_is_given_back(model):
     requests = [engine.submit(PROMPT, replace(SETTINGS, max_tokens=n)) for n in (3, 10)]
     for _ in range(3):
         engine.step()
-    assert [request.cache.block.capacity for request in requests] == [4 + 2, 4 + 9]
+    assert [engine.runner.caches[request].block.capacity for request in requests] == [4 + 2, 4 + 9]
     list(engine.run())
-    assert [request.cache for request in requests] == [None, None]
-    assert engine._newest is None
+    assert engine.runner.caches == {}
+    assert engine.runner._newest is None
 
 
 @pytest.mark.parametrize("trainable", [True, False])  # if not, what a step makes are inference tensors
@@ -147,13 +147,13 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
         engine.step()
     sizes = []
     for request in requests[1:7]:
-        engine.cancel(request)
-        sizes.append({request.cache.block.sequences for request in engine.active})
+        engine.finish(request, "cancelled")
+        sizes.append({engine.runner.caches[request].block.sequences for request in engine.scheduler.running})
         engine.step()
     assert sizes == [{8}, {8}, {8}, {4}, {4}, {2}]
     list(engine.run())
     assert ids_of([requests[0], requests[7]]) == [alone[0], alone[7]]
-    assert engine.decoder.blocks == {}
+    assert engine.runner.blocks == {}
 
 
 def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
@@ -163,9 +163,9 @@ def test_a_step_that_fails_leaves_nothing_half_done(model, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(GPT, "forward", mock.Mock(side_effect=KeyboardInterrupt))
         engine.step()
-    assert engine.active == []
+    assert engine.scheduler.running == []
     assert [request.finish_reason for request in requests] == ["cancelled", "cancelled", "", "", ""]
-    assert engine.decoder.blocks == {}
+    assert engine.runner.blocks == {}
     list(engine.run())
     assert requests[2].output_ids == ids_of(continued(model, PROMPTS[2:3], SETTINGS))[0]
 
@@ -176,7 +176,7 @@ def test_what_is_cancelled_while_others_are_looked_at_does_not_come(model):
     seen = []
     for token in engine.run():
         seen.append(token.request)
-        engine.cancel(requests[2])
+        engine.finish(requests[2], "cancelled")
     assert requests[2] not in seen
 
 
@@ -293,7 +293,16 @@ def test_a_context_of_one_works():
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([], "at least one token"), ([[1, 2]], "flat sequence"), ([257], "from 257 to 257"), ([-1, 5], "from -1 to 5")],
+    [
+        ([], "at least one token"),
+        ([[1, 2]], "flat sequence"),
+        ([257], "from 257 to 257"),
+        ([-1, 5], "from -1 to 5"),
+        ("def ", "the prompt is text, and the engine reads token ids: encode it, by tokenizer.encode"),
+        (b"def ", "the prompt is text"),
+        (["def"], "must be a flat sequence of token ids"),
+        (None, "must be a flat sequence of token ids"),
+    ],
 )
 def test_bad_prompts_are_refused(model, ids, message):
     with pytest.raises(InputError, match=message):
@@ -344,8 +353,8 @@ def test_waiting_requests_are_small_and_leave_the_queue_without_a_look_at_the_ot
     engine.step()
     assert not any("generator" in vars(request) for request in requests[2:])  # the largest part of them
     for request in reversed(requests):
-        engine.cancel(request)
-    assert not engine.waiting and not engine.active
+        engine.finish(request, "cancelled")
+    assert not engine.scheduler.waiting and not engine.scheduler.running
     assert compared < 5000  # a few each, and not as many as wait
 
 
@@ -357,11 +366,23 @@ def test_long_prompts_and_tokens_take_turns():
     engine.step()
     for i in range(7):
         engine.submit(list(range(40 + i)), SamplingConfig(max_tokens=30, seed=i))
-    with mock.patch("gpt.generation.engine.PROMPT_TOKENS", 100):
+    with mock.patch("gpt.generation.scheduler.PROMPT_TOKENS", 100):
         waited = []
-        while engine.waiting:
+        while engine.scheduler.waiting:
             before = len(first.output_ids)
             engine.step()
             waited.append(len(first.output_ids) == before)
     assert waited.count(True) == 7
     assert "".join("p" if wait else "t" for wait in waited).find("pppp") == -1
+
+
+def test_requests_and_tokens_are_shown_in_a_line(model):
+    engine = Engine(model)
+    request = engine.submit(PROMPT, SETTINGS)
+    assert repr(request) == "Request(4 prompt ids, 0 new ones, waiting)"
+    (token,) = engine.step()
+    assert repr(request) == "Request(4 prompt ids, 1 new ones, running)"
+    assert repr(token) == f"Token(id={token.id}, logprob=None, top_logprobs=())"
+    engine.finish(request, "stop")
+    engine.finish(request, "cancelled")
+    assert repr(request) == "Request(4 prompt ids, 1 new ones, stop)"

@@ -30,13 +30,13 @@ def test_slots_draw_the_ids_of_caches_and_are_given_back(name, monkeypatch):
         requests = submit_all(engine)
         for _ in range(20):
             engine.step()
-        engine.cancel(requests[1])
+        engine.finish(requests[1], "cancelled")
         list(engine.run())
         drawn.append([request.output_ids for request in requests])
     assert drawn[0] == drawn[1]
-    assert isinstance(engine.decoder, CompiledRunner)
-    assert sorted(engine.decoder.free) == [0, 1, 2]
-    assert engine.decoder.place == {}
+    assert isinstance(engine.runner, CompiledRunner)
+    assert sorted(engine.runner.free) == [0, 1, 2]
+    assert engine.runner.place == {}
 
 
 @pytest.mark.slow
@@ -49,8 +49,8 @@ def test_the_compiled_program_draws_the_ids_of_caches(name):
         list(engine.run())
         drawn.append([request.output_ids for request in requests])
     assert drawn[0] == drawn[1]
-    assert engine.decoder.step.graphs == 1  # the context is shorter than the shortest bucket
-    assert not engine.decoder.step.recompilations
+    assert engine.runner.step.graphs == 1  # the context is shorter than the shortest bucket
+    assert not engine.runner.step.recompilations
 
 
 def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatch):
@@ -61,8 +61,8 @@ def test_each_length_of_each_of_many_engines_is_compiled_once(dynamo, monkeypatc
         engine = Engine(model, max_batch=3, compiled=True)
         submit_all(engine)
         list(engine.run())
-        assert engine.decoder.step.graphs == 4  # 8, 16, 32 and the context's 48
-        assert not engine.decoder.step.recompilations
+        assert engine.runner.step.graphs == 4  # 8, 16, 32 and the context's 48
+        assert not engine.runner.step.recompilations
 
 
 def test_an_engine_without_a_compiler_is_an_error_before_anything_is_drawn(no_compiler):
@@ -78,7 +78,7 @@ def test_a_compiler_that_fails_midway_is_a_sentence(monkeypatch):
     submit_all(engine)
     with pytest.raises(InputError, match="torch.compile does not work here .*it broke"):
         list(engine.run())
-    assert engine.active == []
+    assert engine.scheduler.running == []
 
 
 def raises(error):

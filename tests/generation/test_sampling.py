@@ -9,7 +9,7 @@ from transformers import (
 )
 
 from gpt import SamplingConfig
-from gpt.generation.sampling import candidates, sample, sample_generator, token_logprobs
+from gpt.generation.sampling import candidates, sample, sample_generator
 
 
 def random_logits(B=4, V=100):
@@ -118,13 +118,3 @@ def test_a_row_is_the_same_at_any_batch_size(options):
 def test_samples_and_seeds_draw_different_numbers():
     draws = {torch.rand(1, generator=sample_generator(seed, i)).item() for seed in range(20) for i in range(20)}
     assert len(draws) == 400
-
-
-def test_log_probabilities_are_the_models_own():
-    logits = random_logits()
-    expected = logits.double().log_softmax(-1)
-    own, ids, values = token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 4)
-    torch.testing.assert_close(own, torch.stack([expected[0, 3], expected[1, 5], expected[2, 0], expected[3, 99]]))
-    torch.testing.assert_close(values, expected.sort(descending=True).values[:, :4])
-    assert ids.tolist() == expected.argsort(descending=True)[:, :4].tolist()
-    assert token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)

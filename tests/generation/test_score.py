@@ -12,7 +12,7 @@ TOKENIZER = Tokenizer.utf8_bytes()
 def test_scores_are_those_of_the_full_pass(model):
     ids = [i * 7 % 257 for i in range(48)]
     expected = model(torch.tensor([ids]))[0].double().log_softmax(-1)
-    scores = score_ids(model, TOKENIZER, ids, top_logprobs=2)
+    scores = list(score_ids(model, TOKENIZER, ids, top_logprobs=2))
     assert [score.id for score in scores] == ids
     assert scores[0].logprob is None
     for t in range(1, 48):
@@ -24,7 +24,7 @@ def test_scores_are_those_of_the_full_pass(model):
 def test_a_text_longer_than_the_context_is_scored_with_half_a_context_at_least(model, length):
     """Each of its tokens is as likely as in one of the windows that see between 24 and 48 before it."""
     ids = [i * 31 % 256 for i in range(length)]
-    scores = score_ids(model, TOKENIZER, ids)
+    scores = list(score_ids(model, TOKENIZER, ids))
     assert [score.id for score in scores] == ids
     for t in range(1, length):
         found = [
@@ -35,28 +35,28 @@ def test_a_text_longer_than_the_context_is_scored_with_half_a_context_at_least(m
 
 
 def test_a_text_begins_after_end_of_text_where_there_is_one(model):
-    scores = score_text(model, TOKENIZER, "ab")
+    scores = list(score_text(model, TOKENIZER, "ab"))
     logarithms = model(torch.tensor([[256, 97]]))[0].double().log_softmax(-1)
     assert [score.text for score in scores] == ["a", "b"]
     assert [score.logprob for score in scores] == pytest.approx(
         [logarithms[0, 97].item(), logarithms[1, 98].item()], abs=1e-4
     )
     without = Tokenizer.char("".join(map(chr, range(97, 123))), end_of_text=False)
-    assert score_text(model, without, "ab")[0].logprob is None
+    assert next(score_text(model, without, "ab")).logprob is None
 
 
 def test_probabilities_are_shared_among_the_tokenizers_ids_alone(model):
     """Ids that only pad the model's vocabulary have none."""
     letters = Tokenizer.char("abcdef", end_of_text=False)
-    total = sum(math.exp(score_ids(model, letters, [0, id])[1].logprob) for id in range(letters.vocab_size))
+    total = sum(math.exp(list(score_ids(model, letters, [0, id]))[1].logprob) for id in range(letters.vocab_size))
     assert total == pytest.approx(1.0, abs=1e-6)
 
 
 def test_no_ids_have_no_scores(model):
-    assert score_ids(model, TOKENIZER, []) == []
+    assert list(score_ids(model, TOKENIZER, [])) == []
 
 
 def test_broken_weights_are_an_error(model):
     model.final_norm.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="not finite"):
-        score_text(model, TOKENIZER, "ab")
+        list(score_text(model, TOKENIZER, "ab"))

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gpt import InputError
 from gpt.choices import IGNORE_INDEX
 from gpt.device import autocast
 from gpt.model import loss as head
-from gpt.model.loss import next_token_loss, next_token_losses, softcap
+from gpt.model.loss import next_token_loss, next_token_losses, require_finite, softcap, token_logprobs
 
 
 @pytest.fixture(params=["plain", "in chunks"])
@@ -91,3 +92,32 @@ def test_the_logits_of_all_positions_are_never_held():
     with Watch():
         next_token_loss(hidden, weight, torch.randint(20_000, (2 * size,))).backward()
     assert largest[0] == head.chunk_rows(20_000, "cpu") * 20_000
+
+
+def test_log_probabilities_are_the_models_own():
+    logits = 3 * torch.randn(4, 100)
+    expected = logits.double().log_softmax(-1)
+    own, ids, values = token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 4)
+    torch.testing.assert_close(own, torch.stack([expected[0, 3], expected[1, 5], expected[2, 0], expected[3, 99]]))
+    torch.testing.assert_close(values, expected.sort(descending=True).values[:, :4])
+    assert ids.tolist() == expected.argsort(descending=True)[:, :4].tolist()
+    assert token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)
+
+
+def test_a_tokens_loss_is_its_negative_log_probability(case):
+    """The one is computed in float32 for training, the other in float64 for whoever reads it."""
+    hidden, weight, targets = (tensor.detach() for tensor in case)
+    losses = next_token_losses(hidden, lambda part: F.linear(part, weight), targets, len(weight)).flatten()
+    counted = targets.flatten() != IGNORE_INDEX
+    logits = F.linear(hidden.flatten(0, 1), weight)[counted]
+    own, _, _ = token_logprobs(logits, targets.flatten()[counted], 1)
+    torch.testing.assert_close(-own, losses[counted])
+
+
+@pytest.mark.parametrize("row", [[0.0, math.nan], [0.0, math.inf], [-math.inf, -math.inf]])
+def test_rows_without_a_finite_largest_logit_are_refused(row):
+    logits = torch.tensor([[0.0, 1.0], row])
+    for use in (require_finite, lambda logits: token_logprobs(logits, torch.tensor([0, 0]), 1)):
+        with pytest.raises(InputError, match="logits are not finite"):
+            use(logits)
+    require_finite(torch.tensor([[0.0, -math.inf]]))  # what is never drawn

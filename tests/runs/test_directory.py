@@ -1,11 +1,13 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from helpers import SHAPE, run_here
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
 from gpt.interop.huggingface import export
 from gpt.model.batch_invariant import BatchInvariant
-from gpt.runs.checkpoint import list_checkpoints
+from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
 from gpt.runs.directory import is_run, newest_run, open_run, read_config, write_config, write_tokenizer
 from gpt.runs.load import load_tokenizer, model_config, pinned
 
@@ -215,6 +217,65 @@ def test_the_bare_name_of_a_run_is_not_looked_for_on_the_network(trained_run, tm
             load("mine-nano")
         with pytest.raises(InputError, match="the hub did not|Hugging Face hub did not give it.*mean runs/mine-nano"):
             load("mine-nan")
+
+
+def test_a_path_that_is_something_else_is_called_what_it_is(trained_run, dataset, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "model" / "model.safetensors").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    step = list_checkpoints(trained_run)[0]
+    for path, message in (
+        (step, f"is a checkpoint of the run {trained_run}: name that run; `checkpoint` {step_of(step)} chooses it"),
+        (trained_run / "checkpoints", f"is part of the run {trained_run}: name that run"),
+        (trained_run / "config.json", f"is part of the run {trained_run}: name that run"),
+        (dataset.path, "is a dataset: name a run that was trained on it"),
+        (tmp_path / "model" / "model.safetensors", f"is a file of a Hugging Face model: name {tmp_path / 'model'}"),
+        (tmp_path / "notes.txt", "is a file, and no directory"),
+        (tmp_path / "empty", "is a directory without a config.json"),
+    ):
+        for load in (load_run, model_config, load_tokenizer):
+            with pytest.raises(InputError, match=re.escape(f"{path}: {message}")):
+                load(path)
+
+
+def test_a_checkpoint_is_the_best_the_last_or_a_steps(trained_run, said):
+    steps = [step_of(path) for path in list_checkpoints(trained_run)]
+    assert len(steps) > 1
+    assert load_run(trained_run).state == load_best(trained_run).state
+    for wanted, step in (("last", steps[-1]), (steps[0], steps[0]), (str(steps[-1]), steps[-1])):
+        assert load_run(trained_run, checkpoint=wanted).state["step"] == step
+    for wanted in ("7", "newest", -1):
+        message = f"`checkpoint` {wanted}: {trained_run} has best, last and the steps {', '.join(map(str, steps))}"
+        with pytest.raises(InputError, match=re.escape(message)):
+            load_run(trained_run, checkpoint=wanted)
+    (list_checkpoints(trained_run)[-1] / "model.safetensors").write_bytes(b"")
+    assert load_run(trained_run, checkpoint="last").state["step"] == steps[-2]
+    assert sum("damaged checkpoint" in line and "passed over" in line for line in said) == 1
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_run(trained_run, checkpoint=steps[-1])
+    for path in list_checkpoints(trained_run):
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="holds no usable checkpoint"):
+        load_run(trained_run, checkpoint="last")
+
+
+def test_a_hugging_face_model_has_no_checkpoints_to_choose(trained_run, tmp_path):
+    export(load_run(trained_run).model, load_tokenizer(trained_run), tmp_path / "exported")
+    with pytest.raises(InputError, match="`checkpoint` last: .* is a Hugging Face model, which has none to choose"):
+        load_run(tmp_path / "exported", checkpoint="last")
+
+
+def test_without_a_source_it_is_the_newest_run_and_any_device_is_checked(trained_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    trained_run.rename(tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert load_run(device="auto").source.startswith(str(Path("runs") / "mine") + ", step ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(InputError, match="`device` cuda: this torch .* sees no such device"):
+            load_run(device=device)
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/where", "a/b/c"])

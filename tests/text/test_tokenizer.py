@@ -12,13 +12,12 @@ from helpers import assigned, python_text, random_text
 from tokenizers import models, pre_tokenizers, trainers
 
 from gpt.errors import InputError
-from gpt.generation.completion import complete_texts, opening_ids, text_engine
-from gpt.generation.config import SamplingConfig
+from gpt.generation.completion import TextEngine, opening_ids
+from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
 from gpt.text.names import parse_tokenizer
 from gpt.text.spelling import byte_alphabet
-from gpt.text.stream import StreamDecoder
-from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, Tokenizer
+from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, StreamDecoder, Tokenizer
 from gpt.text.tokenizer import _parts as tokenizer_parts
 
 
@@ -180,8 +179,8 @@ def test_end_of_text_in_a_text_is_scored_and_continued_as_text(model):
     tokenizer = Tokenizer.utf8_bytes()
     assert bytes(score.id for score in score_text(model, tokenizer, MARKED[1])) == MARKED[1].encode()
     sampling = SamplingConfig(max_tokens=2, seed=1)
-    engine = text_engine(model, tokenizer)
-    ((_, _, result), *_) = complete_texts(engine, tokenizer, [MARKED[1]], sampling, top_logprobs=0, echo=True)
+    engine = TextEngine(model, tokenizer)
+    ((_, _, result), *_) = engine.complete([MARKED[1]], sampling, top_logprobs=0, echo=True)
     assert bytes(score.id for score in result.prompt_tokens) == MARKED[1].encode()
 
 

@@ -1,0 +1,49 @@
+"""`gpt score` with a long text: its scores come as they are computed, and nobody waits in the dark."""
+
+import json
+import re
+from itertools import count, pairwise
+
+import pytest
+
+from gpt.commands import score
+
+
+def test_a_long_text_is_read_in_windows_with_progress(trained_run, said, monkeypatch, capsys):
+    text = "def f(x): return x\n" * 20
+    monkeypatch.setattr(score.time, "monotonic", count(0.0, 0.2).__next__)
+    score.main(["--run", str(trained_run), "--text", text, "--json", "--device", "cpu"])
+    found = json.loads(capsys.readouterr().out)
+    assert "".join(entry["text"] for entry in found["scores"]) == text
+    assert found["tokens"] == found["bytes"] == len(text)
+    assert said[0].startswith("the text has 381 tokens and the model sees 32: it is read in windows, and each token is")
+    shares = [int(re.fullmatch(rf"(\d+)% of {len(text)} bytes", line)[1]) for line in said[1:]]
+    assert len(shares) > 3
+    assert all(earlier < later for earlier, later in pairwise([*shares, 101]))
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_scores_are_printed_before_the_last_is_computed(trained_run, monkeypatch, capsys, arguments):
+    seen = []
+
+    def scores(*given):
+        for one in score_text(*given):
+            seen.append(len(capsys.readouterr().out))
+            yield one
+
+    score_text = score.score_text
+    monkeypatch.setattr(score, "score_text", scores)
+    score.main(["--run", str(trained_run), "--text", "abcdef", "--device", "cpu", *arguments])
+    assert len(seen) == 6
+    assert all(seen[1:])
+
+
+def test_the_newest_run_is_named_where_none_was(trained_run, tmp_path, monkeypatch, said):
+    (tmp_path / "runs").mkdir()
+    trained_run.rename(tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    score.main(["--text", "abc", "--device", "cpu"])
+    assert len(said) == 1
+    assert re.fullmatch(r"using runs/mine, step \d+", said[0])
+    score.main(["--text", "abc", "--device", "cpu", "--run", "runs/mine"])
+    assert len(said) == 1
