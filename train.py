@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 from gpt.interrupts import end_quietly_while_loading
 from gpt.log import log
@@ -39,7 +38,7 @@ def train(command: TrainCommand, world: World, stop: StopRequest) -> int:
     """What every process does; `world` knows which of them speaks and writes for all."""
     config, dataset = command.settings, None
     resumes = world.broadcast(command.resume and is_run(config.run_dir))
-    prepare_to_begin(command, Path(__file__).parent / "data", world)
+    prepare_to_begin(command, world)
     if config.data.exists() or not command.dry_run:
         dataset = open_dataset(config.data)
         world.require_same("--data", dataset.fingerprint)

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import numpy as np
 
 from gpt.config import TrainConfig
 from gpt.config_io import overlay
-from gpt.corpus.pipeline import Document, prepare
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import Document, Texts
+from gpt.corpus.split import Piece
 from gpt.device import synchronize
 from gpt.distributed.world import World
 from gpt.memory import peak_memory
@@ -27,11 +29,16 @@ from gpt.training.start import new_model
 from gpt.training.trainer import Trainer
 
 
+def as_named(document: Document) -> Iterator[Piece]:
+    """Put a document on the side of the split that it is named after."""
+    yield Piece(document.name, document.name, document.text)
+
+
 def build(config: TrainConfig, directory: Path) -> Trainer:
     """A trainer on random signs and digits: how fast it is does not depend on what it reads."""
     letters = np.random.default_rng(0).integers(32, 60, 2_000_000, dtype=np.uint8).tobytes().decode()
-    documents = [Document("train", letters, "train"), Document("validation", letters[:20_000], "validation")]
-    dataset = prepare(lambda: documents, "bytes", directory / "data", {})
+    texts = Texts({"train": letters, "validation": letters[:20_000]})
+    dataset = prepare(texts, lambda corpus: as_named, "bytes", directory / "data", {})
     device = config.device if config.device != "auto" else "cpu"
     return Trainer(config, new_model(config, device), dataset, directory, World(device))
 

@@ -1,4 +1,4 @@
-"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, score, export, cost.
+"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, prepare, eval, score, export, cost.
 
 A command's module is imported when it is called for, after Ctrl-C is heard: that takes seconds.
 """
@@ -16,6 +16,7 @@ usage: gpt COMMAND [options]
 
   train    train a model on a dataset          (the same as train.py)
   sample   continue a text, or interactively   (the same as sample.py)
+  prepare  write a corpus as a dataset         (the same as data/prepare.py)
   score    how likely a model finds a text, token by token
   eval     loss, bits per byte and perplexity of runs on a dataset's whole validation split
   export   write a run as a Hugging Face model
@@ -36,6 +37,13 @@ def main() -> None:
         script = SCRIPTS / f"{command}.py"
         sys.argv = [f"gpt {command}", *arguments]
         runpy.run_path(str(script), run_name="__main__")
+    elif command == "prepare":
+        end_quietly_while_loading()
+        from gpt.commands import clean_errors, prepare
+
+        sys.argv = ["gpt prepare", *arguments]
+        with clean_errors():
+            sys.exit(prepare.main(arguments))
     elif command in FUNCTIONS:
         end_quietly_while_loading()
         from gpt import commands
@@ -47,7 +55,7 @@ def main() -> None:
     elif command in ("-h", "--help"):
         print(USAGE)
     else:
-        known = ["train", "sample", *FUNCTIONS]
+        known = ["train", "sample", "prepare", *FUNCTIONS]
         print(f"error: unknown command {command!r}; {did_you_mean(command, known)}", file=sys.stderr)
         sys.exit(2)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import tyro
 
-from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, Interruptible, last_words, loaded
 from gpt.log import StandardError, log
@@ -112,10 +111,3 @@ def read_text(name: str, read: Callable[[str], str]) -> str:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def print_dataset(dataset: Dataset) -> None:
-    """Say what a recipe wrote."""
-    for split in (dataset.train, dataset.validation):
-        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
-    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

@@ -8,6 +8,8 @@
    samples i·B … (i + 1)·B − 1.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,18 @@ from gpt.hashing import mix
 BLOCK = 1024  # samples
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Sequences to learn from."""
+
+    inputs: Tensor
+    """Token ids, (B, T) int64."""
+    targets: Tensor
+    """The id that follows each, (B, T) int64; those that do not count are IGNORE_INDEX."""
+    documents: Tensor | None = None
+    """Number of the document that each input is of, (B, T) int64, where attention ends at documents."""
+
+
 class Loader:
     """Batches of B windows of T tokens from the training split."""
 
@@ -29,12 +43,16 @@ class Loader:
         self.windows = -(-self.targets // context_length)
         self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
+    def epoch(self, step: int) -> float:
+        """Tell how often the whole split has been read after so many steps."""
+        return step * self.batch_size / self.windows
+
     def samples(self, step: int) -> range:
         """The numbers of the samples that a step reads, steps and samples counted from 0."""
         return range(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def batch(self, step: int, first: int = 0, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step: (B, T) int64 each; targets that do not count are IGNORE_INDEX.
+    def batch(self, step: int, first: int = 0, count: int | None = None) -> Batch:
+        """Read what a step learns from.
 
         Of the B rows, `first` and `count` choose those that one of several processes is to read.
         """
@@ -43,7 +61,7 @@ class Loader:
         targets = np.full((len(samples), self.context_length), IGNORE_INDEX, dtype=np.int64)
         for x, y, sample in zip(inputs, targets, samples, strict=True):
             _fill(x, y, [self.split.read(start, length + 1) for start, length in self._span(sample)])
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
     def _span(self, sample: int) -> list[tuple[int, int]]:
         """(The token before the first of a sample's targets, how many), two where the ring wraps; kept by the block."""

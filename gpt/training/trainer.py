@@ -158,7 +158,8 @@ class Trainer:
         rate = lr_multiplier(self.step, self.config.steps, self.config.optimizer)
         self.optimizer.set_lr(rate)
         samples = self.loader.samples(self.step)
-        inputs, targets = self.loader.batch(self.step, *self.rows)  # (B / processes, T) each
+        batch = self.loader.batch(self.step, *self.rows)  # (B / processes, T)
+        inputs, targets = batch.inputs, batch.targets
         first, count = self.rows
         hashes = row_hashes(samples[first : first + count], inputs, targets).sum()
         (counted,) = self.world.sum(int((targets != IGNORE_INDEX).sum()))

@@ -240,12 +240,12 @@ def test_a_step_is_what_its_definition_says(make_trainer, tiny_config):
     """Loss and gradient by hand, on the batch that has a padded window."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     trainer = make_trainer(config)
-    while not (trainer.loader.batch(trainer.step)[1] == IGNORE_INDEX).any():
+    while not (trainer.loader.batch(trainer.step).targets == IGNORE_INDEX).any():
         trainer.train_step()
     twin = GPT(config.model)
     twin.load_state_dict(trainer.model.state_dict())
-    inputs, targets = trainer.loader.batch(trainer.step)
-    loss = F.cross_entropy(twin(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
+    batch = trainer.loader.batch(trainer.step)
+    loss = F.cross_entropy(twin(batch.inputs).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
     loss.backward()
     norm = torch.sqrt(sum((p.grad**2).sum() for p in twin.parameters()))
     record = trainer.train_step()
