@@ -1,6 +1,6 @@
 """`gpt prepare NAME`: write a corpus as a dataset, for training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tyro.extras import subcommand_cli_from_dict
@@ -19,7 +19,7 @@ from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
-RECIPES: dict[str, type[Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
+RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

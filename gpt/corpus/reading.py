@@ -27,7 +27,7 @@ class Corpus:
         """Read it all. `directory` is where the texts are kept if they are many."""
         self.documents = self.characters = self.files_read = 0
         self.skipped: list[Skipped] = []
-        self._kept = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=directory)
+        self._kept = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(directory))
         self._size = 0
         first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
         parts = source.parts()

@@ -102,7 +102,7 @@ def test_another_text_is_not_taken_for_shakespeare(tmp_path):
 def test_this_projects_own_source_is_a_corpus(tmp_path):
     output = recipe("files", "--input", ROOT, "--name", "own", "--tokenizer", "bpe:512", cwd=tmp_path)
     dataset = open_dataset(tmp_path / "data" / "own")
-    assert f"skipped {ROOT.name}/tests/__pycache__: hidden" in output
+    assert f"skipped {ROOT.name}/.gitignore: hidden" in output
     text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())
     assert "class CausalSelfAttention(nn.Module)" in text
 
@@ -182,9 +182,8 @@ def test_help_lists_the_corpora_and_their_options(tmp_path):
 
 def test_the_fields_of_json_lines_are_named_where_the_one_asked_for_is_not_there(tmp_path):
     (tmp_path / "chat.jsonl").write_text(json.dumps({"text": "hello", "n": 1}) + "\n")
-    complaint = refused(
-        "data/prepare.py", "files", "--input", "chat.jsonl", "--name", "x", "--field", "txt", cwd=tmp_path
-    )
+    options = ("--input", "chat.jsonl", "--name", "x", "--field", "txt")
+    complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
     assert "no line has a field 'txt'; its fields are: text, n" in complaint
     assert "skipped" not in complaint
     assert not (tmp_path / "data" / "x").exists()
@@ -193,6 +192,7 @@ def test_the_fields_of_json_lines_are_named_where_the_one_asked_for_is_not_there
 @pytest.fixture
 def theirs(tmp_path, bpe):
     """A tokenizer in Hugging Face's files."""
+    (tmp_path / "hf").mkdir()
     write_tokenizer(bpe, tmp_path / "hf", 64)
     (tmp_path / "hf" / OUR_TOKENIZER).unlink()
     (tmp_path / "a.txt").write_text("def good(text): return text\n" * 200)

@@ -128,28 +128,17 @@ def test_json_lines_give_a_document_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "field", "message"),
+    ("line", "field", "reason", "fields"),
     [
-        (
-            '{"title": "t", "body": "b"}',
-            None,
-            "name the field that holds the text by `field`; its fields are: title, body",
-        ),
-        (
-            "[1]",
-            None,
-            "name the field that holds the text by `field`; its fields are: none: its first line is no object",
-        ),
-        ('{"title": "t", "body": "b"}', "txt", "no line has a field 'txt'; its fields are: title, body"),
-        (
-            '{"title": 1, "body": "b"}',
-            "title",
-            "the field 'title' holds no text in any line; its fields are: title, body",
-        ),
+        ('{"title": "t", "body": "b"}', None, "name the field that holds the text by `field`", "title, body"),
+        ("[1]", None, "name the field that holds the text by `field`", "none: its first line is no object"),
+        ('{"title": "t", "body": "b"}', "txt", "no line has a field 'txt'", "title, body"),
+        ('{"title": 1, "body": "b"}', "title", "the field 'title' holds no text in any line", "title, body"),
     ],
 )
-def test_json_lines_without_text_are_refused_with_the_fields_there_are(tmp_path, line, field, message):
+def test_json_lines_without_text_are_refused_with_the_fields_there_are(tmp_path, line, field, reason, fields):
     """Found in a directory they are only skipped."""
+    message = f"{reason}; its fields are: {fields}"
     path = tmp_path / "x.jsonl"
     path.write_text(f"{line}\n" * 50)
     files = TextFiles([path], field)
