@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from gpt.corpus.progress import Progress
 from gpt.corpus.reading import Corpus
 from gpt.corpus.sources import Source
-from gpt.corpus.split import Piece, Split
+from gpt.corpus.split import Divide, Piece, Split
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import ShardWriter
-from gpt.dataset.dataset import Dataset, open_dataset
-from gpt.dataset.manifest import SPLITS, read_manifest, write_manifest
+from gpt.dataset.dataset import Dataset, open_written
+from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest, write_manifest
 from gpt.errors import InputError
 from gpt.interrupts import Interruptible
-from gpt.log import log
+from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
@@ -44,7 +43,7 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
     """
     if isinstance(tokenizer, str):
         parse_tokenizer(tokenizer)
-    _require_replaceable(out)
+    before = _replaceable(out)
     partial = out.with_name(f".{out.name}.partial")
     kept = f"; {out} is as it was" if out.exists() else ""
     with Interruptible(partial, f"nothing was written{kept}") as interruptible:
@@ -52,32 +51,31 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with Progress() as progress:
-                skipped = _write(partial, source, split, tokenizer, recipe, progress)
+                corpus = Corpus(source, partial, progress)
+                _say_what_was_read(corpus)
+                progress.doing = "dividing the text between training and validation"
+                written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
             interruptible.finish()
-            if _put_in_place(partial, out):
-                log.warning(
-                    f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one"
-                )
+            _put_in_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    if skipped > MAX_SHOWN:
-        log.info(f"{out / 'skipped.txt'} names all {skipped:,} that were skipped")
-    return open_dataset(out, verify=False)
+    dataset = open_written(out, *written)
+    if before not in (None, dataset.fingerprint):
+        log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
+    if len(corpus.skipped) > MAX_SHOWN:
+        log.info(f"{out / 'skipped.txt'} names all {len(corpus.skipped):,} that were skipped")
+    return dataset
 
 
 def _write(
     partial: Path,
-    source: Source,
-    split: Split,
+    corpus: Corpus,
+    divide: Divide,
     tokenizer: str | Tokenizer,
     recipe: dict[str, Any],
     progress: Progress,
-) -> int:
-    """Write all files of the dataset into a new directory, and return how much was skipped."""
-    corpus = Corpus(source, partial, progress)
-    _say_what_was_read(corpus)
-    progress.doing = "dividing the text between training and validation"
-    divide = split(corpus)
+) -> tuple[Tokenizer, list[ShardInfo], dict[str, Any]]:
+    """Write all files of the dataset into a new directory, and return what the manifest is made of."""
 
     def pieces() -> Iterator[Piece]:
         return (piece for document in corpus for piece in divide(document))
@@ -104,7 +102,7 @@ def _write(
         lines = "".join(one_line(f"{left.name}: {left.reason}") + "\n" for left in corpus.skipped)
         (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
     write_manifest(partial, tokenizer, shards, recipe)
-    return len(corpus.skipped)
+    return tokenizer, shards, recipe
 
 
 def _say_what_was_read(corpus: Corpus) -> None:
@@ -145,35 +143,34 @@ def _require_window(split: str, tokens: int, characters: int) -> None:
         )
 
 
-def _require_replaceable(out: Path) -> None:
-    """Say which dataset will be replaced, if one will be. Raises InputError where something else stands."""
-    if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is no dataset; choose another name or directory, or remove it")
+def _replaceable(out: Path) -> str | None:
+    """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
+
+    Raises InputError where something else stands.
+    """
     for above in out.parents:
         if above.exists() and not above.is_dir():
             raise InputError(f"{out}: cannot be written, since {above} is a file")
-    if old := _contents(out):
-        tokens = sum(shard["tokens"] for shard in old["shards"] if shard["split"] == "train")
-        date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
-        log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "manifest.json").exists():
+        raise InputError(f"{out}: exists and is no dataset; choose another name or directory, or remove it")
+    try:
+        manifest = read_manifest(out)
+    except InputError as error:
+        log.info(f"{error}; it will be replaced")
+        return None
+    shards = [ShardInfo(**shard) for shard in manifest["shards"]]
+    tokens = sum(shard.tokens for shard in shards if shard.split == "train")
+    date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
+    log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")
+    return fingerprint(manifest["tokenizer_fingerprint"], shards)
 
 
-def _put_in_place(partial: Path, out: Path) -> bool:
-    """Rename, and say whether another dataset was replaced: one of different shards or tokenizer."""
+def _put_in_place(partial: Path, out: Path) -> None:
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     partial.rename(out)
-    before, now = _contents(old), _contents(out)
     shutil.rmtree(old, ignore_errors=True)
-    return before is not None and before != now
-
-
-def _contents(dataset: Path) -> dict[str, Any] | None:
-    """Return what a manifest says of shards and tokenizer; None where there is none that can be read."""
-    try:
-        manifest = read_manifest(dataset)
-    except InputError:
-        return None
-    return {key: manifest[key] for key in ("shards", "tokenizer_fingerprint")}

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt.corpus.progress import Progress
 from gpt.corpus.sources import Document, Skipped, Source
+from gpt.log import Progress
 
 MEMORY_BYTES = 1 << 27  # of text that is kept in memory
 LENGTHS = struct.Struct("<QQ")  # of a name and a text, in bytes

@@ -35,8 +35,8 @@ class Dataset:
                 )
 
 
-def open_dataset(path: Path, verify: bool = True) -> Dataset:
-    """Open a dataset directory, and check every shard; `verify=False` trusts the content of those just written.
+def open_dataset(path: Path) -> Dataset:
+    """Open a dataset directory, and check every shard.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
     shards with 'train' and 'val' in their names, read with its tokenizer.json or else as GPT-2's ids.
@@ -64,17 +64,26 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
     infos = [ShardInfo(**info) for info in manifest["shards"]]
     shards = [_open_shard(path, info) for info in infos]
     found = [(info.largest_id, info.sha256) for info in infos]
-    if verify and has_manifest:
+    if has_manifest:  # of others' shards it was found just now
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             found = list(pool.map(Shard.scan, shards))
     for shard, info, (largest, digest) in zip(shards, infos, found, strict=True):
         _require_intact(shard, info, largest, digest, tokenizer.vocab_size)
-    splits = {
-        name: Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name])
-        for name in SPLITS
-    }
-    recipe = manifest.get("recipe", {})
-    return Dataset(path, tokenizer, splits["train"], splits["validation"], fingerprint(tokenizer, infos), recipe)
+    return _assembled(path, tokenizer, infos, shards, manifest.get("recipe", {}))
+
+
+def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
+    """Open a dataset that this process has just written: nothing is read and hashed again."""
+    return _assembled(path, tokenizer, infos, [_open_shard(path, info) for info in infos], recipe)
+
+
+def _assembled(
+    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], shards: list[Shard], recipe: dict[str, Any]
+) -> Dataset:
+    train, validation = (
+        Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name]) for name in SPLITS
+    )
+    return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe)
 
 
 def _open_shard(path: Path, info: ShardInfo) -> Shard:

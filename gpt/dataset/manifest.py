@@ -44,9 +44,9 @@ def write_manifest(path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], re
     (path / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def fingerprint(tokenizer: Tokenizer, shards: list[ShardInfo]) -> str:
+def fingerprint(tokenizer_fingerprint: str, shards: list[ShardInfo]) -> str:
     """Return the SHA-256 that names a dataset's content: equal for equal ids of equal tokenizers in equal shards."""
-    content = json.dumps([tokenizer.fingerprint, [asdict(shard) for shard in shards]], sort_keys=True)
+    content = json.dumps([tokenizer_fingerprint, [asdict(shard) for shard in shards]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

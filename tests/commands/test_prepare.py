@@ -11,13 +11,13 @@ import pytest
 from helpers import refused, run_here
 
 from gpt.commands.prepare import chosen_tokenizer
-from gpt.corpus.progress import Progress
 from gpt.corpus.reading import Corpus
 from gpt.corpus.recipes.python import Python
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
 from gpt.evaluation.statistics import effective_number
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
+from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ import tracemalloc
 import pytest
 
 from gpt.corpus import reading
-from gpt.corpus.progress import Progress
 from gpt.corpus.reading import Corpus
 from gpt.corpus.sources import Document, Skipped, Texts
+from gpt.log import Progress
 
 
 class Counting:

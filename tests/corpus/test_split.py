@@ -1,11 +1,11 @@
 import pytest
 
 from gpt.corpus import split as split_module
-from gpt.corpus.progress import Progress
 from gpt.corpus.reading import Corpus
 from gpt.corpus.sources import Document, Texts
 from gpt.corpus.split import by_end, by_name, by_name_or_end
 from gpt.errors import InputError
+from gpt.log import Progress
 
 
 def pieces_of(texts, split, directory):

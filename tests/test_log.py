@@ -1,12 +1,12 @@
 import hashlib
 import time
 
-from gpt.corpus import progress
-from gpt.corpus.progress import Progress
+from gpt import log as log_module
+from gpt.log import Progress
 
 
 def test_long_work_is_heard_of_while_a_library_holds_the_main_thread(monkeypatch, said):
-    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(log_module, "EVERY_SECONDS", 0.05)
     with Progress() as doing:
         doing.doing = "read 3 of 7 files"
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**6)
