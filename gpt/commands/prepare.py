@@ -1,5 +1,7 @@
 """`gpt prepare NAME`: write a corpus as a dataset, for training."""
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
 from gpt.corpus.vocabulary import parse_tokenizer
 from gpt.dataset.dataset import Dataset
+from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
@@ -20,19 +23,23 @@ from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
+DESCRIPTION = "Write a corpus as a dataset, for training. gpt prepare NAME --help lists a corpus's options."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare a corpus, print what was written, and say what to do next."""
+    """Prepare a corpus, print what was written, and say what to do next.
+
+    Raises InputError, or exits with a message where an option itself is wrong.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in RECIPES:
+        raise InputError(f"there is no corpus {arguments[0]!r}; {did_you_mean(arguments[0], RECIPES)}")
     recipe = subcommand_cli_from_dict(RECIPES, args=arguments, prog=program_name(), description=DESCRIPTION)
     with Interruptible():
         dataset = prepare_recipe(recipe)
     print_dataset(dataset)
     train = "gpt train" if program_name().startswith("gpt ") else "python train.py"
-    log.info(f"next: {train} --data {dataset.path}")
-
-
-DESCRIPTION = "Write a corpus as a dataset, for training. gpt prepare NAME --help lists a corpus's options."
+    log.info(f"next: {train} --data {shlex.quote(str(dataset.path))}")
 
 
 def prepare_recipe(recipe: Recipe) -> Dataset:

@@ -66,9 +66,11 @@ class TextFiles:
     def __init__(self, inputs: list[Path], field: str | None = None) -> None:
         """Take `field` as the one that holds the text in JSON Lines.
 
-        Raises InputError for an input that does not exist, or that has a field but not in JSON Lines.
+        Raises InputError for no input, or one that does not exist, or one that has fields but not as JSON Lines.
         """
         self.inputs, self.field = [path.expanduser() for path in inputs], field
+        if not inputs:
+            raise InputError("`input`: name at least one file or directory")
         for path in self.inputs:
             if not path.exists():
                 raise InputError(f"`input` {path}: does not exist")

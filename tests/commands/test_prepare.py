@@ -189,6 +189,15 @@ def test_the_fields_of_json_lines_are_named_where_the_one_asked_for_is_not_there
     assert not (tmp_path / "data" / "x").exists()
 
 
+def test_an_unknown_corpus_is_answered_with_the_nearest_one(tmp_path):
+    assert "error: there is no corpus 'file'; did you mean 'files'?" in refused("data/prepare.py", "file", cwd=tmp_path)
+
+
+def test_nothing_to_read_is_refused(tmp_path):
+    options = ("--name", "x", "--input")
+    assert "--input: name at least one file or directory" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
+
+
 @pytest.fixture
 def theirs(tmp_path, bpe):
     """A tokenizer in Hugging Face's files."""

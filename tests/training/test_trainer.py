@@ -482,8 +482,8 @@ def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(make_tra
 
     def batch(step, *rows):
         seen[step] = weights(trainer), {name: t.clone() for name, t in trainer.optimizer.state_dict().items()}
-        inputs, targets = honest(step, *rows)
-        return inputs, torch.full_like(targets, IGNORE_INDEX) if step in only else targets
+        found = honest(step, *rows)
+        return replace(found, targets=torch.full_like(found.targets, IGNORE_INDEX)) if step in only else found
 
     trainer.loader.batch = batch
     assert fit(trainer, quiet)
