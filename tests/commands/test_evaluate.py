@@ -105,6 +105,7 @@ def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, said):
     config = read_config(runs[0])
     documents = [(split, f"def {split}(x): return x\n" * 40) for split in SPLITS]
     other = write_dataset(documents, "bytes", tmp_path / "x")
+    said.clear()
     write_config(runs[0], replace(config, data=other.path))
     evaluate("--run", runs[0], cwd=tmp_path)
     assert len(said) == 1
