@@ -27,7 +27,7 @@ faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow" tests/faults
 
 # Against a checkout of nanoGPT, on an idle machine: make bench NANOGPT=../nanoGPT. It takes about two hours; results go
-# to benchmarks/results/, and into README's table. TEXT=FILE is tinyshakespeare, if it is here already.
+# to benchmarks/results/, and into docs/performance.md. TEXT=FILE is tinyshakespeare, if it is here already.
 bench: $(VENV)/installed data/python
 	@test -n "$(NANOGPT)" || { echo "make bench NANOGPT=DIR: give a checkout of github.com/karpathy/nanoGPT"; exit 2; }
 	$(BIN)/python -m benchmarks.time_to_loss --nanogpt $(NANOGPT) $(if $(TEXT),--text $(TEXT))

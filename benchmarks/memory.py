@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, say
-from benchmarks.steps import build, timed
+from benchmarks.steps import build, random_text, timed
 from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.malloc import retain_freed_memory
 from gpt.model import loss as head
 from gpt.model.config import ModelConfig
@@ -46,15 +47,15 @@ def choose(trainer: Trainer, saving: bool) -> None:
 
 
 @contextlib.contextmanager
-def our_trainer(device: str) -> Generator[Trainer]:
+def our_trainer(device: str) -> Generator[tuple[Trainer, Dataset]]:
     with tempfile.TemporaryDirectory() as directory:
-        yield build(replace(config(device), run_dir=Path(directory)), Path(directory))
+        yield build(config(device)), random_text(Path(directory))
 
 
 def alternating(device: str, runs: int) -> dict[str, list[float]]:
     """Seconds of steps in both ways in turns, the first of each not counted."""
-    with our_trainer(device) as trainer:
-        seconds = timed(trainer, 2 * runs + 2, before=lambda step: choose(trainer, saving=step % 2 == 0))
+    with our_trainer(device) as (trainer, dataset):
+        seconds = timed(trainer, dataset, 2 * runs + 2, before=lambda step: choose(trainer, saving=step % 2 == 0))
     return {"saving": seconds[2::2], "plain": seconds[3::2]}
 
 
@@ -64,8 +65,8 @@ def peak(device: str, saving: bool) -> int:
 from benchmarks.memory import choose, our_trainer
 from benchmarks.steps import timed
 from gpt.memory import peak_memory
-with our_trainer({device!r}) as trainer:
-    timed(trainer, 2, before=lambda step: choose(trainer, {saving}))
+with our_trainer({device!r}) as (trainer, dataset):
+    timed(trainer, dataset, 2, before=lambda step: choose(trainer, {saving}))
 print(peak_memory({device!r}))
 """
     return int(measured([sys.executable, "-c", code], Path.cwd()).output.splitlines()[-1])

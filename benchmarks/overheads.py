@@ -4,7 +4,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,14 +13,16 @@ import torch
 
 from benchmarks.common import arguments, finish, measured
 from benchmarks.steps import build
-from gpt.commands.train import fit_to_dataset
+from gpt.commands import train
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.loader import Loader
 from gpt.dataset.shards import Shard, Split
 from gpt.presets import preset
-from gpt.tracking.progress import ProgressDisplay
 from gpt.training import trainer as trainer_module
 from gpt.training.signals import StopRequest
+from gpt.training.start import fit_to_dataset
+from gpt.training.state import TrainState
+from gpt.training.validation import Validation
 
 
 def import_seconds(runs: int) -> list[float]:
@@ -68,20 +69,17 @@ def run_shares(data: Path) -> dict[str, float]:
     """Fractions of the default run on a CPU that it spends outside forward, backward and optimizer, and in what."""
     config, watch = fit_to_dataset(preset("nano"), open_dataset(data)), Stopwatch()
     with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory)
-        trainer = build(replace(config, run_dir=run), run)
-        dataset = open_dataset(data)
-        trainer.dataset = dataset
-        trainer.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+        trainer, validation = build(config), Validation(config, open_dataset(data))
         watch.watch(trainer, "accumulate", "training")
         watch.watch(trainer.optimizer, "step", "training")
         watch.watch(trainer_module, "gradient_norm", "training")
         watch.watch(trainer_module, "clip_gradients", "training")
-        watch.watch(trainer_module, "evaluate", "evaluation and saving")
-        watch.watch(trainer_module, "save", "evaluation and saving")
-        watch.watch(trainer, "fit", "all")
+        watch.watch(validation, "evaluate", "evaluation and saving")
+        watch.watch(train, "save", "evaluation and saving")
+        watch.watch(train, "fit", "all")
+        state = TrainState(evaluated_windows=len(validation.windows))
         with StopRequest() as stop:
-            trainer.fit(ProgressDisplay(config.steps, quiet=True), stop)
+            train.fit(Path(directory), trainer, state, validation, stop)
     whole, apart = watch.seconds["all"], watch.seconds["evaluation and saving"]
     return {
         "between steps": (whole - watch.seconds["training"] - apart) / whole,

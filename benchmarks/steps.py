@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,14 @@ from gpt.config_io import overlay
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Document, Texts
 from gpt.corpus.split import Piece
+from gpt.dataset.dataset import Dataset
+from gpt.dataset.loader import Loader
 from gpt.device import synchronize
-from gpt.distributed.world import World
 from gpt.memory import peak_memory
 from gpt.presets import preset
+from gpt.training.optimizer import Optimizer
 from gpt.training.start import new_model
+from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
 
 
@@ -34,23 +36,30 @@ def as_named(document: Document) -> Iterator[Piece]:
     yield Piece(document.name, document.name, document.text)
 
 
-def build(config: TrainConfig, directory: Path) -> Trainer:
-    """A trainer on random signs and digits: how fast it is does not depend on what it reads."""
+def random_text(directory: Path) -> Dataset:
+    """A dataset of random signs and digits: how fast training is does not depend on what it reads."""
     letters = np.random.default_rng(0).integers(32, 60, 2_000_000, dtype=np.uint8).tobytes().decode()
     texts = Texts({"train": letters, "validation": letters[:20_000]})
-    dataset = prepare(texts, lambda corpus: as_named, "bytes", directory / "data", {})
-    device = config.device if config.device != "auto" else "cpu"
-    return Trainer(config, new_model(config, device), dataset, directory, World(device))
+    return prepare(texts, lambda corpus: as_named, "bytes", directory / "data", {})
 
 
-def timed(trainer: Trainer, steps: int, before: Callable[[int], None] = lambda _: None) -> list[float]:
+def build(config: TrainConfig) -> Trainer:
+    """A trainer of a new model."""
+    model = new_model(config, config.device if config.device != "auto" else "cpu")
+    return Trainer(model, Optimizer(model, config.optimizer), config)
+
+
+def timed(
+    trainer: Trainer, dataset: Dataset, steps: int, before: Callable[[int], None] = lambda _: None
+) -> list[float]:
     """Seconds of each step; `before` is called with its number."""
-    seconds = []
+    config, state, seconds = trainer.config, TrainState(), []
+    loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
     for step in range(steps):
         before(step)
         synchronize(trainer.device)
         start = time.perf_counter()
-        trainer.train_step()
+        trainer.step(state, loader.batch(step))
         synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
     return seconds
@@ -60,8 +69,11 @@ def main() -> None:
     name, steps, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     config = overlay(preset(name), settings, "SETTINGS")
     with tempfile.TemporaryDirectory() as directory:
-        trainer = build(replace(config, run_dir=Path(directory)), Path(directory))
-        result: dict[str, Any] = {"seconds": timed(trainer, steps), "peak_bytes": peak_memory(trainer.device)}
+        trainer = build(config)
+        result: dict[str, Any] = {
+            "seconds": timed(trainer, random_text(Path(directory)), steps),
+            "peak_bytes": peak_memory(trainer.device),
+        }
     print(json.dumps(result))
 
 

@@ -1,6 +1,6 @@
-"""README's performance table, made from the files in benchmarks/results/.
+"""The table of docs/performance.md, made from the files in benchmarks/results/.
 
-python -m benchmarks.table          writes it into README.md
+python -m benchmarks.table          writes it into docs/performance.md
 """
 
 import json
@@ -183,14 +183,14 @@ def table(results: Path) -> str:
 
 
 def with_table(text: str, results: Path) -> str:
-    """README's text with the table in its place."""
+    """Give the page's text with the table in its place."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n\n" + table(results) + "\n\n" + END + rest.split(END)[1]
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    page = ROOT / "docs" / "performance.md"
+    page.write_text(with_table(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 
 
 if __name__ == "__main__":

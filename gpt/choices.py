@@ -5,7 +5,6 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp", "hsdp"]
-Activation = Literal["gelu", "relu-squared"]
 Recompute = Literal["none", "activations", "blocks"]
 Exact = Literal["auto", "on", "off"]
 Overflow = Literal["error", "slide", "keep-prefix"]

@@ -1,10 +1,17 @@
 """Configs as plain dictionaries: JSON in a run directory, TOML from a user."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import textwrap
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from tyro.conf import arg
 
 from gpt.errors import InputError, did_you_mean
 
@@ -21,7 +28,40 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config, dict_factory=ready)
 
 
-def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> T:
+def settings_type(config: type, left_out: tuple[str, ...] = ()) -> Any:
+    """Make the type of a table of settings of a config, each with its help, of which any may be missing."""
+    entries: dict[str, Any] = {}
+    helps = _docstrings(config)
+    for name, kind in typing.get_type_hints(config, include_extras=True).items():
+        if dataclasses.is_dataclass(kind):
+            entries[name] = settings_type(typing.cast(type, kind))
+        elif name not in left_out:
+            entries[name] = typing.Annotated[kind, arg(help=helps.get(name, ""), help_behavior_hint="")]
+    return typing.TypedDict(config.__name__, entries, total=False)  # ty: ignore[invalid-argument-type]
+
+
+def _docstrings(config: type) -> dict[str, str]:
+    """Give the docstring below each field."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, text in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def differences(one: Any, two: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ between two configs of a kind: name, as 'model.n_layer', and both values."""
+    for field in dataclasses.fields(one):
+        name, first, second = prefix + field.name, getattr(one, field.name), getattr(two, field.name)
+        if dataclasses.is_dataclass(first):
+            yield from differences(first, second, f"{name}.")
+        elif first != second:
+            yield name, first, second
+
+
+def overlay(config: T, values: dict[str, Any], where: str = "", prefix: str = "") -> T:
     """`config` with `values` laid over it, nested tables included.
 
     Raises InputError, naming `where` and the key, for an unknown key or a value of the wrong type.
@@ -45,7 +85,7 @@ def overlay(config: T, values: dict[str, Any], where: str, prefix: str = "") -> 
     try:
         return dataclasses.replace(config, **changes)  # ty: ignore[invalid-argument-type]
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
@@ -57,7 +97,7 @@ def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
             return value
         if option is types.NoneType and value is None:
             return value
-        if option is Path and isinstance(value, str):
+        if option is Path and isinstance(value, str | Path):
             return Path(value)
         if option is float and type(value) is int and abs(value) < LARGEST:
             return float(value)

@@ -17,20 +17,16 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers import fit, heard, python_text, write_dataset
+from helpers import Training, heard, python_text, write_dataset
 from torch._dynamo.utils import counters
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
-from gpt.distributed.world import World
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
-from gpt.tracking.progress import ProgressDisplay
 from gpt.training import utilization
-from gpt.training.resume import resume as resume_training
-from gpt.training.trainer import Trainer
 
 
 def pytest_collection_modifyitems(items):
@@ -111,34 +107,25 @@ def modern_shape(tiny_shape):
 
 
 @pytest.fixture
-def make_trainer(dataset, tmp_path):
-    """Builds a trainer for a config, in a run directory of the test's own."""
+def make_training(dataset, tmp_path):
+    """Builds a training for a config, in a run directory of the test's own."""
 
     def make(config, name="run", resume=False, **allowed):
         config = replace(config, run_dir=tmp_path / name)
         torch.manual_seed(config.seed)
         with open_run(config, dataset.tokenizer, resume) as run:
             pass  # the lock is train.py's business
-        trainer = Trainer(config, GPT(config.model), dataset, run, World("cpu"))
-        if resume:
-            resume_training(trainer, **allowed)
-        return trainer
+        return Training(config, dataset, run, resumes=resume, **allowed)
 
     return make
 
 
 @pytest.fixture
-def quiet():
-    """A progress display that shows nothing."""
-    return ProgressDisplay(30, quiet=True)
-
-
-@pytest.fixture
-def trained_run(make_trainer, tiny_config, quiet):
+def trained_run(make_training, tiny_config):
     """A finished run directory."""
-    trainer = make_trainer(tiny_config)
-    assert fit(trainer, quiet)
-    return trainer.run
+    training = make_training(tiny_config)
+    assert training.fit()
+    return training.run
 
 
 @pytest.fixture

@@ -20,11 +20,19 @@ import pytest
 import torch
 
 from gpt import GPT, ModelConfig
+from gpt.commands import train
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
+from gpt.dataset.loader import Loader
 from gpt.log import log
+from gpt.training.optimizer import Optimizer
+from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
+from gpt.training.state import TrainState
+from gpt.training.summary import report
+from gpt.training.trainer import Trainer
+from gpt.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,10 +131,38 @@ def write_dataset(pieces, tokenizer, out):
     return prepare(source, lambda corpus: lambda d: iter([Piece(d.name, splits[d.name], d.text)]), tokenizer, out, {})
 
 
-def fit(trainer, display):
-    """Train as train.py does, with signals heard."""
-    with StopRequest() as stop:
-        return trainer.fit(display, stop)
+class Training:
+    """A training with all its parts, as train.py puts them together; not begun, or resumed from its run."""
+
+    def __init__(self, config, dataset, run, world=None, resumes=False, **allowed):
+        self.config, self.dataset, self.run = config, dataset, run
+        self.model = GPT(config.model).to(world.device if world else "cpu")
+        self.trainer = Trainer(self.model, Optimizer(self.model, config.optimizer), config, world)
+        self.validation = Validation(config, dataset)
+        self.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+        state = resume(run, self.trainer, self.validation, **allowed) if resumes else None
+        self.state = state or TrainState(
+            evaluated_windows=len(self.validation.windows), dataset_fingerprint=dataset.fingerprint
+        )
+
+    def step(self):
+        """Do the next step; its record."""
+        batch = self.loader.batch(self.state.step, self.trainer.first_row, self.trainer.rows)
+        return self.trainer.step(self.state, batch)
+
+    def around_steps(self, around):
+        """Have `around` called in place of each step, with what does it."""
+        honest = self.trainer.step
+        self.trainer.step = lambda *state_and_batch: around(lambda: honest(*state_and_batch))
+
+    def fit(self, profile=False):
+        """Train as train.py does, with signals heard."""
+        with StopRequest() as stop:
+            return train.fit(self.run, self.trainer, self.state, self.validation, stop, profile)
+
+    def report(self):
+        """Print what train.py does at the end."""
+        report(self.run, self.trainer, self.state, self.validation)
 
 
 def torchrun(processes, program, *arguments, cwd, options=(), code=0):

@@ -64,7 +64,7 @@ def circles(found):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="model: attention and cache; training: trainer with each of exact, overfitting, passes, resume, validation",
+    reason="training: trainer with each of exact, overfitting, passes, resume, validation",
 )
 def test_no_two_files_import_each_other():
     assert circles(imports(ROOT)) == []

@@ -1,6 +1,6 @@
 """The default dataset, prepared when it is first needed."""
 
-from gpt.commands.train import TrainCommand
+from gpt.commands.train_options import TrainCommand
 from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.log import log
@@ -11,8 +11,8 @@ DEFAULT_DATA = TrainConfig.data
 
 def prepare_to_begin(command: TrainCommand, world: World) -> None:
     """See that a new run has a place, and the default dataset its files. Raises InputError if either cannot be."""
-    config = command.settings
-    if (named := config.run_dir) and not command.resume:
+    config = command.config
+    if (named := config.run_dir) and not command.resumes:
         world.from_main(lambda: require_unused(named))
     if world.is_main and config.data == DEFAULT_DATA and not DEFAULT_DATA.exists() and not command.dry_run:
         prepare_default()

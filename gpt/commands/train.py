@@ -1,274 +1,179 @@
-"""The options of train.py, and what they begin with: a preset, a run to resume, or the weights of another model."""
+"""Train a GPT: `python train.py [PRESET] [options]`; without arguments, a small one on Python's standard library."""
 
-import dataclasses
 import json
-import os
-import re
-import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
-
-from gpt.choices import Device
-from gpt.commands import program_name
-from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import overlay, to_dict
-from gpt.dataset.dataset import Dataset
+from gpt.commands.default_data import prepare_to_begin
+from gpt.commands.train_options import TrainCommand, parse_train
+from gpt.config import TrainConfig
+from gpt.config_io import to_dict
+from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.loader import Loader
 from gpt.device import choose_device
+from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
-from gpt.errors import InputError
 from gpt.log import log
-from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
-from gpt.runs.load import load_tokenizer, model_config, pinned
-from gpt.training.budget import Asked, budgeted, suited
-from gpt.training.exact import is_exact
+from gpt.runs.directory import open_run
+from gpt.tracking.progress import ProgressDisplay
+from gpt.tracking.tracking import Tracking
+from gpt.training.budget import budgeted, suited
+from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
+from gpt.training.guard import diverged_at
+from gpt.training.optimizer import Optimizer
+from gpt.training.profile import step_profiler
+from gpt.training.resume import begin, resume, save
+from gpt.training.schedule import branch_point
+from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
+from gpt.training.start import fit_to_dataset, new_model, require_tokenizer
+from gpt.training.state import TrainState, due
+from gpt.training.summary import beginning, report, report_stop
+from gpt.training.trainer import StepFailed, Trainer
+from gpt.training.validation import Validation
 
 
-@dataclass(frozen=True)
-class TrainCommand:
-    """Train a GPT on a dataset. Settings: the preset's, then those of --config, then flags."""
-
-    settings: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
-    preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
-    """nano, shakespeare-char-modern, gpt2-modern; exactly GPT-2: shakespeare-char-cpu, finetune, gpt2, gpt2-medium,
-    gpt2-large, gpt2-xl. By default what fits the device."""
-    config: Path | None = None
-    """TOML file of settings: steps = 100, and tables such as [model]."""
-    resume: FlagCreatePairsOff[bool] = False
-    """Go on with the run that --run-dir names, beginning it if it is not there yet, or with the newest."""
-    dry_run: FlagCreatePairsOff[bool] = False
-    """Print the resolved settings, a forecast of memory and time, and stop."""
-    profile: FlagCreatePairsOff[bool] = False
-    """Trace steps 4 to 6 from here into the run's trace.json, and print the operations that cost most."""
-    allow_other_data: FlagCreatePairsOff[bool] = False
-    """With --resume: go on although the data, its tokenizer, or the part of it that is evaluated (--evaluation.tokens),
-    is not what the run was trained on so far."""
-    allow_rate_jump: FlagCreatePairsOff[bool] = False
-    """With --resume: go on although the learning rate, which had come down, jumps up, or has a much higher peak."""
-    from_step: int | None = None
-    """With --resume: go on from the checkpoint of this step; what came later is kept as a run of its own."""
-    epochs: float | None = None
-    """Train for so many epochs, times that the text is read, instead of --steps."""
-    minutes: float | None = None
-    """Train for about so many minutes, by a trial of this machine's speed, instead of --steps. With --resume: so many
-    more for a finished run; an unfinished one goes on to the steps it has."""
-    asked: Annotated[Asked, Suppress] = field(default_factory=Asked)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line says, alone or as one of several processes; return the exit code."""
+    command = parse_train(sys.argv[1:] if arguments is None else arguments)
+    config, device = command.config, choose_device(command.config.device)
+    with StopRequest() as stop, exact_arithmetic(config.exact, device), join_world(device, config.timeout) as world:
+        log.info(f"{command.reason}; {_where(config, world)}")
+        command = world.broadcast(command)
+        config, dataset = settle(command, world)
+        if dataset is None or command.dry_run:
+            if world.is_main:
+                print(json.dumps(to_dict(config), indent=2), "", *forecast_lines(config, dataset, world), sep="\n")
+            return world.exit(0)
+        with opened_run(command, config, dataset, world) as run:
+            model = new_model(config, device)
+            trainer = Trainer(model, Optimizer(model, config.optimizer), config, world)
+            validation = Validation(config, dataset)
+            allowed = command.allow_other_data, command.allow_rate_jump, command.from_step
+            state = resume(run, trainer, validation, *allowed) if command.resumes else None
+            state = state or begin(run, trainer, validation)
+            log.info(beginning(run, trainer, state))
+            finished = fit(run, trainer, state, validation, stop, command.profile)
+            if world.is_main and finished:
+                report(run, trainer, state, validation)
+            elif world.is_main:
+                report_stop(run, state)
+        return world.exit(0 if finished else SAVED_BUT_NOT_FINISHED)
 
 
-@dataclass(frozen=True)
-class _FirstLook:
-    """The settings that decide which others they are laid over: from flags, else from the file."""
+def fit(
+    run: Path, trainer: Trainer, state: TrainState, validation: Validation, stop: StopRequest, profile: bool = False
+) -> bool:
+    """Train, evaluate, record and save. True if the training is finished: by its last step, or early.
 
-    config: Path | None = None
-    run_dir: Path | None = None
-    init_from: str | None = None
-    device: Device | None = None
-    resume: FlagCreatePairsOff[bool] = False
-
-
-def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, str]:
-    """The command, and a line that says which settings it began with and why.
-
-    Precedence: preset (or the resumed run's config, or the architecture of --init-from) < --config file < flags.
-    Raises InputError; exits with a message where a flag itself is wrong.
+    False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
+    Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
     """
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    visible = [argument for argument in arguments if argument not in ("-h", "--help")]
-    first, _ = tyro.cli(_FirstLook, args=visible, return_unknown_args=True, add_help=False)
-    file = {} if first.config is None else _read_toml(first.config)
-    chosen = overlay(
-        TrainConfig(),
-        {key: file[key] for key in ("preset", "run_dir", "init_from", "device") if key in file},
-        str(first.config),
+    config, world = trainer.config, trainer.world
+    loader = Loader(validation.dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+    last, branch = min(config.steps, config.stop_at or config.steps), branch_point(config.steps, config.optimizer)
+    save_is_due, start = False, time.perf_counter() - state.elapsed_s
+    with (
+        stop.orderly(state.unsaved_steps if world.is_main else None),
+        _tracking(run, state, config, last, world) as tracking,
+        _saved_where_it_fails(run, trainer, state),
+        step_profiler(run, trainer.device) if profile and world.is_main else nullcontext(lambda: None) as profiled,
+    ):
+        while state.goes_on(config, last) and not world.any(stop.is_set()):
+            record = state.unevaluated or trainer.step(state, loader.batch(state.step, trainer.first_row, trainer.rows))
+            state.elapsed_s = time.perf_counter() - start
+            record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
+            state.record = record
+            if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
+                validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
+                if state.unevaluated:
+                    break
+            tracking.write(record)
+            state.warn_of_overfitting(record)
+            if trainer.guard.gave_up:
+                break
+            save_is_due |= state.is_best or state.complete_evaluation is not None
+            save_is_due |= state.step in (last, branch) or due(state.step, config.checkpoint.every)
+            if save_is_due and (state.is_best or not trainer.guard.skipped_in_a_row):  # weights with a finite loss
+                save(run, trainer, state)
+                save_is_due = False
+            profiled()
+        if state.saved_step < state.step and not trainer.guard.gave_up:
+            save(run, trainer, state, must=True)
+    if state.out_of_patience(config):
+        patience = config.early_stopping_patience
+        log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
+    if trainer.guard.gave_up:
+        raise diverged_at(state.step, run)
+    return state.is_over(config) and not state.unevaluated
+
+
+@contextmanager
+def _saved_where_it_fails(run: Path, trainer: Trainer, state: TrainState) -> Generator[None]:
+    """A context in which a step that cannot be done loses none of those before it."""
+    try:
+        yield
+    except StepFailed:
+        trainer.model.zero_grad(set_to_none=True)
+        if state.step > state.saved_step:
+            save(run, trainer, state)
+        raise
+
+
+def _tracking(run: Path, state: TrainState, config: TrainConfig, last: int, world: World) -> Tracking:
+    """Give the sinks of the coming records, of several processes those of the main one."""
+    display = ProgressDisplay(
+        config.steps, state.step, last, state.elapsed_s, state.last_validation_loss, quiet=not world.is_main
     )
-    name = named or file.get("preset", "")
-    run = first.run_dir or chosen.run_dir
-    resumes = first.resume and not _is_to_begin(run)
-    if resumes:
-        base, reason = _resumed(run, name)
-    else:
-        base, reason = _begun(name, first.init_from or chosen.init_from, first.device or chosen.device)
-    given = overlay(base, file | {"preset": base.preset}, str(first.config))
-    named_settings = _named(arguments, file)
-    if first.resume and not resumes:
-        assert run is not None
-        reason += _begins_instead(run, bool(name) or "data" in named_settings)
-    command = tyro.cli(TrainCommand, args=list(arguments), default=TrainCommand(settings=given), prog=program_name())
-    if command.preset != named or command.settings.preset != base.preset:
-        wrong = command.preset if command.preset != named else command.settings.preset
-        raise InputError(f"the preset comes first, and without a flag: train.py {wrong} …")
-    for option in ("allow_other_data", "allow_rate_jump", "from_step"):
-        if getattr(command, option) not in (False, None) and not command.resume:
-            raise InputError(f"--{option.replace('_', '-')}: has a meaning with --resume only")
-    if resumes:
-        command = _with_init(command, _init_of_resumed(base.init_from, command.settings.init_from))
-        _require_same_training(base, command.settings)
-    elif command.settings.init_from != "scratch":
-        _require_architecture(base, command.settings)
-        command = _with_init(command, pinned(command.settings.init_from))
-    asked = Asked(named_settings, bool(name), command.epochs, command.minutes, command.allow_rate_jump)
-    return dataclasses.replace(command, asked=asked), reason
+    finished_steps = state.step - 1 if state.unevaluated else state.step
+    return Tracking(run, config, display, finished_steps, lambda: state.saved_step, world.is_main)
 
 
-def _with_init(command: TrainCommand, init_from: str) -> TrainCommand:
-    return dataclasses.replace(command, settings=dataclasses.replace(command.settings, init_from=init_from))
+# ---- what is checked before ----
 
 
-def _init_of_resumed(before: str, now: str) -> str:
-    """What --init-from names now, as a run keeps it: a hub id without a revision is the commit that it began with."""
-    if before.startswith(f"{now}@"):
-        return before
-    return pinned(now) if "@" in now and now != before else now
+def settle(command: TrainCommand, world: World) -> tuple[TrainConfig, Dataset | None]:
+    """Give the settings once the dataset is known: shape, vocabulary and length; what was chosen is said.
 
-
-def _named(arguments: Sequence[str], file: dict[str, Any]) -> frozenset[str]:
-    """The settings that flags and the file name, as 'model.dropout'."""
-    flags = (re.match(r"--([\w.-]+)", argument) for argument in arguments)
-    names = {flag[1].replace("-", "_") for flag in flags if flag}
-    for key, value in file.items():
-        names |= {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
-    return frozenset(names)
-
-
-def _begun(named: str, init_from: str, device: Device) -> tuple[TrainConfig, str]:
-    if named:
-        base, reason = preset(named), f"preset {named}: asked for"
-    else:
-        base, why = preset_for(choose_device(device), init_from)
-        reason = f"preset {base.preset}: {why}"
-    if init_from != "scratch":  # the architecture comes from the weights
-        model = dataclasses.replace(model_config(init_from), dropout=base.model.dropout)
-        base = dataclasses.replace(
-            base, model=model, batch_tokens=nearest_multiple(base.batch_tokens, model.context_length)
-        )
-    return base, reason
-
-
-def _is_to_begin(run: Path | None) -> bool:
-    """Whether --resume names a run that is not there yet: what starts it again and again may start it like this."""
-    if run is None or is_run(run):
-        return False
-    try:
-        require_unused(run)
-    except InputError:
-        return False
-    return True
-
-
-def _begins_instead(run: Path, told_on_what: bool) -> str:
-    """What to add to the first line where --resume names a run that is not there.
-
-    Raises InputError where it looks like a slip: nothing says on what to train, and torchrun did not start this.
+    A dry run can do without a dataset. Raises InputError if the two cannot go together.
     """
-    near = nearest_run(run)
-    meant = f"; did you mean {near}?" if near else ""
-    if not told_on_what and "TORCHELASTIC_RUN_ID" not in os.environ:
-        raise InputError(f"--resume: {run} is not there{meant or '.'} To begin it, name --data or a preset")
-    return f"; {run} is not there: a new run begins{meant}"
-
-
-def _resumed(run: Path | None, named: str) -> tuple[TrainConfig, str]:
-    path = run or newest_run()
-    if not is_run(path) and (path / "checkpoints").is_dir():
-        read_config(path)  # which says what is wrong with it
-    if not is_run(path):
-        raise InputError(f"--resume: {path} holds no run, but something else; name another directory")
-    base = dataclasses.replace(read_config(path), run_dir=path, stop_at=None)
-    if named and named != base.preset:
-        raise InputError(f"--resume: {path} began with the preset {base.preset}, not {named}")
-    return base, f"settings: those of {path}"
-
-
-def _require_same_training(before: TrainConfig, now: TrainConfig) -> None:
-    """What the steps done so far were made with cannot change; the rest can."""
-    for name in ("model", "batch_tokens", "seed", "init_from"):
-        if getattr(now, name) != getattr(before, name):
-            raise InputError(
-                f"--resume: {name} was {getattr(before, name)} and cannot become {getattr(now, name)} midway; "
-                "begin a new run from these weights with --init-from"
-            )
-
-
-def _require_architecture(base: TrainConfig, config: TrainConfig) -> None:
-    """The model of --init-from can only be given less context, and another dropout."""
-    source = dataclasses.replace(base.model, context_length=config.model.context_length, dropout=config.model.dropout)
-    if source != config.model or config.model.context_length > base.model.context_length:
-        raise InputError(
-            f"--init-from {config.init_from}: is {base.model}; only its dropout can be changed, "
-            "and its context made smaller"
-        )
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--config {path}: is not TOML ({error})") from None
-
-
-def settle(command: TrainCommand, dataset: Dataset, world: World, resumes: bool) -> TrainConfig:
-    """The settings once the dataset is known: shape, vocabulary and length; what was chosen is said."""
-    config, done = command.settings, None
-    if resumes:
+    config = command.config
+    prepare_to_begin(command, world)
+    if command.dry_run and not config.data.exists():
+        log.warning(f"{config.data}: is not there yet; the forecast goes without it")
+        return config, None
+    dataset, done = open_dataset(config.data), None
+    world.require_same("`data`", dataset.fingerprint)
+    if command.resumes:
         done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:
         config = suited(config, command.asked, dataset, world.device)
-    config = fit_to_dataset(config, dataset, resumes)
-    return budgeted(config, command.asked, dataset, world, done)
+    config = fit_to_dataset(config, dataset, command.resumes)
+    return budgeted(config, command.asked, dataset, world, done), dataset
 
 
 def _last_step(run: Path | None) -> int:
-    """The step of a run's newest checkpoint; 0 where there is none."""
+    """Give the step of a run's newest checkpoint; 0 where there is none."""
     saved = list_checkpoints(run) if run else []
     return step_of(saved[-1]) if saved else 0
 
 
-def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False) -> TrainConfig:
-    """The config with the vocabulary of the dataset, unless a run is resumed, which has one.
+@contextmanager
+def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, world: World) -> Generator[Path]:
+    """Give the run's directory, in which no other process trains meanwhile.
 
-    Raises InputError if the two cannot go together.
+    Raises InputError if that cannot be, or if the run's tokenizer is not the dataset's.
     """
-    dataset.require_window(config.model.context_length)
-    vocab_size = dataset.tokenizer.vocab_size
-    if config.model.vocab_size == vocab_size:
-        return config
-    fixed = resumes or config.init_from != "scratch"
-    if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
-        log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
-    unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
-    if fixed or not unset:
-        raise InputError(
-            f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
-            "prepare the data with the model's tokenizer (--tokenizer gpt2, or --tokenizer RUN for a run of yours), "
-            "or leave --model.vocab-size out"
-        )
-    log.info(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+    world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.allow_other_data))
+    with ExitStack() as stack:
+        yield world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, command.resumes)))
 
 
-def _is_padded(config: TrainConfig, dataset: Dataset) -> bool:
-    """Whether the weights of --init-from have more ids than their own tokenizer, which is also the dataset's."""
-    try:
-        return load_tokenizer(config.init_from).fingerprint == dataset.tokenizer.fingerprint
-    except InputError:
-        return False
-
-
-def described(config: TrainConfig, world: World) -> str:
-    """Where a training computes, and what it promises of a resume."""
+def _where(config: TrainConfig, world: World) -> str:
+    """Say where a training computes, and what it promises of a resume."""
     exact = "exact" if is_exact(config.exact, world.device) else "not exact"
     return f"device: {world.device}, {exact}" + (f", {world.size} processes" if world.size > 1 else "")
-
-
-def dry_run_text(config: TrainConfig, dataset: Dataset | None, world: World) -> str:
-    return json.dumps(to_dict(config), indent=2) + "\n\n" + "\n".join(forecast_lines(config, dataset, world))

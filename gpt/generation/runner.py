@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt.compiler import ROUNDING, Compiled
-from gpt.model.cache import KVCache, RaggedBatch, StaticCache
+from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
 from gpt.model.transformer import GPT
 
 
@@ -18,27 +18,27 @@ class ModelRunner:
 
     def __init__(self, model: GPT) -> None:
         self.model = model
-        self.blocks: dict[KVCache, list[KVCache]] = {}  # the parts in use of memory that was taken together
+        self.blocks: dict[KVBlock, list[KVCache]] = {}  # the parts in use of memory that was taken together
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
         """Empty caches, side by side, for at most so many positions each, or as many as the context has."""
-        base = KVCache(self.model.config, positions, self.model.device, self.model.dtype, sequences)
-        parts = [base.view(i) for i in range(sequences)]
-        self.blocks[base] = parts.copy()
+        block = KVBlock(self.model.config, positions, self.model.device, self.model.dtype, sequences)
+        parts = [KVCache(block, i) for i in range(sequences)]
+        self.blocks[block] = parts.copy()
         return parts
 
     def release(self, cache: KVCache) -> None:
         """Give up a cache. When half of those that were taken together are, the others move to memory of their size."""
-        parts = self.blocks[cache.base]
+        parts = self.blocks[cache.block]
         parts.remove(cache)
-        if 2 * len(parts) > cache.base.store.size(2):
+        if 2 * len(parts) > cache.block.sequences:
             return
-        del self.blocks[cache.base]
+        del self.blocks[cache.block]
         if parts:
-            together = self.new_caches(cache.capacity, len(parts))
-            for view, place in zip(parts, together, strict=True):
-                view.move_to(place)
-            self.blocks[together[0].base] = parts
+            together = self.new_caches(cache.block.capacity, len(parts))
+            for part, place in zip(parts, together, strict=True):
+                part.move_to(place)
+            self.blocks[together[0].block] = parts
 
     def prefill(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
         """Read T more ids of each sequence, (B, T); the logits after them, (B, V)."""

@@ -5,6 +5,7 @@ Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, who
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _BLOCK_NAMES = {
 }
 _SIZES = {"n_positions": "context_length"}
 _SIZES |= {name: name for name in ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon")}
+_FREE = {*_SIZES.values(), "dropout", "bias", "zero_init_residual"}  # GPT-2 whatever they are
+_FREE |= {"n_kv_head", "sliding_window", "window_pattern", "ngram_buckets"}  # what they mean is looked at
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -204,7 +207,7 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
     """Raises InputError, naming what departs from GPT-2, where their class has no place for it."""
     gpt2 = ModelConfig()
-    exact = ("positions", "normalization", "qk_norm", "activation", "tie_embeddings", "logit_softcap", "ngram")
+    exact = [field.name for field in fields(ModelConfig) if field.name not in _FREE]
     found = [f"model.{name} {getattr(config, name)}" for name in exact if getattr(config, name) != getattr(gpt2, name)]
     if config.kv_dim != config.n_embd:
         found.append(f"model.n_kv_head {config.n_kv_head}")

@@ -1,103 +1,162 @@
-"""Causal multi-head self-attention.
+"""Causal multi-head self-attention: the only room in which scores become weights.
 
-Letters in shapes: B sequences, T new positions, S positions in all, C width, H heads, D head width, K heads of keys
+Whatever is attended to comes as segments: keys and values, and which of them each query sees. A full pass is one
+segment, a cache hands out as many as it has groups of sequences (cache.py); `attend` does not know which it is.
+
+To add another mixer of positions, write a class with CausalSelfAttention's arguments, `out_proj` and methods, and enter
+it in MIXERS.
+
+Letters in shapes: B sequences, T new positions, S positions of keys, C width, H heads, D head width, K heads of keys
 and values (as many as H, unless they are shared).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt.model.config import ModelConfig
-from gpt.model.positions import CosSin, apply_rotary_emb
+from gpt.model.positions import PositionHooks, ScoreHook
 
-if TYPE_CHECKING:
-    from gpt.model.cache import Cache
+
+class Segment(NamedTuple):
+    """What some rows of queries attend to."""
+
+    keys: Tensor
+    """(B, K, S, D)."""
+    values: Tensor
+    """(B, K, S, D)."""
+    mask: Tensor | None = None
+    """None: query t sees keys 0 … t. Booleans, (T, S) or (B, 1, T, S): true for what is seen. Numbers, (S,): added to
+    the scores of one query per row, 0 for what is seen and −∞ for the rest."""
+    past: int | Tensor = 0
+    """Position of the first query, (B, 1) where rows differ."""
+    start: int = 0
+    """Position of the first key."""
+
+
+class Cache(Protocol):
+    """What a model asks of a cache: where new tokens stand, and what they attend to."""
+
+    def positions(self, T: int) -> Tensor:
+        """Give where T new tokens of each sequence stand, (B, T) int64. Raises InputError if there is no room."""
+
+    def ids_before(self, reach: int) -> Tensor:
+        """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
+
+    def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
+        """Store a layer's keys and values (B, K, T, D) behind the others, and give all that the new queries attend to.
+
+        The segments' rows follow each other as the sequences do.
+        """
+
+    def advance(self, ids: Tensor) -> None:
+        """Count the positions of (B, T) ids as read, after the last block."""
 
 
 class CausalSelfAttention(nn.Module):
     """Each position attends to itself and the positions before it (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(
+        self,
+        layer: int,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+        eps: float = 1e-5,
+        sliding_window: int | None = None,
+    ) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.widths = [config.n_embd, config.kv_dim, config.kv_dim]  # of queries, keys, values
-        self.heads = [n_embd // config.head_dim for n_embd in self.widths]
-        self.qk_norm, self.epsilon = config.qk_norm, config.layer_norm_epsilon
-        self.sliding_window = config.window_of(layer)
-        self.dropout = config.dropout
         self.layer = layer
-        self.qkv = nn.Linear(config.n_embd, sum(self.widths), bias=config.bias)
-        self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.residual_dropout = nn.Dropout(config.dropout)
+        self.heads = [n_head, n_kv_head, n_kv_head]  # of queries, keys, values
+        self.head_dim = n_embd // n_head
+        self.qk_norm, self.eps = qk_norm, eps
+        self.sliding_window = sliding_window
+        self.dropout = dropout
+        self.qkv = nn.Linear(n_embd, sum(self.heads) * self.head_dim, bias=bias)
+        self.out_proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.residual_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cos_sin: CosSin | None = None, cache: "Cache | None" = None) -> Tensor:
-        """(B, T, C) → (B, T, C); `cos_sin` rotates queries and keys."""
+    def forward(self, x: Tensor, positions: PositionHooks, where: Any, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) → (B, T, C), at positions that the scheme prepared as `where`."""
         B, T, C = x.shape
-        heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)
+        heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H + 2·K, T, D)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
         if self.qk_norm:
-            query, key = (F.rms_norm(part, (self.head_dim,), eps=self.epsilon) for part in (query, key))
-        if cos_sin is not None:
-            query, key = apply_rotary_emb(query, cos_sin), apply_rotary_emb(key, cos_sin)
-        if cache is not None:
-            y = cache.attend(self.layer, query, key, value, self.sliding_window)  # (B, H, T, D)
+            query, key = (F.rms_norm(part, (self.head_dim,), eps=self.eps) for part in (query, key))
+        query, key = positions.on_query_key(query, key, where)
+        if cache is None:
+            segments = [Segment(key, value, causal_mask(T, T, self.sliding_window, x.device))]
         else:
-            y = attend(
-                query, key, value, 0, self.sliding_window, self.dropout if self.training else 0.0
-            )  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)
-        return self.residual_dropout(self.out_proj(y))
+            segments = cache.append(self.layer, key, value, self.sliding_window)
+        dropout = self.dropout if self.training and cache is None else 0.0
+        y = attend(query, segments, positions.on_scores, dropout)  # (B, H, T, D)
+        return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
+
+    def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:
+        """Yield each weight with the rows of the matrices that it stacks."""
+        yield self.qkv.weight, [heads * self.head_dim for heads in self.heads]
+        yield self.out_proj.weight, [self.out_proj.out_features]
+
+
+MIXERS = {"attention": CausalSelfAttention}
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, past: int, sliding_window: int | None = None, dropout: float = 0.0
+    query: Tensor, segments: Sequence[Segment], on_scores: ScoreHook | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Causal scaled dot-product attention of T queries that come after `past` cached positions.
+    """Compute scaled dot-product attention: (B, H, T, D) → (B, H, T, D), the queries' rows in the segments' order.
 
-    query (B, H, T, D), key and value (B, K, past + T, D) → (B, H, T, D).
-    With a window, a query sees that many of the newest positions, its own included.
+    Of K < H keys and values, each serves H / K queries. A row of one query whose mask is (S,) has the same result, bit
+    for bit, in any company, as long as all keys and values begin at a multiple of 64 bytes: plain products give it,
+    as fused kernels give threads parts that do not begin there.
     """
-    T, S = query.size(2), key.size(2)
-    slides = sliding_window is not None and sliding_window < S
-    if past == 0 and not slides:
-        return dot_product(query, key, value, causal=True, dropout=dropout)
-    # The mask is aligned to the end of the keys, which is_causal does not give.
-    mask = causal_mask(T, S, query.device, sliding_window if slides else None)
-    return dot_product(query, key, value, mask, dropout=dropout)
+    queries = (query,) if len(segments) == 1 else query.split([segment.keys.size(0) for segment in segments])
+    outputs = []
+    for q, segment in zip(queries, segments, strict=True):
+        keys, values, mask = segment.keys, segment.values, segment.mask
+        (B, H, T, D), K = q.shape, keys.size(1)
+        plain = mask is not None and mask.dim() == 1
+        if on_scores is not None:
+            mask = _with_bias(segment, on_scores, q)
+        if plain and mask is not None:
+            transposed = keys.flatten(0, 1).transpose(1, 2)  # (B·K, D, S)
+            scores = torch.baddbmm(mask, q.reshape(B * K, H // K, D), transposed, alpha=D**-0.5)  # (B·K, H/K, S)
+            outputs.append(torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(B, H, T, D))
+        else:
+            if K < H:
+                keys, values = (part.repeat_interleave(H // K, dim=1) for part in (keys, values))  # (B, H, S, D)
+            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, is_causal=mask is None))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def dot_product(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    dropout: float = 0.0,
-) -> Tensor:
-    """(B, H, T, D), (B, K, S, D) twice → (B, H, T, D). Of K < H keys and values, each serves H / K queries."""
-    shared = query.size(1) // key.size(1)
-    if shared > 1:
-        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)
+def _with_bias(segment: Segment, on_scores: ScoreHook, query: Tensor) -> Tensor:
+    """Put a scheme's bias into a segment's mask: numbers, (B, H, T, S), or (B·K, H/K, S) where the mask is (S,)."""
+    (B, H, T, _), (_, K, S, _), device = query.shape, segment.keys.shape, query.device
+    queries_at = segment.past + torch.arange(T, device=device)  # (T,), or (B, T)
+    keys_at = torch.arange(segment.start, segment.start + S, device=device)  # (S,)
+    mask = visible(queries_at.unsqueeze(-1), keys_at) if segment.mask is None else segment.mask
+    hidden = ~mask if mask.dtype == torch.bool else mask != 0
+    bias = on_scores(queries_at, keys_at).to(query.dtype).masked_fill(hidden, -torch.inf).expand(B, H, T, S)
+    return bias.reshape(B * K, H // K, S) if mask.dim() == 1 else bias
 
 
-def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Scaled dot-product attention of one position: (B, H, 1, D), (B, K, S, D) twice → (B, H, 1, D).
+def visible(queries_at: Tensor | int, keys_at: Tensor, sliding_window: int | None = None) -> Tensor:
+    """Say which keys a query sees: those at its own position and before, or only the newest `sliding_window` of them.
 
-    `mask` (S,) is 0 for the keys that are seen, −∞ for the others. Each sequence's result is the same, bit for bit, in
-    any company, as long as all rows begin at a multiple of 64 bytes: fused kernels give threads parts that do not.
+    Positions (..., 1) and (S,) → booleans (..., S).
     """
-    B, H, _, D = query.shape
-    K = key.size(1)
-    turned = key.flatten(0, 1).transpose(1, 2)  # (B·K, D, S)
-    scores = torch.baddbmm(mask, query.reshape(B * K, H // K, D), turned, alpha=D**-0.5)  # (B·K, H/K, S)
-    return torch.bmm(scores.softmax(dim=-1), value.flatten(0, 1)).view(B, H, 1, D)
+    seen = keys_at <= queries_at
+    return seen if sliding_window is None else seen & (keys_at > queries_at - sliding_window)
 
 
-def causal_mask(T: int, S: int, device: torch.device | str, sliding_window: int | None = None) -> Tensor:
-    """(T, S) booleans, true where query t, which stands at position S − T + t, may see key s."""
-    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-    return mask if sliding_window is None else mask.triu(S - T - sliding_window + 1)
+def causal_mask(T: int, S: int, sliding_window: int | None, device: torch.device | str) -> Tensor | None:
+    """Say what each of the last T of S positions sees: booleans (T, S), or None where the kernel knows it by itself."""
+    if T == S and (sliding_window is None or sliding_window >= S):
+        return None
+    at = torch.arange(S, device=device)
+    return visible(at[S - T :].unsqueeze(1), at, sliding_window)

@@ -1,19 +1,19 @@
 """What decoding keeps of the positions read so far: their keys and values, block by block.
 
-`KVCache` holds one sequence, `RaggedBatch` several of different lengths, `StaticCache` several in tensors of fixed
-shape, whose lengths are tensors too, so that a compiler sees the same program at every step.
+A cache stores, and hands out segments to attend to; it knows no attention. `KVCache` holds sequences of one length,
+`RaggedBatch` reads several such together, `StaticCache` holds sequences in tensors of fixed shape, whose lengths are
+tensors too, so that a compiler sees the same program at every step.
 
-Letters in shapes: B sequences, T new positions, S positions in all, H heads, D head width, K heads of keys and values.
+Letters in shapes: L blocks, B sequences, T new positions, S positions in all, D head width, K heads of keys and values.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gpt.errors import InputError
-from gpt.model.attention import attend, attend_one, dot_product
+from gpt.model.attention import Segment, causal_mask, visible
 from gpt.model.config import ModelConfig
 from gpt.model.ngrams import NO_TOKEN
 
@@ -21,31 +21,11 @@ ALIGNMENT = 16  # positions: keys, values and scores are read from a multiple of
 SMALLEST_BUCKET = 128  # positions that `StaticCache` reads at the least
 
 
-class Cache(Protocol):
-    """What a model asks of a cache: where new tokens stand, and what they attend to."""
+class KVBlock:
+    """Memory for some sequences side by side, taken at once; it is freed with the last cache that lies in it.
 
-    def positions(self, T: int) -> Tensor:
-        """Where T new tokens of each sequence stand, (B, T) int64. Raises InputError if there is no room for them."""
-        ...
-
-    def ids_before(self, reach: int) -> Tensor:
-        """The last ids read, (B, reach), NO_TOKEN where there are none."""
-        ...
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, sliding_window: int | None) -> Tensor:
-        """Store keys and values (B, K, T, D) behind the others, and attend to all: (B, H, T, D) → (B, H, T, D)."""
-        ...
-
-    def advance(self, ids: Tensor) -> None:
-        """Count the positions of (B, T) ids as read, after the last block."""
-        ...
-
-
-class KVCache:
-    """Sequences of one length, mostly one; memory for `capacity` positions of each is taken once.
-
-    `store` has (L, 2, B, K, S, D), the keys and then the values of L blocks, where S is the capacity rounded up, and
-    `ids` (B, capacity); the first `length` positions are filled, the others zero or forgotten.
+    `store` (L, 2, B, K, S, D) has the keys and then the values of each block, where S is the capacity rounded up, and
+    `ids` (B, capacity) the tokens.
     """
 
     def __init__(
@@ -56,69 +36,79 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         sequences: int = 1,
     ) -> None:
-        self.capacity = min(capacity or config.context_length, config.context_length)
+        """Take memory for `capacity` positions of each sequence, or as many as the context has, if that is less."""
+        self.capacity, self.sequences = min(capacity or config.context_length, config.context_length), sequences
         heads = config.n_kv_head or config.n_head
         shape = (config.n_layer, 2, sequences, heads, _round_up(self.capacity), config.head_dim)
         # Zeros, for what is masked is still multiplied: by 0, which must not meet a NaN.
-        self._bind(torch.zeros(shape, device=device, dtype=dtype))
-        self.ids = torch.empty(sequences, self.capacity, device=device, dtype=torch.int64)
+        self.store = torch.zeros(shape, device=device, dtype=dtype)
+        self.ids = torch.zeros(sequences, self.capacity, device=device, dtype=torch.int64)
 
-    def _bind(self, store: Tensor) -> None:
-        self.store, self.length = store, 0
-        self.layers = [(store[layer, 0], store[layer, 1]) for layer in range(len(store))]
-        self.base, self.offset = self, 0
-        self.masks: dict[int | None, tuple[int, Tensor]] = {}
 
-    def view(self, start: int, sequences: int = 1) -> "KVCache":
-        """Some of the sequences, in the same memory, which is free when no part is left."""
-        view = object.__new__(KVCache)
-        view._bind(self.store.narrow(2, start, sequences))
-        view.capacity, view.ids = self.capacity, self.ids.narrow(0, start, sequences)
-        view.length, view.base, view.offset = self.length, self.base, self.offset + start
-        return view
+class KVCache:
+    """Sequences of one length, mostly one: `sequences` of a memory block, from its sequence number `first` on.
+
+    The first `length` positions are filled, the others zero or forgotten.
+    """
+
+    def __init__(self, block: KVBlock, first: int = 0, sequences: int = 1, length: int = 0) -> None:
+        self.length = length
+        self.masks: dict[int | None, tuple[int, Tensor]] = {}  # of the step under way, by window
+        self._bind(block, first, sequences)
+
+    def _bind(self, block: KVBlock, first: int, sequences: int) -> None:
+        self.block, self.first, self.sequences = block, first, sequences
+        self.store, self.ids = block.store.narrow(2, first, sequences), block.ids.narrow(0, first, sequences)
+        self.layers = [(self.store[layer, 0], self.store[layer, 1]) for layer in range(len(self.store))]  # (B, K, S, D)
 
     def positions(self, T: int) -> Tensor:
+        """Give where T new tokens of each sequence stand, (B, T). Raises InputError if there is no room for them."""
         end = self.length + T
-        if end > self.capacity:
-            raise InputError(f"{end} positions do not fit into the cache, which has room for {self.capacity}")
+        if end > self.block.capacity:
+            raise InputError(f"{end} positions do not fit into the cache, which has room for {self.block.capacity}")
         self.masks.clear()
-        return torch.arange(self.length, end, device=self.ids.device).expand(self.store.size(2), T)
+        return torch.arange(self.length, end, device=self.ids.device).expand(self.sequences, T)
 
     def ids_before(self, reach: int) -> Tensor:
+        """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
         known = self.ids[:, max(0, self.length - reach) : self.length]
         return torch.nn.functional.pad(known, (reach - known.size(1), 0), value=NO_TOKEN)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, sliding_window: int | None) -> Tensor:
+    def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
+        """Store keys and values (B, K, T, D); of one new position give one segment, of more one for each sequence."""
         past, T = self.length, key.size(2)
         keys, values = self.layers[layer]
         keys.narrow(2, past, T).copy_(key)
         values.narrow(2, past, T).copy_(value)
         if T == 1:
             start, mask = self.masks.get(sliding_window) or self._mask(sliding_window)
-            return attend_one(query, *(part.narrow(2, start, len(mask)) for part in (keys, values)), mask)
+            keys, values = (part.narrow(2, start, len(mask)) for part in (keys, values))
+            return [Segment(keys, values, mask, past, start)]
         keys, values = (part.narrow(2, 0, past + T) for part in (keys, values))
-        parts = zip(query.split(1), keys.split(1), values.split(1), strict=True)  # alone, as threads share the work
-        return torch.cat([attend(*part, past, sliding_window) for part in parts])
+        mask = causal_mask(T, past + T, sliding_window, key.device)
+        # Each alone, as a fused kernel's threads would share the work otherwise than they do for one.
+        return [Segment(*row, mask, past) for row in zip(keys.split(1), values.split(1), strict=True)]
 
     def _mask(self, sliding_window: int | None) -> tuple[int, Tensor]:
-        """Where the newest position begins to read, and what it sees from there on; the same for all blocks."""
-        length = self.length + 1
-        first = 0 if sliding_window is None else max(0, length - sliding_window)
+        """Find where the newest position begins to read, and what it sees from there on; the same for all blocks."""
+        newest = self.length
+        first = 0 if sliding_window is None else max(0, newest + 1 - sliding_window)
         start = first // ALIGNMENT * ALIGNMENT
-        mask = self.store.new_full((_round_up(length) - start,), -torch.inf)
-        mask[first - start : length - start] = 0
+        places = torch.arange(start, _round_up(newest + 1), device=self.store.device)
+        hidden = ~visible(newest, places, sliding_window)
+        mask = self.store.new_zeros(places.shape).masked_fill_(hidden, -torch.inf)
         self.masks[sliding_window] = start, mask
         return start, mask
 
     def advance(self, ids: Tensor) -> None:
+        """Count the positions of (B, T) ids as read."""
         self.ids[:, self.length : self.length + ids.size(1)] = ids
         self.length += ids.size(1)
 
     def move_to(self, other: "KVCache") -> None:
-        """Be in the other's place from now on."""
+        """Take the other's place from now on."""
         other.copy_from(self, self.length)
-        self._bind(other.store)
-        self.length, self.ids, self.base, self.offset = other.length, other.ids, other.base, other.offset
+        self._bind(other.block, other.first, other.sequences)
 
     def copy_from(self, other: "KVCache", length: int) -> None:
         """Take over the first positions that another cache of the same model has read."""
@@ -131,60 +121,77 @@ class RaggedBatch:
     """Several sequences of different lengths, read together: each attends to its own cache alone, and to what is
     filled of it, so that none is padded and none changes another's results.
 
-    Neighbours in memory that have the same length attend in one call.
+    Neighbors in memory that have the same length are one segment.
     """
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
         self.caches = caches
-        self.groups: list[KVCache] = []
+        runs: list[list[KVCache]] = []
         for cache in caches:
-            group = self.groups[-1] if self.groups else None
-            follows = group is not None and group.base is cache.base and group.length == cache.length
-            if follows and group.offset + group.store.size(2) == cache.offset:
-                self.groups[-1] = group.base.view(group.offset, group.store.size(2) + 1)
-                self.groups[-1].length = cache.length
+            if runs and _follows(cache, runs[-1][-1]):
+                runs[-1].append(cache)
             else:
-                self.groups.append(cache)
-        self.sizes = [group.store.size(2) for group in self.groups]
+                runs.append([cache])
+        self.groups = [_together(run) for run in runs]
+        self.sizes = [group.sequences for group in self.groups]
 
     def positions(self, T: int) -> Tensor:
+        """Give where T new tokens of each sequence stand, (B, T). Raises InputError if there is no room for them."""
         return torch.cat([group.positions(T) for group in self.groups])
 
     def ids_before(self, reach: int) -> Tensor:
+        """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
         return torch.cat([group.ids_before(reach) for group in self.groups])
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, sliding_window: int | None) -> Tensor:
-        parts = zip(self.groups, *(part.split(self.sizes) for part in (query, key, value)), strict=True)
-        return torch.cat([group.attend(layer, q, k, v, sliding_window) for group, q, k, v in parts])
+    def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
+        """Store keys and values (B, K, T, D); give the segments of each group after the other's."""
+        parts = zip(self.groups, key.split(self.sizes), value.split(self.sizes), strict=True)
+        return [segment for group, *part in parts for segment in group.append(layer, *part, sliding_window)]
 
     def advance(self, ids: Tensor) -> None:
-        for cache, row in zip(self.caches, ids.split(1), strict=True):
+        """Count the positions of (B, T) ids as read."""
+        for cache, row in zip(self.caches, ids.split([cache.sequences for cache in self.caches]), strict=True):
             cache.advance(row)
+
+
+def _follows(cache: KVCache, before: KVCache) -> bool:
+    """Tell whether a cache lies right behind another in memory, and is as long."""
+    return (
+        cache.block is before.block and cache.first == before.first + before.sequences and cache.length == before.length
+    )
+
+
+def _together(run: list[KVCache]) -> KVCache:
+    """Give one cache in the place of those that follow each other."""
+    if len(run) == 1:
+        return run[0]
+    first = run[0]
+    return KVCache(first.block, first.first, sum(cache.sequences for cache in run), first.length)
 
 
 class StaticCache:
     """Room for a fixed number of sequences, of which each step reads one more token.
 
-    `whole` holds their keys, values and ids; `lengths` (B,) says how far each is filled. A slot is filled through
+    `block` holds their keys, values and ids; `lengths` (B,) says how far each is filled. A slot is filled through
     `slot`, a `KVCache` that lies in the same memory.
     """
 
     def __init__(
         self, config: ModelConfig, slots: int, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.config, self.base = config, KVCache(config, None, device, dtype, slots)
-        self.ids = self.base.ids.zero_()
+        self.block = KVBlock(config, None, device, dtype, slots)
+        self.ids, self.layers = self.block.ids, KVCache(self.block, 0, slots).layers
         self.lengths = torch.zeros(slots, device=device, dtype=torch.int64)
         self.rows = torch.arange(slots, device=device)
-        self.read = config.context_length  # positions that attention reads of each
+        self.read = self.block.capacity  # positions that attention reads of each
 
     def tensors(self) -> list[Tensor]:
-        """All that a step reads and writes beside the model."""
-        return [self.ids, self.lengths, self.rows, *(part for pair in self.base.layers for part in pair)]
+        """Give all that a step reads and writes beside the model."""
+        return [self.ids, self.lengths, self.rows, *(part for pair in self.layers for part in pair)]
 
     def slot(self, i: int) -> KVCache:
-        """An empty cache whose memory is slot i's."""
-        return self.base.view(i)
+        """Give an empty cache whose memory is slot i's."""
+        return KVCache(self.block, i)
 
     def begin_step(self, lengths: dict[int, int]) -> None:
         """Say how many positions the slots in use have; the step writes behind them, and in all others to the first.
@@ -196,27 +203,29 @@ class StaticCache:
         self.read = SMALLEST_BUCKET
         while self.read <= max(lengths.values()):
             self.read *= 2
-        self.read = min(self.read, self.config.context_length)
+        self.read = min(self.read, self.block.capacity)
 
     def positions(self, T: int) -> Tensor:
+        """Give where the new token of each sequence stands, (B, 1)."""
         assert T == 1, "slots are filled one by one, through `slot`"
         return self.lengths.unsqueeze(1)
 
     def ids_before(self, reach: int) -> Tensor:
+        """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
         places = self.lengths.unsqueeze(1) - torch.arange(reach, 0, -1, device=self.ids.device)  # (B, reach)
         return torch.where(places < 0, NO_TOKEN, self.ids.gather(1, places.clamp(min=0)))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, sliding_window: int | None) -> Tensor:
-        keys, values = self.base.layers[layer]
+    def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
+        """Store keys and values (B, K, 1, D); give all sequences as one segment of fixed shape."""
+        keys, values = self.layers[layer]
         keys[self.rows, :, self.lengths] = key[:, :, 0]
         values[self.rows, :, self.lengths] = value[:, :, 0]
-        places, newest = torch.arange(self.read, device=self.ids.device), self.lengths.unsqueeze(1)
-        seen = places <= newest  # (B, S)
-        if sliding_window is not None:
-            seen &= places > newest - sliding_window
-        return dot_product(query, keys[:, :, : self.read], values[:, :, : self.read], seen[:, None, None])
+        newest = self.lengths.unsqueeze(1)  # (B, 1)
+        seen = visible(newest, torch.arange(self.read, device=self.ids.device), sliding_window)  # (B, S)
+        return [Segment(keys[:, :, : self.read], values[:, :, : self.read], seen[:, None, None], newest)]
 
     def advance(self, ids: Tensor) -> None:
+        """Note (B, 1) ids as read; their lengths are told by the next `begin_step`."""
         self.ids[self.rows, self.lengths] = ids[:, 0]
 
 

@@ -1,11 +1,23 @@
-"""The shape of a model."""
+"""The shape of a model.
+
+What is chosen by name is what the tables have, each in the file that owns the thing: to add a variant, enter it there.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gpt.choices import Activation
 from gpt.errors import require
+from gpt.model.attention import MIXERS
+from gpt.model.layers import ACTIVATIONS, NORMS
+from gpt.model.positions import POSITIONS
+
+TABLES = {"positions": POSITIONS, "normalization": NORMS, "mixer": MIXERS, "activation": ACTIVATIONS}
+
+if TYPE_CHECKING:
+    Positions = Normalization = Mixer = Activation = str
+else:
+    Positions, Normalization, Mixer, Activation = (Literal[tuple(table)] for table in TABLES.values())
 
 
 @dataclass(frozen=True)
@@ -28,15 +40,17 @@ class ModelConfig:
     dropout: float = 0.0
     """Probability of dropping a value, in GPT-2's three places; 0 to below 1."""
     layer_norm_epsilon: float = 1e-5
-    """Added to the variance, or the mean square, in normalisation."""
-    positions: Literal["learned", "rope"] = "learned"
-    """A learned vector per position, or queries and keys turned by angles that grow with it (Su et al. 2021)."""
-    normalization: Literal["layer", "rms"] = "layer"
-    """LayerNorm, or RMSNorm: no mean, no bias (Zhang and Sennrich 2019)."""
+    """Added to the variance, or the mean square, in normalization."""
+    positions: Positions = "learned"
+    """How a position is told: learned, by a vector of its own; rope, by turning queries and keys (Su et al. 2021)."""
+    normalization: Normalization = "layer"
+    """layer: LayerNorm; rms: RMSNorm, without mean and bias (Zhang and Sennrich 2019)."""
     qk_norm: bool = False
     """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
+    mixer: Mixer = "attention"
+    """How positions exchange information; attention: causal self-attention (Vaswani et al. 2017)."""
     activation: Activation = "gelu"
-    """Between the MLP's two layers: GELU by tanh, or max(0, x)² (So et al. 2021)."""
+    """Between the MLP's two layers; gelu: GELU by tanh, relu-squared: max(0, x)² (So et al. 2021)."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     zero_init_residual: bool = False
@@ -60,19 +74,20 @@ class ModelConfig:
         for name in ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "ngram", "ngram_buckets"):
             require(1 <= getattr(self, name) < 2**31, f"model.{name}", getattr(self, name), "from 1 to 2^31 - 1")
         require(
-            self.n_embd % self.n_head == 0, "model.n_embd", self.n_embd, f"a multiple of model.n_head ({self.n_head})"
+            self.n_embd % self.n_head == 0, "model.n_embd", self.n_embd, f"a multiple of `model.n_head` ({self.n_head})"
         )
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
         require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon", self.layer_norm_epsilon, "above 0")
-        if self.positions == "rope":
-            require(self.head_dim % 2 == 0, "model.n_embd", self.n_embd, f"{self.n_head} heads of an even width each")
+        for name, table in TABLES.items():
+            require(getattr(self, name) in table, f"model.{name}", repr(getattr(self, name)), " or ".join(table))
+        POSITIONS[self.positions].check(self.n_embd, self.n_head)
         require(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "at least 0")
         shared = self.n_kv_head
         require(
             shared is None or (shared >= 1 and self.n_head % shared == 0),
             "model.n_kv_head",
             shared,
-            f"a divisor of model.n_head ({self.n_head})",
+            f"a divisor of `model.n_head` ({self.n_head})",
         )
         require(
             self.sliding_window is None or self.sliding_window >= 1,
@@ -89,10 +104,10 @@ class ModelConfig:
 
     @property
     def kv_dim(self) -> int:
-        """Numbers in all of a position's keys, or values."""
+        """Count the numbers in all of a position's keys, or values."""
         return (self.n_kv_head or self.n_head) * self.head_dim
 
     def window_of(self, layer: int) -> int | None:
-        """Tokens that a position of this layer sees; None means all before it."""
+        """Give how many tokens a position of this layer sees; None means all before it."""
         marks = self.window_pattern
         return self.sliding_window if marks[layer % len(marks)] == "S" else None

@@ -22,22 +22,22 @@ LEAST_ROWS = 256  # fewer make slow products
 
 
 def softcap(logits: Tensor, cap: float) -> Tensor:
-    """cap·tanh(logits / cap); a cap of 0 leaves them as they are."""
+    """Squeeze logits to ±cap by cap·tanh(logits / cap); a cap of 0 leaves them as they are."""
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def precise(values: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Convert to float32, unless they are more precise."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def chunk_rows(vocab_size: int, device: str) -> int:
-    """How many positions a chunk has."""
+    """Choose how many positions a chunk has."""
     return max(LEAST_ROWS, (CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES) // (4 * vocab_size))
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
-    """Cross-entropy in nats, summed over the targets that count: (..., C), (V, C) and (...) → ().
+    """Compute the cross-entropy in nats, summed over the targets that count: (..., C), (V, C) and (...) → ().
 
     A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step.
     """
@@ -52,7 +52,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
 
 @torch.no_grad()
 def next_token_losses(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, vocab_size: int) -> Tensor:
-    """Each target's cross-entropy in nats, zero for those that do not count: (..., C) and (...) → (...).
+    """Compute each target's cross-entropy in nats, zero for those that do not count: (..., C) and (...) → (...).
 
     `head` makes logits (N, V) of hidden states (N, C).
     """
@@ -69,7 +69,7 @@ def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum, and in its forward pass already the gradients, which only need to be scaled later."""
+    """Compute the sum, and in the forward pass already the gradients, which only need to be scaled later."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, dtype: torch.dtype) -> Tensor:
@@ -96,16 +96,16 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of a chunk (rows, V), and its gradient by the logits before the cap: softmax − one-hot.
+    """Compute a chunk's summed loss from (rows, V), and its gradient by the logits before the cap: softmax − one-hot.
 
     The gradient takes the place of the logits.
     """
     slope = 1 - (logits / cap).square() if cap else None
     counted = targets != IGNORE_INDEX
     aims = targets.clamp(min=0).unsqueeze(1)  # (rows, 1)
-    normaliser = logits.logsumexp(1, keepdim=True)
-    loss = ((normaliser - logits.gather(1, aims)).squeeze(1) * counted).sum()
-    gradient = logits.sub_(normaliser).exp_()
+    normalizer = logits.logsumexp(1, keepdim=True)
+    loss = ((normalizer - logits.gather(1, aims)).squeeze(1) * counted).sum()
+    gradient = logits.sub_(normalizer).exp_()
     gradient.scatter_add_(1, aims, gradient.new_full(aims.shape, -1.0))
     gradient *= counted.unsqueeze(1)
     return loss, gradient if slope is None else gradient.mul_(slope)

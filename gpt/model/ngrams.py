@@ -16,7 +16,7 @@ NO_TOKEN = -1  # stands before a sequence's first token
 
 
 class NGramEmbedding(nn.Module):
-    """The sum of the embeddings of the 2 … n tokens that end at each position; zero at initialisation."""
+    """The sum of the embeddings of the 2 … n tokens that end at each position; zero at initialization."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class NGramEmbedding(nn.Module):
         self.table = nn.Embedding((self.longest - 1) * self.rows, config.n_embd)
 
     def forward(self, ids: Tensor, before: Tensor) -> Tensor:
-        """(B, T) ids and the n − 1 ids before them, (B, n − 1), NO_TOKEN where there are none → (B, T, C)."""
+        """Embed (B, T) ids after the n − 1 ids before them, (B, n − 1), NO_TOKEN where there are none → (B, T, C)."""
         return self.table(self.indices(ids, before)).sum(dim=2)
 
     def indices(self, ids: Tensor, before: Tensor) -> Tensor:
-        """Rows of the table, (B, T, n − 1): the run of k + 2 tokens has its row in the k-th part."""
+        """Find the rows of the table, (B, T, n − 1): the run of k + 2 tokens has its row in the k-th part."""
         T, longest = ids.size(1), self.longest
         stream = torch.cat([before, ids], dim=1) + 1  # (B, n − 1 + T)
         hashed, indices = stream[:, longest - 1 :], []

@@ -1,8 +1,8 @@
 """Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
 
 Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
-the same, bit for bit, whatever rows are multiplied beside it; how, is found out on the processor at hand (alike.py),
-and `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
+the same, bit for bit, whatever rows are multiplied beside it, in ways that are found out on the processor at hand
+(batch_invariant.py); `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
 
 Letters in shapes: N rows, I inputs, O outputs.
 """
@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from gpt.choices import Activation
 from gpt.errors import InputError
-from gpt.model.alike import BLOCKS, Alike
-from gpt.model.attention import attend_one
+from gpt.model.attention import Segment, attend
+from gpt.model.batch_invariant import BLOCKS, BatchInvariant
 from gpt.model.cache import ALIGNMENT
-from gpt.model.recompute import activate
-from gpt.model.transformer import GPT, MLP
+from gpt.model.layers import ACTIVATIONS, MLP
+from gpt.model.transformer import GPT
 
 PACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
@@ -30,8 +29,8 @@ LOWEST = torch.finfo(torch.float32).tiny
 INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
 
-class _Linear(Alike):
-    """What both kinds have in common: how they are tried."""
+class _Linear(BatchInvariant):
+    """Have in common how both kinds are tried."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         some = weight.detach().flatten()[:: max(1, weight.numel() // 4096)]
@@ -48,6 +47,7 @@ class PrepackedLinear(_Linear):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
 
     def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, I) → (N, O)."""
         return torch.ops.mkldnn._linear_pointwise.default(rows, self.weight, self.bias, "none", [], "")
 
 
@@ -68,6 +68,7 @@ class Int8Linear(_Linear):
         self.levels, self.finer = torch.tensor(float(LEVELS)), torch.tensor(2.0 * LEVELS)
 
     def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, I) → (N, O)."""
         step = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp(min=LOWEST) / self.levels  # (N, 1)
         exact = rows / step
         high = exact.round()
@@ -78,18 +79,18 @@ class Int8Linear(_Linear):
         return y * step if self.bias is None else torch.addcmul(self.bias, y, step)
 
 
-class PrepackedActivation(Alike):
-    """An MLP's activation of rows of F, tried with numbers that come out otherwise alone, if there are any."""
+class PrepackedActivation(BatchInvariant):
+    """An MLP's activation of rows of F, tried with numbers that their neighbors change, if there are any."""
 
-    def __init__(self, kind: Activation, F: int) -> None:
-        some = _normal(512)
-        differs = activate(some, kind) != torch.cat([activate(one, kind) for one in some.split(1)])
+    def __init__(self, name: str, F: int) -> None:
+        self.activate, some = ACTIVATIONS[name], _normal(512)
+        differs = self.activate(some) != torch.cat([self.activate(one) for one in some.split(1)])
         telling = some[differs] if differs.any() else some
-        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (kind, F))
-        self.kind: Activation = kind
+        super().__init__(telling.repeat(-(-F // len(telling)))[:F], (name, F))
 
     def compute(self, rows: Tensor) -> Tensor:
-        return activate(rows, self.kind)
+        """Map (N, F) → (N, F)."""
+        return self.activate(rows)
 
 
 def _normal(n: int) -> Tensor:
@@ -97,7 +98,7 @@ def _normal(n: int) -> Tensor:
 
 
 def can_prepack(model: GPT) -> bool:
-    """Whether a model is in float32 on a CPU for which this torch has oneDNN."""
+    """Tell whether a model is in float32 on a CPU for which this torch has oneDNN."""
     return model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
@@ -128,33 +129,34 @@ def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
 
 
 def keeps_bits(model: GPT) -> bool:
-    """Whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
+    """Tell whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
 
     Nothing is promised of one that is not packed.
     """
-    parts, config = [module for module in model.modules() if isinstance(module, Alike)], model.config
+    parts, config = [module for module in model.modules() if isinstance(module, BatchInvariant)], model.config
     attention = config.n_head, config.n_kv_head or config.n_head, config.head_dim, torch.get_num_threads()
     return bool(parts) and all(part.keeps_bits for part in parts) and _attention_keeps_bits(*attention)
 
 
 @functools.cache
 def _attention_keeps_bits(H: int, K: int, D: int, threads: int) -> bool:
-    """Whether attention of one position comes out alike for a sequence alone and among others, as caches have them."""
+    """Tell whether one query's attention is the same for a sequence alone and among others, as caches have them."""
     numbers = torch.Generator().manual_seed(0)
     for S in (ALIGNMENT, 20 * ALIGNMENT):
         query = torch.randn(max(BLOCKS), H, 1, D, generator=numbers)
         keys, values = (torch.randn(max(BLOCKS), K, S, D, generator=numbers) for _ in range(2))
         mask = torch.zeros(S)
-        alone = [attend_one(*(x[i : i + 1] for x in (query, keys, values)), mask) for i in range(len(query))]
+        rows = zip(*(x.split(1) for x in (query, keys, values)), strict=True)
+        alone = torch.cat([attend(q, [Segment(k, v, mask)]) for q, k, v in rows])
         for B in (2, 3, len(query)):
-            if not attend_one(query[:B], keys[:B], values[:B], mask).equal(torch.cat(alone[:B])):
+            if not attend(query[:B], [Segment(keys[:B], values[:B], mask)]).equal(alone[:B]):
                 return False
     return True
 
 
 @contextlib.contextmanager
 def _fbgemm() -> Generator[None]:
-    """Packs 8-bit integers by FBGEMM, and does not say that the type they are handed over in has had its day."""
+    """Use FBGEMM, and silence torch's deprecation warning about quantized tensors."""
     engine = torch.backends.quantized.engine
     if "fbgemm" in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = "fbgemm"

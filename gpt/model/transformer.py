@@ -6,74 +6,53 @@ Letters in shapes: B sequences, T positions, C width, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gpt.choices import Activation, Recompute
+from gpt.choices import Recompute
 from gpt.errors import InputError
-from gpt.model.attention import CausalSelfAttention
-from gpt.model.cache import Cache
+from gpt.model.attention import MIXERS, Cache
 from gpt.model.config import ModelConfig
+from gpt.model.layers import MLP, NORMS
 from gpt.model.loss import next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
-from gpt.model.positions import CosSin, rotary_cos_sin
-from gpt.model.recompute import ActivatedLinear, activate
-
-
-class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, and an activation."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.fc_in = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.activation: Activation = config.activation
-        self.activate: Callable[[Tensor], Tensor] = partial(activate, kind=config.activation)
-        self.fc_out = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.residual_dropout = nn.Dropout(config.dropout)
-        self.recompute = False  # the activation, in the backward pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) → (B, T, C)."""
-        x, contract = self.fc_in(x), self.fc_out
-        if self.recompute and torch.is_grad_enabled():
-            y = ActivatedLinear.apply(x, contract.weight, contract.bias, self.activation)
-        else:
-            y = contract(self.activate(x))
-        return self.residual_dropout(y)
-
-
-def norm(config: ModelConfig) -> nn.Module:
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the width."""
-    if config.normalization == "rms":
-        return nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
-    return nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon, bias=config.bias)
+from gpt.model.positions import POSITIONS, PositionHooks
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP, each on the normalised stream and added to it."""
+    """One layer: a mixer of positions, then the MLP, each on the normalized stream and added to it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = norm(config)
-        self.attention = CausalSelfAttention(config, layer)
-        self.mlp_norm = norm(config)
-        self.mlp = MLP(config)
+        norm = NORMS[config.normalization]
+        self.attention_norm = norm(config.n_embd, config.layer_norm_epsilon, config.bias)
+        self.attention = MIXERS[config.mixer](
+            layer,
+            config.n_embd,
+            config.n_head,
+            config.n_kv_head or config.n_head,
+            bias=config.bias,
+            dropout=config.dropout,
+            qk_norm=config.qk_norm,
+            eps=config.layer_norm_epsilon,
+            sliding_window=config.window_of(layer),
+        )
+        self.mlp_norm = norm(config.n_embd, config.layer_norm_epsilon, config.bias)
+        self.mlp = MLP(config.n_embd, config.activation, config.bias, config.dropout)
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
-    def forward(self, x: Tensor, cos_sin: CosSin | None = None, cache: Cache | None = None) -> Tensor:
-        """(B, T, C) → (B, T, C)."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.add_branches, x, cos_sin, cache, use_reentrant=False)
-        return self.add_branches(x, cos_sin, cache)
-
-    def add_branches(self, x: Tensor, cos_sin: CosSin | None, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos_sin, cache)
+    def forward(
+        self, x: Tensor, positions: PositionHooks, where: Any, cache: Cache | None = None, checkpointed: bool = False
+    ) -> Tensor:
+        """Map (B, T, C) → (B, T, C), at positions that the scheme prepared as `where`."""
+        if self.recompute and not checkpointed and torch.is_grad_enabled():
+            return checkpoint(self.forward, x, positions, where, cache, True, use_reentrant=False)
+        x = x + self.attention(self.attention_norm(x), positions, where, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -84,19 +63,17 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = (
-            nn.Embedding(config.context_length, config.n_embd) if config.positions == "learned" else None
-        )
+        self.position_embedding = POSITIONS[config.positions](config.n_embd, config.n_head, config.context_length)
         self.ngram_embedding = NGramEmbedding(config) if config.ngram > 1 else None
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.final_norm = norm(config)
+        self.final_norm = NORMS[config.normalization](config.n_embd, config.layer_norm_epsilon, config.bias)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.initialize()
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """GPT-2's initialisation: weights normal with deviation 0.02, biases zero, norms one.
+        """Draw GPT-2's first weights: normal with deviation 0.02; biases are zero, norms one.
 
         The two projections of each block that write to the residual stream are scaled by 1/√(2·n_layer), or zero.
         """
@@ -116,7 +93,7 @@ class GPT(nn.Module):
             self.ngram_embedding.table.weight.zero_()
 
     def hidden_states(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """The final hidden states of token ids (B, T) → (B, T, C).
+        """Compute the final hidden states of token ids, (B, T) → (B, T, C).
 
         With a cache, `ids` come after the positions it holds, and are added to it.
         Raises InputError if the positions go beyond the context.
@@ -125,32 +102,30 @@ class GPT(nn.Module):
         if cache is not None:
             positions = cache.positions(T)  # (B, T)
         elif self.config.context_length >= T:
-            positions = torch.arange(T, device=ids.device)  # (T,), alike for all
+            positions = torch.arange(T, device=ids.device)  # (T,), the same for all
         else:
             raise InputError(f"{T} positions do not fit into the model's context of {self.config.context_length}")
-        x, cos_sin = self.token_embedding(ids), None  # (B, T, C)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
-        else:
-            cos_sin = rotary_cos_sin(positions, self.config.head_dim)
+        scheme: PositionHooks = self.position_embedding
+        where = scheme.prepare(positions)
+        x = scheme.on_embeddings(self.token_embedding(ids), where)  # (B, T, C)
         if self.ngram_embedding is not None:
             reach = self.config.ngram - 1
             before = ids.new_full((B, reach), NO_TOKEN) if cache is None else cache.ids_before(reach)
             x = x + self.ngram_embedding(ids, before)
         x = self.embedding_dropout(x)
         for block in self.blocks:
-            x = block(x, cos_sin, cache)
+            x = block(x, scheme, where, cache)
         if cache is not None:
             cache.advance(ids)
         return self.final_norm(x)
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, C): GPT-2 scores tokens with the matrix that embeds them."""
+        """The weights that score tokens, (V, C): in GPT-2, those that embed them."""
         return self.token_embedding.weight if self.lm_head is None else self.lm_head.weight
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits of the next token: (..., C) → (..., V)."""
+        """Compute logits of the next token, (..., C) → (..., V)."""
         lm_head = self.lm_head
         logits = F.linear(hidden, self.token_embedding.weight) if lm_head is None else lm_head(hidden)
         return softcap(logits, self.config.logit_softcap)
@@ -163,10 +138,11 @@ class GPT(nn.Module):
         reduction: Literal["sum", "none"] = "sum",
         last: bool = False,
     ) -> Tensor:
-        """Logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, (B, T) → (B, V).
+        """Compute logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, → (B, V).
 
-        With targets (B, T), their cross-entropy in nats instead, for which the logits of all positions are never held:
-        the sum, (), or without a gradient each one's, (B, T), zero where a target is IGNORE_INDEX.
+        With targets (B, T), compute their cross-entropy in nats instead, without ever holding the logits of all
+        positions: the sum, (), or with reduction none and without a gradient each one's, (B, T), zero where a target is
+        IGNORE_INDEX.
         """
         hidden = self.hidden_states(ids, cache)
         if targets is None:
@@ -177,29 +153,28 @@ class GPT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.final_norm.parameters()).device
+        """Where it computes."""
+        return self.token_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return next(self.final_norm.parameters()).dtype
+        return self.token_embedding.weight.dtype
 
     def set_recompute(self, what: Recompute) -> None:
-        """Compute this again in the backward pass instead of keeping it (Chen et al. 2016)."""
+        """Have the backward pass compute this again instead of finding it in memory (Chen et al. 2016)."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.recompute = what == "blocks"
                 module.mlp.recompute = what == "activations"
 
     def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """The weights of the blocks' linear layers, each with the rows of the matrices in it, one below the other."""
+        """Yield the weights of the blocks' linear layers, each with the rows of the matrices that it stacks."""
         for module in self.modules():
-            if isinstance(module, CausalSelfAttention):
-                yield module.qkv.weight, module.widths
-                yield module.out_proj.weight, [module.out_proj.out_features]
-            elif isinstance(module, MLP):
-                yield module.fc_in.weight, [module.fc_in.out_features]
-                yield module.fc_out.weight, [module.fc_out.out_features]
+            if isinstance(module, Block):
+                yield from module.attention.muon_parameters()
+                yield from module.mlp.muon_parameters()
 
     def parameter_count(self) -> int:
+        """Count all weights."""
         return sum(parameter.numel() for parameter in self.parameters())

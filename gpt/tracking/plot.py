@@ -1,10 +1,31 @@
 """The picture of a run's losses."""
 
+import contextlib
 import math
+import time
 from pathlib import Path
 
 from gpt.runs.directory import PICTURE
-from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.jsonl import Record, read_metrics
+
+MOST_DRAWING = 0.02  # of the time
+
+
+class Picture:
+    """Draws loss.png anew at evaluations, as far as that takes no time to speak of."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.next_time = run, 0.0
+
+    def write(self, record: Record) -> None:
+        start = time.monotonic()
+        if "val_loss" in record and start >= self.next_time:
+            with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
+                draw_losses(self.run)
+            self.next_time = time.monotonic() + (time.monotonic() - start) / MOST_DRAWING
+
+    def close(self) -> None:
+        """Leave the picture as it is: the end of the training draws it."""
 
 
 def draw_losses(run: Path) -> Path:
@@ -39,6 +60,7 @@ def draw_losses(run: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(run / PICTURE)
+    figure.savefig(run / f".{PICTURE}.partial", format="png")  # a viewer never sees half of it
+    (run / f".{PICTURE}.partial").replace(run / PICTURE)
     pyplot.close(figure)
     return run / PICTURE

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt.log import log
 from gpt.terminal import printable
+from gpt.tracking.jsonl import Record
 
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
@@ -46,11 +47,22 @@ class _Console(Console):
 
 
 class ProgressDisplay(logging.Handler):
-    """Use as a context manager: what the log says appears above the live line, which `update` changes at every step."""
+    """Use as a context manager: what the log says appears above the live line, which `write` changes at every step."""
 
-    def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        steps: int,
+        first_step: int = 0,
+        last_step: int | None = None,
+        elapsed_s: float = 0.0,
+        validation_loss: float | None = None,
+        quiet: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        """Begin after `first_step`, which took `elapsed_s`, with the newest validation loss; end with `last_step`."""
         super().__init__()
-        self.steps = steps
+        self.steps, self.first_step, self.last_step = steps, first_step, last_step or steps
+        self.elapsed_s, self._validation_loss = elapsed_s, validation_loss
         self.console = console or _Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line = -float("inf")
         self._line = self._shown = ""  # the newest line, and the newest that stays on the screen
@@ -67,20 +79,21 @@ class ProgressDisplay(logging.Handler):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        super().close()
         if self.console.is_terminal:
             self._live.stop()
         if self._line != self._shown:  # the last loss stays, however it ended
             self.print(self._line)
         self._stack.close()
 
-    def update(
-        self,
-        record: dict[str, Any],
-        validation_loss: float | None,
-        seconds_left: float,
-        warning: str | None = None,
-    ) -> None:
-        line = self._line = progress_line(record, self.steps, validation_loss, seconds_left)
+    def write(self, record: Record) -> None:
+        self._validation_loss = record.get("val_loss", self._validation_loss)
+        pace = (record["elapsed_s"] - self.elapsed_s) / max(1, record["step"] - self.first_step)
+        left = pace * (self.last_step - record["step"])
+        line = self._line = progress_line(record, self.steps, self._validation_loss, left)
         if self.console.is_terminal:
             self._live.update(self._task, completed=record["step"], description=line)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or "val_loss" in record:
@@ -89,24 +102,9 @@ class ProgressDisplay(logging.Handler):
             self._last_line = time.monotonic()
         if "sample" in record:
             self.print("\n".join(f"    | {line}" for line in record["sample"].strip("\n").split("\n")))
-        if warning:
-            log.warning(warning)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.print(record.getMessage())
 
     def print(self, message: str) -> None:
         self.console.print(printable(message), markup=False, emoji=False)
-
-
-class Clock:
-    """The time that training took, that of earlier processes included, and what is left by this process's own pace."""
-
-    def __init__(self, step: int, elapsed: float) -> None:
-        self.first_step, self.before, self.start = step, elapsed, time.perf_counter()
-
-    def elapsed(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-    def seconds_left(self, step: int, last: int) -> float:
-        return (time.perf_counter() - self.start) / max(1, step - self.first_step) * (last - step)

@@ -19,8 +19,6 @@ from gpt.runs.directory import WANDB_ID, quoted
 from gpt.tracking.jsonl import Record
 
 WANDB_LOOKS = 0.2  # seconds between looks at what has been saved
-
-
 WANDB_BEGINS, WANDB_ENDS = 30, 6  # seconds that it is given; a run that was told to stop has ten in all
 
 
@@ -35,21 +33,15 @@ class WandbLog:
     def __init__(self, config: TrainConfig, run: Path, saved_step: Callable[[], int]) -> None:
         """Begin the run there, or go on with the one that was begun for `run` before."""
         self.config, self.run, self.saved_step = config, run, saved_step
-        self._thread = None
-        if config.wandb == "disabled":
-            return
         self.run_id = self._kept_id()
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
     def write(self, record: Record) -> None:
-        if self._thread is not None:
-            self._records.put(record)
+        self._records.put(record)
 
     def close(self) -> None:
-        if self._thread is None:
-            return
         self._records.put(None)
         self._thread.join(WANDB_ENDS)
         if self._thread.is_alive():

@@ -18,7 +18,7 @@ from gpt.presets import preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
-from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
+from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer

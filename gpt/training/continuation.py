@@ -10,10 +10,11 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt.config import OptimizerConfig, TrainConfig
 from gpt.config_io import overlay, to_dict
+from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.runs import checkpoint
@@ -21,9 +22,6 @@ from gpt.runs.checkpoint import Checkpoint, list_checkpoints, step_of
 from gpt.runs.directory import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
 from gpt.runs.integrity import CorruptCheckpoint
 from gpt.training.schedule import branch_point, decay_start, lr_multiplier
-
-if TYPE_CHECKING:
-    from gpt.distributed.world import World
 
 MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
 MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
@@ -120,7 +118,7 @@ def _was_restarted() -> bool:
 
 
 def judge(
-    saved: Checkpoint | None, state: dict[str, Any], config: TrainConfig, run: Path, world: "World", allow_jump: bool
+    saved: Checkpoint | None, state: dict[str, Any], config: TrainConfig, run: Path, world: World, allow_jump: bool
 ) -> tuple[Checkpoint | None, dict[str, Any]]:
     """The checkpoint to go on from, on rank 0, and its state, on all: the one given, or the branch point before it.
 
@@ -158,7 +156,7 @@ def judge(
     return chosen[0] if chosen else None, earlier
 
 
-def steps_with(more: int, done: int, config: TrainConfig, world: "World", allow_jump: bool) -> int:
+def steps_with(more: int, done: int, config: TrainConfig, world: World, allow_jump: bool) -> int:
     """The steps of a finished run that is to train `more` of them from where it really goes on, as `judge` says.
 
     Raises InputError where that, from the branch point, is hardly more than it has done from there.

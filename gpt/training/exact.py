@@ -9,16 +9,15 @@ import os
 import platform
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from gpt.choices import Exact
+from gpt.config import TrainConfig
+from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-
-if TYPE_CHECKING:
-    from gpt.training.trainer import Trainer
 
 WORKSPACE, EXACT_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # of cuBLAS, as its manual has them
 FILL = "fill_uninitialized_memory"  # a property that its module has no type for
@@ -75,31 +74,29 @@ def _deterministic() -> Generator[None]:
         setattr(memory, FILL, fills)
 
 
-def conditions(trainer: "Trainer") -> Conditions:
+def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditions:
     """What the bits of this training depend on beside what the rest of a checkpoint has; ready for JSON."""
-    config, world = trainer.config, trainer.world
     return {
-        "exact": trainer.exact,
+        "exact": is_exact(config.exact, world.device),
         "torch": torch.__version__,
         "device": _device_name(world.device),
         "threads": torch.get_num_threads(),
         "processes": world.size,
         "parallel": config.parallel if world.size > 1 else "none",
         "nodes": world.nodes,
-        "dtype": str(trainer.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "compile": config.compile,
         "micro_batch": config.micro_batch_size,
     }
 
 
-def meet_conditions(trainer: "Trainer", before: Conditions) -> None:
+def meet_conditions(now: Conditions, before: Conditions, device: str) -> None:
     """Let a resumed training compute as the saved one did, by its number of threads; or say what is not the same."""
-    now = conditions(trainer)
     differing = [name for name in now if name in before and before[name] != now[name]]
     if not (now["exact"] or before.get("exact")):
         return
     threads = before.get("threads", 0)
-    if differing == ["threads"] and trainer.device == "cpu" and threads <= _processors():
+    if differing == ["threads"] and device == "cpu" and threads <= _processors():
         torch.set_num_threads(threads)
         log.warning(
             f"threads: {threads}, with which the run goes on to the same bits; "

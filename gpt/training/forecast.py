@@ -15,11 +15,10 @@ from gpt.device import autocast, choose_dtype
 from gpt.distributed.world import World
 from gpt.memory import free_memory, is_out_of_memory, release_memory, used_memory
 from gpt.tracking.progress import duration
-from gpt.training.micro_batch import MicroBatch
+from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer
-from gpt.training.passes import compiled_passes, without_compiler
 from gpt.training.start import new_model
-from gpt.training.windows import FORWARD, evaluates_completely, validation_windows
+from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
 LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first steps bring in, and evaluation
@@ -106,7 +105,7 @@ def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torc
         with autocast(device, dtype):
             return model(ids, targets=ids)
 
-    forward = compiled_passes(loss_of, config, world, dtype)
+    forward = compiled_loss(loss_of, config, world, dtype)
     fits = True
     try:
         with contextlib.suppress(CompilerFailed), forward.watch():

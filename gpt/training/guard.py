@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.training.gradients import HUGE
+from gpt.training.optimizer import HUGE
 
 WINDOW = 128  # accepted gradient norms that a new one is compared with
 SPIKE_DEVIATIONS = 6.0
@@ -39,6 +39,11 @@ class GradientGuard:
         else:
             self.skipped_in_a_row += 1
         return reason
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether so many batches in a row were skipped that it is not the data."""
+        return self.skipped_in_a_row == MOST_SKIPPED
 
     def _fault(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss) or not math.isfinite(norm):

@@ -1,14 +1,14 @@
-"""How many sequences go through the model at a time, so that they fit into memory."""
+"""How sequences go through the model: how many at a time, so that they fit into memory, and compiled or not."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt.analysis.cost import fitting_micro_batch
-from gpt.compiler import CompilerFailed
+from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled, CompilerFailed
 from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -104,3 +104,28 @@ class Caught:
 
     failed = False
     error: Exception | None = None
+
+
+def compiled_loss(loss: Callable[..., Tensor], config: TrainConfig, world: World, dtype: torch.dtype) -> Compiled:
+    """Compile the loss of sequences if the config wants it and if that works on all ranks.
+
+    Raises CompilerFailed on all of them if it is asked for and does not work on one.
+    """
+    rounding = ROUNDING_WITH_DROPOUT if config.model.dropout else ROUNDING[dtype]
+    compiled = Compiled(loss, config.compile, world.device, rounding=rounding)
+    if compiled.works:
+        compiled.try_out()
+        without_compiler(compiled, world)
+    return compiled
+
+
+def without_compiler(compiled: Compiled, world: World) -> bool:
+    """Tell whether the compiler failed on a rank, so that all go on without it: said once, and in every record."""
+    fault = world.first(compiled.fault if compiled.works else None)
+    if fault is None:
+        return False
+    if compiled.wanted == "on":
+        raise compiled.error(fault)
+    compiled.give_up(fault)
+    log.warning_once(f"{compiled.error(fault)}; training goes on without it, slower")
+    return True

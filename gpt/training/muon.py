@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, orthogonalised.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, orthogonalized.
 
 A matrix moves by the nearest semi-orthogonal matrix to its momentum, so that all directions move alike. Five
 Newton-Schulz iterations find it nearly; matrices of equal shape go through them together.

@@ -2,18 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
-from gpt.errors import InputError
-from gpt.tracking.jsonl import Record, read_metrics
-
-if TYPE_CHECKING:
-    from gpt.training.trainer import Trainer
+from gpt.tracking.jsonl import Record
 
 RISE = 0.05  # nats above the best validation loss that are no chance; the same weights give the same loss
-LAST = 10  # records of metrics.jsonl whose training losses are averaged
 
 
 @dataclass
@@ -44,32 +36,3 @@ class OverfittingWatch:
                 f"above its best of {self.best:.4f}, while training fell to {training:.4f}; the best is kept"
             )
         return None
-
-
-def _last_training_losses(run: Path) -> list[float]:
-    """Those of the last records; none where they cannot be read, which is no reason for a training not to end well."""
-    try:
-        return [r["train_loss"] for r in read_metrics(run)[-LAST:] if r["train_loss"] is not None]
-    except (InputError, OSError):
-        return []
-
-
-def overfitted(trainer: "Trainer", best: dict[str, Any]) -> str | None:
-    """In words, whether the last weights are worse than the best, whose state is given, or both no better than guesses.
-
-    None where neither is so.
-    """
-    if best["evaluation"] is None:
-        return None
-    loss, step, last = best["evaluation"]["loss"], best["step"], trainer.last_loss
-    guessing = math.log(trainer.config.model.vocab_size)
-    if loss >= guessing:
-        return f"nothing was learned that holds for new text: to guess among all tokens alike gives {guessing:.4f}"
-    if last is None or last <= loss + RISE:
-        return None
-    seen = _last_training_losses(trainer.run)
-    trained = f", the training loss {fmean(seen):.4f}" if seen else ""
-    return (
-        f"yes: validation ended at {last:.4f}{trained}; the best, {loss:.4f}, was at step {step:,}, which is what "
-        "sample.py uses. Train for fewer epochs, or on more text"
-    )

@@ -13,15 +13,12 @@ WARM_UP, TRACED, SHOWN = 3, 3, 10  # steps, steps, operations
 
 
 @contextlib.contextmanager
-def step_profiler(run: Path, wanted: bool, device: str) -> Generator[Callable[[], None]]:
+def step_profiler(run: Path, device: str) -> Generator[Callable[[], None]]:
     """A context whose value is to be called after every step.
 
     Steps 4 to 6 from here are traced into the run's trace.json (to be opened in ui.perfetto.dev), and the operations
     that took longest are said.
     """
-    if not wanted:
-        yield lambda: None
-        return
 
     def report(trace: profile) -> None:
         # What cannot be written is no reason to stop training; torch at times raises nothing, and writes nothing.

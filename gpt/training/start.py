@@ -1,4 +1,6 @@
-"""The weights that training begins with, and the tokenizer that they were made for."""
+"""What training begins with: a model that fits the dataset, its weights, and the tokenizer that they were made for."""
+
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
+from gpt.presets import PRESETS
 from gpt.runs.load import load_run, load_tokenizer
 from gpt.training.guard import first_not_finite
 
@@ -58,3 +61,35 @@ def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allo
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
             f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer`){told}"
         )
+
+
+def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False) -> TrainConfig:
+    """Give the config with the vocabulary of the dataset, unless a run is resumed, which has one.
+
+    Raises InputError if the two cannot go together.
+    """
+    dataset.require_window(config.model.context_length)
+    vocab_size = dataset.tokenizer.vocab_size
+    if config.model.vocab_size == vocab_size:
+        return config
+    fixed = resumes or config.init_from != "scratch"
+    if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
+        log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+    unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
+    if fixed or not unset:
+        raise InputError(
+            f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
+            "prepare the data with the model's tokenizer (`tokenizer` gpt2, or `tokenizer` RUN for a run of yours), "
+            "or leave `model.vocab_size` out"
+        )
+    log.info(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+
+
+def _is_padded(config: TrainConfig, dataset: Dataset) -> bool:
+    """Tell whether the weights of `init_from` have more ids than their own tokenizer, which is also the dataset's."""
+    try:
+        return load_tokenizer(config.init_from).fingerprint == dataset.tokenizer.fingerprint
+    except InputError:
+        return False

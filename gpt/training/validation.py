@@ -1,90 +1,106 @@
-"""How a training evaluates its model as it goes, and once more at its end."""
+"""What of the validation split a training evaluates: a part of it as it goes, and all of it at its end."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from torch import Tensor
 
-from gpt.evaluation.compare import Measured, loss_difference
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
 from gpt.log import log
 from gpt.tracking.jsonl import Record, evaluation_record
-from gpt.training.resume import save
+from gpt.training.samples import sample_text
 from gpt.training.signals import StopRequest
-from gpt.training.summary import sample_text
-from gpt.training.windows import evaluates_completely, validation_windows
+from gpt.training.state import TrainState
+from gpt.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from gpt.training.trainer import Trainer
+FORWARD = 1 / 3  # of the time that a token takes to be learned from
 
 
-def evaluate(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
-    """Evaluate on the windows of the budget, at the end on the complete split, too, and add the results to the record.
+def validation_windows(config: TrainConfig, dataset: Dataset, complete: bool = False) -> Windows:
+    """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
+    budget = None if complete else config.evaluation.tokens
+    return Windows(dataset.validation, config.model.context_length, dataset.tokenizer.end_of_text, tokens=budget)
 
-    Whether the first is the best yet. Where a signal cuts one short, the record is kept as `unevaluated`: what it lacks
-    is made up for when the run goes on.
+
+def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | None = None) -> bool:
+    """Tell whether the last weights are evaluated on the complete split where each evaluation predicts a part of it.
+
+    Not where that would take longer than all training, of so many steps, by default the config's: a small model on a
+    large corpus, or one that stopped early. gpt eval does it on request.
     """
-    trainer.unevaluated = record
-    if "val_loss" not in record and not _evaluate_windows(trainer, record, stop):
+    if dataset.validation.tokens - 1 <= max(config.evaluation.tokens, config.model.context_length):
         return False
-    is_best = trainer.evaluation is not None and trainer.evaluation.loss < trainer.best_loss
-    completes = trainer.at_the_end and evaluates_completely(trainer.config, trainer.dataset, trainer.step)
-    if completes and not _evaluate_complete(trainer, record, stop):
-        return is_best
-    trainer.unevaluated = None
-    return is_best
+    learned = (config.steps if steps is None else steps) * config.batch_tokens
+    return FORWARD * dataset.validation.tokens <= learned
 
 
-def _evaluate_windows(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
-    """Evaluate as each evaluation is done; False if a signal cut it short."""
-    sums = _sums(trainer, trainer.windows, stop)
-    if sums is None:
-        return False
-    if trainer.config.evaluation.sample_tokens:
-        tokens = trainer.config.evaluation.sample_tokens
-        record["sample"] = sample_text(trainer.model, trainer.dataset, tokens, trainer.world)
-    result = summarize(sums, trainer.windows)
-    trainer.evaluation, trainer.last_loss = result, result.loss
-    trainer.evaluations += 1
-    trainer.evaluations_since_best += 1
-    if result.loss < trainer.best_loss:
-        trainer.evaluations_since_best = 0
-        before, now = trainer.best_sums, Measured(sums.numpy(), trainer.windows)
-        trainer.gain = None if before is None else loss_difference(Measured(before.numpy(), trainer.windows), now)
-        trainer.best_sums = sums
-    record |= evaluation_record(result)
-    return True
+class Validation:
+    """Evaluates the weights of a training as it goes."""
 
+    def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
+        self.config, self.dataset = config, dataset
+        self.windows = validation_windows(config, dataset)  # that each evaluation predicts
 
-def _evaluate_complete(trainer: "Trainer", record: Record, stop: StopRequest) -> bool:
-    """Evaluate the last weights on the complete split; False if a signal cut it short.
+    def evaluate(
+        self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest, save: Callable[[], None]
+    ) -> None:
+        """Evaluate on the windows of the budget, at the end on the complete split, too, and add the results to the
+        record.
 
-    The figure stands by itself: no best loss is compared with it.
-    """
-    save(trainer)  # what follows can take hours, which a kill is not to cost
-    windows = validation_windows(trainer.config, trainer.dataset, complete=True)
-    log.info(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
-    sums = _sums(trainer, windows, stop)
-    if sums is None:
-        log.info("stopped before that was done; `resume` begins it again, and `gpt eval` does it, too")
-        return False
-    trainer.complete_evaluation = summarize(sums, windows)
-    record |= evaluation_record(trainer.complete_evaluation, "complete_")
-    return True
+        Where a signal cuts one short, the record stays `unevaluated`: what it lacks is made up for when the run goes
+        on. `save` is called before the complete split is read, which can take hours.
+        """
+        state.unevaluated = record
+        if "val_loss" not in record and not self._evaluate_windows(trainer, state, record, stop):
+            return
+        if state.is_over(self.config) and evaluates_completely(self.config, self.dataset, state.step):
+            save()
+            if not self._evaluate_complete(trainer, state, record, stop):
+                return
+        state.unevaluated = None
 
+    def _evaluate_windows(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+        """Evaluate as each evaluation is done; False if it was cut short."""
+        sums = self._sums(trainer, self.windows, stop)
+        if sums is None:
+            return False
+        tokens = self.config.evaluation.sample_tokens
+        if tokens:
+            record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
+        result = summarize(sums, self.windows)
+        state.judge(result, sums, self.windows)
+        record |= evaluation_record(result)
+        return True
 
-def _sums(trainer: "Trainer", windows: Windows, stop: StopRequest) -> Tensor | None:
-    """Add up each piece over all processes; None if a signal cut it short."""
-    world = trainer.world
-    sums = loss_per_window(
-        trainer.model,
-        windows,
-        trainer.dataset.tokenizer.byte_lengths(),
-        trainer.device,
-        trainer.dtype,
-        trainer.micro_batch.size,
-        (world.rank, world.size),
-        stop=lambda: world.any(stop.is_set()),
-    )
-    world.reshard(trainer.model)
-    return None if sums is None else world.sum_tensor(sums)
+    def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+        """Evaluate the last weights on the complete split; False if it was cut short.
+
+        The figure stands by itself: no best loss is compared with it.
+        """
+        windows = validation_windows(self.config, self.dataset, complete=True)
+        log.info(f"evaluating on the complete validation split: {windows.split.tokens:,} tokens")
+        sums = self._sums(trainer, windows, stop)
+        if sums is None:
+            log.info("stopped before that was done; `resume` begins it again, and gpt eval does it, too")
+            return False
+        state.complete_evaluation = summarize(sums, windows)
+        record |= evaluation_record(state.complete_evaluation, "complete_")
+        return True
+
+    def _sums(self, trainer: Trainer, windows: Windows, stop: StopRequest) -> Tensor | None:
+        """Add up each piece over all processes; None if it was cut short."""
+        world = trainer.world
+        sums = loss_per_window(
+            trainer.model,
+            windows,
+            self.dataset.tokenizer.byte_lengths(),
+            trainer.device,
+            trainer.dtype,
+            trainer.micro_batch.size,
+            (world.rank, world.size),
+            stop=lambda: world.any(stop.is_set()),
+        )
+        world.reshard(trainer.model)
+        return None if sums is None else world.sum_tensor(sums)

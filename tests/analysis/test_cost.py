@@ -159,16 +159,20 @@ from gpt.analysis.cost import training_memory
 from gpt.memory import peak_memory, used_memory
 from gpt.dataset.dataset import open_dataset
 from gpt.training.forecast import LIBRARIES
+from gpt.dataset.loader import Loader
+from gpt.training.optimizer import Optimizer
+from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
-from gpt.distributed.world import World
 
 model = ModelConfig(n_layer=6, n_head=6, n_embd=384, context_length=256, vocab_size=4096)
 config = TrainConfig(model=model, batch_tokens=int(sys.argv[2]) * 256, micro_batch_size=int(sys.argv[2]), steps=100)
 dataset = open_dataset(Path(sys.argv[1]))
 forecast = training_memory(config, config.micro_batch_size, program=int(used_memory() + LIBRARIES)).peak
-trainer = Trainer(config, GPT(model), dataset, Path("unused"), World("cpu"))
-for _ in range(2):  # the second has the optimizer's state from its beginning
-    trainer.train_step()
+gpt, state = GPT(model), TrainState()
+trainer = Trainer(gpt, Optimizer(gpt, config.optimizer), config)
+loader = Loader(dataset.train, config.batch_sequences, model.context_length, config.seed)
+for step in range(2):  # the second has the optimizer's state from its beginning
+    trainer.step(state, loader.batch(step))
 print(forecast / peak_memory("cpu"))
 """
     command = [sys.executable, "-c", code, str(dataset.path), str(sequences)]

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import fit, in_process, write_dataset
+from helpers import in_process, write_dataset
 
 from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
@@ -22,14 +22,14 @@ def evaluate(*arguments, cwd, code=0):
 
 
 @pytest.fixture
-def runs(make_trainer, tiny_config, quiet):
+def runs(make_training, tiny_config):
     """Two runs of the same data, the second with a third of the context."""
     shorter = replace(tiny_config, seed=1, model=replace(tiny_config.model, context_length=16))
     found = []
     for name, config in (("one", tiny_config), ("two", shorter)):
-        trainer = make_trainer(config, name)
-        assert fit(trainer, quiet)
-        found.append(trainer.run)
+        training = make_training(config, name)
+        assert training.fit()
+        found.append(training.run)
     return found
 
 

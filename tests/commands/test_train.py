@@ -11,12 +11,13 @@ import pytest
 from gpt import InputError
 from gpt.commands import clean_errors
 from gpt.commands.sample import PromptFile, SampleCommand, require_known
-from gpt.commands.train import fit_to_dataset, parse_train
+from gpt.commands.train_options import parse_train
 from gpt.interop.huggingface import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
 from gpt.runs.load import load_run
 from gpt.text.tokenizer import Tokenizer
+from gpt.training.start import fit_to_dataset
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def toml(tmp_path):
 
 
 def settings(*arguments):
-    return parse_train(arguments)[0].settings
+    return parse_train(arguments).config
 
 
 def refused(capsys, *arguments):
@@ -39,9 +40,9 @@ def refused(capsys, *arguments):
 
 
 def test_without_arguments_the_device_decides():
-    command, reason = parse_train(["--device", "cpu"])
-    assert command.settings == dataclasses.replace(preset("nano"), device="cpu")
-    assert reason.startswith("preset nano: ")
+    command = parse_train(["--device", "cpu"])
+    assert command.config == dataclasses.replace(preset("nano"), device="cpu")
+    assert command.reason.startswith("preset nano: ")
 
 
 def test_preset_then_file_then_flags(toml):
@@ -138,12 +139,12 @@ def test_unknown_and_misplaced_presets_are_refused():
 
 
 def test_the_architecture_of_init_comes_from_its_weights(trained_run):
-    command, reason = parse_train(["--init-from", str(trained_run), "--steps", "7"])
+    command = parse_train(["--init-from", str(trained_run), "--steps", "7"])
     source = load_run(trained_run).config
-    assert command.settings.preset == "finetune"
-    assert "`init_from`" in reason
-    assert command.settings.model == dataclasses.replace(source, dropout=preset("finetune").model.dropout)
-    assert command.settings.batch_tokens % source.context_length == 0
+    assert command.config.preset == "finetune"
+    assert "`init_from`" in command.reason
+    assert command.config.model == dataclasses.replace(source, dropout=preset("finetune").model.dropout)
+    assert command.config.batch_tokens % source.context_length == 0
     assert settings("nano", "--init-from", str(trained_run)).model.n_layer == source.n_layer
 
 
@@ -166,9 +167,9 @@ def test_a_smaller_context_and_other_dropout_than_inits_are_allowed(trained_run,
 
 
 def test_resume_goes_on_with_the_runs_own_settings(trained_run, tiny_config):
-    command, reason = parse_train(["--resume", "--run-dir", str(trained_run), "--steps", "50"])
-    assert command.settings == dataclasses.replace(tiny_config, run_dir=trained_run, steps=50)
-    assert str(trained_run) in reason
+    command = parse_train(["--resume", "--run-dir", str(trained_run), "--steps", "50"])
+    assert command.config == dataclasses.replace(tiny_config, run_dir=trained_run, steps=50)
+    assert str(trained_run) in command.reason
 
 
 @pytest.mark.parametrize("flag", [("--model.dropout", "0.2"), ("--seed", "4"), ("--batch-tokens", "320")])
@@ -193,14 +194,14 @@ def test_resume_without_a_run_and_with_another_preset_is_refused(trained_run, tm
 
 
 def test_resume_begins_a_run_that_is_not_there_yet_for_those_who_start_it_again_and_again(tmp_path):
-    command, reason = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
+    command = parse_train(["nano", "--resume", "--run-dir", str(tmp_path / "new"), "--device", "cpu"])
     assert command.resume
-    assert command.settings == dataclasses.replace(preset("nano"), run_dir=tmp_path / "new", device="cpu")
-    assert reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
+    assert command.config == dataclasses.replace(preset("nano"), run_dir=tmp_path / "new", device="cpu")
+    assert command.reason == f"preset nano: asked for; {tmp_path / 'new'} is not there: a new run begins"
     (tmp_path / "new").mkdir()
     for leftover in (".lock", "tokenizer.json"):  # of a start that was killed at once
         (tmp_path / "new" / leftover).touch()
-    assert parse_train(["nano", "--resume", f"--run-dir={tmp_path / 'new'}"])[0].settings.preset == "nano"
+    assert parse_train(["nano", "--resume", f"--run-dir={tmp_path / 'new'}"]).config.preset == "nano"
 
 
 def test_resume_of_a_mistyped_run_says_which_was_perhaps_meant(trained_run, tmp_path, monkeypatch):

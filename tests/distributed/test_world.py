@@ -8,9 +8,9 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import OUT_OF_MEMORY_REPORTS, fit, torchrun
+from helpers import OUT_OF_MEMORY_REPORTS, Training, torchrun
 
-from gpt import GPT, InputError
+from gpt import InputError
 from gpt.distributed import launch
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
@@ -18,9 +18,6 @@ from gpt.errors import ProcessLost
 from gpt.runs.checkpoint import load_newest
 from gpt.runs.directory import open_run
 from gpt.tracking.jsonl import read_metrics
-from gpt.tracking.progress import ProgressDisplay
-from gpt.training.resume import resume
-from gpt.training.trainer import Trainer
 
 MODES = ("ddp", "fsdp", "hsdp")
 ALONE = "step 1: process 1, while the others wait for what it sends: "
@@ -42,7 +39,7 @@ def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
         named = replace(chosen, run_dir=out / name)
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
-            fit(Trainer(named, GPT(named.model), dataset, run, World("cpu")), ProgressDisplay(1, quiet=True))
+            Training(named, dataset, run).fit()
     return out, together("all", 3, dataset, out)
 
 
@@ -173,10 +170,9 @@ def test_one_process_continues_what_several_began(worlds, dataset, modern_shape,
     """With the modern recipe, and dropout; eight steps more than were asked for, from where the rate began to fall."""
     out, _ = worlds
     config = replace(modern_shape, batch_tokens=12 * 32, micro_batch_size=4, steps=12, run_dir=out / f"{mode}-dropout")
-    trainer = Trainer(config, GPT(config.model), dataset, config.run_dir, World("cpu"))
-    assert resume(trainer)
-    assert trainer.step == 2
-    assert trainer.train_step()["train_loss"] < losses(out / "whole")[0]
+    training = Training(config, dataset, config.run_dir, resumes=True)
+    assert training.state.step == 2
+    assert training.step()["train_loss"] < losses(out / "whole")[0]
 
 
 @pytest.mark.parametrize("mode", MODES)

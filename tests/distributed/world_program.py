@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
-from helpers import fit
+from helpers import Training
 
 from gpt import GPT, InputError, TrainConfig
 from gpt.compiler import CompilerFailed
@@ -28,32 +29,30 @@ from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
-from gpt.tracking.progress import ProgressDisplay
 from gpt.training import muon, utilization
-from gpt.training.resume import resume, save
-from gpt.training.summary import sample_text
-from gpt.training.trainer import Trainer
+from gpt.training.resume import save
+from gpt.training.samples import sample_text
 
 Result = dict[str, object]
 MODES = ("ddp", "fsdp", "hsdp")
 
 
-def trainer(config: TrainConfig, dataset: Dataset, run: Path, world: World, resumes: bool = False) -> Trainer:
+def begun(config: TrainConfig, dataset: Dataset, run: Path, world: World, resumes: bool = False) -> Training:
     torch.manual_seed(config.seed)
     config = replace(config, run_dir=run)
     if world.is_main and not resumes:
         with open_run(config, dataset.tokenizer, resume=False):
             pass
     world.barrier()
-    result = Trainer(config, GPT(config.model), dataset, run, world)
-    if resumes:
-        assert resume(result)
+    result = Training(config, dataset, run, world, resumes)
+    assert not resumes or result.state.step
     return result
 
 
-def whole(trained: Trainer) -> dict[str, torch.Tensor]:
+def whole(trained: Training) -> dict[str, torch.Tensor]:
     return {
-        name: tensor.clone() for name, tensor in trained.world.gather(dict(trained.model.named_parameters())).items()
+        name: tensor.clone()
+        for name, tensor in trained.trainer.world.gather(dict(trained.model.named_parameters())).items()
     }
 
 
@@ -68,12 +67,11 @@ def timeless(run: Path) -> list[Result]:
 
 def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 2) -> str:
     """What differs between a run of that name, made here unless it is there, and one that stops and is resumed."""
-    quiet = ProgressDisplay(1, quiet=True)
     undisturbed, parts = out / name, out / f"{name}-parts"
     if not world.broadcast(undisturbed.exists()):
-        fit(trainer(config, dataset, undisturbed, world), quiet)
-    fit(trainer(replace(config, stop_at=stop_at), dataset, parts, world), quiet)
-    fit(trainer(config, dataset, parts, world, resumes=True), quiet)
+        begun(config, dataset, undisturbed, world).fit()
+    begun(replace(config, stop_at=stop_at), dataset, parts, world).fit()
+    begun(config, dataset, parts, world, resumes=True).fit()
     return world.from_main(lambda: difference(undisturbed, parts))
 
 
@@ -87,17 +85,17 @@ def difference(one: Path, two: Path) -> str:
 
 def skip(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
     """The loss is not a number on rank 1 alone, in the third step."""
-    trained = trainer(config, dataset, out / f"{config.parallel}-skip", world)
-    honest = trained.forward
+    trained = begun(config, dataset, out / f"{config.parallel}-skip", world)
+    honest = trained.trainer.loss
 
     def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return honest(x, y) * (math.nan if (trained.step, world.rank) == (2, 1) else 1.0)
+        return honest(x, y) * (math.nan if (trained.state.step, world.rank) == (2, 1) else 1.0)
 
-    trained.forward = forward
+    trained.trainer.loss = forward
     records, same = [], []
     for _ in range(4):
         before = whole(trained)
-        records.append(trained.train_step())
+        records.append(trained.step())
         same.append(equal(before, whole(trained)))
     return {"skipped": ["skipped" in record for record in records], "weights as before": same}
 
@@ -108,23 +106,23 @@ def run_out(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> R
     In the forward pass of the second micro-batch, or in the backward pass of the first; beside it, the same without.
     """
     config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch_size=4, steps=3)
-    results: Result = {"enough": norms(trainer(config, dataset, out / f"{config.parallel}-enough", world))}
+    results: Result = {"enough": norms(begun(config, dataset, out / f"{config.parallel}-enough", world))}
     for where in ("forward", "backward"):
-        trained = trainer(config, dataset, out / f"{config.parallel}-{where}", world)
+        trained = begun(config, dataset, out / f"{config.parallel}-{where}", world)
         exhaust_once(trained, where)
-        results |= {f"norms {where}": norms(trained), f"micro-batch {where}": trained.micro_batch.size}
+        results |= {f"norms {where}": norms(trained), f"micro-batch {where}": trained.trainer.micro_batch.size}
     return results
 
 
-def norms(trained: Trainer) -> list[object]:
-    return [trained.train_step()["gradient_norm"] for _ in range(3)]
+def norms(trained: Training) -> list[object]:
+    return [trained.step()["gradient_norm"] for _ in range(3)]
 
 
-def exhaust_once(trained: Trainer, where: str) -> None:
-    world, seen = trained.world, []
+def exhaust_once(trained: Training, where: str) -> None:
+    world, seen = trained.trainer.world, []
 
     def fail(*_: object) -> None:
-        seen.append(trained.step)
+        seen.append(trained.state.step)
         if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or trained.config.parallel != "ddp"):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -137,38 +135,37 @@ def exhaust_once(trained: Trainer, where: str) -> None:
 def resume_after_halving(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> bool:
     """Memory runs out in the second step; after the third the run is saved, and resumed beside itself."""
     config = replace(config, micro_batch_size=4)
-    trained = trainer(config, dataset, out / f"{config.parallel}-halved", world)
+    trained = begun(config, dataset, out / f"{config.parallel}-halved", world)
     seen = []
 
     def fail(*_: object) -> None:
-        seen.append(trained.step)
+        seen.append(trained.state.step)
         if seen.count(1) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     trained.model.register_forward_pre_hook(fail)
     for _ in range(3):
-        trained.train_step()
-    save(trained)
-    resumed = trainer(config, dataset, trained.run, world, resumes=True)
+        trained.step()
+    save(trained.run, trained.trainer, trained.state)
+    resumed = begun(config, dataset, trained.run, world, resumes=True)
     for each in (trained, resumed):
-        each.train_step()
-    assert trained.micro_batch.size == resumed.micro_batch.size == 2
+        each.step()
+    assert trained.trainer.micro_batch.size == resumed.trainer.micro_batch.size == 2
     return equal(whole(trained), whole(resumed))
 
 
 def stop(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> list[object]:
     """Rank 1 alone gets a signal, in the second step: whether the training ended, its step, and what was saved."""
-    trained = trainer(config, dataset, out / "stopped", world)
-    honest = trained.train_step
+    trained = begun(config, dataset, out / "stopped", world)
 
-    def step() -> Result:
-        if (trained.step, world.rank) == (1, 1):
+    def step(do: Callable[[], Result]) -> Result:
+        if (trained.state.step, world.rank) == (1, 1):
             signal.raise_signal(signal.SIGTERM)
-        return honest()
+        return do()
 
-    trained.train_step = step
-    ended = fit(trained, ProgressDisplay(1, quiet=True))
-    return [ended, trained.step, [step_of(path) for path in list_checkpoints(trained.run)]]
+    trained.around_steps(step)
+    ended = trained.fit()
+    return [ended, trained.state.step, [step_of(path) for path in list_checkpoints(trained.run)]]
 
 
 def draw(config: TrainConfig, dataset: Dataset, world: World) -> list[str]:
@@ -186,18 +183,18 @@ def draw(config: TrainConfig, dataset: Dataset, world: World) -> list[str]:
 
 
 def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
-    dataset, quiet = open_dataset(data), ProgressDisplay(1, quiet=True)
+    dataset = open_dataset(data)
     results: dict[str, object] = {}
     config = read_config(out / "single")
-    continued = trainer(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
-    results["continued"] = [continued.train_step()["train_loss"] for _ in range(2)]
+    continued = begun(replace(config, stop_at=None), dataset, out / "single", world, resumes=True)
+    results["continued"] = [continued.step()["train_loss"] for _ in range(2)]
     config = replace(config, stop_at=None, init_from="scratch")
     results["stopped"] = stop(config, dataset, out, world)
     recipe = read_config(out / "modern")
     for parallel in MODES:
         chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
-        fit(trainer(chosen, dataset, out / parallel, world), quiet)
-        fit(trainer(modern, dataset, out / f"{parallel}-modern", world), quiet)
+        begun(chosen, dataset, out / parallel, world).fit()
+        begun(modern, dataset, out / f"{parallel}-modern", world).fit()
         dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
         narrow = replace(chosen, dtype="bfloat16", recompute="activations", micro_batch_size=1)
         results[parallel] = {
@@ -264,7 +261,7 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
 def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, object]:
     """Rank 1 fails in the midst of a sharded forward pass, of a step or a sample, or of Muon; the other does not."""
     config = replace(read_config(out / "single"), parallel="fsdp", init_from="scratch", stop_at=None)
-    trained = trainer(config, open_dataset(data), out / "alone", world)
+    trained = begun(config, open_dataset(data), out / "alone", world)
 
     def fail(*_: object) -> None:
         if world.rank == 1:
@@ -280,8 +277,8 @@ def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, obje
         sample_text(trained.model, trained.dataset, 12, world)
         world.any(False)
     else:
-        trained.train_step()
-        trained.train_step()
+        trained.step()
+        trained.step()
     return {}
 
 

@@ -20,20 +20,16 @@ from pathlib import Path
 
 import psutil
 import torch
-from helpers import ROOT, fit, heard
+from helpers import ROOT, heard
 
 import train
-from gpt import GPT
 from gpt.commands import clean_errors
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
-from gpt.distributed.world import World
 from gpt.runs import checkpoint, integrity
 from gpt.runs.checkpoint import list_checkpoints, load, step_of
 from gpt.runs.directory import open_run
 from gpt.tracking.jsonl import read_metrics
-from gpt.tracking.progress import ProgressDisplay
-from gpt.training.trainer import Trainer
 
 STEPS = 200
 SHAPE = (
@@ -227,8 +223,8 @@ def signals(dataset: Dataset, directory: Path, expected: Tensors, count: int, rn
 def damages(config: TrainConfig, dataset: Dataset, directory: Path, count: int, rng: random.Random) -> Row:
     """A flipped bit, a lost end, a block of zeros or a missing file in the newest of three checkpoints."""
     row = Row("damaged file in a checkpoint")
-    run, trainer = new_trainer(config, dataset, directory / "run")
-    fit(trainer, ProgressDisplay(config.steps, quiet=True))
+    run, training = new_trainer(config, dataset, directory / "run")
+    training.fit()
     written = {step_of(path): load(path, optimizer=True) for path in list_checkpoints(run)}
     for _ in range(count):
         copy = directory / "copy"
@@ -269,10 +265,10 @@ def damage(file: Path, rng: random.Random) -> None:
     file.write_bytes(content)
 
 
-def new_trainer(config: TrainConfig, dataset: Dataset, run: Path) -> tuple[Path, Trainer]:
+def new_trainer(config: TrainConfig, dataset: Dataset, run: Path) -> tuple[Path, Training]:
     torch.manual_seed(config.seed)
     with open_run(replace(config, run_dir=run), dataset.tokenizer, resume=False):
-        return run, Trainer(config, GPT(config.model), dataset, run, World("cpu"))
+        return run, Training(config, dataset, run)
 
 
 # ---- disks ----
@@ -302,7 +298,7 @@ def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: i
     config = replace(config, steps=20, checkpoint=replace(config.checkpoint, every=5, keep=9))
     config = replace(config, evaluation=replace(config.evaluation, every=0))
     run, undisturbed = new_trainer(config, dataset, directory / "undisturbed")
-    fit(undisturbed, ProgressDisplay(20, quiet=True))
+    undisturbed.fit()
     expected = load(list_checkpoints(run)[-1], optimizer=True)
     checkpoint_bytes = sum(file.stat().st_size for file in expected.path.iterdir())
     row = Row("disk full at a point of a save")
@@ -311,16 +307,14 @@ def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: i
             small_disk(directory / f"disk-{point}", 8 * checkpoint_bytes + 2_000_000) as mounted,
             monkeypatch.context() as patch,
         ):
-            run, trainer = new_trainer(config, dataset, directory / f"disk-{point}" / "run")
+            run, training = new_trainer(config, dataset, directory / f"disk-{point}" / "run")
             if point % 2:
                 patch.setattr(integrity, "require_space", lambda *_: None)
             fill = fill_disk if mounted else fail_operation
-            trainer.train_step = scripted(
-                trainer, fill(directory / f"disk-{point}", point / points, checkpoint_bytes, patch)
-            )
-            display = ProgressDisplay(20, quiet=True)
+            script = fill(directory / f"disk-{point}", point / points, checkpoint_bytes, patch)
+            training.around_steps(scripted(training, script))
             with heard() as said:
-                finished = fit(trainer, display)
+                finished = training.fit()
             newest = load(list_checkpoints(run)[-1], optimizer=True)
             steps = [step_of(path) for path in list_checkpoints(run)]
             for path in list_checkpoints(run):
@@ -332,14 +326,13 @@ def full_disks(config: TrainConfig, dataset: Dataset, directory: Path, points: i
     return row
 
 
-def scripted(trainer: Trainer, script: Iterator[None]) -> Callable[[], dict]:
-    """train_step, with the script moved on before steps 10 and 15."""
-    honest = trainer.train_step
+def scripted(training: Training, script: Iterator[None]) -> Callable[[Callable[[], dict]], dict]:
+    """Move the script on before steps 10 and 15."""
 
-    def step() -> dict:
-        if trainer.step in (9, 14):
+    def step(do: Callable[[], dict]) -> dict:
+        if training.state.step in (9, 14):
             next(script)
-        return honest()
+        return do()
 
     return step
 

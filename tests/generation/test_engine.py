@@ -128,7 +128,7 @@ def test_memory_is_given_back(model):
     requests = [engine.submit(PROMPT, replace(SETTINGS, max_tokens=n)) for n in (3, 10)]
     for _ in range(3):
         engine.step()
-    assert [request.cache.capacity for request in requests] == [4 + 2, 4 + 9]
+    assert [request.cache.block.capacity for request in requests] == [4 + 2, 4 + 9]
     list(engine.run())
     assert [request.cache for request in requests] == [None, None]
     assert engine._newest is None
@@ -148,7 +148,7 @@ def test_memory_of_prompts_read_together_is_given_back_as_they_end(model, traina
     sizes = []
     for request in requests[1:7]:
         engine.cancel(request)
-        sizes.append({request.cache.base.store.size(2) for request in engine.active})
+        sizes.append({request.cache.block.sequences for request in engine.active})
         engine.step()
     assert sizes == [{8}, {8}, {8}, {4}, {4}, {2}]
     list(engine.run())

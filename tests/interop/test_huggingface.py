@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
-from gpt.commands.train import fit_to_dataset, parse_train
+from gpt.commands.train_options import parse_train
 from gpt.interop.huggingface import export, read_config, read_weights
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
-from gpt.training.start import initial_weights
+from gpt.training.start import fit_to_dataset, initial_weights
 
 SHAPES = [
     {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 100},
@@ -135,7 +135,7 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, sai
     documents = [("train", python_text()[:5000]), ("validation", python_text()[5000:9000])]
     bpe.save(tmp_path / "bpe.json")
     dataset = write_dataset(documents, str(tmp_path / "bpe.json"), tmp_path / "data")
-    config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")])[0].settings
+    config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")]).config
     config = fit_to_dataset(config, dataset)
     assert "vocabulary: 600 ids; those that pad it to 640 are left out" in said
     model = GPT(config.model)

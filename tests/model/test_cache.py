@@ -5,7 +5,11 @@ import torch
 from helpers import SHAPE, VARIANTS, exact
 
 from gpt import InputError
-from gpt.model.cache import KVCache, RaggedBatch, StaticCache
+from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
+
+
+def new_cache(model):
+    return KVCache(KVBlock(model.config, dtype=model.dtype))
 
 
 def random_ids(*shape):
@@ -16,7 +20,7 @@ def random_ids(*shape):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_one_sequence_read_in_pieces_has_the_logits_of_the_full_pass(name):
     model, ids = exact(name), random_ids(1, 48)
-    cache = KVCache(model.config, dtype=model.dtype)
+    cache = new_cache(model)
     pieces = [model(ids[:, :7], cache), model(ids[:, 7:20], cache)]
     pieces += [model(ids[:, t : t + 1], cache) for t in range(20, 48)]
     assert (torch.cat(pieces, dim=1) - model(ids)).abs().max() < 1e-10
@@ -27,7 +31,7 @@ def test_one_sequence_read_in_pieces_has_the_logits_of_the_full_pass(name):
 def test_rows_of_different_lengths_have_the_logits_of_the_full_pass(name):
     model, ids = exact(name), random_ids(4, 48)
     lengths = [1, 5, 20, 33]
-    caches = [KVCache(model.config, dtype=model.dtype) for _ in lengths]
+    caches = [new_cache(model) for _ in lengths]
     for row, cache, length in zip(ids, caches, lengths, strict=True):
         model(row[None, :length], cache)
     for step in range(15):
@@ -70,13 +74,13 @@ def test_slots_read_no_more_than_the_longest_needs():
 
 def test_a_cache_takes_the_memory_it_was_asked_for_and_no_more_than_the_context():
     """Rounded up to 16 positions."""
-    assert KVCache(SHAPE, 10).store.shape == (2, 2, 1, 4, 16, 8)
-    assert KVCache(SHAPE, 1000, sequences=3).store.shape == (2, 2, 3, 4, 48, 8)
-    assert KVCache(replace(SHAPE, n_kv_head=2, context_length=50)).store.shape == (2, 2, 1, 2, 64, 8)
+    assert KVBlock(SHAPE, 10).store.shape == (2, 2, 1, 4, 16, 8)
+    assert KVBlock(SHAPE, 1000, sequences=3).store.shape == (2, 2, 3, 4, 48, 8)
+    assert KVBlock(replace(SHAPE, n_kv_head=2, context_length=50)).store.shape == (2, 2, 1, 2, 64, 8)
 
 
 def test_beyond_its_room_a_cache_is_refused(model):
-    cache = KVCache(model.config, 10)
+    cache = KVCache(KVBlock(model.config, 10))
     model(random_ids(1, 8), cache)
     with pytest.raises(InputError, match="11 positions do not fit into the cache, which has room for 10"):
         model(random_ids(1, 3), cache)
@@ -86,7 +90,7 @@ def test_beyond_its_room_a_cache_is_refused(model):
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_a_copied_beginning_goes_on_like_its_original_and_apart_from_it(name):
     model, ids = exact(name), random_ids(2, 30)
-    original, copy = KVCache(model.config, dtype=model.dtype), KVCache(model.config, dtype=model.dtype)
+    original, copy = new_cache(model), new_cache(model)
     model(ids[:1, :20], original)
     model(ids[:1, 20:30], original)
     copy.copy_from(original, 20)

@@ -6,7 +6,7 @@ import torch
 from helpers import VARIANTS, variant
 
 from gpt import Engine, InputError, SamplingConfig
-from gpt.model.cache import KVCache, RaggedBatch
+from gpt.model.cache import KVBlock, KVCache, RaggedBatch
 from gpt.model.prepack import Int8Linear, PrepackedLinear, can_prepack, prepack
 
 fbgemm = pytest.mark.skipif(
@@ -110,7 +110,7 @@ def test_a_packed_model_has_the_logits_of_the_plain_full_pass(name, dtype):
     small, plain = prepacked(model, dtype), model(ids)
     near = 1e-4 * plain.abs().max() if dtype == torch.float32 else 0.1 * plain.std()
     assert (small(ids) - plain).square().mean(dim=-1).sqrt().max() < near
-    caches, lengths = [KVCache(model.config) for _ in range(3)], (1, 20, 33)
+    caches, lengths = [KVCache(KVBlock(model.config)) for _ in range(3)], (1, 20, 33)
     for row, cache, length in zip(ids, caches, lengths, strict=True):
         small(row[None, :length], cache)
     for step in range(10):

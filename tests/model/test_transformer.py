@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import SHAPE, VARIANTS, exact, ngram_buckets, variant
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt import GPT, InputError, ModelConfig
 
@@ -139,7 +140,7 @@ def test_projections_can_begin_with_zeros():
 @pytest.mark.parametrize(("what", "share"), [("activations", 0.9), ("blocks", 0.5)])
 @pytest.mark.parametrize("name", ["rope", "modern"])
 def test_recomputing_gives_the_same_gradients_and_keeps_less(name, what, share):
-    """Bit for bit, with dropout, whose masks are drawn again alike."""
+    """Bit for bit, with dropout, whose masks are drawn the same again."""
     gradients, kept = [], []
     for recompute in ("none", what):
         model = variant(name).train()
@@ -156,6 +157,18 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less(name, what, share):
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
     assert sum(kept[1]) < share * sum(kept[0])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_recomputing_activations_repeats_no_product(name):
+    counts = {}
+    for recompute in ("none", "activations", "blocks"):
+        model = variant(name).train()
+        model.set_recompute(recompute)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, 48, dtype=torch.int64), targets=torch.zeros(2, 48, dtype=torch.int64)).backward()
+        counts[recompute] = counter.get_total_flops()
+    assert counts["none"] == counts["activations"] < counts["blocks"]
 
 
 def test_the_model_is_the_formula_in_float64(model):
@@ -175,7 +188,7 @@ def test_default_size():
         assert sum(p.numel() for p in GPT(ModelConfig()).parameters()) == 124_439_808
 
 
-def test_initialisation_is_gpt2s():
+def test_initialization_is_gpt2s():
     torch.manual_seed(0)
     model = GPT(ModelConfig(n_layer=8, n_head=4, n_embd=256, context_length=64, vocab_size=1000))
     for name, parameter in model.named_parameters():
@@ -211,7 +224,8 @@ def test_dropout_acts_in_its_three_places_and_only_in_training():
         module.p = 0.0
     attention = model.train().blocks[0].attention
     x = torch.randn(1, 16, 32)
-    assert not torch.equal(attention(x), attention(x))  # the attention weights
+    scheme, where = model.position_embedding, torch.arange(16)
+    assert not torch.equal(attention(x, scheme, where), attention(x, scheme, where))  # the attention weights
 
 
 def test_too_long_a_sequence_is_refused(model):

@@ -14,7 +14,7 @@ from helpers import SHAPE, run_here
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
 from gpt.interop.huggingface import export
-from gpt.model.alike import Alike
+from gpt.model.batch_invariant import BatchInvariant
 from gpt.runs.checkpoint import list_checkpoints
 from gpt.runs.directory import is_run, newest_run, open_run, read_config, write_config, write_tokenizer
 from gpt.runs.load import load_tokenizer, model_config, pinned
@@ -84,8 +84,8 @@ def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch, sai
     monkeypatch.setattr("gpt.runs.load.can_prepack", lambda _: False)
     load_run(trained_run, prepacked=True)
     monkeypatch.undo()
-    monkeypatch.setattr(Alike, "_agrees", lambda *_: False)
-    monkeypatch.setattr(Alike, "found", {})
+    monkeypatch.setattr(BatchInvariant, "_agrees", lambda *_: False)
+    monkeypatch.setattr(BatchInvariant, "found", {})
     load_run(trained_run, prepacked=True)
     assert len(said) == 2
     assert all("can depend on what is sampled beside it" in line for line in said)

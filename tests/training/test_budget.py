@@ -3,22 +3,24 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import fit, python_text, write_dataset
+from helpers import python_text, write_dataset
 
 from gpt import InputError, TrainConfig
-from gpt.commands.train import parse_train, settle
+from gpt.commands.train import settle
+from gpt.commands.train_options import parse_train
 from gpt.dataset.loader import Loader
 from gpt.distributed.world import World
 from gpt.presets import preset
 from gpt.training import budget
 from gpt.training.budget import Asked
 from gpt.training.forecast import Pace
-from gpt.training.windows import evaluates_completely, validation_windows
+from gpt.training.validation import evaluates_completely, validation_windows
 
 
 def settled(dataset, *arguments, resumes=False):
-    command, _ = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
-    return settle(command, dataset, World("cpu"), resumes)
+    command = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
+    assert command.resumes == resumes
+    return settle(command, World("cpu"))[0]
 
 
 def epochs(config, dataset):
@@ -104,26 +106,26 @@ def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(train
 
 
 @pytest.fixture
-def finished_wsd(make_trainer, tiny_config, quiet):
+def finished_wsd(make_training, tiny_config):
     """A run of 40 steps, of which the last 16 came down."""
     optimizer = dataclasses.replace(tiny_config.optimizer, schedule="wsd", decay_ratio=0.4, min_lr_ratio=0.0)
-    trainer = make_trainer(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
-    assert fit(trainer, quiet)
-    return trainer
+    training = make_training(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
+    assert training.fit()
+    return training
 
 
 @pytest.mark.parametrize(("minutes", "jump"), [(2, False), (0.3, False), (2, True)])
 def test_more_minutes_are_counted_from_where_the_run_goes_on(
-    finished_wsd, dataset, said, monkeypatch, make_trainer, minutes, jump
+    finished_wsd, dataset, said, monkeypatch, make_training, minutes, jump
 ):
     """With wsd that is before the decay, and not the end, unless a jump is allowed."""
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
     allowed = ["--allow-rate-jump"] if jump else []
     arguments = ("--run-dir", finished_wsd.run, "--resume", "--minutes", minutes, *allowed)
     config = settled(dataset, *arguments, resumes=True)
-    trainer = make_trainer(config, resume=True, allow_rate_jump=jump)
-    assert trainer.step == (40 if jump else 24)
-    assert config.steps - trainer.step == 60 * minutes
+    training = make_training(config, resume=True, allow_rate_jump=jump)
+    assert training.state.step == (40 if jump else 24)
+    assert config.steps - training.state.step == 60 * minutes
 
 
 @pytest.mark.parametrize("minutes", [0.05, 16 / 60, 16.5 / 60])

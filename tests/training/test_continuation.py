@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import fit
 
 from gpt import InputError
 from gpt.config import CheckpointConfig, OptimizerConfig
@@ -79,28 +78,28 @@ def require_equal(one, two):
         assert all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
 
 
-def test_the_branch_point_is_saved_and_kept(make_trainer, wsd, quiet):
+def test_the_branch_point_is_saved_and_kept(make_training, wsd):
     config = replace(wsd, checkpoint=replace(wsd.checkpoint, every=3, keep=1))
-    trainer = make_trainer(replace(config, evaluation=replace(config.evaluation, every=0)))
-    assert fit(trainer, quiet)
-    assert steps_of(trainer.run) == [12, 20]
+    training = make_training(replace(config, evaluation=replace(config.evaluation, every=0)))
+    assert training.fit()
+    assert steps_of(training.run) == [12, 20]
 
 
 @pytest.mark.parametrize("stopped_at", [20, 17, 13])
-def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer, wsd, quiet, said, stopped_at):
+def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_training, wsd, said, stopped_at):
     """Bit for bit, from the branch point; and what the shorter one reached is kept, whole and usable."""
-    whole = make_trainer(replace(wsd, steps=40), "whole")
-    fit(whole, quiet)
-    first = make_trainer(replace(wsd, stop_at=stopped_at))
-    fit(first, quiet)
+    whole = make_training(replace(wsd, steps=40), "whole")
+    whole.fit()
+    first = make_training(replace(wsd, stop_at=stopped_at))
+    first.fit()
     before = {step_of(path): checkpoint.load(path, optimizer=True) for path in list_checkpoints(first.run)}
     records = read_metrics(first.run)
-    second = make_trainer(replace(wsd, steps=40), resume=True)
+    second = make_training(replace(wsd, steps=40), resume=True)
     said = "\n".join(said)
-    assert second.step == 12
+    assert second.state.step == 12
     assert "steps 20 → 40" in said and "it goes on from step 12 instead" in said
     assert f"the learning rate of step {stopped_at + 1} is 1.00e-03 and not" in said
-    assert fit(second, quiet)
+    assert second.fit()
     require_equal(whole.run, second.run)
     losses = [[record["train_loss"] for record in read_metrics(t.run)] for t in (whole, second)]
     assert losses[0] == losses[1]
@@ -114,34 +113,32 @@ def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainer
     assert load_run(aside).state["step"] in steps_of(aside)
 
 
-def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_trainer, tiny_config, quiet):
-    trainer = make_trainer(tiny_config)
-    fit(trainer, quiet)
-    before = sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("[!.]*"))
+def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_training, tiny_config):
+    training = make_training(tiny_config)
+    training.fit()
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in training.run.rglob("[!.]*"))
     with pytest.raises(
         InputError,
         match=r"with steps 30 → 60, the learning rate of step 31 is 1\.\d+e-03 and not 3.00e-04, a jump .*"
         r"`init_from` .*`allow_rate_jump`",
     ):
-        make_trainer(replace(tiny_config, steps=60), resume=True)
-    assert before == sorted((str(path), path.stat().st_mtime_ns) for path in trainer.run.rglob("[!.]*"))
+        make_training(replace(tiny_config, steps=60), resume=True)
+    assert before == sorted((str(path), path.stat().st_mtime_ns) for path in training.run.rglob("[!.]*"))
 
 
 @pytest.mark.parametrize("stopped_at", [5, 12, 15, 20])
 @pytest.mark.parametrize("rate", ["learning_rate", "muon_learning_rate"])
-def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(
-    make_trainer, wsd, quiet, said, rate, stopped_at
-):
+def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(make_training, wsd, said, rate, stopped_at):
     """Also where there is a branch point to go back to: from there, too, the rate would be too high."""
     name = "muon" if rate == "muon_learning_rate" else "adamw"
     wsd = replace(wsd, optimizer=replace(wsd.optimizer, name=name))
-    fit(make_trainer(replace(wsd, stop_at=stopped_at)), quiet)
+    make_training(replace(wsd, stop_at=stopped_at)).fit()
     peak = getattr(wsd.optimizer, rate)
     other = replace(wsd, steps=40, optimizer=replace(wsd.optimizer, **{rate: 100 * peak}))
     words = f"the {rate.replace('_', ' ')} of step {stopped_at + 1} is {100 * peak:.2e} and not"
     with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*`init_from` .*`allow_rate_jump`"):
-        make_trainer(other, resume=True)
-    assert make_trainer(other, resume=True, allow_rate_jump=True).step == stopped_at
+        make_training(other, resume=True)
+    assert make_training(other, resume=True, allow_rate_jump=True).step == stopped_at
     assert words in "\n".join(said)
 
 
@@ -152,55 +149,55 @@ def damage(run, step):
     file.write_bytes(content)
 
 
-def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_trainer, wsd, quiet, said):
+def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_training, wsd, said):
     config = replace(wsd, checkpoint=replace(wsd.checkpoint, every=4, keep=9))
-    trainer = make_trainer(config)
-    fit(trainer, quiet)
-    damage(trainer.run, 12)
+    training = make_training(config)
+    training.fit()
+    damage(training.run, 12)
     longer = replace(config, steps=40)
-    assert make_trainer(longer, resume=True).step == 10
+    assert make_training(longer, resume=True).step == 10
     said = "\n".join(said)
     assert "damaged checkpoint" in said and "set aside as step-00000012.damaged-1" in said
     assert "it goes on from step 10 instead" in said
 
 
-def test_where_all_branch_points_are_damaged_the_jump_is_refused_and_the_newest_is_left(make_trainer, wsd, quiet):
-    trainer = make_trainer(replace(wsd, evaluation=replace(wsd.evaluation, every=0), checkpoint=CheckpointConfig(99)))
-    fit(trainer, quiet)
-    assert steps_of(trainer.run) == [12, 20]
-    damage(trainer.run, 12)
+def test_where_all_branch_points_are_damaged_the_jump_is_refused_and_the_newest_is_left(make_training, wsd):
+    training = make_training(replace(wsd, evaluation=replace(wsd.evaluation, every=0), checkpoint=CheckpointConfig(99)))
+    training.fit()
+    assert steps_of(training.run) == [12, 20]
+    damage(training.run, 12)
     with pytest.raises(InputError, match="`allow_rate_jump`"):
-        make_trainer(replace(wsd, steps=40), resume=True)
-    assert load_newest(trainer.run).state["step"] == 20
+        make_training(replace(wsd, steps=40), resume=True)
+    assert load_newest(training.run).state["step"] == 20
 
 
-def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(make_trainer, tiny_config, quiet):
-    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9)))
-    fit(trainer, quiet)
-    damage(trainer.run, 20)
+def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(make_training, tiny_config):
+    training = make_training(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9)))
+    training.fit()
+    damage(training.run, 20)
     with pytest.raises(InputError, match=r"`from_step` 20: .*SHA-256.*; other checkpoints of .*: 10, 30"):
-        make_trainer(tiny_config, resume=True, from_step=20)
+        make_training(tiny_config, resume=True, from_step=20)
 
 
-def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_trainer, tiny_config, quiet, said):
-    fit(make_trainer(tiny_config), quiet)
-    trainer = make_trainer(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
+def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_training, tiny_config, said):
+    make_training(tiny_config).fit()
+    training = make_training(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
     said = "\n".join(said)
     assert "changed since step 30: steps 30 → 60; the learning rate of step 31 is 1." in said
     assert "and not 3.00e-04" in said
-    assert trainer.step == 30
-    fit(trainer, quiet)
-    make_trainer(replace(tiny_config, steps=60), resume=True)
+    assert training.state.step == 30
+    training.fit()
+    make_training(replace(tiny_config, steps=60), resume=True)
     assert "changed" not in "\n".join(said)  # the newest checkpoint knows
 
 
-def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(make_trainer, tiny_config, quiet):
+def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(make_training, tiny_config):
     """The allowed start was killed before it saved anything, but after it had written config.json."""
-    fit(make_trainer(tiny_config), quiet)
-    trainer = make_trainer(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
-    assert read_config(trainer.run).steps == 60
+    make_training(tiny_config).fit()
+    training = make_training(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
+    assert read_config(training.run).steps == 60
     with pytest.raises(InputError, match="steps 30 → 60"):
-        make_trainer(replace(tiny_config, steps=60), resume=True)
+        make_training(replace(tiny_config, steps=60), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -216,42 +213,45 @@ def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothin
         ({"beta2": 0.9, "gradient_clip": 2.0}, "optimizer.beta2 0.95 → 0.9, optimizer.gradient_clip 1.0 → 2.0"),
     ],
 )
-def test_another_optimizer_is_said(make_trainer, tiny_config, quiet, change, words, said):
-    fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
-    make_trainer(replace(tiny_config, optimizer=replace(tiny_config.optimizer, **change)), resume=True)
+def test_another_optimizer_is_said(make_training, tiny_config, change, words, said):
+    make_training(replace(tiny_config, stop_at=5)).fit()
+    make_training(replace(tiny_config, optimizer=replace(tiny_config.optimizer, **change)), resume=True)
     assert f"changed since step 5: {words}" in "\n".join(said)
 
 
-def test_what_stays_the_same_is_not_mentioned(make_trainer, tiny_config, quiet, said):
-    fit(make_trainer(replace(tiny_config, stop_at=5)), quiet)
-    make_trainer(replace(tiny_config, stop_at=9, log_every=3), resume=True)
+def test_what_stays_the_same_is_not_mentioned(make_training, tiny_config, said):
+    make_training(replace(tiny_config, stop_at=5)).fit()
+    make_training(replace(tiny_config, stop_at=9, log_every=3), resume=True)
     assert said == []
 
 
-def test_a_run_goes_on_from_the_step_asked_for(make_trainer, tiny_config, quiet, said):
+def test_a_run_goes_on_from_the_step_asked_for(make_training, tiny_config, said):
     """Twice: what came later is set aside each time, and the whole is what it was undisturbed."""
-    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=3)))
-    fit(trainer, quiet)
-    (trainer.run / "wandb-id.txt").write_text("abc")
-    shutil.copytree(trainer.run, trainer.run.with_name("copy"))
+    training = make_training(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=3)))
+    training.fit()
+    (training.run / "wandb-id.txt").write_text("abc")
+    shutil.copytree(training.run, training.run.with_name("copy"))
     for aside in ("until-step-30", "until-step-30-2"):
-        again = make_trainer(tiny_config, resume=True, from_step=20)
-        assert (again.step, again.best_loss) == (20, load_newest(again.run).state["evaluation"]["loss"])
+        again = make_training(tiny_config, resume=True, from_step=20)
+        assert (again.state.step, again.state.best_validation_loss) == (
+            20,
+            load_newest(again.run).state["evaluation"]["loss"],
+        )
         assert f"--run {again.run / aside}" in " ".join(said)
         assert steps_of(again.run / aside) == [30]
-        fit(again, quiet)
-        require_equal(again.run, trainer.run.with_name("copy"))
-    assert (trainer.run / "until-step-30" / "wandb-id.txt").read_text() == "abc"
-    assert [record["step"] for record in read_metrics(trainer.run)] == list(range(1, 31))
+        again.fit()
+        require_equal(again.run, training.run.with_name("copy"))
+    assert (training.run / "until-step-30" / "wandb-id.txt").read_text() == "abc"
+    assert [record["step"] for record in read_metrics(training.run)] == list(range(1, 31))
     with pytest.raises(InputError, match=r"`from_step` 7: .* has no checkpoint of that step; it has those of 20, 30"):
-        make_trainer(tiny_config, resume=True, from_step=7)
+        make_training(tiny_config, resume=True, from_step=7)
 
 
 def with_losses(monkeypatch, losses):
     """Evaluations of so many steps with these losses, whatever the weights."""
     honest, trainers = validation.summarize, []
     monkeypatch.setattr(
-        validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=losses[trainers[-1].step])
+        validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=losses[trainers[-1].state.step])
     )
     return trainers
 
@@ -265,71 +265,71 @@ def with_losses(monkeypatch, losses):
     ],
 )
 def test_the_best_is_that_of_the_best_checkpoint_that_is_left(
-    make_trainer, tiny_config, quiet, monkeypatch, losses, keep, best, fruitless
+    make_training, tiny_config, monkeypatch, losses, keep, best, fruitless
 ):
     trainers = with_losses(monkeypatch, losses | {14: 3.5})
     evaluation = replace(tiny_config.evaluation, every=4)
     optimizer = replace(WSD, warmup_steps=5)  # the checkpoint of step 12 is kept
     config = replace(tiny_config, steps=20, optimizer=optimizer, evaluation=evaluation)
     config = replace(config, checkpoint=CheckpointConfig(every=4, keep=keep))
-    trainers.append(make_trainer(config))
-    fit(trainers[-1], quiet)
-    again = make_trainer(config, resume=True, from_step=12)
+    trainers.append(make_training(config))
+    trainers[-1].fit()
+    again = make_training(config, resume=True, from_step=12)
     left = load_best(again.run).state["evaluation"]["loss"]
-    assert (again.best_loss, again.evaluations_since_best) == (left, fruitless) == (best, fruitless)
-    assert again.best_sums is not None or keep == 2
+    assert (
+        (again.state.best_validation_loss, again.state.evaluations_since_best) == (left, fruitless) == (best, fruitless)
+    )
+    assert again.state.best_sums is not None or keep == 2
     trainers.append(again)
     again.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
-    fit(again, quiet)
-    assert load_best(again.run).state["evaluation"]["loss"] == again.best_loss == min(best, 3.5)
+    again.fit()
+    assert load_best(again.run).state["evaluation"]["loss"] == again.state.best_validation_loss == min(best, 3.5)
 
 
-def test_a_damaged_best_is_not_what_early_stop_compares_with(make_trainer, tiny_config, quiet, monkeypatch):
+def test_a_damaged_best_is_not_what_early_stop_compares_with(make_training, tiny_config, monkeypatch):
     trainers = with_losses(monkeypatch, {10: 3.0, 20: 2.0})
-    trainers.append(make_trainer(replace(tiny_config, stop_at=20)))
-    fit(trainers[-1], quiet)
+    trainers.append(make_training(replace(tiny_config, stop_at=20)))
+    trainers[-1].fit()
     damage(trainers[-1].run, 20)
-    again = make_trainer(tiny_config, resume=True)
-    assert (again.step, again.best_loss, again.evaluations_since_best) == (10, 3.0, 0)
+    again = make_training(tiny_config, resume=True)
+    assert (again.state.step, again.state.best_validation_loss, again.state.evaluations_since_best) == (10, 3.0, 0)
 
 
-def test_setting_aside_that_was_cut_short_is_done_again(make_trainer, tiny_config, quiet, monkeypatch):
-    trainer = make_trainer(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=9)))
-    fit(trainer, quiet)
-    original = type(trainer.run).rename
+def test_setting_aside_that_was_cut_short_is_done_again(make_training, tiny_config, monkeypatch):
+    training = make_training(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, every=5, keep=9)))
+    training.fit()
+    original = type(training.run).rename
 
     def rename(path, target):
         if path.name == "step-00000025":
             raise KeyboardInterrupt
         return original(path, target)
 
-    monkeypatch.setattr(type(trainer.run), "rename", rename)
+    monkeypatch.setattr(type(training.run), "rename", rename)
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(tiny_config, resume=True, from_step=10)
+        make_training(tiny_config, resume=True, from_step=10)
     monkeypatch.undo()
-    assert make_trainer(tiny_config, resume=True, from_step=10).step == 10
-    assert steps_of(trainer.run) == [5, 10]
-    assert steps_of(trainer.run / "until-step-30") == [15, 20, 25, 30]
+    assert make_training(tiny_config, resume=True, from_step=10).step == 10
+    assert steps_of(training.run) == [5, 10]
+    assert steps_of(training.run / "until-step-30") == [15, 20, 25, 30]
 
 
-def test_an_older_checkpoint_has_the_schedule_of_its_config(make_trainer, tiny_config, trained_run):
+def test_an_older_checkpoint_has_the_schedule_of_its_config(make_training, tiny_config, trained_run):
     saved = load_newest(trained_run)
     state = {key: value for key, value in saved.state.items() if key != "schedule"}
     checkpoint.save(trained_run, saved.model, saved.optimizer, state)
     assert "schedule" not in json.loads((saved.path / "state.json").read_text())
     with pytest.raises(InputError, match="steps 30 → 90"):
-        make_trainer(replace(tiny_config, steps=90), resume=True)
+        make_training(replace(tiny_config, steps=90), resume=True)
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_program_that_is_started_again_does_not_go_back_again(
-    make_trainer, tiny_config, quiet, monkeypatch, variable
-):
+def test_a_program_that_is_started_again_does_not_go_back_again(make_training, tiny_config, monkeypatch, variable):
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9))
-    assert fit(make_trainer(config), quiet)
+    assert make_training(config).fit()
     monkeypatch.setenv(variable, "0")
-    again = make_trainer(replace(config, stop_at=20), resume=True, from_step=10)
-    assert again.step == 10
-    fit(again, quiet)
+    again = make_training(replace(config, stop_at=20), resume=True, from_step=10)
+    assert again.state.step == 10
+    again.fit()
     monkeypatch.setenv(variable, "1")
-    assert make_trainer(config, resume=True, from_step=10).step == 20
+    assert make_training(config, resume=True, from_step=10).step == 20

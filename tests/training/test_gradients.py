@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt.training.gradients import clip_gradients, gradient_norm
+from gpt.training.optimizer import clip_gradients, gradient_norm
 
 
 def test_the_norm_is_over_all_gradients_and_undoes_the_scale(model):
@@ -44,22 +44,22 @@ def test_a_gradient_that_is_not_finite_has_no_finite_norm(model, value, others):
     assert not math.isfinite(gradient_norm(model, scale=1.0))
 
 
-def test_a_step_whose_squares_overflow_is_clipped_and_learns(make_trainer, tiny_config):
+def test_a_step_whose_squares_overflow_is_clipped_and_learns(make_training, tiny_config):
     """Its gradient is that of a usual step times 1e20, so that clipped it is the same."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
-    usual, large = (make_trainer(config, name) for name in ("usual", "large"))
+    usual, large = (make_training(config, name) for name in ("usual", "large"))
     for parameter in large.model.parameters():
         parameter.register_hook(lambda gradient: gradient * 1e20)
-    one, two = usual.train_step(), large.train_step()
+    one, two = usual.step(), large.step()
     assert "skipped" not in two
     assert two["gradient_norm"] == pytest.approx(one["gradient_norm"] * 1e20, rel=1e-4)
     for parameter, other in zip(usual.model.parameters(), large.model.parameters(), strict=True):
         torch.testing.assert_close(parameter, other, rtol=1e-3, atol=1e-5)
 
 
-def test_without_clipping_what_adamw_cannot_square_is_skipped(make_trainer, tiny_config):
+def test_without_clipping_what_adamw_cannot_square_is_skipped(make_training, tiny_config):
     config = replace(tiny_config, optimizer=replace(tiny_config.optimizer, gradient_clip=0.0))
-    trainer = make_trainer(config)
-    for parameter in trainer.model.parameters():
+    training = make_training(config)
+    for parameter in training.model.parameters():
         parameter.register_hook(lambda gradient: gradient * 1e20)
-    assert "cannot be squared in float32, and `optimizer.gradient_clip` is 0" in trainer.train_step()["skipped"]
+    assert "cannot be squared in float32, and `optimizer.gradient_clip` is 0" in training.step()["skipped"]

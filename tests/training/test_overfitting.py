@@ -1,12 +1,14 @@
 import json
 from dataclasses import asdict
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from gpt import TrainConfig
-from gpt.training import overfitting
-from gpt.training.overfitting import OverfittingWatch, overfitted
+from gpt.training import summary
+from gpt.training.overfitting import OverfittingWatch
+from gpt.training.state import TrainState
+from gpt.training.summary import overfitted
 
 
 def hear(losses):
@@ -41,9 +43,11 @@ def test_validation_that_rises_while_training_falls_is_told_once():
 
 
 def words(best, last, monkeypatch, step=45):
-    monkeypatch.setattr(overfitting, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
-    trainer = SimpleNamespace(config=TrainConfig(), last_loss=last, run=None)
-    return overfitted(trainer, {"evaluation": None if best is None else {"loss": best}, "step": step})
+    monkeypatch.setattr(summary, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
+    state = TrainState(last_validation_loss=last)
+    return overfitted(
+        Path("run"), TrainConfig(), state, {"evaluation": None if best is None else {"loss": best}, "step": step}
+    )
 
 
 def test_the_last_table_says_whether_it_was_too_long(monkeypatch):

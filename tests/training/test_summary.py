@@ -3,7 +3,6 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
-from helpers import fit
 
 from gpt import InputError
 from gpt.training import summary as report_module
@@ -11,23 +10,23 @@ from gpt.training.summary import beginning, report
 
 
 @pytest.fixture
-def trained(make_trainer, tiny_config, quiet):
+def trained(make_training, tiny_config):
     def train(name):
-        trainer = make_trainer(tiny_config, name)
-        assert fit(trainer, quiet)
-        return trainer
+        training = make_training(tiny_config, name)
+        assert training.fit()
+        return training
 
     return train
 
 
 @pytest.mark.parametrize("name", ["a$^$b", "price$5_$", "[red]loss[/]", "50 % of\nit"])
 def test_a_run_of_any_name_ends_with_its_table_and_picture(trained, capsys, name):
-    trainer = trained(name)
-    report(trainer)
+    training = trained(name)
+    training.report()
     output = capsys.readouterr().out
     assert "best checkpoint" in output
     assert "could not be drawn" not in output
-    assert (trainer.run / "loss.png").is_file()
+    assert (training.run / "loss.png").is_file()
 
 
 @pytest.mark.parametrize("error", [ValueError("no such font"), OSError(28, "No space left on device"), KeyError("x")])
@@ -65,37 +64,37 @@ def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(trained, capsys
 
 
 def test_records_that_cannot_be_read_at_the_end_cost_one_figure(trained, capsys):
-    trainer = trained("run")
-    trainer.last_loss += 1
-    lines = (trainer.run / "metrics.jsonl").read_text().splitlines()
-    (trainer.run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]))
-    report(trainer)
+    training = trained("run")
+    training.state.last_validation_loss += 1
+    lines = (training.run / "metrics.jsonl").read_text().splitlines()
+    (training.run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]))
+    training.report()
     output = capsys.readouterr().out
     assert re.search(r"overfitted +yes: validation ended at [\d.]+; the best", output)
     assert "could not be drawn (InputError" in output
 
 
 def test_ctrl_c_in_the_report_says_that_all_is_saved(trained, monkeypatch):
-    trainer = trained("run")
+    training = trained("run")
     monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt, match="run is finished and saved"):
-        report(trainer)
+        training.report()
 
 
 def test_a_complete_split_that_would_take_longer_than_the_training_is_left_out_and_said(
-    make_trainer, tiny_config, quiet, capsys
+    make_training, tiny_config, capsys
 ):
     config = replace(tiny_config, steps=2, batch_tokens=64, evaluation=replace(tiny_config.evaluation, tokens=320))
-    trainer = make_trainer(config)
-    assert fit(trainer, quiet)
-    assert trainer.complete_evaluation is None
-    report(trainer)
-    tokens = trainer.dataset.validation.tokens
+    training = make_training(config)
+    assert training.fit()
+    assert training.state.complete_evaluation is None
+    training.report()
+    tokens = training.dataset.validation.tokens
     assert f"left out: its {tokens:,} tokens would take longer than the training; gpt eval" in capsys.readouterr().out
 
 
-def test_the_first_line_says_what_memory_chose(make_trainer, tiny_config, monkeypatch):
-    assert "at a time" not in beginning(make_trainer(tiny_config))
+def test_the_first_line_says_what_memory_chose(make_training, tiny_config, monkeypatch):
+    assert "at a time" not in beginning(make_training(tiny_config))
     monkeypatch.setattr("gpt.training.micro_batch.fitting_micro_batch", lambda *_: 2)
-    said = beginning(make_trainer(replace(tiny_config, micro_batch_size="auto"), "chosen"))
+    said = beginning(make_training(replace(tiny_config, micro_batch_size="auto"), "chosen"))
     assert said.endswith("from step 0 to 30, 2 sequences at a time (`micro_batch_size` 2), as memory allows")

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import fit
 
 from gpt import ModelConfig
 from gpt.analysis.cost import flops_per_token
@@ -55,13 +54,11 @@ def test_where_it_stays_above_1_it_is_left_out_and_not_measured_for_ever(measure
     assert len(measured[1]) == MOST_MEASURED
 
 
-def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(
-    make_trainer, tiny_config, quiet, monkeypatch
-):
+def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(make_training, tiny_config, monkeypatch):
     monkeypatch.setattr(utilization, "measured_peak_flops", lambda *_: 1.0)
-    trainer = make_trainer(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0)))
-    fit(trainer, quiet)
-    records = read_metrics(trainer.run)
+    training = make_training(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0)))
+    training.fit()
+    records = read_metrics(training.run)
     assert [record["mfu"] for record in records] == [None] * 30
     assert "MFU" not in progress_line(records[-1], 30, None, 0.0)
 

@@ -1,4 +1,4 @@
-"""Functions of rows that give a row the same bits in any company, as far as this processor can.
+"""Batch-invariant functions: a row has the same bits in any company, as far as this processor can.
 
 Libraries choose how to multiply by the number of rows: oneDNN adds up a lone row's products in another order than those
 of two, and with AVX alone those of 400 in another than those of 256; torch's GELU takes other instructions where a
@@ -15,15 +15,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-BLOCKS = (16, 4, 1)  # rows; the first whose rows come out alike is what all others are compared with
+BLOCKS = (16, 4, 1)  # rows; the first whose rows come out the same is what all others are compared with
 LARGEST = 128  # rows of a part, where many cannot be computed together
 ALIGNMENT = 64  # bytes: where torch lets new memory begin, so that rows are tried as they are used
 
 Plan = tuple[int, ...]
 
 
-class Alike(nn.Module):
-    """Computes rows by the subclass's `compute`, in numbers that leave a row's bits alone.
+class BatchInvariant(nn.Module):
+    """Compute rows by the subclass's `compute`, in numbers that leave a row's bits alone.
 
     What was found out serves all functions with the same `key`, for the number of threads it was found with. It costs
     as much as computing that many rows, once in a process. Without a key it serves this one only.
@@ -38,11 +38,11 @@ class Alike(nn.Module):
         self.plans: dict[tuple[int, int], Plan] = {} if key is None else self.found.setdefault((type(self), key), {})
 
     def compute(self, rows: Tensor) -> Tensor:
-        """(N, I) → (N, O), each row by itself up to rounding."""
+        """Map (N, I) → (N, O), each row by itself up to rounding."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., I) → (..., O)."""
+        """Map (..., I) → (..., O)."""
         rows = x.reshape(-1, x.size(-1)).contiguous()
         if rows.data_ptr() % ALIGNMENT:
             rows = rows.clone()
@@ -53,17 +53,17 @@ class Alike(nn.Module):
 
     @property
     def keeps_bits(self) -> bool:
-        """Whether a row has the same bits in any company, with as many threads as torch has now."""
+        """Tell whether a row has the same bits in any company, with as many threads as torch has now."""
         return self._block() > 0
 
     def _in_parts(self, rows: Tensor, plan: Plan) -> Tensor:
-        """So many rows after so many; what the last has too few is filled up with zeros."""
+        """Compute so many rows after so many; the last part is filled up with zeros."""
         missing = sum(plan) - rows.size(0)
         parts = nn.functional.pad(rows, (0, 0, 0, missing)).split(plan)
         return torch.cat([self.compute(part.clone()) for part in parts])[: rows.size(0)]
 
     def _plan(self, N: int) -> Plan:
-        """In which numbers N rows are computed."""
+        """Choose the numbers in which N rows are computed."""
         at = N, torch.get_num_threads()
         if at not in self.plans:
             self.plans[at] = self._found_plan(N, self._block())
@@ -79,13 +79,13 @@ class Alike(nn.Module):
         return (size,) * (N // size) + rest
 
     def _block(self) -> int:
-        """The number of rows whose bits count; 0 if not even a lone row has the same twice."""
+        """Choose the number of rows whose bits count; 0 if not even a lone row has the same twice."""
         at = -1, torch.get_num_threads()
         if at not in self.plans:
             self.plans[at] = (next((size for size in BLOCKS if self._agrees(size, size)), 0),)
         return self.plans[at][0]
 
     def _agrees(self, N: int, block: int) -> bool:
-        """Whether each of N rows comes out as in a block, bit for bit."""
+        """Tell whether each of N rows comes out as in a block, bit for bit."""
         expected, actual = (self.compute(self.trial.repeat(rows, 1)).view(torch.int32) for rows in (block, N))
         return bool((actual == expected[0]).all())

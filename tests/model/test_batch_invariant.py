@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from gpt.model.alike import Alike
+from gpt.model.batch_invariant import BatchInvariant
 
 
-class Odd(Alike):
+class Odd(BatchInvariant):
     """Adds an ulp or so to rows where `wrong` (rows, place) says so, as a library of some processor might."""
 
     def __init__(self, wrong):

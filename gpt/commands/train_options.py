@@ -1,0 +1,257 @@
+"""The options of `gpt train`, and the settings that they make of a preset, a run, or another model's architecture.
+
+Every setting is a flag. Flags and a TOML file are the same kind of thing: a table that is laid over the settings that
+the training begins with, the flags over the file.
+"""
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from gpt.choices import Device
+from gpt.commands import program_name
+from gpt.config import TrainConfig, nearest_multiple
+from gpt.config_io import differences, overlay, settings_type
+from gpt.device import choose_device
+from gpt.errors import InputError
+from gpt.presets import PRESETS, preset, preset_for
+from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
+from gpt.runs.load import model_config, pinned
+from gpt.training.budget import Asked
+
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:
+    Settings = settings_type(TrainConfig, left_out=("preset",))
+
+# What other programs call it.
+CALLED = {
+    "--lr": "--optimizer.learning-rate",
+    "--learning-rate": "--optimizer.learning-rate",
+    "--weight-decay": "--optimizer.weight-decay",
+    "--warmup-steps": "--optimizer.warmup-steps",
+    "--grad-clip": "--optimizer.gradient-clip",
+    "--batch-size": "--batch-tokens, a step's tokens (--micro-batch-size: sequences at a time)",
+    "--gradient-accumulation-steps": "--batch-tokens, with --micro-batch-size",
+    "--block-size": "--model.context-length",
+    "--dropout": "--model.dropout",
+    "--n-layer": "--model.n-layer",
+    "--max-steps": "--steps",
+    "--max-iters": "--steps",
+    "--num-epochs": "--epochs",
+    "--num-train-epochs": "--epochs",
+    "--eval-interval": "--evaluation.every",
+    "--save-interval": "--checkpoint.every",
+    "--output-dir": "--run-dir",
+    "--out-dir": "--run-dir",
+    "--run": "--run-dir",
+    "--dataset": "--data",
+    "--init": "--init-from",
+    "--model": "--init-from, for weights, or a preset's name in the first place",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a GPT on a dataset: without any option, a small one on Python's standard library.
+
+    Settings are the preset's, then those of --config, then flags; --dry-run prints them.
+    """
+
+    settings: Annotated[Settings, arg(name="")]
+    preset: Annotated[str, Positional, arg(metavar="[PRESET]", help="|".join(PRESETS) + "; by default what fits.")] = ""
+    config: Path | None = None
+    """TOML file of settings: steps = 100, and tables such as [model]."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Go on with the run that --run-dir names, beginning it if it is not there yet, or with the newest."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """Print the resolved settings, a forecast of memory and time, and stop."""
+    profile: FlagCreatePairsOff[bool] = False
+    """Trace steps 4 to 6 from here into the run's trace.json, and say which operations cost most."""
+    allow_other_data: FlagCreatePairsOff[bool] = False
+    """With --resume: go on although the data, its tokenizer, or the part of it that is evaluated (--evaluation.tokens),
+    is not what the run was trained on so far."""
+    allow_rate_jump: FlagCreatePairsOff[bool] = False
+    """With --resume: go on although the learning rate, which had come down, jumps up, or has a much higher peak."""
+    from_step: int | None = None
+    """With --resume: go on from the checkpoint of this step; what came later is kept as a run of its own."""
+    epochs: float | None = None
+    """Train for so many epochs, times that the text is read, instead of --steps."""
+    minutes: float | None = None
+    """Train for about so many minutes, by a trial of this machine's speed, instead of --steps. With --resume: so many
+    more for a finished run; an unfinished one goes on to the steps it has."""
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """What a training was asked for."""
+
+    config: TrainConfig
+    asked: Asked
+    reason: str
+    """Which settings it began with, and why."""
+    resumes: bool
+    dry_run: bool = False
+    profile: bool = False
+    allow_other_data: bool = False
+    allow_rate_jump: bool = False
+    from_step: int | None = None
+
+
+def parse_train(arguments: Sequence[str]) -> TrainCommand:
+    """Read the command line.
+
+    Precedence: preset (or the resumed run's config, or the architecture of --init-from) < --config file < flags.
+    Raises InputError; exits with a message where a flag itself is wrong.
+    """
+    for argument in arguments:
+        if (name := argument.partition("=")[0]) in CALLED:
+            raise InputError(f"{name}: is called {CALLED[name]} here")
+    options = tyro.cli(Options, args=list(arguments), prog=program_name())
+    file = {} if options.config is None else _read_toml(options.config)
+    where = f"--config {options.config}"
+    given = overlay(overlay(TrainConfig(), _plain(file), where), _plain(options.settings))
+    name, run = options.preset or file.get("preset", ""), given.run_dir
+    resumes = options.resume and not _is_to_begin(run)
+    base, reason = _resumed(run, name) if resumes else _begun(name, given.init_from, given.device)
+    config = overlay(overlay(base, file | {"preset": base.preset}, where), options.settings)
+    named = frozenset(_names(file) | _names(options.settings))
+    if options.resume and not resumes:
+        assert run is not None
+        reason += _begins_instead(run, bool(name) or "data" in named)
+    for option in ("allow_other_data", "allow_rate_jump", "from_step"):
+        if getattr(options, option) not in (False, None) and not options.resume:
+            raise InputError(f"--{option.replace('_', '-')}: has a meaning with --resume only")
+    if resumes:
+        config = dataclasses.replace(config, init_from=_init_of_resumed(base.init_from, config.init_from))
+        _require_same_training(base, config)
+    elif config.init_from != "scratch":
+        _require_architecture(base, config)
+        config = dataclasses.replace(config, init_from=pinned(config.init_from))
+    return TrainCommand(
+        config,
+        Asked(named, bool(name), options.epochs, options.minutes, options.allow_rate_jump),
+        reason,
+        resumes,
+        options.dry_run,
+        options.profile,
+        options.allow_other_data,
+        options.allow_rate_jump,
+        options.from_step,
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--config {path}: is not TOML ({error})") from None
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings that decide which others all are laid over."""
+    return {name: settings[name] for name in ("preset", "run_dir", "init_from", "device") if name in settings}
+
+
+def _names(settings: dict[str, Any]) -> set[str]:
+    """Give the names of settings in a table, as 'model.dropout'."""
+    names = set()
+    for key, value in settings.items():
+        names |= {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+    return names
+
+
+# ---- what a training begins with ----
+
+
+def _begun(named: str, init_from: str, device: Device) -> tuple[TrainConfig, str]:
+    if named:
+        base, reason = preset(named), f"preset {named}: asked for"
+    else:
+        base, why = preset_for(choose_device(device), init_from)
+        reason = f"preset {base.preset}: {why}"
+    if init_from != "scratch":  # the architecture comes from the weights
+        model = dataclasses.replace(model_config(init_from), dropout=base.model.dropout)
+        base = dataclasses.replace(
+            base, model=model, batch_tokens=nearest_multiple(base.batch_tokens, model.context_length)
+        )
+    return base, reason
+
+
+def _is_to_begin(run: Path | None) -> bool:
+    """Tell whether --resume names a run that is not there yet: a restarting launcher may start it like this."""
+    if run is None or is_run(run):
+        return False
+    try:
+        require_unused(run)
+    except InputError:
+        return False
+    return True
+
+
+def _begins_instead(run: Path, told_on_what: bool) -> str:
+    """Give what to add to the first line where --resume names a run that is not there.
+
+    Raises InputError where it looks like a slip: nothing says on what to train, and torchrun did not start this.
+    """
+    near = nearest_run(run)
+    meant = f"; did you mean {near}?" if near else ""
+    if not told_on_what and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise InputError(f"--resume: {run} is not there{meant or '.'} To begin it, name --data or a preset")
+    return f"; {run} is not there: a new run begins{meant}"
+
+
+def _resumed(run: Path | None, named: str) -> tuple[TrainConfig, str]:
+    path = run or newest_run()
+    if not is_run(path) and (path / "checkpoints").is_dir():
+        read_config(path)  # which says what is wrong with it
+    if not is_run(path):
+        raise InputError(f"--resume: {path} holds no run, but something else; name another directory")
+    base = dataclasses.replace(read_config(path), run_dir=path, stop_at=None)
+    if named and named != base.preset:
+        preset(named)  # which says so if there is none
+        raise InputError(f"--resume: {path} began with the preset {base.preset}, not {named}")
+    return base, f"settings: those of {path}"
+
+
+# ---- what must stay ----
+
+
+def _init_of_resumed(before: str, now: str) -> str:
+    """Give what --init-from names now, as a run keeps it: a hub id without a revision is the commit it began with."""
+    if before.startswith(f"{now}@"):
+        return before
+    return pinned(now) if "@" in now and now != before else now
+
+
+def _require_same_training(before: TrainConfig, now: TrainConfig) -> None:
+    """Raise InputError where what the steps done so far were made with changes; the rest can."""
+    for name, was, is_now in differences(before, now):
+        if name.startswith("model.") or name in ("batch_tokens", "seed", "init_from", "optimizer.name"):
+            same_weights = name in ("batch_tokens", "seed", "optimizer.name", "model.dropout") or (
+                name == "model.context_length" and is_now < was
+            )
+            with_them = " from these weights with --init-from" if same_weights else ""
+            raise InputError(
+                f"--resume: {name} was {was} and cannot become {is_now} midway; begin a new run{with_them}"
+            )
+
+
+def _require_architecture(base: TrainConfig, config: TrainConfig) -> None:
+    """Raise InputError where the model of --init-from is given more than less context, and another dropout."""
+    for name, was, is_now in differences(base.model, config.model, "model."):
+        if name == "model.dropout" or (name == "model.context_length" and is_now < was):
+            continue
+        raise InputError(
+            f"--init-from {config.init_from}: {name} is {was} and cannot become {is_now}: only its dropout can be "
+            "changed, and its context made smaller"
+        )

@@ -1,0 +1,61 @@
+"""Where the records of a training go: one record, several sinks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from gpt.config import TrainConfig
+from gpt.tracking.jsonl import MetricsFile, Record
+from gpt.tracking.plot import Picture
+from gpt.tracking.progress import ProgressDisplay
+from gpt.tracking.wandb import WandbLog
+
+
+class Sink(Protocol):
+    """Takes records, those of later steps later."""
+
+    def write(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Tracking:
+    """Gives every record to the display, and those that stay to metrics.jsonl, Weights & Biases and the picture.
+
+    Use as a context manager. Of several processes, the main one keeps records.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: TrainConfig,
+        display: ProgressDisplay,
+        finished_steps: int,
+        saved_step: Callable[[], int],
+        is_main: bool = True,
+    ) -> None:
+        """`finished_steps` have their records in metrics.jsonl; `saved_step` tells the newest checkpoint's."""
+        self.display, self.log_every = display, config.log_every
+        self.last_step = min(config.steps, config.stop_at or config.steps)
+        self.sinks: list[Sink] = []
+        if is_main:
+            self.sinks = [MetricsFile(run, finished_steps), Picture(run)]
+            if config.wandb != "disabled":
+                self.sinks.append(WandbLog(config, run, saved_step))
+
+    def write(self, record: Record) -> None:
+        step = record["step"]
+        if "val_loss" in record or "skipped" in record or step == self.last_step or step % self.log_every == 0:
+            for sink in self.sinks:
+                sink.write(record)
+        self.display.write(record)
+
+    def __enter__(self) -> "Tracking":
+        self.display.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.display.close()
+        for sink in self.sinks if kind is None else ():  # whoever interrupts does not wait for Weights & Biases
+            sink.close()

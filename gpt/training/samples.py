@@ -1,0 +1,66 @@
+"""What a model makes of its dataset's prompt, always drawn alike."""
+
+from collections.abc import Iterator
+
+import torch
+
+from gpt.dataset.dataset import Dataset
+from gpt.distributed.world import World
+from gpt.errors import InputError, OutOfMemory
+from gpt.generation.completion import complete_texts, opening_ids, text_engine
+from gpt.generation.config import SamplingConfig
+from gpt.generation.sampling import sample
+from gpt.model.transformer import GPT
+from gpt.text.tokenizer import Tokenizer
+
+SAMPLE_TEMPERATURE, SAMPLE_SEED = 0.6, 1
+
+
+def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
+    """The dataset's prompt and what the model makes of it; always drawn alike, so that only the model makes it differ.
+
+    Of several processes all call this. Rank 0 makes it alone, or if they share the model, all read what rank 0 draws:
+    where each drew by itself, one number that is rounded otherwise would make some go on and others end. Where no
+    sample can be made, as of weights that are not finite, the reason takes its place: it does not end a training.
+    """
+    if world.is_sharded(model):
+        try:
+            text = _sample_text(model, dataset, tokens, world)
+            failed = world.any(False)
+        except OutOfMemory:
+            if not world.any_at_once():  # the others wait for this rank's part of the model: where it ends, they notice
+                raise
+            text, failed = "", True
+        world.reshard(model)
+        return "(no sample: out of memory in one of the processes)" if failed else text
+    return world.from_main(lambda: _sample_text(model, dataset, tokens))
+
+
+def _sample_text(model: GPT, dataset: Dataset, tokens: int, world: World | None = None) -> str:
+    was_training = model.training
+    model.eval()
+    prompt = sample_prompt(dataset)
+    try:
+        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens, world))
+    except InputError as error:
+        if world is not None and isinstance(error, OutOfMemory):
+            raise  # of one rank alone, perhaps
+        text = f"(no sample: {error})"
+    finally:
+        model.train(was_training)
+    return text
+
+
+def sample_prompt(dataset: Dataset) -> str:
+    return dataset.recipe.get("sample_prompt", "")
+
+
+def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world: World | None = None) -> Iterator[str]:
+    """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
+    room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
+    sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
+    engine = text_engine(model, tokenizer)
+    if world is not None:
+        engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
+    for _, text, _ in complete_texts(engine, tokenizer, [prompt], sampling):
+        yield text

@@ -1,0 +1,182 @@
+"""What a training has reached, beside its weights and moments: one record, saved and restored whole."""
+
+import base64
+import dataclasses
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt.config import TrainConfig
+from gpt.evaluation.compare import Difference, Measured, loss_difference
+from gpt.evaluation.loss import Evaluation
+from gpt.evaluation.statistics import Spread
+from gpt.evaluation.windows import Windows
+from gpt.log import log
+from gpt.tracking.jsonl import Record
+from gpt.training.overfitting import OverfittingWatch
+
+OF_EVALUATIONS = ("val_", "complete_val_")  # how their entries in a record begin, beside the sample
+
+
+@dataclass
+class TrainState:
+    """The state of a training. A new one has done no step."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    elapsed_s: float = 0.0
+    """Seconds of training, those before a resume included."""
+    record: Record | None = None
+    """Of the newest step."""
+    unevaluated: Record | None = None
+    """The same, as long as one of its evaluations is to be made up for."""
+    evaluation: Evaluation | None = None
+    """Of the weights as they are now."""
+    complete_evaluation: Evaluation | None = None
+    """Of the last weights on the complete split, where each evaluation predicts a part of it."""
+    evaluations: int = 0
+    best_validation_loss: float | None = None
+    """Of the checkpoints that were saved."""
+    last_validation_loss: float | None = None
+    evaluations_since_best: int = 0
+    best_sums: Tensor | None = None
+    """What the best evaluation made of each piece, (P, 3) float64."""
+    gain: Difference | None = None
+    """Of the best evaluation on the best one before it."""
+    overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
+    evaluated_windows: int | None = None
+    """Windows that each evaluation predicts."""
+    dataset_fingerprint: str | None = None
+    saved_step: int = 0
+    """Of the newest checkpoint, which has no entry of that name."""
+
+    # ---- where it stands ----
+
+    @property
+    def is_best(self) -> bool:
+        """Tell whether the weights are evaluated, and better than those of all checkpoints."""
+        best = self.best_validation_loss
+        return self.evaluation is not None and (best is None or self.evaluation.loss < best)
+
+    def out_of_patience(self, config: TrainConfig) -> bool:
+        """Tell whether as many evaluations in a row as early_stopping_patience asks for brought no new best loss."""
+        patience = config.early_stopping_patience
+        return patience is not None and self.evaluations_since_best >= patience
+
+    def is_over(self, config: TrainConfig) -> bool:
+        """Tell whether no step is left to be done."""
+        return self.step == config.steps or self.out_of_patience(config)
+
+    def goes_on(self, config: TrainConfig, last: int) -> bool:
+        """Tell whether there is something to do: steps up to the last, or an evaluation to be made up for."""
+        return self.unevaluated is not None or (self.step < last and not self.out_of_patience(config))
+
+    def unsaved_steps(self) -> str:
+        """Say what would be lost if the training ended at this moment."""
+        steps = self.step - self.saved_step
+        if not steps:
+            return "nothing but this step"
+        since = f"since step {self.saved_step:,}, the last that is saved" if self.saved_step else "so far"
+        return f"the {steps:,} {'step' if steps == 1 else 'steps'} {since}"
+
+    # ---- what happens to it ----
+
+    def count_step(self) -> None:
+        """Count a step as done; of the weights that it moved nothing is known yet."""
+        self.step += 1
+        self.evaluation = self.complete_evaluation = None
+
+    def judge(self, evaluation: Evaluation, sums: Tensor, windows: Windows) -> None:
+        """Take over an evaluation of the weights as they are now, and what it made of each piece of the windows."""
+        self.evaluation, self.last_validation_loss = evaluation, evaluation.loss
+        self.evaluations += 1
+        self.evaluations_since_best += 1
+        if self.is_best:
+            self.evaluations_since_best = 0
+            before, now = self.best_sums, Measured(sums.numpy(), windows)
+            self.gain = None if before is None else loss_difference(Measured(before.numpy(), windows), now)
+            self.best_sums = sums
+
+    def warn_of_overfitting(self, record: Record) -> None:
+        """Say so once where the evaluation in a step's record shows that the text is learned by heart."""
+        if warning := self.overfitting.hear(record):
+            log.warning(warning)
+
+    def mark_saved(self) -> None:
+        """Count this moment as saved, and its loss as that of a checkpoint."""
+        self.saved_step, self.best_validation_loss = self.step, self._best_with_this()
+
+    def _best_with_this(self) -> float | None:
+        return self.evaluation.loss if self.is_best and self.evaluation else self.best_validation_loss
+
+    # ---- on disk ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give every entry ready for JSON, as it is once this moment is saved."""
+        entries = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        del entries["saved_step"]
+        ready = {name: asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()}
+        return ready | {
+            "best_validation_loss": self._best_with_this(),
+            "best_sums": None if self.best_sums is None else _pack(self.best_sums),
+        }
+
+    @staticmethod
+    def of(entries: dict[str, Any]) -> "TrainState":
+        """Give the way back from `state_dict`, from what a checkpoint holds; older ones lack some entries."""
+        known = {entry.name for entry in dataclasses.fields(TrainState)} - {"saved_step"}
+        values = {name: value for name, value in entries.items() if name in known}
+        for name in ("evaluation", "complete_evaluation"):
+            values[name] = Evaluation(**values[name]) if values.get(name) else None
+        gain, sums = values.get("gain"), values.get("best_sums")
+        values["gain"] = Difference(gain["value"], gain["spread"] and Spread(**gain["spread"])) if gain else None
+        values["best_sums"] = _unpack(sums) if sums else None
+        values["overfitting"] = OverfittingWatch(**(values.get("overfitting") or {}))
+        values["evaluations"] = values.get("evaluations") or 0
+        values["evaluations_since_best"] = values.get("evaluations_since_best") or 0
+        return TrainState(**values, saved_step=values["step"])
+
+    def forget_evaluations(self) -> None:
+        """Leave out all that evaluations have found, where the coming ones cannot be compared with them."""
+        fresh = TrainState()
+        for name in (
+            *("evaluation", "complete_evaluation", "evaluations", "best_validation_loss", "last_validation_loss"),
+            *("evaluations_since_best", "best_sums", "gain", "overfitting"),
+        ):
+            setattr(self, name, getattr(fresh, name))
+        self.record, self.unevaluated = _without_evaluations(self.record), _without_evaluations(self.unevaluated)
+
+    def take_best_from(self, best: "TrainState | None") -> None:
+        """Go by the best checkpoint on disk, where another one went another way, or was damaged and is lost."""
+        loss = best.evaluation.loss if best and best.evaluation else None
+        if loss is not None and loss == self.best_validation_loss:
+            return
+        own = best if best and loss == best.best_validation_loss else TrainState()
+        self.best_validation_loss, self.best_sums, self.gain = loss, own.best_sums, own.gain
+        since = self.evaluations - best.evaluations if best and loss is not None else 0
+        self.evaluations_since_best = max(0, since)
+
+
+def _without_evaluations(record: Record | None) -> Record | None:
+    """Give the record of a step as it was before its evaluations."""
+    if record is None:
+        return None
+    return {key: value for key, value in record.items() if key != "sample" and not key.startswith(OF_EVALUATIONS)}
+
+
+def _pack(sums: Tensor) -> str:
+    """Write the sums of an evaluation's pieces, (P, 3) float64, as text for JSON, to the last bit."""
+    return base64.b64encode(sums.numpy().astype("<f8").tobytes()).decode()
+
+
+def _unpack(text: str) -> Tensor:
+    """Give the way back from `_pack`."""
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64).reshape(-1, 3))
+
+
+def due(step: int, every: int) -> bool:
+    """Tell whether something that is done every so many steps, or never (0), is done after this one."""
+    return every > 0 and step % every == 0
