@@ -15,6 +15,7 @@ from gpt.errors import did_you_mean
 from gpt.interrupts import end_quietly_while_loading
 
 COMMANDS = {
+    "prepare": "prepare",
     "train": "train",
     "sample": "sample",
     "eval": "evaluate",

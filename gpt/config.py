@@ -84,7 +84,7 @@ class TrainConfig:
     preset: str = "custom"
     """The preset that the settings began with; to choose one, name it first, without a flag."""
     data: Path = Path("data/python")
-    """Dataset directory, as the recipes in data/ write it."""
+    """Dataset directory, as gpt prepare writes it."""
     run_dir: Path | None = None
     """Run directory; by default a new one, runs/DATA-PRESET."""
     init_from: str = "scratch"

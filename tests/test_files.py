@@ -8,7 +8,7 @@ import pytest
 
 from gpt import files
 from gpt.commands.train_options import _read_toml
-from gpt.corpus.sources import TextFiles
+from gpt.corpus.sources import Document, Skipped, TextFile, TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
 from gpt.files import clean_up, inside, parse_json, read_json, remove_directory, write_directory, write_whole
@@ -108,16 +108,18 @@ def test_odd_lines_are_skipped_with_a_reason_and_the_others_are_read(tmp_path, o
     good = b'{"text": "good"}\n'
     file.write_bytes(b"\xef\xbb\xbf" + good + odd.replace(b"\n", b"") + b"\n\xef\xbb\xbf" + good + b"\n" + good)
     files = TextFiles([file], "text")
-    assert [text for _, text in files._texts()] == ["good"] * 3
-    assert list(files.skipped) == ([f"{file}, line 2"] if odd else [])
-    assert all(files.skipped.values())
+    found = [each for part in files.parts() for each in files.read(part)]
+    assert [each.text for each in found if isinstance(each, Document)] == ["good"] * 3
+    skipped = [each for each in found if isinstance(each, Skipped)]
+    assert [each.name for each in skipped] == (["x.jsonl, line 2"] if odd else [])
+    assert all(each.reason for each in skipped)
 
 
 def test_odd_lines_before_the_first_good_one_do_not_hide_its_fields(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_bytes(ODD["deep list"] + b'\n{"title": 1}\n')
     with pytest.raises(InputError, match="its fields are: title"):
-        list(TextFiles([file], None).documents())
+        list(TextFiles([file]).read(TextFile("x.jsonl", file)))
 
 
 def test_odd_files_of_hugging_face_are_sentences(tmp_path, odd):

@@ -3,13 +3,12 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
-from helpers import python_text
+from helpers import python_text, write_dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
-from gpt.corpus.pipeline import Document, prepare
 from gpt.interop.huggingface import export, read_config, read_weights
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
 from gpt.training.start import fit_to_dataset, initial_weights
@@ -133,11 +132,9 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, sai
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
     theirs.save_pretrained(tmp_path / "padded")
     bpe.save(tmp_path / "padded" / OUR_TOKENIZER)
-    documents = [Document(s, python_text()[:5000], s) for s in ("train",)] + [
-        Document("v", python_text()[5000:9000], "validation")
-    ]
+    documents = [("train", python_text()[:5000]), ("validation", python_text()[5000:9000])]
     bpe.save(tmp_path / "bpe.json")
-    dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {})
+    dataset = write_dataset(documents, str(tmp_path / "bpe.json"), tmp_path / "data")
     config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")]).config
     config = fit_to_dataset(config, dataset)
     assert "vocabulary: 600 ids; those that pad it to 640 are left out" in said
