@@ -1,7 +1,6 @@
 """`gpt` itself: commands, help and mistyped names."""
 
 import ast
-import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -32,7 +31,7 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     assert call("help", command) == call(command, "--help")
-    assert re.match(rf"usage: (gpt )?{command}\b", call(command, "--help"))
+    assert call(command, "--help").startswith(f"usage: gpt {command} ")
 
 
 def test_the_version_is_told():
@@ -44,7 +43,7 @@ def test_the_version_is_told():
     [
         ("trian", "error: unknown command 'trian'; did you mean 'train'?\n"),
         ("halp", "error: unknown command 'halp'; did you mean 'help'?\n"),
-        ("xyz", "error: unknown command 'xyz'; known are: train, sample, eval, "),
+        ("xyz", "error: unknown command 'xyz'; known are: prepare, train, sample, "),
     ],
 )
 def test_a_mistyped_command_is_told(word, said):
