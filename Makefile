@@ -39,7 +39,7 @@ bench: $(VENV)/installed data/python
 	$(BIN)/python -m benchmarks.table
 
 # DATA is a dataset of at least 50 million of GPT-2's tokens, such as of the Python packages installed:
-# python data/textfiles.py --input .venv/lib --name packages --tokenizer gpt2
+# python data/prepare.py files --input .venv/lib --name packages --tokenizer gpt2
 bench-gpu: $(VENV)/installed
 	@test -n "$(NANOGPT)" -a -n "$(DATA)" || { echo "make bench-gpu NANOGPT=DIR DATA=DATASET"; exit 2; }
 	$(BIN)/python -m benchmarks.throughput --nanogpt $(NANOGPT) --device cuda
@@ -54,7 +54,7 @@ bench-generate: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.table
 
 data/python:
-	$(BIN)/python data/python.py
+	$(BIN)/python data/prepare.py python
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

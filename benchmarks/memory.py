@@ -21,7 +21,7 @@ from benchmarks.common import NanoGPT, arguments, described, finish, measured, r
 from benchmarks.steps import build, random_text, timed
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
-from gpt.malloc import retain_freed_memory
+from gpt.memory import retain_freed_memory
 from gpt.model import loss as head
 from gpt.model.config import ModelConfig
 from gpt.presets import preset

@@ -1,4 +1,4 @@
-"""What a newcomer's own text gives without flags, from 5 KB to 50 MB: data/textfiles.py, then train.py.
+"""What a newcomer's own text gives without flags, from 5 KB to 50 MB: gpt prepare files, then train.py.
 
 For each text, size and seed: the validation loss at the end, the best of all evaluations and the untrained model's; the
 longest stretch of six samples that stands in the training text; and nanoGPT's code on the same text by characters, for
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.bits_per_byte import PILOT, text_of
 from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, iteration_seconds, measured, ours, say
-from gpt.corpus.sources import TextFiles
+from gpt.corpus.sources import Document, Skipped, TextFiles
 from gpt.dataset.dataset import Dataset, open_dataset
 
 SIZES = {"5KB": 5_000, "50KB": 50_000, "500KB": 500_000, "5MB": 5_000_000, "50MB": 50_000_000}
@@ -30,7 +30,9 @@ Result = dict[str, Any]
 
 def slice_of(source: Path, size: int, seed: int) -> str | None:
     """So many bytes of a file, or of all files below a directory, from another place for each seed; None of too few."""
-    text = "".join(document.text for document in TextFiles([source], None).documents()).encode()
+    files = TextFiles([source])
+    found = [each for part in files.parts() if not isinstance(part, Skipped) for each in files.read(part)]
+    text = "".join(each.text for each in found if isinstance(each, Document)).encode()
     if len(text) < size:
         return None
     start = (len(text) - size) * (seed % 3) // 2
@@ -40,7 +42,7 @@ def slice_of(source: Path, size: int, seed: int) -> str | None:
 def our_run(work: Path, text: str, seed: int) -> tuple[Result, Dataset]:
     """The two commands of README, without flags but for the seed, as processes."""
     (work / "text.txt").write_text(text, encoding="utf-8")
-    measured([sys.executable, str(ROOT / "data" / "textfiles.py"), "--input", "text.txt", "--name", "own"], work)
+    measured([sys.executable, str(ROOT / "data" / "prepare.py"), "files", "--input", "text.txt", "--name", "own"], work)
     process = ours(work, "--data", "data/own", "--run-dir", "run", "--seed", seed, "--device", "cpu")
     records = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [record for record in records if "val_loss" in record]

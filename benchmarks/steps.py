@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy as np
 
 from gpt.config import TrainConfig
 from gpt.config_io import overlay
-from gpt.corpus.pipeline import Document, prepare
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import Document, Texts
+from gpt.corpus.split import Piece
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import synchronize
@@ -29,11 +31,16 @@ from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
 
 
+def as_named(document: Document) -> Iterator[Piece]:
+    """Put a document on the side of the split that it is named after."""
+    yield Piece(document.name, document.name, document.text)
+
+
 def random_text(directory: Path) -> Dataset:
     """A dataset of random signs and digits: how fast training is does not depend on what it reads."""
     letters = np.random.default_rng(0).integers(32, 60, 2_000_000, dtype=np.uint8).tobytes().decode()
-    documents = [Document("train", letters, "train"), Document("validation", letters[:20_000], "validation")]
-    return prepare(lambda: documents, "bytes", directory / "data", {})
+    texts = Texts({"train": letters, "validation": letters[:20_000]})
+    return prepare(texts, lambda corpus: as_named, "bytes", directory / "data", {})
 
 
 def build(config: TrainConfig) -> Trainer:

@@ -32,8 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         text = ["--input", str(options.text.resolve())] if options.text else []
-        recipe = Path(__file__).parents[1] / "data" / "shakespeare.py"
-        measured([sys.executable, str(recipe), "--out", "characters", *text], work)
+        recipe = Path(__file__).parents[1] / "data" / "prepare.py"
+        measured([sys.executable, str(recipe), "shakespeare", "--out", "characters", *text], work)
         dataset = open_dataset(work / "characters")
         peer = NanoGPT(options.nanogpt, work)
         peer.prepare(

@@ -1,63 +1,75 @@
-"""`gpt COMMAND` or `python -m gpt COMMAND`: train, sample, eval, score, export, cost.
+"""Call a command by its name: `gpt COMMAND` or `python -m gpt COMMAND`.
 
-A command's module is imported when it is called for, after Ctrl-C is heard: that takes seconds.
+A command is a module of gpt/commands with a `main(arguments)`, imported when it is called for, after Ctrl-C is heard:
+that takes seconds. Help and mistyped names import nothing.
 """
 
+import ast
 import importlib
-import runpy
 import sys
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from gpt.errors import did_you_mean
 from gpt.interrupts import end_quietly_while_loading
 
-USAGE = """\
-usage: gpt COMMAND [options]
-
-  train    train a model on a dataset          (the same as train.py)
-  sample   continue a text, or interactively   (the same as sample.py)
-  score    how likely a model finds a text, token by token
-  eval     loss, bits per byte and perplexity of runs on a dataset's whole validation split
-  export   write a run as a Hugging Face model
-  cost     parameters, FLOPs and memory of a preset
-
-gpt COMMAND --help lists a command's options."""
-
-# The scripts lie beside the package in a checkout, and inside it in a wheel.
-SCRIPTS = next(
-    path for path in (Path(__file__).parents[1], Path(__file__).parent / "scripts") if (path / "train.py").exists()
-)
-MODULES = ("sample", "score")  # whose `main` takes the arguments
-FUNCTIONS = {"eval": "evaluate", "export": "export", "cost": "cost"}  # each in a module of its name
+COMMANDS = {
+    "prepare": "prepare",
+    "train": "train",
+    "sample": "sample",
+    "eval": "evaluate",
+    "score": "score",
+    "runs": "runs",
+    "export": "export",
+    "cost": "cost",
+}
 
 
-def main() -> None:
-    command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
-    if command in MODULES:
-        end_quietly_while_loading()
-        from gpt import commands
-
-        sys.argv[0] = f"gpt {command}"  # which its help shows
-        with commands.clean_errors():
-            importlib.import_module(f"gpt.commands.{command}").main(arguments)
-    elif command == "train":
-        script = SCRIPTS / f"{command}.py"
-        sys.argv = [f"gpt {command}", *arguments]
-        runpy.run_path(str(script), run_name="__main__")
-    elif command in FUNCTIONS:
-        end_quietly_while_loading()
-        from gpt import commands
-
-        name = FUNCTIONS[command]
-        commands.launch(
-            getattr(importlib.import_module(f"gpt.commands.{name}"), name), arguments, prog=f"gpt {command}"
-        )
-    elif command in ("-h", "--help"):
-        print(USAGE)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command with its arguments, by default those of the process, and exit with its code."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command == "help" and rest:
+        command, rest = rest[0], ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(usage())
+    elif command in ("-V", "--version"):
+        print(f"gpt {version('gpt')}")
+    elif command in COMMANDS:
+        call(command, rest)
     else:
-        known = ["train", *MODULES, *FUNCTIONS]
-        print(f"error: unknown command {command!r}; {did_you_mean(command, known)}", file=sys.stderr)
+        print(f"error: unknown command {command!r}; {did_you_mean(command, [*COMMANDS, 'help'])}", file=sys.stderr)
         sys.exit(2)
+
+
+def call(command: str, arguments: Sequence[str]) -> None:
+    """Import a command and run it; bad input becomes a sentence."""
+    end_quietly_while_loading()
+    sys.argv = [f"gpt {command}", *arguments]  # what it calls itself
+    from gpt.commands import clean_errors
+
+    module = importlib.import_module(f"gpt.commands.{COMMANDS[command]}")
+    with clean_errors():
+        sys.exit(module.main(arguments))
+
+
+def usage() -> str:
+    """List the commands, each with the first line of its module's docstring."""
+    lines = [f"  {command:8} {_summary(module)}" for command, module in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gpt COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "gpt help COMMAND lists a command's options; gpt --version tells the version.",
+        ]
+    )
+
+
+def _summary(module: str) -> str:
+    source = (Path(__file__).parent / "commands" / f"{module}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Compiled:
         self._programs: dict[Hashable, _Program] = {}
 
     def __call__(self, *arguments: Tensor, variant: Hashable = None) -> Tensor:
-        """The function's result. A `variant` is what else its program depends on, beside the arguments' shapes.
+        """Return the function's result. A `variant` is what else its program depends on, beside the arguments' shapes.
 
         Raises CompilerFailed, which leaves what has to be done about it to the caller.
         """
@@ -97,7 +97,7 @@ class Compiled:
 
     @contextlib.contextmanager
     def watch(self) -> Generator[None]:
-        """A context for the backward pass, which may be compiled then only: raises CompilerFailed if that fails."""
+        """Watch the backward pass, which may be compiled then only: raises CompilerFailed if that fails."""
         try:
             with output_to_errors() if self.works else contextlib.nullcontext():
                 yield
@@ -112,12 +112,12 @@ class Compiled:
             self.fault = compiler_fault(self.device)
 
     def require(self) -> None:
-        """Raises CompilerFailed if it has a fault."""
+        """Raise CompilerFailed if it has a fault."""
         if self.fault is not None:
             raise self.error(self.fault)
 
     def error(self, fault: str) -> CompilerFailed:
-        """What to raise where nothing else can be done."""
+        """Make what to raise where nothing else can be done."""
         return CompilerFailed(f"torch.compile does not work here ({fault}); {NEEDS[self.device]}; or {self.remedy}")
 
     def give_up(self, fault: str) -> None:
@@ -130,12 +130,12 @@ class Compiled:
         self._programs.clear()
 
     def figures(self) -> dict[str, Any]:
-        """For the records of a training."""
+        """Return what the records of a training say of it."""
         again = {"recompilations": self.recompilations} if self.recompilations else {}
         return {"compiled": self.works, **again}
 
     def in_words(self) -> str:
-        """Whether it is compiled, and if not, why."""
+        """Say whether it is compiled, and if not, why."""
         if self.works:
             again = f", {self.recompilations} of them once more" if self.recompilations else ""
             return f"yes, {self.graphs} programs{again}"
@@ -158,7 +158,7 @@ class Compiled:
         return result
 
     def _count_again(self, program: _Program) -> None:
-        """Raises CompilerFailed if a program that was complete is compiled again and again."""
+        """Raise CompilerFailed if a program that was complete is compiled again and again."""
         program.recompilations += 1
         self.recompilations += 1
         if program.recompilations == MOST_RECOMPILATIONS:
@@ -170,7 +170,7 @@ class Compiled:
 
 
 def _with_own_code(function: Function) -> Function:
-    """The same function, called through code of its own: what Dynamo keeps and counts beside it belongs to it alone."""
+    """Call the function through code of its own: what Dynamo keeps and counts beside it belongs to it alone."""
 
     def program(*arguments: Tensor) -> Tensor:
         return function(*arguments)
@@ -182,7 +182,7 @@ def _with_own_code(function: Function) -> Function:
 
 @contextlib.contextmanager
 def _strict() -> Generator[None]:
-    """A context in which what would go over Dynamo's limit fails, instead of being run uncompiled.
+    """Let what would go over Dynamo's limit fail in this context, instead of being run uncompiled.
 
     The limit is higher: where the hooks of sharded weights cut a model, all its layers share their code's entries.
     """
@@ -192,20 +192,20 @@ def _strict() -> Generator[None]:
 
 
 def _graphs() -> int:
-    """How many have been compiled in this process."""
+    """Count what has been compiled in this process."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 @contextlib.contextmanager
 def _random_state(device: str) -> Generator[None]:
-    """A context that draws random numbers and leaves no trace of it."""
+    """Draw random numbers in this context, and leave no trace of it."""
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def _alike(result: Tensor, expected: Tensor, arguments: tuple[Tensor, ...], rounding: float) -> bool:
-    """Whether two results differ by rounding alone; a sum over an argument's elements may by that much for each."""
+    """Tell whether two results differ by rounding alone; a sum over an argument's elements may by that for each."""
     if not torch.isfinite(expected).all():
         return True  # a model that is broken in either way
     scale = float(expected.abs().max()) + (arguments[-1].numel() if expected.dim() == 0 else 0)
@@ -225,7 +225,7 @@ def _compiler_has_part_in(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """In a line: the first line of what it all came from."""
+    """Say it in a line: the first of what it all came from."""
     chain = list(causes(error))
     origin = ([cause for cause in chain if _is_of_compiler(cause)] or chain)[-1]
     lines = [line.strip() for line in str(origin).splitlines() if line.strip()]
@@ -234,7 +234,7 @@ def _reason(error: BaseException) -> str:
 
 @functools.cache
 def compiler_fault(device: str) -> str | None:
-    """What keeps a small function and its gradient from being compiled and computed; None where nothing does."""
+    """Find what keeps a small function and its gradient from being compiled and computed; None where nothing does."""
 
     def small(x: Tensor) -> Tensor:
         return (torch.tanh(x @ x) * x).sum()
@@ -272,14 +272,14 @@ def use_cache_of_this_processor() -> None:
 
 
 def processor() -> str:
-    """What code is generated for: how wide its vectors are, and a hash of all that it can do."""
+    """Describe what code is generated for: how wide its vectors are, and a hash of all that it can do."""
     capability = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
     return f"{capability}-{hashlib.sha256(_processor_features().encode()).hexdigest()[:8]}"
 
 
 @functools.cache
 def _processor_features() -> str:
-    """As the system names them; `-march=native` uses every one."""
+    """List them as the system names them; `-march=native` uses every one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

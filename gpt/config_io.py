@@ -20,7 +20,7 @@ LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may n
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON-ready values; `overlay` is the way back."""
+    """Return a config as JSON-ready values; `overlay` is the way back."""
 
     def ready(items: list[tuple[str, Any]]) -> dict[str, Any]:
         return {key: str(value) if isinstance(value, Path) else value for key, value in items}
@@ -28,15 +28,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config, dict_factory=ready)
 
 
-def settings_type(config: type, left_out: tuple[str, ...] = ()) -> Any:
-    """Make the type of a table of settings of a config, each with its help, of which any may be missing."""
+def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
+    """Make the type of a table of settings of a config, of which any may be missing; help tells their limits."""
     entries: dict[str, Any] = {}
     helps = _docstrings(config)
+    limits = {field.name: field.metadata["limits"] for field in dataclasses.fields(config) if field.metadata}
     for name, kind in typing.get_type_hints(config, include_extras=True).items():
         if dataclasses.is_dataclass(kind):
-            entries[name] = settings_type(typing.cast(type, kind))
+            entries[name] = settings_type(kind)
         elif name not in left_out:
-            entries[name] = typing.Annotated[kind, arg(help=helps.get(name, ""), help_behavior_hint="")]
+            allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
+            entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]
     return typing.TypedDict(config.__name__, entries, total=False)  # ty: ignore[invalid-argument-type]
 
 
@@ -62,7 +64,7 @@ def differences(one: Any, two: Any, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def overlay(config: T, values: dict[str, Any], where: str = "", prefix: str = "") -> T:
-    """`config` with `values` laid over it, nested tables included.
+    """Lay `values` over `config`, nested tables included.
 
     Raises InputError, naming `where` and the key, for an unknown key or a value of the wrong type.
     """
@@ -89,7 +91,7 @@ def overlay(config: T, values: dict[str, Any], where: str = "", prefix: str = ""
 
 
 def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
-    """`value` if it has the annotated type; an integer passes for a float and a string for a path."""
+    """Return `value` if it has the annotated type; an integer passes for a float and a string for a path."""
     union = typing.get_origin(expected) in (typing.Union, types.UnionType)
     options = typing.get_args(expected) if union else (expected,)
     for option in options:

@@ -1,4 +1,4 @@
-"""Where to compute, in which precision, and how fast it is there."""
+"""Where to compute, and in which precision."""
 
 import contextlib
 
@@ -22,7 +22,7 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
-    """What forward and backward passes compute in."""
+    """Choose what forward and backward passes compute in."""
     if wanted == "auto":
         if device != "cuda":
             return torch.float32
@@ -31,7 +31,7 @@ def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
 
 
 def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
-    """What weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
+    """Choose what weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
     if wanted == "auto":
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32
@@ -39,7 +39,7 @@ def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
 
 
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Matrix products in `dtype`, sums and norms in float32."""
+    """Compute matrix products in `dtype`, sums and norms in float32."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 

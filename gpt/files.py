@@ -1,7 +1,14 @@
-"""What is read from files that anybody may have written: JSON, and the names of other files."""
+"""Files that are whole or not there, and what is read from files that anybody may have written.
+
+What is written goes under another name, to the disk, and then gets its own: a crash leaves the old one or the new one.
+"""
 
 import contextlib
+import glob
 import json
+import os
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +16,82 @@ from gpt.errors import InputError
 from gpt.terminal import one_line
 
 DEEPEST = 100  # objects and lists within each other; ours have five
+PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
+
+
+# ---- writing ----
+
+
+def aside(path: Path, end: str = PARTIAL) -> Path:
+    """Return the name that a file or directory has before, or after, its own: .NAME.partial."""
+    return path.with_name(f".{path.name}{end}")
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file in UTF-8, in place of one that may be there. Raises OSError; then that one is as it was."""
+    partial = aside(path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def write_directory(path: Path) -> Generator[Path]:
+    """Give an empty directory to write files to; at the end of the block it takes the place of `path`.
+
+    Raises OSError if the disk fails. After that, or any other exception, `path` is as it was.
+    """
+    partial = aside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            sync(file)
+        sync(partial)
+        if path.exists():
+            path.rename(aside(path, REPLACED))
+        partial.rename(path)
+        sync(path.parent)
+    finally:
+        clean_up(path.parent, glob.escape(path.name))
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory, renamed at once: half of it must not look like a whole one."""
+    removed = path.rename(aside(path, REMOVED))
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def clean_up(parent: Path, names: str) -> None:
+    """Remove what a crash left of directories of such names; one whose replacement never came gets its name back."""
+    for leftover in parent.glob(f".{names}.*"):
+        name = leftover.stem.removeprefix(".")
+        if leftover.suffix == REPLACED and not (parent / name).exists():
+            leftover.rename(parent / name)
+        elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk (Windows cannot sync a directory, and needs no such step)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- reading ----
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -21,20 +104,27 @@ def parse_json(text: str | bytes) -> Any:
     return _parse(text)
 
 
-def read_json(path: Path, kind: str = "JSON", remedy: str = "") -> dict[str, Any]:
-    """Return the JSON object that a file holds.
+def read_json(
+    path: Path, kind: str = "JSON", remedy: str = "", format: tuple[str, int] | None = None
+) -> dict[str, Any]:
+    """Return the JSON object that a file holds; its entries 'format' and 'version' must be those of `format`.
 
     Raises InputError, which names the file, what `kind` of file was wanted, why this is none, and the remedy, for a
-    file that cannot be read, for what is no JSON object, is nested deeper than 100 levels, or has a key twice.
+    file that cannot be read, for what is no JSON object, is nested deeper than 100 levels, or has a key twice; and for
+    another format or version.
     """
+    told = f"; {remedy}" if remedy else ""
     try:
         content = _parse(path.read_bytes().decode(), object_pairs_hook=_without_twins)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
         require_shallow(content)
+        if format is not None and (content.get("format") != format[0] or "version" not in content):
+            raise ValueError(f"it is no {format[0]} file")
     except (OSError, ValueError) as error:
-        told = f"; {remedy}" if remedy else ""
         raise InputError(f"{path}: cannot be read as {kind} ({error}){told}") from None
+    if format is not None and content["version"] != format[1]:
+        raise InputError(f"{path}: is of version {content['version']!r}, and this program reads {format[1]}{told}")
     return content
 
 
@@ -53,7 +143,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_shallow(value: Any) -> None:
-    """Raises ValueError for what could be read and could then not be written or shown."""
+    """Raise ValueError for what could be read and could then not be written or shown."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -90,5 +180,5 @@ def inside(directory: Path, name: object) -> Path:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name has no control characters, and nothing that no UTF-8 can hold."""
+    """Tell whether a name has no control characters, and nothing that no UTF-8 can hold."""
     return one_line(name) == name and not any(0xD800 <= ord(character) < 0xE000 for character in name)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def mix(*numbers: Any) -> Any:
-    """A 64-bit hash of some integers (the finaliser of SplitMix64, Steele et al. 2014, chained).
+    """Hash some integers to 64 bits (the finalizer of SplitMix64, Steele et al. 2014, chained).
 
     An array of uint64 among them gives an array of hashes.
     """
@@ -25,7 +25,7 @@ _MASK = 2**64 - 1
 
 
 def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
-    """A 63-bit hash of each row and its sample number, (B,) int64.
+    """Hash each row and its sample number to 63 bits, (B,) int64.
 
     Their sum names the batch, however its rows are divided between processes.
     """

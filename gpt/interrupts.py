@@ -26,7 +26,7 @@ def end_quietly_while_loading() -> None:
 
 
 def loaded() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt, as usual."""
+    """Let Ctrl-C raise KeyboardInterrupt from here on, as usual."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,7 +102,7 @@ class Interruptible:
         return self
 
     def finish(self) -> None:
-        """From here on it is too late to interrupt: what is left takes no time, and must not be done by half."""
+        """Declare it too late to interrupt: what is left takes no time, and must not be done by half."""
         with self._ending:
             self._over.set()
 

@@ -27,7 +27,7 @@ MUON = OptimizerConfig(
 
 
 def modern(model: ModelConfig, ngram: int = 1, ngram_buckets: int = ModelConfig.ngram_buckets) -> ModelConfig:
-    """A model with the modern recipe; which of its parts paid, and how much, is in benchmarks/LOG.md."""
+    """Give a model the modern recipe; which of its parts paid, and how much, is in benchmarks/LOG.md."""
     return replace(
         model,
         positions="rope",
@@ -43,7 +43,7 @@ def modern(model: ModelConfig, ngram: int = 1, ngram_buckets: int = ModelConfig.
 
 
 def nano() -> TrainConfig:
-    """Two minutes on two CPU cores for recognisable Python: one block, and embeddings of two and three tokens."""
+    """Two minutes on two CPU cores for recognizable Python: one block, and embeddings of two and three tokens."""
     return TrainConfig(
         preset="nano",
         steps=1500,
@@ -169,7 +169,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 
 def preset(name: str) -> TrainConfig:
-    """The config of that name. Raises InputError for an unknown one, with a suggestion."""
+    """Return the config of that name. Raises InputError for an unknown one, with a suggestion."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]()
@@ -189,7 +189,7 @@ class Suit:
     ngram_buckets: int = 32768
 
     def most_epochs(self, model: ModelConfig) -> float:
-        """How often a model should read the text."""
+        """Tell how often a model should read the text."""
         return min(NGRAM_EPOCHS, self.epochs) if model.ngram > 1 else self.epochs
 
 
@@ -213,7 +213,7 @@ LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million param
 
 
 def suit_for(device: str, init_from: str, tokens: int) -> Suit:
-    """What suits a text of so many training tokens."""
+    """Find what suits a text of so many training tokens."""
     if init_from == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
         return LARGE
     rows = SMALL if init_from == "scratch" else TRAINED
@@ -221,7 +221,7 @@ def suit_for(device: str, init_from: str, tokens: int) -> Suit:
 
 
 def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[TrainConfig, str]:
-    """The config for a run whose user named none, and the reason in words.
+    """Choose the config for a run whose user named none, and give the reason in words.
 
     Once the number of training tokens is known, the shape and the dropout are those that suit it.
     """

@@ -17,13 +17,12 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers import Training, heard, python_text
+from helpers import Training, heard, python_text, write_dataset
 from torch._dynamo.utils import counters
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
-from gpt.corpus.pipeline import Document, prepare
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
@@ -82,8 +81,8 @@ def dataset(tmp_path_factory):
     """Some hundred short documents of Python, in bytes."""
     text = python_text()
     pieces = [text[i : i + 400] for i in range(0, 40_000, 400)]
-    documents = [Document(str(i), piece, "validation" if i % 10 == 0 else "train") for i, piece in enumerate(pieces)]
-    return prepare(lambda: documents, "bytes", tmp_path_factory.mktemp("data") / "python", {})
+    documents = [("validation" if i % 10 == 0 else "train", piece) for i, piece in enumerate(pieces)]
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "python")
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ import torch
 
 from gpt import GPT, ModelConfig
 from gpt.commands import train
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import Texts
+from gpt.corpus.split import Piece
 from gpt.dataset.loader import Loader
 from gpt.log import log
 from gpt.training.optimizer import Optimizer
@@ -119,6 +122,13 @@ def random_text(rng: random.Random, length: int) -> str:
 def assigned(text: str) -> str:
     """`text` without characters that Unicode versions disagree on, because they are not assigned yet."""
     return "".join(character for character in text if unicodedata.category(character) != "Cn")
+
+
+def write_dataset(pieces, tokenizer, out):
+    """Prepare (split, text) pairs as a dataset."""
+    splits = {str(number): split for number, (split, _) in enumerate(pieces)}
+    source = Texts((str(number), text) for number, (_, text) in enumerate(pieces))
+    return prepare(source, lambda corpus: lambda d: iter([Piece(d.name, splits[d.name], d.text)]), tokenizer, out, {})
 
 
 class Training:

@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 
-from gpt.commands import launch
-
 ROOT = Path(__file__).parents[1]
 OURS = tuple(f"{ROOT}/{name}" for name in ("gpt/", "data/", "train.py", "sample.py"))
 MODEL = f"{ROOT}/gpt/model/"
@@ -74,7 +72,7 @@ def go(door: str, arguments: list[str]) -> Any:
     threading.settrace(trace)
     sys.settrace(trace)
     try:
-        return launch(main, arguments) if door.startswith("data.") else main(arguments)
+        return main(arguments)
     except SystemExit as end:
         return end.code
     finally:

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import pytest
 
@@ -60,6 +62,31 @@ def test_bad_values_are_refused_by_name(make, named):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerConfig(learning_rate=-1.0), "`optimizer.learning_rate` is -1.0; it must be above 0"),
+        (lambda: OptimizerConfig(weight_decay=math.inf), "`optimizer.weight_decay` is inf; it must be at least 0"),
+        (lambda: OptimizerConfig(beta1=1.0), "`optimizer.beta1` is 1.0; it must be at least 0 and below 1"),
+        (lambda: OptimizerConfig(min_lr_ratio=math.nan), "`optimizer.min_lr_ratio` is nan; it must be from 0 to 1"),
+        (lambda: TrainConfig(micro_batch_size=0), "`micro_batch_size` is 0; it must be at least 1 (or auto)"),
+        (lambda: TrainConfig(seed=2**63), f"`seed` is {2**63}; it must be from 0 to 2^63 - 1"),
+        (lambda: ModelConfig(n_layer=2**31), f"`model.n_layer` is {2**31}; it must be from 1 to 2^31 - 1"),
+        (lambda: ModelConfig(n_kv_head=5), "`model.n_kv_head` is 5; it must be a divisor of `model.n_head` (12)"),
+        (lambda: SamplingConfig(top_p=0.0), "`top_p` is 0.0; it must be above 0 and at most 1 (1 means all)"),
+        (lambda: SamplingConfig(overflow="x"), "`overflow` is x; it must be error or slide or keep-prefix"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(make, message):
+    with pytest.raises(InputError, match=re.escape(message) + "$"):
+        make()
+
+
+def test_words_and_absence_have_no_limits():
+    TrainConfig(micro_batch_size="auto", stop_at=None)
+    SamplingConfig(seed=None)
+
+
 def test_batch_must_be_whole_sequences_and_the_error_says_which_would_do():
     with pytest.raises(InputError, match="`batch_tokens` 5120"):
         TrainConfig(batch_tokens=5000, model=ModelConfig(context_length=256, vocab_size=10))
@@ -99,7 +126,7 @@ def test_an_integer_passes_for_a_float():
         ({"steps": 1.5}, "'steps' is 1.5"),
         ({"model": 3}, "must be a table"),
         ({"device": "tpu"}, "'auto' or 'cpu' or 'cuda' or 'mps'"),
-        ({"model": {"n_embd": 7}}, r"f\.toml: model.n_embd is 7"),
+        ({"model": {"n_embd": 7}}, r"f\.toml: `model.n_embd` is 7; it must be a multiple of `model.n_head` \(12\)"),
     ],
 )
 def test_overlay_refuses_and_names_file_and_key(values, message):

@@ -1,14 +1,17 @@
-"""What stands in files that others wrote: each of these must be a sentence, wherever it is read."""
+"""Files are whole or not there; and what stands in files that others wrote must be a sentence, wherever it is read."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from gpt.commands.train import _read_toml
-from gpt.corpus.sources import TextFiles
+from gpt import files
+from gpt.commands.train_options import _read_toml
+from gpt.corpus.sources import Document, Skipped, TextFile, TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
-from gpt.files import inside, parse_json, read_json
+from gpt.files import clean_up, inside, parse_json, read_json, remove_directory, write_directory, write_whole
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.runs.directory import is_run, read_config
 from gpt.runs.load import load_run, load_tokenizer
@@ -105,21 +108,22 @@ def test_odd_lines_are_skipped_with_a_reason_and_the_others_are_read(tmp_path, o
     good = b'{"text": "good"}\n'
     file.write_bytes(b"\xef\xbb\xbf" + good + odd.replace(b"\n", b"") + b"\n\xef\xbb\xbf" + good + b"\n" + good)
     files = TextFiles([file], "text")
-    assert [text for _, text in files._texts()] == ["good"] * 3
-    assert list(files.skipped) == ([f"{file}, line 2"] if odd else [])
-    assert all(files.skipped.values())
+    found = [each for part in files.parts() for each in files.read(part)]
+    assert [each.text for each in found if isinstance(each, Document)] == ["good"] * 3
+    skipped = [each for each in found if isinstance(each, Skipped)]
+    assert [each.name for each in skipped] == (["x.jsonl, line 2"] if odd else [])
+    assert all(each.reason for each in skipped)
 
 
 def test_odd_lines_before_the_first_good_one_do_not_hide_its_fields(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_bytes(ODD["deep list"] + b'\n{"title": 1}\n')
     with pytest.raises(InputError, match="its fields are: title"):
-        list(TextFiles([file], None).documents())
+        list(TextFiles([file]).read(TextFile("x.jsonl", file)))
 
 
 def test_odd_files_of_hugging_face_are_sentences(tmp_path, odd):
     (tmp_path / "config.json").write_bytes(odd)
-    assert isinstance(huggingface.is_model(tmp_path), bool)
     if odd == ODD["empty object"]:
         huggingface.read_config(tmp_path)  # GPT-2's own sizes
     else:
@@ -237,3 +241,68 @@ def test_no_file_can_name_one_elsewhere(tmp_path, dataset, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
     with pytest.raises(InputError, match="no plain name"):
         huggingface.read_weights(tmp_path, huggingface.read_config(tmp_path))
+
+
+def fail(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (Path, "replace")])
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, module, name):
+    write_whole(tmp_path / "file", "old")
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    monkeypatch.undo()
+    write_whole(tmp_path / "file", "n€w")
+    assert (tmp_path / "file").read_bytes() == "n€w".encode()
+
+
+def written(path, content):
+    with write_directory(path) as partial:
+        (partial / "file").write_text(content)
+        assert path.exists() == (content == "new")
+
+
+def test_a_directory_takes_the_place_of_another_at_once_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "[a]" / "directory"
+    written(path, "old")
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        written(path, "new")
+    monkeypatch.undo()
+    assert (path / "file").read_text() == "old"
+    written(path, "new")
+    assert (path / "file").read_text() == "new"
+    assert [file.name for file in path.parent.iterdir()] == ["directory"]
+
+
+def test_a_directory_whose_replacement_never_came_gets_its_name_back(tmp_path):
+    (tmp_path / ".a.replaced").mkdir()
+    (tmp_path / ".b.replaced").mkdir()
+    for leftover in ("b", ".b.partial", ".b.removed", ".other.partial"):
+        (tmp_path / leftover).mkdir()
+    for names in ("a", "b"):
+        clean_up(tmp_path, names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial", "a", "b"]
+
+
+def test_a_directory_is_removed_as_a_whole(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # killed
+    remove_directory(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == [".a.removed"]
+
+
+def test_another_version_is_named(tmp_path):
+    file = tmp_path / "file.json"
+    file.write_text('{"format": "gpt-thing", "version": 2}')
+    assert read_json(file, format=("gpt-thing", 2))["version"] == 2
+    with pytest.raises(InputError, match=r"file.json: is of version 2, and this program reads 3; look$"):
+        read_json(file, "a thing", "look", ("gpt-thing", 3))
+    for content in ("{}", '{"format": "gpt-thing"}', '{"format": "gpt-run", "version": 3}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"cannot be read as a thing \(it is no gpt-thing file\); look$"):
+            read_json(file, "a thing", "look", ("gpt-thing", 3))

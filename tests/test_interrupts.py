@@ -37,8 +37,9 @@ def script(path):
 
 
 INSTALLED = "from gpt.__main__ import main; main()"  # the program that an installer writes
-PROGRAMS = {path: script(path) for path in ("train.py", "sample.py", "data/textfiles.py")}
-PROGRAMS |= {f"gpt {command}": INSTALLED for command in ("train", "sample", "score", "eval", "export", "cost")}
+PROGRAMS = {path: script(path) for path in ("train.py", "sample.py", "data/prepare.py")}
+COMMANDS = ("train", "sample", "prepare", "score", "eval", "export", "cost")
+PROGRAMS |= {f"gpt {command}": INSTALLED for command in COMMANDS}
 PROGRAMS["-m gpt eval"] = 'runpy.run_module("gpt", run_name="__main__")'
 
 
@@ -91,32 +92,32 @@ def test_work_ends_though_a_library_holds_the_main_thread_and_leaves_nothing_by_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_ends_at_once_that_prepares_its_data_though_only_it_hears_and_a_library_holds_the_recipe(tmp_path):
-    recipe = """
+def test_a_training_that_prepares_its_data_ends_at_once_though_a_library_holds_it(tmp_path):
+    program = """
         import hashlib
-        from gpt.commands import launch
+        from gpt.commands import clean_errors
+        from gpt.commands.default_data import prepare_default
+        from gpt.text.tokenizer import Tokenizer
+        from gpt.training.signals import StopRequest
 
-        def main(out: str) -> None:
+        def hold(*_):
             print("held", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
 
-        launch(main)
-    """
-    (tmp_path / "recipe.py").write_text(textwrap.dedent(recipe))
-    program = """
-        from pathlib import Path
-        from gpt.commands import clean_errors
-        from gpt.commands.default_data import run_recipe
-        with clean_errors():
-            run_recipe(Path("recipe.py"), Path("out"))
+        Tokenizer.train_bpe = hold
+        with clean_errors(), StopRequest():
+            prepare_default()
     """
     process = begin(textwrap.dedent(program), cwd=tmp_path)
-    assert process.stderr.readline().startswith("preparing out")
+    assert process.stderr.readline().startswith("preparing data/python")
     assert process.stdout.readline() == "held\n"
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
-    assert ended(process) == (interrupts.INTERRUPTED, "", "interrupted")
+    code, output, errors = ended(process)
+    assert (code, output) == (interrupts.INTERRUPTED, "")
+    assert errors.endswith("interrupted: nothing was written")
     assert time.monotonic() - start < 20  # it was to be held for 30 s
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_ctrl_c_again_while_a_program_ends_is_silent(tmp_path):

@@ -95,7 +95,7 @@ def test_freed_memory_is_kept_and_used_again():
     """In a process of its own: a tensor of 40 MB, freed and made again, is no new memory to the system."""
     code = """
 import resource, torch
-from gpt.malloc import retain_freed_memory
+from gpt.memory import retain_freed_memory
 retain_freed_memory("cpu")
 for step in range(15):
     tensor = torch.ones(10_000_000)
@@ -112,7 +112,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(keep):
     code = f"""
 import torch
-from gpt.malloc import retain_freed_memory
+from gpt.memory import retain_freed_memory
 from gpt.memory import used_memory
 retain_freed_memory("cpu")
 retain_freed_memory("cpu", keep={keep})

@@ -51,7 +51,7 @@ DRAWN = ("--json", "--seed", 7, "--max-tokens", 40, "--logprobs", 1, "--device",
 def prepared(name: str, home: Path) -> dict[str, str]:
     """The hashes of a dataset's shards, data/NAME."""
     arguments = ("--input", RECORDED / "text.md", "--name", name, "--tokenizer", TOKENIZERS[name])
-    run_here("data/textfiles.py", *arguments, cwd=home)
+    run_here("data/prepare.py", "files", *arguments, cwd=home)
     shards = sorted((home / "data" / name).glob("*.bin"))
     return {shard.name: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
 

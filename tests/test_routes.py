@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = ROOT / "tests" / "recorded" / "text.md"
 SIZE = ("--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")
 SIZE += ("--model.ngram-buckets", "64", "--batch-tokens", "128", "--steps", "3", "--evaluation.every", "2")
-PREPARE = ("data.textfiles", "--input", "text.md", "--name", "own")
+PREPARE = ("gpt.commands.prepare", "files", "--input", "text.md", "--name", "own")
 TRAIN = ("train", "nano", *SIZE, "--data", "data/own", "--run-dir", "runs/own", "--device", "cpu")
 SAMPLE = ("sample", "--run", "runs/own", "--device", "cpu", "--prompt", "def ", "--max-tokens", "8")
 

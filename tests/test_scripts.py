@@ -18,14 +18,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import in_process, refused, run_here
+from helpers import in_process, refused, run_here, write_dataset
 from helpers import run_script as run
 
 import train as train_script
 from gpt.__main__ import main as gpt_main
 from gpt.commands import clean_errors
 from gpt.commands import sample as sample_command
-from gpt.corpus.pipeline import Document, prepare
 from gpt.runs.checkpoint import list_checkpoints, step_of
 
 ROOT = Path(__file__).parents[1]
@@ -130,10 +129,8 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
     shutil.copytree(home / "runs" / "python-nano", tmp_path / "run")
 
     def dataset_of(name, text, tokenizer):
-        documents = [
-            Document(str(i), text.replace("x", "xyzw"[i]) * 20, "validation" if i == 3 else "train") for i in range(4)
-        ]
-        prepare(lambda: documents, tokenizer, tmp_path / name, {})
+        documents = [("validation" if i == 3 else "train", text.replace("x", "xyzw"[i]) * 20) for i in range(4)]
+        write_dataset(documents, tokenizer, tmp_path / name)
         return str(tmp_path / name)
 
     def resume(data, *more):
@@ -201,10 +198,10 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     first = json.loads((tmp_path / "runs" / "python-finetune" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
     own = ("--input", ROOT / "gpt", "--name", "own")
-    run_here("data/textfiles.py", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
+    run_here("data/prepare.py", "files", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
     refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert "prepare the data with the model's tokenizer" in refused
-    run_here("data/textfiles.py", *own, "--tokenizer", source, cwd=tmp_path)
+    run_here("data/prepare.py", "files", *own, "--tokenizer", source, cwd=tmp_path)
     assert "weights: " in run_here("train.py", "--init-from", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 
 
@@ -225,7 +222,7 @@ def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
 def test_the_shakespeare_preset_reaches_its_loss(tmp_path):
     """1.88 nats per character or better on the complete validation split, with 1.5 million training tokens."""
     data = tmp_path / "shakespeare_char"
-    run("data/shakespeare.py", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", data, cwd=tmp_path)
+    run("data/prepare.py", "shakespeare", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", data, cwd=tmp_path)
     run("train.py", "shakespeare-char-cpu", "--data", data, "--device", "cpu", "--run-dir", "run", cwd=tmp_path)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["tokens"] <= 1_500_000
@@ -455,7 +452,7 @@ def test_stop_texts_are_typed_with_escapes(given, meant):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--temperature", "-1"), "it must be 0 (greedy) or a finite number above 0"),
+        (("--temperature", "-1"), "--temperature is -1.0; it must be at least 0 (0 is greedy)"),
         (("--top-k", "0"), "it must be at least 1"),
         (("--stop", ""), "at least one character"),
         (("--samples", "0"), "it must be at least 1"),

@@ -1,44 +1,54 @@
 """What a model costs: parameters, floating-point operations, memory. Pure functions of the config."""
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gpt.config import TrainConfig
 from gpt.model.config import ModelConfig
 from gpt.model.loss import chunk_rows
+from gpt.model.transformer import GPT, empty_model
 
 FLOAT32 = 4  # bytes
+COMPONENTS = {
+    "token_embedding": "token embedding",
+    "position_embedding": "position embedding",
+    "ngram_embedding": "n-gram embedding",
+    "lm_head": "head",
+}
 LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tensors that come and go
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """Number of parameters by component; GPT-2's head shares the token embedding."""
-    C, L = model.n_embd, model.n_layer
-    bias = 1 if model.bias else 0
-    norm = 2 * C if model.normalization == "layer" and model.bias else C
-    heads = C + 2 * model.kv_dim
-    embedding = {"token embedding (and head)" if model.tie_embeddings else "token embedding": model.vocab_size * C}
-    return embedding | {
-        "position embedding": model.context_length * C if model.positions == "learned" else 0,
-        "n-gram embedding": (model.ngram - 1) * model.ngram_buckets * C,
-        "attention": L * ((C + bias) * heads + (C + bias) * C),
-        "mlp": L * ((C + bias) * 4 * C + (4 * C + bias) * C),
-        "norms": (2 * L + 1) * norm,
-        "head": 0 if model.tie_embeddings else model.vocab_size * C,
-    }
+    """Count parameters by component; GPT-2's head shares the token embedding."""
+    counts: Counter[str] = Counter()
+    for name, parameter in _built(model).named_parameters():
+        path = name.split(".")
+        component = path[2] if path[0] == "blocks" else path[0]  # of "blocks.3.mlp.fc_in.weight"
+        counts["norms" if component.endswith("norm") else COMPONENTS.get(component, component)] += parameter.numel()
+    if model.tie_embeddings:
+        counts["token embedding (and head)"] = counts.pop("token embedding")
+    return counts
+
+
+@lru_cache(maxsize=4)
+def _built(model: ModelConfig) -> GPT:
+    return empty_model(model)
 
 
 def parameter_count(model: ModelConfig) -> int:
-    return sum(parameters(model).values())
+    """Count all parameters."""
+    return _built(model).parameter_count()
 
 
 def flops_per_token(model: ModelConfig) -> int:
-    """Floating-point operations to train on one token: 6·N + 12·L·H·Q·T.
+    """Count the floating-point operations to train on one token: 6·N + 12·L·H·Q·T.
 
     The PaLM paper's count (Chowdhery et al. 2022, appendix B): forward and backward passes, N without embeddings that
     are only looked up, attention over the whole context and not only its causal half, or over the window of layers
     that have one.
     """
-    looked_up = ("position embedding", "n-gram embedding", "token embedding")
+    looked_up = ("position embedding", "n-gram embedding", "token embedding")  # not the one that is the head as well
     multiplied = sum(count for name, count in parameters(model).items() if name not in looked_up)
     seen = sum(
         min(model.context_length, model.window_of(layer) or model.context_length) for layer in range(model.n_layer)
@@ -67,7 +77,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """When the backward pass begins, or when the optimizer steps."""
+        """Find the most that is held: when the backward pass begins, or when the optimizer steps."""
         backward = (self.gradients if self.keeps_gradients else 0) + self.activations + self.logits
         tensors = self.weights + self.optimizer + max(backward, self.gradients + self.update)
         return self.program + round((1 + self.lost) * tensors)
@@ -82,7 +92,7 @@ def training_memory(
     nodes: int = 1,
     program: int = 0,
 ) -> Memory:
-    """Memory of a training step with `micro_batch` sequences at a time, computed in values of `value_bytes`.
+    """Forecast the memory of a training step with `micro_batch` sequences at a time, in values of `value_bytes`.
 
     Weights, gradients, AdamW's two moments and Muon's one are float32; Muon's step holds its matrices four times more.
     Below float32, a copy of the weights is kept as well.
@@ -114,15 +124,14 @@ def training_memory(
 
 
 def _matrix_count(model: ModelConfig) -> int:
-    """Parameters in the matrices of the blocks."""
-    C = model.n_embd
-    return model.n_layer * (C * (C + 2 * model.kv_dim) + C * C + 8 * C * C)
+    """Count the parameters in the matrices of the blocks."""
+    return sum(weight.numel() for weight, _ in _built(model).muon_parameters())
 
 
 def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
-    """Bytes per token that a block keeps for the backward pass.
+    """Count the bytes per token that a block keeps for the backward pass.
 
-    The inputs of its two norms (float32, C each) and, as computed, the normalised inputs (C each), query, key and
+    The inputs of its two norms (float32, C each) and, as computed, the normalized inputs (C each), query, key and
     value (3·C), attention's result (C) and the two sides of the activation (4·C each): counted after Korthikanti et
     al. 2022, section 4.1, for a kernel that never stores the attention matrix. RMSNorm keeps its quotient as well (C,
     float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
@@ -147,7 +156,7 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
 
 
 def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
-    """Bytes per token kept outside the blocks: the last norm's input and output, and the mask of the first dropout."""
+    """Count the bytes per token kept outside the blocks: the last norm's input and output, the first dropout's mask."""
     C = model.n_embd
     mask = 0 if not model.dropout else C if device == "cuda" else C * FLOAT32
     quotient = C * FLOAT32 if model.normalization == "rms" else 0
@@ -155,8 +164,11 @@ def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> i
 
 
 def _head_memory(model: ModelConfig, tokens: int, device: str) -> int:
-    """Bytes of the head's pass: three times the logits in float32 where they are held as a whole, as log-probabilities
-    and as two gradients; else two chunks of them, and twice the gradients of the head and of the hidden states."""
+    """Count the bytes of the head's pass.
+
+    Where the logits are held as a whole: three times, in float32, as log-probabilities and as two gradients. Else: two
+    chunks of them, and twice the gradients of the head and of the hidden states.
+    """
     rows = chunk_rows(model.vocab_size, device)
     if tokens <= rows:
         return (4 if model.logit_softcap else 3) * tokens * model.vocab_size * FLOAT32
@@ -171,7 +183,7 @@ def fitting_micro_batch(
     processes: int = 1,
     nodes: int = 1,
 ) -> int:
-    """The most sequences at a time that `budget` bytes hold: a process's share of the batch, halved until it fits."""
+    """Find how many sequences `budget` bytes hold at a time: a process's share of the batch, halved until it fits."""
     micro_batch = config.batch_sequences // processes
     while micro_batch > 1 and training_memory(config, micro_batch, device, value_bytes, processes, nodes).peak > budget:
         micro_batch = -(-micro_batch // 2)
@@ -179,9 +191,9 @@ def fitting_micro_batch(
 
 
 def cost_lines(config: TrainConfig) -> list[str]:
-    """Parameters, floating-point operations and tokens of a config in words, a line each."""
+    """Format parameters, floating-point operations and tokens of a config, a line each."""
     model = config.model
-    lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items() if count]
+    lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items()]
     lines.append(f"{'parameters':28} {parameter_count(model):>15,}")
     lines.append(f"{'training FLOPs per token':28} {flops_per_token(model):>15,}")
     lines.append(f"{'steps':28} {config.steps:>15,}")
@@ -190,7 +202,7 @@ def cost_lines(config: TrainConfig) -> list[str]:
 
 
 def memory_lines(memory: Memory) -> list[str]:
-    """The parts of a memory forecast in words, a line each."""
+    """Format the parts of a memory forecast, a line each."""
     parts = ("program", "weights", "gradients", "optimizer", "activations", "logits", "update")
     lines = [f"{'memory, ' + name:28} {getattr(memory, name) / 1e6:>12,.0f} MB" for name in parts]
     return [*lines, f"{'memory, peak':28} {memory.peak / 1e6:>12,.0f} MB"]

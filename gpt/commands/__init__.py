@@ -1,33 +1,18 @@
-"""Commands: their options become flags (tyro), and bad input becomes a sentence."""
+"""What all commands share: bad input becomes a sentence, settings become flags, and texts come from stdin."""
 
 import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import tyro
-
-from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError, ProcessLost, Reported
-from gpt.interrupts import INTERRUPTED, Interruptible, last_words, loaded
+from gpt.interrupts import INTERRUPTED, last_words, loaded
 from gpt.log import StandardError, log
 from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
-
-
-def launch(main: Callable[..., Any], arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Call `main` with options from the command line, and end the process with its exit code (None is 0).
-
-    Ctrl-C ends it within about a second, whatever it is at.
-    """
-    with clean_errors(), Interruptible():
-        code = tyro.cli(main, args=arguments, prog=prog)
-    sys.exit(code)
-
 
 LESS_MEMORY = "use a smaller batch, model or context, or another --device; or see what else takes memory"
 LOST = 3  # exit code of a process whose fellow died or hangs
@@ -87,7 +72,7 @@ class clean_errors:
 
 
 def program_name() -> str:
-    """train.py, or `gpt train`: as the program was called."""
+    """Name the program as it was called: train.py, or gpt train."""
     return Path(sys.argv[0]).name
 
 
@@ -102,7 +87,7 @@ def read_standard_input() -> str:
 
 
 def read_text(name: str, read: Callable[[str], str]) -> str:
-    """What `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
+    """Return what `read` gives for an encoding. Raises InputError, with the name, if that is not UTF-8 text.
 
     A byte-order mark, as editors on Windows write it, is no part of the text.
     """
@@ -112,10 +97,3 @@ def read_text(name: str, read: Callable[[str], str]) -> str:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def print_dataset(dataset: Dataset) -> None:
-    """Say what a recipe wrote."""
-    for split in (dataset.train, dataset.validation):
-        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
-    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")

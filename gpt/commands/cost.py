@@ -1,19 +1,44 @@
-"""`gpt cost`: what a preset costs."""
+"""Tell what a model costs: parameters, FLOPs and memory.
 
-from typing import Annotated
+Nothing is computed on a device: time is forecast by `gpt train PRESET --dry-run`.
+"""
 
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 from tyro.conf import Positional, arg
 
-from gpt.analysis.cost import cost_lines, memory_lines, training_memory
+from gpt.analysis.cost import FLOAT32, cost_lines, memory_lines, training_memory
+from gpt.config import TrainConfig
+from gpt.config_io import overlay, settings_type
+from gpt.log import log
+from gpt.presets import PRESETS
 from gpt.presets import preset as find_preset
 
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:
+    Settings = settings_type(TrainConfig, left_out=("preset",))
 
-def cost(preset: Annotated[str, Positional, arg(metavar="PRESET")]) -> None:
-    """Print what a preset costs: parameters, FLOPs, steps, tokens, and memory for one sequence at a time.
 
-    Args:
-        preset: nano, shakespeare-char-modern, shakespeare-char-cpu, finetune, gpt2-modern, gpt2, gpt2-medium,
-            gpt2-large or gpt2-xl.
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    tyro.cli(cost, args=arguments)
+    log.info(f"forecast its time here: gpt train {shlex.join(arguments)} --dry-run")
+
+
+def cost(
+    preset: Annotated[str, Positional, arg(metavar="PRESET", help=f"One of {', '.join(PRESETS)}.")],
+    settings: Annotated[Settings, arg(name="")],
+) -> None:
+    """Print what a preset, changed by flags, costs: parameters, FLOPs, steps, tokens, and memory of a training step.
+
+    The memory is that of one process on a CPU, for --micro-batch-size sequences at a time, by default one.
     """
-    config = find_preset(preset)
-    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch=1))))
+    config = overlay(find_preset(preset), settings)
+    micro_batch = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
+    value_bytes = FLOAT32 if config.dtype in ("auto", "float32") else FLOAT32 // 2
+    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch, value_bytes=value_bytes))))

@@ -1,10 +1,12 @@
-"""`gpt eval`: how well runs predict a dataset's validation split, and by how much one is better than another."""
+"""Tell how well runs predict a dataset's whole validation split, and by how much one is better than another."""
 
 import json as json_module
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
@@ -15,6 +17,7 @@ from gpt.evaluation.compare import Difference, Measured, bits_difference, encode
 from gpt.evaluation.loss import Evaluation, loss_per_window, summarize
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, format_evaluation
+from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
 from gpt.runs.load import LoadedRun, load_run, require_model
@@ -51,6 +54,11 @@ class _Protocol:
         return "weights {}, arithmetic {}".format(*(str(name).removeprefix("torch.") for name in names))
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    with Interruptible():
+        tyro.cli(evaluate, args=arguments)
+
+
 def evaluate(
     run: Path | None = None,
     checkpoint: str = "best",
@@ -74,15 +82,15 @@ def evaluate(
         tokens: Predict so many only, spread evenly over the split; by default all.
         json: Print one JSON object instead.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
-        dtype: Precision of the weights, as sample.py has it.
+        dtype: Precision of the weights, as gpt sample has it.
     """
     path = run or newest_run(with_checkpoint=True)
     require_model(path)
     if data is None and not is_run(path):
         meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
-        raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with --data")
+        raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`")
     if tokens is not None and tokens < 1:
-        raise InputError(f"--tokens is {tokens}; it must be at least 1")
+        raise InputError(f"`tokens` is {tokens}; it must be at least 1")
     dataset = open_dataset(data or read_config(path).data)
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
@@ -126,7 +134,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
     split = dataset.validation
     if tokenizer.fingerprint != dataset.tokenizer.fingerprint:
         if protocol.tokens is not None:
-            raise InputError("--tokens: runs with different tokenizers are compared on the complete split only")
+            raise InputError("`tokens`: runs with different tokenizers are compared on the complete split only")
         split = encoded_anew(split, dataset.tokenizer, tokenizer)
     else:
         dataset.require_window(context_length)
@@ -145,7 +153,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
-    """Of how many evaluations on this very data the weights are the best."""
+    """Count the evaluations on this very data of which the weights are the best."""
     if loaded.state.get("dataset_fingerprint") != dataset.fingerprint or not loaded.state.get("evaluation"):
         return 0
     recorded = sum("val_loss" in record for record in read_metrics(loaded.path))

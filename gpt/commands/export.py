@@ -1,9 +1,18 @@
-"""`gpt export`: a run as a Hugging Face model."""
+"""Write a run as a Hugging Face model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import tyro
+
 from gpt.interop import huggingface
+from gpt.interrupts import Interruptible
 from gpt.runs.load import load_run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with Interruptible():
+        tyro.cli(export, args=arguments)
 
 
 def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:

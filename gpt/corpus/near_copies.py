@@ -7,11 +7,13 @@
    others take its place, until there is none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gpt.corpus.pipeline import hash_fraction
+from gpt.corpus.reading import Corpus
+from gpt.corpus.sources import Document
+from gpt.corpus.split import Divide, Piece, Split, hash_fraction, require_share
 
 PASSAGE = 50  # characters
 FAMILY = 0.1  # of the smaller one's passages: what makes two documents relatives
@@ -19,9 +21,27 @@ LEAK = 0.05  # of a document's passages in training: more is not validation
 LARGEST = 1 / 8  # of validation that one family may be: figures over fewer documents say little
 
 
+def by_family(share: float) -> Split:
+    """Split documents so that near-copies stay on one side.
+
+    Raises InputError for a share of validation that leaves nothing on one side.
+    """
+    require_share(share)
+
+    def split(corpus: Corpus) -> Divide:
+        validation = validation_names({document.name: document.text for document in corpus}, share)
+
+        def divide(document: Document) -> Iterator[Piece]:
+            yield Piece(document.name, "validation" if document.name in validation else "train", document.text)
+
+        return divide
+
+    return split
+
+
 def validation_names(texts: Mapping[str, str], share: float) -> set[str]:
-    """Names of the documents that validate: about this share of all characters, and none that training gives away."""
-    corpus = _Corpus(texts)
+    """Choose the documents that validate: about this share of all characters, and none that training gives away."""
+    corpus = _Passages(texts)
     families = sorted(corpus.families(), key=lambda family: hash_fraction(corpus.names[family[0]]))
     target = share * corpus.sizes.sum()
     families = [family for family in families if corpus.sizes[family].sum() <= LARGEST * target]
@@ -37,7 +57,7 @@ def validation_names(texts: Mapping[str, str], share: float) -> set[str]:
         families = [family for family in families if not leaking[family].any()]
 
 
-class _Corpus:
+class _Passages:
     """The passages of some documents: (P,) hashes in order, each once per document, and the document of each."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -52,7 +72,7 @@ class _Corpus:
         self.same_as_before = np.append(False, self.hashes[1:] == self.hashes[:-1])
 
     def families(self) -> list[list[int]]:
-        """The documents, those together that share passages with one another, also by way of others."""
+        """Group the documents, those together that share passages with one another, also by way of others."""
         again = np.flatnonzero(self.same_as_before)
         pairs = self.documents[again - 1] * len(self.names) + self.documents[again]
         pairs, shared = np.unique(pairs, return_counts=True)
@@ -74,7 +94,7 @@ class _Corpus:
         return list(families.values())
 
     def shares_outside(self, chosen: np.ndarray) -> np.ndarray:
-        """Of each document, the share of its passages that stand in documents not chosen, too: (D,)."""
+        """Find of each document the share of its passages that stand in documents not chosen, too: (D,)."""
         group = np.cumsum(~self.same_as_before) - 1  # of equal hashes
         outside = np.bincount(group, weights=~chosen[self.documents]) > 0
         found = np.bincount(self.documents, weights=outside[group], minlength=len(self.names))

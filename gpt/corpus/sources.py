@@ -1,147 +1,214 @@
-"""Anyone's own text as documents: files, directories and JSON Lines; what is left out is named, with the reason."""
+"""Where documents come from: a source is read part by part, and names what it leaves out, with the reason."""
 
-import errno
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from gpt.corpus.pipeline import Document, split_by_hash
+from gpt.corpus.decoding import decoded
 from gpt.errors import InputError
 from gpt.files import parse_json
+from gpt.log import log
 
-MOST_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens, more than an evaluation reads
-FEW = 100  # fewer documents than this are each cut in two, since a hash might send none of them to validation
 JSON_LINES = (".jsonl", ".ndjson")
+RAW = {".html": "tags", ".htm": "tags", ".xml": "tags", ".json": "braces", ".ipynb": "braces", ".csv": "commas"}
 HIDDEN = "hidden, or a directory of tools"
 OURS = ("manifest.json", "checkpoints")
-SHOWN = 20  # fields that are named
+MAX_FIELDS = 20  # that are named
 TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 
 
-class TextFiles:
-    """The documents of some files and directories; `skipped` says what was left out, and why, once they were read."""
+@dataclass(frozen=True)
+class Document:
+    """One text; `name` identifies it everywhere alike."""
 
-    def __init__(self, inputs: list[Path], field: str | None, validation_share: float = 0.1) -> None:
-        """Raises InputError for an input that does not exist."""
-        for path in inputs:
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What is left out, and why."""
+
+    name: str
+    reason: str
+
+
+class Source(Protocol):
+    """A corpus as numbered parts in a fixed order, each of which can be read without the others."""
+
+    def parts(self) -> list[Any]:
+        """List the parts, and as `Skipped` what is left out without being read."""
+
+    def read(self, part: Any) -> Iterator[Document | Skipped]:
+        """Yield the documents of one part in order, and what is left out of it."""
+
+
+class Texts:
+    """Texts that are in memory, by name; each is a part."""
+
+    def __init__(self, texts: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
+        self.texts = dict(texts)
+
+    def parts(self) -> list[str]:
+        return list(self.texts)
+
+    def read(self, part: str) -> Iterator[Document]:
+        yield Document(part, self.texts[part])
+
+
+class TextFiles:
+    """Files and directories, each file a part and a document; of JSON Lines each line is a document."""
+
+    def __init__(self, inputs: list[Path], field: str | None = None) -> None:
+        """Take `field` as the one that holds the text in JSON Lines.
+
+        Raises InputError for no input, or one that does not exist, or one that has fields but not as JSON Lines.
+        """
+        self.inputs, self.field = [path.expanduser() for path in inputs], field
+        if not inputs:
+            raise InputError("`input`: name at least one file or directory")
+        for path in self.inputs:
             if not path.exists():
                 raise InputError(f"`input` {path}: does not exist")
-        self.inputs, self.field, self.validation_share = inputs, field, validation_share
-        self.skipped: dict[str, str] = {}
-        self._many: bool | None = None
+            if field is not None and path.suffix.lower() in RAW:
+                raise InputError(
+                    f"`field` {field}: is for JSON Lines (.jsonl) only, and {path} is none; leave it out, or write "
+                    "the file as JSON Lines first, one object a line"
+                )
 
-    def documents(self) -> Iterator[Document]:
-        """Many documents are split by the hash of their names; of few, the end of each validates.
+    def parts(self) -> list["TextFile | Skipped"]:
+        """List the files, and what is left out unread; say where markup is taken for text."""
+        parts = [part for top in self.inputs for part in self._below(top)]
+        files = [part for part in parts if isinstance(part, TextFile)]
+        if self.field is not None and not any(file.is_json_lines for file in files):
+            raise InputError(f"`field` {self.field}: there is no JSON Lines file (.jsonl) in the input; leave it out")
+        for suffix, marks in RAW.items():
+            raw = [file for file in files if file.path.suffix.lower() == suffix]
+            if raw:
+                others = f" and {len(raw) - 1:,} more {suffix}" if len(raw) > 1 else ""
+                log.warning(f"{raw[0].path}{others}: taken as it stands; the {marks} are learned with the text")
+        return parts
 
-        What validates is the share that was asked for, but of very large corpora no more than is of use.
-        """
-        if self._many is None:
-            number = characters = 0
-            for _, text in self._texts():
-                number, characters = number + 1, characters + len(text)
-            self._many = number >= FEW
-            self.validation_share = min(self.validation_share, MOST_CHARACTERS / max(1, characters))
-        for name, text in self._texts():
-            if self._many:
-                yield Document(name, text, split_by_hash(name, self.validation_share))
-                continue
-            cut = int(len(text) * (1 - self.validation_share))
-            if text[:cut]:
-                yield Document(name, text[:cut], "train")
-            yield Document(f"{name} (its end)", text[cut:], "validation")
+    def _below(self, top: Path) -> Iterator["TextFile | Skipped"]:
+        """Yield every file; its name begins at its input, so that it is the same wherever that lies."""
+        if not top.is_dir():
+            yield TextFile(top.name, top)
+            return
+        outside, errors = top.resolve().parent, []
+        for directory, directories, files in os.walk(top, onerror=errors.append):
+            yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
+            errors.clear()
+            here = Path(directory)
+            for name in sorted(directories):
+                if reason := _reason_to_skip(here / name):
+                    yield Skipped(_name(here / name, outside), reason)
+                    directories.remove(name)
+            directories.sort()
+            for name in sorted(files):
+                if name.startswith("."):
+                    yield Skipped(_name(here / name, outside), HIDDEN)
+                else:
+                    yield TextFile(_name(here / name, outside), here / name)
+        yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        """(name, text) of each document; a file is one, and so is a line of JSON Lines."""
-        for name, path in self._files():
-            if path.suffix.lower() in JSON_LINES:
-                yield from self._json_lines(name, path)
-            elif (text := self._read(path)) is not None:
-                yield name, text
-
-    def _files(self) -> Iterator[tuple[str, Path]]:
-        """(name, path) of every file; the name begins at its input, so that it is the same wherever that lies."""
-        for top in self.inputs:
-            if not top.is_dir():
-                yield top.name, top
-                continue
-            outside = top.resolve().parent
-            for directory, directories, files in os.walk(top, onerror=self._unreadable):
-                here = Path(directory)
-                for name in sorted(directories):
-                    if reason := self._reason_to_skip(here / name):
-                        self.skipped[str(here / name)] = reason
-                        directories.remove(name)
-                directories.sort()
-                for name in sorted(files):
-                    if name.startswith("."):
-                        self.skipped[str(here / name)] = HIDDEN
-                    else:
-                        yield (here.resolve() / name).relative_to(outside).as_posix(), here / name
-
-    def _unreadable(self, error: OSError) -> None:
-        self.skipped[str(error.filename)] = f"cannot be read: {error.strerror}"
-
-    def _reason_to_skip(self, directory: Path) -> str | None:
-        if directory.is_symlink():
-            return "a link to a directory; give it by `input`"
-        if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
-            return HIDDEN
-        if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):
-            return "a dataset or a run of this program"
-        return None
-
-    def _read(self, path: Path) -> str | None:
-        """The text of a file, or None with the reason in `skipped`."""
+    def read(self, part: "TextFile") -> Iterator[Document | Skipped]:
         try:
-            if not path.is_file():
-                raise ValueError("not a regular file")
-            content = path.read_bytes()
-            if b"\0" in content:
-                raise ValueError("binary: it has a zero byte")
-            text = content.decode("utf-8-sig").replace("\r\n", "\n")
-            if not text.strip():
-                raise ValueError("empty")
-            return text
+            if not part.path.is_file():
+                yield Skipped(part.name, "not a regular file")
+            elif part.is_json_lines:
+                yield from self._json_lines(part)
+            else:
+                yield Document(part.name, decoded(part.path.read_bytes(), part.path.suffix))
         except OSError as error:
-            self.skipped[str(path)] = f"cannot be read: {error.strerror}"
+            yield Skipped(part.name, f"cannot be read: {error.strerror}")
+        except InputError:
+            raise
         except ValueError as error:
-            self.skipped[str(path)] = _reason(error)
-        return None
+            yield Skipped(part.name, str(error))
 
-    def _json_lines(self, name: str, path: Path) -> Iterator[tuple[str, str]]:
-        """Read line by line, since such files can be larger than the memory."""
-        try:
-            if not path.is_file():
-                raise OSError(errno.EINVAL, "not a regular file")
-            with open(path, "rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    if not line.strip():
-                        continue
-                    try:
-                        entry = parse_json(line)
-                        if self.field is None:
-                            self._field_needed(path, entry)
-                            return
-                        yield f"{name}, line {number}", _text_of(entry, self.field)
-                    except InputError:
-                        raise
-                    except ValueError as error:
-                        self.skipped[f"{path}, line {number}"] = _reason(error)
-        except OSError as error:
-            self._unreadable(OSError(error.errno, error.strerror, str(path)))
+    def _json_lines(self, part: "TextFile") -> Iterator[Document | Skipped]:
+        """Read a file in which each line is a document; one without any text is left out as one, or refused."""
+        found = iter(()) if self.field is None else _lines(part, self.field)
+        before = []
+        for each in found:
+            if isinstance(each, Document):
+                yield from [*before, each]
+                yield from found
+                return
+            before.append(each)
+        fields = _first_fields(part.path)
+        if fields is None:
+            yield Skipped(part.name, "has no line of JSON")
+            return
+        known = f"its fields are: {', '.join(fields[:MAX_FIELDS]) or 'none: its first line is no object'}"
+        if self.field is None:
+            yield self._left_out(part, f"name the field that holds the text by `field`; {known}")
+        elif self.field in fields:
+            yield self._left_out(part, f"the field {self.field!r} holds no text in any line; {known}")
+        else:
+            yield self._left_out(part, f"no line has a field {self.field!r}; {known}")
 
-    def _field_needed(self, path: Path, entry: object) -> None:
+    def _left_out(self, part: "TextFile", reason: str) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory."""
-        fields = ", ".join(list(entry)[:SHOWN]) if isinstance(entry, dict) else "none: its first line is no object"
-        reason = f"name the field that holds the text by `field`; its fields are: {fields}"
-        if path in self.inputs:
-            raise InputError(f"`input` {path}: {reason}")
-        self.skipped[str(path)] = f"JSON Lines: {reason}"
+        if part.path in self.inputs:
+            raise InputError(f"`input` {part.path}: {reason}")
+        return Skipped(part.name, f"JSON Lines: {reason}")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file to read, and the name of its document."""
+
+    name: str
+    path: Path
+
+    @property
+    def is_json_lines(self) -> bool:
+        return self.path.suffix.lower() in JSON_LINES
+
+
+def _name(path: Path, outside: Path) -> str:
+    return (path.parent.resolve() / path.name).relative_to(outside).as_posix()
+
+
+def _reason_to_skip(directory: Path) -> str | None:
+    if directory.is_symlink():
+        return "a link to a directory; give it by `input`"
+    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
+        return HIDDEN
+    if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):
+        return "a dataset or a run of this program"
+    return None
+
+
+def _lines(part: TextFile, field: str) -> Iterator[Document | Skipped]:
+    """Read line by line, since such files can be larger than the memory."""
+    with open(part.path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                name = f"{part.name}, line {number}"
+                try:
+                    yield Document(name, _text_of(parse_json(line), field))
+                except ValueError as error:
+                    yield Skipped(name, _reason(error))
+
+
+def _first_fields(path: Path) -> list[str] | None:
+    """List the fields of the first line that is JSON, none where that is no object; None if no line is."""
+    with open(path, "rb") as lines:
+        for line in filter(bytes.strip, lines):
+            with contextlib.suppress(ValueError):
+                entry = parse_json(line)
+                return list(entry) if isinstance(entry, dict) else []
+    return None
 
 
 def _text_of(entry: object, field: str) -> str:
-    """The text in a line of JSON. Raises ValueError, with the reason, if there is none."""
+    """Return the text in a line of JSON. Raises ValueError, with the reason, if there is none."""
     text = entry.get(field) if isinstance(entry, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"has no text in the field {field!r}")
@@ -152,7 +219,7 @@ def _text_of(entry: object, field: str) -> str:
 
 
 def _reason(error: ValueError) -> str:
-    """Why a file or line cannot be read as text, in words."""
+    """Say why a line cannot be read as JSON with a text."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {error.reason} at byte {error.start}"
     if isinstance(error, json.JSONDecodeError):

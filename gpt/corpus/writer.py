@@ -1,13 +1,12 @@
-"""Writes the ids of documents as shards."""
+"""The ids of documents, cut into shards."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gpt.dataset.manifest import ShardInfo
-from gpt.dataset.shards import MAGIC_16, MAGIC_32, VERSION_16, VERSION_32
+from gpt.dataset.shards import ids_dtype, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
@@ -20,7 +19,7 @@ class ShardWriter:
 
     def __init__(self, directory: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = 100_000_000) -> None:
         self.directory, self.split, self.tokenizer, self.shard_tokens = directory, split, tokenizer, shard_tokens
-        self.dtype = np.dtype("<u2") if tokenizer.vocab_size <= 65_536 else np.dtype("<u4")
+        self.dtype = ids_dtype(tokenizer.vocab_size)
         self.shards: list[ShardInfo] = []
         self.documents = 0
         self._lengths = tokenizer.byte_lengths()
@@ -47,18 +46,15 @@ class ShardWriter:
                 self._write()
 
     def close(self) -> list[ShardInfo]:
+        """Write what is left, and describe all shards."""
         if self._pending_tokens:
             self._write()
         return self.shards
 
     def _write(self) -> None:
         ids = np.concatenate(self._pending)
-        header = np.zeros(256, dtype="<i4")
-        header[:3] = (MAGIC_16, VERSION_16, len(ids)) if self.dtype.itemsize == 2 else (MAGIC_32, VERSION_32, len(ids))
-        content = header.tobytes() + ids.tobytes()
         name = f"{self.split}-{len(self.shards):05d}.bin"
-        (self.directory / name).write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
+        digest = write_shard(self.directory / name, ids)
         documents, text_bytes = self._pending_documents, self._pending_bytes
         self.shards.append(ShardInfo(name, self.split, len(ids), documents, text_bytes, int(ids.max()), digest))
         self._pending = []

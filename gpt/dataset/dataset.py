@@ -1,14 +1,12 @@
 """A dataset on disk: manifest, tokenizer and shards, opened so that nothing wrong in it reaches the model."""
 
 import concurrent.futures
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.dataset.manifest import SPLITS, ShardInfo, foreign_manifest, read_manifest
+from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, foreign_manifest, read_manifest
 from gpt.dataset.shards import REMEDY, Shard, Split
 from gpt.errors import InputError
 from gpt.log import log
@@ -27,7 +25,7 @@ class Dataset:
     recipe: dict[str, Any]
 
     def require_window(self, context_length: int) -> None:
-        """Raises InputError if a split is shorter than one window of `context` tokens and its last target."""
+        """Raise InputError if a split is shorter than one window of `context_length` tokens and its last target."""
         for split in (self.train, self.validation):
             if split.tokens < context_length + 1:
                 raise InputError(
@@ -38,7 +36,7 @@ class Dataset:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """Open and check every shard of a dataset directory.
+    """Open a dataset directory, and check every shard.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
     shards with 'train' and 'val' in their names, read with its tokenizer.json or else as GPT-2's ids.
@@ -47,8 +45,8 @@ def open_dataset(path: Path) -> Dataset:
     if not path.is_dir():
         where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
         raise InputError(
-            f"{path}: there is no dataset here{where}; prepare one with a recipe, such as: "
-            "python data/textfiles.py --input YOUR_TEXT --name NAME"
+            f"{path}: there is no dataset here{where}; prepare one, such as by: "
+            "gpt prepare files --input YOUR_TEXT --name NAME"
         )
     has_manifest = (path / "manifest.json").exists()
     manifest = read_manifest(path) if has_manifest else foreign_manifest(path)
@@ -57,31 +55,48 @@ def open_dataset(path: Path) -> Dataset:
         if (path / "meta.pkl").exists():
             raise InputError(
                 f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
-                "prepare the text with a recipe of ours, such as data/textfiles.py --tokenizer char"
+                "prepare the text again: gpt prepare files --input TEXT --name NAME --tokenizer char"
             )
         log.warning(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
     tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REMEDY}")
     infos = [ShardInfo(**info) for info in manifest["shards"]]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        shards = list(pool.map(lambda info: _open_checked(path, info, tokenizer.vocab_size), infos))
-    splits = {
-        name: Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name])
-        for name in SPLITS
-    }
-    content = json.dumps([tokenizer.fingerprint, [asdict(info) for info in infos]], sort_keys=True)
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    return Dataset(path, tokenizer, splits["train"], splits["validation"], fingerprint, manifest.get("recipe", {}))
+    shards = [_open_shard(path, info) for info in infos]
+    found = [(info.largest_id, info.sha256) for info in infos]
+    if has_manifest:  # of others' shards it was found just now
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(Shard.scan, shards))
+    for shard, info, (largest, digest) in zip(shards, infos, found, strict=True):
+        _require_intact(shard, info, largest, digest, tokenizer.vocab_size)
+    return _assembled(path, tokenizer, infos, shards, manifest.get("recipe", {}))
 
 
-def _open_checked(path: Path, info: ShardInfo, vocab_size: int) -> Shard:
+def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
+    """Open a dataset that this process has just written: nothing is read and hashed again."""
+    return _assembled(path, tokenizer, infos, [_open_shard(path, info) for info in infos], recipe)
+
+
+def _assembled(
+    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], shards: list[Shard], recipe: dict[str, Any]
+) -> Dataset:
+    train, validation = (
+        Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name]) for name in SPLITS
+    )
+    return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe)
+
+
+def _open_shard(path: Path, info: ShardInfo) -> Shard:
     shard = Shard(path / info.file)
     if shard.tokens != info.tokens:
         raise InputError(
             f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REMEDY}"
         )
-    largest, digest = shard.scan()
+    return shard
+
+
+def _require_intact(shard: Shard, info: ShardInfo, largest: int, digest: str, vocab_size: int) -> None:
+    """Raise InputError unless the ids are of the vocabulary, and the file's SHA-256 is the manifest's."""
     if largest >= vocab_size:
         raise InputError(
             f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: "
@@ -91,4 +106,3 @@ def _open_checked(path: Path, info: ShardInfo, vocab_size: int) -> Shard:
         raise InputError(
             f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REMEDY}"
         )
-    return shard

@@ -1,5 +1,6 @@
 """What a dataset says of itself: manifest.json, or what can be told of shards that other programs wrote."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -12,15 +13,9 @@ from gpt.files import inside, read_json
 from gpt.text.tokenizer import Tokenizer
 
 MANIFEST_VERSION = 1
-
-
 SPLITS = ("train", "validation")
-
-
 SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
-
-
-FEWEST_IDS, MOST_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
+MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class ShardInfo:
 
 
 def write_manifest(path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any]) -> None:
+    """Describe the dataset of a directory in its manifest.json."""
     manifest = {
         "format": "gpt-dataset",
         "version": MANIFEST_VERSION,
@@ -48,7 +44,14 @@ def write_manifest(path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], re
     (path / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
+def fingerprint(tokenizer_fingerprint: str, shards: list[ShardInfo]) -> str:
+    """Return the SHA-256 that names a dataset's content: equal for equal ids of equal tokenizers in equal shards."""
+    content = json.dumps([tokenizer_fingerprint, [asdict(shard) for shard in shards]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a dataset's manifest.json. Raises InputError for one that is damaged, or of another version."""
     file = path / "manifest.json"
     manifest = read_json(file, "a manifest", REMEDY)
     try:
@@ -76,7 +79,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def foreign_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of shards that other programs wrote: nanoGPT, llm.c, the NanoGPT speed-run."""
+    """Describe shards that other programs wrote, as a manifest would: nanoGPT's, llm.c's, the NanoGPT speed-run's.
+
+    Raises InputError if there are none, or if they are not what they seem.
+    """
     shards = []
     for file in sorted([*path.glob("*.bin"), *path.glob("*.npy")]):
         words = SPLIT_WORD.findall(file.name)
@@ -95,9 +101,9 @@ def foreign_manifest(path: Path) -> dict[str, Any]:
 
 def _require_uint16(shard: Shard) -> None:
     """Refuse uint32 ids without a header: read as uint16 they are ids all the same, every second one about 0."""
-    if shard.offset or shard.tokens < FEWEST_IDS:
+    if shard.offset or shard.tokens < MIN_IDS:
         return
-    ids = shard.read(0, min(shard.tokens, MOST_IDS) // 2 * 2)
+    ids = shard.read(0, min(shard.tokens, MAX_IDS) // 2 * 2)
     low, high = int(ids[0::2].max()), int(ids[1::2].max())
     if high == 0 < low or (high < 64 and low >= 1 << 15):  # ids of at most 65,535; or of 4 million
         raise InputError(

@@ -1,4 +1,4 @@
-"""Token ids on disk: shards, checked when they are opened, and the stream of ids that several make.
+"""Token ids on disk: shards, written and read, and the stream of ids that several make.
 
 A shard has the layout of llm.c and the NanoGPT speed-run: 256 little-endian int32 (magic, version, number of
 tokens, zeros), then that many little-endian ids: uint16, or uint32 for vocabularies above 65,536. Also read
@@ -22,6 +22,20 @@ MAGIC_16, VERSION_16 = 20240520, 1
 MAGIC_32, VERSION_32 = 20240801, 7
 CHUNK_BYTES = 1 << 22  # read at once while checking
 REMEDY = "prepare the dataset again with its recipe, or restore the file"
+
+
+def ids_dtype(vocab_size: int) -> np.dtype:
+    """Return the type of a shard's ids that holds every id of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def write_shard(path: Path, ids: np.ndarray) -> str:
+    """Write ids, (N,) of one of the types above, as a shard, and return the file's SHA-256."""
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = (MAGIC_16, VERSION_16, len(ids)) if ids.dtype.itemsize == 2 else (MAGIC_32, VERSION_32, len(ids))
+    content = header.tobytes() + ids.tobytes()
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 class Shard:

@@ -19,7 +19,7 @@ STORE_PORT = "gpt/store-port"
 
 @contextlib.contextmanager
 def join_world(device: str, timeout: int) -> Generator[World]:
-    """The world that torchrun has prepared in the environment, or that of this process alone.
+    """Join the world that torchrun has prepared in the environment, or make one of this process alone.
 
     Raises ProcessLost if another process dies, or does not answer for `timeout` seconds.
     """
@@ -29,16 +29,16 @@ def join_world(device: str, timeout: int) -> Generator[World]:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     log.is_main = rank == 0
     size = int(os.environ["WORLD_SIZE"])
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if device == "cuda":
-        _take_gpu(local_rank, neighbours)
+        _take_gpu(local_rank, neighbors)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     world = None
     try:
         store = _fresh_store(rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=INIT_TIMEOUT)
         sizes = [0] * size
-        dist.all_gather_object(sizes, neighbours)
+        dist.all_gather_object(sizes, neighbors)
         nodes = round(sum(1 / ranks for ranks in sizes))  # each of n ranks counts for an n-th of its node
         world = World(device, timeout, rank, size, nodes, even=len(set(sizes)) == 1)
         yield world
@@ -54,18 +54,18 @@ def join_world(device: str, timeout: int) -> Generator[World]:
         ) from None
 
 
-def _take_gpu(number: int, neighbours: int) -> None:
+def _take_gpu(number: int, neighbors: int) -> None:
     there = torch.cuda.device_count()
     if number >= there:
         raise InputError(
-            f"{neighbours} processes on a machine with {there} CUDA devices: each needs one of its own; start "
+            f"{neighbors} processes on a machine with {there} CUDA devices: each needs one of its own; start "
             f"{there} (torchrun --nproc-per-node), or compute with `device` cpu"
         )
     torch.cuda.set_device(number)
 
 
 def _fresh_store(rank: int, size: int) -> dist.Store:
-    """Where the processes find each other: a store of rank 0's own, whose address is in the one that torchrun keeps.
+    """Make the store in which processes find each other: rank 0's own, its address in the one that torchrun keeps.
 
     torchrun's outlives its workers, and so do the addresses that they wrote there: after a restart, some would try to
     reach the dead (seen with torch 2.13: about every second restart failed).
@@ -89,5 +89,5 @@ def _fresh_store(rank: int, size: int) -> dist.Store:
 
 
 def _is_of_communication(error: RuntimeError) -> bool:
-    """torch reports a lost peer by exceptions of its own, and by plain RuntimeErrors that name the backend."""
+    """Tell whether a peer was lost: torch has exceptions for it, and plain RuntimeErrors that name the backend."""
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "onnection"))

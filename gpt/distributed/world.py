@@ -1,30 +1,25 @@
-"""The processes that train one model together, and all that they tell each other.
+"""The processes that train one model together, and what they tell each other: numbers, decisions and objects.
 
 torchrun starts them, on one machine or several, and torch.distributed connects them: NCCL between GPUs, gloo between
-CPUs. One process alone is a world of size 1, in which nothing is sent. Every method is called by all ranks alike.
+CPUs. One process alone is a world of size 1, in which nothing is sent. Every method is called by all ranks alike. How a
+model is divided between them is `parallel.py`'s business.
 
 An exchange within a step has `timeout`, so that a process that hangs is noticed soon. But in the first step of a start,
 and in one that is done again in smaller parts, one rank may compile for long where another finds all in a cache: those
 have INIT_TIMEOUT, as all that takes some ranks long and others not.
 """
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from gpt.choices import Parallel
 from gpt.errors import InputError, Reported
 
 INIT_TIMEOUT = timedelta(minutes=30)
@@ -51,24 +46,22 @@ class World:
         """Whether this process is the one that writes and speaks for all."""
         return self.rank == 0
 
-    # ---- small things: numbers and decisions ----
-
     def sum(self, *numbers: float) -> list[float]:
-        """Each number summed over all ranks, the same bits everywhere."""
+        """Sum each number over all ranks; the same bits everywhere."""
         return self.sum_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """A CPU tensor summed over all ranks, in place; int64 wraps."""
+        """Sum a CPU tensor over all ranks, in place; int64 wraps."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Tell whether the flag is set on any rank."""
         return flag if self.size == 1 else self.sum(flag)[0] > 0
 
     def any_at_once(self) -> bool:
-        """`any` of a rank whose flag is set; False if the others do not come to it soon, held up by what it left."""
+        """Call `any` where the flag is set; False if the others do not reach it soon, held up by what this one left."""
         own = self.timeout if self.hurries else INIT_TIMEOUT.total_seconds()
         _set_pg_timeout(timedelta(seconds=min(ALONE, self.timeout)), None)
         try:
@@ -79,21 +72,21 @@ class World:
             _set_pg_timeout(timedelta(seconds=own), None)
 
     def min(self, number: int) -> int:
-        """The least that any rank has."""
+        """Find the smallest number of any rank."""
         tensor = torch.tensor(number)
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return int(tensor)
 
     def first(self, text: str | None) -> str | None:
-        """What the lowest of the ranks that have something to tell tells; they wait for each other patiently."""
+        """Return the text of the lowest rank that has one, None if none has; waits up to INIT_TIMEOUT."""
         texts = [text] * self.size
         if self.size > 1:
             dist.all_gather_object(texts, text, group=self._slow_group)
         return next((text for text in texts if text is not None), None)
 
     def broadcast(self, value: Any) -> Any:
-        """The value that rank 0 has, for which the others wait patiently."""
+        """Return rank 0's value on all ranks; waits up to INIT_TIMEOUT."""
         if self.size == 1:
             return value
         box = [value]
@@ -101,9 +94,9 @@ class World:
         return box[0]
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What the function returns on rank 0, where alone it is called, while the others wait patiently.
+        """Call the function on rank 0 alone, and return its result on all ranks; waits up to INIT_TIMEOUT.
 
-        Bad input or a failing disk that it meets is raised there, and Reported on the others: one says why all end.
+        Raises the InputError or OSError that it raises on rank 0, and Reported on the others: one says why all end.
         """
         result = None
         if self.is_main:
@@ -118,19 +111,19 @@ class World:
         return result
 
     def hurry(self, hurries: bool = True) -> None:
-        """Let exchanges within steps have `timeout` from now on, or else INIT_TIMEOUT; at the end of a step, by all."""
+        """Give exchanges within steps `timeout` from now on, or else INIT_TIMEOUT. Called between steps."""
         if self.size > 1 and hurries != self.hurries:
             for group in self._groups:
                 _set_pg_timeout(timedelta(seconds=self.timeout) if hurries else INIT_TIMEOUT, group)
         self.hurries = hurries
 
     def barrier(self) -> None:
-        """Until all ranks have come this far; patiently."""
+        """Wait until all ranks have come this far, up to INIT_TIMEOUT."""
         if self.size > 1:
             dist.barrier(group=self._slow_group)
 
     def exit(self, code: int) -> int:
-        """The exit code of a process alone. One of several ends here: torch at times aborts on its orderly way out."""
+        """Return the code of a process alone. One of several ends here: torch at times aborts on its way out."""
         if self.size > 1:
             self.barrier()
             sys.stdout.flush()
@@ -139,12 +132,12 @@ class World:
         return code
 
     def require_same(self, what: str, value: object) -> None:
-        """Raises InputError on a rank whose value is not rank 0's."""
+        """Raise InputError on a rank whose value is not rank 0's."""
         if self.broadcast(value) != value:
             raise InputError(f"{what}: differs between process 0 and process {self.rank}; give all the same")
 
     def local_rows(self, batch: int) -> tuple[int, int]:
-        """(first, number) of this rank's part of a step's sequences. Raises InputError if they cannot be divided."""
+        """Return (first, number) of this rank's sequences. Raises InputError if they cannot be divided equally."""
         if batch % self.size:
             raise InputError(
                 f"a step's {batch} sequences cannot be divided equally between {self.size} processes: "
@@ -153,116 +146,13 @@ class World:
         count = batch // self.size
         return self.rank * count, count
 
-    # ---- the model ----
+    def new_group(self, rows: Tensor) -> dist.ProcessGroup:
+        """Make a group of each row of ranks, and return the one that this rank is in.
 
-    def parallelize(self, model: nn.Module, parallel: Parallel) -> nn.Module:
-        """What to call in place of the model, so that its gradients are averaged over all ranks.
-
-        ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node.
+        Made here, as torch's own would not have the timeout of a step.
         """
-        if self.size == 1:
-            return model
-        if parallel == "ddp":
-            return DistributedDataParallel(model, gradient_as_bucket_view=True)
-        for parameter in model.parameters():
-            dist.broadcast(parameter.detach(), src=0)
-        mesh = self._mesh(parallel)
-        for block in model.get_submodule("blocks").children():
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        return model
-
-    def _mesh(self, parallel: Parallel) -> DeviceMesh:
-        """The ranks as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
-        if parallel == "hsdp" and not self.even:
-            raise InputError(
-                f"`parallel` hsdp: needs equally many processes on each node, and these {self.size} are not divided "
-                f"equally between {self.nodes}; start as many on each, or use fsdp"
-            )
-        ranks = torch.arange(self.size)
-        if parallel == "fsdp":
-            return DeviceMesh.from_group(self._group(ranks.view(1, -1)), self.device, mesh_dim_names=("shard",))
-        ranks = ranks.view(self.nodes, -1)
-        groups = [self._group(ranks.T), self._group(ranks)]
-        return DeviceMesh.from_group(groups, self.device, mesh=ranks, mesh_dim_names=("replicate", "shard"))
-
-    def _group(self, rows: Tensor) -> dist.ProcessGroup:
-        """The group of the row that this rank is in. Made here, as torch's own would not have the timeout of a step."""
         backend = "nccl" if self.device == "cuda" else "gloo"
         groups = [dist.new_group(row, INIT_TIMEOUT, backend) for row in rows.tolist()]
         own = next(group for row, group in zip(rows.tolist(), groups, strict=True) if self.rank in row)
         self._groups.append(own)
         return own
-
-    @contextlib.contextmanager
-    def gradients(self, model: nn.Module, synchronize: bool) -> Generator[None]:
-        """Forward and backward passes within this context send their gradients, or only add them up."""
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(synchronize)
-            yield
-        elif isinstance(model, DistributedDataParallel) and not synchronize:
-            with model.no_sync():
-                yield
-        else:
-            yield
-
-    def rehearses(self, parallel_model: nn.Module) -> bool:
-        """Whether a step of a new parallel model must not be its first: once without sending, once with it.
-
-        A rank that runs out of memory while gradients are sent leaves the others waiting for its part; so they are
-        first not sent (fsdp cannot do without). And ddp sends its first gradients in other buckets than all later
-        ones, and so adds them in another order: without a rehearsal each start's first step would have other bits.
-        """
-        return isinstance(parallel_model, DistributedDataParallel)
-
-    def rebuild(self, model: nn.Module, parallel_model: nn.Module, small_pass: Callable[[], object]) -> nn.Module:
-        """What to call in place of the model after passes that all ranks abandoned, with nothing of them left over.
-
-        `small_pass` goes forward and backward once; its gradients are to be thrown away.
-        """
-        self.hurry(False)
-        if isinstance(parallel_model, DistributedDataParallel):
-            return self.parallelize(model, "ddp")  # the old one waits for gradients that it was promised
-        if isinstance(parallel_model, FSDPModule):
-            if hasattr(parallel_model, "reset_iter_state"):  # torch 2.13 has it, 2.11 may not
-                parallel_model.reset_iter_state()
-            self.reshard(model)
-            small_pass()  # sends the gradients that were only added up so far, which nothing else can reach
-        return parallel_model
-
-    def is_sharded(self, model: nn.Module) -> bool:
-        """Whether all ranks must go through the model together, as each has a part of it."""
-        return isinstance(model, FSDPModule)
-
-    def reshard(self, model: nn.Module) -> None:
-        """To be called when no backward pass follows a forward pass: sharded weights are then still gathered."""
-        if isinstance(model, FSDPModule):
-            for module in model.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
-
-    # ---- tensors, for checkpoints that know nothing of processes ----
-
-    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The whole tensors of which each rank holds its part: on the CPU of rank 0, and nothing elsewhere."""
-        whole = {}
-        for name, tensor in tensors.items():
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.is_main:
-                whole[name] = full.detach().cpu()
-        return whole
-
-    def scatter(self, tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The way back from `gather`: rank 0's whole tensors, each divided and placed as its namesake in `like`."""
-        parts = {}
-        for name, example in like.items():
-            whole = torch.empty(example.shape, dtype=example.dtype, device=example.device)
-            if self.is_main:
-                whole.copy_(tensors[name])
-            if self.size > 1:
-                dist.broadcast(whole, src=0)
-            if isinstance(example, DTensor):
-                parts[name] = distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
-            else:
-                parts[name] = whole
-        return parts

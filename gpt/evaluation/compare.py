@@ -51,20 +51,20 @@ class Difference:
 
 
 def loss_difference(first: Measured, other: Measured) -> Difference:
-    """In nats per token, of models with the same tokenizer."""
+    """Estimate the difference in nats per token, of models with the same tokenizer."""
     one, two, documents = _same_pieces(first, other)
     return _difference(one[:, [NATS, TOKENS]], two[:, [NATS, TOKENS]], documents)
 
 
 def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = True) -> Difference:
-    """In bits per byte; with different tokenizers, of the same documents."""
+    """Estimate the difference in bits per byte; with different tokenizers, of the same documents."""
     one, two, documents = (_same_pieces if same_tokenizer else _same_documents)(first, other)
     scale = np.array([1 / math.log(2), 1.0])
     return _difference(one[:, [NATS, BYTES]] * scale, two[:, [NATS, BYTES]] * scale, documents)
 
 
 def _difference(first: np.ndarray, other: np.ndarray, documents: np.ndarray) -> Difference:
-    """Of the ratios of the columns' sums, (P, 2) each."""
+    """Estimate the difference of the ratios of the columns' sums, (P, 2) each."""
     (one, one_errors), (two, two_errors) = ratio_errors(*first.T), ratio_errors(*other.T)
     return Difference(two - one, spread(two_errors - one_errors, (first[:, 1] + other[:, 1]) / 2, documents))
 
@@ -113,7 +113,7 @@ class _MemorySplit(Split):
 
 
 def encoded_anew(split: Split, before: Tokenizer, tokenizer: Tokenizer) -> Split:
-    """The same documents in the ids of another tokenizer, in memory. Raises InputError for what it cannot encode."""
+    """Encode the same documents with another tokenizer, in memory. Raises InputError for what it cannot encode."""
     ids = split.read(0, split.tokens)
     ends = np.flatnonzero(ids == before.end_of_text)
     documents = [part[1:] if number else part for number, part in enumerate(np.split(ids, ends))]

@@ -77,7 +77,7 @@ def loss_per_window(
     part: tuple[int, int] = (0, 1),
     stop: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
-    """Nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
+    """Sum nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
 
     Of several processes, each asks for its `part` (number, of how many); the pieces of the others are zeros, so that
     the results are to be added. All make the same number of forward passes. None if `stop()`, asked between them.
@@ -104,7 +104,7 @@ def loss_per_window(
 
 
 def _forward(model: GPT, device: str, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """What gives the losses of windows, a part of them at a time where memory runs out.
+    """Make what gives the losses of windows, a part of them at a time where memory runs out.
 
     Shards of weights are gathered by all processes at once: none of them can make more passes than the others.
     """
@@ -117,7 +117,7 @@ def _forward(model: GPT, device: str, dtype: torch.dtype) -> Callable[[Tensor, T
 
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:
-    """The figures from the sums of each piece, (P, 3) float64 as `loss_per_window` gives them."""
+    """Compute the figures from the sums of each piece, (P, 3) float64 as `loss_per_window` gives them."""
     nats, tokens, text_bytes = sums.numpy().T
     loss, errors = ratio_errors(nats, tokens)
     bits, bit_errors = ratio_errors(nats / math.log(2), text_bytes)

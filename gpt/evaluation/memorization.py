@@ -37,7 +37,7 @@ def find_copies(samples: list[str], split: Split, tokenizer: Tokenizer) -> Copie
 
 
 def _text_chunks(split: Split, tokenizer: Tokenizer, share: float) -> Iterator[str]:
-    """The split's text in pieces; of `share` < 1, pieces from all over it."""
+    """Yield the split's text in pieces; of `share` < 1, pieces from all over it."""
     token_bytes = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for start in range(0, split.tokens, round(CHUNK_TOKENS / share)):
@@ -47,7 +47,7 @@ def _text_chunks(split: Split, tokenizer: Tokenizer, share: float) -> Iterator[s
 
 
 def longest_copies(samples: list[str], chunks: Iterable[str]) -> tuple[int, int]:
-    """(the longest stretch of any sample that the text holds, how many samples hold one of BY_HEART characters of it).
+    """Find (the longest stretch of any sample that the text holds, how many samples hold BY_HEART characters of it).
 
     The text comes in chunks that follow each other. A stretch of k characters is looked up by a hash modulo 2^64 in
     which c₀ … cₖ₋₁ is Σ cᵢ·bⁱ, so that sums over the chunk give the hashes of all of its stretches at once.
@@ -83,7 +83,7 @@ class _Hashed:
         self._sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((codes + np.uint64(1)) * powers[:-1])])
 
     def hashes(self, k: int) -> np.ndarray:
-        """(N − k + 1,) uint64; none where the text is shorter than k."""
+        """Hash each run of k, (N − k + 1,) uint64; none where the text is shorter than k."""
         count = max(0, len(self._sums) - k)
         return (self._sums[k:] - self._sums[:count]) * self._inverses[:count]
 
@@ -95,7 +95,7 @@ class _Windows:
         self._samples = [_Hashed(sample) for sample in samples]
 
     def found(self, text: _Hashed, k: int) -> np.ndarray:
-        """For each sample, whether the text holds one of its stretches of k characters: bool."""
+        """Tell for each sample whether the text holds one of its stretches of k characters: bool."""
         own = [sample.hashes(k) for sample in self._samples]
         wanted = np.concatenate([*own, np.empty(0, np.uint64)])
         table = np.zeros(_MASK + 1, dtype=bool)

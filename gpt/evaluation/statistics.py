@@ -1,8 +1,8 @@
 """How sure a figure is that was measured on some text: standard errors whose units are independent of one another.
 
 Tokens of a document are not, nor are its windows: what is hard to predict here is so a page later. So the unit is the
-document. Where documents are few, or one outweighs the others, it is a block of neighbouring windows, as long as it
-takes until neighbouring blocks are independent.
+document. Where documents are few, or one outweighs the others, it is a block of neighboring windows, as long as it
+takes until neighboring blocks are independent.
 
 Letters in shapes: P pieces of text in their order, of which units are made, U units.
 """
@@ -71,7 +71,7 @@ def _jackknife(errors: np.ndarray, sizes: np.ndarray, units: str, correlation: f
     """Leave out each unit in turn: √Σ(eᵢ / (1 − hᵢ))², hᵢ being its share of all text.
 
     The formula without hᵢ is too small where units are few or unequal, since a large one draws the figure to itself.
-    A correlation of neighbours that is left is taken for that of an autoregression.
+    A correlation of neighbors that is left is taken for that of an autoregression.
     """
     shares = sizes / sizes.sum()
     variance = float(((errors / (1 - shares)) ** 2).sum()) * (1 + correlation) / (1 - correlation)
@@ -79,20 +79,20 @@ def _jackknife(errors: np.ndarray, sizes: np.ndarray, units: str, correlation: f
 
 
 def _blocks(errors: np.ndarray, weights: np.ndarray) -> Spread:
-    """Begin with many blocks, and halve their number until neighbours are independent (batch means, Fishman 1978)."""
+    """Begin with many blocks, and halve their number until neighbors are independent (batch means, Fishman 1978)."""
     number = min(MOST_BLOCKS, len(errors))
     while True:
         first = np.arange(number) * len(errors) // number
         sums, sizes = np.add.reduceat(errors, first), np.add.reduceat(weights, first)
-        correlation = _neighbours(sums)
+        correlation = _neighbors(sums)
         if correlation <= 0.5 / math.sqrt(number) or number // 2 < FEWEST_BLOCKS:
-            units = f"{number} blocks of neighbouring windows"
+            units = f"{number} blocks of neighboring windows"
             return _jackknife(sums, sizes, units, correlation=min(0.8, max(0.0, correlation)))
         number //= 2
 
 
-def _neighbours(sums: np.ndarray) -> float:
-    """Give the correlation of neighbouring blocks, without the bias of one that is taken around their own mean."""
+def _neighbors(sums: np.ndarray) -> float:
+    """Give the correlation of neighboring blocks, without the bias of one that is taken around their own mean."""
     power = float((sums**2).sum())
     return float((sums[1:] * sums[:-1]).sum()) / power + 1 / len(sums) if power else 0.0
 

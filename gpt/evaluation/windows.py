@@ -31,7 +31,7 @@ class Windows:
         stride: int | None = None,
         tokens: int | None = None,
     ) -> None:
-        """By default windows lie end to end, and the split is predicted whole, but for its first token.
+        """Lay windows end to end by default: the split is predicted whole, but for its first token.
 
         A shorter `stride` lets each token but the first ones see at least context − stride others: the window then
         holds `context` tokens, of which the last predicts nothing, as transformers' documentation has it.
@@ -62,7 +62,7 @@ class Windows:
         return int((self.lasts - self.firsts + 1).sum())
 
     def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Inputs, targets and the number of each target's piece, (B, T) int64 each; other targets are IGNORE_INDEX."""
+        """Read inputs, targets and each target's piece, (B, T) int64 each; other targets are IGNORE_INDEX."""
         inputs = np.zeros((len(windows), self.context_length), dtype=np.int64)
         targets = np.full((len(windows), self.context_length), IGNORE_INDEX, dtype=np.int64)
         pieces = np.zeros((len(windows), self.context_length), dtype=np.int64)

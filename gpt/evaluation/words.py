@@ -10,7 +10,7 @@ Interval = tuple[float, float]
 
 
 def format_evaluation(evaluation: Evaluation, precision: str = "") -> list[Row]:
-    """The figures of an evaluation in words, each with its standard error and 95 % interval, and how they were made."""
+    """Format the figures of an evaluation, each with its standard error and 95 % interval, and how they were made."""
     e = evaluation
     losses = around(e.loss, e.loss_se, e.factor)
     shown = "the whole validation split"
@@ -36,7 +36,7 @@ def bits_words(e: Evaluation) -> str:
 
 
 def difference_rows(differences: dict[str, Difference], first: str) -> list[Row]:
-    """How far a model is from the first one, in words."""
+    """Format how far a model is from the first one."""
     return [
         ("difference", f"{difference_words(found, name)}: {found.verdict} {first}")
         for name, found in differences.items()
@@ -44,19 +44,19 @@ def difference_rows(differences: dict[str, Difference], first: str) -> list[Row]
 
 
 def difference_words(found: Difference, name: str) -> str:
-    """A difference with its error, in the unit of the figure called so."""
+    """Format a difference with its error, in the unit of the figure called so."""
     units = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
     interval = (found.value - found.half_width, found.value + found.half_width)
     return figure(f"{found.value:+.4f}", found.standard_error, interval, 4, f" {units[name]}")
 
 
 def around(value: float, error: float | None, factor: float) -> Interval:
-    """The interval of so many standard errors on either side."""
+    """Return the interval of so many standard errors on either side."""
     return value - factor * (error or 0.0), value + factor * (error or 0.0)
 
 
 def figure(value: str, error: float | None, interval: tuple[float, ...], digits: int, unit: str = "") -> str:
-    """A figure with its standard error and 95 % interval, or the word that there is too little text for them."""
+    """Format a figure with its standard error and 95 % interval, or say that there is too little text for them."""
     if not math.isfinite(float(value)):
         return f"{value}{unit}"
     if error is None:

@@ -6,7 +6,6 @@ a draw from what is left.
 Letters in shapes: B rows, V vocabulary, N candidates.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, are_deterministic_algorithms_enabled
 
 from gpt.choices import Overflow
-from gpt.errors import require
+from gpt.errors import bounded, check_limits, require
 from gpt.hashing import mix
 from gpt.model.loss import require_finite
 
@@ -24,40 +23,27 @@ from gpt.model.loss import require_finite
 class SamplingConfig:
     """How the next token is drawn: the settings apply in the order in which they stand here."""
 
-    max_tokens: int = 200
+    max_tokens: int = bounded(200, ge=1)
     """New tokens per sample, at the most."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = bounded(1.0, ge=0.001, le=1000, note="1 changes nothing")
     """Makes ids that the text already has less likely, above 1; divides their logits, or multiplies negative ones."""
-    temperature: float = 0.8
+    temperature: float = bounded(0.8, ge=0, note="0 is greedy")
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = 50
+    top_k: int = bounded(50, ge=1, note="a number above the vocabulary means all")
     """Draw among the k likeliest tokens; above the vocabulary means all."""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, gt=0, le=1, note="1 means all")
     """Draw among the likeliest tokens whose probabilities add up to this."""
-    min_p: float = 0.0
+    min_p: float = bounded(0.0, ge=0, le=1, note="0 means all")
     """Draw among the tokens that have at least this share of the likeliest one's probability."""
-    seed: int | None = None
+    seed: int | None = bounded(None, ge=0, le=2**63 - 1)
     """Seed of the draws; without one every call draws afresh."""
     overflow: Overflow = "slide"
     """When the context is full: refuse beforehand (error), read the newest half again (slide), or the first quarter
     and the newer half of the rest (keep-prefix)."""
 
     def __post_init__(self) -> None:
-        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        require(
-            0.001 <= self.repetition_penalty <= 1000,
-            "repetition_penalty",
-            self.repetition_penalty,
-            "from 0.001 to 1000 (1 changes nothing)",
-        )
-        require(
-            0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or a finite number above 0"
-        )
-        require(self.top_k >= 1, "top_k", self.top_k, "at least 1 (a number above the vocabulary means all)")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (which means all)")
-        require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (which means all) to 1")
-        require(self.seed is None or 0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
-        require(self.overflow in get_args(Overflow), "overflow", self.overflow, " or ".join(get_args(Overflow)))
+        check_limits(self)
+        require(self.overflow in get_args(Overflow), "`overflow`", self.overflow, " or ".join(get_args(Overflow)))
 
 
 def sample(
@@ -85,7 +71,7 @@ def sample(
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """List what may be drawn above temperature 0: ids (B, N) in vocabulary order, and their probabilities, float64.
+    """List what may be drawn at a temperature above 0: ids (B, N) in vocabulary order, and probabilities, float64.
 
     As many as the row with the most needs; those beyond a row's own have probability 0. `seen` has for each row the
     ids of its text so far, which the repetition penalty makes less likely.
@@ -132,8 +118,9 @@ def keep_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first; the rest
-    become −∞.
+    """Keep the likeliest ids until their probabilities reach p, at least one, of equals the higher ids first.
+
+    The others become −∞.
 
     (B, N) → (B, N) (Holtzman et al. 2020).
     """

@@ -3,9 +3,9 @@
 Their model is GPT2LMHeadModel. Its four kinds of linear layer are `Conv1D`, whose weights are transposed.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
 from gpt.model.config import ModelConfig
-from gpt.model.transformer import GPT
+from gpt.model.transformer import GPT, empty_model
 from gpt.text.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {
@@ -32,13 +32,12 @@ _BLOCK_NAMES = {
 }
 _SIZES = {"n_positions": "context_length"}
 _SIZES |= {name: name for name in ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon")}
-_FREE = {*_SIZES.values(), "dropout", "bias", "zero_init_residual"}  # GPT-2 whatever they are
-_FREE |= {"n_kv_head", "sliding_window", "window_pattern", "ngram_buckets"}  # what they mean is looked at
+_HARMLESS = ("dropout", "bias", "zero_init_residual")  # theirs has dropout; a missing bias is 0; a beginning is over
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
-    """(their name, our name, transposed) of every weight; theirs without the prefix `transformer.`."""
+    """Yield (their name, our name, transposed) of every weight; theirs without the prefix `transformer.`."""
     yield "wte.weight", "token_embedding.weight", False
     yield "wpe.weight", "position_embedding.weight", False
     for layer in range(n_layer):
@@ -54,7 +53,7 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
 
 
 def find(source: str) -> Path:
-    """The directory of a Hugging Face model: a local one, or a hub id's, downloaded. Raises InputError without one.
+    """Return the directory of a Hugging Face model: a local one, or a hub id's, downloaded; else raise InputError.
 
     A hub id may name a revision (a branch, tag or commit) after an @; without one it is what the hub has now.
     """
@@ -89,12 +88,12 @@ def find(source: str) -> Path:
 
 
 def pinned(source: str, path: Path) -> str:
-    """A name for what `find` found at `path` that stays the same: a hub id gets the commit it had then."""
+    """Name what `find` found at `path` so that it stays the same: a hub id gets the commit it had then."""
     return source if Path(source).is_dir() else f"{source.partition('@')[0]}@{path.name}"
 
 
 def is_model(path: Path) -> bool:
-    """Whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
+    """Tell whether a directory holds a Hugging Face model (a run's config.json has no `model_type`)."""
     try:
         return "model_type" in read_json(path / "config.json")
     except InputError:
@@ -102,7 +101,7 @@ def is_model(path: Path) -> bool:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
+    """Read their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
     file = path / "config.json"
     config, gpt2 = read_json(file), ModelConfig()
     ours = overlay(gpt2, {name: config.get(theirs, getattr(gpt2, name)) for theirs, name in _SIZES.items()}, str(file))
@@ -125,7 +124,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Their safetensors (one file, or several with an index) as our state dict, in float32.
+    """Read their safetensors (one file, or several with an index) as our state dict, in float32.
 
     Raises InputError for missing files, missing or superfluous weights, and wrong shapes.
     """
@@ -142,8 +141,7 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         raise InputError(f"{path}: has weights that GPT-2 does not: {', '.join(superfluous[:5])}")
     if head is not None and not torch.equal(head.float(), ours["token_embedding.weight"]):
         raise InputError(f"{path}: lm_head.weight differs from wte.weight; GPT-2's head is tied to its embedding")
-    with torch.device("meta"):
-        expected = GPT(config).state_dict()
+    expected = empty_model(config).state_dict()
     for name, tensor in ours.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
@@ -205,16 +203,20 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
 
 
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
-    """Raises InputError, naming what departs from GPT-2, where their class has no place for it."""
-    gpt2 = ModelConfig()
-    exact = [field.name for field in fields(ModelConfig) if field.name not in _FREE]
-    found = [f"model.{name} {getattr(config, name)}" for name in exact if getattr(config, name) != getattr(gpt2, name)]
-    if config.kv_dim != config.n_embd:
-        found.append(f"model.n_kv_head {config.n_kv_head}")
-    if any(
-        (config.window_of(layer) or config.context_length) < config.context_length for layer in range(config.n_layer)
-    ):
-        found.append(f"model.sliding_window {config.sliding_window}")
+    """Raise InputError, naming what departs from GPT-2, where their class has no place for it.
+
+    Settings are allowed by name: one that is new departs until somebody has thought about it.
+    """
+    allowed, gpt2 = {*_SIZES.values(), *_HARMLESS}, type(config)()
+    windows = (config.window_of(layer) or config.context_length for layer in range(config.n_layer))
+    if config.kv_dim == config.n_embd:
+        allowed.add("n_kv_head")
+    if min(windows) >= config.context_length:
+        allowed |= {"sliding_window", "window_pattern"}
+    if config.ngram == 1:
+        allowed.add("ngram_buckets")
+    names = [field.name for field in dataclasses.fields(config) if field.name not in allowed]
+    found = [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
     if found:
         raise InputError(
             f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "

@@ -16,7 +16,7 @@ OUR_TOKENIZER = "gpt_tokenizer.json"  # beside theirs, so that a round trip keep
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a Hugging Face directory: ours if we exported it, else a byte-level BPE like GPT-2's.
+    """Read the tokenizer of a Hugging Face directory: ours if we exported it, else a byte-level BPE like GPT-2's.
 
     Raises InputError if there is none, or it is of another kind.
     """
@@ -37,7 +37,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
 
 
 def _read_merges(file: Path) -> list[Any]:
-    """The lines of a merges.txt, each of which should be two tokens. Raises InputError if it cannot be read."""
+    """Read the lines of a merges.txt, each of which should be two tokens. Raises InputError if it cannot be read."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -46,7 +46,7 @@ def _read_merges(file: Path) -> list[Any]:
 
 
 def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) -> Tokenizer:
-    """Ids must be ranks: bytes and merges in order, and end-of-text last, as in GPT-2's own vocabulary."""
+    """Require that ids are ranks: bytes and merges in order, and end-of-text last, as in GPT-2's own vocabulary."""
     if not all(type(id) is int for id in vocabulary.values()):
         raise InputError(f"{path}: its tokenizer's vocabulary has ids that are no integers")
     pairs = all(isinstance(m, list) and len(m) == 2 and all(isinstance(part, str) for part in m) for m in merges)
@@ -73,7 +73,7 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) 
 
 
 def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    """(vocabulary, merges) of a tokenizer.json. Raises InputError unless it is byte-level with GPT-2's pattern."""
+    """Read (vocabulary, merges) of a tokenizer.json. Raises InputError unless it is byte-level with GPT-2's pattern."""
     content = read_json(path)
     try:
         if not _is_gpt2s_kind(content):
@@ -86,7 +86,7 @@ def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json cuts text as GPT-2 does, and does nothing to it before."""
+    """Tell whether a tokenizer.json cuts text as GPT-2 does, and does nothing to it before."""
     model, pre_tokenizer = content.get("model") or {}, content.get("pre_tokenizer") or {}
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     byte_level = steps[-1].get("type") == "ByteLevel" and not steps[-1].get("add_prefix_space", True)
@@ -98,7 +98,7 @@ def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
 
 
 def write_tokenizer(tokenizer: Tokenizer, to: Path, context_length: int) -> None:
-    """tokenizer.json and tokenizer_config.json for AutoTokenizer, and our own file beside them."""
+    """Write tokenizer.json and tokenizer_config.json for AutoTokenizer, and our own file beside them."""
     write_json(to / "tokenizer.json", _their_tokenizer(tokenizer))
     special = (
         {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
@@ -113,7 +113,7 @@ def write_tokenizer(tokenizer: Tokenizer, to: Path, context_length: int) -> None
 
 
 def _their_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """tokenizer.json: a byte-level BPE, or for characters a plain list of words of one character."""
+    """Build tokenizer.json: a byte-level BPE, or for characters a plain list of words of one character."""
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as TheirTokenizer
 
@@ -140,9 +140,9 @@ def _their_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def recover_merges(ranks: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """The merges of a BPE from its tokens, in order of rank.
+    """Recover the merges of a BPE from its tokens, in order of rank.
 
-    tiktoken merges any two neighbours whose joint bytes are a token, by the token's rank; so every way to split
+    tiktoken merges any two neighbors whose joint bytes are a token, by the token's rank; so every way to split
     a token into two tokens is listed, which makes the merging of `tokenizers` the same.
     """
     rank_of = {token: rank for rank, token in enumerate(ranks)}

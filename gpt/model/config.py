@@ -3,15 +3,15 @@
 What is chosen by name is what the tables have, each in the file that owns the thing: to add a variant, enter it there.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gpt.errors import require
+from gpt.errors import bounded, check_limits, require
 from gpt.model.attention import MIXERS
 from gpt.model.layers import ACTIVATIONS, NORMS
 from gpt.model.positions import POSITIONS
 
+LARGEST = 2**31 - 1
 TABLES = {"positions": POSITIONS, "normalization": NORMS, "mixer": MIXERS, "activation": ACTIVATIONS}
 
 if TYPE_CHECKING:
@@ -27,19 +27,19 @@ class ModelConfig:
     The settings after `layer_norm_epsilon` depart from GPT-2, each by itself.
     """
 
-    n_layer: int = 12
+    n_layer: int = bounded(12, ge=1, le=LARGEST)
     """Number of transformer blocks."""
-    n_head: int = 12
+    n_head: int = bounded(12, ge=1, le=LARGEST)
     """Number of attention heads in a block; divides the width."""
-    n_embd: int = 768
+    n_embd: int = bounded(768, ge=1, le=LARGEST)
     """Numbers per token between the blocks (GPT-2's n_embd)."""
-    context_length: int = 1024
+    context_length: int = bounded(1024, ge=1, le=LARGEST)
     """Tokens the model sees at once (GPT-2's n_positions)."""
-    vocab_size: int = 50257
+    vocab_size: int = bounded(50257, ge=1, le=LARGEST)
     """Number of token ids; training takes it from the dataset's tokenizer."""
-    dropout: float = 0.0
-    """Probability of dropping a value, in GPT-2's three places; 0 to below 1."""
-    layer_norm_epsilon: float = 1e-5
+    dropout: float = bounded(0.0, ge=0, lt=1)
+    """Probability of dropping a value, in GPT-2's three places."""
+    layer_norm_epsilon: float = bounded(1e-5, gt=0)
     """Added to the variance, or the mean square, in normalization."""
     positions: Positions = "learned"
     """How a position is told: learned, by a vector of its own; rope, by turning queries and keys (Su et al. 2021)."""
@@ -57,46 +57,30 @@ class ModelConfig:
     """Begin with zeros in the two projections of a block that write to the residual stream, and in an untied head."""
     tie_embeddings: bool = True
     """Score the next token with the matrix that embeds tokens, or with one of its own."""
-    logit_softcap: float = 0.0
+    logit_softcap: float = bounded(0.0, ge=0)
     """Squeeze logits to ±cap by cap·tanh(logits / cap) (Gemma 2, 2024); 0 leaves them as they are."""
-    n_kv_head: int | None = None
+    n_kv_head: int | None = bounded(None, ge=1)
     """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default n_head."""
-    sliding_window: int | None = None
+    sliding_window: int | None = bounded(None, ge=1)
     """Tokens, its own included, that a position sees in the layers marked S; by default all before it."""
     window_pattern: str = "S"
     """Which layers have the window: S those with it, L those without, repeated over the layers, as SSSL."""
-    ngram: int = 1
+    ngram: int = bounded(1, ge=1, le=LARGEST)
     """Add embeddings of the last 2 … n tokens together to a token's own (Huang et al. 2025); 1 adds none."""
-    ngram_buckets: int = 4096
+    ngram_buckets: int = bounded(4096, ge=1, le=LARGEST)
     """Rows of the table of each length of n-grams, which are hashed to them."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "ngram", "ngram_buckets"):
-            require(1 <= getattr(self, name) < 2**31, f"model.{name}", getattr(self, name), "from 1 to 2^31 - 1")
-        require(
-            self.n_embd % self.n_head == 0, "model.n_embd", self.n_embd, f"a multiple of `model.n_head` ({self.n_head})"
-        )
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
-        require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon", self.layer_norm_epsilon, "above 0")
+        check_limits(self, "model.")
+        heads = f"`model.n_head` ({self.n_head})"
+        require(self.n_embd % self.n_head == 0, "`model.n_embd`", self.n_embd, f"a multiple of {heads}")
         for name, table in TABLES.items():
-            require(getattr(self, name) in table, f"model.{name}", repr(getattr(self, name)), " or ".join(table))
+            require(getattr(self, name) in table, f"`model.{name}`", repr(getattr(self, name)), " or ".join(table))
         POSITIONS[self.positions].check(self.n_embd, self.n_head)
-        require(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "at least 0")
         shared = self.n_kv_head
-        require(
-            shared is None or (shared >= 1 and self.n_head % shared == 0),
-            "model.n_kv_head",
-            shared,
-            f"a divisor of `model.n_head` ({self.n_head})",
-        )
-        require(
-            self.sliding_window is None or self.sliding_window >= 1,
-            "model.sliding_window",
-            self.sliding_window,
-            "at least 1",
-        )
+        require(shared is None or self.n_head % shared == 0, "`model.n_kv_head`", shared, f"a divisor of {heads}")
         marked = self.window_pattern != "" and set(self.window_pattern) <= {"S", "L"}
-        require(marked, "model.window_pattern", repr(self.window_pattern), "letters S and L, such as SSSL")
+        require(marked, "`model.window_pattern`", repr(self.window_pattern), "letters S and L, such as SSSL")
 
     @property
     def head_dim(self) -> int:

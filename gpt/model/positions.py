@@ -68,7 +68,7 @@ class Rotary(PositionHooks, nn.Module):
     @staticmethod
     def check(n_embd: int, n_head: int) -> None:
         """Raise InputError if a head's width is odd, as values are turned in pairs."""
-        require(n_embd // n_head % 2 == 0, "model.n_embd", n_embd, f"{n_head} heads of an even width each")
+        require(n_embd // n_head % 2 == 0, "`model.n_embd`", n_embd, f"{n_head} heads of an even width each")
 
     def prepare(self, positions: Tensor) -> CosSin:
         """Compute the cosines and sines."""

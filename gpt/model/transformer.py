@@ -6,12 +6,13 @@ Letters in shapes: B sequences, T positions, C width, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from gpt.choices import Recompute
@@ -178,3 +179,22 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Count all weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def empty_model(config: ModelConfig) -> GPT:
+    """Build a model without memory for its weights (device meta): to count them, or to be given others at once."""
+    with torch.device("meta"), _Unfilled():
+        return GPT(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave out the random numbers that modules begin with: for meta tensors, torch would load a second of imports."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, unless it fills a tensor at random: one of tensors, or of torch.nn.init."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

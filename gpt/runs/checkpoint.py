@@ -7,8 +7,8 @@ A checkpoint is a directory `checkpoints/step-00000500` with
     state.json              step, tokens, evaluation and whatever else training needs to go on
     manifest.json           size and SHA-256 of the other three, and of itself
 
-It is written under another name, synced to disk with the manifest last, and renamed: a directory of that name
-is whole or damaged later, never half-written. Nothing pickled is read or written.
+It is written by `gpt.files.write_directory`: a directory of that name is whole or damaged later, never half-written.
+Nothing pickled is read or written.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
+from gpt.files import clean_up, remove_directory, write_directory
 from gpt.log import log
 from gpt.runs import integrity
 from gpt.runs.integrity import (
@@ -38,10 +39,9 @@ from gpt.runs.integrity import (
     verify,
 )
 
-NAME = re.compile(r"step-(\d{8,})")
+NAME, NAMES = re.compile(r"step-(\d{8,})"), "step-*"
 Rank = tuple[object, int | None, float, int]
 Faults = tuple[type[Exception], ...]
-PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,23 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
 
     Raises OSError if the disk fails, or has too little space, which is seen beforehand; then no checkpoint is changed.
     """
-    final = run / "checkpoints" / f"step-{state['step']:08d}"
-    partial = final.with_name(f".{final.name}{PARTIAL}")
-    final.parent.mkdir(exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    integrity.require_space(final.parent, model, optimizer)
-    partial.mkdir()
-    try:
+    path = run / "checkpoints" / f"step-{state['step']:08d}"
+    path.parent.mkdir(exist_ok=True)
+    clean_up(path.parent, NAMES)  # what is left over takes space
+    integrity.require_space(path.parent, model, optimizer)
+    with write_directory(path) as partial:
         integrity.save_tensors(model, partial / MODEL)
         integrity.save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
-        for name in FILES:
-            integrity.sync(partial / name)
         manifest = integrity.manifest_of(partial, state["step"])
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        integrity.sync(partial / MANIFEST)
-        integrity.sync(partial)
-        if final.exists():
-            final.rename(final.with_name(f".{final.name}{REPLACED}"))
-        partial.rename(final)
-        integrity.sync(final.parent)
-    finally:
-        _clean(final.parent)
-    return final
+    return path
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; leftovers and those set aside have other names.
+    """List the checkpoints of a run, oldest first; leftovers and those set aside have other names.
 
     Raises OSError if the directory cannot be read: that is no run without checkpoints.
     """
@@ -120,20 +108,21 @@ def load(path: Path, optimizer: bool) -> Checkpoint:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its tensors. Raises CorruptCheckpoint, or Unreadable."""
+    """Read what a checkpoint holds beside its tensors. Raises CorruptCheckpoint, or Unreadable."""
     with reading(path):
         verify(path, (STATE,))
         return integrity.read_state(path)
 
 
 def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
-    """The newest whole checkpoint, to train on from; damaged ones are named and set aside. None if there never was one,
-    or none that is not beyond the step `until`.
+    """Load the newest whole checkpoint, to train on from; damaged ones are named and set aside.
+
+    None if there never was one, or none that is not beyond the step `until`.
 
     Raises InputError if there were some and none is whole: to begin again would hide that they are lost. Raises OSError
     if one cannot be read: it may be whole, and to go on from an older one would lose its steps.
     """
-    _clean(run / "checkpoints")
+    clean_up(run / "checkpoints", NAMES)
     for path in reversed([path for path in list_checkpoints(run) if step_of(path) <= until]):
         try:
             return load(path, optimizer=True)
@@ -148,7 +137,7 @@ def load_newest(run: Path, until: float = math.inf) -> Checkpoint | None:
 
 
 def load_best(run: Path) -> Checkpoint:
-    """The whole checkpoint with the lowest validation loss (the newest, where none was evaluated), to sample from.
+    """Load the whole checkpoint with the lowest validation loss (the newest, if none was evaluated), to sample from.
 
     Corrupt ones are named and passed over, and left where they are; where a training beside this removes one, the
     search begins again. Raises InputError if none is left, and OSError if one cannot be read: it may be the best.
@@ -180,9 +169,9 @@ def prune(run: Path, keep: int, branch: int = 0) -> None:
         kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
-            with _said():  # renamed at once: half a checkpoint must not look like one
-                path.rename(path.with_name(f".{path.name}{REMOVED}"))
-        _clean(run / "checkpoints")
+            with _said():
+                remove_directory(path)
+        clean_up(run / "checkpoints", NAMES)
 
 
 @contextlib.contextmanager
@@ -194,7 +183,7 @@ def _said() -> Generator[None]:
 
 
 def best_state(run: Path) -> dict[str, Any] | None:
-    """The state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
+    """Read the state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
     best = _sorted(_ranks(run))[:1]
     return read_state(best[0]) if best else None
 
@@ -202,7 +191,7 @@ def best_state(run: Path) -> dict[str, Any] | None:
 def _ranks(
     run: Path, faults: Faults = (InputError, OSError), on_fault: Callable[[Exception], None] = lambda _: None
 ) -> dict[Path, Rank]:
-    """The checkpoints that can be judged, for all that such faults say."""
+    """Rank the checkpoints that can be judged; `on_fault` hears why others cannot."""
     ranks = {}
     for path in list_checkpoints(run):
         try:
@@ -213,7 +202,7 @@ def _ranks(
 
 
 def _rank(path: Path) -> Rank:
-    """The data that a checkpoint was trained on, how much was predicted, and of what the best has least: loss, age."""
+    """Return a checkpoint's data, how much of it was predicted, and what is least for the best: loss, age."""
     state = read_state(path)
     evaluation = state.get("evaluation") or {}
     loss = evaluation.get("loss", math.inf)
@@ -222,22 +211,12 @@ def _rank(path: Path) -> Rank:
 
 
 def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
-    """The best first, of those evaluated like the newest: losses on other data, or other parts of it, say nothing."""
+    """Sort the best first, of those evaluated like the newest: losses on other data, or parts of it, say nothing."""
     by_age = sorted(ranks, key=step_of, reverse=True)
     data = ranks[by_age[0]][0] if by_age else None
     evaluated = [ranks[path][:2] for path in by_age if ranks[path][0] == data and math.isfinite(ranks[path][2])]
     newest = evaluated[0] if evaluated else (data, None)
     return sorted(ranks, key=lambda path: (ranks[path][0] != data, ranks[path][:2] != newest, *ranks[path][2:]))
-
-
-def _clean(directory: Path) -> None:
-    """Remove what a crash has left over; but a checkpoint whose replacement never came gets its name back."""
-    for leftover in directory.glob(".step-*"):
-        name = leftover.stem.removeprefix(".")
-        if leftover.suffix == REPLACED and not (directory / name).exists():
-            leftover.rename(directory / name)
-        elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> Path:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import shlex
 from collections.abc import Generator
 from difflib import get_close_matches
@@ -18,20 +17,20 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from gpt.config import TrainConfig
 from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
-from gpt.files import read_json
+from gpt.files import PARTIAL, read_json, write_whole
 from gpt.runs import checkpoint
 from gpt.text.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 PICTURE, TRACE = "loss.png", "trace.json"
 LOCK, WANDB_ID = ".lock", "wandb-id.txt"
-BEFORE_CONFIG = {LOCK, TOKENIZER, f".{CONFIG}.partial"}  # what a start that was killed at once may have left
+BEFORE_CONFIG = {LOCK, TOKENIZER, f".{TOKENIZER}{PARTIAL}", f".{CONFIG}{PARTIAL}"}  # left by a start that was killed
 FORMAT = "gpt-run"
 VERSION = 2
 
 
 def is_run(path: Path | None) -> bool:
-    """Whether a directory holds a run, finished or not; no directory holds none."""
+    """Tell whether a directory holds a run, finished or not; no directory holds none."""
     if path is None:
         return False
     try:
@@ -41,31 +40,23 @@ def is_run(path: Path | None) -> bool:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The config of a run. Raises InputError if it is missing, damaged or of another version."""
+    """Read the config of a run. Raises InputError if it is missing, damaged or of another version."""
     file = path / CONFIG
     remedy = "name a run directory, such as runs/python-nano"
-    content = read_json(file, "a run's config", remedy)
-    if not {"version", "config"} <= content.keys():
-        raise InputError(f"{file}: cannot be read as a run's config (it lacks 'version' or 'config'); {remedy}")
-    if content["version"] != VERSION:
-        raise InputError(f"{file}: is of version {content['version']!r}, and this program reads version {VERSION}")
+    content = read_json(file, "a run's config", remedy, (FORMAT, VERSION))
+    if "config" not in content:
+        raise InputError(f"{file}: cannot be read as a run's config (it lacks 'config'); {remedy}")
     return overlay(TrainConfig(), content["config"], str(file))
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Replace a run's config.json at once, so that a crash leaves the old or the new one."""
-    partial = path / f".{CONFIG}.partial"
-    content = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path / CONFIG)
+    """Write a run's config.json, or replace it."""
+    write_whole(path / CONFIG, json.dumps({"format": FORMAT, "version": VERSION, "config": to_dict(config)}, indent=1))
 
 
 @contextlib.contextmanager
 def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generator[Path]:
-    """The run directory to resume, or a new one: as the config names it, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
+    """Open the run directory to resume, or a new one: the config's, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
     It is this process's alone within the context: a lock that the system takes back when a process dies says so.
     Raises InputError if another process trains in it, or if the directory named for a new run is not empty.
@@ -86,7 +77,7 @@ def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generat
 
 
 def _locked(path: Path) -> AcquireReturnProxy:
-    """The lock of a run directory. Raises InputError, which says what to do, if it cannot be had."""
+    """Lock a run directory. Raises InputError, which says what to do, if that cannot be done."""
     try:
         return FileLock(path / LOCK).acquire(timeout=0)
     except Timeout:
@@ -106,8 +97,21 @@ def _locked(path: Path) -> AcquireReturnProxy:
         ) from None
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process trains in a run at this moment; False where this one may not ask."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        with FileLock(path / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+
+
 def _lacks_flock(file: Path) -> bool:
-    """Whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
+    """Tell whether the system cannot lock a file where this one lies, so that the file's being there is the lock."""
     try:
         import fcntl
     except ImportError:  # Windows, which locks everywhere
@@ -121,7 +125,7 @@ def _lacks_flock(file: Path) -> bool:
 
 
 def _claimed(config: TrainConfig) -> Path:
-    """The run's directory, made if it is not there. Raises InputError for a name that safetensors cannot take."""
+    """Make the run's directory if it is not there. Raises InputError for a name that safetensors cannot take."""
     name = config.run_dir or config.data.resolve().name
     try:
         str(name).encode()
@@ -152,12 +156,11 @@ def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
 def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Replace a run's tokenizer, if it is another one: its user was told so, and allowed other data."""
     if Tokenizer.load(path / TOKENIZER).fingerprint != tokenizer.fingerprint:
-        tokenizer.save(path / f".{TOKENIZER}.partial")
-        (path / f".{TOKENIZER}.partial").replace(path / TOKENIZER)
+        tokenizer.save(path / TOKENIZER)
 
 
 def _names(path: Path | None) -> set[str] | None:
-    """What lies in a directory; None where there is none."""
+    """List what lies in a directory; None where there is none."""
     return {file.name for file in path.iterdir()} if path is not None and path.is_dir() else None
 
 
@@ -173,12 +176,12 @@ def _forget_unbegun(path: Path, before: set[str] | None) -> None:
 
 
 def quoted(path: Path) -> str:
-    """A path as a shell takes it, and after an option."""
+    """Write a path as a shell takes it, and after an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def require_unused(path: Path, names: set[str] | None = None) -> None:
-    """Raises InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
+    """Raise InputError if a new run cannot be written to `path`, in which lie these names, or what is there now."""
     if is_run(path):
         raise InputError(
             f"`run_dir` {path}: already holds a run; go on with it by `resume`, or choose another directory"
@@ -202,7 +205,7 @@ def _unused_name(parent: Path, name: str) -> Path:
 
 
 def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Path:
-    """The run under `parent` that was last written to, if asked only of those that have something to load.
+    """Find the run under `parent` that was last written to, if asked only of those that have something to load.
 
     Raises InputError if there is none.
     """
@@ -210,7 +213,7 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
     if with_checkpoint:
         runs = [path for path in runs if checkpoint.list_checkpoints(path)]
     if not runs:
-        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with --run")
+        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with `run`")
     return max(
         runs,
         key=lambda path: max(
@@ -220,12 +223,12 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
 
 
 def nearest_run(path: Path, parent: Path = Path("runs")) -> Path | None:
-    """The run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
+    """Find the run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
     runs = {run.name: run for place in (parent, path.parent) for run in place.glob("*") if is_run(run)}
     names = get_close_matches(path.name, runs, n=1)
     return runs[names[0]] if names else None
 
 
 def go_on(run: Path) -> str:
-    """The command that goes on with a run."""
+    """Write the command that goes on with a run."""
     return f"python train.py --run-dir {quoted(run)} --resume"

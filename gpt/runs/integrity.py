@@ -9,9 +9,9 @@ read.
 import errno
 import hashlib
 import json
-import os
+import math
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import parse_json, require_shallow
-from gpt.state_kinds import wrong_entry
 
 FORMAT_VERSION = 3
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
@@ -60,7 +59,7 @@ def reading(path: Path) -> Generator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a directory from another one of the same name; None where there is none."""
+    """Return what tells a directory from another one of the same name; None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -134,7 +133,7 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def load_tensors(path: Path) -> Tensors:
-    """The tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
+    """Read the tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
     try:
         return load_file(path)
     except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
@@ -154,7 +153,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a verified checkpoint holds beside its tensors.
+    """Read what a verified checkpoint holds beside its tensors.
 
     Raises InputError for what this program never writes, though the manifest agrees: somebody else has made it.
     """
@@ -166,7 +165,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's content, by which a flipped bit in it is told from another format."""
+    """Hash the manifest's content (SHA-256): so a flipped bit in it is told from another format."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,12 +174,65 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk (Windows cannot sync a directory, and needs no such step)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+# ---- what a state.json that anybody may have made must hold ----
+#
+# Hashes prove that a file is what its maker wrote, and nothing of who that was. A value of another kind would end a
+# program with a traceback, hours later perhaps.
+
+Kind = Callable[[Any], bool]
+
+
+def count(value: Any) -> bool:
+    """Accept a whole number of 63 bits at most, not below 0."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def number(value: Any) -> bool:
+    """Accept a number that a float can be; a loss may be infinite, or not a number."""
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
+
+
+def finite(value: Any) -> bool:
+    return number(value) and math.isfinite(value)
+
+
+def text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def maybe(kind: Kind) -> Kind:
+    return lambda value: value is None or kind(value)
+
+
+def entries(**kinds: Kind) -> Kind:
+    """Accept an object that has these, and perhaps others."""
+    return lambda value: isinstance(value, dict) and all(name in value and kinds[name](value[name]) for name in kinds)
+
+
+RECORD = maybe(entries(step=count, train_loss=maybe(number), tokens=count))
+KINDS: dict[str, Kind] = {
+    "step": count,
+    "tokens": maybe(count),
+    "elapsed_s": maybe(lambda value: finite(value) and value >= 0),
+    "evaluation": maybe(entries(loss=number)),
+    "complete_evaluation": maybe(entries(loss=number)),
+    "evaluations": maybe(count),
+    "evaluated_windows": maybe(count),
+    "unevaluated": RECORD,
+    "record": RECORD,
+    "best_validation_loss": maybe(number),
+    "last_validation_loss": maybe(number),
+    "evaluations_since_best": maybe(count),
+    "best_sums": maybe(text),
+    "overfitting": maybe(
+        entries(total=number, count=count, best=maybe(number), at_best=maybe(number), said=lambda v: type(v) is bool)
+    ),
+    "dataset_fingerprint": maybe(text),
+    "micro_batch": maybe(entries(size=lambda value: count(value) and value > 0)),
+}
+
+
+def wrong_entry(state: dict[str, Any]) -> tuple[str, Any] | None:
+    """Find the name and the value of an entry that is of another kind; None where there is none."""
+    wrong = ((name, state.get(name)) for name, kind in KINDS.items() if not kind(state.get(name)))
+    return next(wrong, None)

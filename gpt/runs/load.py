@@ -1,14 +1,12 @@
 """A trained model, ready to use: from a run, or from Hugging Face's files."""
 
 import contextlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from gpt.choices import WeightDtype
 from gpt.device import choose_device, choose_weight_dtype
@@ -17,7 +15,7 @@ from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
-from gpt.model.transformer import GPT
+from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, is_run, nearest_run, newest_run, read_config
 from gpt.runs.integrity import CorruptCheckpoint, Gone
@@ -81,8 +79,7 @@ def load_run(
     try:
         if config.n_layer > len(weights):  # a file can ask for more modules than memory holds
             raise RuntimeError(f"{config.n_layer} layers, and {len(weights)} weights")
-        with torch.device("meta"), _Unfilled():  # no memory and no random numbers for what is replaced at once
-            model = GPT(config)
+        model = empty_model(config)
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
@@ -113,22 +110,6 @@ def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:
     if wanted not in steps:
         raise InputError(f"`checkpoint` {wanted}: {run} has best, last and the steps {', '.join(steps) or '(none)'}")
     return checkpoints.load(steps[wanted], optimizer=False)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leave out the random numbers that modules begin with: for meta tensors, torch would load a second of imports."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in (
-            "normal_",
-            "uniform_",
-            "kaiming_uniform_",
-        ):  # of tensors, and of torch.nn.init
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def model_config(source: str | Path) -> ModelConfig:

@@ -21,7 +21,7 @@ import regex
 import tiktoken
 
 from gpt.errors import InputError
-from gpt.files import read_json
+from gpt.files import read_json, write_whole
 from gpt.text.spelling import to_bytes
 
 END_OF_TEXT = "<|endoftext|>"
@@ -197,16 +197,12 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
-        path.write_text(json.dumps(head | self._content(), indent=0), encoding="utf-8")
+        write_whole(path, json.dumps(head | self._content(), indent=0))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
-        content = read_json(path, "a tokenizer")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise InputError(
-                f"{path}: is not a {FORMAT} file of version {VERSION}; prepare the dataset again with its recipe"
-            )
+        content = read_json(path, "a tokenizer", "prepare the dataset again with its recipe", (FORMAT, VERSION))
         try:
             ranks = [base64.b64decode(token, validate=True) for token in content["ranks"]]
             special = content["special_tokens"]

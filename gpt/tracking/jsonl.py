@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
-from gpt.files import parse_json
+from gpt.files import parse_json, write_whole
 from gpt.log import log
 from gpt.runs.directory import METRICS
 
@@ -36,9 +36,7 @@ class MetricsFile:
         """Open it to go on after a step: later lines, and one torn by a crash, are removed."""
         self.path = run / METRICS
         kept = [record for record in read_metrics(run) if record["step"] <= after_step]
-        partial = run / f".{METRICS}.partial"
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8", newline="\n")
-        partial.replace(self.path)
+        write_whole(self.path, "".join(map(_line, kept)))
         self._file = open(self.path, "ab", buffering=0)
         self._whole_bytes = self._file.seek(0, os.SEEK_END)
         self._waiting = b""

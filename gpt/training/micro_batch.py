@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gpt.analysis.cost import fitting_micro_batch
 from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled, CompilerFailed
 from gpt.config import TrainConfig
+from gpt.distributed.parallel import is_sharded
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -53,7 +54,7 @@ class MicroBatch:
         Raises InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
         they notice that it is lost.
         """
-        if not (caught.failed and self.world.is_sharded(model)):
+        if not (caught.failed and is_sharded(model)):
             return self.world.any(caught.failed)
         if not self.world.any_at_once():
             self.require_no_peers(caught, step)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gpt.config import TrainConfig
+from gpt.distributed.parallel import gather, scatter
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -36,8 +37,8 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
     entries |= {"tokens": state.step * config.batch_tokens, "schedule": Schedule.of(config).state_dict()}
     failure, sick = None, None
     try:
-        weights = world.gather(dict(trainer.model.named_parameters()))
-        moments = world.gather(trainer.optimizer.state_dict())
+        weights = gather(dict(trainer.model.named_parameters()), world)
+        moments = gather(trainer.optimizer.state_dict(), world)
         sick = first_not_finite(weights)
         if world.is_main and sick is None:
             checkpoint.save(run, weights, moments, entries)
@@ -110,7 +111,7 @@ def resume(
     load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
     moments = saved.optimizer if saved else {}
     shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-    trainer.optimizer.load_state_dict(world.scatter(moments, trainer.optimizer.empty_state(shapes)))
+    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
     if from_step is not None or entries["step"] != newest:
         world.from_main(lambda: set_later_aside(run, entries["step"]))
     with _as_written(run):
@@ -197,7 +198,7 @@ def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Te
             raise InputError(f"{run}: the weights do not fit the model of its config.json")
 
     world.from_main(read_fitting)
-    for name, part in world.scatter(weights, own).items():
+    for name, part in scatter(weights, own, world).items():
         own[name].copy_(part)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from gpt.dataset.dataset import Dataset
+from gpt.distributed.parallel import is_sharded, reshard
 from gpt.distributed.world import World
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
@@ -22,7 +23,7 @@ def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
     where each drew by itself, one number that is rounded otherwise would make some go on and others end. Where no
     sample can be made, as of weights that are not finite, the reason takes its place: it does not end a training.
     """
-    if world.is_sharded(model):
+    if is_sharded(model):
         try:
             text = _sample_text(model, dataset, tokens, world)
             failed = world.any(False)
@@ -30,7 +31,7 @@ def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
             if not world.any_at_once():  # the others wait for this rank's part of the model: where it ends, they notice
                 raise
             text, failed = "", True
-        world.reshard(model)
+        reshard(model)
         return "(no sample: out of memory in one of the processes)" if failed else text
     return world.from_main(lambda: _sample_text(model, dataset, tokens))
 

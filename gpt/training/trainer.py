@@ -20,12 +20,12 @@ from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
 from gpt.device import autocast, choose_dtype
+from gpt.distributed.parallel import is_sharded, needs_rehearsal, parallelize, rebuild, sync_gradients
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.hashing import mix, row_hashes
 from gpt.log import log
-from gpt.malloc import retain_freed_memory
-from gpt.memory import is_out_of_memory, release_memory
+from gpt.memory import is_out_of_memory, release_memory, retain_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tracking.jsonl import Record
 from gpt.training.exact import conditions, is_exact
@@ -57,8 +57,8 @@ class Trainer:
         retain_freed_memory(world.device, keep=config.recompute == "none")
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         model.set_recompute(config.recompute)
-        self.parallel_model = world.parallelize(model, config.parallel)
-        self.rehearsed = not world.rehearses(self.parallel_model)
+        self.parallel_model = parallelize(model, config.parallel, world)
+        self.rehearsed = not needs_rehearsal(self.parallel_model)
         self.compiled = compiled_loss(self.loss, config, world, self.dtype)
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
@@ -142,7 +142,7 @@ class Trainer:
         model.zero_grad(set_to_none=True)
         for number, (inputs, targets) in parts:
             is_last = send and number == parts[-1][0]
-            with self.micro_batch.catch_oom() as memory, world.gradients(model, synchronize=is_last):
+            with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 torch.manual_seed(mix(self.config.seed, step, number, world.rank))
                 loss = self.forward(inputs.to(self.device), targets.to(self.device)) / count
@@ -153,7 +153,7 @@ class Trainer:
         if self.micro_batch.failed(memory, model, step + 1):  # asked before anything is sent, which others wait for
             return None
         if send:
-            with self.micro_batch.catch_oom() as memory, world.gradients(model, synchronize=True):
+            with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=True):
                 total += self._backward(loss)
             if memory.failed:
                 self.micro_batch.require_no_peers(memory, step + 1)
@@ -197,10 +197,10 @@ class Trainer:
                 self.micro_batch.halve(step + 1)
         self.compiled.forget()
         one = [(0, (batch.inputs[:1], batch.targets[:1]))]
-        self.parallel_model = self.world.rebuild(
-            self.model, self.parallel_model, lambda: self.accumulate(step, one, count)
+        self.parallel_model = rebuild(
+            self.model, self.parallel_model, self.world, lambda: self.accumulate(step, one, count)
         )
-        self.rehearsed = not self.world.rehearses(self.parallel_model)
+        self.rehearsed = not needs_rehearsal(self.parallel_model)
 
     def _move_weights(self, step: int) -> None:
         """Step the optimizer, once more where memory ran out and no other rank has to be asked for its part again.
@@ -212,7 +212,7 @@ class Trainer:
             enough = self._with_patience(self.optimizer.allocate, tries=2)
             if self.world.any(not enough):
                 raise StepFailed(_too_little(step + 1))
-        tries = 1 if self.world.is_sharded(self.parallel_model) else 2  # Muon's gathers what all ranks have a part of
+        tries = 1 if is_sharded(self.parallel_model) else 2  # Muon's gathers what all ranks have a part of
         if not self._with_patience(self.optimizer.step, tries):
             raise (InputError if self.world.size > 1 else StepFailed)(_too_little(step + 1))
 

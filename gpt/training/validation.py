@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
+from gpt.distributed.parallel import reshard
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
 from gpt.log import log
@@ -102,5 +103,5 @@ class Validation:
             (world.rank, world.size),
             stop=lambda: world.any(stop.is_set()),
         )
-        world.reshard(trainer.model)
+        reshard(trainer.model)
         return None if sums is None else world.sum_tensor(sums)

@@ -7,10 +7,9 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import in_process
+from helpers import in_process, write_dataset
 
 from gpt.__main__ import main as gpt_main
-from gpt.corpus.pipeline import Document, prepare
 from gpt.dataset.dataset import SPLITS, open_dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import read_config, write_config
@@ -105,8 +104,9 @@ def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, said):
     evaluate("--run", runs[0], cwd=tmp_path)
     assert said == []
     config = read_config(runs[0])
-    documents = [Document(split, f"def {split}(x): return x\n" * 40, split) for split in SPLITS]
-    other = prepare(lambda: documents, "bytes", tmp_path / "x", {})
+    documents = [(split, f"def {split}(x): return x\n" * 40) for split in SPLITS]
+    other = write_dataset(documents, "bytes", tmp_path / "x")
+    said.clear()
     write_config(runs[0], replace(config, data=other.path))
     evaluate("--run", runs[0], cwd=tmp_path)
     assert len(said) == 1

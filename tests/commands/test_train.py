@@ -121,10 +121,10 @@ def test_a_preset_is_no_flag():
     ("arguments", "said"),
     [
         (("nano", "--steps", "many"), "--steps"),
-        (("nano", "--steps", "0"), "steps is 0; it must be at least 1"),
+        (("nano", "--steps", "0"), "--steps is 0; it must be at least 1"),
         (("nano", "--model.n-embd", "100", "--model.n-head", "3"), "a multiple of --model.n-head"),
         (("nano", "--wandb", "maybe"), "offline"),
-        (("nano", "--batch-tokens", "1000"), "not a multiple of model.context_length"),
+        (("nano", "--batch-tokens", "1000"), "not a multiple of --model.context-length"),
     ],
 )
 def test_bad_values_are_refused(capsys, arguments, said):

@@ -1,100 +1,118 @@
 import json
+import os
+import time
 
 import pytest
-from helpers import python_text
+from helpers import python_text, write_dataset
 
-from gpt.corpus import pipeline as prepare_module
-from gpt.corpus.pipeline import Document, prepare, require_plain, split_by_hash
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import Skipped, Texts
+from gpt.corpus.split import by_name_or_end
+from gpt.dataset import dataset as dataset_module
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
+from gpt.text.tokenizer import Tokenizer
 
 
 def documents(count=60):
     text = python_text()
-    return [
-        Document(f"{i}.py", text[i * 300 : i * 300 + 300], "validation" if i % 6 == 0 else "train")
-        for i in range(count)
-    ]
+    return [("validation" if i % 6 == 0 else "train", text[i * 300 : i * 300 + 300]) for i in range(count)]
 
 
-def silent(message):
-    """Hears what `prepare` says."""
+class WithSkipped(Texts):
+    """Texts, and what was left out beside them."""
+
+    def __init__(self, texts, skipped):
+        super().__init__(texts)
+        self.skipped = skipped
+
+    def parts(self):
+        return [*self.skipped, *super().parts()]
 
 
 @pytest.mark.parametrize("name", ["bytes", "char", "bpe:400"])
 def test_the_text_comes_back_from_the_shards(tmp_path, name):
-    dataset = prepare(documents, name, tmp_path / "d", {"name": "test"})
+    dataset = write_dataset(documents(), name, tmp_path / "d")
     for split in (dataset.train, dataset.validation):
-        expected = [document.text for document in documents() if document.split == split.name]
+        expected = [text for side, text in documents() if side == split.name]
         text = dataset.tokenizer.decode(split.read(0, split.tokens).tolist())
         assert text == "<|endoftext|>".join(expected)
-    assert dataset.recipe == {"name": "test"}
+
+
+def test_the_recipe_is_recorded_and_auto_as_what_it_chose(tmp_path):
+    source = Texts({"a": python_text()})
+    recipe = {"name": "test", "tokenizer": "auto"}
+    dataset = prepare(source, by_name_or_end(0.1), "auto", tmp_path / "d", recipe)
+    assert dataset.recipe == {"name": "test", "tokenizer": "bpe:512"}
 
 
 def test_preparing_twice_gives_the_same_dataset(tmp_path):
-    one = prepare(documents, "bpe:400", tmp_path / "one", {})
-    two = prepare(documents, "bpe:400", tmp_path / "two", {})
+    one = write_dataset(documents(), "bpe:400", tmp_path / "one")
+    two = write_dataset(documents(), "bpe:400", tmp_path / "two")
     assert one.fingerprint == two.fingerprint
 
 
 def test_the_manifest_says_what_is_there(tmp_path):
-    prepare(documents, "bytes", tmp_path / "d", {})
+    write_dataset(documents(), "bytes", tmp_path / "d")
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     train, validation = manifest["shards"]
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert (train["documents"], validation["documents"]) == (50, 10)
-    assert train["text_bytes"] == sum(len(d.text.encode()) for d in documents() if d.split == "train")
+    assert train["text_bytes"] == sum(len(text.encode()) for split, text in documents() if split == "train")
     assert train["tokens"] == train["text_bytes"] + 49  # end-of-text between them
     assert manifest["vocab_size"] == 257
 
 
+def test_what_was_just_written_is_not_read_again_and_later_it_is_checked(tmp_path, monkeypatch):
+    scans = []
+    scan = dataset_module.Shard.scan
+    monkeypatch.setattr(dataset_module.Shard, "scan", lambda shard: scans.append(shard) or scan(shard))
+    written = write_dataset(documents(), "bytes", tmp_path / "d")
+    assert scans == []
+    assert open_dataset(tmp_path / "d").fingerprint == written.fingerprint
+    assert len(scans) == 2
+
+
 def test_a_document_that_repeats_another_is_left_out_and_named(tmp_path, said):
-    twice = [*documents(), Document("copy.py", documents()[7].text, "train")]
-    prepare(lambda: twice, "bytes", tmp_path / "d", {}, {"x.bin": "binary"})
-    assert said == ["skipped x.bin: binary", "skipped copy.py: the same content as 7.py"]
-    assert (tmp_path / "d" / "skipped.txt").read_text() == "x.bin: binary\ncopy.py: the same content as 7.py\n"
-    single = prepare(documents, "bytes", tmp_path / "single", {})
-    assert open_dataset(tmp_path / "d").train.tokens == single.train.tokens
+    texts = {f"{i}.py": text for i, (_, text) in enumerate(documents())}
+    source = WithSkipped(texts | {"copy\n.py": texts["7.py"]}, [Skipped("x.bin", "binary")])
+    dataset = prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    assert said == [
+        "skipped x.bin: binary",
+        "skipped copy\u240a.py: the same content as 7.py",
+        f"read 61 of 61 files: {61 * 300:,} characters",
+    ]
+    lines = (tmp_path / "d" / "skipped.txt").read_text().splitlines()
+    assert lines == ["x.bin: binary", "copy\u240a.py: the same content as 7.py"]
+    single = prepare(Texts(texts), by_name_or_end(0.1), "bytes", tmp_path / "single", {})
+    assert dataset.train.tokens == single.train.tokens
 
 
 def test_many_skipped_documents_are_counted_and_listed_in_a_file(tmp_path, said):
-    prepare(documents, "bytes", tmp_path / "d", {}, {str(i): "empty" for i in range(100)})
-    assert said[-1].startswith("skipped 100 in all")
-    assert len(said) == 21
+    source = WithSkipped({"a": python_text()}, [Skipped(str(i), "empty") for i in range(100)])
+    prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    assert len(said) == 23
+    assert said[-3] == "skipped 80 more"
+    assert said[-1] == f"{tmp_path / 'd' / 'skipped.txt'} names all 100 that were skipped"
     assert len((tmp_path / "d" / "skipped.txt").read_text().splitlines()) == 100
 
 
-def test_a_character_vocabulary_of_single_documents_has_no_end_of_text(tmp_path):
-    two = [Document("a", "ab" * 100, "train"), Document("b", "abc" * 100, "validation")]
-    assert prepare(lambda: two, "char", tmp_path / "d", {}).tokenizer.vocab_size == 3
-
-
-def test_a_bpe_learns_from_all_over_a_text_larger_than_its_share(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "TRAINER_CHARACTERS", 20_000)
-    monkeypatch.setattr(prepare_module, "PIECE_CHARACTERS", 1000)
-    one = [Document("all", python_text(), "train"), Document("end", python_text()[:500] + "end", "validation")]
-    dataset = prepare(lambda: one, "bpe:400", tmp_path / "d", {})
-    assert dataset.tokenizer.vocab_size == 400
-    share = 20_000 / len(python_text())
-    pieces = list(prepare_module._pieces(one[0], share))
-    assert 10 <= len(pieces) <= 30
-    assert all(piece in python_text() for piece in pieces)
+def test_no_text_at_all_is_refused_and_sends_nobody_to_a_file_that_is_not_there(tmp_path, said):
+    source = WithSkipped({}, [Skipped(str(i), "empty") for i in range(50)])
+    with pytest.raises(InputError, match="no text in the input: nothing was written"):
+        prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    assert len(said) == 21
+    assert not [line for line in said if "skipped.txt" in line]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_tokenizer_of_another_dataset_or_run_is_used_as_it_is(tmp_path):
-    first = prepare(documents, "bpe:400", tmp_path / "first", {})
-    for name in (tmp_path / "first", tmp_path / "first" / "tokenizer.json"):
-        second = prepare(lambda: documents()[:30], str(name), tmp_path / "second", {})
+    first = write_dataset(documents(), "bpe:400", tmp_path / "first")
+    for name in (str(tmp_path / "first"), str(tmp_path / "first" / "tokenizer.json"), first.tokenizer):
+        second = write_dataset(documents(30), name, tmp_path / "second")
         assert second.tokenizer.fingerprint == first.tokenizer.fingerprint
-    with pytest.raises(InputError, match="tokenizer.json: cannot be read"):
-        prepare(documents, str(tmp_path), tmp_path / "third", {})
-
-
-def test_a_vocabulary_that_comes_out_smaller_is_said(tmp_path, said):
-    two = [Document("a", "ab" * 100, "train"), Document("b", "ab" * 90, "validation")]
-    with pytest.raises(InputError, match="too|needs"):
-        prepare(lambda: two, "bpe:4096", tmp_path / "d", {})
-    assert "only, not 4,096" in said[0]
+    with pytest.raises(InputError, match=r"tokenizer.json: cannot be read"):
+        write_dataset(documents(), str(tmp_path), tmp_path / "third")
 
 
 @pytest.mark.parametrize(
@@ -110,71 +128,74 @@ def test_a_vocabulary_that_comes_out_smaller_is_said(tmp_path, said):
 )
 def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, texts, message):
     with pytest.raises(InputError, match=message):
-        prepare(lambda: [Document(s, t, s) for s, t in texts.items()], "bytes", tmp_path / "d", {})
+        write_dataset(list(texts.items()), "bytes", tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_text_at_all_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no text in the input"):
-        prepare(list, "bytes", tmp_path / "d", {})
-
-
 def test_a_dataset_is_replaced_and_nothing_else_is(tmp_path):
-    first = prepare(documents, "bytes", tmp_path / "d", {})
-    second = prepare(documents, "char", tmp_path / "d", {})
+    first = write_dataset(documents(), "bytes", tmp_path / "d")
+    second = write_dataset(documents(), "char", tmp_path / "d")
     assert first.fingerprint != second.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="exists and is no dataset"):
-        prepare(documents, "bytes", tmp_path / "mine", {})
+        write_dataset(documents(), "bytes", tmp_path / "mine")
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
-def test_a_failure_midway_leaves_the_old_dataset(tmp_path):
-    prepare(documents, "bytes", tmp_path / "d", {})
-    before = open_dataset(tmp_path / "d").fingerprint
-    calls = []
+def test_which_dataset_will_be_replaced_is_said_before_and_that_it_was_another_one_after(tmp_path, said):
+    """Runs were trained on it, perhaps; the same one again is no other."""
+    out = tmp_path / "d"
+    tokens = write_dataset(documents(), "bytes", out).train.tokens
+    moment = time.mktime((2026, 11, 5, 14, 3, 0, 0, 0, -1))
+    os.utime(out / "manifest.json", (moment, moment))
+    said.clear()
+    for name in ("bytes", "char"):
+        write_dataset(documents(), name, out)
+    assert said[0] == f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared 2026-11-05 14:03"
+    assert said[1].startswith("read 60 of 60 files")
+    assert [line for line in said if "replaces" in line] == [
+        f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+    ]
 
-    def failing():
-        calls.append(1)
-        yield from documents()
-        if len(calls) > 1:
-            raise OSError("disk gone")
+
+def test_a_dataset_whose_manifest_is_damaged_is_replaced(tmp_path):
+    write_dataset(documents(), "bytes", tmp_path / "d")
+    (tmp_path / "d" / "manifest.json").write_text('{"version": 1, "shards": [{}]}')
+    assert write_dataset(documents(), "bytes", tmp_path / "d").train.tokens == 50 * 300 + 49
+
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="file/x/y: cannot be written, since .*file is a file"):
+        write_dataset(documents(), "bytes", tmp_path / "file" / "x" / "y")
+
+
+def test_a_failure_midway_leaves_the_old_dataset(tmp_path):
+    before = write_dataset(documents(), "bytes", tmp_path / "d").fingerprint
+
+    class Failing(Texts):
+        def read(self, part):
+            yield from super().read(part)
+            if part == "7":
+                raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        prepare(failing, "bytes", tmp_path / "d", {})
+        prepare(Failing({str(i): str(i) for i in range(60)}), by_name_or_end(0.1), "bytes", tmp_path / "d", {})
     assert open_dataset(tmp_path / "d").fingerprint == before
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_an_unknown_tokenizer_is_refused_before_anything_is_read(tmp_path):
-    def never():
-        raise AssertionError("read")
+    class Never(Texts):
+        def parts(self):
+            raise AssertionError("read")
 
     with pytest.raises(InputError, match="`tokenizer` gpt5"):
-        prepare(never, "gpt5", tmp_path / "d", {})
+        prepare(Never({}), by_name_or_end(0.1), "gpt5", tmp_path / "d", {})
 
 
-def test_the_split_by_hash_has_its_share_and_never_changes():
-    names = [f"dir/{i}.py" for i in range(10_000)]
-    share = sum(split_by_hash(name, 0.1) == "validation" for name in names) / 10_000
-    assert abs(share - 0.1) < 0.012  # four standard deviations
-    # sha256sum gives io.py 4f…, in the lower half of all digests, and argparse.py c9… and os.py d9… in the upper.
-    splits = [split_by_hash(name, 0.5) for name in ("io.py", "argparse.py", "os.py")]
-    assert splits == ["validation", "train", "train"]
-
-
-def test_the_replacement_of_another_dataset_is_said(tmp_path, said):
-    """Runs were trained on it, perhaps; the same one again is no other."""
-    for name in ("bytes", "bytes", "char"):
-        prepare(documents, name, tmp_path / "d", {})
-    assert [line for line in said if "replaces" in line] == [
-        f"{tmp_path / 'd'}: replaces another dataset; runs that were trained on that one cannot go on with this one"
-    ]
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".", "/tmp/x"])
-def test_a_name_leads_nowhere_else(name):
-    with pytest.raises(InputError, match="is no plain name"):
-        require_plain(name)
+def test_a_tokenizer_that_is_given_is_used(tmp_path):
+    given = Tokenizer.utf8_bytes()
+    assert write_dataset(documents(), given, tmp_path / "d").tokenizer.fingerprint == given.fingerprint

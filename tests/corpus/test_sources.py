@@ -1,12 +1,12 @@
 import errno
 import json
 import os
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from gpt.corpus import sources as textfiles
-from gpt.corpus.sources import TextFiles
+from gpt.corpus.sources import Document, Skipped, TextFiles
 from gpt.errors import InputError
 
 TEXT = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter.\n"
@@ -34,19 +34,23 @@ def folder(tmp_path):
 
 
 def read(files):
-    return {document.name: document.text for document in files.documents()}
+    """The texts, by name, and why others were left out, by name."""
+    found = [
+        each for part in files.parts() for each in ([part] if isinstance(part, Skipped) else list(files.read(part)))
+    ]
+    texts = {each.name: each.text for each in found if isinstance(each, Document)}
+    return texts, {each.name: each.reason for each in found if isinstance(each, Skipped)}
 
 
 def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder):
-    files = TextFiles([folder], None)
-    texts = read(files)
-    assert set(texts) == {"corpus/" + n + e for n in ("a.txt", "sub/b.md", "windows.txt") for e in ("", " (its end)")}
-    reasons = {path.removeprefix(str(folder) + "/"): reason for path, reason in files.skipped.items()}
-    assert reasons == {
+    texts, skipped = read(TextFiles([folder]))
+    assert set(texts) == {"corpus/a.txt", "corpus/sub/b.md", "corpus/windows.txt"}
+    convert = "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
+    assert {name.removeprefix("corpus/"): reason for name, reason in skipped.items()} == {
         "empty.txt": "empty",
         "blank.txt": "empty",
         "picture.png": "binary: it has a zero byte",
-        "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}",
+        "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}; {convert}",
         ".git": "hidden, or a directory of tools",
         "__pycache__": "hidden, or a directory of tools",
         "venv": "hidden, or a directory of tools",
@@ -55,78 +59,106 @@ def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder
     }
 
 
+def test_names_are_the_same_wherever_the_input_lies(folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(folder)
+    expected = read(TextFiles([folder]))
+    monkeypatch.chdir(folder)
+    for other in (".", "../corpus", "../link"):
+        assert read(TextFiles([Path(other)])) == expected
+
+
 def test_datasets_and_runs_of_ours_are_no_text(folder):
     for name, mark in (("data", "manifest.json"), ("run", "config.json")):
         (folder / name).mkdir()
         (folder / name / "tokenizer.json").write_text(TEXT)
         (folder / name / mark).write_text(TEXT)
     (folder / "run" / "checkpoints").mkdir()
-    files = TextFiles([folder], None)
-    assert not [name for name in read(files) if name.startswith(("corpus/data", "corpus/run"))]
-    assert (
-        files.skipped[str(folder / "run")]
-        == files.skipped[str(folder / "data")]
-        == "a dataset or a run of this program"
-    )
-
-
-def test_few_documents_are_each_cut_in_two_and_nothing_is_lost(folder):
-    files = TextFiles([folder / "a.txt"], None)
-    train, validation = files.documents()
-    assert (train.split, validation.split) == ("train", "validation")
-    assert train.text + validation.text == TEXT
-    assert len(validation.text) == pytest.approx(len(TEXT) / 10, abs=1)
+    texts, skipped = read(TextFiles([folder]))
+    assert not [name for name in texts if name.startswith(("corpus/data", "corpus/run"))]
+    assert skipped["corpus/run"] == skipped["corpus/data"] == "a dataset or a run of this program"
 
 
 def test_byte_order_marks_and_carriage_returns_are_taken_off(folder):
-    assert "".join(read(TextFiles([folder / "windows.txt"], None)).values()) == "one\ntwo\n"
+    assert read(TextFiles([folder / "windows.txt"]))[0] == {"windows.txt": "one\ntwo\n"}
 
 
-def test_many_documents_are_split_by_name(tmp_path):
-    for i in range(150):
-        (tmp_path / f"{i:03d}.txt").write_text(f"{i} {TEXT}", encoding="utf-8")
-    documents = list(TextFiles([tmp_path], None).documents())
-    assert [document.text for document in documents] == [f"{i} {TEXT}" for i in range(150)]
-    assert 3 <= sum(document.split == "validation" for document in documents) <= 30
+def test_a_tilde_is_the_home_directory(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert "corpus/a.txt" in read(TextFiles([Path("~/corpus")]))[0]
 
 
-@pytest.mark.parametrize("number", [4, 400])
-@pytest.mark.parametrize(("share", "most", "expected"), [(0.1, 10**9, 0.1), (0.3, 10**9, 0.3), (0.3, 40_000, 0.1)])
-def test_validation_has_its_share_but_never_more_than_is_of_use(tmp_path, monkeypatch, number, share, most, expected):
-    """400,000 characters in few files, or in many."""
-    monkeypatch.setattr(textfiles, "MOST_CHARACTERS", most)
-    for index in range(number):
-        (tmp_path / f"{index}.txt").write_text(f"{index:0{400_000 // number}}")
-    documents = list(TextFiles([tmp_path], None, share).documents())
-    validation = sum(len(document.text) for document in documents if document.split == "validation")
-    assert validation / 400_000 == pytest.approx(expected, rel=0.25 if number == 400 else 0.001)
+def test_markup_is_taken_as_it_stands_and_said_once_for_each_kind(folder, said):
+    (folder / "page.html").write_text("<p>one</p>")
+    (folder / "sub" / "other.HTML").write_text("<p>two</p>")
+    (folder / "table.csv").write_text("a,b")
+    texts, _ = read(TextFiles([folder]))
+    assert texts["corpus/page.html"] == "<p>one</p>"
+    assert said == [
+        f"{folder / 'page.html'} and 1 more .html: taken as it stands; the tags are learned with the text",
+        f"{folder / 'table.csv'}: taken as it stands; the commas are learned with the text",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.CSV"])
+def test_a_field_of_what_is_not_json_lines_is_refused(folder, name):
+    (folder / name).write_text('{"text": "one"}')
+    (folder / "y.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(InputError, match=r"`field` text: is for JSON Lines \(\.jsonl\) only"):
+        TextFiles([folder / "y.jsonl", folder / name], "text")
+    assert "corpus/y.jsonl, line 1" in read(TextFiles([folder], "text"))[0]  # found in a directory it is text
+    (folder / "y.jsonl").unlink()
+    with pytest.raises(InputError, match=r"`field` text: there is no JSON Lines file \(\.jsonl\) in the input"):
+        TextFiles([folder], "text").parts()
 
 
 def test_json_lines_give_a_document_a_line(tmp_path):
     path = tmp_path / "x.jsonl"
-    lines = [{"text": "one"}, {"other": 1}, {"text": 5}, {"text": ""}, {"text": "half \ud800 pair"}, [1]]
+    lines = [{"other": 1}, {"text": "one"}, {"text": 5}, {"text": ""}, {"text": "half \ud800 pair"}, [1]]
     path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n\n", encoding="utf-8")
-    files = TextFiles([path], "text")
-    texts = [text for _, text in files._texts()]
-    assert texts == ["one", "half \ufffd\ufffd\ufffd pair"]
-    reasons = {name.split(", line ")[1]: reason for name, reason in files.skipped.items()}
+    texts, skipped = read(TextFiles([path], "text"))
+    assert texts == {"x.jsonl, line 2": "one", "x.jsonl, line 5": "half \ufffd\ufffd\ufffd pair"}
     none = "has no text in the field 'text'"
-    assert reasons == {"2": none, "3": none, "4": "empty", "6": none, "7": "not JSON: Expecting value at character 1"}
+    assert {name.split(", line ")[1]: reason for name, reason in skipped.items()} == {
+        "1": none,
+        "3": none,
+        "4": "empty",
+        "6": none,
+        "7": "not JSON: Expecting value at character 1",
+    }
 
 
-def test_json_lines_without_a_field_are_refused_with_the_fields_there_are(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "field", "reason", "fields"),
+    [
+        ('{"title": "t", "body": "b"}', None, "name the field that holds the text by `field`", "title, body"),
+        ("[1]", None, "name the field that holds the text by `field`", "none: its first line is no object"),
+        ('{"title": "t", "body": "b"}', "txt", "no line has a field 'txt'", "title, body"),
+        ('{"title": 1, "body": "b"}', "title", "the field 'title' holds no text in any line", "title, body"),
+    ],
+)
+def test_json_lines_without_text_are_refused_with_the_fields_there_are(tmp_path, line, field, reason, fields):
+    """Found in a directory they are only skipped."""
+    message = f"{reason}; its fields are: {fields}"
     path = tmp_path / "x.jsonl"
-    path.write_text('{"title": "t", "body": "b"}\n')
-    with pytest.raises(InputError, match=r"`input` .*x\.jsonl: .*`field`; its fields are: title, body"):
-        list(TextFiles([path], None).documents())
-    files = TextFiles([tmp_path], None)  # found in a directory it is only skipped
-    assert list(files.documents()) == []
-    assert "its fields are: title, body" in files.skipped[str(path)]
+    path.write_text(f"{line}\n" * 50)
+    files = TextFiles([path], field)
+    with pytest.raises(InputError, match=rf"`input` .*x\.jsonl: {message}"):
+        read(files)
+    texts, skipped = read(TextFiles([tmp_path], field))
+    assert texts == {}
+    assert skipped == {f"{tmp_path.name}/x.jsonl": f"JSON Lines: {message}"}
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "not json\n"])
+@pytest.mark.parametrize("field", [None, "text"])
+def test_json_lines_without_a_line_of_json_are_skipped(tmp_path, content, field):
+    (tmp_path / "x.jsonl").write_text(content)
+    assert read(TextFiles([tmp_path / "x.jsonl"], field)) == ({}, {"x.jsonl": "has no line of JSON"})
 
 
 def test_an_input_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(InputError, match="`input` .*nothing: does not exist"):
-        TextFiles([tmp_path / "nothing"], None)
+        TextFiles([tmp_path / "nothing"])
 
 
 def test_directories_and_files_that_cannot_be_read_are_named(folder):
@@ -140,23 +172,27 @@ def test_directories_and_files_that_cannot_be_read_are_named(folder):
     def open_some(path, *arguments, **options):
         return (refuse if str(path).endswith(".jsonl") else opened)(path, *arguments, **options)
 
-    files = TextFiles([folder], "text")
     with (
         mock.patch("os.scandir", lambda path: (refuse if str(path).endswith("sub") else scandir)(path)),
         mock.patch("builtins.open", open_some),
     ):
-        texts = read(files)
+        texts, skipped = read(TextFiles([folder], "text"))
     assert not [name for name in texts if "b.md" in name or "jsonl" in name]
-    assert files.skipped[str(folder / "sub")] == "cannot be read: Permission denied"
-    assert files.skipped[str(folder / "x.jsonl")] == "cannot be read: Permission denied"
+    assert skipped["corpus/sub"] == "cannot be read: Permission denied"
+    assert skipped["corpus/x.jsonl"] == "cannot be read: Permission denied"
 
 
-def test_json_lines_are_normalised_as_files_are(tmp_path):
+def test_json_lines_are_normalized_as_files_are(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one\\r\\ntwo\\r"}\r\n')
     (tmp_path / "fifo.jsonl").mkdir()
-    files = TextFiles([tmp_path / "x.jsonl", tmp_path], "text")
-    assert [text for _, text in files._texts()] == ["one\ntwo\r"] * 2
+    texts, _ = read(TextFiles([tmp_path / "x.jsonl", tmp_path], "text"))
+    assert list(texts.values()) == ["one\ntwo\r"] * 2
     (tmp_path / "y.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "\xff"}\n{"text": "a"}{"text": "b"}\n')
-    files = TextFiles([tmp_path / "y.jsonl"], "text")
-    assert [text for _, text in files._texts()] == ["fine"]
-    assert [reason.split(":")[0] for reason in files.skipped.values()] == ["not UTF-8", "not JSON"]
+    texts, skipped = read(TextFiles([tmp_path / "y.jsonl"], "text"))
+    assert list(texts.values()) == ["fine"]
+    assert [reason.split(":")[0] for reason in skipped.values()] == ["not UTF-8", "not JSON"]
+
+
+def test_what_is_no_regular_file_is_skipped(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read(TextFiles([tmp_path])) == ({}, {f"{tmp_path.name}/pipe.txt": "not a regular file"})

@@ -32,13 +32,17 @@ def split(tokens):
     return cast("Split", Counting(tokens))
 
 
+def pair(batch):
+    return batch.inputs, batch.targets
+
+
 @pytest.mark.parametrize("tokens", [66, 129, 1000, 1001, 1025])
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 def test_an_epoch_reads_each_target_exactly_once(tokens, epoch):
     loader = Loader(split(tokens), batch=1, context_length=64, seed=3)
     seen = Counter()
     for sample in range(epoch * loader.windows, (epoch + 1) * loader.windows):
-        _, targets = loader.batch(sample)
+        targets = loader.batch(sample).targets
         seen.update(targets[targets != IGNORE_INDEX].tolist())
     assert seen == Counter(range(1, tokens))
 
@@ -46,7 +50,7 @@ def test_an_epoch_reads_each_target_exactly_once(tokens, epoch):
 def test_a_target_is_the_token_after_its_input():
     loader = Loader(split(1000), batch=4, context_length=64, seed=3)
     for step in range(20):
-        inputs, targets = loader.batch(step)
+        inputs, targets = pair(loader.batch(step))
         assert inputs.shape == targets.shape == (4, 64)
         counted = targets != IGNORE_INDEX
         assert (targets - inputs)[counted].eq(1).all()
@@ -55,15 +59,15 @@ def test_a_target_is_the_token_after_its_input():
 
 def test_batches_are_the_samples_in_order():
     loader, other = Loader(split(1000), 6, 64, seed=3), Loader(split(1000), 2, 64, seed=3)
-    inputs, targets = loader.batch(5)
-    assert inputs.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[0].tolist()]
-    assert targets.tolist() == [row for step in (15, 16, 17) for row in other.batch(step)[1].tolist()]
+    batch, others = loader.batch(5), [other.batch(step) for step in (15, 16, 17)]
+    assert batch.inputs.tolist() == [row for one in others for row in one.inputs.tolist()]
+    assert batch.targets.tolist() == [row for one in others for row in one.targets.tolist()]
 
 
 def test_the_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):
         loader = Loader(split(3000), 1, 64, seed)
-        return [tuple(loader.batch(epoch * loader.windows + i)[1][0].tolist()) for i in range(loader.windows)]
+        return [tuple(loader.batch(epoch * loader.windows + i).targets[0].tolist()) for i in range(loader.windows)]
 
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)
@@ -72,7 +76,7 @@ def test_the_order_depends_on_seed_and_epoch_only():
 
 def test_windows_are_shuffled():
     loader = Loader(split(64 * 1000 + 1), 1, 64, seed=0)
-    starts = np.array([loader.batch(i)[1][0, 0] for i in range(1000)])
+    starts = np.array([loader.batch(i).targets[0, 0] for i in range(1000)])
     assert abs(np.corrcoef(np.arange(1000), starts)[0, 1]) < 0.1
     assert (np.abs(np.diff(starts)) == 64).mean() < 0.02
 
@@ -94,8 +98,8 @@ def test_a_batch_across_the_end_of_an_epoch_has_rows_of_both():
     loader, single = Loader(split(1000), 7, 64, seed=3), Loader(split(1000), 1, 64, seed=3)
     assert loader.windows == 16  # so the third batch begins in one epoch and ends in the next
     for step in (*range(10), 146):  # the last one begins in one block of samples and ends in the next
-        rows = [single.batch(sample) for sample in loader.samples(step)]
-        for one, others in zip(loader.batch(step), zip(*rows, strict=True), strict=True):
+        rows = [pair(single.batch(sample)) for sample in loader.samples(step)]
+        for one, others in zip(pair(loader.batch(step)), zip(*rows, strict=True), strict=True):
             assert torch.equal(one, torch.cat(others))
 
 
@@ -115,9 +119,9 @@ def test_processes_read_the_rows_of_the_same_batch(ranks):
     """Three epochs and more: the rows of all ranks, one after the other, and the sum of their hashes."""
     loader = Loader(split(1000), batch=8, context_length=16, seed=3)
     for step in range(30):
-        whole = loader.batch(step)
+        whole = pair(loader.batch(step))
         share = 8 // ranks
-        parts = [loader.batch(step, rank * share, share) for rank in range(ranks)]
+        parts = [pair(loader.batch(step, rank * share, share)) for rank in range(ranks)]
         for one, others in zip(whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(one, torch.cat(others))
         samples = loader.samples(step)
@@ -127,7 +131,7 @@ def test_processes_read_the_rows_of_the_same_batch(ranks):
 
 def test_a_hash_names_the_rows_their_order_and_their_place():
     loader = Loader(split(1000), batch=4, context_length=16, seed=3)
-    inputs, targets = loader.batch(0)
+    inputs, targets = pair(loader.batch(0))
     seen = {int(row_hashes(range(4), inputs, targets).sum())}
     seen.add(int(row_hashes(range(1, 5), inputs, targets).sum()))
     for x, y in ((inputs.flip(0), targets.flip(0)), (inputs + 1, targets), (inputs, targets + 1)):

@@ -11,7 +11,7 @@ import torch
 from helpers import OUT_OF_MEMORY_REPORTS, Training, torchrun
 
 from gpt import InputError
-from gpt.distributed import launch
+from gpt.distributed import launch, parallel
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import ProcessLost
@@ -225,7 +225,7 @@ def test_a_batch_is_divided_without_a_rest():
 def test_nodes_with_different_numbers_of_processes_have_no_copies_of_shards():
     world = SimpleNamespace(size=4, nodes=2, even=False)
     with pytest.raises(InputError, match="`parallel` hsdp: needs equally many processes on each node"):
-        World._mesh(world, "hsdp")
+        parallel._mesh("hsdp", world)
 
 
 def test_each_process_needs_a_gpu_of_its_own(monkeypatch):

@@ -24,6 +24,7 @@ from gpt import GPT, InputError, TrainConfig
 from gpt.compiler import CompilerFailed
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.distributed.launch import join_world
+from gpt.distributed.parallel import gather, parallelize
 from gpt.distributed.world import World
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
@@ -52,7 +53,7 @@ def begun(config: TrainConfig, dataset: Dataset, run: Path, world: World, resume
 def whole(trained: Training) -> dict[str, torch.Tensor]:
     return {
         name: tensor.clone()
-        for name, tensor in trained.trainer.world.gather(dict(trained.model.named_parameters())).items()
+        for name, tensor in gather(dict(trained.model.named_parameters()), trained.trainer.world).items()
     }
 
 
@@ -175,7 +176,7 @@ def draw(config: TrainConfig, dataset: Dataset, world: World) -> list[str]:
         model = GPT(config.model)
         with torch.no_grad():
             model.token_embedding.weight += (0.1 * world.rank) * torch.randn_like(model.token_embedding.weight) + fault
-        model = model if config.parallel == "ddp" else world.parallelize(model, config.parallel)
+        model = model if config.parallel == "ddp" else parallelize(model, config.parallel, world)
         if config.parallel != "ddp":  # they share one model: let its logits differ
             model.register_forward_hook(lambda module, _, logits: logits.roll(world.rank, -1) + fault)  # noqa: B023
         samples.append(sample_text(model, dataset, 12, world))

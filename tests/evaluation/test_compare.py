@@ -3,9 +3,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import write_dataset
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
-from gpt.corpus.pipeline import Document, prepare
 from gpt.evaluation.compare import Measured, bits_difference, encoded_anew, loss_difference
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
@@ -93,8 +93,8 @@ def test_tokenizers_are_compared_document_by_document(model, dataset, bpe):
 def test_other_documents_are_not_compared(model, dataset, bpe, tmp_path):
     torch.manual_seed(1)
     other = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, context_length=16, vocab_size=bpe.vocab_size)).eval()
-    documents = [Document(str(i), f"{i} " * 200, "validation" if i % 2 else "train") for i in range(20)]
-    alien = prepare(lambda: documents, "bytes", tmp_path / "d", {})
+    documents = [("validation" if i % 2 else "train", f"{i} " * 200) for i in range(20)]
+    alien = write_dataset(documents, "bytes", tmp_path / "d")
     one = measured(model, dataset.tokenizer, dataset.validation)
     two = measured(other, bpe, encoded_anew(alien.validation, alien.tokenizer, bpe))
     with pytest.raises(InputError, match="do not spell the same documents"):

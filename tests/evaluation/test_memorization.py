@@ -1,9 +1,8 @@
 import random
 
 import pytest
-from helpers import random_text
+from helpers import random_text, write_dataset
 
-from gpt.corpus.pipeline import Document, prepare
 from gpt.evaluation import memorization
 from gpt.evaluation.memorization import BY_HEART, find_copies, longest_copies
 
@@ -35,8 +34,8 @@ def test_stretches_are_those_that_a_search_of_all_finds(alphabet):
 
 def test_a_copied_passage_is_found_wherever_chunks_end(tmp_path, monkeypatch):
     text = random_text(random.Random(1), 5000)
-    documents = [Document("a", text, "train"), Document("b", text[::-1], "validation")]
-    dataset = prepare(lambda: documents, "bpe:300", tmp_path / "data", {})
+    documents = [("train", text), ("validation", text[::-1])]
+    dataset = write_dataset(documents, "bpe:300", tmp_path / "data")
     monkeypatch.setattr(memorization, "CHUNK_TOKENS", 7)
     clean = dataset.tokenizer.decode(dataset.tokenizer.encode(text))
     copies = find_copies([clean[1000:1150] + "\x07", "\x07" * 300, clean[5:104]], dataset.train, dataset.tokenizer)
@@ -45,8 +44,8 @@ def test_a_copied_passage_is_found_wherever_chunks_end(tmp_path, monkeypatch):
 
 def test_of_a_large_text_pieces_from_all_over_it_are_searched(tmp_path, monkeypatch):
     text = "".join(f"line {i} says {i * i}\n" for i in range(2000))
-    documents = [Document("a", text, "train"), Document("b", text[:500], "validation")]
-    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {})
+    documents = [("train", text), ("validation", text[:500])]
+    dataset = write_dataset(documents, "bytes", tmp_path / "data")
     monkeypatch.setattr(memorization, "CHUNK_TOKENS", 100)
     monkeypatch.setattr(memorization, "SEARCHED_TOKENS", dataset.train.tokens // 4)
     copies = find_copies([text[:2000]], dataset.train, dataset.tokenizer)

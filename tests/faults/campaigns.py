@@ -23,6 +23,7 @@ import torch
 from helpers import ROOT, heard
 
 import train
+from gpt import files
 from gpt.commands import clean_errors
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
@@ -350,7 +351,8 @@ def fill_disk(directory: Path, fraction: float, checkpoint_bytes: int, _: object
 def fail_operation(_: Path, fraction: float, __: int, patch) -> Iterator[None]:
     operations = iter(range(10**6))
     failing = int(fraction * 10)  # of two writes, three hashes, five syncs
-    originals = {name: getattr(integrity, name) for name in ("save_tensors", "sha256", "sync")}
+    homes = {"save_tensors": integrity, "sha256": integrity, "sync": files}
+    originals = {name: getattr(home, name) for name, home in homes.items()}
     armed = [True]
 
     def failing_at(name: str) -> Callable:
@@ -362,7 +364,7 @@ def fail_operation(_: Path, fraction: float, __: int, patch) -> Iterator[None]:
         return operation
 
     for name in originals:
-        patch.setattr(integrity, name, failing_at(name))
+        patch.setattr(homes[name], name, failing_at(name))
     yield
     armed[0] = False
     yield

@@ -1,15 +1,14 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
-from helpers import python_text
+from helpers import python_text, write_dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
-from gpt.corpus.pipeline import Document, prepare
 from gpt.interop.huggingface import export, read_config, read_weights
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
 from gpt.training.start import fit_to_dataset, initial_weights
@@ -133,11 +132,9 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, sai
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
     theirs.save_pretrained(tmp_path / "padded")
     bpe.save(tmp_path / "padded" / OUR_TOKENIZER)
-    documents = [Document(s, python_text()[:5000], s) for s in ("train",)] + [
-        Document("v", python_text()[5000:9000], "validation")
-    ]
+    documents = [("train", python_text()[:5000]), ("validation", python_text()[5000:9000])]
     bpe.save(tmp_path / "bpe.json")
-    dataset = prepare(lambda: documents, str(tmp_path / "bpe.json"), tmp_path / "data", {})
+    dataset = write_dataset(documents, str(tmp_path / "bpe.json"), tmp_path / "data")
     config = parse_train(["--init-from", str(tmp_path / "padded"), "--data", str(tmp_path / "data")]).config
     config = fit_to_dataset(config, dataset)
     assert "vocabulary: 600 ids; those that pad it to 640 are left out" in said
@@ -161,7 +158,7 @@ def edit(path, **changes):
         ({"n_layer": 3}, "the weight 'h.2.ln_1.weight' is missing"),
         ({"n_layer": 1}, "has weights that GPT-2 does not: h.1.attn.c_attn.bias"),
         ({"vocab_size": 101}, "token_embedding.weight has shape"),
-        ({"n_head": 3}, "model.n_embd is 32"),
+        ({"n_head": 3}, "`model.n_embd` is 32"),
     ],
 )
 def test_what_cannot_be_read_exactly_is_refused(tmp_path, change, message):
@@ -201,7 +198,7 @@ def test_pickled_and_damaged_weights_are_refused(tmp_path):
         ({"n_kv_head": 2}, "model.n_kv_head 2"),
         ({"sliding_window": 8}, "model.sliding_window 8"),
         ({"ngram": 2}, "model.ngram 2"),
-        ({"ngram": 2, "sliding_window": 8}, "model.ngram 2, model.sliding_window 8"),
+        ({"ngram": 2, "sliding_window": 8}, "model.sliding_window 8, model.ngram 2"),
     ],
 )
 def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
@@ -209,6 +206,19 @@ def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_p
     with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
         export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_setting_is_refused_until_it_is_allowed_by_name(tmp_path, model):
+    @dataclass(frozen=True)
+    class Extended(ModelConfig):
+        alibi: bool = False
+
+    model.config = Extended(**asdict(model.config), alibi=True)
+    with pytest.raises(InputError, match="cannot represent this model, which has model.alibi True;"):
+        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+    model.config = replace(model.config, alibi=False)
+    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
 
 
 def test_a_model_without_biases_is_exported_with_zeros(tmp_path):

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from gpt import InputError
+from gpt import InputError, files
 from gpt.runs import checkpoint, integrity
 from gpt.runs.checkpoint import list_checkpoints, load, load_best, load_newest, prune, save, step_of
 from gpt.runs.integrity import CorruptCheckpoint, Unreadable
@@ -227,7 +227,7 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
 
 FULL = OSError(28, "No space left on device")
 FAILURES = [(integrity, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
-FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(integrity, "sync", FULL, n) for n in range(6)]
+FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(files, "sync", FULL, n) for n in range(6)]
 
 
 @pytest.mark.parametrize(("module", "failing", "error", "after"), FAILURES)

@@ -15,7 +15,6 @@ from gpt.errors import InputError
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
-from gpt.text.names import parse_tokenizer
 from gpt.text.spelling import byte_alphabet
 from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, StreamDecoder, Tokenizer
 from gpt.text.tokenizer import _parts as tokenizer_parts
@@ -351,23 +350,6 @@ def test_too_small_a_vocabulary_is_refused():
 
 def test_a_small_text_gives_a_smaller_vocabulary():
     assert 257 <= Tokenizer.train_bpe(["abab"], 4096).vocab_size < 270
-
-
-@pytest.mark.parametrize(
-    ("name", "parsed"), [("gpt2", ("gpt2", None)), ("bytes", ("bytes", None)), ("bpe:512", ("bpe", 512))]
-)
-def test_names_are_parsed(name, parsed):
-    assert parse_tokenizer(name) == parsed
-
-
-def test_a_path_names_a_saved_tokenizer(tmp_path):
-    assert parse_tokenizer(str(tmp_path)) == ("file", None)
-
-
-@pytest.mark.parametrize("name", ["bpe", "bpe:", "bpe:x", "bpe:" + "9" * 5000, "bpe:²", "gpt3", "char:5", ""])
-def test_unknown_names_are_refused(name):
-    with pytest.raises(InputError, match="choose gpt2, bytes, char, bpe:VOCAB"):
-        parse_tokenizer(name)
 
 
 def test_byte_alphabet_is_that_of_the_tokenizers_library():

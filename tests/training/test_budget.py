@@ -3,12 +3,11 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import python_text
+from helpers import python_text, write_dataset
 
 from gpt import InputError, TrainConfig
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
-from gpt.corpus.pipeline import Document, prepare
 from gpt.dataset.loader import Loader
 from gpt.distributed.world import World
 from gpt.presets import preset
@@ -32,11 +31,8 @@ def epochs(config, dataset):
 @pytest.mark.parametrize("tokens", [5_000, 20_000, 90_000])
 def test_a_text_is_read_a_few_times_and_evaluated_at_least_ten_times_where_nobody_says(tokens, said, tmp_path):
     text = python_text()[:tokens]
-    documents = [
-        Document("a", text[: tokens * 9 // 10], "train"),
-        Document("b", text[tokens * 9 // 10 :], "validation"),
-    ]
-    dataset = prepare(lambda: documents, "auto", tmp_path / "data", {})
+    documents = [("train", text[: tokens * 9 // 10]), ("validation", text[tokens * 9 // 10 :])]
+    dataset = write_dataset(documents, "auto", tmp_path / "data")
     for arguments in ((), ("nano",)):
         config = settled(dataset, *arguments)
         assert 0.9 < epochs(config, dataset) < (6 if arguments else 1.2)  # a named one keeps its batch: ten, at least
@@ -142,8 +138,8 @@ def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
 
 
 def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):
-    documents = [Document("a", "one two three " * 60, "train"), Document("b", "four five six " * 6, "validation")]
-    dataset = prepare(lambda: documents, "bytes", tmp_path / "data", {})
+    documents = [("train", "one two three " * 60), ("validation", "four five six " * 6)]
+    dataset = write_dataset(documents, "bytes", tmp_path / "data")
     config = settled(dataset, "shakespeare-char-cpu", "--model.vocab-size", 257)
     assert config.model.context_length == 64
     config = settled(dataset, "gpt2", "--model.vocab-size", 257)

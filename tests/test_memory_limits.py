@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.limits import MEGABYTE, UNLIMITED, available
+from gpt.memory import MEGABYTE, UNLIMITED, available
 
 GB = 1 << 30
 V1 = "35 32 0:32 {root} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"

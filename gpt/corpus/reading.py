@@ -1,0 +1,63 @@
+"""A corpus, read once: without duplicates, counted, and kept beside the output for the passes that follow.
+
+The texts lie in memory while they are few, and then in a temporary file that no name leads to.
+"""
+
+import hashlib
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt.corpus.sources import Document, Skipped, Source
+from gpt.log import Progress
+
+MEMORY_BYTES = 1 << 27  # of text that is kept in memory
+LENGTHS = struct.Struct("<QQ")  # of a name and a text, in bytes
+
+
+class Corpus:
+    """The documents of a source, each content once; iterating gives them in order, as often as is needed.
+
+    `documents` and `characters` count all that were read, repetitions included; `files` counts the source's parts, and
+    `files_read` those that gave a document. `skipped` is what was left out.
+    """
+
+    def __init__(self, source: Source, directory: Path, progress: Progress) -> None:
+        """Read it all. `directory` is where the texts are kept if they are many."""
+        self.documents = self.characters = self.files_read = 0
+        self.skipped: list[Skipped] = []
+        self._kept = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(directory))
+        self._size = 0
+        first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
+        parts = source.parts()
+        self.files = sum(not isinstance(part, Skipped) for part in parts)
+        for number, part in enumerate(parts):
+            before = self.documents
+            for found in (part,) if isinstance(part, Skipped) else source.read(part):
+                if isinstance(found, Skipped):
+                    self.skipped.append(found)
+                else:
+                    self._take(found, first_of)
+                progress.doing = f"read {number:,} of {len(parts):,} files, {self.characters:,} characters"
+            self.files_read += self.documents > before
+
+    def _take(self, document: Document, first_of: dict[bytes, str]) -> None:
+        self.documents += 1
+        self.characters += len(document.text)
+        content = document.text.encode()
+        digest = hashlib.sha256(content).digest()
+        if digest in first_of:
+            self.skipped.append(Skipped(document.name, f"the same content as {first_of[digest]}"))
+            return
+        first_of[digest] = document.name
+        name = document.name.encode("utf-8", "surrogatepass")
+        self._size += self._kept.write(LENGTHS.pack(len(name), len(content)) + name + content)
+
+    def __iter__(self) -> Iterator[Document]:
+        place = 0
+        while place < self._size:
+            self._kept.seek(place)
+            name, content = LENGTHS.unpack(self._kept.read(LENGTHS.size))
+            place += LENGTHS.size + name + content
+            yield Document(self._kept.read(name).decode("utf-8", "surrogatepass"), self._kept.read(content).decode())

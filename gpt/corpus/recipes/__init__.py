@@ -1,0 +1,26 @@
+"""Corpora by name: a recipe is a source, a split and their settings."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpt.corpus.sources import Source
+from gpt.corpus.split import Split
+
+
+class Recipe(Protocol):
+    """The settings of one corpus; its fields are the options of the command."""
+
+    @property
+    def tokenizer(self) -> str: ...
+
+    def place(self) -> Path:
+        """Return the dataset directory to write."""
+
+    def source(self) -> Source:
+        """Return where the documents come from."""
+
+    def split(self) -> Split:
+        """Return how they are divided between training and validation."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest says of the recipe."""

@@ -1,0 +1,56 @@
+"""tinyshakespeare (Karpathy 2015), split as in nanoGPT so that losses compare: the first 90 % of characters train."""
+
+import hashlib
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.corpus.sources import Texts
+from gpt.corpus.split import Split, by_name_or_end
+from gpt.errors import InputError
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+@dataclass(frozen=True)
+class Shakespeare:
+    """Prepare tinyshakespeare, which is downloaded, split as nanoGPT splits it: the last tenth validates."""
+
+    input: Path | None = None
+    """The text, if it is here already."""
+    tokenizer: str = "char"
+    """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use."""
+    out: Path = Path("data/shakespeare")
+    """Dataset directory to write."""
+
+    def place(self) -> Path:
+        return self.out
+
+    def source(self) -> Texts:
+        content = self.input.expanduser().read_bytes() if self.input else download()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != SHA256:
+            raise InputError(
+                f"{self.input or URL}: is not the usual tinyshakespeare (its SHA-256 is {digest}, not {SHA256}); "
+                "for a text of your own use: gpt prepare files --input FILE --name NAME"
+            )
+        return Texts({"tinyshakespeare": content.decode("utf-8")})
+
+    def split(self) -> Split:
+        return by_name_or_end(0.1)
+
+    def record(self) -> dict[str, Any]:
+        return {"name": "shakespeare", "tokenizer": self.tokenizer}
+
+
+def download() -> bytes:
+    """Fetch the text. Raises InputError if that fails."""
+    try:
+        with urllib.request.urlopen(URL, timeout=60) as response:
+            return response.read()
+    except OSError as error:
+        raise InputError(
+            f"{URL}: could not be downloaded ({error}); get the file by other means and give it by `input`"
+        ) from None

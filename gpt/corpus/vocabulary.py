@@ -1,0 +1,97 @@
+"""The tokenizer of a corpus: by its name, or one that suits the size of the text, or learned from it."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt.corpus.split import Piece, hash_fraction
+from gpt.dataset.manifest import SPLITS
+from gpt.errors import InputError
+from gpt.log import log
+from gpt.text.tokenizer import Tokenizer
+
+AUTO = "auto"  # in place of a tokenizer's name: one that suits the size of the text
+MAX_DIGITS = 9  # of bpe:VOCAB
+TRAINER_CHARACTERS = 50_000_000  # a BPE is learned from about this much of a larger corpus
+SAMPLE_CHARACTERS = 10_000  # of a text at a time, where not all of it is learned from
+# What `auto` takes for a text of fewer characters than this; measured, see benchmarks/LOG.md.
+VOCABULARIES = ((100_000, "bytes"), (1_000_000, "bpe:512"), (20_000_000, "bpe:2048"), (math.inf, "bpe:4096"))
+
+
+@dataclass
+class SplitSizes:
+    """Pieces and characters of each split."""
+
+    pieces: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    characters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> "SplitSizes":
+        sizes = cls()
+        for piece in pieces:
+            sizes.pieces[piece.split] += 1
+            sizes.characters[piece.split] += len(piece.text)
+        return sizes
+
+
+def parse_tokenizer(name: str) -> tuple[str, int | None]:
+    """(kind, vocabulary) of 'gpt2', 'bytes', 'char', 'auto', 'bpe:VOCAB', or 'file' for a path.
+
+    Raises InputError for anything else.
+    """
+    kind, colon, number = name.partition(":")
+    if kind == "bpe" and number.isdecimal() and len(number) <= MAX_DIGITS:
+        return "bpe", int(number)
+    if kind in ("gpt2", "bytes", "char", AUTO) and not colon:
+        return kind, None
+    with contextlib.suppress(OSError):  # what is too long to be a path
+        if name and Path(name).exists():
+            return "file", None
+    raise InputError(
+        f"`tokenizer` {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
+        "or a directory whose tokenizer to use: a run, a dataset, or a Hugging Face GPT-2"
+    )
+
+
+def suitable_tokenizer(characters: int) -> str:
+    """Name the tokenizer that suits so much training text: tokens that are rare in it teach a model nothing."""
+    name = next(name for most, name in VOCABULARIES if characters < most)
+    few = "too few for words of their own" if name == "bytes" else "a vocabulary that so much text fills"
+    log.info(f"tokenizer: {name}, for {characters:,} characters: {few}")
+    return name
+
+
+def make_tokenizer(name: str, pieces: Callable[[], Iterable[Piece]], sizes: SplitSizes) -> Tokenizer:
+    """Load or make the tokenizer called `name` (see `parse_tokenizer`); a BPE learns from the training pieces."""
+    kind, vocab_size = parse_tokenizer(name)
+    if kind == "gpt2":
+        return Tokenizer.gpt2()
+    if kind == "file":
+        path = Path(name)
+        return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    if kind == "bytes":
+        return Tokenizer.utf8_bytes()
+    if kind == "char":
+        alphabet: set[str] = set()
+        for piece in pieces():
+            alphabet.update(piece.text)
+        return Tokenizer.char(alphabet, end_of_text=max(sizes.pieces.values()) > 1)
+    assert vocab_size is not None
+    share = TRAINER_CHARACTERS / max(1, sizes.characters["train"])
+    texts = (text for piece in pieces() if piece.split == "train" for text in sampled(piece, share))
+    tokenizer = Tokenizer.train_bpe(texts, vocab_size)
+    if tokenizer.vocab_size < vocab_size:
+        log.info(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {vocab_size:,}")
+    return tokenizer
+
+
+def sampled(piece: Piece, share: float) -> Iterator[str]:
+    """Yield about this share of a text, from all over it."""
+    if share >= 1:
+        yield piece.text
+        return
+    for start in range(0, len(piece.text), SAMPLE_CHARACTERS):
+        if hash_fraction(f"{piece.name} {start}") < share:
+            yield piece.text[start : start + SAMPLE_CHARACTERS]

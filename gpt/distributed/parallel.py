@@ -1,0 +1,130 @@
+"""One model in several processes: copied to each (ddp), or divided between them (fsdp, hsdp).
+
+Every function is called by all ranks alike. In a world of size 1 they change nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt.choices import Parallel
+from gpt.distributed.world import World
+from gpt.errors import InputError
+
+
+def parallelize(model: nn.Module, parallel: Parallel, world: World) -> nn.Module:
+    """Return what to call in place of the model, so that its gradients are averaged over all ranks.
+
+    ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node.
+    """
+    if world.size == 1:
+        return model
+    if parallel == "ddp":
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    for parameter in model.parameters():
+        dist.broadcast(parameter.detach(), src=0)
+    mesh = _mesh(parallel, world)
+    for block in model.get_submodule("blocks").children():
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _mesh(parallel: Parallel, world: World) -> DeviceMesh:
+    """Lay the ranks out as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
+    if parallel == "hsdp" and not world.even:
+        raise InputError(
+            f"`parallel` hsdp: needs equally many processes on each node, and these {world.size} are not divided "
+            f"equally between {world.nodes}; start as many on each, or use fsdp"
+        )
+    ranks = torch.arange(world.size)
+    if parallel == "fsdp":
+        return DeviceMesh.from_group(world.new_group(ranks.view(1, -1)), world.device, mesh_dim_names=("shard",))
+    ranks = ranks.view(world.nodes, -1)
+    groups = [world.new_group(ranks.T), world.new_group(ranks)]
+    return DeviceMesh.from_group(groups, world.device, mesh=ranks, mesh_dim_names=("replicate", "shard"))
+
+
+@contextlib.contextmanager
+def sync_gradients(parallel_model: nn.Module, synchronize: bool) -> Generator[None]:
+    """Have the passes in this context send their gradients, or only add them up."""
+    if isinstance(parallel_model, FSDPModule):
+        parallel_model.set_requires_gradient_sync(synchronize)
+        yield
+    elif isinstance(parallel_model, DistributedDataParallel) and not synchronize:
+        with parallel_model.no_sync():
+            yield
+    else:
+        yield
+
+
+def needs_rehearsal(parallel_model: nn.Module) -> bool:
+    """Tell whether a step of a new parallel model must not be its first: once without sending, once with it.
+
+    A rank that runs out of memory while gradients are sent leaves the others waiting for its part; so they are first
+    not sent (fsdp cannot do without). And ddp sends its first gradients in other buckets than all later ones, and so
+    adds them in another order: without a rehearsal each start's first step would have other bits.
+    """
+    return isinstance(parallel_model, DistributedDataParallel)
+
+
+def rebuild(model: nn.Module, parallel_model: nn.Module, world: World, small_pass: Callable[[], object]) -> nn.Module:
+    """Rebuild the parallel wrapper after all ranks abandoned a pass, dropping partial gradients.
+
+    `small_pass` goes forward and backward once; its gradients are to be thrown away.
+    """
+    world.hurry(False)
+    if isinstance(parallel_model, DistributedDataParallel):
+        return parallelize(model, "ddp", world)  # the old one waits for gradients that it was promised
+    if isinstance(parallel_model, FSDPModule):
+        if hasattr(parallel_model, "reset_iter_state"):  # torch 2.13 has it, 2.11 may not
+            parallel_model.reset_iter_state()
+        reshard(model)
+        small_pass()  # sends the gradients that were only added up so far, which nothing else can reach
+    return parallel_model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether all ranks must go through the model together, as each has a part of it."""
+    return isinstance(model, FSDPModule)
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop gathered weights of a sharded model; call it when no backward pass follows a forward pass."""
+    if isinstance(model, FSDPModule):
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+def gather(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Return the whole tensors of which each rank holds its part: on the CPU of rank 0, and nothing elsewhere."""
+    whole = {}
+    for name, tensor in tensors.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if world.is_main:
+            whole[name] = full.detach().cpu()
+    return whole
+
+
+def scatter(tensors: dict[str, Tensor], like: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Undo `gather`: divide and place each of rank 0's whole tensors as its namesake in `like`."""
+    parts = {}
+    for name, example in like.items():
+        whole = torch.empty(example.shape, dtype=example.dtype, device=example.device)
+        if world.is_main:
+            whole.copy_(tensors[name])
+        if world.size > 1:
+            dist.broadcast(whole, src=0)
+        if isinstance(example, DTensor):
+            parts[name] = distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
+        else:
+            parts[name] = whole
+    return parts

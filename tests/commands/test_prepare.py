@@ -1,0 +1,245 @@
+"""`gpt prepare NAME`, and data/prepare.py, which is the same."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import refused, run_here
+
+from gpt.commands.prepare import chosen_tokenizer
+from gpt.corpus.reading import Corpus
+from gpt.corpus.recipes.python import Python
+from gpt.dataset.dataset import open_dataset
+from gpt.errors import InputError
+from gpt.evaluation.statistics import effective_number
+from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
+from gpt.log import Progress
+from gpt.text.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
+
+
+def recipe(*arguments, **options):
+    return run_here("data/prepare.py", *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def python_documents(tmp_path_factory):
+    recipe = Python()
+    corpus = Corpus(recipe.source(), tmp_path_factory.mktemp("kept"), Progress())
+    divide = recipe.split()(corpus)
+    return [piece for document in corpus for piece in divide(document)]
+
+
+def test_the_standard_library_is_the_default_corpus(tmp_path):
+    output = recipe("python", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "python")
+    assert dataset.tokenizer.kind == "bpe"
+    assert "train tokens" in output
+    assert dataset.train.tokens > 1_000_000
+    assert 0.01 < dataset.validation.tokens / dataset.train.tokens < 0.15
+    text = dataset.tokenizer.decode(dataset.validation.read(0, 20_000).tolist())
+    assert "def " in text
+    assert "<|endoftext|>" in text
+
+
+def test_the_standard_library_leaves_out_tests_packages_and_code_pages(python_documents):
+    names = [document.name for document in python_documents]
+    assert len(names) == len(set(names))
+    assert {"argparse.py", "json/__init__.py", "pydoc_data/topics/while"} <= set(names)
+    assert not [name for name in names if {"test", "tests", "site-packages", "encodings"} & set(name.split("/"))]
+    assert all(document.text for document in python_documents)
+
+
+def test_the_standard_library_validates_with_what_it_does_not_train_on(python_documents):
+    """Of no document stands more than a tenth in training, counted by the passages themselves."""
+    texts = {split: [d.text for d in python_documents if d.split == split] for split in ("train", "validation")}
+    characters = {split: sum(map(len, own)) for split, own in texts.items()}
+    assert 0.035 < characters["validation"] / sum(characters.values()) < 0.05
+    assert len(texts["validation"]) >= 36
+    assert effective_number(np.array([len(text) for text in texts["validation"]])) > 12
+    wanted = {text[place : place + 50] for text in texts["validation"] for place in range(len(text) - 49)}
+    trained = set()
+    for text in texts["train"]:
+        trained.update(wanted.intersection(text[place : place + 50] for place in range(len(text) - 49)))
+    for text in texts["validation"]:
+        passages = [text[place : place + 50] for place in range(len(text) - 49)]
+        assert sum(passage in trained for passage in passages) <= 0.1 * len(passages), text[:200]
+
+
+@pytest.mark.parametrize("share", ["0", "-0.1", "0.9"])
+@pytest.mark.parametrize("name", ["python", "files"])
+def test_a_share_that_leaves_nothing_on_one_side_is_refused(tmp_path, name, share):
+    inputs = ("--input", ".", "--name", "x") if name == "files" else ()
+    complaint = refused("data/prepare.py", name, *inputs, f"--validation-share={share}", cwd=tmp_path)
+    assert "must be above 0 and at most 0.5" in complaint
+
+
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tinyshakespeare.txt is not at hand")
+def test_shakespeare_by_characters_is_nanogpts_split(tmp_path):
+    """65 symbols and its token counts, from nanoGPT's data/shakespeare_char/prepare.py."""
+    recipe("shakespeare", "--input", SHAKESPEARE, "--tokenizer", "char", "--out", tmp_path / "d", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.tokenizer.vocab_size == 65
+    assert (dataset.train.tokens, dataset.validation.tokens) == (1_003_854, 111_540)
+    text = SHAKESPEARE.read_text(encoding="utf-8")
+    assert dataset.tokenizer.decode(dataset.train.read(0, 1000).tolist()) == text[:1000]
+    assert dataset.tokenizer.decode(dataset.validation.read(111_040, 500).tolist()) == text[-500:]
+
+
+def test_another_text_is_not_taken_for_shakespeare(tmp_path):
+    (tmp_path / "other.txt").write_text("not Shakespeare")
+    complaint = refused("data/prepare.py", "shakespeare", "--input", "other.txt", cwd=tmp_path)
+    assert "is not the usual tinyshakespeare" in complaint
+    assert "No such file" in refused("data/prepare.py", "shakespeare", "--input", "none.txt", cwd=tmp_path)
+
+
+def test_this_projects_own_source_is_a_corpus(tmp_path):
+    output = recipe("files", "--input", ROOT, "--name", "own", "--tokenizer", "bpe:512", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "own")
+    assert f"skipped {ROOT.name}/.gitignore: hidden" in output
+    text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())
+    assert "class CausalSelfAttention(nn.Module)" in text
+
+
+def test_mixed_files_and_json_lines(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.txt").write_text("A good text. " * 200)
+    (folder / "empty.md").write_text("")
+    (folder / "bad.txt").write_bytes(b"caf\xe9 " * 100)
+    (folder / "picture.bin").write_bytes(bytes(range(256)))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"body": f"Line {i} of text. " * 5}) for i in range(50)))
+    without_field = recipe("files", "--input", folder, "--name", "m", "--tokenizer", "bytes", cwd=tmp_path)
+    assert "lines.jsonl: JSON Lines: name the field that holds the text by --field" in without_field
+    before = open_dataset(tmp_path / "data" / "m").train.tokens
+    output = recipe("files", "--input", folder, "--name", "m", "--field", "body", "--tokenizer", "bytes", cwd=tmp_path)
+    for name, reason in [("empty.md", "empty"), ("bad.txt", "not UTF-8"), ("picture.bin", "binary")]:
+        assert f"{name}: {reason}" in output
+    assert open_dataset(tmp_path / "data" / "m").train.tokens > before + 3000
+
+
+def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
+    (tmp_path / "small.txt").write_text("Too short.")
+    options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
+    assert "the smallest window needs 65" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    assert not (tmp_path / "data" / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--input", "none.txt", "--name", "x"), "--input none.txt: does not exist"),
+        (("--input", ".", "--name", "x", "--tokenizer", "bpe"), "choose gpt2, bytes, char, bpe:VOCAB"),
+        (("--input", ".", "--name", "x", "--tokenizer", "bpe:10"), "at least 257"),
+        (("--input", ".", "--name", "x", "--out", "."), "exists and is no dataset"),
+        (("--input", ".", "--name", "a.txt"), "data/a.txt: exists and is no dataset; choose another name"),
+        (("--input", ".", "--name", "x", "--out", "a.txt/x"), "a.txt/x: cannot be written, since a.txt is a file"),
+        (("--input", ".", "--name", "../up"), "--name ../up: is no plain name"),
+        (("--input", ".", "--name", ".."), "--name ..: is no plain name"),
+        (("--input", ".", "--name", "/tmp/x"), "--name /tmp/x: is no plain name"),
+        (("--input", "a.txt", "--name", "x", "--field", "text"), "--field text: there is no JSON Lines file"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path, arguments, message):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("")
+    assert message in refused("data/prepare.py", "files", *arguments, cwd=tmp_path)
+
+
+def test_the_door_ends_with_the_next_command(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("A good text. " * 200)
+    (tmp_path / "notes" / "paper.pdf").write_bytes(b"%PDF-1.7")
+    output = recipe("files", "--input", "notes", "--name", "mine", cwd=tmp_path)
+    assert "skipped notes/paper.pdf: a PDF: convert it to text first" in output
+    assert "read 1 of 2 files: 2,600 characters" in output
+    assert output.rstrip().endswith("next: python train.py --data data/mine")
+
+
+def test_results_are_printed_and_the_rest_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("A good text. " * 200)
+    command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "--name", "mine"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"(data/mine: .*\n){3}", result.stdout)
+    assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"
+
+
+def test_help_lists_the_corpora_and_their_options(tmp_path):
+    overview = run_here("data/prepare.py", "--help", cwd=tmp_path)
+    for name in ("files", "python", "shakespeare"):
+        assert f"• {name} " in overview
+        options = run_here("data/prepare.py", name, "--help", cwd=tmp_path)
+        assert "--tokenizer" in options
+        assert "--out" in options
+
+
+def test_the_fields_of_json_lines_are_named_where_the_one_asked_for_is_not_there(tmp_path):
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"text": "hello", "n": 1}) + "\n")
+    options = ("--input", "chat.jsonl", "--name", "x", "--field", "txt")
+    complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    assert "no line has a field 'txt'; its fields are: text, n" in complaint
+    assert "skipped" not in complaint
+    assert not (tmp_path / "data" / "x").exists()
+
+
+def test_an_unknown_corpus_is_answered_with_the_nearest_one(tmp_path):
+    assert "error: there is no corpus 'file'; did you mean 'files'?" in refused("data/prepare.py", "file", cwd=tmp_path)
+
+
+def test_nothing_to_read_is_refused(tmp_path):
+    options = ("--name", "x", "--input")
+    assert "--input: name at least one file or directory" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
+
+
+@pytest.fixture
+def theirs(tmp_path, bpe):
+    """A tokenizer in Hugging Face's files."""
+    (tmp_path / "hf").mkdir()
+    write_tokenizer(bpe, tmp_path / "hf", 64)
+    (tmp_path / "hf" / OUR_TOKENIZER).unlink()
+    (tmp_path / "a.txt").write_text("def good(text): return text\n" * 200)
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("name", ["hf", "hf/tokenizer.json", "~/hf"])
+def test_the_tokenizer_of_a_hugging_face_directory_is_used(theirs, bpe, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe("files", "--input", "a.txt", "--name", "x", "--tokenizer", name, cwd=tmp_path)
+    assert open_dataset(tmp_path / "data" / "x").tokenizer.fingerprint == bpe.fingerprint
+
+
+def test_the_tokenizer_of_an_older_hugging_face_directory_is_used(theirs, bpe, tmp_path):
+    model = json.loads((theirs / "tokenizer.json").read_text())["model"]
+    vocabulary = model["vocab"] | {"<|endoftext|>": len(model["vocab"])}
+    (theirs / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = "\n".join(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+    (theirs / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    (theirs / "tokenizer.json").unlink()
+    assert chosen_tokenizer(str(theirs)).fingerprint == bpe.fingerprint
+
+
+def test_an_exported_tokenizer_keeps_its_kind(theirs, tmp_path):
+    characters = Tokenizer.char("def go(tx):run\n", end_of_text=True)
+    write_tokenizer(characters, theirs, 64)
+    assert chosen_tokenizer(str(theirs)).fingerprint == characters.fingerprint
+
+
+def test_a_tokenizer_of_another_kind_is_refused_before_anything_is_read(theirs, tmp_path):
+    content = json.loads((theirs / "tokenizer.json").read_text())
+    (theirs / "tokenizer.json").write_text(json.dumps(content | {"normalizer": {"type": "NFC"}}))
+    with pytest.raises(InputError, match="is not a byte-level BPE with GPT-2's pattern"):
+        chosen_tokenizer(str(theirs))
+
+
+def test_a_name_is_no_directory_though_one_is_called_like_it(theirs, tmp_path, monkeypatch):
+    theirs.rename(tmp_path / "bytes")
+    monkeypatch.chdir(tmp_path)
+    assert chosen_tokenizer("bytes") == "bytes"
+    assert chosen_tokenizer("bpe:300") == "bpe:300"

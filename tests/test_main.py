@@ -1,0 +1,66 @@
+"""`gpt` itself: commands, help and mistyped names."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from helpers import ROOT, in_process
+
+from gpt.__main__ import COMMANDS, main
+
+
+def call(*arguments, home=ROOT, code=0):
+    actual, output, errors = in_process(lambda: main(arguments), home)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
+
+
+def test_usage_lists_every_command_with_what_it_does(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpt"])
+    usage = call()
+    assert usage == call("--help") == call("-h") == call("help")
+    assert usage.startswith("usage: gpt COMMAND [options]\n")
+    for command, module in COMMANDS.items():
+        tree = ast.parse((ROOT / "gpt" / "commands" / f"{module}.py").read_text(encoding="utf-8"))
+        summary = ast.get_docstring(tree).splitlines()[0]
+        assert f"  {command:8} {summary.rstrip('.')}\n" in usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    assert call("help", command) == call(command, "--help")
+    assert call(command, "--help").startswith(f"usage: gpt {command} ")
+
+
+def test_the_version_is_told():
+    assert call("--version") == call("-V") == f"gpt {version('gpt')}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trian", "error: unknown command 'trian'; did you mean 'train'?\n"),
+        ("halp", "error: unknown command 'halp'; did you mean 'help'?\n"),
+        ("xyz", "error: unknown command 'xyz'; known are: prepare, train, sample, "),
+    ],
+)
+def test_a_mistyped_command_is_told(word, said):
+    assert call(word, code=2).startswith(said)
+    assert call("help", word, code=2).startswith(said)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--version",), ("trian",)])
+def test_help_and_mistakes_wait_for_no_library(arguments):
+    code = f"""
+import sys
+from gpt.__main__ import main
+try:
+    main({arguments!r} or ["--help"])
+except SystemExit:
+    pass
+print({{"torch", "tyro", "numpy"}} & sys.modules.keys())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.endswith("set()\n")
