@@ -25,7 +25,6 @@ from gpt.dataset.loader import Loader
 from gpt.device import synchronize
 from gpt.memory import peak_memory
 from gpt.presets import preset
-from gpt.training.optimizer import Optimizer
 from gpt.training.start import new_model
 from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
@@ -46,7 +45,7 @@ def random_text(directory: Path) -> Dataset:
 def build(config: TrainConfig) -> Trainer:
     """A trainer of a new model."""
     model = new_model(config, config.device if config.device != "auto" else "cpu")
-    return Trainer(model, Optimizer(model, config.optimizer), config)
+    return Trainer(model, config)
 
 
 def timed(

@@ -26,8 +26,8 @@ class ProcessLost(RuntimeError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest how to end an error message: with the nearest known word, else all of them."""
     known = list(known)
-    beginnings = [name for name in known if word.startswith(name)]  # gpt2-small: gpt2, rather than gpt2-xl
-    nearest = [max(beginnings, key=len)] if beginnings else get_close_matches(word, known, n=1)
+    beginnings = sorted((name for name in known if word.startswith(name)), key=len)  # gpt2-small: gpt2, not gpt2-xl
+    nearest = get_close_matches(word, known, n=1, cutoff=0.8) or beginnings[-1:] or get_close_matches(word, known, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}"
 
 

@@ -26,7 +26,6 @@ from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
 from gpt.dataset.loader import Loader
 from gpt.log import log
-from gpt.training.optimizer import Optimizer
 from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
 from gpt.training.state import TrainState
@@ -137,7 +136,7 @@ class Training:
     def __init__(self, config, dataset, run, world=None, resumes=False, **allowed):
         self.config, self.dataset, self.run = config, dataset, run
         self.model = GPT(config.model).to(world.device if world else "cpu")
-        self.trainer = Trainer(self.model, Optimizer(self.model, config.optimizer), config, world)
+        self.trainer = Trainer(self.model, config, world)
         self.validation = Validation(config, dataset)
         self.loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
         state = resume(run, self.trainer, self.validation, **allowed) if resumes else None

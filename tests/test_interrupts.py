@@ -96,7 +96,7 @@ def test_a_training_that_prepares_its_data_ends_at_once_though_a_library_holds_i
     program = """
         import hashlib
         from gpt.commands import clean_errors
-        from gpt.commands.default_data import prepare_default
+        from gpt.commands.train import prepare_default
         from gpt.text.tokenizer import Tokenizer
         from gpt.training.signals import StopRequest
 
@@ -106,7 +106,7 @@ def test_a_training_that_prepares_its_data_ends_at_once_though_a_library_holds_i
 
         Tokenizer.train_bpe = hold
         with clean_errors(), StopRequest():
-            prepare_default()
+            prepare_default(Path("data/python"))
     """
     process = begin(textwrap.dedent(program), cwd=tmp_path)
     assert process.stderr.readline().startswith("preparing data/python")

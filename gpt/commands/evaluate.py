@@ -100,19 +100,22 @@ def evaluate(
     first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
-    for path in against:
-        loaded = load_run(path, protocol.device, dtype)
-        result = _result(loaded, protocol)
-        alike = loaded.tokenizer.fingerprint == dataset.tokenizer.fingerprint
-        differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
-        if alike:
-            differences["loss"] = loss_difference(first.measured, result.measured)
-        found.append((result, differences))
+    found += [_compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
     if json:
         runs = [_as_json(result, differences) for result, differences in found]
         print(json_module.dumps({"data": str(dataset.path), "precision": protocol.precision, "runs": runs}))
     else:
         print("\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found))
+
+
+def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:
+    """Evaluate another run, and tell how it differs from the first."""
+    result = _result(loaded, protocol)
+    alike = loaded.tokenizer.fingerprint == protocol.dataset.tokenizer.fingerprint
+    differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
+    if alike:
+        differences["loss"] = loss_difference(first.measured, result.measured)
+    return result, differences
 
 
 def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:

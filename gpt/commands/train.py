@@ -7,7 +7,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from gpt.commands.default_data import prepare_to_begin
 from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import TrainConfig
 from gpt.config_io import to_dict
@@ -18,14 +17,13 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.runs.directory import open_run
+from gpt.runs.directory import open_run, require_unused
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
 from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.guard import diverged_at
-from gpt.training.optimizer import Optimizer
 from gpt.training.profile import step_profiler
 from gpt.training.resume import begin, resume, save
 from gpt.training.schedule import branch_point
@@ -44,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with StopRequest() as stop, exact_arithmetic(config.exact, device), join_world(device, config.timeout) as world:
         log.info(f"{command.reason}; {_where(config, world)}")
         command = world.broadcast(command)
-        config, dataset = settle(command, world)
+        dataset = begin_with(command, world)
+        config = settle(command, dataset, world) if dataset else command.config
         if dataset is None or command.dry_run:
             if world.is_main:
                 print(json.dumps(to_dict(config), indent=2), "", *forecast_lines(config, dataset, world), sep="\n")
             return world.exit(0)
         with opened_run(command, config, dataset, world) as run:
             model = new_model(config, device)
-            trainer = Trainer(model, Optimizer(model, config.optimizer), config, world)
+            trainer = Trainer(model, config, world)
             validation = Validation(config, dataset)
             allowed = command.allow_other_data, command.allow_rate_jump, command.from_step
             state = resume(run, trainer, validation, *allowed) if command.resumes else None
@@ -73,8 +72,8 @@ def fit(
     False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
     Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
     """
-    config, world = trainer.config, trainer.world
-    loader = Loader(validation.dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+    config, world, split = trainer.config, trainer.world, validation.dataset.train
+    loader = Loader(split, config.batch_sequences, config.model.context_length, config.seed)
     last, branch = min(config.steps, config.stop_at or config.steps), branch_point(config.steps, config.optimizer)
     save_is_due, start = False, time.perf_counter() - state.elapsed_s
     with (
@@ -104,9 +103,6 @@ def fit(
             profiled()
         if state.saved_step < state.step and not trainer.guard.gave_up:
             save(run, trainer, state, must=True)
-    if state.out_of_patience(config):
-        patience = config.early_stopping_patience
-        log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
     if trainer.guard.gave_up:
         raise diverged_at(state.step, run)
     return state.is_over(config) and not state.unevaluated
@@ -136,24 +132,46 @@ def _tracking(run: Path, state: TrainState, config: TrainConfig, last: int, worl
 # ---- what is checked before ----
 
 
-def settle(command: TrainCommand, world: World) -> tuple[TrainConfig, Dataset | None]:
+def begin_with(command: TrainCommand, world: World) -> Dataset | None:
+    """Open the dataset, the default one prepared if it is not there yet; a dry run can do without.
+
+    Raises InputError if that cannot be, or if a new run has no place.
+    """
+    data, named = command.config.data, command.config.run_dir
+    if named and not command.resumes:
+        world.from_main(lambda: require_unused(named))
+    if command.dry_run and not data.exists():
+        log.warning(f"{data}: is not there yet; the forecast goes without it")
+        return None
+    if world.is_main and data == TrainConfig.data and not data.exists():
+        prepare_default(data)
+    world.barrier()
+    dataset = open_dataset(data)
+    world.require_same("`data`", dataset.fingerprint)
+    return dataset
+
+
+def prepare_default(data: Path) -> None:
+    """Prepare the standard library of Python. Ctrl-C ends it at once, and leaves nothing by half."""
+    from gpt.commands.prepare import prepare_recipe, print_dataset
+    from gpt.corpus.recipes.python import Python
+
+    log.info(f"preparing {data}: gpt prepare python")
+    print_dataset(prepare_recipe(Python(out=data)))
+
+
+def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig:
     """Give the settings once the dataset is known: shape, vocabulary and length; what was chosen is said.
 
-    A dry run can do without a dataset. Raises InputError if the two cannot go together.
+    Raises InputError if the two cannot go together.
     """
-    config = command.config
-    prepare_to_begin(command, world)
-    if command.dry_run and not config.data.exists():
-        log.warning(f"{config.data}: is not there yet; the forecast goes without it")
-        return config, None
-    dataset, done = open_dataset(config.data), None
-    world.require_same("`data`", dataset.fingerprint)
+    config, done = command.config, None
     if command.resumes:
         done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:
         config = suited(config, command.asked, dataset, world.device)
     config = fit_to_dataset(config, dataset, command.resumes)
-    return budgeted(config, command.asked, dataset, world, done), dataset
+    return budgeted(config, command.asked, dataset, world, done)
 
 
 def _last_step(run: Path | None) -> int:

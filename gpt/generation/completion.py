@@ -146,13 +146,11 @@ class TextEngine(Engine):
     ) -> Iterator[Event]:
         """Continue each prompt `samples` times, yielding (number, its new text, all of it so far) as it goes.
 
-        Sample i of prompt j has the number j·samples + i, and the same text whatever is continued beside it. All of a
-        sample comes before the next one, and each as soon as those before it are done. The new text is whole
-        characters, and never part of a stop text; the last one of each comes with its `finish_reason`. Without a seed,
-        each prompt gets one by chance, for all its samples.
-        With `top_logprobs`, each token has its log-probability and those of that many of the likeliest; with `echo`,
-        the prompt's tokens as well.
-        Prompts are taken and encoded as places come free, a few ahead, so that there may be any number of them.
+        Sample i of prompt j has the number j·samples + i, and the same text whatever is continued beside it; samples
+        come one after the other. The new text is whole characters, and never part of a stop text. Without a seed, each
+        prompt gets one by chance, for all its samples. With `top_logprobs`, each token has its log-probability and
+        those of that many of the likeliest; with `echo`, the prompt's tokens as well.
+        Prompts are taken and encoded as places come free, so that there may be any number of them.
         Raises InputError as `Engine.submit` does, for an empty stop text, and for what the tokenizer cannot encode:
         once all samples before that prompt are finished.
         """

@@ -64,6 +64,9 @@ def _draw(run: Path) -> str:
 
 def report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint; Ctrl-C is told that all is saved."""
+    if state.out_of_patience(trainer.config):
+        patience = trainer.config.early_stopping_patience
+        log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
     with Interruptible(words=f"{run} is finished and saved"):
         _report(run, trainer, state, validation)
 

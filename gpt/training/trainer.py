@@ -46,18 +46,19 @@ class StepFailed(InputError):
 class Trainer:
     """Moves the weights of `model` by one batch after the other."""
 
-    def __init__(self, model: GPT, optimizer: Optimizer, config: TrainConfig, world: World | None = None) -> None:
+    def __init__(self, model: GPT, config: TrainConfig, world: World | None = None) -> None:
         """Without a `world`, this process trains alone, on the model's device.
 
         Raises InputError if the processes cannot share the batch equally, or `compile` is on and does not work.
         """
         self.world = world = world or World(model.device.type)
-        self.model, self.optimizer, self.config = model, optimizer, config
+        self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
         retain_freed_memory(world.device, keep=config.recompute == "none")
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         model.set_recompute(config.recompute)
         self.parallel_model = parallelize(model, config.parallel, world)
+        self.optimizer = Optimizer(model, config.optimizer)  # of the parameters as they are then
         self.rehearsed = not needs_rehearsal(self.parallel_model)
         self.compiled = compiled_loss(self.loss, config, world, self.dtype)
         self.micro_batch = MicroBatch(config, world, self.dtype)

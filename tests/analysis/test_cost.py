@@ -160,7 +160,6 @@ from gpt.memory import peak_memory, used_memory
 from gpt.dataset.dataset import open_dataset
 from gpt.training.forecast import LIBRARIES
 from gpt.dataset.loader import Loader
-from gpt.training.optimizer import Optimizer
 from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
 
@@ -169,7 +168,7 @@ config = TrainConfig(model=model, batch_tokens=int(sys.argv[2]) * 256, micro_bat
 dataset = open_dataset(Path(sys.argv[1]))
 forecast = training_memory(config, config.micro_batch_size, program=int(used_memory() + LIBRARIES)).peak
 gpt, state = GPT(model), TrainState()
-trainer = Trainer(gpt, Optimizer(gpt, config.optimizer), config)
+trainer = Trainer(gpt, config)
 loader = Loader(dataset.train, config.batch_sequences, model.context_length, config.seed)
 for step in range(2):  # the second has the optimizer's state from its beginning
     trainer.step(state, loader.batch(step))

@@ -95,7 +95,7 @@ def test_a_document_that_outweighs_the_others_is_cut_into_blocks():
     tokens = np.full(len(document), 128.0)
     nats = tokens * generator.normal(2, 0.5, size=len(document))
     found = spread(ratio_errors(nats, tokens)[1], tokens, document)
-    assert "blocks of neighbouring windows" in found.units
+    assert "blocks of neighboring windows" in found.units
     assert found.standard_error == pytest.approx(0.5 / np.sqrt(404), rel=0.4)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from helpers import ROOT, heard
+from helpers import ROOT, Training, heard
 
 import train
 from gpt import files
@@ -95,7 +95,7 @@ def _train(arguments: list[str], output: Path) -> None:
         sys.exit(train.main(arguments))
 
 
-class Training:
+class Process:
     """train.py at work in a process of its own."""
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the server looks nowhere else
@@ -132,12 +132,12 @@ class Training:
 
 def reference(dataset: Dataset, directory: Path) -> Tensors:
     """The weights of an undisturbed run."""
-    assert Training(dataset, directory / "undisturbed").end() == 0
+    assert Process(dataset, directory / "undisturbed").end() == 0
     require_valid_metrics(directory / "undisturbed", STEPS)
     return weights(directory / "undisturbed")
 
 
-def disturbed(dataset: Dataset, directory: Path, expected: Tensors) -> Iterator[Training]:
+def disturbed(dataset: Dataset, directory: Path, expected: Tensors) -> Iterator[Process]:
     """One training after the other of a run that the caller disturbs, and of the next one when that is finished.
 
     Each must go on from the newest checkpoint that was there, and a finished run must have the expected weights.
@@ -148,7 +148,7 @@ def disturbed(dataset: Dataset, directory: Path, expected: Tensors) -> Iterator[
         run = directory / f"disturbed-{number}"
         while True:
             before = [step_of(path) for path in list_checkpoints(run)]
-            training = Training(dataset, run)
+            training = Process(dataset, run)
             if training.wait_for_steps():
                 yield training
             code = training.end()
@@ -192,7 +192,7 @@ def kills(dataset: Dataset, directory: Path, expected: Tensors, count: int, rng:
 def finish(dataset: Dataset, directory: Path, expected: Tensors) -> None:
     """The run that was disturbed last goes on to its end, and has the weights of an undisturbed one."""
     run = max(directory.glob("disturbed-*/config.json"), key=lambda path: path.stat().st_mtime).parent
-    assert Training(dataset, run).end() == 0
+    assert Process(dataset, run).end() == 0
     require_valid_metrics(run, STEPS)
     assert same(weights(run), expected)
     assert not list((run / "checkpoints").glob(".step-*"))
@@ -409,7 +409,7 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
     With hsdp, so that there are copies between nodes; and a training of one process to compare with.
     """
     more = ("--model.dropout", "0.0", "--steps", "60", "--checkpoint.every", "20")
-    one = Training(dataset, directory / "one-node", *more)
+    one = Process(dataset, directory / "one-node", *more)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -143,11 +143,11 @@ def test_a_new_variant_generates_packed_as_well(added, setting):
     for some, tolerance in zip(models, (1e-5, 1e-3), strict=False):
         engine = Engine(some, max_batch=2)
         requests = [engine.submit([5, 17, i], SamplingConfig(max_tokens=20, seed=1), i, 1) for i in range(3)]
-        list(engine.run())
+        tokens = list(engine.run())
         for request in requests:
             ids = torch.tensor([request.prompt + request.output_ids])
             logprobs = model(ids).log_softmax(dim=-1)[0, 2:-1].gather(1, ids[0, 3:, None])[:, 0]
-            drawn = torch.tensor([token.logprob for token in request.tokens], dtype=torch.float64)
+            drawn = torch.tensor([token.logprob for token in tokens if token.request is request], dtype=torch.float64)
             torch.testing.assert_close(drawn, logprobs, rtol=0, atol=tolerance)
 
 
@@ -159,7 +159,7 @@ def test_a_new_activation_is_computed_as_it_says(added):
 
 @pytest.mark.parametrize("setting", NEW)
 def test_a_new_variant_is_refused_where_it_is_not_known(added, setting, bpe, tmp_path):
-    with pytest.raises(InputError, match=f"model.{setting} is '{NEW[setting][1]}'; it must be"):
+    with pytest.raises(InputError, match=f"`model.{setting}` is '{NEW[setting][1]}'; it must be"):
         replace(SHAPE, **{setting: NEW[setting][1]})
     model = GPT(replace(SHAPE, **added(setting)))
     with pytest.raises(InputError, match=f"which has model.{setting} {NEW[setting][1]};"):

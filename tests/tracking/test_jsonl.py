@@ -14,7 +14,11 @@ from gpt import InputError
 from gpt.tracking import wandb as wandb_sink
 from gpt.tracking.jsonl import MetricsFile, read_metrics
 from gpt.tracking.plot import draw_losses
+from gpt.tracking.progress import ProgressDisplay
+from gpt.tracking.tracking import Tracking
 from gpt.tracking.wandb import WandbLog
+
+SHOWN = {"gradient_norm": 1.0, "tokens_per_s": 1.0, "learning_rate": 1.0, "epoch": 0.0, "elapsed_s": 0.0}
 
 
 def record(step):
@@ -62,10 +66,9 @@ def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path)
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
-    log = WandbLog(tiny_config, tmp_path, lambda: 0)
-    log.write(record(1))
-    log.close()
-    assert list(tmp_path.iterdir()) == []
+    with Tracking(tmp_path, tiny_config, ProgressDisplay(1, quiet=True), 0, lambda: 0) as tracking:
+        tracking.write(SHOWN | record(1))
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 class FakeRun:

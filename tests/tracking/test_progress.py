@@ -30,8 +30,8 @@ def show(terminal):
     output = io.StringIO()
     with ProgressDisplay(100, console=Console(file=output, force_terminal=terminal, width=200)) as display:
         for step in range(1, 11):
-            display.update(RECORD | {"step": step}, None, 10)
-        display.update(RECORD | {"step": 11, "val_loss": 3.0}, 3.0, 10)
+            display.write(RECORD | {"step": step})
+        display.write(RECORD | {"step": 11, "val_loss": 3.0})
         log.info("kept")
     return output.getvalue()
 
@@ -53,7 +53,7 @@ def test_a_live_line_in_a_terminal():
 def test_a_sample_cannot_steer_the_terminal():
     output = io.StringIO()
     with ProgressDisplay(100, console=Console(file=output, width=200)) as display:
-        display.update(RECORD | {"val_loss": 3.0, "sample": "\ndef f():\n\treturn '\x1b[2J\x07é'\n\n"}, 3.0, 10)
+        display.write(RECORD | {"val_loss": 3.0, "sample": "\ndef f():\n\treturn '\x1b[2J\x07é'\n\n"})
     lines = output.getvalue().splitlines()
     assert lines[1] == "    | def f():"
     assert lines[2].endswith("return '␛[2J␇é'")

@@ -20,7 +20,7 @@ from gpt.training.validation import evaluates_completely, validation_windows
 def settled(dataset, *arguments, resumes=False):
     command = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
     assert command.resumes == resumes
-    return settle(command, World("cpu"))[0]
+    return settle(command, dataset, World("cpu"))
 
 
 def epochs(config, dataset):

@@ -138,7 +138,7 @@ def test_a_rate_that_is_much_higher_is_refused_wherever_the_run_stands(make_trai
     words = f"the {rate.replace('_', ' ')} of step {stopped_at + 1} is {100 * peak:.2e} and not"
     with pytest.raises(InputError, match=rf"optimizer\.{rate} .*{re.escape(words)}.*`init_from` .*`allow_rate_jump`"):
         make_training(other, resume=True)
-    assert make_training(other, resume=True, allow_rate_jump=True).step == stopped_at
+    assert make_training(other, resume=True, allow_rate_jump=True).state.step == stopped_at
     assert words in "\n".join(said)
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_branch_point_gives_way_to_the_checkpoint_before_it(make_train
     training.fit()
     damage(training.run, 12)
     longer = replace(config, steps=40)
-    assert make_training(longer, resume=True).step == 10
+    assert make_training(longer, resume=True).state.step == 10
     said = "\n".join(said)
     assert "damaged checkpoint" in said and "set aside as step-00000012.damaged-1" in said
     assert "it goes on from step 10 instead" in said
@@ -281,7 +281,7 @@ def test_the_best_is_that_of_the_best_checkpoint_that_is_left(
     )
     assert again.state.best_sums is not None or keep == 2
     trainers.append(again)
-    again.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
+    again.trainer.config = replace(config, stop_at=14, evaluation=replace(evaluation, every=14))
     again.fit()
     assert load_best(again.run).state["evaluation"]["loss"] == again.state.best_validation_loss == min(best, 3.5)
 
@@ -309,7 +309,7 @@ def test_setting_aside_that_was_cut_short_is_done_again(make_training, tiny_conf
     with pytest.raises(KeyboardInterrupt):
         make_training(tiny_config, resume=True, from_step=10)
     monkeypatch.undo()
-    assert make_training(tiny_config, resume=True, from_step=10).step == 10
+    assert make_training(tiny_config, resume=True, from_step=10).state.step == 10
     assert steps_of(training.run) == [5, 10]
     assert steps_of(training.run / "until-step-30") == [15, 20, 25, 30]
 
@@ -332,4 +332,4 @@ def test_a_program_that_is_started_again_does_not_go_back_again(make_training, t
     assert again.state.step == 10
     again.fit()
     monkeypatch.setenv(variable, "1")
-    assert make_training(config, resume=True, from_step=10).step == 20
+    assert make_training(config, resume=True, from_step=10).state.step == 20

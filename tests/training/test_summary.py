@@ -6,7 +6,7 @@ import pytest
 
 from gpt import InputError
 from gpt.training import summary as report_module
-from gpt.training.summary import beginning, report
+from gpt.training.summary import beginning
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(trained, capsys, monk
         raise error
 
     monkeypatch.setattr(report_module, "draw_losses", draw)
-    report(trained("run"))
+    trained("run").report()
     output = capsys.readouterr().out
     assert f"could not be drawn ({type(error).__name__}: " in output
     assert "best checkpoint" in output
@@ -47,7 +47,7 @@ def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(trai
         raise error
 
     monkeypatch.setattr(report_module, "load_run", load)
-    report(trained("run"))
+    trained("run").report()
     output = capsys.readouterr().out
     assert said == [str(error)]
     assert "trained" in output
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(trai
 @pytest.mark.parametrize("error", [InputError("a shard is gone"), OSError(5, "Input/output error"), MemoryError()])
 def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(trained, capsys, monkeypatch, error):
     monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=error))
-    report(trained("run"))
+    trained("run").report()
     output = capsys.readouterr().out
     assert f"not known: the training text could not be searched ({error or 'out of memory'})" in output
     assert "best checkpoint" in output
@@ -93,8 +93,12 @@ def test_a_complete_split_that_would_take_longer_than_the_training_is_left_out_a
     assert f"left out: its {tokens:,} tokens would take longer than the training; gpt eval" in capsys.readouterr().out
 
 
+def first_line(training):
+    return beginning(training.run, training.trainer, training.state)
+
+
 def test_the_first_line_says_what_memory_chose(make_training, tiny_config, monkeypatch):
-    assert "at a time" not in beginning(make_training(tiny_config))
+    assert "at a time" not in first_line(make_training(tiny_config))
     monkeypatch.setattr("gpt.training.micro_batch.fitting_micro_batch", lambda *_: 2)
-    said = beginning(make_training(replace(tiny_config, micro_batch_size="auto"), "chosen"))
+    said = first_line(make_training(replace(tiny_config, micro_batch_size="auto"), "chosen"))
     assert said.endswith("from step 0 to 30, 2 sequences at a time (`micro_batch_size` 2), as memory allows")

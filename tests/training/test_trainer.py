@@ -19,8 +19,6 @@ from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.progress import printable
 from gpt.training import trainer as trainer_module
 from gpt.training import validation
-from gpt.training.resume import resume
-from gpt.training.signals import StopRequest
 
 CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")
 
@@ -146,24 +144,26 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(make_training, tiny_c
     assert training.state.step == 15
     assert load_best(training.run).state["step"] == 6
     assert [step_of(path) for path in list_checkpoints(training.run)] == [6, 15]
+    training.report()
     assert "stopped early: 3 evaluations in a row without a new best validation loss" in said
     finished = make_training(config, resume=True)
     assert finished.fit()
     assert finished.state.step == 15
 
 
-def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_training, modern_shape, said):
+def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_training, modern_shape, capsys):
     config = replace(modern_shape, evaluation=replace(modern_shape.evaluation, every=10, sample_tokens=9))
     training = make_training(config)
-    training.dataset = replace(training.dataset, recipe={"sample_prompt": "def "})
+    training.validation.dataset = replace(training.dataset, recipe={"sample_prompt": "def "})
     training.fit()
     samples = [record["sample"] for record in read_metrics(training.run) if "sample" in record]
     assert len(samples) == 3
     for sample in samples:
         assert sample.startswith("def ")
         assert 4 < len(sample.encode()) <= 4 + 9 * 3  # bytes that are no UTF-8 are shown as one character of three
-    printed = [line for line in said if line.startswith("    | ")]
-    assert printed == ["    | " + printable(sample).strip("\n").replace("\n", "\n    | ") for sample in samples]
+    shown = capsys.readouterr().err
+    for sample in samples:
+        assert "    | " + printable(sample).strip("\n").replace("\n", "\n    | ") in shown
     without = make_training(replace(config, evaluation=replace(config.evaluation, sample_tokens=0)), "without")
     without.fit()
     assert not any("sample" in record for record in read_metrics(without.run))
@@ -201,15 +201,13 @@ def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_
 def test_a_trace_that_cannot_be_written_ends_no_training(make_training, tiny_config, said):
     training = make_training(replace(tiny_config, steps=8))
     (training.run / "trace.json" / "in the way").mkdir(parents=True)
-    with StopRequest() as stop:
-        assert training.fit(stop, profile=True)
+    assert training.fit(profile=True)
     assert any("trace.json: cannot be written" in line for line in said)
 
 
 def test_a_profile_traces_a_few_steps_and_names_the_costliest_operations(make_training, tiny_config, said):
     training = make_training(replace(tiny_config, steps=8))
-    with StopRequest() as stop:
-        assert training.fit(stop, profile=True)
+    assert training.fit(profile=True)
     trace = json.loads((training.run / "trace.json").read_text())
     names = {event.get("name", "") for event in trace["traceEvents"]}
     assert {"ProfilerStep#3", "ProfilerStep#4", "ProfilerStep#5"} <= names
@@ -239,12 +237,12 @@ def test_a_step_is_what_its_definition_says(make_training, tiny_config):
     """Loss and gradient by hand, on the batch that has a padded window."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     training = make_training(config)
-    while not (training.loader.batch(training.state.step)[1] == IGNORE_INDEX).any():
+    while not (training.loader.batch(training.state.step).targets == IGNORE_INDEX).any():
         training.step()
     twin = GPT(config.model)
     twin.load_state_dict(training.model.state_dict())
-    inputs, targets = training.loader.batch(training.state.step)
-    loss = F.cross_entropy(twin(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
+    batch = training.loader.batch(training.state.step)
+    loss = F.cross_entropy(twin(batch.inputs).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
     loss.backward()
     norm = torch.sqrt(sum((p.grad**2).sum() for p in twin.parameters()))
     record = training.step()
@@ -670,11 +668,12 @@ def test_an_end_that_cannot_be_saved_is_an_error(make_training, tiny_config, mon
 def test_other_data_can_be_allowed(make_training, tiny_config, said):
     training = make_training(replace(tiny_config, stop_at=5))
     training.fit()
-    training.dataset = replace(training.dataset, fingerprint="other")
+    other = replace(training.dataset, fingerprint="other")
     with pytest.raises(InputError, match="or go on with `allow_other_data`"):
-        resume(training)
-    assert resume(training, allow_other_data=True)
-    assert "it goes on with it" in said[0]
+        Training(training.config, other, training.run, resumes=True)
+    before = len(said)
+    assert Training(training.config, other, training.run, resumes=True, allow_other_data=True).state.step == 5
+    assert "it goes on with it" in said[before]
 
 
 def test_the_best_of_other_data_is_forgotten(make_training, tiny_config, monkeypatch):

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import re
 import signal
 from dataclasses import replace
@@ -183,7 +182,7 @@ def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_training
     remedy = "go on with `evaluation.tokens` 320, which is the same part, or with `allow_other_data`"
     with pytest.raises(InputError, match=f"`evaluation.tokens` 640: the losses of .* are of another part.*{remedy}"):
         make_training(other, resume=True)
-    assert make_training(budgeted, resume=True).step == 20
+    assert make_training(budgeted, resume=True).state.step == 20
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -205,14 +204,14 @@ def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(make_tra
     second = make_training(replace(other, stop_at=stopped_at + 1), resume=True, allow_other_data=True)
     assert "`evaluation.tokens` 640 and not " in "\n".join(said)
     assert (second.state.best_validation_loss, second.state.evaluations, second.state.evaluations_since_best) == (
-        math.inf,
+        None,
         0,
         0,
     )
     second.fit()
     third = make_training(other, resume=True)
     evaluation = load_newest(third.run).state["evaluation"]
-    assert third.state.best_validation_loss == (evaluation["loss"] if evaluation else math.inf)
+    assert third.state.best_validation_loss == (evaluation["loss"] if evaluation else None)
     third.fit()
     best = load_best(third.run).state
     assert best["evaluation"]["loss"] == third.state.best_validation_loss > 1
@@ -268,7 +267,9 @@ def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two
     parts.fit()
     assert whole.state.gain is not None
     assert whole.state.gain == parts.state.gain
-    assert make_training(budgeted, "parts", resume=True).gain == whole.state.gain  # for the table of a finished run
+    assert (
+        make_training(budgeted, "parts", resume=True).state.gain == whole.state.gain
+    )  # for the table of a finished run
 
 
 def test_a_run_that_stops_so_early_that_the_complete_split_would_take_longer_leaves_it_out(
