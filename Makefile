@@ -7,13 +7,29 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test test-lowest test-slow faults bench bench-gpu bench-generate check clean
+.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-gpu bench-generate clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
 
+# All tests but those that take minutes: unit tests, and those that start processes or train.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow and not network" $(SIDE_BY_SIDE)
+
+unit: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not process and not slow and not network and not gpu" $(SIDE_BY_SIDE)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check gpt train.py sample.py data
+	$(BIN)/lint-imports
+
+check: lint unit
+
+# The wheel, in an empty environment and an empty directory, does what README does.
+wheel-test: $(VENV)/installed-dev
+	$(BIN)/python tests/wheel.py
 
 # With the lowest versions that pyproject.toml declares, all but the tests of several processes.
 test-lowest: $(LOWEST)/installed
@@ -55,13 +71,6 @@ bench-generate: $(VENV)/installed-dev
 
 data/python:
 	$(BIN)/python data/prepare.py python
-
-check: $(VENV)/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/ty check gpt train.py sample.py data
-	$(BIN)/lint-imports
-	$(MAKE) test
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -1,7 +1,7 @@
-"""GPT-2, exactly: train it on your own text, sample from it, fine-tune it.
+"""Train a GPT-2 on your own text, sample from it, fine-tune it.
 
-In reading order: what a model is, how text becomes ids, how a run is loaded, how text is made. Each is loaded when it
-is first asked for, so that a program can hear of Ctrl-C before the seconds that this takes.
+In reading order: settings, datasets, the model, training, runs, generation. Each is loaded when it is
+first asked for, so that a program can hear of Ctrl-C before the seconds that this takes.
 """
 
 import importlib
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt.config import TrainConfig
+    from gpt.dataset.dataset import Dataset, open_dataset
+    from gpt.dataset.loader import Batch, Loader
     from gpt.errors import InputError
     from gpt.generation.completion import Completion, TextEngine
     from gpt.generation.engine import Engine, Token, generate
@@ -16,11 +18,21 @@ if TYPE_CHECKING:
     from gpt.generation.scheduler import Request
     from gpt.model.config import ModelConfig
     from gpt.model.transformer import GPT
+    from gpt.presets import preset
     from gpt.runs.load import LoadedRun, load_run
     from gpt.text.tokenizer import Tokenizer
+    from gpt.training.start import fit_to_dataset
+    from gpt.training.state import TrainState
+    from gpt.training.trainer import Trainer
 
 _HOMES = {
     "gpt.config": ("TrainConfig",),
+    "gpt.presets": ("preset",),
+    "gpt.dataset.dataset": ("Dataset", "open_dataset"),
+    "gpt.dataset.loader": ("Batch", "Loader"),
+    "gpt.training.start": ("fit_to_dataset",),
+    "gpt.training.state": ("TrainState",),
+    "gpt.training.trainer": ("Trainer",),
     "gpt.model.config": ("ModelConfig",),
     "gpt.generation.sampling": ("SamplingConfig",),
     "gpt.errors": ("InputError",),
@@ -35,10 +47,13 @@ _HOMES = {
 __version__ = "0.1.0"
 __all__ = [
     "GPT",
+    "Batch",
     "Completion",
+    "Dataset",
     "Engine",
     "InputError",
     "LoadedRun",
+    "Loader",
     "ModelConfig",
     "Request",
     "SamplingConfig",
@@ -46,8 +61,13 @@ __all__ = [
     "Token",
     "Tokenizer",
     "TrainConfig",
+    "TrainState",
+    "Trainer",
+    "fit_to_dataset",
     "generate",
     "load_run",
+    "open_dataset",
+    "preset",
 ]
 
 

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # a thread that waits does not keep a core
 
 import random
+import subprocess
 from dataclasses import replace
 from functools import cache, partial
 
@@ -26,12 +27,17 @@ from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
-from gpt.tracking import plot
 from gpt.training import utilization
+from gpt.training.trainer import Trainer
+
+TRAINS = {"make_training", "trained_run", "trained", "worlds"}  # fixtures that train, or start processes
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of several processes come first, so that those that run side by side end together."""
+    """What trains by a fixture is no unit test. Tests of several processes come first, so that all end together."""
+    for item in items:
+        if TRAINS.intersection(item.fixturenames):
+            item.add_marker("process")
     items.sort(key=lambda item: item.path.name not in {"test_faults.py", "test_world.py"})
 
 
@@ -47,12 +53,23 @@ def matrix_speed_measured_once():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_pictures_meanwhile():
-    """Drawing takes longer than a tiny training; `report` still draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plot, "draw_losses", lambda run: None)
-        yield
+@pytest.fixture(autouse=True)
+def unit_tests_are_small(request, monkeypatch):
+    """No process, and no more than ten steps of training, where a test is not marked as one that does this."""
+    if {"process", "slow", "gpu"}.intersection(mark.name for mark in request.node.iter_markers()):
+        return
+    honest, steps = Trainer.step, []
+
+    def step(*arguments):
+        steps.append(1)
+        assert len(steps) <= 10, "mark this test as process: it trains"
+        return honest(*arguments)
+
+    def start(*arguments, **_):
+        raise AssertionError(f"mark this test as process: it starts {arguments[1]}")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(subprocess.Popen, "__init__", start)
 
 
 @pytest.fixture(autouse=True)

@@ -179,6 +179,7 @@ def test_dynamos_limit_is_a_failure_and_no_silence(dynamo, monkeypatch):
 # ---- with the compiler ----
 
 
+@pytest.mark.process
 @needs_compiler
 def test_a_small_function_is_really_compiled():
     compiler_fault.cache_clear()
@@ -193,6 +194,7 @@ def inductor_graphs():
     return sum(counters["inductor"][f"fxgraph_cache_{what}"] for what in ("hit", "miss", "bypass"))
 
 
+@pytest.mark.process
 def test_no_compiler_is_found_out_before_anything_else(no_compiler):
     function = Compiled(lambda x: x, "on", "cpu")
     function.try_out()

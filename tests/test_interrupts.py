@@ -13,6 +13,8 @@ from helpers import ROOT
 
 from gpt import interrupts
 
+pytestmark = pytest.mark.process
+
 
 def begin(code_or_script, *arguments, cwd):
     command = [sys.executable, *(["-c", code_or_script] if "\n" in code_or_script else [str(ROOT / code_or_script)])]
@@ -95,6 +97,7 @@ def test_work_ends_though_a_library_holds_the_main_thread_and_leaves_nothing_by_
 def test_a_training_that_prepares_its_data_ends_at_once_though_a_library_holds_it(tmp_path):
     program = """
         import hashlib
+        from pathlib import Path
         from gpt.commands import clean_errors
         from gpt.commands.train import prepare_default
         from gpt.text.tokenizer import Tokenizer

@@ -51,6 +51,7 @@ def test_a_mistyped_command_is_told(word, said):
     assert call("help", word, code=2).startswith(said)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [(), ("--version",), ("trian",)])
 def test_help_and_mistakes_wait_for_no_library(arguments):
     code = f"""

@@ -90,6 +90,7 @@ def test_memory_is_counted_in_bytes():
     assert free_memory("cpu") > 1e8
 
 
+@pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_memory_is_kept_and_used_again():
     """In a process of its own: a tensor of 40 MB, freed and made again, is no new memory to the system."""
@@ -107,6 +108,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
 
 
+@pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(keep):

@@ -19,6 +19,8 @@ from helpers import run_here
 from gpt.runs import integrity
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
 
+pytestmark = pytest.mark.process
+
 RECORDED = Path(__file__).parent / "recorded"
 SHAPE = (
     *(

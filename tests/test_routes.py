@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 TEXT = ROOT / "tests" / "recorded" / "text.md"
 SIZE = ("--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")

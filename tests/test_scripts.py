@@ -27,6 +27,8 @@ from gpt.commands import clean_errors
 from gpt.commands import sample as sample_command
 from gpt.runs.checkpoint import list_checkpoints, step_of
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")

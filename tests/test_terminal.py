@@ -49,6 +49,7 @@ def test_the_stand_ins_are_no_control_characters_themselves():
     assert not {*map(chr, [*terminal._STAND_INS.values(), *terminal._LINE_ENDS.values()])} & {*CONTROLS}
 
 
+@pytest.mark.process
 def test_what_anybody_writes_to_standard_output_can_be_sent_to_standard_error(capfd):
     print("before", flush=True)
     with pytest.raises(RuntimeError), output_to_errors(), output_to_errors():

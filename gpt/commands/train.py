@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from gpt.commands.runs import look
 from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import TrainConfig
 from gpt.config_io import to_dict
@@ -17,7 +18,7 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.runs.directory import open_run, require_unused
+from gpt.runs.directory import go_on, is_run, open_run, require_unused
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
@@ -148,7 +149,19 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
     world.barrier()
     dataset = open_dataset(data)
     world.require_same("`data`", dataset.fingerprint)
+    if world.is_main and named is None and not command.dry_run:
+        point_out_unfinished(command.config)
     return dataset
+
+
+def point_out_unfinished(config: TrainConfig) -> None:
+    """Say how to go on with the newest run of this name, where it was stopped: a new one begins beside it."""
+    earlier = [path for path in Path("runs").glob(f"{config.data.resolve().name}-{config.preset}*") if is_run(path)]
+    if earlier:
+        newest = max(earlier, key=lambda path: path.stat().st_mtime)
+        entry = look(newest)
+        if entry.state == "stopped" and entry.step:
+            log.info(f"{newest} stands at step {entry.step:,} of {entry.steps:,}: to go on with it: {go_on(newest)}")
 
 
 def prepare_default(data: Path) -> None:

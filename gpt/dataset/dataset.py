@@ -35,13 +35,14 @@ class Dataset:
                 )
 
 
-def open_dataset(path: Path) -> Dataset:
+def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset directory, and check every shard.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
     shards with 'train' and 'val' in their names, read with its tokenizer.json or else as GPT-2's ids.
     Raises InputError, with path, reason and remedy, for whatever does not hold.
     """
+    path = Path(path)
     if not path.is_dir():
         where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
         raise InputError(

@@ -8,14 +8,14 @@ from pathlib import Path
 from gpt.runs.directory import PICTURE
 from gpt.tracking.jsonl import Record, read_metrics
 
-MOST_DRAWING = 0.02  # of the time
+FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
 
 class Picture:
     """Draws loss.png anew at evaluations, as far as that takes no time to speak of."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.next_time = run, 0.0
+        self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
 
     def write(self, record: Record) -> None:
         start = time.monotonic()

@@ -148,6 +148,7 @@ def test_the_micro_batch_is_the_largest_that_fits():
     assert fitting_micro_batch(config, 1) == 1  # where nothing fits, the least there is
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sequences", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, sequences):
     """A process of its own, as the peak of this one is that of all tests."""

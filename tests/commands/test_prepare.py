@@ -36,6 +36,7 @@ def python_documents(tmp_path_factory):
     return [piece for document in corpus for piece in divide(document)]
 
 
+@pytest.mark.process
 def test_the_standard_library_is_the_default_corpus(tmp_path):
     output = recipe("python", cwd=tmp_path)
     dataset = open_dataset(tmp_path / "data" / "python")
@@ -48,6 +49,7 @@ def test_the_standard_library_is_the_default_corpus(tmp_path):
     assert "<|endoftext|>" in text
 
 
+@pytest.mark.process
 def test_the_standard_library_leaves_out_tests_packages_and_code_pages(python_documents):
     names = [document.name for document in python_documents]
     assert len(names) == len(set(names))
@@ -56,6 +58,7 @@ def test_the_standard_library_leaves_out_tests_packages_and_code_pages(python_do
     assert all(document.text for document in python_documents)
 
 
+@pytest.mark.process
 def test_the_standard_library_validates_with_what_it_does_not_train_on(python_documents):
     """Of no document stands more than a tenth in training, counted by the passages themselves."""
     texts = {split: [d.text for d in python_documents if d.split == split] for split in ("train", "validation")}
@@ -163,6 +166,7 @@ def test_the_door_ends_with_the_next_command(tmp_path):
     assert output.rstrip().endswith("next: python train.py --data data/mine")
 
 
+@pytest.mark.process
 def test_results_are_printed_and_the_rest_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("A good text. " * 200)
     command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "--name", "mine"]

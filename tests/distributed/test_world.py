@@ -19,6 +19,8 @@ from gpt.runs.checkpoint import load_newest
 from gpt.runs.directory import open_run
 from gpt.tracking.jsonl import read_metrics
 
+pytestmark = pytest.mark.process
+
 MODES = ("ddp", "fsdp", "hsdp")
 ALONE = "step 1: process 1, while the others wait for what it sends: "
 

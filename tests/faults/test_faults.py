@@ -20,6 +20,8 @@ from campaigns import (
 
 from gpt.tracking.jsonl import read_metrics
 
+pytestmark = pytest.mark.process
+
 ROWS: list[Row] = []
 
 slow = pytest.mark.slow

@@ -13,6 +13,8 @@ import pytest
 import torch
 from helpers import ROOT
 
+pytestmark = pytest.mark.process
+
 PROGRAM = Path(__file__).with_name("exactness_program.py")
 SETTINGS = [
     ("SSE41", "default"),

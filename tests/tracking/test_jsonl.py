@@ -62,6 +62,7 @@ def test_the_picture_is_a_png(trained_run):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
 def test_wandb_is_neither_imported_nor_used_when_disabled(tiny_config, tmp_path):
     code = "import sys, train, sample; assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules"
     root = Path(__file__).parents[2]
@@ -192,6 +193,7 @@ def test_without_a_login_wandb_records_offline_and_asks_nothing(tiny_config, tmp
     assert [given["mode"] for given in fake_wandb.given] == ["offline"]
 
 
+@pytest.mark.process
 def test_wandb_offline_writes_a_run(tiny_config, tmp_path, monkeypatch, said):
     """The real library, without a network; how long a busy machine takes for it is not the subject."""
     monkeypatch.setattr(wandb_sink, "WANDB_ENDS", 120)
