@@ -4,11 +4,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # make a text look like another one
 _STAND_INS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}  # Unicode's pictures of them
 _STAND_INS |= {0x7F: 0x2421} | dict.fromkeys([*range(0x80, 0xA0), *_BIDIRECTIONAL], 0xFFFD)
 _LINE_ENDS = {ord("\n"): 0x240A, ord("\t"): 0x2409, 0x2028: 0xFFFD, 0x2029: 0xFFFD}
+
+
+def command(name: str) -> str:
+    """Write the name of a command as whoever started this program would: python train.py, or gpt train."""
+    return f"python {name}.py" if Path(sys.argv[0]).suffix == ".py" and name in ("train", "sample") else f"gpt {name}"
 
 
 def printable(text: str) -> str:

@@ -48,6 +48,8 @@ class clean_errors:
 
     def __enter__(self) -> None:
         loaded()
+        if sys.stderr is None:  # closed, as by 2>&-: print would take standard output for it
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")
         speak()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):

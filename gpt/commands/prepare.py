@@ -20,6 +20,7 @@ from gpt.files import read_json
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
 from gpt.log import log
+from gpt.terminal import command
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
         dataset = prepare_recipe(recipe)
     print_dataset(dataset)
-    train = "gpt train" if program_name().startswith("gpt ") else "python train.py"
-    log.info(f"next: {train} --data {shlex.quote(str(dataset.path))}")
+    log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
 
 
 def prepare_recipe(recipe: Recipe) -> Dataset:

@@ -31,7 +31,7 @@ from gpt.training.schedule import branch_point
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
 from gpt.training.start import fit_to_dataset, new_model, require_tokenizer
 from gpt.training.state import TrainState, due
-from gpt.training.summary import beginning, report, report_stop
+from gpt.training.summary import report, report_stop
 from gpt.training.trainer import StepFailed, Trainer
 from gpt.training.validation import Validation
 
@@ -53,10 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model = new_model(config, device)
             trainer = Trainer(model, config, world)
             validation = Validation(config, dataset)
-            allowed = command.allow_other_data, command.allow_rate_jump, command.from_step
-            state = resume(run, trainer, validation, *allowed) if command.resumes else None
-            state = state or begin(run, trainer, validation)
-            log.info(beginning(run, trainer, state))
+            state = resume(run, trainer, validation, **command.how_to_resume) if command.resumes else None
+            state = state or begin(run, trainer, validation)  # a run may have ended before its first checkpoint
+            log.info(_beginning(run, trainer, state))
             finished = fit(run, trainer, state, validation, stop, command.profile)
             if world.is_main and finished:
                 report(run, trainer, state, validation)
@@ -78,12 +77,13 @@ def fit(
     last, branch = min(config.steps, config.stop_at or config.steps), branch_point(config.steps, config.optimizer)
     save_is_due, start = False, time.perf_counter() - state.elapsed_s
     with (
-        stop.orderly(state.unsaved_steps if world.is_main else None),
         _tracking(run, state, config, last, world) as tracking,
+        stop.orderly(state.unsaved_steps if world.is_main else None),
         _saved_where_it_fails(run, trainer, state),
         step_profiler(run, trainer.device) if profile and world.is_main else nullcontext(lambda: None) as profiled,
     ):
         while state.goes_on(config, last) and not world.any(stop.is_set()):
+            # An evaluation that was cut short is made up for before the next step.
             record = state.unevaluated or trainer.step(state, loader.batch(state.step, trainer.first_row, trainer.rows))
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
@@ -98,7 +98,8 @@ def fit(
                 break
             save_is_due |= state.is_best or state.complete_evaluation is not None
             save_is_due |= state.step in (last, branch) or due(state.step, config.checkpoint.every)
-            if save_is_due and (state.is_best or not trainer.guard.skipped_in_a_row):  # weights with a finite loss
+            # After a skipped batch, weights are saved only where an evaluation has found their loss finite.
+            if save_is_due and (state.is_best or not trainer.guard.skipped_in_a_row):
                 save(run, trainer, state)
                 save_is_due = False
             profiled()
@@ -144,9 +145,7 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
     if command.dry_run and not data.exists():
         log.warning(f"{data}: is not there yet; the forecast goes without it")
         return None
-    if world.is_main and data == TrainConfig.data and not data.exists():
-        prepare_default(data)
-    world.barrier()
+    world.from_main(lambda: None if data != TrainConfig.data or data.exists() else prepare_default(data))
     dataset = open_dataset(data)
     world.require_same("`data`", dataset.fingerprint)
     if world.is_main and named is None and not command.dry_run:
@@ -202,6 +201,13 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
     world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.allow_other_data))
     with ExitStack() as stack:
         yield world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, command.resumes)))
+
+
+def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
+    """Say what is trained, from where to where."""
+    parameters = trainer.model.parameter_count()
+    reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
+    return f"run: {run}, {parameters:,} parameters, {reach}"
 
 
 def _where(config: TrainConfig, world: World) -> str:

@@ -105,6 +105,11 @@ class TrainCommand:
     allow_rate_jump: bool = False
     from_step: int | None = None
 
+    @property
+    def how_to_resume(self) -> dict[str, Any]:
+        """The arguments of `gpt.training.resume.resume` that the command line gave."""
+        return {name: getattr(self, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
+
 
 def parse_train(arguments: Sequence[str]) -> TrainCommand:
     """Read the command line.

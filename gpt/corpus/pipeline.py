@@ -7,8 +7,8 @@
 5. The manifest is written last, and the finished directory is put in place by one rename.
 """
 
+import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from gpt.corpus.writer import ShardWriter
 from gpt.dataset.dataset import Dataset, open_written
 from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest, write_manifest
 from gpt.errors import InputError
+from gpt.files import aside, write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
@@ -44,21 +45,16 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
     if isinstance(tokenizer, str):
         parse_tokenizer(tokenizer)
     before = _replaceable(out)
-    partial = out.with_name(f".{out.name}.partial")
     kept = f"; {out} is as it was" if out.exists() else ""
-    with Interruptible(partial, f"nothing was written{kept}") as interruptible:
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            with Progress() as progress:
-                corpus = Corpus(source, partial, progress)
-                _say_what_was_read(corpus)
-                progress.doing = "dividing the text between training and validation"
-                written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
-            interruptible.finish()
-            _put_in_place(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with (
+        Interruptible(aside(out), f"nothing was written{kept}") as interruptible,
+        write_directory(out) as partial,
+    ):
+        with Progress() as progress, contextlib.closing(Corpus(source, partial, progress)) as corpus:
+            _say_what_was_read(corpus)
+            progress.doing = "dividing the text between training and validation"
+            written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
+        interruptible.finish()
     dataset = open_written(out, *written)
     if before not in (None, dataset.fingerprint):
         log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
@@ -165,12 +161,3 @@ def _replaceable(out: Path) -> str | None:
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
     log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")
     return fingerprint(manifest["tokenizer_fingerprint"], shards)
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -42,6 +42,10 @@ class Corpus:
                 progress.doing = f"read {number:,} of {len(parts):,} files, {self.characters:,} characters"
             self.files_read += self.documents > before
 
+    def close(self) -> None:
+        """Give up the texts."""
+        self._kept.close()
+
     def _take(self, document: Document, first_of: dict[bytes, str]) -> None:
         self.documents += 1
         self.characters += len(document.text)

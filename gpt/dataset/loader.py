@@ -31,7 +31,7 @@ class Batch:
     targets: Tensor
     """The id that follows each, (B, T) int64; those that do not count are IGNORE_INDEX."""
     documents: Tensor | None = None
-    """Number of the document that each input is of, (B, T) int64, where attention ends at documents."""
+    """Which document each input is part of, (B, T) int64; None where the loader does not tell."""
 
 
 class Loader:

@@ -156,7 +156,7 @@ def load_best(run: Path) -> Checkpoint:
                     return load(path, optimizer=False)
                 except CorruptCheckpoint as error:
                     passed_over(error)
-            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run with `run`")
+            raise InputError(f"{run}: holds no usable checkpoint; train first, or name another run")
 
 
 def prune(run: Path, keep: int, branch: int = 0) -> None:

@@ -19,6 +19,7 @@ from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.files import PARTIAL, read_json, write_whole
 from gpt.runs import checkpoint
+from gpt.terminal import command
 from gpt.text.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
@@ -79,7 +80,7 @@ def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generat
 def _locked(path: Path) -> AcquireReturnProxy:
     """Lock a run directory. Raises InputError, which says what to do, if that cannot be done."""
     try:
-        return FileLock(path / LOCK).acquire(timeout=0)
+        return FileLock(path / LOCK).acquire(timeout=0.5)  # gpt runs may look at that moment
     except Timeout:
         if _lacks_flock(path / LOCK):
             reason = (
@@ -213,7 +214,9 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
     if with_checkpoint:
         runs = [path for path in runs if checkpoint.list_checkpoints(path)]
     if not runs:
-        raise InputError(f"there is no run under {parent}/: train one first (python train.py), or name one with `run`")
+        raise InputError(
+            f"there is no run under {parent}/: train one first ({command('train')}), or name another directory"
+        )
     return max(
         runs,
         key=lambda path: max(
@@ -231,4 +234,4 @@ def nearest_run(path: Path, parent: Path = Path("runs")) -> Path | None:
 
 def go_on(run: Path) -> str:
     """Write the command that goes on with a run."""
-    return f"python train.py --run-dir {quoted(run)} --resume"
+    return f"{command('train')} --run-dir {quoted(run)} --resume"

@@ -60,7 +60,11 @@ def draw_losses(run: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(run / f".{PICTURE}.partial", format="png")  # a viewer never sees half of it
-    (run / f".{PICTURE}.partial").replace(run / PICTURE)
-    pyplot.close(figure)
+    partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
+    try:
+        figure.savefig(partial, format="png")
+        partial.replace(run / PICTURE)
+    finally:
+        pyplot.close(figure)
+        partial.unlink(missing_ok=True)
     return run / PICTURE

@@ -43,11 +43,11 @@ class Asked:
     def __post_init__(self) -> None:
         lengths = [name for name, given in self._lengths().items() if given]
         if len(lengths) > 1:
-            raise InputError(f"--{lengths[0]} and --{lengths[1]}: each says how long to train; give one of them")
+            raise InputError(f"`{lengths[0]}` and `{lengths[1]}`: each says how long to train; give one of them")
         for name in ("epochs", "minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{name} is {value}; it must be above 0")
+                raise InputError(f"`{name}` is {value}; it must be above 0")
 
     def _lengths(self) -> dict[str, bool]:
         return {

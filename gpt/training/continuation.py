@@ -5,15 +5,13 @@ jump up again, which undoes what the low rate has learned. With wsd (warm-up, st
 checkpoint from before the decay, the branch point, is that of a longer run as well (Hägele et al. 2024).
 """
 
-import dataclasses
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt.config import OptimizerConfig, TrainConfig
-from gpt.config_io import overlay, to_dict
+from gpt.config_io import overlay
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -21,67 +19,8 @@ from gpt.runs import checkpoint
 from gpt.runs.checkpoint import Checkpoint, list_checkpoints, step_of
 from gpt.runs.directory import CONFIG, METRICS, PICTURE, TOKENIZER, WANDB_ID, quoted, read_config
 from gpt.runs.integrity import CorruptCheckpoint
-from gpt.training.schedule import branch_point, decay_start, lr_multiplier
-
-MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
-MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
-LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What decides how far a step moves the weights."""
-
-    steps: int
-    optimizer: OptimizerConfig
-
-    @staticmethod
-    def of(config: TrainConfig) -> "Schedule":
-        return Schedule(config.steps, config.optimizer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
-
-    def rate(self, step: int) -> float:
-        """AdamW's learning rate when `step` steps are done; behind the end that of the last step."""
-        return self._factor(step) * self.optimizer.learning_rate
-
-    def changes(self, now: "Schedule") -> list[str]:
-        """What differs, in words: 'steps 100 → 200'."""
-        one, two = ({"steps": s.steps} | _named(s.optimizer) for s in (self, now))
-        return [f"{name} {value} → {two[name]}" for name, value in one.items() if value != two[name]]
-
-    def spoiled_by(self, now: "Schedule", step: int) -> bool:
-        """Whether a rate would jump up after `step` steps: one that comes down already, or by much its peak."""
-        if step <= decay_start(self.steps, self.optimizer):
-            return any(now.peak(name) > MOST_RAISE * self.peak(name) for name in self.peaks)
-        before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
-        jumps = [after * now.peak(name) / (before * self.peak(name)) for name in self.peaks]
-        return max(jumps) > MOST_JUMP[self.optimizer.schedule]
-
-    def rates(self, now: "Schedule", step: int) -> str:
-        """What becomes of the rates of the step after `step`, in words."""
-        said = []
-        for name in self.peaks:
-            before, after = self._factor(step) * self.peak(name), now._factor(step) * now.peak(name)
-            change = f"stays {after:.2e}" if before == after else f"is {after:.2e} and not {before:.2e}"
-            said.append(f"the {name.replace('_', ' ')} of step {step + 1:,} {change}")
-        return ", ".join(said)
-
-    @property
-    def peaks(self) -> list[str]:
-        """The names of the rates that the optimizer has a use for."""
-        return ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
-
-    def peak(self, name: str) -> float:
-        return getattr(self.optimizer, name)
-
-    def _factor(self, step: int) -> float:
-        return lr_multiplier(min(step, self.steps - 1), self.steps, self.optimizer)
-
-
-def _named(optimizer: OptimizerConfig) -> dict[str, Any]:
-    return {f"optimizer.{field.name}": getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}
+from gpt.terminal import command
+from gpt.training.schedule import Schedule, branch_point, decay_start
 
 
 def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
@@ -125,7 +64,7 @@ def judge(
     What has changed since is said, with the learning rates. Raises InputError where the rate would jump up and no
     checkpoint from before the way down is left, unless `allow_jump`.
     """
-    before = world.broadcast(saved_schedule(state, run) if world.is_main else None)
+    before = world.from_main(lambda: saved_schedule(state, run))
     now, step = Schedule.of(config), state["step"]
     changes, rates = ", ".join(before.changes(now)), before.rates(now, step)
     if allow_jump or not before.spoiled_by(now, step):
@@ -207,7 +146,7 @@ def set_later_aside(run: Path, step: int) -> bool:
             (run / name).replace(aside / name)
     for path in later:
         path.rename(aside / "checkpoints" / path.name)
-    log.info(f"what came after step {step:,} is a run of its own now: python sample.py --run {quoted(aside)}")
+    log.info(f"what came after step {step:,} is a run of its own now: {command('sample')} --run {quoted(aside)}")
     return True
 
 

@@ -15,10 +15,10 @@ from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import write_config, write_tokenizer
-from gpt.training.continuation import Schedule, judge, set_later_aside, starting_point
+from gpt.training.continuation import judge, set_later_aside, starting_point
 from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
-from gpt.training.schedule import branch_point
+from gpt.training.schedule import Schedule, branch_point
 from gpt.training.start import initial_weights
 from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
@@ -66,6 +66,14 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
         raise OSError(f"{run}: {failure}; make space, then go on with `resume`")
     else:
         log.warning(f"{failure}; training goes on, and tries again at the next save")
+
+
+def _earlier(run: Path) -> str:
+    """Say what became of the checkpoints before one that could not be saved."""
+    try:
+        return "earlier checkpoints are as they were" if checkpoint.list_checkpoints(run) else "no other one is there"
+    except OSError:
+        return "earlier ones cannot be listed"
 
 
 def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
@@ -124,9 +132,13 @@ def resume(
 
 
 def _write_start(run: Path, trainer: Trainer, validation: Validation) -> None:
-    if trainer.world.is_main:  # only now, as nothing can refuse any more
+    """Write what the run is from now on, once nothing can refuse any more."""
+
+    def write() -> None:
         write_tokenizer(run, validation.dataset.tokenizer)
         write_config(run, trainer.config)
+
+    trainer.world.from_main(write)
 
 
 @contextlib.contextmanager

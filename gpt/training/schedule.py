@@ -1,8 +1,16 @@
-"""How the learning rate of a step relates to its peak."""
+"""The learning rate of a step, and what becomes of it where a run gets another schedule."""
 
+import dataclasses
 import math
+from dataclasses import dataclass
+from typing import Any
 
-from gpt.config import OptimizerConfig
+from gpt.config import OptimizerConfig, TrainConfig
+from gpt.config_io import to_dict
+
+MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
+MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
+LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
 
 def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -39,3 +47,59 @@ def _warmup(steps: int, config: OptimizerConfig) -> int:
 def branch_point(steps: int, config: OptimizerConfig) -> int:
     """Steps after which a run can still become a longer one, its rate being that of both; 0 with cosine."""
     return decay_start(steps, config) if config.schedule == "wsd" else 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What decides how far a step moves the weights."""
+
+    steps: int
+    optimizer: OptimizerConfig
+
+    @staticmethod
+    def of(config: TrainConfig) -> "Schedule":
+        return Schedule(config.steps, config.optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
+
+    def rate(self, step: int) -> float:
+        """AdamW's learning rate when `step` steps are done; behind the end that of the last step."""
+        return self._factor(step) * self.optimizer.learning_rate
+
+    def changes(self, now: "Schedule") -> list[str]:
+        """What differs, in words: 'steps 100 → 200'."""
+        one, two = ({"steps": s.steps} | _named(s.optimizer) for s in (self, now))
+        return [f"{name} {value} → {two[name]}" for name, value in one.items() if value != two[name]]
+
+    def spoiled_by(self, now: "Schedule", step: int) -> bool:
+        """Whether a rate would jump up after `step` steps: one that comes down already, or by much its peak."""
+        if step <= decay_start(self.steps, self.optimizer):
+            return any(now.peak(name) > MOST_RAISE * self.peak(name) for name in self.peaks)
+        before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
+        jumps = [after * now.peak(name) / (before * self.peak(name)) for name in self.peaks]
+        return max(jumps) > MOST_JUMP[self.optimizer.schedule]
+
+    def rates(self, now: "Schedule", step: int) -> str:
+        """What becomes of the rates of the step after `step`, in words."""
+        said = []
+        for name in self.peaks:
+            before, after = self._factor(step) * self.peak(name), now._factor(step) * now.peak(name)
+            change = f"stays {after:.2e}" if before == after else f"is {after:.2e} and not {before:.2e}"
+            said.append(f"the {name.replace('_', ' ')} of step {step + 1:,} {change}")
+        return ", ".join(said)
+
+    @property
+    def peaks(self) -> list[str]:
+        """The names of the rates that the optimizer has a use for."""
+        return ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
+
+    def peak(self, name: str) -> float:
+        return getattr(self.optimizer, name)
+
+    def _factor(self, step: int) -> float:
+        return lr_multiplier(min(step, self.steps - 1), self.steps, self.optimizer)
+
+
+def _named(optimizer: OptimizerConfig) -> dict[str, Any]:
+    return {f"optimizer.{field.name}": getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}

@@ -1,4 +1,4 @@
-"""What a training says at its beginning and at its end: what the run has reached, where it lies, and samples of it."""
+"""What a training says at its end: what the run has reached, where it lies, and samples of it."""
 
 import logging
 import math
@@ -22,12 +22,11 @@ from gpt.log import log
 from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.runs.directory import go_on, quoted
 from gpt.runs.load import LoadedRun, load_run
-from gpt.terminal import printable, show
+from gpt.terminal import command, printable, show
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.plot import draw_losses
-from gpt.training.overfitting import RISE
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, continued, sample_prompt
-from gpt.training.state import TrainState
+from gpt.training.state import RISE, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
 
@@ -35,13 +34,6 @@ SAMPLE_TOKENS = 200
 WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
 HEART_SAMPLES = 6
 LAST = 10  # records of metrics.jsonl whose training losses are averaged
-
-
-def beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
-    """Say what is trained, from where to where."""
-    parameters = trainer.model.parameter_count()
-    reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
-    return f"run: {run}, {parameters:,} parameters, {reach}"
 
 
 def report_stop(run: Path, state: TrainState) -> None:
@@ -141,7 +133,7 @@ def _table(
         table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
     table.add_row("run", printable(str(run)))
     table.add_row("picture", printable(picture))
-    table.add_row("sample from it", printable(f"python sample.py --run {run}"))
+    table.add_row("sample from it", printable(f"{command('sample')} --run {quoted(run)}"))
     return table
 
 

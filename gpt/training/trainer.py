@@ -83,12 +83,14 @@ class Trainer:
         ).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
+        before = self.guard.state_dict(), self.scale.state_dict()
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
         samples = [*range(first, first + self.config.batch_sequences)]
         if fault is None:
             self.scale.accept()
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
-            self._move_weights(state.step)
+            with self._undone(*before):
+                self._move_weights(state.step)
         else:
             log.warning(f"step {state.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
         self.model.zero_grad(set_to_none=True)
@@ -186,6 +188,16 @@ class Trainer:
         return True
 
     # ---- where memory or the compiler fails ----
+
+    @contextlib.contextmanager
+    def _undone(self, guard: dict[str, Any], scale: dict[str, Any]) -> Generator[None]:
+        """A context in which a step that cannot be done leaves guard and scale as they were, for what is saved then."""
+        try:
+            yield
+        except StepFailed:
+            self.guard.load_state_dict(guard)
+            self.scale.load_state_dict(scale)
+            raise
 
     def _give_way(self, step: int, batch: Batch, count: float) -> None:
         """Prepare to do a step's passes again: without the compiler if it was that, else with less at a time.

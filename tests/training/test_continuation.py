@@ -14,7 +14,7 @@ from gpt.runs.directory import read_config
 from gpt.runs.load import load_run
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
-from gpt.training.continuation import Schedule
+from gpt.training.schedule import Schedule
 
 COSINE = OptimizerConfig(warmup_steps=10, learning_rate=1e-3)
 WSD = replace(COSINE, schedule="wsd", decay_ratio=0.4, min_lr_ratio=0.0)

@@ -6,8 +6,7 @@ import pytest
 
 from gpt import TrainConfig
 from gpt.training import summary
-from gpt.training.overfitting import OverfittingWatch
-from gpt.training.state import TrainState
+from gpt.training.state import OverfittingWatch, TrainState
 from gpt.training.summary import overfitted
 
 

@@ -5,8 +5,8 @@ from unittest import mock
 import pytest
 
 from gpt import InputError
+from gpt.commands.train import _beginning
 from gpt.training import summary as report_module
-from gpt.training.summary import beginning
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_complete_split_that_would_take_longer_than_the_training_is_left_out_a
 
 
 def first_line(training):
-    return beginning(training.run, training.trainer, training.state)
+    return _beginning(training.run, training.trainer, training.state)
 
 
 def test_the_first_line_says_what_memory_chose(make_training, tiny_config, monkeypatch):
