@@ -21,7 +21,7 @@ def test_nanogpts_log_is_read():
     assert common.validation_loss(LOG) == 2.6049
 
 
-def test_a_ratio_is_the_median_of_neighbouring_runs():
+def test_a_ratio_is_the_median_of_neighboring_runs():
     assert common.ratio([10, 20, 90], [1, 4, 10]) == 9
 
 
