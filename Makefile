@@ -33,7 +33,7 @@ wheel-test: $(VENV)/installed-dev
 
 # With the lowest versions that pyproject.toml declares, all but the tests of several processes.
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -m "not slow and not network" --ignore=tests/training/test_world.py $(SIDE_BY_SIDE)
+	$(LOWEST)/bin/python -m pytest -m "not slow and not network" --ignore=tests/distributed/test_world.py $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow" --ignore=tests/faults

@@ -149,7 +149,7 @@ def generation_table(result: Result) -> str:
     return "\n".join(lines)
 
 
-ROWS: dict[str, Callable[[Result], list[Row]]] = {
+ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "time-to-loss": time_to_loss,
     "bits-per-byte": bits_per_byte,
     "learning": learning,
@@ -169,7 +169,7 @@ def table(results: Path) -> str:
     ]
     tables: list[str] = []
     for device in ("cpu", "gpu"):
-        for name, rows in ROWS.items():
+        for name, rows in ROWS_OF.items():
             file = results / f"{device}-{name}.json"
             if file.exists():
                 result = json.loads(file.read_text(encoding="utf-8"))

@@ -143,8 +143,8 @@ class Engine:
             part = logits if len(rows) == len(requests) else logits[rows]
             penalty = sampling.repetition_penalty != 1
             seen = [torch.tensor(request.prompt + request.output_ids) for request in some] if penalty else ()
-            drawn = self.sample(part, sampling, [request.generator for request in some], seen)
-            for row, id in zip(rows, drawn.tolist(), strict=True):
+            sampled = self.sample(part, sampling, [request.generator for request in some], seen)
+            for row, id in zip(rows, sampled.tolist(), strict=True):
                 ids[row] = id
         tokens = []
         for request, id, row in zip(requests, ids, logits, strict=True):

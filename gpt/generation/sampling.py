@@ -65,9 +65,9 @@ def sample(
     cumulative = probabilities.cumsum(dim=-1)  # (B, N)
     total = cumulative[:, -1:].contiguous()  # (B, 1)
     uniform = [torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators]
-    drawn = torch.searchsorted(cumulative, torch.stack(uniform).to(total.device) * total, right=True)
-    drawn = torch.minimum(drawn, torch.searchsorted(cumulative, total))
-    return ids.gather(1, drawn).squeeze(1)
+    index = torch.searchsorted(cumulative, torch.stack(uniform).to(total.device) * total, right=True)
+    index = torch.minimum(index, torch.searchsorted(cumulative, total))
+    return ids.gather(1, index).squeeze(1)
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from gpt.config import OptimizerConfig
 
 
 def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The learning rate as a fraction of its peak: a linear warm-up, then one of two ways down to the final fraction.
+    """Compute the learning rate as a fraction of its peak: a linear warm-up, then down to the final fraction.
 
     cosine: half a period of it (Loshchilov and Hutter 2017). wsd: stable at the peak, then a straight line during the
     last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0,
@@ -25,7 +25,7 @@ def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def decay_start(steps: int, config: OptimizerConfig) -> int:
-    """Steps that are done when the learning rate begins to come down."""
+    """Count the steps that are done when the learning rate begins to come down."""
     if config.schedule == "cosine":
         return _warmup(steps, config)
     decaying = max(1, round(config.decay_ratio * steps)) if config.decay_ratio else 0
@@ -37,5 +37,5 @@ def _warmup(steps: int, config: OptimizerConfig) -> int:
 
 
 def branch_point(steps: int, config: OptimizerConfig) -> int:
-    """Steps after which a run can still become a longer one, its rate being that of both; 0 with cosine."""
+    """Count the steps after which a run can still become longer, as its rate is the same; 0 with cosine."""
     return decay_start(steps, config) if config.schedule == "wsd" else 0
