@@ -145,7 +145,7 @@ def generation_table(result: Result) -> str:
     speed = median(result["memory_gb_per_s"])
     dtypes = sorted({kind.split()[1] for kind in kinds})
     limits = ", ".join(f"{1000 * speed / WEIGHTS_MB[dtype]:.0f} tokens/s in {dtype}" for dtype in dtypes)
-    lines += ["", f"Memory was read at {speed:.1f} GB/s meanwhile: the limit of one sequence is {limits}."]
+    lines += ["", f"Measured bandwidth was {speed:.1f} GB/s, which limits one sequence to {limits}."]
     return "\n".join(lines)
 
 

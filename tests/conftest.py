@@ -46,7 +46,7 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def matrix_speed_measured_once():
+def peak_flops_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
