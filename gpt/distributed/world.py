@@ -43,7 +43,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks for all."""
+        """Tell whether this process is the one that writes and logs for all."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:

@@ -58,7 +58,7 @@ class Asked:
 
     @property
     def length(self) -> bool:
-        """Whether it is said how long to train."""
+        """Tell whether the user said how long to train."""
         return any(self._lengths().values())
 
 

@@ -42,7 +42,7 @@ class GradientGuard:
 
     @property
     def gave_up(self) -> bool:
-        """Whether so many batches in a row were skipped that it is not the data."""
+        """Tell whether so many batches in a row were skipped that it is not the data."""
         return self.skipped_in_a_row == MOST_SKIPPED
 
     def _fault(self, loss: float, norm: float) -> str | None:

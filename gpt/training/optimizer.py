@@ -46,7 +46,7 @@ class Optimizer:
 
     @property
     def has_state(self) -> bool:
-        """Whether its memory is taken, or was loaded."""
+        """Tell whether its state was allocated or loaded."""
         return not any(_without_state(optimizer) for optimizer in self.optimizers)
 
     def allocate(self) -> None:
