@@ -29,6 +29,10 @@ lines: dict[str, set[int]] = defaultdict(set)  # numbers of the executed ones, b
 paths: dict[str, list[str]] = defaultdict(list)  # our functions from below `main` to a product, where they are most
 
 
+END = ("gpt/runs/checkpoint.py", "save")  # where the way to a checkpoint ends
+ended: list[bool] = []
+
+
 def is_ours(code: CodeType) -> bool:
     return code.co_filename.startswith(OUR_PATHS)
 
@@ -42,8 +46,10 @@ def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
     code = frame.f_code
     if not is_ours(code) or not code.co_flags & inspect.CO_OPTIMIZED:
         return None
-    if event == "line":
+    if event == "line" and not ended:
         lines[file_of(code)].add(frame.f_lineno)
+    if event == "return" and (file_of(code), code.co_name) == END:
+        ended.append(True)
     return trace
 
 
@@ -52,7 +58,7 @@ def watched(product: str, multiply: Callable[..., Any]) -> Callable[..., Any]:
 
     def noted(*arguments: Any, **options: Any) -> Any:
         frame, path = sys._getframe(1), []
-        if frame.f_code.co_filename.startswith(MODEL):  # Muon multiplies, too
+        if frame.f_code.co_filename.startswith(MODEL) and not ended:  # Muon multiplies, too
             while not (is_ours(frame.f_code) and frame.f_code.co_name == "main"):
                 if is_ours(frame.f_code) and frame.f_code.co_name not in INLINED:
                     path.append(f"{file_of(frame.f_code)}: {frame.f_code.co_qualname}")

@@ -38,7 +38,7 @@ def archive(names):
         (archive(["x"]), ".xlsx", "a spreadsheet"),
         (archive(["notes.txt"]), ".zip", "a zip archive: unpack it first"),
         (archive(["notes.txt"]), "", "a zip archive: unpack it first"),
-        (gzip.compress(b"text"), ".gz", "compressed by gzip: unpack it first"),
+        (gzip.compress(b"text", mtime=0), ".gz", "compressed by gzip: unpack it first"),
         (b"%PDF-1.7\n1 0 obj\n", ".pdf", "a PDF: convert it to text first"),
         (b"{\\rtf1\\ansi notes}", ".rtf", "a Rich Text document"),
         (bytes.fromhex("d0cf11e0a1b11ae1"), ".doc", "an old Office document"),
