@@ -25,7 +25,7 @@ from benchmarks.common import (
     finish,
     iteration_seconds,
     ours,
-    say,
+    show,
     validation_loss,
 )
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -72,7 +72,7 @@ def main() -> None:
         tokenizer = Tokenizer.gpt2()
         encodings["nanogpt, GPT-2's tokens"] = (tokenizer.encode, tokenizer.vocab_size)
     except InputError as error:
-        say(f"nanoGPT on GPT-2's tokens is left out: {error}")
+        show(f"nanoGPT on GPT-2's tokens is left out: {error}")
     result: dict[str, Any] = {"ours": []} | {name: [] for name in encodings}
     for number in range(options.runs):
         with tempfile.TemporaryDirectory() as directory:
@@ -81,10 +81,10 @@ def main() -> None:
             ours(work, "nano", "--data", data, "--run-dir", work / "run", "--seed", number, "--device", "cpu")
             last = json.loads((work / "run" / "metrics.jsonl").read_text().splitlines()[-1])
             result["ours"].append({"bits_per_byte": last["val_bits_per_byte"], "training_s": last["elapsed_s"]})
-            say(f"ours: {result['ours'][-1]}")
+            show(f"ours: {result['ours'][-1]}")
             for name, (encode, vocab_size) in encodings.items():
                 result[name].append(nanogpt_bits(peer, encode, vocab_size, texts, last["elapsed_s"]))
-                say(f"{name}: {result[name][-1]}")
+                show(f"{name}: {result[name][-1]}")
             best = min(encodings, key=lambda name: result[name][0]["bits_per_byte"])
             encodings = {best: encodings[best]}
     pairs = zip(result["ours"], result[best], strict=True)

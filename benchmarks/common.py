@@ -182,6 +182,6 @@ def finish(name: str, device: str, result: dict[str, Any]) -> None:
     print(line, flush=True)
 
 
-def say(message: str) -> None:
-    """What is happening, beside the one line of the result."""
+def show(message: str) -> None:
+    """Print a line of progress to standard error; the result is the one line on standard output."""
     print(message, file=sys.stderr, flush=True)

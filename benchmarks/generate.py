@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, finish, ratio, say
+from benchmarks.common import ROOT, finish, ratio, show
 from benchmarks.table import generation_table
 from gpt import InputError, Tokenizer
 from gpt.device import synchronize
@@ -283,7 +283,7 @@ def main() -> None:
         for worker in running:
             worker.close()
     result |= ratios(result)
-    say(generation_table(result))
+    show(generation_table(result))
     finish("generate", options.device, result)
 
 
@@ -305,7 +305,7 @@ def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, A
             found: dict[Worker, list[dict[str, float]]] = defaultdict(list)
             for worker in able * (ALONE if batch == 1 else 1):
                 found[worker].append(measure(worker, batch, length))
-                say(f"run {turn + 1}: {batch} × {length}, {worker.name} {worker.dtype}: {found[worker][-1]}")
+                show(f"run {turn + 1}: {batch} × {length}, {worker.name} {worker.dtype}: {found[worker][-1]}")
             for worker, figures in found.items():
                 own = speeds[f"batch {batch}, prompt {length}"].setdefault(f"{worker.name} {worker.dtype}", {})
                 for name in figures[0]:

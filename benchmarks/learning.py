@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import NanoGPT, all_ids, arguments, described, finish, ours, say, validation_loss
+from benchmarks.common import NanoGPT, all_ids, arguments, described, finish, ours, show, validation_loss
 from gpt.dataset.dataset import open_dataset
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
@@ -47,7 +47,7 @@ def best_rate(losses: dict[float, float]) -> float:
     """The rate of the lowest loss. The rates tried must reach beyond it, else it is not known to be the best."""
     best = min(losses, key=lambda rate: losses[rate])
     if best == max(losses):
-        say(f"nanoGPT is best at the highest rate that was tried, {best}: try higher ones")
+        show(f"nanoGPT is best at the highest rate that was tried, {best}: try higher ones")
     return best
 
 
@@ -117,11 +117,11 @@ def main() -> None:
         result |= {"nanogpt_tuning": {str(tried): loss for tried, loss in tuning.items()}, "nanogpt_rate": rate}
         for number in range(options.runs):
             target = their_loss(rate, number)
-            say(f"nanoGPT: {target:.4f} nats after {tokens:,} tokens")
+            show(f"nanoGPT: {target:.4f} nats after {tokens:,} tokens")
             losses: dict[int, float] = {}
             for fraction in LESS_AND_LESS:
                 losses[fraction] = our_loss(work, scale, tokens // fraction, options.device, data, number)
-                say(f"ours: {losses[fraction]:.4f} nats after {tokens // fraction:,} tokens")
+                show(f"ours: {losses[fraction]:.4f} nats after {tokens // fraction:,} tokens")
                 if losses[fraction] > target:
                     break
             reached = [fraction for fraction, loss in losses.items() if loss <= target]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, say
+from benchmarks.common import NanoGPT, arguments, described, finish, measured, ratio, show
 from benchmarks.steps import build, random_text, timed
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
@@ -93,7 +93,7 @@ def main() -> None:
         result["peak_bytes"] = {"nanogpt": nanogpt_peak(peer, options.device)}
     for name, saving in (("ours", True), ("ours, plain", False)):
         result["peak_bytes"][name] = peak(options.device, saving)
-    say(json.dumps(result))
+    show(json.dumps(result))
     seconds = alternating(options.device, options.runs)
     result |= {
         "seconds_per_step": seconds,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bits_per_byte import PILOT, text_of
-from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, iteration_seconds, measured, ours, say
+from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, iteration_seconds, measured, ours, show
 from gpt.corpus.sources import Document, Skipped, TextFiles
 from gpt.dataset.dataset import Dataset, open_dataset
 
@@ -126,7 +126,7 @@ def main() -> None:
                 if key in runs:
                     continue
                 if (text := slice_of(source, SIZES[size], seed)) is None:
-                    say(f"{key}: {source} has less text than that; left out")
+                    show(f"{key}: {source} has less text than that; left out")
                     break
                 with tempfile.TemporaryDirectory() as directory:
                     work = Path(directory)
@@ -136,7 +136,7 @@ def main() -> None:
                         result["nanogpt"] = nanogpt_run(
                             NanoGPT(options.nanogpt, work), dataset, own["training_s"], seed
                         )
-                say(f"{key}: {result}")
+                show(f"{key}: {result}")
                 runs[key] = result
                 finish("own-text", "cpu", {"summary": summary(runs), "runs": runs})
 

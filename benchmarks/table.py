@@ -145,11 +145,11 @@ def generation_table(result: Result) -> str:
     speed = median(result["memory_gb_per_s"])
     dtypes = sorted({kind.split()[1] for kind in kinds})
     limits = ", ".join(f"{1000 * speed / WEIGHTS_MB[dtype]:.0f} tokens/s in {dtype}" for dtype in dtypes)
-    lines += ["", f"Memory was read at {speed:.1f} GB/s meanwhile: the limit of one sequence is {limits}."]
+    lines += ["", f"Measured bandwidth was {speed:.1f} GB/s, which limits one sequence to {limits}."]
     return "\n".join(lines)
 
 
-ROWS: dict[str, Callable[[Result], list[Row]]] = {
+ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "time-to-loss": time_to_loss,
     "bits-per-byte": bits_per_byte,
     "learning": learning,
@@ -169,7 +169,7 @@ def table(results: Path) -> str:
     ]
     tables: list[str] = []
     for device in ("cpu", "gpu"):
-        for name, rows in ROWS.items():
+        for name, rows in ROWS_OF.items():
             file = results / f"{device}-{name}.json"
             if file.exists():
                 result = json.loads(file.read_text(encoding="utf-8"))

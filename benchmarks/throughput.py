@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import NanoGPT, arguments, described, finish, iteration_seconds, measured, ratio, say
+from benchmarks.common import NanoGPT, arguments, described, finish, iteration_seconds, measured, ratio, show
 from gpt.analysis.cost import flops_per_token
 from gpt.device import choose_dtype
 from gpt.model.config import ModelConfig
@@ -70,7 +70,7 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
             for side, seconds in (("nanogpt", theirs), ("ours", own)):
                 speed = batch * model.context_length / median(seconds[warm_up:])
                 found.setdefault(f"{side} {mode}", []).append(speed)
-                say(f"  {side} {mode}: {speed:,.0f} tokens/s")
+                show(f"  {side} {mode}: {speed:,.0f} tokens/s")
     best = {}
     for side in ("nanogpt", "ours"):
         best[side] = max((speeds for name, speeds in found.items() if name.startswith(side)), key=median)
@@ -111,7 +111,7 @@ def main() -> None:
         peer = NanoGPT(options.nanogpt, work)
         result = {}
         for name, shape in (CUDA if options.device == "cuda" else CPU).items():
-            say(f"{name}:")
+            show(f"{name}:")
             vocab_size = shape[0].vocab_size
             random = np.random.default_rng(0).integers(0, vocab_size, 500_000)
             peer.prepare("random", random, random[:100_000], vocab_size)

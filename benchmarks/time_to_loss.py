@@ -20,7 +20,7 @@ from benchmarks.common import (
     measured,
     ours,
     ratio,
-    say,
+    show,
 )
 from gpt.dataset.dataset import open_dataset
 
@@ -60,7 +60,7 @@ def main() -> None:
             losses.append(last["val_loss"])
             seconds["nanogpt"].append(theirs.seconds)
             seconds["ours"].append(own.seconds)
-            say(f"run {number + 1}: nanoGPT {theirs.seconds:.1f} s, ours {own.seconds:.1f} s to {losses[-1]:.4f}")
+            show(f"run {number + 1}: nanoGPT {theirs.seconds:.1f} s, ours {own.seconds:.1f} s to {losses[-1]:.4f}")
         finish(
             "time-to-loss",
             "cpu",

@@ -65,7 +65,7 @@ class Compiled:
         rounding: float = ROUNDING[torch.float32],
         remedy: str = "use `compile` off",
     ) -> None:
-        """`rounding` is how much its result may differ from the function's, as a fraction; `remedy` does without it."""
+        """Wrap a function. `rounding`: how much the result may differ, as a fraction; `remedy`: how to do without."""
         self.function, self.wanted, self.device, self.mode = function, wanted, device, mode
         self.rounding, self.remedy = rounding, remedy
         self.works = wanted == "on" or (wanted == "auto" and device == "cuda")

@@ -113,7 +113,7 @@ def read_json(
     file that cannot be read, for what is no JSON object, is nested deeper than 100 levels, or has a key twice; and for
     another format or version.
     """
-    told = f"; {remedy}" if remedy else ""
+    advice = f"; {remedy}" if remedy else ""
     try:
         content = _parse(path.read_bytes().decode(), object_pairs_hook=_without_twins)
         if not isinstance(content, dict):
@@ -122,9 +122,9 @@ def read_json(
         if format is not None and (content.get("format") != format[0] or "version" not in content):
             raise ValueError(f"it is no {format[0]} file")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as {kind} ({error}){told}") from None
+        raise InputError(f"{path}: cannot be read as {kind} ({error}){advice}") from None
     if format is not None and content["version"] != format[1]:
-        raise InputError(f"{path}: is of version {content['version']!r}, and this program reads {format[1]}{told}")
+        raise InputError(f"{path}: is of version {content['version']!r}, and this program reads {format[1]}{advice}")
     return content
 
 

@@ -44,7 +44,7 @@ class Log(logging.LoggerAdapter):
 
 
 class StandardError(logging.Handler):
-    """Writes lines to standard error, as it is at that moment, and goes on in silence when nobody reads them."""
+    """Writes lines to the standard error of that moment, and goes on when its reader has closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):

@@ -43,7 +43,7 @@ def modern(model: ModelConfig, ngram: int = 1, ngram_buckets: int = ModelConfig.
 
 
 def nano() -> TrainConfig:
-    """Two minutes on two CPU cores for recognizable Python: one block, and embeddings of two and three tokens."""
+    """Make recognizable Python in two minutes on two CPU cores: one block, and embeddings of two and three tokens."""
     return TrainConfig(
         preset="nano",
         steps=1500,
@@ -60,7 +60,7 @@ def nano() -> TrainConfig:
 
 
 def shakespeare_char_cpu() -> TrainConfig:
-    """nanoGPT's documented CPU run: tinyshakespeare by characters, 1.5 million training tokens."""
+    """Repeat nanoGPT's documented CPU run: tinyshakespeare by characters, 1.5 million training tokens."""
     return TrainConfig(
         preset="shakespeare-char-cpu",
         steps=1950,
@@ -73,7 +73,7 @@ def shakespeare_char_cpu() -> TrainConfig:
 
 
 def shakespeare_char_modern() -> TrainConfig:
-    """The loss of nanoGPT's documented CPU run in a few seconds: one block, and embeddings of 2 to 4 characters."""
+    """Reach the loss of nanoGPT's documented CPU run in seconds: one block, and embeddings of 2 to 4 characters."""
     return TrainConfig(
         preset="shakespeare-char-modern",
         steps=75,
@@ -88,7 +88,7 @@ def shakespeare_char_modern() -> TrainConfig:
 
 
 def finetune() -> TrainConfig:
-    """A short, gentle run from trained weights (`init_from`) on little data."""
+    """Train briefly and gently from trained weights (`init_from`) on little data."""
     return TrainConfig(
         preset="finetune",
         steps=200,
@@ -101,22 +101,22 @@ def finetune() -> TrainConfig:
 
 
 def gpt2() -> TrainConfig:
-    """GPT-2 small, 124M parameters, on a corpus of billions of tokens."""
+    """Train GPT-2 small, 124M parameters, on a corpus of billions of tokens."""
     return _pretraining("gpt2", ModelConfig(n_layer=12, n_head=12, n_embd=768), learning_rate=6e-4)
 
 
 def gpt2_medium() -> TrainConfig:
-    """GPT-2 medium, 355M parameters."""
+    """Train GPT-2 medium, 355M parameters."""
     return _pretraining("gpt2-medium", ModelConfig(n_layer=24, n_head=16, n_embd=1024), learning_rate=3e-4)
 
 
 def gpt2_large() -> TrainConfig:
-    """GPT-2 large, 774M parameters."""
+    """Train GPT-2 large, 774M parameters."""
     return _pretraining("gpt2-large", ModelConfig(n_layer=36, n_head=20, n_embd=1280), learning_rate=2.5e-4)
 
 
 def gpt2_xl() -> TrainConfig:
-    """GPT-2 XL, 1,558M parameters."""
+    """Train GPT-2 XL, 1,558M parameters."""
     return _pretraining("gpt2-xl", ModelConfig(n_layer=48, n_head=25, n_embd=1600), learning_rate=2e-4)
 
 
@@ -133,7 +133,7 @@ def _pretraining(name: str, model: ModelConfig, learning_rate: float) -> TrainCo
 
 
 def gpt2_modern() -> TrainConfig:
-    """GPT-2 small's shape with the modern recipe."""
+    """Train GPT-2 small's shape with the modern recipe."""
     return replace(
         _pretraining("gpt2-modern", modern(ModelConfig()), learning_rate=6e-4),
         steps=6000,
@@ -142,7 +142,7 @@ def gpt2_modern() -> TrainConfig:
 
 
 def gpt2_on_a_small_corpus() -> TrainConfig:
-    """gpt2 for some 10 MB of text: few steps, much dropout; the best checkpoint is what matters."""
+    """Train gpt2 on some 10 MB of text: few steps, much dropout; the best checkpoint is what matters."""
     large = gpt2()
     return replace(
         large,

@@ -46,7 +46,7 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def matrix_speed_measured_once():
+def peak_flops_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
@@ -160,7 +160,7 @@ def model():
     config = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
     model = GPT(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # larger than at initialisation, so that mistakes show
+        for parameter in model.parameters():  # larger than at initialization, so that mistakes show
             parameter.normal_(std=0.2)
     return model
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-OURS = tuple(f"{ROOT}/{name}" for name in ("gpt/", "data/", "train.py", "sample.py"))
+OUR_PATHS = tuple(f"{ROOT}/{name}" for name in ("gpt/", "data/", "train.py", "sample.py"))
 MODEL = f"{ROOT}/gpt/model/"
 PRODUCTS = ((torch.nn.functional, "scaled_dot_product_attention"), (torch, "baddbmm"))  # of queries and keys
 INLINED = ("<listcomp>", "<setcomp>", "<dictcomp>")  # frames of their own up to Python 3.11 only
@@ -34,7 +34,7 @@ ended: list[bool] = []
 
 
 def is_ours(code: CodeType) -> bool:
-    return code.co_filename.startswith(OURS)
+    return code.co_filename.startswith(OUR_PATHS)
 
 
 def file_of(code: CodeType) -> str:

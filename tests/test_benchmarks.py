@@ -21,7 +21,7 @@ def test_nanogpts_log_is_read():
     assert common.validation_loss(LOG) == 2.6049
 
 
-def test_a_ratio_is_the_median_of_neighbouring_runs():
+def test_a_ratio_is_the_median_of_neighboring_runs():
     assert common.ratio([10, 20, 90], [1, 4, 10]) == 9
 
 
@@ -64,7 +64,7 @@ def test_a_row_that_names_two_programs_names_their_models():
     named = r"(GPT-2|modern recipe) of \d+ layers? × \d+, .*(AdamW|Muon), [\d.]+ M parameters"
     for file in common.RESULTS.glob("*.json"):
         result = json.loads(file.read_text())
-        for what, _, program in table.ROWS[result["benchmark"]](result):
+        for what, _, program in table.ROWS_OF[result["benchmark"]](result):
             if program in ("time_to_loss", "bits_per_byte", "learning", "throughput", "memory"):
                 assert re.search(f"both {named}", what) or re.search(f"ours {named}; nanoGPT {named}", what), what
             elif "by those of" in what:
@@ -99,7 +99,7 @@ def test_each_result_has_its_rows():
     for file in common.RESULTS.glob("*.json"):
         result = json.loads(file.read_text())
         assert file.name in (f"{device}-{result['benchmark']}.json" for device in ("cpu", "gpu"))
-        assert table.ROWS[result["benchmark"]](result)
+        assert table.ROWS_OF[result["benchmark"]](result)
 
 
 def test_own_text_reads_the_last_table_and_sums_up_the_worst(tmp_path):

@@ -12,7 +12,7 @@ from gpt.memory import Halving, causes, free_memory, is_out_of_memory, peak_memo
 
 
 @pytest.mark.parametrize("error", REPORTS.values(), ids=REPORTS.keys())
-def test_every_way_of_running_out_of_memory_is_recognised(error):
+def test_every_way_of_running_out_of_memory_is_recognized(error):
     assert is_out_of_memory(error)
     try:
         try:
@@ -43,7 +43,7 @@ def test_what_is_not_for_want_of_memory_is_not_taken_for_it():
     assert not is_out_of_memory(InputError("step 3: out of memory with a single sequence"))  # which has been met
 
 
-def test_the_cpus_own_report_is_recognised():
+def test_the_cpus_own_report_is_recognized():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60)
     assert is_out_of_memory(raised.value)

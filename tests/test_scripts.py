@@ -151,8 +151,8 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, bpe, tm
     assert code == 2
     assert "is written with another tokenizer" in errors
     larger = dataset_of("larger", "def f(x):\n    return x + 1\n", "bpe:260")
-    for told in ((), ("--allow-other-data",)):
-        code, _, errors = resume(larger, *told)
+    for flags in ((), ("--allow-other-data",)):
+        code, _, errors = resume(larger, *flags)
         assert code == 2
         assert "model.vocab_size is 257; the tokenizer of" in errors
     code, _, errors = resume(changed, "--allow-other-data")

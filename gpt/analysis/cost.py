@@ -85,14 +85,14 @@ class Memory:
 
 def training_memory(
     config: TrainConfig,
-    micro_batch: int,
+    micro_batch_size: int,
     device: str = "cpu",
     value_bytes: int = FLOAT32,
     processes: int = 1,
     nodes: int = 1,
     program: int = 0,
 ) -> Memory:
-    """Forecast the memory of a training step with `micro_batch` sequences at a time, in values of `value_bytes`.
+    """Forecast the memory of a training step with `micro_batch_size` sequences at a time, in values of `value_bytes`.
 
     Weights, gradients, AdamW's two moments and Muon's one are float32; Muon's step holds its matrices four times more.
     Below float32, a copy of the weights is kept as well.
@@ -100,7 +100,7 @@ def training_memory(
     model = config.model
     C, L = model.n_embd, model.n_layer
     share = config.batch_sequences // processes
-    tokens = min(micro_batch, share) * model.context_length
+    tokens = min(micro_batch_size, share) * model.context_length
     count = parameter_count(model) * FLOAT32
     matrices = _matrix_count(model) * FLOAT32 if config.optimizer.name == "muon" else 0
     block = _block_activations(model, device, value_bytes)
@@ -109,7 +109,7 @@ def training_memory(
     kept = block + L * C * FLOAT32 if config.recompute == "blocks" else L * block
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
-    accumulates = micro_batch < share
+    accumulates = micro_batch_size < share
     return Memory(
         program=program,
         weights=weights if sharded == 1 else count // sharded + weights // L + FLOAT32 * model.vocab_size * C,
@@ -184,10 +184,10 @@ def fitting_micro_batch(
     nodes: int = 1,
 ) -> int:
     """Find how many sequences `budget` bytes hold at a time: a process's share of the batch, halved until it fits."""
-    micro_batch = config.batch_sequences // processes
-    while micro_batch > 1 and training_memory(config, micro_batch, device, value_bytes, processes, nodes).peak > budget:
-        micro_batch = -(-micro_batch // 2)
-    return micro_batch
+    size = config.batch_sequences // processes
+    while size > 1 and training_memory(config, size, device, value_bytes, processes, nodes).peak > budget:
+        size = -(-size // 2)
+    return size
 
 
 def cost_lines(config: TrainConfig) -> list[str]:

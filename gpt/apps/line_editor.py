@@ -46,7 +46,7 @@ def line_reader(commands: Iterable[str]) -> ReadLine:
     if typed_by_hand() and sys.stdout.isatty():
         return _terminal_reader(sorted(commands))
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character is no reason to end the session
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character must not end the session
 
     def read(_: str) -> str:
         try:

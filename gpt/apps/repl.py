@@ -47,7 +47,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/seed": ("seed", int),
 }
 OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model from the network"}
-ALTERNATIVES, BAR = 10, 40  # lines of /why, and characters of a bar for probability 1
+ALTERNATIVES, BAR_WIDTH = 10, 40  # lines of /why, and characters of a bar for probability 1
 
 
 Load = Callable[[str], LoadedRun]
@@ -76,7 +76,7 @@ class Session:
         write: Callable[[str], None],
         trusted: bool = True,
     ) -> None:
-        """`trusted` lines come from a person, or somebody has said that they may reach files and the network."""
+        """Begin a session. `trusted` lines come from a person, or may reach files and the network all the same."""
         self.trusted = trusted
         self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
@@ -196,7 +196,7 @@ class Session:
         for id, text, logarithm in rows:
             probability = math.exp(logarithm)
             chosen = "  <- this one" if id == last.id else ""
-            self.write(f"{text!r:>{width}} {probability:7.2%} {'#' * round(BAR * probability)}{chosen}\n")
+            self.write(f"{text!r:>{width}} {probability:7.2%} {'#' * round(BAR_WIDTH * probability)}{chosen}\n")
 
     def _save(self, argument: str) -> None:
         if not argument:

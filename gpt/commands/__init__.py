@@ -15,7 +15,7 @@ from gpt.memory import is_out_of_memory
 from gpt.terminal import printable
 
 LESS_MEMORY = "use a smaller batch, model or context, or another --device; or see what else takes memory"
-LOST = 3  # exit code of a process whose fellow died or hangs
+EXIT_PROCESS_LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
@@ -63,7 +63,7 @@ class clean_errors:
             if not isinstance(error, Reported):
                 print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
-                os._exit(LOST)  # an orderly end would wait for the lost one
+                os._exit(EXIT_PROCESS_LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
         if error is not None and is_out_of_memory(error):
             print(f"error: out of memory ({type(error).__name__}); {LESS_MEMORY}", file=sys.stderr, flush=True)

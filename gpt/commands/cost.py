@@ -39,6 +39,6 @@ def cost(
     The memory is that of one process on a CPU, for --micro-batch-size sequences at a time, by default one.
     """
     config = overlay(find_preset(preset), settings)
-    micro_batch = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
+    size = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
     value_bytes = FLOAT32 if config.dtype in ("auto", "float32") else FLOAT32 // 2
-    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, micro_batch, value_bytes=value_bytes))))
+    print("\n".join(cost_lines(config) + memory_lines(training_memory(config, size, value_bytes=value_bytes))))

@@ -214,7 +214,7 @@ def _listing(entries: list[RunEntry]) -> list[list[str]]:
 
 
 def _comparison(entries: list[RunEntry]) -> list[list[str]]:
-    """A row for each setting that differs, then for each figure; a column for each run."""
+    """Make a row for each setting that differs, then one for each figure; a column for each run."""
     columns = {entry.run: _flat(entry.config or {}) for entry in entries}
     if len(entries) == 1:
         name = str((entries[0].config or {}).get("preset", "custom"))

@@ -79,10 +79,10 @@ def score(
 
 def _with_progress(scores: Iterable[TokenScore], size: int) -> Iterator[TokenScore]:
     """Pass scores on, and say from time to time which part of a text of so many bytes they have come to."""
-    done, told = 0, time.monotonic()
+    done, shown = 0, time.monotonic()
     for score in scores:
         yield score
         done += len(score.text.encode(errors="replace"))
-        if time.monotonic() - told >= SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - shown >= SECONDS:
+            shown = time.monotonic()
             log.info(f"{min(1.0, done / size):.0%} of {size:,} bytes")

@@ -112,7 +112,7 @@ def fit(
 
 @contextmanager
 def _saved_where_it_fails(run: Path, trainer: Trainer, state: TrainState) -> Generator[None]:
-    """A context in which a step that cannot be done loses none of those before it."""
+    """Save the steps done so far when a step in this context cannot be done."""
     try:
         yield
     except StepFailed:

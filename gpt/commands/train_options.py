@@ -54,7 +54,6 @@ CALLED = {
     "--preset": "PRESET, without a flag,",
     "--run": "--run-dir",
     "--dataset": "--data",
-    "--init": "--init-from",
     "--model": "--init-from, for weights, or a preset's name in the first place",
 }
 

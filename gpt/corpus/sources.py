@@ -16,7 +16,7 @@ from gpt.log import log
 JSON_LINES = (".jsonl", ".ndjson")
 RAW = {".html": "tags", ".htm": "tags", ".xml": "tags", ".json": "braces", ".ipynb": "braces", ".csv": "commas"}
 HIDDEN = "hidden, or a directory of tools"
-OURS = ("manifest.json", "checkpoints")
+OUR_FILES = ("manifest.json", "checkpoints")
 MAX_FIELDS = 20  # that are named
 TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
 
@@ -180,7 +180,7 @@ def _reason_to_skip(directory: Path) -> str | None:
         return "a link to a directory; give it by `input`"
     if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
         return HIDDEN
-    if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OURS):
+    if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
         return "a dataset or a run of this program"
     return None
 

@@ -37,9 +37,9 @@ class SplitSizes:
 
 
 def parse_tokenizer(name: str) -> tuple[str, int | None]:
-    """(kind, vocabulary) of 'gpt2', 'bytes', 'char', 'auto', 'bpe:VOCAB', or 'file' for a path.
+    """Parse 'gpt2', 'bytes', 'char', 'auto', 'bpe:VOCAB', or a path (kind 'file'), into (kind, vocabulary size).
 
-    Raises InputError for anything else.
+    Raise InputError for anything else.
     """
     kind, colon, number = name.partition(":")
     if kind == "bpe" and number.isdecimal() and len(number) <= MAX_DIGITS:

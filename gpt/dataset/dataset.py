@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, foreign_manifest, read_manifest
-from gpt.dataset.shards import REMEDY, Shard, Split
+from gpt.dataset.shards import REPAIR, Shard, Split
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ def open_dataset(path: str | Path) -> Dataset:
         log.warning(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
     tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REMEDY}")
+        raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REPAIR}")
     infos = [ShardInfo(**info) for info in manifest["shards"]]
     shards = [_open_shard(path, info) for info in infos]
     found = [(info.largest_id, info.sha256) for info in infos]
@@ -91,7 +91,7 @@ def _open_shard(path: Path, info: ShardInfo) -> Shard:
     shard = Shard(path / info.file)
     if shard.tokens != info.tokens:
         raise InputError(
-            f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REMEDY}"
+            f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REPAIR}"
         )
     return shard
 
@@ -101,9 +101,9 @@ def _require_intact(shard: Shard, info: ShardInfo, largest: int, digest: str, vo
     if largest >= vocab_size:
         raise InputError(
             f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: "
-            f"it was written with another tokenizer; {REMEDY}"
+            f"it was written with another tokenizer; {REPAIR}"
         )
     if digest != info.sha256:
         raise InputError(
-            f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REMEDY}"
+            f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REPAIR}"
         )

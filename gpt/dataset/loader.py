@@ -48,7 +48,7 @@ class Loader:
         return step * self.batch_size / self.windows
 
     def samples(self, step: int) -> range:
-        """The numbers of the samples that a step reads, steps and samples counted from 0."""
+        """Return the numbers of the samples that a step reads; steps and samples count from 0."""
         return range(step * self.batch_size, (step + 1) * self.batch_size)
 
     def batch(self, step: int, first: int = 0, count: int | None = None) -> Batch:
@@ -64,7 +64,7 @@ class Loader:
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
     def _span(self, sample: int) -> list[tuple[int, int]]:
-        """(The token before the first of a sample's targets, how many), two where the ring wraps; kept by the block."""
+        """Return (the token before a sample's first target, number of targets), twice where the ring wraps; cached."""
         number, index = divmod(sample, BLOCK)
         if number != self._block[0]:
             self._block = number, self._spans(range(number * BLOCK, (number + 1) * BLOCK))
@@ -77,9 +77,9 @@ class Loader:
             indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.windows)) - begin
             offset = mix(self.seed, epoch, 2) % self.targets
             for window in permuted(indices, self.windows, mix(self.seed, epoch, 1)).tolist():
-                place = window * self.context_length
-                count = min(self.context_length, self.targets - place)
-                start = (place + offset) % self.targets
+                first = window * self.context_length
+                count = min(self.context_length, self.targets - first)
+                start = (first + offset) % self.targets
                 before_the_wrap = min(count, self.targets - start)
                 spans.append([p for p in ((start, before_the_wrap), (0, count - before_the_wrap)) if p[1]])
         return spans

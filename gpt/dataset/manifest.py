@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.dataset.shards import REMEDY, Shard
+from gpt.dataset.shards import REPAIR, Shard
 from gpt.errors import InputError
 from gpt.files import inside, read_json
 from gpt.text.tokenizer import Tokenizer
@@ -53,11 +53,11 @@ def fingerprint(tokenizer_fingerprint: str, shards: list[ShardInfo]) -> str:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return a dataset's manifest.json. Raises InputError for one that is damaged, or of another version."""
     file = path / "manifest.json"
-    manifest = read_json(file, "a manifest", REMEDY)
+    manifest = read_json(file, "a manifest", REPAIR)
     try:
         if manifest["version"] != MANIFEST_VERSION:
             raise InputError(
-                f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REMEDY}"
+                f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REPAIR}"
             )
         for info in manifest["shards"]:
             if {key: type(value) for key, value in info.items()} != ShardInfo.__annotations__:
@@ -74,7 +74,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: cannot be read as a manifest ({error!r}); {REMEDY}") from None
+        raise InputError(f"{file}: cannot be read as a manifest ({error!r}); {REPAIR}") from None
     return manifest
 
 

@@ -8,9 +8,9 @@ FEISTEL_ROUNDS = 6
 
 
 def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of 0 … size − 1 sends each of the indices, (N,).
+    """Map indices, (N,), by a keyed permutation of 0 … size − 1.
 
-    A Feistel network over the next even number of bits, walked until it lands inside
+    It is a Feistel network over the next even number of bits, walked until it lands inside
     (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
     half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))

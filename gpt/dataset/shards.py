@@ -21,7 +21,7 @@ HEADER_BYTES = 256 * 4
 MAGIC_16, VERSION_16 = 20240520, 1
 MAGIC_32, VERSION_32 = 20240801, 7
 CHUNK_BYTES = 1 << 22  # read at once while checking
-REMEDY = "prepare the dataset again with its recipe, or restore the file"
+REPAIR = "prepare the dataset again with its recipe, or restore the file"
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -52,7 +52,7 @@ class Shard:
         self.dtype, self.offset, self.tokens = self._layout(os.fstat(self._file.fileno()).st_size)
 
     def _layout(self, size: int) -> tuple[np.dtype, int, int]:
-        """(dtype, offset of the first id in bytes, number of ids)."""
+        """Return (dtype, offset of the first id in bytes, number of ids)."""
         if self.path.suffix == ".npy":
             return self._numpy_layout(size)
         header = np.frombuffer(self._file.read(12).ljust(12, b"\0"), dtype="<i4")
@@ -60,19 +60,19 @@ class Shard:
         if int(header[0]) not in versions:
             if size % 2 or size == 0:
                 raise InputError(
-                    f"{self.path}: has no shard header, and {size} bytes are no whole number of uint16 ids; {REMEDY}"
+                    f"{self.path}: has no shard header, and {size} bytes are no whole number of uint16 ids; {REPAIR}"
                 )
             return np.dtype("<u2"), 0, size // 2  # nanoGPT's: nothing but ids
         version, dtype = versions[int(header[0])]
         if header[1] != version:
             raise InputError(
-                f"{self.path}: is a shard of version {header[1]}, and this program reads version {version}; {REMEDY}"
+                f"{self.path}: is a shard of version {header[1]}, and this program reads version {version}; {REPAIR}"
             )
         tokens = int(header[2])
         if tokens < 0 or size != HEADER_BYTES + tokens * dtype.itemsize:
             wanted = HEADER_BYTES + tokens * dtype.itemsize
             raise InputError(
-                f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REMEDY}"
+                f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REPAIR}"
             )
         return dtype, HEADER_BYTES, tokens
 
@@ -84,30 +84,30 @@ class Shard:
             )
             shape, _, dtype = read_header(self._file)
         except Exception as error:  # whatever the parser of the header meets in it
-            raise InputError(f"{self.path}: is not a NumPy array ({error}); {REMEDY}") from None
+            raise InputError(f"{self.path}: is not a NumPy array ({error}); {REPAIR}") from None
         if len(shape) != 1 or dtype != np.dtype("<u2"):
             raise InputError(
-                f"{self.path}: holds {dtype} of shape {shape}; ids must be one-dimensional uint16; {REMEDY}"
+                f"{self.path}: holds {dtype} of shape {shape}; ids must be one-dimensional uint16; {REPAIR}"
             )
         offset = self._file.tell()
         if size != offset + 2 * shape[0]:
             raise InputError(
-                f"{self.path}: has {size:,} bytes where its header promises {offset + 2 * shape[0]:,}; {REMEDY}"
+                f"{self.path}: has {size:,} bytes where its header promises {offset + 2 * shape[0]:,}; {REPAIR}"
             )
         return dtype, offset, shape[0]
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Ids start … start + count − 1. Raises InputError if the file has shrunk since it was opened."""
+        """Read ids start … start + count − 1. Raise InputError if the file has shrunk since it was opened."""
         self._file.seek(self.offset + start * self.dtype.itemsize)
         ids = np.empty(count, dtype=self.dtype)
         if self._file.readinto(ids.view(np.uint8)) != ids.nbytes:  # ty: ignore[invalid-argument-type]
             raise InputError(
-                f"{self.path}: ended early while it was read: it has changed since it was opened; {REMEDY}"
+                f"{self.path}: ended early while it was read: it has changed since it was opened; {REPAIR}"
             )
         return ids
 
     def scan(self) -> tuple[int, str]:
-        """(largest id, SHA-256 of the file), in bounded memory."""
+        """Compute (largest id, SHA-256 of the file), in bounded memory."""
         self._file.seek(0)
         digest = hashlib.sha256(self._file.read(self.offset))
         largest = -1
@@ -126,7 +126,7 @@ class Split:
         self.tokens = self.ends[-1] if shards else 0
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Ids start … start + count − 1 of the stream, (count,) int64."""
+        """Read ids start … start + count − 1 of the stream, (count,) int64."""
         assert start >= 0 and start + count <= self.tokens
         parts = []
         index = bisect_right(self.ends, start)

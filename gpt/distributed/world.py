@@ -33,8 +33,8 @@ class World:
     def __init__(
         self, device: str, timeout: int = 300, rank: int = 0, size: int = 1, nodes: int = 1, even: bool = True
     ) -> None:
-        """`device` is 'cuda', 'mps' or 'cpu'; `timeout` is in seconds, for one exchange within a step; `even` says
-        whether the nodes have equally many processes."""
+        """Describe this process. `device` is 'cuda', 'mps' or 'cpu'; `timeout` is in seconds, for one exchange within
+        a step; `even` says whether all nodes have the same number of processes."""
         self.device, self.timeout, self.rank, self.size = device, timeout, rank, size
         self.nodes, self.even = nodes, even
         self._slow_group = dist.new_group(backend="gloo", timeout=INIT_TIMEOUT) if size > 1 else None
@@ -43,7 +43,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks for all."""
+        """Tell whether this process is the one that writes and logs for all."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:

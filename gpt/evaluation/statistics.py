@@ -29,7 +29,7 @@ class Spread:
 
     @property
     def half_width(self) -> float:
-        """Of the interval that holds the true figure in 95 of 100 cases, on either side."""
+        """Half the width of the interval that holds the true figure in 95 of 100 cases."""
         return self.standard_error * student_t(self.freedom)
 
 

@@ -100,7 +100,7 @@ class Windows:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Where in the split the ends of documents are."""
+        """The positions in the split of the ends of documents."""
         if self.end_of_text is None:
             return np.empty(0, dtype=np.int64)
         found = []

@@ -60,9 +60,9 @@ class StopStrings:
     def push(self, text: str) -> tuple[str, bool]:
         """Give (the text that is certain, whether a stop text was reached)."""
         self.held += text
-        places = [(self.held.index(stop), len(stop)) for stop in self.stops if stop in self.held]
-        if places:  # the one that is complete first, whatever pieces the text comes in; of several, the longest
-            _, start = min((start + length, start) for start, length in places)
+        ends = [(self.held.index(stop), len(stop)) for stop in self.stops if stop in self.held]
+        if ends:  # the one that is complete first, whatever pieces the text comes in; of several, the longest
+            _, start = min((start + length, start) for start, length in ends)
             return self.held[:start], True
         # Hold back the longest end that begins a stop text.
         certain = len(self.held)
@@ -79,10 +79,15 @@ class CompletionStream:
     """What a request's tokens become, one by one."""
 
     def __init__(
-        self, number: int, result: Completion, tokenizer: Tokenizer, watcher: StopStrings, score_prompt: ScorePrompt
+        self,
+        number: int,
+        result: Completion,
+        tokenizer: Tokenizer,
+        stop_strings: StopStrings,
+        score_prompt: ScorePrompt,
     ) -> None:
         self.number, self.result, self.tokenizer, self.score_prompt = number, result, tokenizer, score_prompt
-        self.decoder, self.watcher = StreamDecoder(tokenizer.token_bytes), watcher
+        self.decoder, self.stop_strings = StreamDecoder(tokenizer.token_bytes), stop_strings
         self.stopped = False
         self.start: float | None = None  # when the step began that read the prompt
         self.news: str | None = None  # text that was not taken yet; None where no token came
@@ -102,7 +107,7 @@ class CompletionStream:
             self._begin(time.perf_counter())  # unless it did with its first token
             self._add(self.decoder.finish())
         if not self.stopped:
-            self._show(self.watcher.held)
+            self._show(self.stop_strings.held)
         return self.stopped
 
     def take(self) -> str:
@@ -116,7 +121,7 @@ class CompletionStream:
             self.result.prompt_tokens = self.score_prompt() if self.score_prompt else []
 
     def _add(self, text: str) -> None:
-        text, self.stopped = self.watcher.push(text)
+        text, self.stopped = self.stop_strings.push(text)
         self._show(text)
 
     def _show(self, text: str) -> None:
@@ -210,9 +215,9 @@ class TextEngine(Engine):
                 seed = secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed
                 score = cache(partial(self._score, ids, top_logprobs or 0)) if echo else None
                 for i in range(samples):
-                    watcher = StopStrings(stops)
+                    stop_strings = StopStrings(stops)
                     result = Completion(prompt, self.submit(ids, replace(sampling, seed=seed), i, top_logprobs))
-                    stream = CompletionStream(j * samples + i, result, self.tokenizer, watcher, score)
+                    stream = CompletionStream(j * samples + i, result, self.tokenizer, stop_strings, score)
                     self.streams[result.request] = stream
                     yield stream
             except InputError as error:

@@ -46,8 +46,8 @@ class Engine:
 
     `submit` and `finish` may be called between any two steps. What is drawn for a request depends on its own prompt,
     settings and seed alone, whatever is drawn beside it: to the last bit with prepacked weights (`load_run`) that
-    keep bits and as many threads, else up to rounding. The memory of keys and values is given back as sequences end;
-    of those whose prompts were read together, when half of them have.
+    keep bits and as many threads, else up to rounding. KV memory is released as sequences finish. Sequences
+    prefilled together are compacted once half of them are done.
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
     the context, a warning says once what is done about it. With `compiled`, decoding goes through
@@ -143,8 +143,8 @@ class Engine:
             part = logits if len(rows) == len(requests) else logits[rows]
             penalty = sampling.repetition_penalty != 1
             seen = [torch.tensor(request.prompt + request.output_ids) for request in some] if penalty else ()
-            drawn = self.sample(part, sampling, [request.generator for request in some], seen)
-            for row, id in zip(rows, drawn.tolist(), strict=True):
+            sampled = self.sample(part, sampling, [request.generator for request in some], seen)
+            for row, id in zip(rows, sampled.tolist(), strict=True):
                 ids[row] = id
         tokens = []
         for request, id, row in zip(requests, ids, logits, strict=True):

@@ -1,6 +1,6 @@
 """The model, and what it has read of each request: eagerly, each with a cache of its own length, or compiled, in slots.
 
-A runner does as it is told: what is read, and when, the scheduler decides.
+The scheduler decides what is read, and when.
 
 Letters in shapes: B sequences, T ids of each, V vocabulary.
 """
@@ -53,8 +53,8 @@ class ModelRunner:
         del self.blocks[cache.block]
         if parts:
             together = self.new_caches(cache.block.capacity, len(parts))
-            for part, place in zip(parts, together, strict=True):
-                part.move_to(place)
+            for part, other in zip(parts, together, strict=True):
+                part.move_to(other)
             self.blocks[together[0].block] = parts
 
     def prefill(self, requests: Sequence[Request]) -> Tensor:
@@ -112,7 +112,7 @@ class CompiledRunner(ModelRunner):
         super().__init__(model)
         self.slots = StaticCache(model.config, slots, model.device, model.dtype)
         self.free = list(range(slots))
-        self.place: dict[KVCache, int] = {}
+        self.slot_of: dict[KVCache, int] = {}
         mode = None
         if model.device.type == "cuda":
             mode = "reduce-overhead"  # CUDA graphs, which may only write to memory that stays where it is
@@ -127,21 +127,21 @@ class CompiledRunner(ModelRunner):
         return self.model(tokens, self.slots, last=True)
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
-        places = [self.free.pop() for _ in range(sequences)]
-        caches = [self.slots.slot(place) for place in places]
-        self.place |= zip(caches, places, strict=True)
+        numbers = [self.free.pop() for _ in range(sequences)]
+        caches = [self.slots.slot(number) for number in numbers]
+        self.slot_of |= zip(caches, numbers, strict=True)
         return caches
 
     def release(self, cache: KVCache) -> None:
-        self.free.append(self.place.pop(cache))
+        self.free.append(self.slot_of.pop(cache))
 
     def decode(self, requests: Sequence[Request]) -> Tensor:
-        places = [self.place[self.caches[request]] for request in requests]
+        slots = [self.slot_of[self.caches[request]] for request in requests]
         tokens = torch.zeros(self.slots.rows.size(0), 1, dtype=torch.int64)
-        tokens[places, 0] = torch.tensor([request.context_ids[-1] for request in requests])
+        tokens[slots, 0] = torch.tensor([request.context_ids[-1] for request in requests])
         # Every slot is written to: those of other sequences behind what they have, which they will write over.
-        self.slots.begin_step({place: cache.length for cache, place in self.place.items()})
+        self.slots.begin_step({slot: cache.length for cache, slot in self.slot_of.items()})
         logits = self.step(tokens.to(self.model.device), variant=self.slots.read)
         for request in requests:
             self.caches[request].length += 1
-        return logits[places]
+        return logits[slots]

@@ -38,8 +38,8 @@ class SamplingConfig:
     seed: int | None = bounded(None, ge=0, le=2**63 - 1)
     """Seed of the draws; without one every call draws afresh."""
     overflow: Overflow = "slide"
-    """When the context is full: refuse beforehand (error), read the newest half again (slide), or the first quarter
-    and the newer half of the rest (keep-prefix)."""
+    """When the context is full: refuse beforehand (error), drop the oldest half and read the rest again (slide), or
+    keep the first quarter and the newer half of the rest (keep-prefix)."""
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -65,9 +65,9 @@ def sample(
     cumulative = probabilities.cumsum(dim=-1)  # (B, N)
     total = cumulative[:, -1:].contiguous()  # (B, 1)
     uniform = [torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators]
-    drawn = torch.searchsorted(cumulative, torch.stack(uniform).to(total.device) * total, right=True)
-    drawn = torch.minimum(drawn, torch.searchsorted(cumulative, total))
-    return ids.gather(1, drawn).squeeze(1)
+    index = torch.searchsorted(cumulative, torch.stack(uniform).to(total.device) * total, right=True)
+    index = torch.minimum(index, torch.searchsorted(cumulative, total))
+    return ids.gather(1, index).squeeze(1)
 
 
 def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from gpt.generation.sampling import SamplingConfig, sample_generator
-from gpt.generation.truncation import REMEDY, truncate, truncate_prompt, truncation_notice
+from gpt.generation.truncation import ON_OVERFLOW, truncate, truncate_prompt, truncation_notice
 from gpt.log import log
 
 FinishReason = Literal["", "stop", "length", "cancelled"]
@@ -77,7 +77,7 @@ class Scheduler:
         for request in full:
             overflow = request.sampling.overflow
             request.context_ids = truncate(request.context_ids, self.context_length, overflow)
-            log.warning_once(f"the context of {self.context_length:,} tokens is full: {REMEDY[overflow]}")
+            log.warning_once(f"the context of {self.context_length:,} tokens is full: {ON_OVERFLOW[overflow]}")
         return [[request] for request in full], ready
 
     def _admit(self) -> list[Request]:

@@ -13,7 +13,7 @@ from gpt.model.loss import token_logprobs
 from gpt.model.transformer import GPT
 from gpt.text.tokenizer import Tokenizer
 
-ROWS = 64  # positions whose logits are held at a time
+POSITIONS_AT_ONCE = 64  # positions whose logits are held at a time
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def score_ids(
         begin = max(0, done - max(1, context_length - context_length // 2)) if done > 1 else 0
         inputs = torch.tensor(ids[begin : min(len(ids) - 1, begin + context_length)], device=model.device)
         hidden = model.hidden_states(inputs.unsqueeze(0))[0, done - 1 - begin :]  # (T, C), after the last one scored
-        for part in hidden.split(ROWS):
+        for part in hidden.split(POSITIONS_AT_ONCE):
             yield from _scores(model.head(part), tokenizer, ids[done : done + len(part)], top_logprobs)
             done += len(part)
 

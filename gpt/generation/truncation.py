@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gpt.choices import Overflow
 from gpt.errors import InputError
 
-REMEDY = {
+ON_OVERFLOW = {
     "slide": "the oldest half is dropped, and the rest read again",
     "keep-prefix": "its first quarter stays, of the rest the older half is dropped, and all is read again",
 }

@@ -94,9 +94,9 @@ class KVCache:
         newest = self.length
         first = 0 if sliding_window is None else max(0, newest + 1 - sliding_window)
         start = first // ALIGNMENT * ALIGNMENT
-        places = torch.arange(start, _round_up(newest + 1), device=self.store.device)
-        hidden = ~visible(newest, places, sliding_window)
-        mask = self.store.new_zeros(places.shape).masked_fill_(hidden, -torch.inf)
+        positions = torch.arange(start, _round_up(newest + 1), device=self.store.device)
+        hidden = ~visible(newest, positions, sliding_window)
+        mask = self.store.new_zeros(positions.shape).masked_fill_(hidden, -torch.inf)
         self.masks[sliding_window] = start, mask
         return start, mask
 
@@ -212,8 +212,8 @@ class StaticCache:
 
     def ids_before(self, reach: int) -> Tensor:
         """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
-        places = self.lengths.unsqueeze(1) - torch.arange(reach, 0, -1, device=self.ids.device)  # (B, reach)
-        return torch.where(places < 0, NO_TOKEN, self.ids.gather(1, places.clamp(min=0)))
+        positions = self.lengths.unsqueeze(1) - torch.arange(reach, 0, -1, device=self.ids.device)  # (B, reach)
+        return torch.where(positions < 0, NO_TOKEN, self.ids.gather(1, positions.clamp(min=0)))
 
     def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
         """Store keys and values (B, K, 1, D); give all sequences as one segment of fixed shape."""

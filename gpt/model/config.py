@@ -54,7 +54,7 @@ class ModelConfig:
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     zero_init_residual: bool = False
-    """Begin with zeros in the two projections of a block that write to the residual stream, and in an untied head."""
+    """Zero-initialize the two output projections of each block, and an untied head."""
     tie_embeddings: bool = True
     """Score the next token with the matrix that embeds tokens, or with one of its own."""
     logit_softcap: float = bounded(0.0, ge=0)

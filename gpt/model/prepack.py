@@ -2,7 +2,7 @@
 
 Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
 the same, bit for bit, whatever rows are multiplied beside it, in ways that are found out on the processor at hand
-(batch_invariant.py); `keeps_bits` says where it cannot be had. What is packed can no longer be trained or saved.
+(batch_invariant.py); `keeps_bits` says where it cannot be had. A prepacked model can no longer be trained or saved.
 
 Letters in shapes: N rows, I inputs, O outputs.
 """
@@ -23,7 +23,7 @@ from gpt.model.cache import ALIGNMENT
 from gpt.model.layers import ACTIVATIONS, MLP
 from gpt.model.transformer import GPT
 
-PACKED_FOR = 16  # rows; other numbers are multiplied as well
+PREPACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
 LOWEST = torch.finfo(torch.float32).tiny
 INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
@@ -44,7 +44,7 @@ class PrepackedLinear(_Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PREPACKED_FOR)
 
     def compute(self, rows: Tensor) -> Tensor:
         """Map (N, I) → (N, O)."""
@@ -129,9 +129,9 @@ def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
 
 
 def keeps_bits(model: GPT) -> bool:
-    """Tell whether a packed model's rows have the same bits in any company, with as many threads as torch has now.
+    """Tell whether a prepacked model's rows have the same bits in any company, with as many threads as torch has now.
 
-    Nothing is promised of one that is not packed.
+    Nothing is promised of one that is not prepacked.
     """
     parts, config = [module for module in model.modules() if isinstance(module, BatchInvariant)], model.config
     attention = config.n_head, config.n_kv_head or config.n_head, config.head_dim, torch.get_num_threads()

@@ -154,12 +154,12 @@ class GPT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device it computes on."""
         return self.token_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype it computes in."""
         return self.token_embedding.weight.dtype
 
     def set_recompute(self, what: Recompute) -> None:

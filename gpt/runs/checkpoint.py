@@ -142,12 +142,12 @@ def load_best(run: Path) -> Checkpoint:
     Corrupt ones are named and passed over, and left where they are; where a training beside this removes one, the
     search begins again. Raises InputError if none is left, and OSError if one cannot be read: it may be the best.
     """
-    told = set()
+    logged = set()
 
     def passed_over(error: Exception) -> None:
-        if str(error) not in told:
+        if str(error) not in logged:
             log.warning(f"damaged checkpoint: {error}; passed over")
-        told.add(str(error))
+        logged.add(str(error))
 
     while True:
         with contextlib.suppress(Gone):

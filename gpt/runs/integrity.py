@@ -84,7 +84,7 @@ def verify(path: Path, names: tuple[str, ...] = FILES) -> None:
     """Check the named files of a checkpoint against its manifest.
 
     Raises CorruptCheckpoint, saying what is wrong, Gone or Unreadable. A checkpoint of another format is not corrupt:
-    that is an InputError, and no reason to touch it.
+    that is an InputError, and it is not touched.
     """
     with reading(path):
         manifest = read_json(path / MANIFEST)

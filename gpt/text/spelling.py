@@ -2,7 +2,7 @@
 
 
 def byte_alphabet() -> list[str]:
-    """The character that spells each byte: itself where printable, else the next one from U+0100 on.
+    """List the character that spells each byte: itself where printable, else the next one from U+0100 on.
 
     From GPT-2's encoder.py, `bytes_to_unicode`.
     """

@@ -50,7 +50,7 @@ class Tokenizer:
     """
 
     def __init__(self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True) -> None:
-        """Raises InputError for what tiktoken would fail on: see `_require_sound`."""
+        """Raise InputError for what tiktoken would fail on: see `_require_sound`."""
         _require_sound(kind, ranks, pattern)
         self.kind = kind
         self.ranks = list(ranks)
@@ -69,7 +69,7 @@ class Tokenizer:
 
     @classmethod
     def gpt2(cls) -> "Tokenizer":
-        """GPT-2's own 50,257 tokens. Raises InputError if tiktoken can neither find nor download them."""
+        """Load GPT-2's own 50,257 tokens. Raise InputError if tiktoken can neither find nor download them."""
         try:
             ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
         except Exception as error:  # tiktoken lets through whatever its download raises
@@ -82,19 +82,19 @@ class Tokenizer:
 
     @classmethod
     def utf8_bytes(cls) -> "Tokenizer":
-        """The 256 bytes and end-of-text."""
+        """Make a tokenizer of the 256 bytes and end-of-text."""
         return cls("bytes", [bytes([byte]) for byte in range(256)], GPT2_PATTERN)
 
     @classmethod
     def char(cls, characters: Iterable[str], end_of_text: bool) -> "Tokenizer":
-        """One token per character, in code-point order."""
+        """Make a tokenizer of one token per character, in code-point order."""
         return cls(
             "char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text
         )
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) learned from the texts.
+        """Train a byte-level BPE on the texts (Sennrich et al. 2016; Radford et al. 2019).
 
         The vocabulary can come out smaller than asked if the texts have no more pairs to merge.
         Raises InputError for a vocabulary below 257.
@@ -125,7 +125,7 @@ class Tokenizer:
         return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text. Never end-of-text: the text of a special token is text like any other.
+        """Encode a text as ids. Never end-of-text: the text of a special token is text like any other.
 
         A run of over 16,384 letters, digits, other marks or spaces is encoded in parts of that many.
         Raises InputError for a character that a 'char' vocabulary lacks.
@@ -135,7 +135,7 @@ class Tokenizer:
             return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
-        """`encode` for many texts, on several threads, into arrays, which take less memory than lists."""
+        """Encode many texts on several threads, into arrays, which take less memory than lists."""
         for text in texts:
             self.require_known(text)
         with ThreadPoolExecutor(threads) as pool:
@@ -147,18 +147,18 @@ class Tokenizer:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises InputError for an id out of range."""
+        """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
         return "".join(self.stream_decode(ids))
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
-        """For each id the text that it completes, whole characters only ('' while one is unfinished); then the rest."""
+        """Yield the text that each id completes, whole characters only ('' while one is unfinished); then the rest."""
         decoder = StreamDecoder(self.token_bytes)
         for token in ids:
             yield decoder.push(token)
         yield decoder.finish()
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token. Raises InputError for an id out of range."""
+        """Return the bytes of one token. Raise InputError for an id out of range."""
         if token == self.end_of_text:
             return END_OF_TEXT.encode()
         if not 0 <= token < len(self.ranks):
@@ -166,16 +166,16 @@ class Tokenizer:
         return self.ranks[token]
 
     def token_text(self, token: int) -> str:
-        """The text of one token by itself; bytes that are not UTF-8 become U+FFFD. Raises InputError as above."""
+        """Decode one token by itself; bytes that are not UTF-8 become U+FFFD. Raise InputError as above."""
         return self.token_bytes(token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
-        """Bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
+        """Count the bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
         lengths = [len(token) for token in self.ranks]
         return np.array(lengths + [0] * len(self.special_tokens), dtype=np.int64)
 
     def require_known(self, text: str) -> None:
-        """Raises InputError for a character that a 'char' vocabulary lacks."""
+        """Raise InputError for a character that a 'char' vocabulary lacks."""
         unknown = set(text) - self._characters if self._characters is not None else None
         if unknown:
             some = ", ".join(repr(character) for character in sorted(unknown)[:5])
@@ -224,7 +224,7 @@ class StreamDecoder:
     """Decodes ids one by one. A character whose bytes span tokens comes out whole, with its last byte."""
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        """`token_bytes` is a tokenizer's."""
+        """Begin a text; `token_bytes` is a tokenizer's."""
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -238,10 +238,10 @@ class StreamDecoder:
 
 
 def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
-    """Raises InputError for a vocabulary that tiktoken cannot encode every text with, or would not end with.
+    """Raise InputError for a vocabulary that tiktoken cannot encode every text with, or would not end with.
 
-    It panics, which in Rust is no error of Python's, where tokens repeat or a byte is missing, and on a pattern that
-    tries too many ways to match; so a file can only have the two patterns that are known.
+    It panics, which in Rust is no error of Python's, where tokens repeat or a byte is missing. It also panics on a
+    pattern that tries too many ways to match; so a file can only have the two patterns that are known.
     """
     if kind not in KINDS:
         raise InputError(f"the kind of tokenizer is {kind!r}; it must be {', '.join(KINDS)}")
@@ -270,7 +270,7 @@ def _panics_are_errors() -> Generator[None]:
 
 
 def _parts(text: str) -> list[str]:
-    """The text, cut within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
+    """Cut a text within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def evaluation_record(evaluation: Evaluation, prefix: str = "") -> Record:
-    """What a record says of an evaluation; `val_loss_ci95` is half a 95 % interval."""
+    """Make the entries of an evaluation in a record; `val_loss_ci95` is half a 95 % interval."""
     error = evaluation.loss_se
     return {
         f"{prefix}val_loss": evaluation.loss,
@@ -62,13 +62,13 @@ class MetricsFile:
 
 
 def _line(record: Record) -> str:
-    """JSON knows no number that is not finite: those become null."""
+    """Format a record as JSON; numbers that are not finite become null."""
     finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """The records of a run; a last line that a crash tore is left out."""
+    """Read the records of a run, without a last line that a crash tore."""
     try:
         lines = (run / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

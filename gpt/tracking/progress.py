@@ -18,15 +18,14 @@ SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
 
 def duration(seconds: float) -> str:
-    """3:07 or 1:02:03."""
+    """Format seconds as 3:07 or 1:02:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
-    """The step, its loss, the newest validation loss, speed and share of the device's matrix speed (MFU), gradient
-    norm, learning rate, epoch, time."""
+    """Format the step, its loss, the newest validation loss, speed, MFU, gradient norm, learning rate, epoch, time."""
     validation = "" if validation_loss is None else f"  validation {validation_loss:.4f}"
     loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
@@ -40,7 +39,7 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
 
 
 class _Console(Console):
-    """Goes on in silence when whoever read the lines (`| head`) has gone: no reason to stop training."""
+    """Keeps training when the reader of the lines (`| head`) has closed."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

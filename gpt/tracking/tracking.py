@@ -35,7 +35,7 @@ class Tracking:
         saved_step: Callable[[], int],
         is_main: bool = True,
     ) -> None:
-        """`finished_steps` have their records in metrics.jsonl; `saved_step` tells the newest checkpoint's."""
+        """Open the sinks. `finished_steps` have records in metrics.jsonl; `saved_step` is the newest checkpoint's."""
         self.display, self.log_every = display, config.log_every
         self.last_step = min(config.steps, config.stop_at or config.steps)
         self.sinks: list[Sink] = []

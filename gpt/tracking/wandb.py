@@ -55,7 +55,7 @@ class WandbLog:
         return f"wandb sync {quoted(self.run / 'wandb')}/*run-*"
 
     def _kept_id(self) -> str:
-        """The id that the first start of the run drew; kept in a file, as that start may not live to a checkpoint."""
+        """Return the id that the run's first start drew; it is kept in a file, for that start may see no checkpoint."""
         file = self.run / WANDB_ID
         kept = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         if not re.fullmatch("[0-9a-f]{8}", kept):  # what a crash has torn is no id
@@ -75,7 +75,7 @@ class WandbLog:
             log.warning(f"wandb: {_first_line(error)}; training goes on without it")
 
     def _saved_records(self) -> Generator[Record]:
-        """The records as their steps are saved; those that are left when training ends in order, at its end."""
+        """Yield records as their steps are saved; those left over, once training has ended in order."""
         waiting: deque[Record] = deque()
         ends = False
         while not ends:

@@ -58,14 +58,14 @@ class Asked:
 
     @property
     def length(self) -> bool:
-        """Whether it is said how long to train."""
+        """Tell whether the user said how long to train."""
         return any(self._lengths().values())
 
 
 def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> TrainConfig:
-    """The config of a new run with a shape that suits the dataset, in whatever its user has not named.
+    """Fit a new run's shape to the dataset, in whatever its user has not named.
 
-    Without a preset that is the one for its size; and always a context that both splits can fill.
+    Without a preset, take the one for its size; always take a context that both splits can fill.
     """
     changes: dict[str, Any] = {}
     if not asked.preset:
@@ -82,7 +82,7 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
 
 
 def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, done: int | None = None) -> TrainConfig:
-    """The config with the steps and evaluations that its user asked for, or else that the size of the text bears.
+    """Set the steps and evaluations that the user asked for, or else those that suit the size of the text.
 
     `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
     minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
@@ -114,7 +114,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
 
 
 def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> TrainConfig:
-    """The config of a new run with so many steps, and what suits them, in whatever its user has not named.
+    """Set a new run's steps, and what suits them in whatever its user has not named.
 
     That is the warm-up, at least so many evaluations, and how much each of them predicts: all together take a quarter
     of the time at most, but where a number of steps or epochs is named, none less than LEAST_EVALUATED tokens.
@@ -133,7 +133,7 @@ def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int
 
 
 def _times(config: TrainConfig, steps: int) -> int:
-    """How often a run evaluates in so many steps."""
+    """Count the evaluations in so many steps."""
     return -(-steps // config.evaluation.every) if config.evaluation.every else 1
 
 
@@ -155,9 +155,9 @@ def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) ->
 
 
 def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int) -> tuple[int, int]:
-    """How many steps after those done this machine makes in the minutes, evaluations included, by a trial of seconds.
+    """Estimate, by a trial of seconds, how many more steps fit into the minutes, evaluations included.
 
-    And how many evaluations a new run should make at least: fewer where the tokens of each are named, and take long.
+    Also return how many evaluations a new run should make at least: fewer where those of the named size take long.
     """
     assert asked.minutes is not None
     dtype = choose_dtype(config.dtype, world.device)
@@ -193,7 +193,7 @@ def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World,
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    """Every setting by its whole name, as 'model.dropout'."""
+    """Map every setting by its whole name, such as 'model.dropout'."""
     flat = {}
     for key, value in to_dict(config).items():
         flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}

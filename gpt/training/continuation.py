@@ -24,7 +24,7 @@ from gpt.training.schedule import Schedule, branch_point, decay_start
 
 
 def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
-    """The schedule that a checkpoint's step was made with; of an older checkpoint that of the run's config.json."""
+    """Read the schedule that a checkpoint's step was made with; of an older one, that of the run's config.json."""
     if "schedule" not in state:
         return Schedule.of(read_config(run))
     saved = state["schedule"]
@@ -32,9 +32,9 @@ def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
 
 
 def starting_point(run: Path, from_step: int | None) -> Checkpoint | None:
-    """The run's newest whole checkpoint, or that of the step asked for; None where it has none at all.
+    """Load the run's newest whole checkpoint, or that of the step asked for; None where it has none at all.
 
-    Raises InputError if there is no such step, or what `gpt.runs.checkpoint.load` raises.
+    Raise InputError if there is no such step, or what `gpt.runs.checkpoint.load` raises.
     """
     if from_step is None or _was_restarted():
         return checkpoint.load_newest(run)
@@ -52,17 +52,17 @@ def starting_point(run: Path, from_step: int | None) -> Checkpoint | None:
 
 
 def _was_restarted() -> bool:
-    """Whether torchrun or SLURM started this program again: what it has done since it went back is to be kept."""
+    """Tell whether torchrun or SLURM restarted this program: what it has done since it went back is to be kept."""
     return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def judge(
     saved: Checkpoint | None, state: dict[str, Any], config: TrainConfig, run: Path, world: World, allow_jump: bool
 ) -> tuple[Checkpoint | None, dict[str, Any]]:
-    """The checkpoint to go on from, on rank 0, and its state, on all: the one given, or the branch point before it.
+    """Choose the checkpoint to go on from: the one given, or the branch point before it.
 
-    What has changed since is said, with the learning rates. Raises InputError where the rate would jump up and no
-    checkpoint from before the way down is left, unless `allow_jump`.
+    Return it on rank 0, and its state on all. Log what has changed since, with the learning rates. Raise InputError
+    where the rate would jump up and no checkpoint from before the decay is left, unless `allow_jump`.
     """
     before = world.from_main(lambda: saved_schedule(state, run))
     now, step = Schedule.of(config), state["step"]
@@ -96,9 +96,9 @@ def judge(
 
 
 def steps_with(more: int, done: int, config: TrainConfig, world: World, allow_jump: bool) -> int:
-    """The steps of a finished run that is to train `more` of them from where it really goes on, as `judge` says.
+    """Compute the last step of a finished run that trains `more` steps from where it really goes on (see `judge`).
 
-    Raises InputError where that, from the branch point, is hardly more than it has done from there.
+    Raise InputError where that, from the branch point, is hardly more than it has done from there.
     """
     assert config.run_dir
     run, longer = config.run_dir, Schedule(done + more, config.optimizer)
@@ -115,9 +115,9 @@ def steps_with(more: int, done: int, config: TrainConfig, world: World, allow_ju
 
 
 def _finished(run: Path) -> tuple[Schedule, int | None]:
-    """The schedule of a run's newest checkpoint, and the step of the one to branch off from, None where there is none.
+    """Return the schedule of a run's newest checkpoint, and the step of the one to branch off from or None.
 
-    A checkpoint that is damaged will be passed over later; here the run's config.json takes its place.
+    A damaged checkpoint will be passed over later; here the run's config.json takes its place.
     """
     paths = list_checkpoints(run)
     try:
@@ -151,7 +151,7 @@ def set_later_aside(run: Path, step: int) -> bool:
 
 
 def _room_for(aside: Path, later: list[Path]) -> Path:
-    """The directory, or one with a number, that has none of these checkpoints yet."""
+    """Find the directory, or a numbered one, that has none of these checkpoints yet."""
     numbered, number = aside, 1
     while any((numbered / "checkpoints" / path.name).exists() for path in later):
         number += 1

@@ -25,17 +25,17 @@ Conditions = dict[str, Any]
 
 
 def is_exact(wanted: Exact, device: str) -> bool:
-    """Whether a resumed run is to repeat an undisturbed one bit for bit: auto is on where that costs nothing."""
+    """Tell whether a resumed run must repeat an undisturbed one bit for bit: auto is on where that costs nothing."""
     return device == "cpu" if wanted == "auto" else wanted == "on"
 
 
 @contextlib.contextmanager
 def exact_arithmetic(wanted: Exact, device: str) -> Generator[None]:
-    """A context in which CUDA adds up in one order if that is `on`, and everything is set as torch has it otherwise.
+    """Make CUDA sum in one fixed order in this context if `wanted` is on; else leave torch's settings alone.
 
     It must begin before the first matrix product on the device. Operations that know no such order raise RuntimeError;
     attention's fused kernels (flash, memory-efficient) then have one in their backward pass, and cuDNN's is not taken.
-    Raises InputError where it cannot be had.
+    Raise InputError where it cannot be had.
     """
     threads = torch.get_num_threads()  # which a resumed run may change
     try:
@@ -50,7 +50,7 @@ def exact_arithmetic(wanted: Exact, device: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def _deterministic() -> Generator[None]:
-    """torch's deterministic mode, Inductor's with it; afterwards all is as it was, but for cuBLAS's workspace."""
+    """Use torch's deterministic mode, and Inductor's; restore all afterwards but cuBLAS's workspace."""
     import torch._inductor.config as inductor
 
     if os.environ.setdefault(WORKSPACE, EXACT_WORKSPACES[0]) not in EXACT_WORKSPACES:
@@ -75,7 +75,7 @@ def _deterministic() -> Generator[None]:
 
 
 def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditions:
-    """What the bits of this training depend on beside what the rest of a checkpoint has; ready for JSON."""
+    """List what this training's bits depend on beside what the rest of a checkpoint has; ready for JSON."""
     return {
         "exact": is_exact(config.exact, world.device),
         "torch": torch.__version__,
@@ -112,7 +112,7 @@ def _word(value: object) -> str:
 
 
 def _processors() -> int:
-    """Those that this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -127,7 +127,7 @@ def _device_name(device: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, as kernels are chosen and cut by it: Linux has it in a file, others in `platform`."""
+    """Name the processor, by which kernels are chosen and cut: Linux has it in a file, others in `platform`."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -25,7 +25,7 @@ LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first 
 
 
 def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -> list[str]:
-    """Parameters, memory, tokens and time of a run in words, a line each; takes a few seconds."""
+    """Forecast a run's parameters, memory, tokens and time, a line each; takes a few seconds."""
     dtype = choose_dtype(config.dtype, world.device)
     micro_batch = MicroBatch(config, world, dtype).size
     program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
@@ -91,9 +91,9 @@ def measure_pace(config: TrainConfig, world: World, dtype: torch.dtype, trial: i
 
 
 def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a forward and backward pass of some sequences, and of an optimizer step, on random tokens.
+    """Time a forward and backward pass of some sequences, and an optimizer step, on random tokens, in seconds.
 
-    Raises MemoryError on all ranks if what a first step takes is too much for one.
+    Raise MemoryError on all ranks if what a first step takes is too much for one.
     """
     device = world.device
     model = new_model(config, device)

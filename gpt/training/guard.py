@@ -25,13 +25,13 @@ class GradientGuard:
     """Judges every step's loss and gradient norm before the optimizer steps."""
 
     def __init__(self, skip_spikes: bool, clips: bool = True) -> None:
-        """`clips` says whether what is accepted is clipped, so that it may be of any size."""
+        """Begin without a history. `clips`: accepted gradients are clipped, so that they may be of any size."""
         self.skip_spikes, self.clips = skip_spikes, clips
         self.accepted: deque[float] = deque(maxlen=WINDOW)  # only accepted norms: one NaN would blind the window
         self.skipped_in_a_row = 0
 
     def judge(self, loss: float, norm: float) -> str | None:
-        """None if the gradient is accepted, else the reason in words why the batch must be skipped."""
+        """Return None if the gradient is accepted, else why the batch must be skipped."""
         reason = self._fault(loss, norm)
         if reason is None:
             self.skipped_in_a_row = 0
@@ -42,7 +42,7 @@ class GradientGuard:
 
     @property
     def gave_up(self) -> bool:
-        """Whether so many batches in a row were skipped that it is not the data."""
+        """Tell whether so many batches in a row were skipped that it is not the data."""
         return self.skipped_in_a_row == MOST_SKIPPED
 
     def _fault(self, loss: float, norm: float) -> str | None:
@@ -66,7 +66,7 @@ class GradientGuard:
 
 
 def diverged_at(step: int, run: Path) -> InputError:
-    """The error that ends a training in which one batch after another gave no usable gradient.
+    """Make the error that ends a training when one batch after another gave no usable gradient.
 
     The weights that gave none are those of the step before the first of these batches; they may have been saved.
     """
@@ -91,7 +91,7 @@ def newest_before(run: Path, step: int) -> str:
 
 
 def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds infinity or NaN."""
+    """Find the name of the first tensor that holds infinity or NaN."""
     return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 

@@ -39,7 +39,7 @@ class MicroBatch:
 
     @contextlib.contextmanager
     def catch_oom(self) -> Generator["Caught"]:
-        """A context that passes which fail for want of memory or of a compiler end, but the program not."""
+        """Catch a lack of memory or a failure of the compiler in this context; its value tells of it."""
         result = Caught()
         try:
             yield result
@@ -49,9 +49,9 @@ class MicroBatch:
             result.failed, result.error = True, error
 
     def failed(self, caught: "Caught", model: nn.Module, step: int) -> bool:
-        """Whether the forward passes failed on any rank.
+        """Tell whether the forward passes failed on any rank.
 
-        Raises InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
+        Raise InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
         they notice that it is lost.
         """
         if not (caught.failed and is_sharded(model)):
@@ -61,7 +61,7 @@ class MicroBatch:
         return True
 
     def require_no_peers(self, caught: "Caught", step: int) -> None:
-        """Raises InputError in one of several processes, whose fellows wait for what it cannot send."""
+        """Raise InputError if other processes are waiting for gradients that this one can no longer send."""
         if self.world.size == 1:
             return
         where = f"step {step}: process {self.world.rank}, while the others wait for what it sends"
@@ -73,7 +73,7 @@ class MicroBatch:
         )
 
     def halve(self, step: int) -> None:
-        """For another try. Raises InputError if there is nothing left to halve."""
+        """Halve the micro-batch for another try. Raise InputError if there is nothing left to halve."""
         if self.size == 1:
             raise InputError(
                 f"step {step}: out of memory with a single sequence at a time: use a smaller `model.context_length` or "
@@ -87,7 +87,7 @@ class MicroBatch:
         release_memory(self.world.device)
 
     def in_words(self) -> str:
-        """What was chosen by the memory that was free, where it is less than all of a process's sequences."""
+        """Say what size free memory allowed, where it is less than all of a process's sequences."""
         chosen = self.asked == "auto" and self.size < self.share
         return f", {self.size} sequences at a time (`micro_batch_size` {self.size}), as memory allows" if chosen else ""
 

@@ -25,13 +25,13 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
     ) -> None:
-        """`matrices` gives for each parameter the rows of the matrices in it, which lie one below the other."""
+        """Set up. `matrices`: for each parameter the rows of its matrices, which lie one below the other."""
         self.rows = matrices
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # ty: ignore[incompatible-method-override]
-        """One update by the gradients that all parameters hold."""
+        """Update all parameters by the gradients that they hold."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def updates(self) -> list[list[Tensor]]:
-        """For each group and parameter what its step subtracts, as a fraction of the rate; nothing is changed yet.
+        """Yield for each group and parameter what its step subtracts, as a fraction of the rate; change nothing yet.
 
         The momentum must be there.
         """
@@ -62,7 +62,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update, alpha=-group["lr"])
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Where the momentum will be after another step like this one (Nesterov 1983)."""
+        """Look ahead to the momentum after another step like this one (Nesterov 1983)."""
         gradient = parameter.grad
         assert gradient is not None
         return gradient.lerp(self.state[parameter]["momentum"].lerp(gradient, 1 - momentum), momentum)
@@ -84,9 +84,9 @@ def orthogonalize_(matrices: list[Tensor]) -> None:
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """(N, rows, columns) with rows ≤ columns → the same, each matrix with singular values near 1.
+    """Orthogonalize matrices (N, rows, columns), rows ≤ columns: their singular values come near 1.
 
-    Iterates X ← a·X + (b·A + c·A²)·X, where A = X·Xᵀ; in bfloat16 on CUDA devices that have it, which is fast there
+    Iterate X ← a·X + (b·A + c·A²)·X, where A = X·Xᵀ; in bfloat16 on CUDA devices that have it, which is fast there
     and precise enough, and in float32 elsewhere.
     """
     a, b, c = COEFFICIENTS

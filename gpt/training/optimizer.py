@@ -1,4 +1,4 @@
-"""What moves a model's weights: AdamW, and beside it Muon if asked for; gradients' norm and its limit."""
+"""AdamW, and optionally Muon, behind one interface; gradient norm and clipping."""
 
 import math
 
@@ -19,8 +19,8 @@ class Optimizer:
     """Moves each weight by the method that is meant for it, at a rate that is a fraction of the method's peak."""
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
-        """AdamW in one fused kernel, with weight decay on matrices and embeddings only; with Muon for blocks' matrices
-        if the config says so."""
+        """Set up fused AdamW, with weight decay on matrices and embeddings only; Muon for blocks' matrices if the
+        config says so."""
         self.model = model
         matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
         others = [parameter for parameter in model.parameters() if parameter not in matrices]
@@ -46,7 +46,7 @@ class Optimizer:
 
     @property
     def has_state(self) -> bool:
-        """Whether its memory is taken, or was loaded."""
+        """Tell whether its state was allocated or loaded."""
         return not any(_without_state(optimizer) for optimizer in self.optimizers)
 
     def allocate(self) -> None:
@@ -72,7 +72,7 @@ class Optimizer:
     # ---- its state, for checkpoints ----
 
     def state_dict(self) -> Tensors:
-        """Every tensor of the state as 'PARAMETER/KEY'."""
+        """Return every tensor of the state as 'PARAMETER/KEY'."""
         states = {}
         for optimizer in self.optimizers:
             states |= optimizer.state
@@ -83,9 +83,9 @@ class Optimizer:
         }
 
     def empty_state(self, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
-        """Empty tensors of these shapes and types, named as in `state_dict`, each placed as its parameter is.
+        """Make empty tensors of these shapes and types, named as in `state_dict`, each placed as its parameter is.
 
-        Raises InputError unless they belong to this model and these methods.
+        Raises InputError unless they belong to this model and these optimizers.
         """
         parameters = dict(self.model.named_parameters())
         keys = {name: self._keys(self._optimizer_of(parameter)) for name, parameter in parameters.items()}
@@ -100,7 +100,7 @@ class Optimizer:
         return tensors
 
     def load_state_dict(self, state: Tensors) -> None:
-        """The way back from `state_dict`, of tensors that are in their places."""
+        """Restore what `state_dict` returned, of tensors that are in their places."""
         parameters = dict(self.model.named_parameters())
         for entry, tensor in state.items():
             name, _, key = entry.rpartition("/")
@@ -118,7 +118,7 @@ def _without_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _zeros(parameter: Tensor, keys: tuple[str, ...]) -> Tensors:
-    """State as it is before the first step: a number of steps where AdamW's fused kernel reads it, and moments."""
+    """Make the state from before the first step: a number of steps where AdamW's fused kernel reads it, and moments."""
     like = parameter.detach()
     steps = torch.zeros((), dtype=torch.float32, device=like.device)
     return {key: steps if key == "step" else torch.zeros_like(like) for key in keys}

@@ -14,14 +14,14 @@ WARM_UP, TRACED, SHOWN = 3, 3, 10  # steps, steps, operations
 
 @contextlib.contextmanager
 def step_profiler(run: Path, device: str) -> Generator[Callable[[], None]]:
-    """A context whose value is to be called after every step.
+    """Profile the steps in this context; call its value after each.
 
     Steps 4 to 6 from here are traced into the run's trace.json (to be opened in ui.perfetto.dev), and the operations
     that took longest are said.
     """
 
     def report(trace: profile) -> None:
-        # What cannot be written is no reason to stop training; torch at times raises nothing, and writes nothing.
+        # A trace that cannot be written must not stop training; torch at times raises nothing, and writes nothing.
         with contextlib.suppress(OSError, RuntimeError):
             trace.export_chrome_trace(str(run / TRACE))
         written = (run / TRACE).is_file()

@@ -143,7 +143,7 @@ def _write_start(run: Path, trainer: Trainer, validation: Validation) -> None:
 
 @contextlib.contextmanager
 def _as_written(run: Path) -> Generator[None]:
-    """A context in which state that this program never writes is an InputError."""
+    """Raise InputError for state, read in this context, that this program never writes."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -173,7 +173,7 @@ def _restore_evaluations(
 
 
 def _comparable(entries: dict[str, Any] | None, validation: Validation) -> TrainState | None:
-    """The state of the best checkpoint, if its loss is of the same tokens as those to come."""
+    """Return the state of the best checkpoint, if its loss is of the same tokens as those to come."""
     best = TrainState.of(entries) if entries else None
     if best is None or best.evaluation is None or not _evaluates_alike(best, validation):
         return None
@@ -187,7 +187,7 @@ def _evaluates_alike(state: TrainState, validation: Validation) -> bool:
 
 
 def _windows(state: TrainState, validation: Validation) -> int:
-    """How many windows the evaluations before predicted; older versions had no budget."""
+    """Count the windows that earlier evaluations predicted; older versions had no budget."""
     return validation.windows.whole if state.evaluated_windows is None else state.evaluated_windows
 
 

@@ -17,7 +17,7 @@ SAMPLE_TEMPERATURE, SAMPLE_SEED = 0.6, 1
 
 
 def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
-    """The dataset's prompt and what the model makes of it; always drawn alike, so that only the model makes it differ.
+    """Continue the dataset's prompt, always drawn alike, so that only the model makes a difference.
 
     Of several processes all call this. Rank 0 makes it alone, or if they share the model, all read what rank 0 draws:
     where each drew by itself, one number that is rounded otherwise would make some go on and others end. Where no
@@ -56,7 +56,7 @@ def sample_prompt(dataset: Dataset) -> str:
 
 
 def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world: World | None = None) -> Iterator[str]:
-    """The continuation of a prompt in pieces, as far as the context holds both; with a world, what its rank 0 draws."""
+    """Yield a prompt's continuation in pieces, as far as the context holds both; with a world, what rank 0 draws."""
     room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
     engine = TextEngine(model, tokenizer)

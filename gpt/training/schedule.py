@@ -14,7 +14,7 @@ LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
 
 def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The learning rate as a fraction of its peak: a linear warm-up, then one of two ways down to the final fraction.
+    """Compute the learning rate as a fraction of its peak: a linear warm-up, then down to the final fraction.
 
     cosine: half a period of it (Loshchilov and Hutter 2017). wsd: stable at the peak, then a straight line during the
     last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0,
@@ -33,7 +33,7 @@ def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def decay_start(steps: int, config: OptimizerConfig) -> int:
-    """Steps that are done when the learning rate begins to come down."""
+    """Count the steps that are done when the learning rate begins to come down."""
     if config.schedule == "cosine":
         return _warmup(steps, config)
     decaying = max(1, round(config.decay_ratio * steps)) if config.decay_ratio else 0
@@ -45,7 +45,7 @@ def _warmup(steps: int, config: OptimizerConfig) -> int:
 
 
 def branch_point(steps: int, config: OptimizerConfig) -> int:
-    """Steps after which a run can still become a longer one, its rate being that of both; 0 with cosine."""
+    """Count the steps after which a run can still become longer, as its rate is the same; 0 with cosine."""
     return decay_start(steps, config) if config.schedule == "wsd" else 0
 
 
@@ -64,16 +64,16 @@ class Schedule:
         return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
 
     def rate(self, step: int) -> float:
-        """AdamW's learning rate when `step` steps are done; behind the end that of the last step."""
+        """Compute AdamW's learning rate when `step` steps are done; after the end, that of the last step."""
         return self._factor(step) * self.optimizer.learning_rate
 
     def changes(self, now: "Schedule") -> list[str]:
-        """What differs, in words: 'steps 100 → 200'."""
+        """Say what differs: 'steps 100 → 200'."""
         one, two = ({"steps": s.steps} | _named(s.optimizer) for s in (self, now))
         return [f"{name} {value} → {two[name]}" for name, value in one.items() if value != two[name]]
 
     def spoiled_by(self, now: "Schedule", step: int) -> bool:
-        """Whether a rate would jump up after `step` steps: one that comes down already, or by much its peak."""
+        """Tell whether a rate would jump up after `step` steps: one already in decay, or a peak by much."""
         if step <= decay_start(self.steps, self.optimizer):
             return any(now.peak(name) > MOST_RAISE * self.peak(name) for name in self.peaks)
         before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
@@ -81,7 +81,7 @@ class Schedule:
         return max(jumps) > MOST_JUMP[self.optimizer.schedule]
 
     def rates(self, now: "Schedule", step: int) -> str:
-        """What becomes of the rates of the step after `step`, in words."""
+        """Say how the rates of the step after `step` change."""
         said = []
         for name in self.peaks:
             before, after = self._factor(step) * self.peak(name), now._factor(step) * now.peak(name)

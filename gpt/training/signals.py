@@ -34,14 +34,14 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
         self._unsaved: Callable[[], str] | None = None
         self._is_orderly = self._told = False
-        self._listener = Listener(self._tell)
+        self._listener = Listener(self._answer)
 
     def is_set(self) -> bool:
         return self._requested_at is not None
 
     @contextlib.contextmanager
     def orderly(self, unsaved: Callable[[], str] | None) -> Generator[None]:
-        """While a training can be finished in order; `unsaved` says what would be lost, None in a silent process."""
+        """Finish in order at a signal in this context; `unsaved` says what would be lost, None in a silent process."""
         self._unsaved, self._is_orderly = unsaved, True
         try:
             yield
@@ -61,7 +61,7 @@ class StopRequest:
         if self._torchrun:  # which sends SIGTERM as soon as one process has ended; this one is about to
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def _tell(self, number: int) -> None:
+    def _answer(self, number: int) -> None:
         """Answer the first signal; in the listening thread, for the main one may be in the midst of a long product.
 
         Where there is nothing to be saved, and the main thread does not come to end it, end the process.

@@ -16,13 +16,13 @@ from gpt.training.guard import first_not_finite
 
 
 def new_model(config: TrainConfig, device: str) -> GPT:
-    """A model with the random weights of the config's seed."""
+    """Make a model with the random weights of the config's seed."""
     torch.manual_seed(config.seed)
     return GPT(config.model).to(device)
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
-    """The weights of `init_from`, their context and vocabulary cropped to the model's."""
+    """Load the weights of `init_from`, their context and vocabulary cropped to the model's."""
     source = load_run(config.init_from)
     weights = source.model.state_dict()
     rows = {"position_embedding.weight": config.model.context_length}
@@ -40,7 +40,7 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:
-    """Raises InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
+    """Raise InputError unless the data has the tokenizer of the run, or of the weights, that it is to continue."""
     source = config.run_dir if resumes else config.init_from
     if source == "scratch":
         return
@@ -56,10 +56,10 @@ def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allo
         return
     have = dataset.tokenizer
     if wanted.fingerprint != have.fingerprint and not allow_other:
-        told = ", or go on with `allow_other_data`" if resumes else ""
+        advice = ", or go on with `allow_other_data`" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
-            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer`){told}"
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer`){advice}"
         )
 
 

@@ -83,7 +83,7 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
 
 
 def _load_best(run: Path, home: str) -> LoadedRun | None:
-    """The best checkpoint as a second model: on the device, else on the CPU, else None, as memory and files allow."""
+    """Load the best checkpoint as a second model, on the device or else the CPU; None where that fails."""
     for device in (home, "cpu"):
         try:
             return load_run(run, device)
@@ -138,14 +138,14 @@ def _table(
 
 
 def complete_words(evaluation: Evaluation, step: int) -> str:
-    """The figure of the last weights on the complete split, which is not that of the best ones."""
+    """Format the last weights' figure on the complete split, which is not that of the best ones."""
     return (
         f"{dict(format_evaluation(evaluation))['validation loss']}, after step {step:,}: {evaluation.tokens:,} tokens"
     )
 
 
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
-    """What samples, drawn as sample.py draws them, share with the training text, in words."""
+    """Say what samples, drawn as sample.py draws them, share with the training text."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
     engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
     texts: dict[int, str] = {}
@@ -170,7 +170,7 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
 
 
 def _last_training_losses(run: Path) -> list[float]:
-    """Those of the last records; none where they cannot be read, which is no reason for a training not to end well."""
+    """Read the training losses of the last records; none if they cannot be read, so that training ends well."""
     try:
         return [r["train_loss"] for r in read_metrics(run)[-LAST:] if r["train_loss"] is not None]
     except (InputError, OSError):

@@ -47,9 +47,9 @@ class Trainer:
     """Moves the weights of `model` by one batch after the other."""
 
     def __init__(self, model: GPT, config: TrainConfig, world: World | None = None) -> None:
-        """Without a `world`, this process trains alone, on the model's device.
+        """Set up training; without a `world`, by this process alone, on the model's device.
 
-        Raises InputError if the processes cannot share the batch equally, or `compile` is on and does not work.
+        Raise InputError if the processes cannot share the batch equally, or `compile` is on and does not work.
         """
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
@@ -262,7 +262,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _known_to_all() -> Generator[None]:
-    """A context in which what ends a step is met by all ranks alike."""
+    """Turn an InputError, which all ranks meet alike in this context, into StepFailed."""
     try:
         yield
     except InputError as error:

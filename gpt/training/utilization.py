@@ -59,7 +59,7 @@ class Utilization:
 
 
 def measured_peak_flops(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of square matrix products in `dtype`: the best of several, measured now.
+    """Measure floating-point operations per second of square matrix products in `dtype`: the best of several.
 
     The products grow until one takes some milliseconds; the smallest may also do so because other programs are busy.
     """

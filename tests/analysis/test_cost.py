@@ -92,7 +92,7 @@ def test_the_head_in_chunks_does_not_hold_all_logits():
 
 def test_memory_has_four_times_the_weights_and_grows_with_the_micro_batch():
     config = TrainConfig(batch_tokens=8 * 1024)
-    memory, larger = (training_memory(config, micro_batch) for micro_batch in (1, 8))
+    memory, larger = (training_memory(config, micro_batch_size) for micro_batch_size in (1, 8))
     assert memory.weights + memory.gradients + memory.optimizer == 4 * 4 * 124_439_808
     assert larger.activations == 8 * memory.activations
     assert larger.peak > memory.peak

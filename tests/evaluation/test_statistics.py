@@ -45,7 +45,7 @@ def windows_as_units(errors, tokens, document):
 
 @pytest.mark.parametrize(("number", "inequality"), [(6, 0.3), (12, 0.7), (34, 1.5), (50, 1.3), (200, 1.0)])
 def test_intervals_over_documents_cover(number, inequality):
-    """Those over windows, which take neighbours for independent, do not."""
+    """Those over windows, which take neighbors for independent, do not."""
     generator = np.random.default_rng(number)
     draws = [documents(generator, number, inequality) for _ in range(600)]
     assert 0.92 < covered(draws, spread) < 0.985

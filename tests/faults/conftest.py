@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_terminal_summary(terminalreporter):
-    tables = [vars(module).get("ROWS") for module in list(sys.modules.values())]
+    tables = [vars(module).get("TABLE_ROWS") for module in list(sys.modules.values())]
     rows = [row for table in tables if isinstance(table, list) for row in table if hasattr(row, "fault")]
     if rows:
         width = max(len(row.fault) for row in rows)

@@ -22,14 +22,14 @@ from gpt.tracking.jsonl import read_metrics
 
 pytestmark = pytest.mark.process
 
-ROWS: list[Row] = []
+TABLE_ROWS: list[Row] = []
 
 slow = pytest.mark.slow
 no_limit = pytest.mark.timeout(3600)
 
 
 def all_survived(*rows: Row) -> bool:
-    ROWS.extend(rows)
+    TABLE_ROWS.extend(rows)
     return all(row.survived == row.tried > 0 for row in rows)
 
 

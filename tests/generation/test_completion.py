@@ -142,9 +142,9 @@ def test_characters_are_whole_and_an_unfinished_one_is_marked(scripted, tokenize
         (["a\n", "\n"], ["\n\n"], ["a", ""]),
     ],
 )
-def test_the_watcher_holds_back_what_could_become_a_stop_text(pieces, stops, shown):
-    watcher = StopStrings(stops)
-    assert [watcher.push(piece)[0] for piece in pieces] == shown
+def test_stop_strings_hold_back_what_could_become_a_stop_text(pieces, stops, shown):
+    strings = StopStrings(stops)
+    assert [strings.push(piece)[0] for piece in pieces] == shown
 
 
 def test_an_empty_stop_text_is_refused():
@@ -311,9 +311,9 @@ def test_where_a_text_stops_does_not_depend_on_the_pieces_it_comes_in(rng):
         text = "".join(rng.choice("ab") for _ in range(8))
         shown = []
         for size in (1, 2, 3, 8):
-            watcher, through = StopStrings(stops), ""
+            strings, through = StopStrings(stops), ""
             for start in range(0, 8, size):
-                part, stopped = watcher.push(text[start : start + size])
+                part, stopped = strings.push(text[start : start + size])
                 through += part
                 if stopped:
                     break

@@ -189,7 +189,7 @@ def test_equal_prompts_are_read_once(model, monkeypatch):
     assert [tuple(shape) for shape in read] == [(1, 4), (5, 1)]
 
 
-def test_each_token_comes_with_its_log_probability(model):
+def test_each_token_comes_with_its_logprob(model):
     engine = Engine(model)
     request = engine.submit(PROMPT, replace(SETTINGS, top_k=3), top_logprobs=4)
     ids = list(PROMPT)

@@ -36,7 +36,7 @@ def test_slots_draw_the_ids_of_caches_and_are_given_back(name, monkeypatch):
     assert drawn[0] == drawn[1]
     assert isinstance(engine.runner, CompiledRunner)
     assert sorted(engine.runner.free) == [0, 1, 2]
-    assert engine.runner.place == {}
+    assert engine.runner.slot_of == {}
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_log_probabilities_are_the_models_own():
     assert token_logprobs(logits, torch.tensor([3, 5, 0, 99]), 1000)[1].shape == (4, 100)
 
 
-def test_a_tokens_loss_is_its_negative_log_probability(case):
+def test_a_tokens_loss_is_its_negative_logprob(case):
     """The one is computed in float32 for training, the other in float64 for whoever reads it."""
     hidden, weight, targets = (tensor.detach() for tensor in case)
     losses = next_token_losses(hidden, lambda part: F.linear(part, weight), targets, len(weight)).flatten()

@@ -130,7 +130,7 @@ def test_a_new_variant_trains(added, setting, recompute):
 
 
 @pytest.mark.parametrize("setting", sorted(NEW.keys() - {"mixer"}))
-def test_a_new_variant_generates_packed_as_well(added, setting):
+def test_a_new_variant_generates_prepacked_as_well(added, setting):
     """Ids with the log-probabilities of a full pass."""
     model = large(replace(SHAPE, **added(setting)))
     models = [model]
@@ -138,8 +138,8 @@ def test_a_new_variant_generates_packed_as_well(added, setting):
         models.append(copy.deepcopy(model).float())
         assert can_prepack(models[1])
         prepack(models[1])
-        packed = [m for m in models[1].modules() if isinstance(m, PrepackedActivation)]
-        assert len(packed) == 2
+        prepacked = [m for m in models[1].modules() if isinstance(m, PrepackedActivation)]
+        assert len(prepacked) == 2
     for some, tolerance in zip(models, (1e-5, 1e-3), strict=False):
         engine = Engine(some, max_batch=2)
         requests = [engine.submit([5, 17, i], SamplingConfig(max_tokens=20, seed=1), i, 1) for i in range(3)]

@@ -58,7 +58,7 @@ DAMAGES = {
     "a missing manifest": lambda path: (path / "manifest.json").unlink(),
     "an empty manifest": lambda path: (path / "manifest.json").write_text(""),
     "another manifest": lambda path: (path / "manifest.json").write_text('{"format_version": 3}'),
-    "a misspelt manifest": lambda path: respell(path / "manifest.json", '"bytes"', '"bytds"'),
+    "a misspelled manifest": lambda path: respell(path / "manifest.json", '"bytes"', '"bytds"'),
     "a manifest without its files": lambda path: respell(path / "manifest.json", '"files": {', '"files": 3, "f": {'),
     "a manifest of something else": lambda path: (path / "manifest.json").write_text("[]"),
 }

@@ -81,7 +81,7 @@ def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, ne
 
 
 def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch, said):
-    """Also of a model that cannot be packed; to nobody who does not generate."""
+    """Also of a model that cannot be prepacked; to nobody who does not generate."""
     load_run(trained_run)
     monkeypatch.setattr("gpt.runs.load.can_prepack", lambda _: False)
     load_run(trained_run, prepacked=True)

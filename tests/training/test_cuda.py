@@ -61,9 +61,9 @@ def test_a_far_too_large_micro_batch_ends_at_one_that_fits(dataset, tmp_path):
     assert "1 steps, 4,194,304 tokens" in output
 
 
-@pytest.mark.parametrize("micro_batch", [4, 16])
+@pytest.mark.parametrize("micro_batch_size", [4, 16])
 def test_the_forecast_is_as_near_to_what_cuda_measures_as_the_automatic_micro_batch_takes_for_granted(
-    dataset, tmp_path, micro_batch
+    dataset, tmp_path, micro_batch_size
 ):
     options = (
         "gpt2",
@@ -74,7 +74,7 @@ def test_the_forecast_is_as_near_to_what_cuda_measures_as_the_automatic_micro_ba
         "--batch-tokens",
         32 * 1024,
         "--micro-batch-size",
-        micro_batch,
+        micro_batch_size,
     )
     forecast = run_script("train.py", *options, "--device", "cuda", "--dry-run", cwd=tmp_path)
     measured = run_script("train.py", *options, "--device", "cuda", cwd=tmp_path)

@@ -40,7 +40,7 @@ def test_matrices_of_all_shapes_go_through_at_once():
 
 @pytest.mark.parametrize("rows", [[12], [4, 4, 4], [8, 2, 2]])
 def test_steps_are_jordans(rows):
-    """Momentum, Nesterov's look ahead, orthogonalisation of each matrix in the parameter, decay; three times."""
+    """Momentum, Nesterov's look ahead, orthogonalization of each matrix in the parameter, decay; three times."""
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(12, 6))
     optimizer = Muon({parameter: rows}, lr=0.1, momentum=0.9, weight_decay=0.2)

@@ -134,7 +134,7 @@ def resized(training):
 # ---- memory that runs out elsewhere than in the passes ----
 
 
-# All of them are recognised alike (tests/test_memory.py).
+# All of them are recognized alike (tests/test_memory.py).
 SOME_REPORTS = [REPORTS[name] for name in ("CPU on Linux", "cuBLAS", "MPS")]
 
 

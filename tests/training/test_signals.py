@@ -85,13 +85,13 @@ def test_ctrl_c_in_a_long_call_before_training_ends_the_process(monkeypatch):
     monkeypatch.setattr(signals, "LOADING_SECONDS", 0.05)
     monkeypatch.setattr(signals, "end_now", ended.append)
     with StopRequest() as stop:
-        stop._tell(signal.SIGTERM)
-        stop._tell(signal.SIGINT)  # as the listening thread does, at once
+        stop._answer(signal.SIGTERM)
+        stop._answer(signal.SIGINT)  # as the listening thread does, at once
         time.sleep(0.3)
     assert ended == ["interrupted"]
     with StopRequest() as stop:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        stop._tell(signal.SIGINT)
+        stop._answer(signal.SIGINT)
         time.sleep(0.3)
     assert ended == ["interrupted"]

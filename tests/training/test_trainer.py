@@ -225,8 +225,8 @@ def test_the_micro_batch_does_not_change_what_is_learned(make_training, tiny_con
     """Loss and gradient are means over all targets of the batch, those of padded windows not counted."""
     config = replace(tiny_config, model=replace(tiny_config.model, dropout=0.0))
     results = []
-    for micro_batch in (1, 4, 6):
-        training = make_training(replace(config, micro_batch_size=micro_batch), f"micro-{micro_batch}")
+    for micro_batch_size in (1, 4, 6):
+        training = make_training(replace(config, micro_batch_size=micro_batch_size), f"micro-{micro_batch_size}")
         records = [training.step() for _ in range(40)]
         results.append(([r["train_loss"] for r in records], [r["gradient_norm"] for r in records]))
     assert results[0][0] == pytest.approx(results[2][0], rel=1e-4)
@@ -578,10 +578,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_training, tiny_con
         training.step()
 
 
-@pytest.mark.parametrize("micro_batch", [8, 2])
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, tiny_config, dtype, micro_batch):
-    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch, steps=14)
+def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, tiny_config, dtype, micro_batch_size):
+    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=14)
     whole = make_training(config, "whole")
     whole.fit()
     make_training(replace(config, stop_at=6), "parts").fit()

@@ -241,9 +241,11 @@ def test_the_remedy_for_a_run_from_before_there_was_a_budget_is_one(make_trainin
     assert again.state.best_validation_loss == saved.state["best_validation_loss"]
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 100])
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(make_training, budgeted, micro_batch, processes):
+def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(
+    make_training, budgeted, micro_batch_size, processes
+):
     """Windows cross the borders of documents, and those of one document may lie on several processes."""
     training = make_training(budgeted)
     windows = validation_windows(budgeted, training.dataset, complete=True)
@@ -253,10 +255,10 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(make_trainin
         return sum(validation.loss_per_window(*arguments, part=(number, parts)) for number in range(parts))
 
     whole = sums(8, 1)
-    divided = sums(micro_batch, processes)
+    divided = sums(micro_batch_size, processes)
     assert torch.equal(divided[:, 1:], whole[:, 1:])
     assert divided[:, 0].sum().item() == pytest.approx(whole[:, 0].sum().item(), rel=1e-6)
-    assert np.array_equal(divided.numpy(), sums(micro_batch, 1).numpy())
+    assert np.array_equal(divided.numpy(), sums(micro_batch_size, 1).numpy())
 
 
 def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two(make_training, budgeted):
