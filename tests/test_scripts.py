@@ -478,7 +478,7 @@ def test_bad_values_are_refused_with_the_allowed_range(trained, options, message
 
 
 def test_without_any_run_the_error_says_what_to_do(tmp_path):
-    assert "train one first (python train.py)" in sample(tmp_path, "--prompt", "x", code=2)
+    assert "train one first (gpt train)" in sample(tmp_path, "--prompt", "x", code=2)
 
 
 HEAVY = ["torch._dynamo", "torch.distributed.fsdp", "sympy", "matplotlib", "wandb", "transformers", "tokenizers"]

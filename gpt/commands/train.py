@@ -1,4 +1,4 @@
-"""Train a GPT: `python train.py [PRESET] [options]`; without arguments, a small one on Python's standard library."""
+"""Train a GPT: without arguments, a small one on the standard library of Python."""
 
 import json
 import sys

@@ -210,7 +210,7 @@ def signals(dataset: Dataset, directory: Path, expected: Tensors, count: int, rn
         newest = list_checkpoints(training.run)[-1] if list_checkpoints(training.run) else None
         done = max((record["step"] for record in read_metrics(training.run)), default=0)
         saved = step_of(newest) if newest else 0
-        said = f"stopped after step {saved:,}, saved; go on with: python train.py --run-dir {training.run} --resume"
+        said = f"stopped after step {saved:,}, saved; go on with: gpt train --run-dir {training.run} --resume"
         row.count(training.process.exitcode == 75 and took < 10 and said in training.said(), max(0, done - saved))
         if row.tried == count:
             break

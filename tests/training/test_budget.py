@@ -88,7 +88,7 @@ def test_one_length_is_enough(lengths):
 
 @pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("minutes", -1), ("epochs", float("nan"))])
 def test_a_length_is_above_zero(name, value):
-    with pytest.raises(InputError, match=f"--{name} is .*; it must be above 0"):
+    with pytest.raises(InputError, match=f"`{name}` is .*; it must be above 0"):
         Asked(**{name: value})
 
 
