@@ -16,6 +16,7 @@ from tyro.conf import arg
 from gpt.errors import InputError, did_you_mean
 
 T = TypeVar("T")
+IN_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
 LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may not even be a float
 
 
@@ -106,7 +107,10 @@ def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
         if isinstance(option, type) and type(value) is option and not (option is int and abs(value) > LARGEST):
             return value
     wanted = " or ".join(
-        " or ".join(map(repr, typing.get_args(option))) if typing.get_origin(option) is Literal else option.__name__
+        " or ".join(map(repr, typing.get_args(option)))
+        if typing.get_origin(option) is Literal
+        else IN_WORDS.get(option, getattr(option, "__name__", str(option)))
         for option in options
+        if option is not types.NoneType  # which no file can hold
     )
     raise InputError(f"{where}: {name!r} is {value!r}; it must be {wanted}")

@@ -119,9 +119,9 @@ def test_an_integer_passes_for_a_float():
     [
         ({"model": {"n_leyer": 3}}, r"f\.toml: unknown key 'model.n_leyer'; did you mean 'model.n_layer'"),
         ({"stepps": 3}, "did you mean 'steps'"),
-        ({"optimizer": {"learning_rate": 10**400}}, "'optimizer.learning_rate' is 1000.*; it must be float"),
-        ({"timeout": 10**400}, "'timeout' is 1000.*; it must be int"),
-        ({"steps": "many"}, "'steps' is 'many'; it must be int"),
+        ({"optimizer": {"learning_rate": 10**400}}, "'optimizer.learning_rate' is 1000.*; it must be a number"),
+        ({"timeout": 10**400}, "'timeout' is 1000.*; it must be a whole number"),
+        ({"steps": "many"}, "'steps' is 'many'; it must be a whole number"),
         ({"steps": True}, "'steps' is True"),
         ({"steps": 1.5}, "'steps' is 1.5"),
         ({"model": 3}, "must be a table"),

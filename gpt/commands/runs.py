@@ -259,10 +259,15 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _print_metrics(paths: list[Path]) -> None:
-    """Print every record of some runs as CSV, with a column for each figure that one of them has."""
+    """Print every record of some runs as CSV, a line each, with a column for each figure that one of them has.
+
+    Samples, which are texts of many lines, are left out.
+    """
     if not paths:
         raise InputError("`csv`: name the runs whose metrics are wanted, such as: gpt runs NAME --csv")
     records = [{"run": str(path)} | record for path in paths for record in read_metrics(path)]
+    for record in records:
+        record.pop("sample", None)
     writer = csv_module.DictWriter(sys.stdout, dict.fromkeys(["run", *(name for r in records for name in r)]))
     writer.writeheader()
     writer.writerows(records)

@@ -41,6 +41,11 @@ CALLED = {
     "--batch-size": "--batch-tokens, a step's tokens (--micro-batch-size: sequences at a time)",
     "--gradient-accumulation-steps": "--batch-tokens, with --micro-batch-size",
     "--block-size": "--model.context-length",
+    "--context-length": "--model.context-length",
+    "--eval-every": "--evaluation.every",
+    "--save-every": "--checkpoint.every",
+    "--gpu": "--device cuda",
+    "--cpu": "--device cpu",
     "--dropout": "--model.dropout",
     "--n-layer": "--model.n-layer",
     "--max-steps": "--steps",
@@ -76,8 +81,7 @@ class Options:
     profile: FlagCreatePairsOff[bool] = False
     """Trace steps 4 to 6 from here into the run's trace.json, and say which operations cost most."""
     allow_other_data: FlagCreatePairsOff[bool] = False
-    """With --resume: go on although the data, its tokenizer, or the part of it that is evaluated (--evaluation.tokens),
-    is not what the run was trained on so far."""
+    """With --resume: go on although the data, or the part that is evaluated, is not what it was so far."""
     allow_rate_jump: FlagCreatePairsOff[bool] = False
     """With --resume: go on although the learning rate, which had come down, jumps up, or has a much higher peak."""
     from_step: int | None = None
@@ -85,8 +89,7 @@ class Options:
     epochs: float | None = None
     """Train for so many epochs, times that the text is read, instead of --steps."""
     minutes: float | None = None
-    """Train for about so many minutes, by a trial of this machine's speed, instead of --steps. With --resume: so many
-    more for a finished run; an unfinished one goes on to the steps it has."""
+    """Train for about so many minutes, by a trial of this machine's speed; with --resume, a finished run for more."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def open_dataset(path: str | Path) -> Dataset:
     """
     path = Path(path)
     if not path.is_dir():
+        if not path.exists() and (near := Path("data") / path.name).is_dir():
+            raise InputError(f"{path}: there is no dataset here; did you mean {near}?")
         where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
         raise InputError(
             f"{path}: there is no dataset here{where}; prepare one, such as by: "

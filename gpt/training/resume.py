@@ -14,7 +14,8 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs import checkpoint
-from gpt.runs.directory import write_config, write_tokenizer
+from gpt.runs.directory import METRICS, write_config, write_tokenizer
+from gpt.tracking.jsonl import read_metrics
 from gpt.training.continuation import judge, set_later_aside, starting_point
 from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
@@ -110,6 +111,7 @@ def resume(
 
     entries = world.from_main(read)
     if entries is None:
+        world.from_main(lambda: _keep_records(run))
         return None
     newest = entries["step"]
     with _as_written(run):
@@ -129,6 +131,15 @@ def resume(
     meet_conditions(trainer.state_dict()["conditions"], entries.get("conditions", {}), trainer.device)
     _write_start(run, trainer, validation)
     return state
+
+
+def _keep_records(run: Path) -> None:
+    """Put the records of a run aside that has no checkpoint, for it begins again, and its new ones take their place."""
+    records = read_metrics(run)
+    if records:
+        kept = run / f"metrics-until-step-{records[-1]['step']}.jsonl"
+        (run / METRICS).replace(kept)
+        log.warning(f"{run}: has no checkpoint, and begins again; what it recorded before is kept in {kept.name}")
 
 
 def _write_start(run: Path, trainer: Trainer, validation: Validation) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 
@@ -747,6 +748,17 @@ def test_a_run_without_a_checkpoint_yet_begins_again(make_training, tiny_config)
     again = make_training(tiny_config, resume=True)
     assert again.state.step == 0
     assert again.fit()
+
+
+def test_a_run_whose_checkpoints_are_gone_begins_again_and_keeps_its_records(make_training, tiny_config, said):
+    first = make_training(replace(tiny_config, stop_at=5))
+    first.fit()
+    records = (first.run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(first.run / "checkpoints")
+    again = make_training(tiny_config, resume=True)
+    assert again.state.step == 0
+    assert (first.run / "metrics-until-step-5.jsonl").read_bytes() == records
+    assert any("has no checkpoint, and begins again" in line for line in said)
 
 
 @pytest.mark.slow
