@@ -28,11 +28,11 @@ class OptimizerConfig:
     schedule: Literal["cosine", "wsd"] = "cosine"
     """After the warm-up: a cosine down to the final rate, or stable at the peak and then a straight line down to it."""
     decay_ratio: float = bounded(0.4, ge=0, le=1)
-    """Fraction of all steps in which wsd comes down, at least one of them; 0 never comes down."""
+    """Fraction of all steps in which wsd comes down; at least one step does. With 0 it never comes down."""
     min_lr_ratio: float = bounded(0.1, ge=0, le=1)
     """Learning rate at the last step, as a fraction of the peak. 0 is reached one step after the last."""
     warmup_steps: int = bounded(100, ge=0)
-    """Steps over which the learning rate rises linearly from 0 to its peak; at most half of all steps."""
+    """Steps over which the learning rate rises linearly to its peak; at most half of all steps."""
     weight_decay: float = bounded(0.1, ge=0)
     """Decoupled weight decay, on matrices only (embeddings are matrices; norms and biases are not)."""
     beta1: float = bounded(0.9, ge=0, lt=1)

@@ -21,7 +21,7 @@ from gpt.model.loss import require_finite
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is drawn: the settings apply in the order in which they stand here."""
+    """How the next token is drawn. From repetition_penalty to min_p, they apply in the order in which they stand."""
 
     max_tokens: int = bounded(200, ge=1)
     """New tokens per sample, at the most."""

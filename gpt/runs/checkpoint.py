@@ -3,9 +3,9 @@
 A checkpoint is a directory `checkpoints/step-00000500` with
 
     model.safetensors       the weights
-    optimizer.safetensors   AdamW's state, named by parameter
+    optimizer.safetensors   the state of AdamW, and of Muon, named by parameter
     state.json              step, tokens, evaluation and whatever else training needs to go on
-    manifest.json           size and SHA-256 of the other three, and of itself
+    manifest.json           size and SHA-256 of the other three, and of its own entries
 
 It is written by `gpt.files.write_directory`: a directory of that name is whole or damaged later, never half-written.
 Nothing pickled is read or written.
