@@ -26,6 +26,10 @@ COMMANDS = {
 }
 
 
+# What other programs call them.
+CALLED = {"version": "--version", "list": "runs", "info": "runs", "generate": "sample", "evaluate": "eval"}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command with its arguments, by default those of the process, and exit with its code."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -38,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command in COMMANDS:
         call(command, rest)
     else:
-        print(f"error: unknown command {command!r}; {did_you_mean(command, [*COMMANDS, 'help'])}", file=sys.stderr)
+        meant = (
+            f"did you mean {CALLED[command]!r}?" if command in CALLED else did_you_mean(command, [*COMMANDS, "help"])
+        )
+        print(f"error: unknown command {command!r}; {meant}", file=sys.stderr)
         sys.exit(2)
 
 

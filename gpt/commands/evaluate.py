@@ -19,10 +19,10 @@ from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, format_evaluation
 from gpt.interrupts import Interruptible
 from gpt.log import log
+from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
 from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import printable
-from gpt.tracking.jsonl import read_metrics
 
 BATCH_TOKENS = 8192  # in one forward pass
 
@@ -159,8 +159,9 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
     """Count the evaluations on this very data of which the weights are the best."""
     if loaded.state.get("dataset_fingerprint") != dataset.fingerprint or not loaded.state.get("evaluation"):
         return 0
-    recorded = sum("val_loss" in record for record in read_metrics(loaded.path))
-    return max(recorded, loaded.state.get("evaluations", 0))
+    newest = read_state(list_checkpoints(loaded.path)[-1])
+    same_data = newest.get("dataset_fingerprint") == dataset.fingerprint  # it may have gone on with other data
+    return (newest if same_data else loaded.state).get("evaluations") or 0
 
 
 def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:

@@ -34,6 +34,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt sample` with options from the command line."""
     command = tyro.cli(SampleCommand, args=arguments, prog=Path(sys.argv[0]).name)
+    command.check()
     prompts = command.read_prompts()
     if prompts is None:
         command.require_interactive()
@@ -155,7 +156,8 @@ class SampleCommand:
     compile: FlagCreatePairsOff[bool] = False
     """Compile the decoding of a token first: worth it for long texts on a GPU."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise InputError, which names the flag, for options that make no sense."""
         for name, least in (("samples", 1), ("batch", 1), ("logprobs", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -268,7 +268,7 @@ def test_another_vocabulary_than_the_datasets_is_refused(dataset):
 )
 def test_bad_sample_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        SampleCommand(**options)
+        SampleCommand(**options).check()
 
 
 @pytest.mark.parametrize(
