@@ -377,7 +377,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch, option)
 
 def test_commands_of_pipes_are_for_sessions():
     with pytest.raises(InputError, match="--allow-commands: has a meaning with --interactive only"):
-        SampleCommand(allow_commands=True, prompt="x")
+        SampleCommand(allow_commands=True, prompt="x").check()
 
 
 def test_what_an_error_quotes_does_not_steer_the_terminal(capsys):
