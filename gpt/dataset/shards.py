@@ -100,7 +100,7 @@ class Shard:
         """Read ids start … start + count − 1. Raise InputError if the file has shrunk since it was opened."""
         self._file.seek(self.offset + start * self.dtype.itemsize)
         ids = np.empty(count, dtype=self.dtype)
-        if self._file.readinto(ids.view(np.uint8)) != ids.nbytes:  # ty: ignore[invalid-argument-type]
+        if self._file.readinto(ids.data) != ids.nbytes:
             raise InputError(
                 f"{self.path}: ended early while it was read: it has changed since it was opened; {REPAIR}"
             )
