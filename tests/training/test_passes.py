@@ -15,6 +15,7 @@ from gpt.tracking.jsonl import read_metrics
 from gpt.training import muon as muon_module
 from gpt.training import optimizer as optimizer_module
 from gpt.training import summary as report_module
+from gpt.training.trainer import StepFailed
 
 
 def test_each_size_of_micro_batch_is_compiled_once(make_training, tiny_config, dynamo, said):
@@ -283,3 +284,16 @@ def raises(error):
         raise error
 
     return call
+
+
+def test_a_step_that_cannot_be_done_leaves_guard_and_scale_as_they_were(make_training, tiny_config, monkeypatch):
+    """What is saved then goes on as if the step had never been tried."""
+    training = make_training(tiny_config)
+    training.step()
+    trainer = training.trainer
+    before = trainer.guard.state_dict(), trainer.scale.state_dict()
+    monkeypatch.setattr(trainer.optimizer, "step", raises(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(StepFailed, match="step 2: out of memory in the optimizer"):
+        training.step()
+    assert (trainer.guard.state_dict(), trainer.scale.state_dict()) == before
+    assert training.state.step == 1
