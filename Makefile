@@ -36,11 +36,11 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -m "not slow and not network" --ignore=tests/distributed/test_world.py $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow" --ignore=tests/faults
+	$(BIN)/python -m pytest -m "slow"
 
 # Hundreds of kills, damaged files, full disks, signals and dead ranks; ends in the table of docs/reliability.md.
 faults: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow" tests/faults
+	$(BIN)/python -m pytest reliability
 
 # Against a checkout of nanoGPT, on an idle machine: make bench NANOGPT=../nanoGPT. It takes about two hours; results go
 # to benchmarks/results/, and into docs/performance.md. TEXT=FILE is tinyshakespeare, if it is here already.

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # a thread that waits does not keep a core
 
 import random
+import shutil
 import subprocess
 from dataclasses import replace
 from functools import cache, partial
@@ -19,7 +20,6 @@ from functools import cache, partial
 import pytest
 import torch
 from helpers import Training, heard, python_text, write_dataset
-from torch._dynamo.utils import counters
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
@@ -30,7 +30,7 @@ from gpt.runs.directory import open_run
 from gpt.training import utilization
 from gpt.training.trainer import Trainer
 
-TRAINS = {"make_training", "trained_run", "trained", "worlds"}  # fixtures that train, or start processes
+TRAINS = {"make_training", "trained_once", "trained", "worlds"}  # fixtures that train, or start processes
 
 
 def pytest_collection_modifyitems(items):
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if TRAINS.intersection(item.fixturenames):
             item.add_marker("process")
-    items.sort(key=lambda item: item.path.name not in {"test_faults.py", "test_world.py"})
+    items.sort(key=lambda item: item.path.name not in {"test_reliability.py", "test_world.py"})
 
 
 def pytest_collection_finish():
@@ -146,12 +146,21 @@ def make_training(dataset, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def trained_once(dataset, tiny_shape, tmp_path_factory):
+    """A finished run directory, to be copied."""
+    config = replace(tiny_shape, run_dir=tmp_path_factory.mktemp("trained") / "run")
+    torch.manual_seed(config.seed)
+    with open_run(config, dataset.tokenizer, resume=False) as run, heard():
+        assert Training(config, dataset, run).fit()
+    return run
+
+
 @pytest.fixture
-def trained_run(make_training, tiny_config):
-    """A finished run directory."""
-    training = make_training(tiny_config)
-    assert training.fit()
-    return training.run
+def trained_run(trained_once, tmp_path):
+    """A finished run directory of the test's own."""
+    shutil.copytree(trained_once, tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -184,8 +193,9 @@ def dynamo(monkeypatch):
     """torch.compile up to the graphs, which are run as they are; gives how many there were since."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compiler_fault.cache_clear()
-    before = counters["stats"]["unique_graphs"]
-    yield lambda: counters["stats"]["unique_graphs"] - before
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    yield lambda: stats["unique_graphs"] - before
     compiler_fault.cache_clear()
 
 

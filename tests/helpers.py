@@ -8,7 +8,6 @@ import os
 import random
 import runpy
 import shutil
-import subprocess
 import sys
 import typing
 import unicodedata
@@ -164,30 +163,9 @@ class Training:
         report(self.run, self.trainer, self.state, self.validation)
 
 
-def torchrun(processes, program, *arguments, cwd, options=(), code=0):
-    """What a program prints when torchrun starts it in several processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *map(str, options)]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    result = subprocess.run(
-        [*command, "--", str(program), *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def run_script(script, *arguments, cwd, code=0):
-    """What a script of the repository prints as a process of its own, its exit code and lack of a traceback checked."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, input="", capture_output=True, text=True, check=False)
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout + result.stderr
+def same(one, two):
+    """Whether two dictionaries of tensors are equal, bit for bit."""
+    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
 def in_process(function, home, stdin=""):
@@ -223,37 +201,3 @@ def refused(script, *arguments, cwd):
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler is there (g++, or what CXX names)"
 )
-
-
-# What devices and libraries have been seen to say.
-OUT_OF_MEMORY_REPORTS = {
-    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of …"),
-    "CUDA driver": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-    "CPU on Linux": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
-        "to allocate 4611686018427387904 bytes. Error code 12 (Cannot allocate memory)"
-    ),
-    "CPU on Windows": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8."
-    ),
-    "Python": MemoryError(),
-    "numpy": MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,) and data type int64"),
-    "C++": RuntimeError("std::bad_alloc"),
-    "system": OSError(12, "Cannot allocate memory"),
-    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    "cuBLAS's beginning": RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
-    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    "cuDNN 9": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-    "cuSOLVER": RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
-    "NCCL": RuntimeError(
-        "NCCL error in: ProcessGroupNCCL.cpp:3384, unhandled cuda error (run with NCCL_DEBUG=INFO), "
-        "NCCL 2.27\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
-    ),
-    "NCCL's malloc": RuntimeError("ncclUnhandledCudaError: …\nLast error:\nFailed to CUDA malloc 4194304 bytes"),
-    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other allocations: 0 bytes, max: 9.07 GB)"),
-    "MPS's buffer": RuntimeError("Invalid buffer size: 14.90 GiB"),
-    "ROCm": RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
-    "a compiler": torch._dynamo.exc.TorchDynamoException(
-        "backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"
-    ),
-}

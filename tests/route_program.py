@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
@@ -33,6 +34,7 @@ END = ("gpt/runs/checkpoint.py", "save")  # where the way to a checkpoint ends
 ended: list[bool] = []
 
 
+@cache
 def is_ours(code: CodeType) -> bool:
     return code.co_filename.startswith(OUR_PATHS)
 
@@ -44,9 +46,9 @@ def file_of(code: CodeType) -> str:
 def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
     """Note each line of our functions; modules and the bodies of classes are none."""
     code = frame.f_code
-    if not is_ours(code) or not code.co_flags & inspect.CO_OPTIMIZED:
+    if ended or not is_ours(code) or not code.co_flags & inspect.CO_OPTIMIZED:
         return None
-    if event == "line" and not ended:
+    if event == "line":
         lines[file_of(code)].add(frame.f_lineno)
     if event == "return" and (file_of(code), code.co_name) == END:
         ended.append(True)

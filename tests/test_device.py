@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gpt.device import autocast, choose_dtype
+from gpt.device import autocast, choose_dtype, reseed
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
 
@@ -12,6 +12,14 @@ def test_the_cpu_computes_in_float32_unless_told():
         assert choose_dtype(name, "cpu") == dtype
         with autocast("cpu", dtype):
             assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+def test_reseeding_draws_what_torchs_own_way_draws():
+    for seed in (0, 7, 2**64 - 1):
+        torch.manual_seed(seed)
+        expected = torch.rand(5)
+        reseed("cpu", seed)
+        assert torch.rand(5).equal(expected)
 
 
 class Machine:

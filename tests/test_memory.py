@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from helpers import OUT_OF_MEMORY_REPORTS as REPORTS
 from helpers import ROOT
+from out_of_memory import REPORTS
 
 from gpt import InputError, memory
 from gpt.memory import Halving, causes, free_memory, is_out_of_memory, peak_memory, used_memory

@@ -6,15 +6,13 @@ saved; evaluations, samples and the last table come after it. A way that is over
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from processes import Script
 
 pytestmark = pytest.mark.process
 
@@ -43,12 +41,10 @@ class Route(NamedTuple):
 def gone(home: Path, *doors: tuple[str, ...]) -> Route:
     """Go through doors, each a process, one after another."""
     lines, paths, output = defaultdict(set), defaultdict(list), ""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for door in doors:
-        command = [sys.executable, str(ROOT / "tests" / "route_program.py"), *door]
-        result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
-        output += result.stdout
+        gone_through = Script("tests/route_program.py", *door, cwd=home, OMP_NUM_THREADS="1")
+        assert gone_through.end() == 0, gone_through.said()
+        output += gone_through.said()
         route = json.loads((home / "route.json").read_text(encoding="utf-8"))
         for file, numbers in route["lines"].items():
             lines[file].update(numbers)

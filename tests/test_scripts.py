@@ -19,7 +19,7 @@ from unittest import mock
 
 import pytest
 from helpers import in_process, refused, run_here, write_dataset
-from helpers import run_script as run
+from processes import run_script as run
 
 import train as train_script
 from gpt.__main__ import main as gpt_main

@@ -1,4 +1,4 @@
-"""How processes find each other: torchrun's environment, and a store of their own."""
+"""How processes find each other: the environment that torchrun sets (or a cluster), and a store of their own."""
 
 import contextlib
 import os
@@ -35,7 +35,8 @@ def join_world(device: str, timeout: int) -> Generator[World]:
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     world = None
     try:
-        store = _fresh_store(rank, size)
+        kept, _, _ = next(dist.rendezvous("env://", timeout=INIT_TIMEOUT))  # lives on: without torchrun it is rank 0's
+        store = _fresh_store(kept, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=INIT_TIMEOUT)
         sizes = [0] * size
         dist.all_gather_object(sizes, neighbors)
@@ -64,13 +65,12 @@ def _take_gpu(number: int, neighbors: int) -> None:
     torch.cuda.set_device(number)
 
 
-def _fresh_store(rank: int, size: int) -> dist.Store:
-    """Make the store in which processes find each other: rank 0's own, its address in the one that torchrun keeps.
+def _fresh_store(kept: dist.Store, rank: int, size: int) -> dist.Store:
+    """Make the store in which processes find each other: rank 0's own, its address in the one that torchrun kept.
 
     torchrun's outlives its workers, and so do the addresses that they wrote there: after a restart, some would try to
     reach the dead (seen with torch 2.13: about every second restart failed).
     """
-    kept, _, _ = next(dist.rendezvous("env://", timeout=INIT_TIMEOUT))
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=INIT_TIMEOUT, wait_for_workers=False)

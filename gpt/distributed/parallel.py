@@ -1,22 +1,27 @@
 """One model in several processes: copied to each (ddp), or divided between them (fsdp, hsdp).
 
-Every function is called by all ranks alike. In a world of size 1 they change nothing.
+Every function is called by all ranks alike. In a world of size 1 they change nothing. Sharded models and tensors are
+known by their methods: importing their classes takes half a second, which a single process need not wait.
 """
 
 import contextlib
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt.choices import Parallel
 from gpt.distributed.world import World
 from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
 
 
 def parallelize(model: nn.Module, parallel: Parallel, world: World) -> nn.Module:
@@ -28,6 +33,8 @@ def parallelize(model: nn.Module, parallel: Parallel, world: World) -> nn.Module
         return model
     if parallel == "ddp":
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    from torch.distributed.fsdp import fully_shard
+
     for parameter in model.parameters():
         dist.broadcast(parameter.detach(), src=0)
     mesh = _mesh(parallel, world)
@@ -37,13 +44,15 @@ def parallelize(model: nn.Module, parallel: Parallel, world: World) -> nn.Module
     return model
 
 
-def _mesh(parallel: Parallel, world: World) -> DeviceMesh:
+def _mesh(parallel: Parallel, world: World) -> "DeviceMesh":
     """Lay the ranks out as a line (fsdp), or as nodes × ranks of a node (hsdp: copies between nodes, shards within)."""
     if parallel == "hsdp" and not world.even:
         raise InputError(
             f"`parallel` hsdp: needs equally many processes on each node, and these {world.size} are not divided "
             f"equally between {world.nodes}; start as many on each, or use fsdp"
         )
+    from torch.distributed.device_mesh import DeviceMesh
+
     ranks = torch.arange(world.size)
     if parallel == "fsdp":
         return DeviceMesh.from_group(world.new_group(ranks.view(1, -1)), world.device, mesh_dim_names=("shard",))
@@ -55,7 +64,7 @@ def _mesh(parallel: Parallel, world: World) -> DeviceMesh:
 @contextlib.contextmanager
 def sync_gradients(parallel_model: nn.Module, synchronize: bool) -> Generator[None]:
     """Have the passes in this context send their gradients, or only add them up."""
-    if isinstance(parallel_model, FSDPModule):
+    if is_sharded(parallel_model):
         parallel_model.set_requires_gradient_sync(synchronize)
         yield
     elif isinstance(parallel_model, DistributedDataParallel) and not synchronize:
@@ -83,7 +92,7 @@ def rebuild(model: nn.Module, parallel_model: nn.Module, world: World, small_pas
     world.hurry(False)
     if isinstance(parallel_model, DistributedDataParallel):
         return parallelize(model, "ddp", world)  # the old one waits for gradients that it was promised
-    if isinstance(parallel_model, FSDPModule):
+    if is_sharded(parallel_model):
         if hasattr(parallel_model, "reset_iter_state"):  # torch 2.13 has it, 2.11 may not
             parallel_model.reset_iter_state()
         reshard(model)
@@ -91,40 +100,54 @@ def rebuild(model: nn.Module, parallel_model: nn.Module, world: World, small_pas
     return parallel_model
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: object) -> "TypeIs[FSDPModule]":
     """Tell whether all ranks must go through the model together, as each has a part of it."""
-    return isinstance(model, FSDPModule)
+    return hasattr(model, "set_requires_gradient_sync")
 
 
 def reshard(model: nn.Module) -> None:
     """Drop gathered weights of a sharded model; call it when no backward pass follows a forward pass."""
-    if isinstance(model, FSDPModule):
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+    for module in model.modules():
+        if is_sharded(module):
+            module.reshard()
+
+
+def _is_shard(tensor: Tensor) -> "TypeIs[DTensor]":
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the tensor of which each rank may hold but a part."""
+    return tensor.full_tensor() if _is_shard(tensor) else tensor
+
+
+def part(tensor: Tensor, like: Tensor) -> Tensor:
+    """Undo `whole`: return of a tensor, the same on all ranks, what this rank holds of one like `like`."""
+    if not _is_shard(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def gather(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     """Return the whole tensors of which each rank holds its part: on the CPU of rank 0, and nothing elsewhere."""
-    whole = {}
+    gathered = {}
     for name, tensor in tensors.items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        full = whole(tensor)
         if world.is_main:
-            whole[name] = full.detach().cpu()
-    return whole
+            gathered[name] = full.detach().cpu()
+    return gathered
 
 
 def scatter(tensors: dict[str, Tensor], like: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     """Undo `gather`: divide and place each of rank 0's whole tensors as its namesake in `like`."""
     parts = {}
     for name, example in like.items():
-        whole = torch.empty(example.shape, dtype=example.dtype, device=example.device)
+        full = torch.empty(example.shape, dtype=example.dtype, device=example.device)
         if world.is_main:
-            whole.copy_(tensors[name])
+            full.copy_(tensors[name])
         if world.size > 1:
-            dist.broadcast(whole, src=0)
-        if isinstance(example, DTensor):
-            parts[name] = distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
-        else:
-            parts[name] = whole
+            dist.broadcast(full, src=0)
+        parts[name] = part(full, example)
     return parts

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from gpt.choices import IGNORE_INDEX
 from gpt.device import autocast
@@ -75,19 +74,28 @@ def loss_per_window(
     dtype: torch.dtype,
     batch: int,
     part: tuple[int, int] = (0, 1),
+    sharded: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
     """Sum nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
 
     Of several processes, each asks for its `part` (number, of how many); the pieces of the others are zeros, so that
     the results are to be added. All make the same number of forward passes. None if `stop()`, asked between them.
+
+    Where memory runs out, fewer windows go through the model at a time; not where its weights are `sharded`, as all
+    processes gather them at once.
     """
     number, parts = part
     sums = np.zeros((len(windows.documents), 3))
     was_training = model.training
     model.eval()
     stopped = False
-    forward = _forward(model, device, dtype)
+
+    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return model(inputs.to(device), targets=targets.to(device), reduction="none")
+
+    forward = losses_of if sharded else Halving(losses_of, device)
     for first in range(0, len(windows), batch * parts):
         if stopped := stop():
             break
@@ -101,19 +109,6 @@ def loss_per_window(
                 np.add.at(sums[:, column], pieces[counted], values)
     model.train(was_training)
     return None if stopped else torch.from_numpy(sums)
-
-
-def _forward(model: GPT, device: str, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make what gives the losses of windows, a part of them at a time where memory runs out.
-
-    Shards of weights are gathered by all processes at once: none of them can make more passes than the others.
-    """
-
-    def forward(inputs: Tensor, targets: Tensor) -> Tensor:
-        with autocast(device, dtype):
-            return model(inputs.to(device), targets=targets.to(device), reduction="none")
-
-    return forward if isinstance(model, FSDPModule) else Halving(forward, device)
 
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:

@@ -148,7 +148,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
-        return "".join(self.stream_decode(ids))
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text that each id completes, whole characters only ('' while one is unfinished); then the rest."""

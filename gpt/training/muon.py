@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from gpt.distributed.parallel import part, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, and within 0.7 … 1.2 near 1
 ITERATIONS = 5
@@ -46,10 +47,10 @@ class Muon(torch.optim.Optimizer):
         """
         result = []
         for group in self.param_groups:
-            updates = [_whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]
+            updates = [whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]
             pieces = [update.split(self.rows[p]) for p, update in zip(group["params"], updates, strict=True)]
             orthogonalize_([piece for split in pieces for piece in split])
-            result.append([_like(update, p) for p, update in zip(group["params"], updates, strict=True)])
+            result.append([part(update, p) for p, update in zip(group["params"], updates, strict=True)])
         return result
 
     @torch.no_grad()
@@ -98,13 +99,3 @@ def newton_schulz(x: Tensor) -> Tensor:
         gram = x @ x.mT  # (N, rows, rows)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(dtype)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _like(whole: Tensor, example: Tensor) -> Tensor:
-    if isinstance(example, DTensor):
-        return distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
-    return whole

@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gpt.config import OptimizerConfig
+from gpt.distributed.parallel import whole
 from gpt.errors import InputError
 from gpt.model.transformer import GPT
 from gpt.training.muon import Muon
@@ -129,17 +129,13 @@ def gradient_norm(model: nn.Module, scale: float) -> float:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if scale != 1:
         torch._foreach_mul_(gradients, 1 / scale)
-    norm = _whole(nn.utils.get_total_norm(gradients))
+    norm = float(whole(nn.utils.get_total_norm(gradients)))
     if math.isfinite(norm):
         return norm
-    largest = _whole(nn.utils.get_total_norm(gradients, math.inf))
+    largest = float(whole(nn.utils.get_total_norm(gradients, math.inf)))
     if not math.isfinite(largest):
         return norm  # not its squares alone
-    return largest * _whole(nn.utils.get_total_norm([gradient / largest for gradient in gradients]))
-
-
-def _whole(norm: Tensor) -> float:
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return largest * float(whole(nn.utils.get_total_norm([gradient / largest for gradient in gradients])))
 
 
 def clip_gradients(model: nn.Module, limit: float, norm: float) -> None:

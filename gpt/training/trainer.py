@@ -19,7 +19,7 @@ from torch import Tensor
 from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
-from gpt.device import autocast, choose_dtype
+from gpt.device import autocast, choose_dtype, reseed
 from gpt.distributed.parallel import is_sharded, needs_rehearsal, parallelize, rebuild, sync_gradients
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -147,7 +147,7 @@ class Trainer:
             is_last = send and number == parts[-1][0]
             with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
-                torch.manual_seed(mix(self.config.seed, step, number, world.rank))
+                reseed(self.device, mix(self.config.seed, step, number, world.rank))
                 loss = self.forward(inputs.to(self.device), targets.to(self.device)) / count
                 if not is_last:
                     total += self._backward(loss)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
-from gpt.distributed.parallel import reshard
+from gpt.distributed.parallel import is_sharded, reshard
 from gpt.evaluation.loss import loss_per_window, summarize
 from gpt.evaluation.windows import Windows
 from gpt.log import log
@@ -101,6 +101,7 @@ class Validation:
             trainer.dtype,
             trainer.micro_batch.size,
             (world.rank, world.size),
+            is_sharded(trainer.model),
             stop=lambda: world.any(stop.is_set()),
         )
         reshard(trainer.model)

@@ -1,8 +1,8 @@
-"""What the ranks of a world do in test_world.py: started by torchrun, each writes what it saw as JSON.
+"""What the ranks of a world do in test_world.py: each writes what it saw as JSON.
 
 world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
-trained `modern`; TASK is `all`, or `on` or `off`, with the compiler or without, `slow-start`,
-or what fails: `memory`, `compiler`, `sample` or `optimizer`.
+trained `modern`; TASK is `all`, `hsdp` for the rest of that, or `on` or `off`, with the compiler or without,
+`slow-start`, or what fails: `memory`, `compiler`, `sample` or `optimizer`.
 """
 
 import gc
@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from helpers import Training
+from helpers import Training, same
 
 from gpt import GPT, InputError, TrainConfig
 from gpt.compiler import CompilerFailed
@@ -57,10 +57,6 @@ def whole(trained: Training) -> dict[str, torch.Tensor]:
     }
 
 
-def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-
-
 def timeless(run: Path) -> list[Result]:
     clocked = ("elapsed_s", "tokens_per_s", "mfu", "recompilations")  # what tells of a process
     return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
@@ -79,7 +75,7 @@ def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: 
 def difference(one: Path, two: Path) -> str:
     """In words, of the newest checkpoints and all records of two runs."""
     a, b = (load_newest(run) for run in (one, two))
-    found = [part for part in ("model", "optimizer") if not equal(getattr(a, part), getattr(b, part))]
+    found = [part for part in ("model", "optimizer") if not same(getattr(a, part), getattr(b, part))]
     found += ["step"] * (a.state["step"] != b.state["step"])
     return ", ".join(found + ["metrics"] * (timeless(one) != timeless(two)))
 
@@ -93,12 +89,12 @@ def skip(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Resu
         return honest(x, y) * (math.nan if (trained.state.step, world.rank) == (2, 1) else 1.0)
 
     trained.trainer.loss = forward
-    records, same = [], []
+    records, unmoved = [], []
     for _ in range(4):
         before = whole(trained)
         records.append(trained.step())
-        same.append(equal(before, whole(trained)))
-    return {"skipped": ["skipped" in record for record in records], "weights as before": same}
+        unmoved.append(same(before, whole(trained)))
+    return {"skipped": ["skipped" in record for record in records], "weights as before": unmoved}
 
 
 def run_out(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
@@ -152,7 +148,7 @@ def resume_after_halving(config: TrainConfig, dataset: Dataset, out: Path, world
     for each in (trained, resumed):
         each.step()
     assert trained.trainer.micro_batch.size == resumed.trainer.micro_batch.size == 2
-    return equal(whole(trained), whole(resumed))
+    return same(whole(trained), whole(resumed))
 
 
 def stop(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> list[object]:
@@ -196,17 +192,30 @@ def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
         chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
         begun(chosen, dataset, out / parallel, world).fit()
         begun(modern, dataset, out / f"{parallel}-modern", world).fit()
-        dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
-        narrow = replace(chosen, dtype="bfloat16", recompute="activations", micro_batch_size=1)
+        dropping = dropping_out(modern)
         results[parallel] = {
             "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
-            "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
-            "after halving": resume_after_halving(dropping, dataset, out, world),
             "samples": draw(modern, dataset, world),
         }
-        results[parallel] |= skip(chosen, dataset, out, world)
-        results[parallel] |= run_out(chosen, dataset, out, world)
+        if parallel != "hsdp":
+            results[parallel] |= faults(parallel, dataset, out, world)
     return results | agreements(world)
+
+
+def dropping_out(modern: TrainConfig) -> TrainConfig:
+    return replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
+
+
+def faults(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
+    """What goes wrong in a world, and what is narrow."""
+    config = replace(read_config(out / "single"), stop_at=None, init_from="scratch", parallel=parallel)
+    narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=1)
+    dropping = dropping_out(replace(read_config(out / "modern"), parallel=parallel))
+    results: Result = {
+        "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
+        "after halving": resume_after_halving(dropping, dataset, out, world),
+    }
+    return results | skip(config, dataset, out, world) | run_out(config, dataset, out, world)
 
 
 def agreements(world: World) -> dict[str, object]:
@@ -252,7 +261,7 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
     del out
     for step in range(3):
         if world.rank == 1 and step in (0, 2):
-            time.sleep(4)
+            time.sleep(2.5)
         world.sum(step)
         world.hurry()
         log.warning(f"step {step + 1} done")
@@ -288,9 +297,11 @@ def main(task: str, data: Path, out: Path) -> None:
     utilization.measured_peak_flops = cache(utilization.measured_peak_flops)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
     failing = ("memory", "compiler", "sample", "optimizer")
-    with join_world("cpu", timeout={"slow-start": 2, **dict.fromkeys(failing, 4)}.get(task, 60)) as world:
+    with join_world("cpu", timeout={"slow-start": 1, **dict.fromkeys(failing, 4)}.get(task, 60)) as world:
         if task == "all":
             results = all_of_it(data, out, world)
+        elif task == "hsdp":
+            results = {"hsdp": faults("hsdp", open_dataset(data), out, world)}
         elif task == "slow-start":
             results = slow_start(out, world)
         elif task in failing:

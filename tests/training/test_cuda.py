@@ -8,7 +8,8 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, run_script
+from helpers import ROOT
+from processes import run_script
 
 from gpt.runs.checkpoint import list_checkpoints, load, step_of
 from gpt.training.micro_batch import SHARE_OF_CUDA

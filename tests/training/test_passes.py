@@ -4,7 +4,7 @@ from functools import partialmethod
 
 import pytest
 import torch
-from helpers import OUT_OF_MEMORY_REPORTS as REPORTS
+from out_of_memory import REPORTS
 
 from gpt import GPT, InputError
 from gpt.compiler import Compiled

@@ -1,0 +1,96 @@
+"""Ways to run a program as a process of its own.
+
+Most are forked from a server that has torch loaded already, which makes them start in a moment; what is forked is all
+of a script, and it dies as any process does. `torchrun` starts everything anew.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the subject
+
+FORKS = multiprocessing.get_context("forkserver")
+SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
+FORKS.set_forkserver_preload(["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp"])
+
+
+def _run(script: str, arguments: list[str], directory: str, output: str, environment: dict[str, str]) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+class Script:
+    """A script at work in a process, forked; what it prints goes to a file."""
+
+    def __init__(self, script: str | Path, *arguments: object, cwd: Path, output: Path | None = None, **more: str):
+        """Start it in a directory; `more` are variables of its environment."""
+        self.output = output or cwd / f"{Path(script).stem}-{os.urandom(4).hex()}.log"
+        self.output.unlink(missing_ok=True)
+        given = (str(ROOT / script), list(map(str, arguments)), str(cwd), str(self.output), os.environ | more)
+        self.process = FORKS.Process(target=_run, args=given)
+        with mock.patch.dict(os.environ, PYTHONPATH=SERVER_LOOKS_IN):  # the first starts the server
+            self.process.start()
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+    def stop(self, number: int) -> int:
+        """Send a signal and wait; the exit code."""
+        os.kill(self.process.pid, number)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait; the exit code."""
+        self.process.join(LONGEST_WAIT)
+        assert self.process.exitcode is not None, "it hangs"
+        return self.process.exitcode
+
+
+def run_script(script, *arguments, cwd, code=0):
+    """What a script of the repository prints, its exit code and lack of a traceback checked."""
+    started = Script(script, *arguments, cwd=cwd)
+    assert started.end() == code, started.said()
+    output = started.said()
+    started.output.unlink()
+    assert "Traceback" not in output
+    return output
+
+
+def world(processes, program, *arguments, cwd, failing=False):
+    """What the ranks of a world print, each a forked process; `failing`: none of them ends well."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        Script(program, *arguments, cwd=cwd, RANK=str(rank), LOCAL_RANK=str(rank), **size, **where)
+        for rank in range(processes)
+    ]
+    codes = [rank.end() for rank in ranks]
+    output = "\n".join(rank.said() for rank in ranks)
+    assert all(codes) if failing else not any(codes), output
+    return output
+
+
+def torchrun(processes: int, script: str | Path, *arguments: object, launcher: tuple[str, ...] = (), **options):
+    """Start torchrun with a script; `options` are those of subprocess.Popen."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *launcher]
+    command += ["--", str(ROOT / script), *map(str, arguments)]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)

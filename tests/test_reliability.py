@@ -1,0 +1,43 @@
+"""Short versions of the campaigns of reliability/."""
+
+import random
+
+import pytest
+
+from gpt.tracking.jsonl import read_metrics
+from reliability.disks import damages, full_disks
+from reliability.one_process import Campaign
+from reliability.ranks import dead_ranks, two_launchers
+
+pytestmark = pytest.mark.process
+
+
+def all_survived(*rows):
+    return all(row.survived == row.tried > 0 for row in rows)
+
+
+def test_kills_and_signals(dataset, tmp_path):
+    campaign = Campaign(dataset, tmp_path / "campaign", steps=60)
+    assert all_survived(*campaign.kills(2, random.Random(1)))
+    assert all_survived(campaign.signals(2, random.Random(3)))
+
+
+def test_damaged_files(tiny_config, dataset, tmp_path):
+    assert all_survived(damages(tiny_config, dataset, tmp_path, 24, random.Random(2)))
+
+
+def test_full_disks(tiny_config, dataset, tmp_path, monkeypatch):
+    assert all_survived(full_disks(tiny_config, dataset, tmp_path, 4, monkeypatch))
+
+
+@pytest.mark.slow
+def test_dead_ranks(dataset, tmp_path):
+    assert all_survived(dead_ranks(dataset, tmp_path, 1, 60, random.Random(5)))
+
+
+def test_two_launchers_with_a_rendezvous_have_the_losses_of_one_process(dataset, tmp_path):
+    two_launchers(dataset, tmp_path)
+    one, two = (read_metrics(tmp_path / name) for name in ("one-node", "two-nodes"))
+    assert [record["batch_hash"] for record in one] == [record["batch_hash"] for record in two]
+    losses = [[record["train_loss"] for record in records[:50]] for records in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
