@@ -5,19 +5,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from helpers import refused, run_here
 
 from gpt.commands.prepare import chosen_tokenizer
-from gpt.corpus.reading import Corpus
 from gpt.corpus.recipes.python import Python
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
 from gpt.evaluation.statistics import effective_number
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
-from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -29,17 +28,30 @@ def recipe(*arguments, **options):
 
 
 @pytest.fixture(scope="module")
-def python_documents(tmp_path_factory):
-    recipe = Python()
-    corpus = Corpus(recipe.source(), tmp_path_factory.mktemp("kept"), Progress())
-    divide = recipe.split()(corpus)
-    return [piece for document in corpus for piece in divide(document)]
+def standard_library(tmp_path_factory):
+    """What `prepare python` prints and writes, and the documents that it makes."""
+    home, made, original = tmp_path_factory.mktemp("home"), {}, Python.split
+
+    def split(self):
+        def divide_all(corpus):
+            divide = original(self)(corpus)
+            return lambda document: [made.setdefault(piece.name, piece) for piece in divide(document)]
+
+        return divide_all
+
+    with mock.patch.object(Python, "split", split):
+        output = recipe("python", cwd=home)
+    return output, open_dataset(home / "data" / "python"), list(made.values())
+
+
+@pytest.fixture(scope="module")
+def python_documents(standard_library):
+    return standard_library[2]
 
 
 @pytest.mark.process
-def test_the_standard_library_is_the_default_corpus(tmp_path):
-    output = recipe("python", cwd=tmp_path)
-    dataset = open_dataset(tmp_path / "data" / "python")
+def test_the_standard_library_is_the_default_corpus(standard_library):
+    output, dataset, _ = standard_library
     assert dataset.tokenizer.kind == "bpe"
     assert "train tokens" in output
     assert dataset.train.tokens > 1_000_000

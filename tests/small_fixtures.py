@@ -1,0 +1,191 @@
+"""What every test may rely on: small corpora, models and runs, and what the package says."""
+
+import gc
+import os
+import random
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache, partial
+
+import pytest
+import torch
+from helpers import Training, heard, python_text, write_dataset
+
+from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
+from gpt.compiler import compiler_fault
+from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from gpt.log import log
+from gpt.presets import MUON, modern
+from gpt.runs.directory import open_run
+from gpt.training import utilization
+from gpt.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_of_later_modules_is_found_sooner():
+    yield
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def peak_flops_measured_once():
+    """Each training measures it some times, which takes longer than the steps of a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unit_tests_are_small(request, monkeypatch):
+    """No process, and no more than ten steps of training, where a test is not marked as one that does this."""
+    if {"process", "slow", "gpu"}.intersection(mark.name for mark in request.node.iter_markers()):
+        return
+    honest, steps = Trainer.step, []
+
+    def step(*arguments):
+        steps.append(1)
+        assert len(steps) <= 10, "mark this test as process: it trains"
+        return honest(*arguments)
+
+    def start(*arguments, **_):
+        raise AssertionError(f"mark this test as process: it starts {arguments[1]}")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(subprocess.Popen, "__init__", start)
+
+
+@pytest.fixture(autouse=True)
+def said():
+    """What the package says in a test, line by line."""
+    log._said.clear()
+    with heard() as lines:
+        yield lines
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer():
+    try:
+        return Tokenizer.gpt2()
+    except InputError:
+        pytest.skip("GPT-2's vocabulary file is neither cached (TIKTOKEN_CACHE_DIR) nor to be downloaded")
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    return Tokenizer.train_bpe([python_text()], 600)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Some hundred short documents of Python, in bytes."""
+    text = python_text()
+    pieces = [text[i : i + 400] for i in range(0, 40_000, 400)]
+    documents = [("validation" if i % 10 == 0 else "train", piece) for i, piece in enumerate(pieces)]
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "python")
+
+
+@pytest.fixture
+def tiny_config(tiny_shape):
+    """A run of seconds, with dropout and accumulation, over more than one epoch of the dataset."""
+    return tiny_shape
+
+
+@pytest.fixture(scope="session")
+def tiny_shape(dataset):
+    """`tiny_config`, for fixtures that serve many tests."""
+    return TrainConfig(
+        data=dataset.path,
+        steps=30,
+        batch_tokens=6 * 32,
+        micro_batch_size=4,
+        log_every=1,
+        model=ModelConfig(n_layer=2, n_head=2, n_embd=32, context_length=32, vocab_size=257, dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
+        evaluation=EvaluationConfig(every=10, sample_tokens=4),
+        checkpoint=CheckpointConfig(every=10),
+    )
+
+
+@pytest.fixture(scope="session")
+def modern_shape(tiny_shape):
+    """`tiny_shape` with every option of the modern recipe."""
+    model = modern(tiny_shape.model, ngram=3, ngram_buckets=64)
+    model = replace(model, logit_softcap=15.0, n_kv_head=1, sliding_window=8, window_pattern="SL")
+    return replace(tiny_shape, model=model, optimizer=replace(MUON, warmup_steps=5, weight_decay=0.01))
+
+
+@pytest.fixture
+def make_training(dataset, tmp_path):
+    """Builds a training for a config, in a run directory of the test's own."""
+
+    def make(config, name="run", resume=False, **allowed):
+        config = replace(config, run_dir=tmp_path / name)
+        torch.manual_seed(config.seed)
+        with open_run(config, dataset.tokenizer, resume) as run:
+            pass  # the lock is train.py's business
+        return Training(config, dataset, run, resumes=resume, **allowed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_once(dataset, tiny_shape, tmp_path_factory):
+    """A finished run directory, to be copied."""
+    config = replace(tiny_shape, run_dir=tmp_path_factory.mktemp("trained") / "run")
+    torch.manual_seed(config.seed)
+    with open_run(config, dataset.tokenizer, resume=False) as run, heard():
+        assert Training(config, dataset, run).fit()
+    return run
+
+
+@pytest.fixture
+def trained_run(trained_once, tmp_path):
+    """A finished run directory of the test's own."""
+    shutil.copytree(trained_once, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # larger than at initialization, so that mistakes show
+            parameter.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture
+def several_threads():
+    """For what must not depend on how threads divide the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, os.cpu_count() or 1))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def rng():
+    return random.Random(0)
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """torch.compile up to the graphs, which are run as they are; gives how many there were since."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiler_fault.cache_clear()
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    yield lambda: stats["unique_graphs"] - before
+    compiler_fault.cache_clear()
+
+
+@pytest.fixture
+def no_compiler():
+    """A machine on which none is found."""
+    compiler_fault.cache_clear()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):
+        yield
+    compiler_fault.cache_clear()
