@@ -24,9 +24,7 @@ from gpt.training.schedule import Schedule, branch_point, decay_start
 
 
 def saved_schedule(state: dict[str, Any], run: Path) -> Schedule:
-    """Read the schedule that a checkpoint's step was made with; of an older one, that of the run's config.json."""
-    if "schedule" not in state:
-        return Schedule.of(read_config(run))
+    """Read the schedule that a checkpoint's step was made with."""
     saved = state["schedule"]
     return Schedule(saved["steps"], overlay(OptimizerConfig(), saved["optimizer"], f"{run}: a checkpoint's schedule"))
 
@@ -117,13 +115,14 @@ def steps_with(more: int, done: int, config: TrainConfig, world: World, allow_ju
 def _finished(run: Path) -> tuple[Schedule, int | None]:
     """Return the schedule of a run's newest checkpoint, and the step of the one to branch off from or None.
 
-    A damaged checkpoint will be passed over later; here the run's config.json takes its place.
+    A damaged checkpoint will be passed over later; here, and where there is none, the run's config.json tells it.
     """
     paths = list_checkpoints(run)
     try:
-        before = saved_schedule(checkpoint.read_state(paths[-1]) if paths else {}, run)
+        before = saved_schedule(checkpoint.read_state(paths[-1]), run) if paths else None
     except CorruptCheckpoint:
-        before = Schedule.of(read_config(run))
+        before = None
+    before = before or Schedule.of(read_config(run))
     branch = branch_point(before.steps, before.optimizer)
     return before, next((step_of(path) for path in reversed(paths) if step_of(path) <= branch), None)
 

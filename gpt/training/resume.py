@@ -47,10 +47,7 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
         if not (isinstance(error, OSError) or is_out_of_memory(error)):
             raise
         reason = error if isinstance(error, OSError) else "out of memory"
-        earlier = (
-            "earlier checkpoints are as they were" if checkpoint.list_checkpoints(run) else "no other one is there"
-        )
-        failure = f"step {state.step} could not be saved ({reason}); {earlier}"
+        failure = f"step {state.step} could not be saved ({reason}); {_earlier(run)}"
     else:
         if world.is_main and sick is None and not trainer.guard.skipped_in_a_row:
             checkpoint.prune(run, config.checkpoint.keep, branch_point(config.steps, config.optimizer))
@@ -194,12 +191,7 @@ def _comparable(entries: dict[str, Any] | None, validation: Validation) -> Train
 def _evaluates_alike(state: TrainState, validation: Validation) -> bool:
     """Tell whether the evaluations before predicted the same tokens of the same data as those to come."""
     same_data = state.dataset_fingerprint == validation.dataset.fingerprint
-    return same_data and _windows(state, validation) == len(validation.windows)
-
-
-def _windows(state: TrainState, validation: Validation) -> int:
-    """Count the windows that earlier evaluations predicted; older versions had no budget."""
-    return validation.windows.whole if state.evaluated_windows is None else state.evaluated_windows
+    return same_data and state.evaluated_windows == len(validation.windows)
 
 
 def _require_finite(run: Path, step: int, sick: str | None) -> None:
@@ -237,7 +229,7 @@ def _require_continuation(
             )
         log.warning(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
     elif not _evaluates_alike(state, validation):
-        before = _windows(state, validation)
+        before = state.evaluated_windows
         tokens = windows.split.tokens if before == windows.whole else before * windows.stride
         now = config.evaluation.tokens
         if not allow_other_data:

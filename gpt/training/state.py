@@ -78,7 +78,7 @@ class TrainState:
     gain: Difference | None = None
     """Of the best evaluation on the best one before it."""
     overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
-    evaluated_windows: int | None = None
+    evaluated_windows: int = 0
     """Windows that each evaluation predicts."""
     dataset_fingerprint: str | None = None
     saved_step: int = 0
@@ -157,17 +157,14 @@ class TrainState:
 
     @staticmethod
     def of(entries: dict[str, Any]) -> "TrainState":
-        """Give the way back from `state_dict`, from what a checkpoint holds; older ones lack some entries."""
-        known = {entry.name for entry in dataclasses.fields(TrainState)} - {"saved_step"}
-        values = {name: value for name, value in entries.items() if name in known}
+        """Give the way back from `state_dict`, from what a checkpoint holds."""
+        values = {entry.name: entries[entry.name] for entry in dataclasses.fields(TrainState) if entry.name in entries}
         for name in ("evaluation", "complete_evaluation"):
-            values[name] = Evaluation(**values[name]) if values.get(name) else None
-        gain, sums = values.get("gain"), values.get("best_sums")
+            values[name] = Evaluation(**values[name]) if values[name] else None
+        gain, sums = values["gain"], values["best_sums"]
         values["gain"] = Difference(gain["value"], gain["spread"] and Spread(**gain["spread"])) if gain else None
         values["best_sums"] = _unpack(sums) if sums else None
-        values["overfitting"] = OverfittingWatch(**(values.get("overfitting") or {}))
-        values["evaluations"] = values.get("evaluations") or 0
-        values["evaluations_since_best"] = values.get("evaluations_since_best") or 0
+        values["overfitting"] = OverfittingWatch(**values["overfitting"])
         return TrainState(**values, saved_step=values["step"])
 
     def forget_evaluations(self) -> None:

@@ -1,4 +1,3 @@
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -312,15 +311,6 @@ def test_setting_aside_that_was_cut_short_is_done_again(make_training, tiny_conf
     assert make_training(tiny_config, resume=True, from_step=10).state.step == 10
     assert steps_of(training.run) == [5, 10]
     assert steps_of(training.run / "until-step-30") == [15, 20, 25, 30]
-
-
-def test_an_older_checkpoint_has_the_schedule_of_its_config(make_training, tiny_config, trained_run):
-    saved = load_newest(trained_run)
-    state = {key: value for key, value in saved.state.items() if key != "schedule"}
-    checkpoint.save(trained_run, saved.model, saved.optimizer, state)
-    assert "schedule" not in json.loads((saved.path / "state.json").read_text())
-    with pytest.raises(InputError, match="steps 30 → 90"):
-        make_training(replace(tiny_config, steps=90), resume=True)
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])

@@ -228,19 +228,6 @@ def test_a_last_evaluation_of_other_windows_is_made_again(make_training, budgete
     assert read_metrics(training.run)[-1]["val_loss"] == newest["evaluation"]["loss"]
 
 
-def test_the_remedy_for_a_run_from_before_there_was_a_budget_is_one(make_training, budgeted):
-    first = make_training(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9), stop_at=20))
-    first.fit()
-    saved = load_newest(first.run)
-    del saved.state["evaluated_windows"]
-    checkpoint.save(first.run, saved.model, saved.optimizer, saved.state)
-    with pytest.raises(InputError, match="`allow_other_data`") as refused:
-        make_training(budgeted, resume=True)
-    tokens = int(re.search(r"go on with `evaluation.tokens` (\d+)", str(refused.value))[1])
-    again = make_training(replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=tokens)), resume=True)
-    assert again.state.best_validation_loss == saved.state["best_validation_loss"]
-
-
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(
