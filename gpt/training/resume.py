@@ -61,13 +61,15 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
     elif failure is None:
         state.mark_saved()
     elif must:
-        raise OSError(f"{run}: {failure}; make space, then go on with `resume`")
+        raise OSError(f"{run}: {failure}" + ("; make space, then go on with `resume`" if run.is_dir() else ""))
     else:
         log.warning(f"{failure}; training goes on, and tries again at the next save")
 
 
 def _earlier(run: Path) -> str:
     """Say what became of the checkpoints before one that could not be saved."""
+    if not run.is_dir():
+        return "the run's directory was removed"
     try:
         return "earlier checkpoints are as they were" if checkpoint.list_checkpoints(run) else "no other one is there"
     except OSError:

@@ -16,7 +16,7 @@ SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 ECHO_SECONDS = 1.0
-LOADING_SECONDS = 3.0  # that the main thread is given to hear Ctrl-C while it loads, compiles or prepares data
+HEARING_SECONDS = 3.0  # that the main thread is given to hear a Ctrl-C that interrupts, in the midst of a long product
 
 
 class StopRequest:
@@ -34,6 +34,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
         self._unsaved: Callable[[], str] | None = None
         self._is_orderly = self._told = False
+        self._sent = self._heard = 0  # Ctrl-C, by the system and by the main thread
         self._listener = Listener(self._answer)
 
     def is_set(self) -> bool:
@@ -64,10 +65,11 @@ class StopRequest:
     def _answer(self, number: int) -> None:
         """Answer the first signal; in the listening thread, for the main one may be in the midst of a long product.
 
-        Where there is nothing to be saved, and the main thread does not come to end it, end the process.
+        Where the main thread does not come to be interrupted, end the process: nothing on disk is there by half.
         """
-        if number == signal.SIGINT and not self._is_orderly and not self._torchrun:
-            impatient = threading.Timer(LOADING_SECONDS, lambda: self.is_set() or end_now("interrupted"))
+        self._sent += number == signal.SIGINT
+        if number == signal.SIGINT and (self._told or not self._is_orderly) and not self._torchrun:
+            impatient = threading.Timer(HEARING_SECONDS, self._end_unless_heard, (self._sent,))
             impatient.daemon = True
             impatient.start()
         if self._is_orderly and not self._told and number in SIGNALS:
@@ -76,11 +78,18 @@ class StopRequest:
                 again = f"; Ctrl-C again stops now and loses {self._unsaved()}" if number == signal.SIGINT else ""
                 tell(f"\nfinishing the step and saving{again}")
 
+    def _end_unless_heard(self, sent: int) -> None:
+        if self._heard < sent:
+            end_now(": ".join(filter(None, ["interrupted", self._lost()])))
+
+    def _lost(self) -> str:
+        return f"lost: {self._unsaved()}" if self._is_orderly and self._unsaved else ""
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, now = self._requested_at is None, time.monotonic()
+        self._heard += number == signal.SIGINT
         if first:
             self._requested_at = now
         hurried = self._is_orderly and not first and now - (self._requested_at or now) >= self._echo_seconds
         if number == signal.SIGINT and (hurried or not (self._is_orderly or self._torchrun)):
-            lost = f"lost: {self._unsaved()}" if self._is_orderly and self._unsaved else ""
-            raise KeyboardInterrupt(lost) if lost else KeyboardInterrupt
+            raise KeyboardInterrupt(*filter(None, [self._lost()]))

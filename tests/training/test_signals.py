@@ -82,7 +82,7 @@ def test_what_torchrun_forwards_at_once_is_no_second_ctrl_c(monkeypatch):
 def test_ctrl_c_in_a_long_call_before_training_ends_the_process(monkeypatch):
     """Unless the main thread comes to hear it in time."""
     ended = []
-    monkeypatch.setattr(signals, "LOADING_SECONDS", 0.05)
+    monkeypatch.setattr(signals, "HEARING_SECONDS", 0.05)
     monkeypatch.setattr(signals, "end_now", ended.append)
     with StopRequest() as stop:
         stop._answer(signal.SIGTERM)
@@ -92,6 +92,19 @@ def test_ctrl_c_in_a_long_call_before_training_ends_the_process(monkeypatch):
     with StopRequest() as stop:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        stop._answer(signal.SIGINT)
         time.sleep(0.3)
     assert ended == ["interrupted"]
+
+
+def test_a_second_ctrl_c_in_a_long_product_ends_the_process_and_says_what_is_lost(monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr(signals, "HEARING_SECONDS", 0.05)
+    monkeypatch.setattr(signals, "end_now", ended.append)
+    with StopRequest() as stop, stop.orderly(lambda: "the 7 steps so far"):
+        stop._answer(signal.SIGINT)  # in the listening thread; the main one hears nothing
+        time.sleep(0.3)
+        assert ended == []
+        stop._answer(signal.SIGINT)
+        time.sleep(0.3)
+    assert ended == ["interrupted: lost: the 7 steps so far"]
+    assert "Ctrl-C again stops now and loses the 7 steps so far" in capfd.readouterr().err
