@@ -168,6 +168,26 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+def weights(training):
+    """Copies of a training's weights, by name."""
+    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+
+
+def require_equal(one, two):
+    """Two dictionaries of tensors are equal, bit for bit."""
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")
+
+
+def without_clock(records):
+    """Records without what depends on the clock."""
+    return [{key: value for key, value in record.items() if key not in CLOCKED} for record in records]
+
+
 def in_process(function, home, stdin=""):
     """What a program's main function prints in a directory, and its exit code; quicker than a process of its own."""
     output = io.StringIO()
