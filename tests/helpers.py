@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from gpt import GPT, ModelConfig
-from gpt.commands import train
+from gpt.__main__ import main as gpt_main
+from gpt.commands import clean_errors, sample, train
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
@@ -33,8 +34,13 @@ from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]
+SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
+
+TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")
+TINY += ("--model.ngram-buckets", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+TINY += ("--evaluation.sample-tokens", "20")
 
 VARIANTS = {
     "gpt2": {},
@@ -196,6 +202,7 @@ def in_process(function, home, stdin=""):
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(io.StringIO()) as errors,
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.object(sys, "argv", sys.argv),  # which `gpt` sets
     ):
         try:
             function()
@@ -216,6 +223,28 @@ def run_here(script, *arguments, cwd, code=0):
 def refused(script, *arguments, cwd):
     """What a script of the repository complains of that refuses its input."""
     return run_here(script, *arguments, cwd=cwd, code=2)
+
+
+def run_sample(home, *arguments, code=0, stdin="", both=False):
+    """What sample.py prints; where it fails, what it complains of; `both`: with what it says beside its results."""
+    given = [*map(str, arguments), "--device", "cpu"]
+
+    def main():
+        with clean_errors():
+            sample.main(given)
+
+    with mock.patch.object(sys, "argv", ["sample.py", *given]):
+        actual, output, errors = in_process(main, home, stdin)
+    assert actual == code, output + errors
+    return (output + errors if both else output) if code == 0 else errors
+
+
+def run_gpt(home, *arguments, code=0):
+    """What `gpt COMMAND` prints; where it fails, what it complains of."""
+    with mock.patch.object(sys, "argv", ["gpt", *map(str, arguments)]):
+        actual, output, errors = in_process(gpt_main, home)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
 
 
 needs_compiler = pytest.mark.skipif(
