@@ -26,6 +26,7 @@ from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
 from gpt.dataset.loader import Loader
 from gpt.log import log
+from gpt.runs.checkpoint import list_checkpoints, save, step_of
 from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
 from gpt.training.state import TrainState
@@ -184,6 +185,24 @@ def require_equal(one, two):
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
+
+
+def tensors(seed):
+    """Two small tensors, as the weights of a checkpoint."""
+    return {"a": torch.full((3, 4), float(seed)), "b": torch.arange(5) + seed}
+
+
+def save_steps(run, losses):
+    """Save checkpoints of steps 10, 20, … with these validation losses."""
+    run.mkdir(exist_ok=True)
+    for i, loss in enumerate(losses, 1):
+        evaluation = None if loss is None else {"loss": loss}
+        save(run, tensors(i), {"a/exp_avg": torch.ones(2) * i}, {"step": 10 * i, "evaluation": evaluation})
+
+
+def steps_of(run):
+    """The steps of a run's checkpoints."""
+    return [step_of(path) for path in list_checkpoints(run)]
 
 
 CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")
