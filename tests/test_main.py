@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
-from helpers import ROOT, in_process
+from helpers import ROOT, in_process, run_gpt
 
 from gpt.__main__ import COMMANDS, main
 
@@ -66,3 +66,17 @@ print({{"torch", "tyro", "numpy"}} & sys.modules.keys())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.endswith("set()\n")
+
+
+@pytest.mark.process
+def test_gpt_is_also_a_module_to_run(tmp_path):
+    command = [sys.executable, "-m", "gpt", "cost", "gpt2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "124,439,808" in result.stdout
+
+
+def test_gpt_cost_and_help(tmp_path):
+    assert "1,557,611,200" in run_gpt(tmp_path, "cost", "gpt2-xl")
+    assert "usage: gpt COMMAND" in run_gpt(tmp_path)
+    assert "did you mean 'train'" in run_gpt(tmp_path, "trian", code=2)
+    assert "did you mean 'gpt2'" in run_gpt(tmp_path, "cost", "gpt22", code=2)

@@ -3,23 +3,18 @@
 import json
 import re
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
-from helpers import in_process, write_dataset
+from helpers import run_gpt, run_sample, write_dataset
 
-from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import read_config, write_config
 
 
 def evaluate(*arguments, cwd, code=0):
-    with mock.patch("sys.argv", ["gpt", "eval", "--device", "cpu", *map(str, arguments)]):
-        actual, output, errors = in_process(gpt_main, cwd)
-    assert actual == code, output + errors
-    return output if code == 0 else errors
+    return run_gpt(cwd, "eval", "--device", "cpu", *arguments, code=code)
 
 
 @pytest.fixture
@@ -148,3 +143,22 @@ def test_what_is_no_run_is_called_what_it_is(runs, dataset, tmp_path):
 def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):
     refused = evaluate("--run", f"{runs[0]}x", cwd=tmp_path, code=2)
     assert f"is no run; did you mean {runs[0]}?" in refused
+
+
+def test_gpt_eval_gives_what_training_found(trained):
+    home, output = trained
+    evaluated = run_gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu")
+    loss = re.search(r"validation loss +([\d.]+ ± [\d.]+) nats", evaluated)
+    assert loss
+    assert loss[1] in output
+
+
+def test_int8_is_near_float32(trained):
+    home, _ = trained
+    losses = []
+    for dtype in ("float32", "int8"):
+        output = run_gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype, "--json")
+        losses.append(json.loads(output)["runs"][0]["evaluation"]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+    assert run_sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", "int8")

@@ -4,12 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import refused, run_here
+from helpers import ROOT, SHAKESPEARE, refused, run_here
 
 from gpt.commands.prepare import chosen_tokenizer
 from gpt.corpus.recipes.python import Python
@@ -18,9 +17,6 @@ from gpt.errors import InputError
 from gpt.evaluation.statistics import effective_number
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
 from gpt.text.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parents[2]
-SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 
 def recipe(*arguments, **options):

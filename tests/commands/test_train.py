@@ -1,22 +1,18 @@
+"""The options of `gpt train`: presets, files and flags, and what a resumed run may change."""
+
 import dataclasses
-import io
-import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
 from gpt import InputError
 from gpt.commands import clean_errors
-from gpt.commands.sample import PromptFile, SampleCommand, require_known
 from gpt.commands.train_options import parse_train
 from gpt.interop.huggingface import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
 from gpt.runs.load import load_run
-from gpt.text.tokenizer import Tokenizer
 from gpt.training.start import fit_to_dataset
 
 
@@ -256,131 +252,3 @@ def test_another_vocabulary_than_the_datasets_is_refused(dataset):
         fit_to_dataset(config, dataset)
     with pytest.raises(InputError, match="`tokenizer` gpt2"):
         fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"samples": 0}, "--samples is 0; it must be at least 1"),
-        ({"stop": ("a", "")}, "--stop is empty"),
-        ({"prompt": "a", "prompt_file": "b"}, "give one of them"),
-    ],
-)
-def test_bad_sample_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        SampleCommand(**options).check()
-
-
-@pytest.mark.parametrize(
-    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}, {"batch": 3}]
-)
-def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
-    with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):
-        SampleCommand(**options).require_interactive()
-
-
-def test_prompt_files_are_read_as_utf8(tmp_path):
-    (tmp_path / "p.txt").write_bytes("für".encode())
-    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts() == ["für"]
-    with pytest.raises(InputError, match="none.txt: cannot be read"):
-        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompts()
-    (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
-    with pytest.raises(InputError, match="p.txt: is not UTF-8"):
-        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (InputError("file x: wrong"), 2, "error: file x: wrong\n"),
-        (OSError(28, "No space left on device", "runs/x"), 2, "error: [Errno 28] No space left on device: 'runs/x'\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as exit_code, clean_errors():
-        raise error
-    signal.signal(signal.SIGINT, before)
-    assert exit_code.value.code == code
-    assert capsys.readouterr().err == said
-
-
-def test_our_own_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), clean_errors():
-        1 / 0  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    ("text", "prompts"),
-    [
-        ("a\nb\n", ["a", "b"]),
-        ('"a\\nb"\n\n""\n', ["a\nb", ""]),
-        ('"He said" so\n[1]\n12\n{"a": 1}\n', ['"He said" so', "[1]", "12", '{"a": 1}']),
-        ("  indented", ["  indented"]),
-    ],
-)
-def test_prompts_of_a_file_are_lines_or_json_strings(tmp_path, text, prompts):
-    file = tmp_path / "p"
-    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
-        file.write_bytes(content)
-        found = PromptFile(file)
-        assert (len(found), list(found), list(found)) == (len(prompts), prompts, prompts)
-
-
-@pytest.mark.parametrize("content", [b"a\nb \xff\n", b"\xff", b"a\n\x80\n"])
-def test_a_line_that_is_no_text_is_named_before_anything_is_done(tmp_path, content):
-    (tmp_path / "p").write_bytes(content)
-    line = content.count(b"\n", 0, max(content.find(b"\xff"), content.find(b"\x80"))) + 1
-    with pytest.raises(InputError, match=rf"p, line {line}: is not UTF-8"):
-        PromptFile(tmp_path / "p")
-
-
-@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff\n"])
-def test_a_file_without_prompts_is_refused(tmp_path, content):
-    (tmp_path / "p").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r'p: has no prompt; write one per line, "" for an empty one'):
-        PromptFile(tmp_path / "p")
-    with pytest.raises(InputError, match="none: cannot be read"):
-        PromptFile(tmp_path / "none")
-
-
-def test_prompts_are_read_line_by_line_and_those_of_a_pipe_once(tmp_path):
-    (tmp_path / "p").write_text("".join(f"{i}\n" for i in range(50_000)))
-    prompts = iter(PromptFile(tmp_path / "p"))
-    assert next(prompts) == "0"
-    with open(tmp_path / "p", "r+") as file:
-        file.truncate(20_000)
-    assert len([*prompts]) < 49_999  # the rest was not in memory
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a\nb\n"))
-    writer.start()
-    found = PromptFile(tmp_path / "pipe")
-    writer.join()
-    assert (len(found), list(found), list(found)) == (2, ["a", "b"], ["a", "b"])
-
-
-def test_a_prompt_with_unknown_characters_is_named():
-    require_known(["a", "ñ"], Tokenizer.utf8_bytes())
-    with pytest.raises(InputError, match="prompt 2: .*'ñ'"):
-        require_known(["a", "ñ"], Tokenizer.char("ab", end_of_text=False))
-
-
-@pytest.mark.parametrize("option", ["prompt_file", "standard input"])
-def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch, option):
-    content = b"\xef\xbb\xbfdef \xef\xbb\xbf"
-    (tmp_path / "p").write_bytes(content)
-    command = SampleCommand(prompt_file=tmp_path / "p") if option == "prompt_file" else SampleCommand()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert command.read_prompts() == ["def \ufeff"]
-
-
-def test_commands_of_pipes_are_for_sessions():
-    with pytest.raises(InputError, match="--allow-commands: has a meaning with --interactive only"):
-        SampleCommand(allow_commands=True, prompt="x").check()
-
-
-def test_what_an_error_quotes_does_not_steer_the_terminal(capsys):
-    with pytest.raises(SystemExit), clean_errors():
-        raise InputError("\x1b]0;title\x07\x9b2J: wrong")
-    assert capsys.readouterr().err == "error: ␛]0;title␇\ufffd2J: wrong\n"
