@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 
 import pytest
 from helpers import ROOT, in_process, run_gpt
@@ -32,6 +33,23 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
 def test_every_command_has_help(command):
     assert call("help", command) == call(command, "--help")
     assert call(command, "--help").startswith(f"usage: gpt {command} ")
+
+
+HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in ("files", "python", "shakespeare")]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
+def test_help_fills_its_lines_and_none_is_too_long(command, columns, monkeypatch):
+    """A text of several lines in the source has its line ends in the help, too: such a text is one line."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [line for line in call(*command, "--help").splitlines() if not line.startswith("usage: ")]
+    sentences = [part for line in lines for part in line.split(". ")]  # tyro 1.0 puts all paragraphs into a line
+    assert max(map(len, sentences)) <= columns
+    for line, following in pairwise(line.strip("│") for line in lines):
+        indent = len(following) - len(following.lstrip())
+        if indent > 5 and following.strip() and line[:indent].endswith("  ") and line[indent:].strip():
+            assert len(f"{line.rstrip()} {following.split()[0]}") > len(line) - 1, following
 
 
 def test_the_version_is_told():

@@ -44,7 +44,7 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
     """
     if isinstance(tokenizer, str):
         parse_tokenizer(tokenizer)
-    before = _replaceable(out)
+    before = _replaceable(out, recipe.get("name"))
     kept = f"; {out} is as it was" if out.exists() else ""
     with (
         Interruptible(aside(out), f"nothing was written{kept}") as interruptible,
@@ -95,7 +95,8 @@ def _write(
         _require_window(name, sum(shard.tokens for shard in writer.shards), sizes.characters[name])
     tokenizer.save(partial / "tokenizer.json")
     if corpus.skipped:
-        lines = "".join(one_line(f"{left.name}: {left.reason}") + "\n" for left in corpus.skipped)
+        reasons = [(left.name, left.reason.replace("`", "")) for left in corpus.skipped]
+        lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in reasons)
         (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
     write_manifest(partial, tokenizer, shards, recipe)
     return tokenizer, shards, recipe
@@ -139,10 +140,10 @@ def _require_window(split: str, tokens: int, characters: int) -> None:
         )
 
 
-def _replaceable(out: Path) -> str | None:
+def _replaceable(out: Path, recipe: str | None) -> str | None:
     """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
 
-    Raises InputError where something else stands.
+    Raises InputError where something else stands, a dataset of another recipe included.
     """
     for above in out.parents:
         if above.exists() and not above.is_dir():
@@ -156,6 +157,11 @@ def _replaceable(out: Path) -> str | None:
     except InputError as error:
         log.info(f"{error}; it will be replaced")
         return None
+    wrote = manifest.get("recipe", {}).get("name")
+    if wrote != recipe:
+        raise InputError(
+            f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
+        )
     shards = [ShardInfo(**shard) for shard in manifest["shards"]]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)

@@ -49,8 +49,9 @@ def parse_tokenizer(name: str) -> tuple[str, int | None]:
     with contextlib.suppress(OSError):  # what is too long to be a path
         if name and Path(name).exists():
             return "file", None
+    missing = "is not there; " if "/" in name else ""
     raise InputError(
-        f"`tokenizer` {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
+        f"`tokenizer` {name}: {missing}choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
         "or a directory whose tokenizer to use: a run, a dataset, or a Hugging Face GPT-2"
     )
 

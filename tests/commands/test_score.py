@@ -46,10 +46,13 @@ def test_the_newest_run_is_named_where_none_was(trained_run, tmp_path, monkeypat
     trained_run.rename(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
     score.main(["--text", "abc", "--device", "cpu"])
-    assert len(said) == 1
+    following = "continue a text: gpt sample --run runs/mine"
     assert re.fullmatch(r"using runs/mine, step \d+", said[0])
+    assert said[1:] == [following]
     score.main(["--text", "abc", "--device", "cpu", "--run", "runs/mine"])
-    assert len(said) == 1
+    assert said[2:] == [following]
+    score.main(["--text", "abc", "--device", "cpu", "--run", "runs/mine", "--json"])
+    assert said[3:] == []
 
 
 def test_gpt_score_adds_up(trained, tmp_path):

@@ -1,17 +1,22 @@
 """The options of `gpt train`: presets, files and flags, and what a resumed run may change."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from gpt import InputError
-from gpt.commands import clean_errors
+from gpt.commands import clean_errors, train
 from gpt.commands.train_options import parse_train
+from gpt.config import TrainConfig
+from gpt.config_io import overlay
+from gpt.distributed.world import World
 from gpt.interop.huggingface import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
+from gpt.runs.directory import write_config
 from gpt.runs.load import load_run
 from gpt.training.start import fit_to_dataset
 
@@ -146,6 +151,62 @@ def test_a_preset_stands_anywhere():
 def test_what_other_programs_call_a_setting_is_pointed_out(flag):
     with pytest.raises(InputError, match=f"{flag.partition('=')[0]}: is called --"):
         parse_train([flag, "1"])
+
+
+@pytest.mark.parametrize("arguments", [("--resume=yes",), ("--resume", "false"), ("--dry_run=true", "nano")])
+def test_a_switch_takes_no_value(arguments):
+    flag = arguments[0].partition("=")[0]
+    with pytest.raises(InputError, match=f"^{flag}: takes no value; write {flag} alone, or leave it out"):
+        parse_train(arguments)
+
+
+def test_whole_numbers_may_have_an_exponent(capsys):
+    assert settings("nano", "--steps", "1e3").steps == settings("nano", "--steps=1_000").steps == 1000
+    assert settings("nano", "--stop-at", "2e1").stop_at == 20
+    assert settings("nano", "--micro-batch-size", "auto").micro_batch_size == "auto"
+    assert "Error parsing --steps: '1.5' is no whole number" in refused(capsys, "nano", "--steps", "1.5")
+
+
+@pytest.mark.parametrize("name", ["minutes", "epochs", "dry_run", "resume"])
+def test_a_flag_that_is_no_setting_is_called_so_where_a_file_has_it(tmp_path, name):
+    path = tmp_path / "f.toml"
+    path.write_text(f"{name} = 3\n")
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"f.toml: '{name}' is no setting but a flag; give {flag} on the command line"):
+        settings("nano", "--config", str(path))
+
+
+def test_what_a_dry_run_prints_is_settings_for_another_run(dataset, tmp_path, capsys):
+    arguments = ["nano", "--data", str(dataset.path), "--device", "cpu", "--steps", "7", "--model.dropout", "0.25"]
+    assert train.main([*arguments, "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    (tmp_path / "again.json").write_text(output)
+    again = settings("--config", str(tmp_path / "again.json"))
+    assert again == overlay(TrainConfig(), json.loads(output))
+    assert (again.steps, again.model.dropout, again.model.vocab_size) == (7, 0.25, 257)
+    (tmp_path / "again.json").write_text(output[:-5])
+    with pytest.raises(InputError, match=r"again.json: is not JSON"):
+        settings("--config", str(tmp_path / "again.json"))
+
+
+def test_a_forecast_is_tried_by_every_process_and_printed_by_one(dataset, monkeypatch, capsys):
+    """They try steps together: one that left would be waited for."""
+    tried = []
+    monkeypatch.setattr(World, "is_main", False)
+    monkeypatch.setattr(train, "forecast_lines", lambda *_: tried.append(1) or [])
+    assert train.main(["nano", "--data", str(dataset.path), "--device", "cpu", "--dry-run"]) == 0
+    assert tried == [1]
+    assert capsys.readouterr().out == ""
+
+
+def test_init_from_takes_the_name_of_a_run_and_keeps_its_path(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+    config = settings("--init-from", "mine", "--device", "cpu")
+    assert config.init_from == "runs/mine"
+    write_config(tmp_path / "runs" / "mine", dataclasses.replace(config, run_dir=Path("runs/mine")))
+    for same in ("mine", "runs/mine", "runs/mine/"):  # as a launcher says it again
+        assert settings("--init-from", same, "--run-dir", "runs/mine", "--resume").init_from == "runs/mine"
 
 
 def test_the_architecture_of_init_comes_from_its_weights(trained_run):

@@ -127,15 +127,20 @@ def test_a_mistyped_run_is_not_looked_for_on_the_network(trained_run):
         load_run(f"{trained_run}n")
 
 
-def test_the_bare_name_of_a_run_is_not_looked_for_on_the_network(trained_run, tmp_path, monkeypatch):
+def test_a_run_below_runs_is_found_by_its_name_and_not_looked_for_on_the_network(trained_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     trained_run.rename(tmp_path / "runs" / "mine-nano")
     monkeypatch.chdir(tmp_path)
+    assert load_run("mine-nano").path == Path("runs/mine-nano")
+    assert model_config("mine-nano") == model_config("runs/mine-nano")
+    assert pinned("mine-nano") == "runs/mine-nano"
+    assert load_tokenizer("mine-nano").fingerprint == load_tokenizer("runs/mine-nano").fingerprint
     for load in (load_run, model_config, pinned, load_tokenizer):
-        with pytest.raises(InputError, match="mine-nano: there is no such directory; did you mean runs/mine-nano"):
-            load("mine-nano")
         with pytest.raises(InputError, match="the hub did not|Hugging Face hub did not give it.*mean runs/mine-nano"):
             load("mine-nan")
+    (tmp_path / "mine-nano").mkdir()  # what is here comes first
+    with pytest.raises(InputError, match="mine-nano: is a directory without a config.json"):
+        load_run("mine-nano")
 
 
 def test_a_path_that_is_something_else_is_called_what_it_is(trained_run, dataset, tmp_path):
