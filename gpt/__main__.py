@@ -16,11 +16,11 @@ from gpt.interrupts import end_quietly_while_loading
 
 COMMANDS = {
     "prepare": "prepare",
-    "tokenizer": "tokenizer",
     "train": "train",
     "sample": "sample",
     "eval": "evaluate",
     "score": "score",
+    "tokenizer": "tokenizer",
     "runs": "runs",
     "export": "export",
     "cost": "cost",

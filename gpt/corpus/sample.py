@@ -25,7 +25,6 @@ class _Passage:
     order: int
     """Minus its place among all passages of the corpus."""
     document: int
-    start: int
     name: str
     text: str
 
@@ -44,7 +43,8 @@ class Sample:
         self.documents = self.characters = self.files_read = self.sampled = 0
         self.skipped: list[Skipped] = []
         self.alphabet: set[str] = set()
-        self._most, self._kept, self._passages = most, list[_Passage](), 0  # a heap, and how many were seen
+        self._most, self._limit = most, 1.0  # characters; the number from which on passages are not kept
+        self._kept, self._passages = list[_Passage](), 0  # a heap; how many were seen
         first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
         parts = source.parts()
         self.files = sum(not isinstance(part, Skipped) for part in parts)
@@ -71,14 +71,18 @@ class Sample:
             self._keep(document, start)
 
     def _keep(self, document: Document, start: int) -> None:
-        """Take a passage into the sample, and let go of what has no room beside it, which may be that passage."""
+        """Take a passage into the sample if it is one of the first by number, and let go of what has no room then."""
         self._passages += 1
+        number = hash_fraction(f"{document.name} {start}")
+        if number >= self._limit:
+            return
         text = document.text[start : start + SAMPLE_CHARACTERS]
-        priority = -hash_fraction(f"{document.name} {start}")
-        heapq.heappush(self._kept, _Passage(priority, -self._passages, self.documents, start, document.name, text))
+        heapq.heappush(self._kept, _Passage(-number, -self._passages, self.documents, document.name, text))
         self.sampled += len(text)
         while self.sampled > self._most:
-            self.sampled -= len(heapq.heappop(self._kept).text)
+            last = heapq.heappop(self._kept)
+            self._limit = -last.priority
+            self.sampled -= len(last.text)
 
     def __iter__(self) -> Iterator[Document]:
         """Yield stretches of neighboring passages, which are whole documents where all are kept."""
