@@ -28,8 +28,8 @@ FEWEST_CHARACTERS = 100  # to train and to try tokenizers on
 HELD_OUT = 0.1  # of the text, as the recipe for own text has it
 N_EMBD = 768  # GPT-2's: a row of its embedding for each token of the vocabulary
 ROUNDS = 5
-TIMED_BYTES = 1_000_000  # encoded in each round, at most
-FEWEST_TIMED_BYTES = 100_000  # a shorter text is encoded several times, since clocks are coarse
+MOST_TIMED = 1_000_000  # characters, encoded in each round
+FEWEST_TIMED = 100_000  # characters; a shorter text is encoded several times, since clocks are coarse
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def _speeds(encoders: Mapping[str, Encoder], texts: list[str], progress: Progres
 def _timed(texts: list[str]) -> list[str]:
     """Take texts up to a size that is encoded in a moment, over and over where they are too short to be timed."""
     total = sum(map(len, texts))
-    chosen, left = [], TIMED_BYTES
-    for text in itertools.chain.from_iterable(itertools.repeat(texts, math.ceil(FEWEST_TIMED_BYTES / total))):
+    chosen, left = [], MOST_TIMED
+    for text in itertools.chain.from_iterable(itertools.repeat(texts, math.ceil(FEWEST_TIMED / total))):
         chosen.append(text[:left])
         left -= len(chosen[-1])
         if left <= 0:

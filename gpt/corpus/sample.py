@@ -33,14 +33,14 @@ class Sample:
     """At most so many characters of a source's documents, each content once; iterating gives them in order.
 
     What is left of a document comes in stretches, as a `Document` each. `documents` and `characters` count all that
-    were read, repetitions included; `files` counts the source's parts, and `files_read` those that gave a document.
-    `skipped` is what was left out, `sampled` counts the characters of the sample, and `alphabet` is the set of
-    characters that were read.
+    were read, repetitions included, and `distinct` the characters without them; `files` counts the source's parts, and
+    `files_read` those that gave a document. `skipped` is what was left out, `sampled` counts the characters of the
+    sample, and `alphabet` is the set of characters that were read.
     """
 
     def __init__(self, source: Source, most: int, progress: Progress) -> None:
         """Read it all; `most` is in characters."""
-        self.documents = self.characters = self.files_read = self.sampled = 0
+        self.documents = self.characters = self.distinct = self.files_read = self.sampled = 0
         self.skipped: list[Skipped] = []
         self.alphabet: set[str] = set()
         self._most, self._limit = most, 1.0  # characters; the number from which on passages are not kept
@@ -48,6 +48,7 @@ class Sample:
         first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
         parts = source.parts()
         self.files = sum(not isinstance(part, Skipped) for part in parts)
+        progress.doing = f"reading {self.files:,} files"
         for number, part in enumerate(parts):
             before = self.documents
             for found in (part,) if isinstance(part, Skipped) else source.read(part):
@@ -66,6 +67,7 @@ class Sample:
             self.skipped.append(Skipped(document.name, f"the same content as {first_of[digest]}"))
             return
         first_of[digest] = document.name
+        self.distinct += len(document.text)
         self.alphabet.update(document.text)
         for start in range(0, len(document.text), SAMPLE_CHARACTERS):
             self._keep(document, start)
