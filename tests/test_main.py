@@ -26,7 +26,7 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
     for command, module in COMMANDS.items():
         tree = ast.parse((ROOT / "gpt" / "commands" / f"{module}.py").read_text(encoding="utf-8"))
         summary = ast.get_docstring(tree).splitlines()[0]
-        assert f"  {command:8} {summary.rstrip('.')}\n" in usage
+        assert f"  {command:9} {summary.rstrip('.')}\n" in usage
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,6 +36,7 @@ def test_every_command_has_help(command):
 
 
 HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in ("files", "python", "shakespeare")]
+HELPS += [("tokenizer", name) for name in ("train", "show", "compare")]
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.reading import Corpus
+from gpt.corpus.sample import Sample
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Piece, Split
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
@@ -51,7 +52,7 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
         write_directory(out) as partial,
     ):
         with Progress() as progress, contextlib.closing(Corpus(source, partial, progress)) as corpus:
-            _say_what_was_read(corpus)
+            say_what_was_read(corpus)
             progress.doing = "dividing the text between training and validation"
             written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
         interruptible.finish()
@@ -102,8 +103,8 @@ def _write(
     return tokenizer, shards, recipe
 
 
-def _say_what_was_read(corpus: Corpus) -> None:
-    """Raise InputError if it is nothing."""
+def say_what_was_read(corpus: Corpus | Sample) -> None:
+    """Name what was skipped, and count what was read. Raises InputError if that is nothing."""
     for left in corpus.skipped[:MAX_SHOWN]:
         log.info(one_line(f"skipped {left.name}: {left.reason}"))
     if len(corpus.skipped) > MAX_SHOWN:
