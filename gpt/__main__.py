@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "evaluate",
     "score": "score",
     "runs": "runs",
+    "data": "data",
     "export": "export",
     "cost": "cost",
 }
