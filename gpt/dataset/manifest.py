@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 raise TypeError(f"a shard is described by {info}")
             if info["split"] not in SPLITS:
                 raise TypeError(f"a shard is of the split {info['split']!r}")
-            inside(path, info["file"])
+            _require_inside(path, info["file"])
         names = [info["file"] for info in manifest["shards"]]
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
@@ -78,6 +78,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: cannot be read as a manifest ({error!r}); {REPAIR}") from None
     return manifest
+
+
+def _require_inside(path: Path, name: object) -> None:
+    try:
+        inside(path, name)
+    except InputError as error:
+        raise InputError(f"{error}; {REPAIR}") from None
 
 
 @dataclass(frozen=True)

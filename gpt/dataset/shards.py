@@ -69,13 +69,14 @@ class _OpenFiles:
     """Opens files when they are asked for, and keeps those open that were last used, `most` at a time."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._files, self._lock = most, dict[str, _File](), threading.Lock()
+        self._most, self._files, self._lock = most, dict[tuple[str, int, int], _File](), threading.Lock()
 
-    def __call__(self, path: str) -> _File:
-        """Return the file, open as long as the caller refers to it. Raises OSError."""
+    def __call__(self, path: str, status: os.stat_result) -> _File:
+        """Return the file that had this status, open as long as the caller refers to it. Raises OSError."""
+        key = path, status.st_dev, status.st_ino  # another one may have the path by now
         with self._lock:
-            file = self._files.pop(path, None) or _File(path)
-            self._files[path] = file  # as the last one
+            file = self._files.pop(key, None) or _File(path)
+            self._files[key] = file  # as the last one
             if len(self._files) > self._most:
                 del self._files[next(iter(self._files))]
             return file
@@ -107,6 +108,7 @@ class Shard:
                 raise InputError(
                     f"{self.path}: has no shard header, and {size} bytes are no whole number of uint16 ids; {REPAIR}"
                 )
+            self._require_no_header(header[0], file, size)
             return np.dtype("<u2"), 0, size // 2  # nanoGPT's: nothing but ids
         version, dtype = versions[int(header[0])]
         if header[1] != version:
@@ -120,6 +122,16 @@ class Shard:
                 f"{self.path}: has {size:,} bytes where its header promises {wanted:,} ({tokens:,} tokens); {REPAIR}"
             )
         return dtype, HEADER_BYTES, tokens
+
+    def _require_no_header(self, magic: int, file: FileIO, size: int) -> None:
+        """Refuse a header of which only the magic number is unknown: the rest of it would be learned as ids."""
+        file.seek(0)
+        header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4") if size >= HEADER_BYTES else np.ones(4)
+        if not header[3:].any() and size - HEADER_BYTES in (2 * int(header[2]), 4 * int(header[2])):
+            raise InputError(
+                f"{self.path}: begins with a shard's header of the magic number {magic}, and this program reads "
+                f"{MAGIC_16} and {MAGIC_32}; {REPAIR}"
+            )
 
     def _numpy_layout(self, file: FileIO, size: int) -> tuple[np.dtype, int, int]:
         try:
@@ -162,7 +174,7 @@ class Shard:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         try:
-            file = _open(self._place)
+            file = _open(self._place, self.status)
             self._require_unchanged(os.fstat(file.descriptor))
             content = file.read(offset, count)
             while len(content) < count and (more := file.read(offset + len(content), count - len(content))):
