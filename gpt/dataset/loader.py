@@ -62,8 +62,7 @@ class Loader:
         Raises InputError if a shard cannot be read any longer.
         """
         samples = self.samples(step)[first:][:count]
-        inputs = np.zeros((len(samples), self.context_length), dtype=np.int64)
-        targets = np.full((len(samples), self.context_length), IGNORE_INDEX, dtype=np.int64)
+        inputs, targets = np.empty((2, len(samples), self.context_length), dtype=np.int64)
         for x, y, sample in zip(inputs, targets, samples, strict=True):
             _fill(x, y, [self.split.read(start, length + 1) for start, length in self.spans(sample)])
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
@@ -136,9 +135,10 @@ class Prefetcher:
 
 
 def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
-    """Write pieces of the stream as inputs and their targets, one after the other, into (T,) each."""
+    """Write pieces of the stream as inputs and their targets, into (T,) each, and fill these up."""
     filled = 0
     for piece in pieces:
         end = filled + len(piece) - 1
         inputs[filled:end], targets[filled:end] = piece[:-1], piece[1:]
         filled = end
+    inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
