@@ -97,13 +97,14 @@ def scan_all(about: Description, shards: dict[str, Shard]) -> Generator[tuple[st
             return fault
         return found
 
-    done, total = 0, sum(shard.status.st_size for shard in shards.values())
+    done, total = 0, sum(shard.status.st_size for shard in shards.values()) / 1e9
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, Progress() as progress:
+        progress.doing = f"checking {total:,.1f} GB of {about.path}"
         try:
             for file, found in zip(shards, pool.map(scan, shards), strict=True):
                 yield file, found
                 done += shards[file].status.st_size
-                progress.doing = f"checked {done / 1e9:,.1f} of {total / 1e9:,.1f} GB of {about.path}"
+                progress.doing = f"checked {done / 1e9:,.1f} of {total:,.1f} GB of {about.path}"
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -165,6 +166,8 @@ def remember(path: Path, shards: dict[str, Shard], found: dict[str, Found], now:
             return
 
 
-def _places(path: Path) -> tuple[Path, Path]:
+def _places(path: Path) -> list[Path]:
+    """Name the files in which it may be remembered: beside the shards, and in the user's cache, if there is a home."""
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    return path / REMEMBERED, user_cache_path("gpt", appauthor=False) / "verified" / f"{name}.json"
+    cache = user_cache_path("gpt", appauthor=False)
+    return [path / REMEMBERED, *([cache / "verified" / f"{name}.json"] if cache.is_absolute() else [])]
