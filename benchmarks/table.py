@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, ratio
 
 BEGIN, END = "<!-- performance: made by `python -m benchmarks.table` -->", "<!-- end of performance -->"
 WEIGHTS_MB = {"float32": 494.6, "bfloat16": 247.3, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
@@ -86,6 +86,19 @@ def overheads(result: Result) -> list[Row]:
     ]
 
 
+def loading(result: Result) -> list[Row]:
+    first, later = (median(result["open_s"][name]) for name in ("first", "later"))
+    size = f"{result['open_tokens'] / 1e6:.0f} M tokens in {result['shards']} shards"
+    rows = [(f"opening {size}, the first time and later", f"{first:.2f} s, {later:.2f} s", "loading")]
+    for name, rates in result["tokens_per_core_s"].items():
+        figures = ", ".join(f"{what} {rate / 1e6:.0f} M" for what, rate in rates.items())
+        rows.append((f"batches from the page cache, {name}: tokens per second of one core", figures, "loading"))
+    for name, rates in (("", result["steps_per_s"]), (", a disk with 1 ms a read", result["steps_per_s_slow_disk"])):
+        gain = ratio(rates["ahead"], rates["in turn"])
+        rows.append((f"`nano`, steps per second with the next batch read ahead{name}", f"{gain:.2f} times", "loading"))
+    return rows
+
+
 def own_text(result: Result) -> list[Row]:
     """How far above its best evaluation a training without flags ends, by the size of the text."""
     rises: dict[str, list[float]] = {}
@@ -156,6 +169,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "throughput": throughput,
     "memory": memory,
     "overheads": overheads,
+    "loading": loading,
     "own-text": own_text,
     "generate": generation_rows,
 }

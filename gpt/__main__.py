@@ -22,6 +22,7 @@ COMMANDS = {
     "score": "score",
     "tokenizer": "tokenizer",
     "runs": "runs",
+    "data": "data",
     "export": "export",
     "cost": "cost",
 }

@@ -29,9 +29,9 @@ def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
 
     Their sum names the batch, however its rows are divided between processes.
     """
-    rows = zip(samples, inputs.numpy(), targets.numpy(), strict=True)
-    digests = [
-        blake2b(x.tobytes() + y.tobytes(), digest_size=8, key=sample.to_bytes(8, "little")).digest()
-        for sample, x, y in rows
-    ]
-    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
+    digests = []
+    for sample, x, y in zip(samples, inputs.numpy(), targets.numpy(), strict=True):
+        hashed = blake2b(x, digest_size=8, key=sample.to_bytes(8, "little"))
+        hashed.update(y)
+        digests.append(int.from_bytes(hashed.digest(), "little") >> 1)
+    return torch.tensor(digests, dtype=torch.int64)

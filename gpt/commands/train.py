@@ -12,10 +12,12 @@ from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import TrainConfig
 from gpt.config_io import to_dict
 from gpt.dataset.dataset import Dataset, open_dataset
-from gpt.dataset.loader import Loader
+from gpt.dataset.loader import Loader, Prefetcher
+from gpt.dataset.manifest import ShardInfo
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
+from gpt.errors import InputError, Reported
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, require_unused
@@ -71,7 +73,8 @@ def fit(
     """Train, evaluate, record and save. True if the training is finished: by its last step, or early.
 
     False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
-    Raises InputError if batch after batch had to be skipped, and OSError if the end of it cannot be saved.
+    Raises InputError if batch after batch had to be skipped, or if the data can no longer be read, once what was done
+    is saved; and OSError if the end of it cannot be saved.
     """
     config, world, split = trainer.config, trainer.world, validation.dataset.train
     loader = Loader(split, config.batch_sequences, config.model.context_length, config.seed)
@@ -82,10 +85,11 @@ def fit(
         stop.orderly(state.unsaved_steps if world.is_main else None),
         _saved_where_it_fails(run, trainer, state),
         step_profiler(run, trainer.device) if profile and world.is_main else nullcontext(lambda: None) as profiled,
+        Prefetcher(loader, trainer.first_row, trainer.rows, trainer.device) as batches,
     ):
-        while state.goes_on(config, last) and not world.any(stop.is_set()):
+        while state.goes_on(config, last) and not world.any(stop.is_set(batches.fault(state.step))):
             # An evaluation that was cut short is made up for before the next step.
-            record = state.unevaluated or trainer.step(state, loader.batch(state.step, trainer.first_row, trainer.rows))
+            record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
             state.record = record
@@ -108,6 +112,8 @@ def fit(
             save(run, trainer, state, must=True)
     if trainer.guard.gave_up:
         raise diverged_at(state.step, run)
+    if lost := world.first(None if stop.fault is None else str(stop.fault)):
+        raise (InputError if world.is_main else Reported)(f"{lost}; then go on with: {go_on(run)}")
     return state.is_over(config) and not state.unevaluated
 
 
@@ -147,10 +153,23 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
         log.warning(f"{data}: is not there yet; the forecast goes without it")
         return None
     world.from_main(lambda: None if data != TrainConfig.data or data.exists() else prepare_default(data))
-    dataset = open_dataset(data)
-    world.require_same("`data`", dataset.fingerprint)
+    dataset = open_for_all(data, world)
     if world.is_main and named is None and not command.dry_run:
         point_out_unfinished(command.config)
+    return dataset
+
+
+def open_for_all(data: Path, world: World) -> Dataset:
+    """Open the dataset; the first process alone hashes its files. Raises InputError if the others see other ones."""
+    opened: list[Dataset] = []  # rank 0's alone
+
+    def check() -> list[ShardInfo]:
+        opened.append(open_dataset(data))
+        return opened[0].shards
+
+    shards = world.from_main(check)
+    dataset = opened[0] if opened else open_dataset(data, shards)
+    world.require_same("`data`", dataset.fingerprint)
     return dataset
 
 

@@ -1,16 +1,31 @@
-"""A dataset on disk: manifest, tokenizer and shards, opened so that nothing wrong in it reaches the model."""
+"""A dataset on disk: manifest, tokenizer and shards, opened so that nothing wrong in it reaches the model.
+
+Headers and sizes are looked at each time. Reading every id and hashing every file takes long where there are many: what
+was found is remembered, and holds as long as size, times and inode of a file are what they were.
+"""
 
 import concurrent.futures
+import contextlib
+import hashlib
+import json
 import os
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, foreign_manifest, read_manifest
-from gpt.dataset.shards import REPAIR, Shard, Split
+from platformdirs import user_cache_path
+
+from gpt.dataset.manifest import SPLITS, Description, Found, ShardInfo, describe, fingerprint
+from gpt.dataset.shards import CLOCK_NS, Shard, Split
 from gpt.errors import InputError
-from gpt.log import log
+from gpt.files import read_json, write_whole
+from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
+
+REMEMBERED = ".verified.json"  # beside the shards; in the user's cache where that directory cannot be written to
+FORMAT = ("gpt-verified", 1)
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,7 @@ class Dataset:
     validation: Split
     fingerprint: str
     recipe: dict[str, Any]
+    shards: list[ShardInfo]
 
     def require_window(self, context_length: int) -> None:
         """Raise InputError if a split is shorter than one window of `context_length` tokens and its last target."""
@@ -35,49 +51,27 @@ class Dataset:
                 )
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dataset:
     """Open a dataset directory, and check every shard.
 
     The directory holds `manifest.json` and `tokenizer.json` as `prepare` writes them; or, without a manifest,
     shards with 'train' and 'val' in their names, read with its tokenizer.json or else as GPT-2's ids.
+    `shards` is what another process has found of it: then only headers and sizes are looked at here.
     Raises InputError, with path, reason and remedy, for whatever does not hold.
     """
-    path = Path(path)
-    if not path.is_dir():
-        if not path.exists() and (near := Path("data") / path.name).is_dir():
-            raise InputError(f"{path}: there is no dataset here; did you mean {near}?")
-        where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
-        raise InputError(
-            f"{path}: there is no dataset here{where}; prepare one, such as by: "
-            "gpt prepare files --input YOUR_TEXT --name NAME"
-        )
-    has_manifest = (path / "manifest.json").exists()
-    manifest = read_manifest(path) if has_manifest else foreign_manifest(path)
-    has_tokenizer = has_manifest or (path / "tokenizer.json").exists()
-    if not has_tokenizer:
-        if (path / "meta.pkl").exists():
-            raise InputError(
-                f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
-                "prepare the text again: gpt prepare files --input TEXT --name NAME --tokenizer char"
-            )
-        log.warning(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
-    tokenizer = Tokenizer.load(path / "tokenizer.json") if has_tokenizer else Tokenizer.gpt2()
-    if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REPAIR}")
-    infos = [ShardInfo(**info) for info in manifest["shards"]]
-    shards = [_open_shard(path, info) for info in infos]
-    found = [(info.largest_id, info.sha256) for info in infos]
-    if has_manifest:  # of others' shards it was found just now
-        with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            found = list(pool.map(Shard.scan, shards))
-    for shard, info, (largest, digest) in zip(shards, infos, found, strict=True):
-        _require_intact(shard, info, largest, digest, tokenizer.vocab_size)
-    return _assembled(path, tokenizer, infos, shards, manifest.get("recipe", {}))
+    about = describe(Path(path))
+    opened = {file: about.open(file) for file in about.splits}
+    if shards is None:
+        found = _scanned(about, opened)
+        shards = [about.info(file, opened[file], *found[file]) for file in opened]
+    elif [info.file for info in shards] != [*opened]:
+        raise InputError(f"{path}: holds other shards here than where the first process looks; give all the same")
+    return _assembled(about.path, about.tokenizer, shards, [*opened.values()], about.recipe)
 
 
 def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
     """Open a dataset that this process has just written: nothing is read and hashed again."""
-    return _assembled(path, tokenizer, infos, [_open_shard(path, info) for info in infos], recipe)
+    return _assembled(path, tokenizer, infos, [Shard(path / info.file) for info in infos], recipe)
 
 
 def _assembled(
@@ -86,26 +80,94 @@ def _assembled(
     train, validation = (
         Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name]) for name in SPLITS
     )
-    return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe)
+    return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe, infos)
 
 
-def _open_shard(path: Path, info: ShardInfo) -> Shard:
-    shard = Shard(path / info.file)
-    if shard.tokens != info.tokens:
-        raise InputError(
-            f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {info.tokens:,}; {REPAIR}"
-        )
-    return shard
+# ---- what is done once ----
 
 
-def _require_intact(shard: Shard, info: ShardInfo, largest: int, digest: str, vocab_size: int) -> None:
-    """Raise InputError unless the ids are of the vocabulary, and the file's SHA-256 is the manifest's."""
-    if largest >= vocab_size:
-        raise InputError(
-            f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of {vocab_size:,}: "
-            f"it was written with another tokenizer; {REPAIR}"
-        )
-    if digest != info.sha256:
-        raise InputError(
-            f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; {REPAIR}"
-        )
+def scan_all(about: Description, shards: dict[str, Shard]) -> Generator[tuple[str, Found | InputError]]:
+    """Read whole shards, several at a time, and say how far that is: yield what was found of each, or why not."""
+
+    def scan(file: str) -> Found | InputError:
+        try:
+            found = about.scan(file, shards[file])
+            about.require_intact(file, shards[file], *found)
+        except InputError as fault:
+            return fault
+        return found
+
+    done, total = 0, sum(shard.status.st_size for shard in shards.values()) / 1e9
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, Progress() as progress:
+        progress.doing = f"checking {total:,.1f} GB of {about.path}"
+        try:
+            for file, found in zip(shards, pool.map(scan, shards), strict=True):
+                yield file, found
+                done += shards[file].status.st_size
+                progress.doing = f"checked {done / 1e9:,.1f} of {total:,.1f} GB of {about.path}"
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _scanned(about: Description, shards: dict[str, Shard]) -> dict[str, Found]:
+    """Find what is remembered of intact shards, and read the others whole. Raises InputError for one that is not."""
+    now, found = time.time_ns(), {}
+    for file, (*identity, largest, digest) in _remembered(about.path):
+        if file in shards and identity == _identity(shards[file].status):
+            about.require_intact(file, shards[file], largest, digest)
+            found[file] = largest, digest
+    unknown = {file: shard for file, shard in shards.items() if file not in found}
+    if not unknown:
+        return found
+    try:
+        with contextlib.closing(scan_all(about, unknown)) as results:
+            for file, result in results:
+                if isinstance(result, InputError):
+                    raise result
+                found[file] = result
+    finally:
+        remember(about.path, shards, found, now)
+    return found
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    """Tell a file from what it was before, and from another one. A copy of the old times gives another change time."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _remembered(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what was remembered of each file; nothing where there is none, or it is damaged."""
+    for place in _places(path):
+        with contextlib.suppress(InputError):
+            files = read_json(place, format=FORMAT).get("files")
+            if isinstance(files, dict) and all(map(_is_entry, files.values())):
+                yield from files.items()
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and [type(value) for value in entry] == [int] * 5 + [str]
+
+
+def remember(path: Path, shards: dict[str, Shard], found: dict[str, Found], now: int) -> None:
+    """Write down what was found of intact shards, where that can be written.
+
+    `now`, in ns, is when they were about to be read: of what changed shortly before, times do not tell another change.
+    """
+    entries = {
+        file: [*_identity(shards[file].status), *of_file]
+        for file, of_file in found.items()
+        if now - shards[file].status.st_mtime_ns > CLOCK_NS
+    }
+    content = json.dumps({"format": FORMAT[0], "version": FORMAT[1], "files": entries})
+    for place in _places(path):
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, content)
+            return
+
+
+def _places(path: Path) -> list[Path]:
+    """Name the files in which it may be remembered: beside the shards, and in the user's cache, if there is a home."""
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    cache = user_cache_path("gpt", appauthor=False)
+    return [path / REMEMBERED, *([cache / "verified" / f"{name}.json"] if cache.is_absolute() else [])]

@@ -6,8 +6,11 @@
 3. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
 4. Sample s of the run is window s mod W of epoch ⌊s / W⌋, where W is the number of windows; step i reads the
    samples i·B … (i + 1)·B − 1.
+
+So the next step's batch is known, and is read while the one before is learned from (`Prefetcher`).
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch import Tensor
 from gpt.choices import IGNORE_INDEX
 from gpt.dataset.order import permuted
 from gpt.dataset.shards import Split
+from gpt.errors import InputError
 from gpt.hashing import mix
 
 BLOCK = 1024  # samples
@@ -55,22 +59,22 @@ class Loader:
         """Read what a step learns from.
 
         Of the B rows, `first` and `count` choose those that one of several processes is to read.
+        Raises InputError if a shard cannot be read any longer.
         """
         samples = self.samples(step)[first:][:count]
-        inputs = np.zeros((len(samples), self.context_length), dtype=np.int64)
-        targets = np.full((len(samples), self.context_length), IGNORE_INDEX, dtype=np.int64)
+        inputs, targets = np.empty((2, len(samples), self.context_length), dtype=np.int64)
         for x, y, sample in zip(inputs, targets, samples, strict=True):
-            _fill(x, y, [self.split.read(start, length + 1) for start, length in self._span(sample)])
+            _fill(x, y, [self.split.read(start, length + 1) for start, length in self.spans(sample)])
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
-    def _span(self, sample: int) -> list[tuple[int, int]]:
+    def spans(self, sample: int) -> list[tuple[int, int]]:
         """Return (the token before a sample's first target, number of targets), twice where the ring wraps; cached."""
         number, index = divmod(sample, BLOCK)
         if number != self._block[0]:
-            self._block = number, self._spans(range(number * BLOCK, (number + 1) * BLOCK))
+            self._block = number, self._spans_of(range(number * BLOCK, (number + 1) * BLOCK))
         return self._block[1][index]
 
-    def _spans(self, samples: range) -> list[list[tuple[int, int]]]:
+    def _spans_of(self, samples: range) -> list[list[tuple[int, int]]]:
         spans = []
         for epoch in range(samples[0] // self.windows, samples[-1] // self.windows + 1):
             begin = epoch * self.windows
@@ -85,10 +89,56 @@ class Loader:
         return spans
 
 
+class Prefetcher:
+    """Reads a step's batch in a thread, while the one before is learned from. A context manager, which ends the thread.
+
+    The batches are the loader's, whatever steps are asked for; those of steps one after the other are there sooner.
+    """
+
+    def __init__(self, loader: Loader, first: int = 0, count: int | None = None, device: str = "cpu") -> None:
+        """Read this process's rows, as in `Loader.batch`; for 'cuda' into pinned memory, which is copied sooner."""
+        self._loader, self._rows = loader, (first, count)
+        self._gpu = torch.cuda.current_device() if device == "cuda" else None  # a thread begins with the first one
+        self._thread = ThreadPoolExecutor(1, "next batch")
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def fault(self, step: int) -> InputError | None:
+        """Wait until a step's batch is read; say why it cannot be, if so."""
+        fault = self._begun(step).exception()
+        if fault is None or isinstance(fault, InputError):
+            return fault
+        raise fault
+
+    def batch(self, step: int) -> Batch:
+        """Return a step's batch, and begin to read the next one. Raises InputError as `Loader.batch` does."""
+        batch = self._begun(step).result()
+        self._begun(step + 1)
+        return batch
+
+    def _begun(self, step: int) -> "Future[Batch]":
+        if self._next is None or self._next[0] != step:
+            self._next = step, self._thread.submit(self._read, step)
+        return self._next[1]
+
+    def _read(self, step: int) -> Batch:
+        batch = self._loader.batch(step, *self._rows)
+        if self._gpu is None:
+            return batch
+        torch.cuda.set_device(self._gpu)
+        return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory())
+
+
 def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
-    """Write pieces of the stream as inputs and their targets, one after the other, into (T,) each."""
+    """Write pieces of the stream as inputs and their targets, into (T,) each, and fill these up."""
     filled = 0
     for piece in pieces:
         end = filled + len(piece) - 1
         inputs[filled:end], targets[filled:end] = piece[:-1], piece[1:]
         filled = end
+    inputs[filled:], targets[filled:] = 0, IGNORE_INDEX

@@ -10,12 +10,14 @@ from typing import Any
 from gpt.dataset.shards import REPAIR, Shard
 from gpt.errors import InputError
 from gpt.files import inside, read_json
+from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 MANIFEST_VERSION = 1
 SPLITS = ("train", "validation")
 SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
 MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
+Found = tuple[int, str]  # a shard's largest id, and the SHA-256 of its file
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 raise TypeError(f"a shard is described by {info}")
             if info["split"] not in SPLITS:
                 raise TypeError(f"a shard is of the split {info['split']!r}")
-            inside(path, info["file"])
+            _require_inside(path, info["file"])
         names = [info["file"] for info in manifest["shards"]]
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
@@ -78,28 +80,119 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def foreign_manifest(path: Path) -> dict[str, Any]:
-    """Describe shards that other programs wrote, as a manifest would: nanoGPT's, llm.c's, the NanoGPT speed-run's.
+def _require_inside(path: Path, name: object) -> None:
+    try:
+        inside(path, name)
+    except InputError as error:
+        raise InputError(f"{error}; {REPAIR}") from None
 
-    Raises InputError if there are none, or if they are not what they seem.
+
+@dataclass(frozen=True)
+class Description:
+    """A dataset before its shards are opened."""
+
+    path: Path
+    tokenizer: Tokenizer
+    splits: dict[str, str]
+    """The split of each shard, by its file's name."""
+    promised: dict[str, ShardInfo]
+    """What the manifest says of each; empty where other programs wrote them, and there is none."""
+    recipe: dict[str, Any]
+
+    def open(self, file: str) -> Shard:
+        """Open a shard. Raises InputError unless header, size and manifest agree."""
+        shard, promised = Shard(self.path / file), self.promised.get(file)
+        if promised and shard.tokens != promised.tokens:
+            raise InputError(
+                f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {promised.tokens:,}; {REPAIR}"
+            )
+        return shard
+
+    def scan(self, file: str, shard: Shard) -> Found:
+        """Read a whole shard. Raises InputError for ids that only seem to be uint16."""
+        if file not in self.promised:
+            require_uint16(shard)
+        return shard.scan()
+
+    def require_intact(self, file: str, shard: Shard, largest: int, digest: str) -> None:
+        """Raise InputError unless the ids are of the vocabulary, and what was found is what the manifest says."""
+        promised = self.promised.get(file)
+        if largest >= self.tokenizer.vocab_size:
+            raise InputError(
+                f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of "
+                f"{self.tokenizer.vocab_size:,}: it was written with another tokenizer; {REPAIR}"
+            )
+        if promised and digest != promised.sha256:
+            raise InputError(
+                f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; "
+                f"{REPAIR}"
+            )
+        if promised and largest != promised.largest_id:
+            raise InputError(
+                f"{shard.path}: its largest id is {largest:,} where manifest.json says {promised.largest_id:,}; "
+                f"{REPAIR}"
+            )
+
+    def info(self, file: str, shard: Shard, largest: int, digest: str) -> ShardInfo:
+        """Describe a shard that was found intact."""
+        found = ShardInfo(file, self.splits[file], shard.tokens, 0, 0, largest, digest)
+        return self.promised.get(file, found)
+
+
+def describe(path: Path) -> Description:
+    """Read what a dataset says of itself. Raises InputError if that does not hold together."""
+    if not path.is_dir():
+        raise _no_dataset(path)
+    has_manifest = (path / "manifest.json").exists()
+    manifest = read_manifest(path) if has_manifest else {}
+    promised = {info["file"]: ShardInfo(**info) for info in manifest.get("shards", [])}
+    splits = {file: info.split for file, info in promised.items()} if has_manifest else foreign_shards(path)
+    if has_manifest or (path / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(path / "tokenizer.json")
+    elif (path / "meta.pkl").exists():
+        raise InputError(
+            f"{path}: has nanoGPT's meta.pkl, a vocabulary of its own that is pickled and so is not read; "
+            "prepare the text again: gpt prepare files --input TEXT --name NAME --tokenizer char"
+        )
+    else:
+        log.warning(f"{path}: has no tokenizer.json; its ids are taken for GPT-2's")
+        tokenizer = Tokenizer.gpt2()
+    if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REPAIR}")
+    return Description(path, tokenizer, splits, promised, manifest.get("recipe", {}))
+
+
+def _no_dataset(path: Path) -> InputError:
+    if not path.exists() and (near := Path("data") / path.name).is_dir():
+        return InputError(f"{path}: there is no dataset here; did you mean {near}?")
+    where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
+    return InputError(
+        f"{path}: there is no dataset here{where}; prepare one, such as by: "
+        "gpt prepare files --input YOUR_TEXT --name NAME"
+    )
+
+
+# ---- shards that other programs wrote ----
+
+
+def foreign_shards(path: Path) -> dict[str, str]:
+    """Find the shards that other programs wrote (nanoGPT's, llm.c's, the NanoGPT speed-run's): {file: split}.
+
+    Raises InputError if there are none.
     """
-    shards = []
+    shards = {}
     for file in sorted([*path.glob("*.bin"), *path.glob("*.npy")]):
         words = SPLIT_WORD.findall(file.name)
         if words and file.is_file() and not file.name.endswith(".mask.bin"):
-            split = "train" if words[-1] == "train" else "validation"
-            shard = Shard(file)
-            _require_uint16(shard)
-            largest, digest = shard.scan()
-            shards.append(asdict(ShardInfo(file.name, split, shard.tokens, 0, 0, largest, digest)))
+            shards[file.name] = "train" if words[-1] == "train" else "validation"
     if not shards:
         raise InputError(
             f"{path}: holds neither a manifest.json nor shards with 'train' and 'val' in their names (.bin, .npy)"
         )
-    return {"shards": shards}
+    return shards
 
 
-def _require_uint16(shard: Shard) -> None:
+def require_uint16(shard: Shard) -> None:
     """Refuse uint32 ids without a header: read as uint16 they are ids all the same, every second one about 0."""
     if shard.offset or shard.tokens < MIN_IDS:
         return

@@ -4,12 +4,17 @@ A shard has the layout of llm.c and the NanoGPT speed-run: 256 little-endian int
 tokens, zeros), then that many little-endian ids: uint16, or uint32 for vocabularies above 65,536. Also read
 are nanoGPT's headerless uint16 `.bin` and one-dimensional uint16 `.npy`.
 
-Shards are read, never memory-mapped: a file that shrinks under a mapping kills the interpreter.
+Shards are read, never memory-mapped: a file that shrinks under a mapping kills the interpreter. They are opened where
+they are read, and few are open at a time: a corpus may have a thousand, and a process often not more than 256 files.
 """
 
+import errno
 import hashlib
 import os
+import threading
 from bisect import bisect_right
+from collections.abc import Iterator
+from io import FileIO
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,7 +25,9 @@ from gpt.errors import InputError
 HEADER_BYTES = 256 * 4
 MAGIC_16, VERSION_16 = 20240520, 1
 MAGIC_32, VERSION_32 = 20240801, 7
-CHUNK_BYTES = 1 << 22  # read at once while checking
+CHUNK_TOKENS = 1 << 21  # read at once by what goes through a whole shard
+MOST_OPEN = 64  # files of a process
+CLOCK_NS = 2_000_000_000  # to which some file systems keep times
 REPAIR = "prepare the dataset again with its recipe, or restore the file"
 
 
@@ -38,30 +45,70 @@ def write_shard(path: Path, ids: np.ndarray) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class _File:
+    """A file that is open until nobody refers to it."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read so many bytes, or what there is of them; several threads may do so at once."""
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, count, offset)
+        with self._lock:  # Windows
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            return os.read(self.descriptor, count)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _OpenFiles:
+    """Opens files when they are asked for, and keeps those open that were last used, `most` at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._files, self._lock = most, dict[tuple[str, int, int], _File](), threading.Lock()
+
+    def __call__(self, path: str, status: os.stat_result) -> _File:
+        """Return the file that had this status, open as long as the caller refers to it. Raises OSError."""
+        key = path, status.st_dev, status.st_ino  # another one may have the path by now
+        with self._lock:
+            file = self._files.pop(key, None) or _File(path)
+            self._files[key] = file  # as the last one
+            if len(self._files) > self._most:
+                del self._files[next(iter(self._files))]
+            return file
+
+
+_open = _OpenFiles(MOST_OPEN)
+
+
 class Shard:
-    """One open shard: `tokens` ids that `read` returns. Raises InputError if header and size disagree."""
+    """One shard: `tokens` ids that `read` returns. Raises InputError if header and size disagree."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._place = path, str(path.absolute())  # there it is, too, after a change of directory
         try:
-            self._file = open(path, "rb", buffering=0)
+            with open(path, "rb", buffering=0) as file:
+                self.status = os.fstat(file.fileno())
+                self.dtype, self.offset, self.tokens = self._layout(file, self.status.st_size)
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot be opened ({error.strerror}); prepare the dataset again with its recipe"
-            ) from None
-        self.dtype, self.offset, self.tokens = self._layout(os.fstat(self._file.fileno()).st_size)
+            raise InputError(f"{path}: cannot be opened ({error.strerror}); {_remedy(error)}") from None
 
-    def _layout(self, size: int) -> tuple[np.dtype, int, int]:
+    def _layout(self, file: FileIO, size: int) -> tuple[np.dtype, int, int]:
         """Return (dtype, offset of the first id in bytes, number of ids)."""
         if self.path.suffix == ".npy":
-            return self._numpy_layout(size)
-        header = np.frombuffer(self._file.read(12).ljust(12, b"\0"), dtype="<i4")
+            return self._numpy_layout(file, size)
+        header = np.frombuffer(file.read(12).ljust(12, b"\0"), dtype="<i4")
         versions = {MAGIC_16: (VERSION_16, np.dtype("<u2")), MAGIC_32: (VERSION_32, np.dtype("<u4"))}
         if int(header[0]) not in versions:
             if size % 2 or size == 0:
                 raise InputError(
                     f"{self.path}: has no shard header, and {size} bytes are no whole number of uint16 ids; {REPAIR}"
                 )
+            self._require_no_header(header[0], file, size)
             return np.dtype("<u2"), 0, size // 2  # nanoGPT's: nothing but ids
         version, dtype = versions[int(header[0])]
         if header[1] != version:
@@ -76,20 +123,30 @@ class Shard:
             )
         return dtype, HEADER_BYTES, tokens
 
-    def _numpy_layout(self, size: int) -> tuple[np.dtype, int, int]:
+    def _require_no_header(self, magic: int, file: FileIO, size: int) -> None:
+        """Refuse a header of which only the magic number is unknown: the rest of it would be learned as ids."""
+        file.seek(0)
+        header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4") if size >= HEADER_BYTES else np.ones(4)
+        if not header[3:].any() and size - HEADER_BYTES in (2 * int(header[2]), 4 * int(header[2])):
+            raise InputError(
+                f"{self.path}: begins with a shard's header of the magic number {magic}, and this program reads "
+                f"{MAGIC_16} and {MAGIC_32}; {REPAIR}"
+            )
+
+    def _numpy_layout(self, file: FileIO, size: int) -> tuple[np.dtype, int, int]:
         try:
-            version = np.lib.format.read_magic(self._file)
+            version = np.lib.format.read_magic(file)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = read_header(self._file)
+            shape, _, dtype = read_header(file)
         except Exception as error:  # whatever the parser of the header meets in it
             raise InputError(f"{self.path}: is not a NumPy array ({error}); {REPAIR}") from None
         if len(shape) != 1 or dtype != np.dtype("<u2"):
             raise InputError(
                 f"{self.path}: holds {dtype} of shape {shape}; ids must be one-dimensional uint16; {REPAIR}"
             )
-        offset = self._file.tell()
+        offset = file.tell()
         if size != offset + 2 * shape[0]:
             raise InputError(
                 f"{self.path}: has {size:,} bytes where its header promises {offset + 2 * shape[0]:,}; {REPAIR}"
@@ -97,24 +154,57 @@ class Shard:
         return dtype, offset, shape[0]
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Read ids start … start + count − 1. Raise InputError if the file has shrunk since it was opened."""
-        self._file.seek(self.offset + start * self.dtype.itemsize)
-        ids = np.empty(count, dtype=self.dtype)
-        if self._file.readinto(ids.data) != ids.nbytes:
+        """Read ids start … start + count − 1, an array not to be written to.
+
+        Raises InputError if the file cannot be read, or has changed or was removed since it was opened at first.
+        """
+        return np.frombuffer(
+            self._bytes(self.offset + start * self.dtype.itemsize, count * self.dtype.itemsize), self.dtype
+        )
+
+    def scan(self) -> tuple[int, str]:
+        """Compute (largest id, SHA-256 of the file), in bounded memory. Raises InputError as `read` does."""
+        digest = hashlib.sha256(self._bytes(0, self.offset))
+        largest = -1
+        for start in range(0, self.tokens, CHUNK_TOKENS):
+            ids = self.read(start, min(CHUNK_TOKENS, self.tokens - start))
+            digest.update(ids.data)
+            largest = max(largest, int(ids.max()))
+        return largest, digest.hexdigest()
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        try:
+            file = _open(self._place, self.status)
+            self._require_unchanged(os.fstat(file.descriptor))
+            content = file.read(offset, count)
+            while len(content) < count and (more := file.read(offset + len(content), count - len(content))):
+                content += more  # one call of the system gives at most 2 GB
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror}); {_remedy(error)}") from None
+        if len(content) < count:
             raise InputError(
                 f"{self.path}: ended early while it was read: it has changed since it was opened; {REPAIR}"
             )
-        return ids
+        return content
 
-    def scan(self) -> tuple[int, str]:
-        """Compute (largest id, SHA-256 of the file), in bounded memory."""
-        self._file.seek(0)
-        digest = hashlib.sha256(self._file.read(self.offset))
-        largest = -1
-        while chunk := self._file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            largest = max(largest, int(np.frombuffer(chunk, dtype=self.dtype).max()))
-        return largest, digest.hexdigest()
+    def _require_unchanged(self, now: os.stat_result) -> None:
+        before = self.status
+        if before.st_nlink and not now.st_nlink:
+            raise InputError(f"{self.path}: was removed or replaced since it was opened; {REPAIR}")
+        if now.st_size != before.st_size or abs(now.st_mtime_ns - before.st_mtime_ns) > CLOCK_NS:
+            raise InputError(
+                f"{self.path}: has changed since it was opened ({before.st_size:,} bytes then, {now.st_size:,} now); "
+                f"{REPAIR}"
+            )
+
+
+def _remedy(error: OSError) -> str:
+    """Say what to do about a file that the system does not open or read."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close other files, or allow more (ulimit -n)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "make it readable, or prepare the dataset again with its recipe"
+    return REPAIR
 
 
 class Split:
@@ -126,13 +216,22 @@ class Split:
         self.tokens = self.ends[-1] if shards else 0
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Read ids start … start + count − 1 of the stream, (count,) int64."""
+        """Read ids start … start + count − 1 of the stream, (count,) int64. Raises InputError as `Shard.read` does."""
         assert start >= 0 and start + count <= self.tokens
-        parts = []
         index = bisect_right(self.ends, start)
+        parts = []
         while count > 0:
             shard = self.shards[index]
             local = start - (self.ends[index] - shard.tokens)
             parts.append(shard.read(local, min(count, shard.tokens - local)))
             start, count, index = start + len(parts[-1]), count - len(parts[-1]), index + 1
+        if len(parts) == 1:
+            return parts[0].astype(np.int64)
         return np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)
+
+    def chunks(self, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Go through the stream up to `end`: yield (place of the first, ids as they are on disk), in bounded memory."""
+        for shard, stop in zip(self.shards, self.ends, strict=True):
+            begin = stop - shard.tokens
+            for start in range(0, min(stop, stop if end is None else end) - begin, CHUNK_TOKENS):
+                yield begin + start, shard.read(start, min(CHUNK_TOKENS, shard.tokens - start))

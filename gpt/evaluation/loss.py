@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpt.choices import IGNORE_INDEX
 from gpt.device import autocast
+from gpt.errors import InputError
 from gpt.evaluation.statistics import ratio_errors, spread, student_t
 from gpt.evaluation.windows import Windows
 from gpt.memory import Halving
@@ -65,6 +66,12 @@ def evaluate(
     return summarize(sums, windows)
 
 
+def _only_for_faults(fault: InputError | None) -> bool:
+    if fault is not None:
+        raise fault
+    return False
+
+
 @torch.no_grad()  # not inference_mode: the weights that fully_shard gathers in it could not be trained on afterwards
 def loss_per_window(
     model: GPT,
@@ -75,18 +82,19 @@ def loss_per_window(
     batch: int,
     part: tuple[int, int] = (0, 1),
     sharded: bool = False,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[InputError | None], bool] = _only_for_faults,
 ) -> Tensor | None:
     """Sum nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
 
     Of several processes, each asks for its `part` (number, of how many); the pieces of the others are zeros, so that
-    the results are to be added. All make the same number of forward passes. None if `stop()`, asked between them.
+    the results are to be added. All make the same number of forward passes. None if `stop(fault)`, asked before each of
+    them with what kept this process from reading its windows, or None; by default that is raised.
 
     Where memory runs out, fewer windows go through the model at a time; not where its weights are `sharded`, as all
     processes gather them at once.
     """
     number, parts = part
-    sums = np.zeros((len(windows.documents), 3))
+    sums = np.empty(0)
     was_training = model.training
     model.eval()
     stopped = False
@@ -97,10 +105,15 @@ def loss_per_window(
 
     forward = losses_of if sharded else Halving(losses_of, device)
     for first in range(0, len(windows), batch * parts):
-        if stopped := stop():
-            break
         own = range(len(windows))[first + number * batch :][:batch]
-        inputs, targets, pieces = windows.read(own or range(1))
+        fault = None
+        try:
+            inputs, targets, pieces = windows.read(own or range(1))
+        except InputError as error:
+            fault = error
+        if stopped := stop(fault):
+            break
+        sums = sums if sums.size else np.zeros((len(windows.documents), 3))
         losses = forward(inputs, targets)
         if own:
             counted = (targets != IGNORE_INDEX).numpy()

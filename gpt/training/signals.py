@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly end: the step is finished, the run saved."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and data that is lost ask for an orderly end: the step is finished, the run saved."""
 
 import contextlib
 import signal
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.distributed import is_torchelastic_launched
 
+from gpt.errors import InputError
 from gpt.interrupts import Listener, end_now, tell
 
 SAVED_BUT_NOT_FINISHED = 75  # exit code; EX_TEMPFAIL in BSD's sysexits.h: "try again later"
@@ -31,14 +32,17 @@ class StopRequest:
         self._torchrun = is_torchelastic_launched()
         self._echo_seconds = ECHO_SECONDS if self._torchrun else 0.0
         self._requested_at: float | None = None
+        self.fault: InputError | None = None
         self._previous: dict[int, Any] = {}
         self._unsaved: Callable[[], str] | None = None
         self._is_orderly = self._told = False
         self._sent = self._heard = 0  # Ctrl-C, by the system and by the main thread
         self._listener = Listener(self._answer)
 
-    def is_set(self) -> bool:
-        return self._requested_at is not None
+    def is_set(self, fault: InputError | None = None) -> bool:
+        """Tell whether a signal has come, or what a step needs is lost; `fault` says so from here on."""
+        self.fault = self.fault or fault
+        return self._requested_at is not None or self.fault is not None
 
     @contextlib.contextmanager
     def orderly(self, unsaved: Callable[[], str] | None) -> Generator[None]:

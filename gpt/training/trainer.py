@@ -148,7 +148,7 @@ class Trainer:
             with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 reseed(self.device, mix(self.config.seed, step, number, world.rank))
-                loss = self.forward(inputs.to(self.device), targets.to(self.device)) / count
+                loss = self.forward(self._there(inputs), self._there(targets)) / count
                 if not is_last:
                     total += self._backward(loss)
             if memory.failed:
@@ -162,6 +162,10 @@ class Trainer:
                 self.micro_batch.require_no_peers(memory, step + 1)
                 return None
         return total
+
+    def _there(self, ids: Tensor) -> Tensor:
+        """Bring ids to the device; a GPU goes on with its work meanwhile where they are in pinned memory."""
+        return ids.to(self.device, non_blocking=self.device == "cuda")
 
     def _backward(self, loss: Tensor) -> Tensor:
         with self.compiled.watch():

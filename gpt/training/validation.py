@@ -102,7 +102,7 @@ class Validation:
             trainer.micro_batch.size,
             (world.rank, world.size),
             is_sharded(trainer.model),
-            stop=lambda: world.any(stop.is_set()),
+            stop=lambda fault: world.any(stop.is_set(fault)),
         )
         reshard(trainer.model)
         return None if sums is None else world.sum_tensor(sums)

@@ -1,3 +1,4 @@
+import threading
 from collections import Counter
 from typing import cast
 
@@ -6,9 +7,10 @@ import pytest
 import torch
 
 from gpt.choices import IGNORE_INDEX
-from gpt.dataset.loader import Loader
+from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.order import permuted
 from gpt.dataset.shards import Split
+from gpt.errors import InputError
 from gpt.hashing import mix, row_hashes
 
 
@@ -137,3 +139,77 @@ def test_a_hash_names_the_rows_their_order_and_their_place():
     for x, y in ((inputs.flip(0), targets.flip(0)), (inputs + 1, targets), (inputs, targets + 1)):
         seen.add(int(row_hashes(range(4), x, y).sum()))
     assert len(seen) == 5
+
+
+# ---- the next batch, read in a thread ----
+
+
+def test_batches_that_are_read_ahead_are_the_loaders():
+    loader = Loader(split(1000), 7, 64, seed=3)
+    with Prefetcher(Loader(split(1000), 7, 64, seed=3), 2, 3) as ahead:
+        for step in (0, 1, 2, 3, 9, 4, 4, 146, 0):  # also where it goes on from another step
+            assert ahead.fault(step) is None
+            for one, other in zip(pair(ahead.batch(step)), pair(loader.batch(step, 2, 3)), strict=True):
+                assert torch.equal(one, other)
+
+
+class Losing(Counting):
+    """A split that cannot be read from some read on."""
+
+    def __init__(self, tokens, error, reads):
+        super().__init__(tokens)
+        self.error, self.reads = error, reads
+
+    def read(self, start, count):
+        self.reads -= 1
+        if self.reads < 0:
+            raise self.error
+        return super().read(start, count)
+
+
+def test_what_cannot_be_read_is_told_at_its_own_step():
+    lost = Losing(64 * 100 + 1, InputError("x.bin: was removed"), reads=8)
+    with Prefetcher(Loader(cast("Split", lost), 4, 64, seed=3)) as ahead:
+        for step in range(2):
+            assert ahead.fault(step) is None
+            assert ahead.batch(step).inputs.shape == (4, 64)
+        assert str(ahead.fault(2)) == "x.bin: was removed"
+        with pytest.raises(InputError, match="was removed"):
+            ahead.batch(2)
+
+
+def test_a_mistake_of_the_program_is_no_fault_of_the_data():
+    lost = Losing(1000, ZeroDivisionError(), reads=0)
+    with Prefetcher(Loader(cast("Split", lost), 1, 64, seed=3)) as ahead, pytest.raises(ZeroDivisionError):
+        ahead.fault(0)
+
+
+def test_the_next_batch_is_read_before_it_is_asked_for_and_no_thread_is_left():
+    read, threads = threading.Event(), threading.active_count()
+
+    class Noted(Counting):
+        def read(self, start, count):
+            if threading.current_thread() is not threading.main_thread():
+                noted.append(start)
+                if len(noted) > 1:
+                    read.set()
+            return super().read(start, count)
+
+    noted = []
+    with pytest.raises(KeyboardInterrupt), Prefetcher(Loader(cast("Split", Noted(1000)), 1, 64, seed=3)) as ahead:
+        ahead.batch(0)
+        assert read.wait(10)
+        raise KeyboardInterrupt
+    assert threading.active_count() == threads
+
+
+def test_a_gpu_gets_batches_from_pinned_memory_on_its_own_number(monkeypatch):
+    """Without one, what would be called."""
+    called = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", called.append)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: called.append("pinned") or tensor)
+    loader = Loader(split(1000), 2, 64, seed=3)
+    with Prefetcher(loader, device="cuda") as ahead:
+        assert torch.equal(ahead.batch(0).inputs, loader.batch(0).inputs)
+    assert called[:3] == [3, "pinned", "pinned"]

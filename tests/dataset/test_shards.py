@@ -179,7 +179,8 @@ def set_ids(content, value):
         (lambda c: c.__setitem__(slice(1000, 1001), b"\1"), "SHA-256"),
         (lambda c: set_ids(c, 300), "the id 300, outside the tokenizer's vocabulary of 257"),
         (lambda c: set_ids(c, 7), "SHA-256"),
-        (lambda c: c.__setitem__(0, 0), "manifest.json says"),
+        (lambda c: c.__setitem__(0, 0), "header of the magic number 20240384"),
+        (lambda c: c.__setitem__(slice(0, 12), bytes(12)), "manifest.json says"),
         (lambda c: c.clear(), "no whole number of uint16"),
     ],
 )

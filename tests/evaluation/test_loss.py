@@ -52,7 +52,7 @@ def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, data
 def test_evaluation_ends_when_asked_between_batches(model, dataset):
     asked = iter([False, False, True])
     arguments = (model.train(), windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
-    assert loss_per_window(*arguments, stop=lambda: next(asked)) is None
+    assert loss_per_window(*arguments, stop=lambda fault: next(asked)) is None
     assert model.training
     assert next(asked, "used up") == "used up"
 

@@ -11,6 +11,7 @@ import torch
 from helpers import ROOT
 from processes import run_script
 
+from gpt.dataset.loader import Loader, Prefetcher
 from gpt.runs.checkpoint import list_checkpoints, load, step_of
 from gpt.training.micro_batch import SHARE_OF_CUDA
 
@@ -84,3 +85,13 @@ def test_the_forecast_is_as_near_to_what_cuda_measures_as_the_automatic_micro_ba
         for pattern, text in ((r"memory, peak +([\d,]+) MB", forecast), (r"peak memory +([\d,]+) MB", measured))
     ]
     assert figures[0] == pytest.approx(figures[1], rel=1 - SHARE_OF_CUDA)
+
+
+def test_batches_that_are_read_ahead_lie_in_pinned_memory_and_are_the_same(dataset):
+    loader = Loader(dataset.train, 4, 64, seed=3)
+    with Prefetcher(loader, device="cuda") as ahead:
+        for step in range(20):
+            batch, own = ahead.batch(step), loader.batch(step)
+            assert batch.inputs.is_pinned() and batch.targets.is_pinned()
+            assert torch.equal(batch.inputs.to("cuda", non_blocking=True).cpu(), own.inputs)
+            assert torch.equal(batch.targets, own.targets)

@@ -268,11 +268,16 @@ def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(
     honest, seen = Loader.batch, {}
 
     def batch(step, *rows):
-        seen[step] = weights(training), {name: t.clone() for name, t in training.trainer.optimizer.state_dict().items()}
         read = honest(training.loader, step, *rows)
         return replace(read, targets=torch.full_like(read.targets, IGNORE_INDEX)) if step in only else read
 
+    def step(do):
+        moments = {name: tensor.clone() for name, tensor in training.trainer.optimizer.state_dict().items()}
+        seen[training.state.step] = weights(training), moments
+        return do()
+
     monkeypatch.setattr(Loader, "batch", lambda loader, *given: batch(*given))
+    training.around_steps(step)
     assert training.fit()
     for step in only:
         for before, after in zip(seen[step], seen[step + 1], strict=True):

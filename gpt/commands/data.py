@@ -1,0 +1,212 @@
+"""Check a dataset, and show what is in it: its documents, where a text stands, what a step of a run has read."""
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from tyro.conf import Positional, arg
+from tyro.extras import subcommand_cli_from_dict
+
+from gpt.commands import program_name
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.documents import Documents
+from gpt.dataset.loader import Loader
+from gpt.dataset.manifest import SPLITS, ShardInfo
+from gpt.dataset.verify import verify_shards
+from gpt.errors import InputError, did_you_mean
+from gpt.hashing import row_hashes
+from gpt.interrupts import Interruptible
+from gpt.log import log
+from gpt.runs.directory import read_config
+from gpt.terminal import one_line, printable, show
+from gpt.tracking.jsonl import read_metrics
+
+FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
+LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
+Directory = Annotated[Path, Positional, arg(metavar="DIR")]
+DESCRIPTION = "Check a dataset, or show what is in it. gpt data verify --help and gpt data show --help list options."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `gpt data verify` or `gpt data show`; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {"verify": verify, "show": show_data}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        raise InputError(f"there is no gpt data {arguments[0]!r}; {did_you_mean(arguments[0], commands)}")
+    with Interruptible():
+        return subcommand_cli_from_dict(commands, args=arguments, prog=program_name(), description=DESCRIPTION)
+
+
+def verify(directory: Directory) -> int:
+    """Check every shard of a dataset: header, size, ids and hash. Exit code 1 if one is not as it should be.
+
+    Every byte is read, whatever was checked before. Of shards that other programs wrote, without a manifest, headers,
+    sizes and ids are checked: there is no hash to compare with.
+
+    Args:
+        directory: The dataset, as data/python.
+    """
+    tokens = bad = count = 0
+    splits = set(SPLITS)
+    for shard in verify_shards(directory):
+        count += 1
+        splits.discard(shard.split)
+        if isinstance(shard.found, ShardInfo):
+            tokens += shard.found.tokens
+            facts = f"{shard.found.tokens:>15,} tokens  largest id {shard.found.largest_id:>7,}  ok"
+        else:
+            bad += 1
+            facts = f"{'damaged':>15}"
+            log.error(f"error: {shard.found}")
+        print(f"{shard.file:24} {shard.split:10} {facts}", flush=True)
+    for split in splits:
+        log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
+    if bad:
+        log.error(f"{directory}: {bad} of {count} shards cannot be used")
+        return FAULTY
+    against = "as manifest.json says" if (directory / "manifest.json").exists() else "no manifest.json, so no hashes"
+    log.info(f"{directory}: {count:,} shards, {tokens:,} tokens: all is well ({against})")
+    return 0
+
+
+def show_data(
+    directory: Annotated[Path | None, Positional, arg(metavar="[DIR]")] = None,
+    split: Literal["train", "validation"] | None = None,
+    document: int | None = None,
+    text: str | None = None,
+    run: Path | None = None,
+    step: int | None = None,
+) -> int:
+    """Show a dataset's sizes and first documents; or one document, where a text stands, or what a step has read.
+
+    Documents are those between end-of-text ids, and count from 0.
+
+    Args:
+        directory: The dataset, as data/python; with --run, by default the one that it was trained on.
+        split: Which documents; by default those of train, and with --text those of both splits.
+        document: Print the document of this number.
+        text: Print each place where this text stands letter for letter. Exit code 1 if it stands nowhere.
+        run: Print what a step of this run has read: its samples, their documents and text. Exit code 1 if the batch
+            is not the one that metrics.jsonl recorded.
+        step: The step, as metrics.jsonl counts them, from 1.
+    """
+    _require_one(document, text, run, step)
+    config = read_config(run) if run else None
+    path = directory or (config.data if config else None)
+    if path is None:
+        raise InputError("name a dataset, as data/python, or a run with --run")
+    dataset = open_dataset(path)
+    if run and config and step:
+        if split == "validation":
+            raise InputError("--split validation: no step reads that; leave --split out with --run")
+        return _show_step(dataset, run, config, step)
+    if text is not None:
+        return _show_places(dataset, text, [split] if split else ["train", "validation"])
+    if document is not None:
+        _show_document(dataset, split or "train", document)
+    else:
+        _show_overview(dataset, split or "train")
+    return 0
+
+
+def _require_one(document: int | None, text: str | None, run: Path | None, step: int | None) -> None:
+    if sum(option is not None for option in (document, text, run)) > 1:
+        raise InputError("--document, --text and --run: give one of them")
+    if (run is None) != (step is None):
+        raise InputError("--run and --step: give both, as --run runs/python-nano --step 12")
+    if step is not None and step < 1:
+        raise InputError(f"--step is {step}; it must be at least 1")
+
+
+def _documents(dataset: Dataset, split: str) -> Documents:
+    return Documents(dataset.train if split == "train" else dataset.validation, dataset.tokenizer)
+
+
+def _show_overview(dataset: Dataset, listed: str) -> None:
+    counts = {}
+    for split in (dataset.train, dataset.validation):
+        infos = [info for info in dataset.shards if info.split == split.name]
+        count = sum(info.documents for info in infos) or _documents(dataset, split.name).count()
+        size = sum(info.text_bytes for info in infos)
+        text = f"  {size:,} bytes of text" if size else ""
+        print(f"{split.name:10} {split.tokens:>15,} tokens  {count:,} documents  {len(infos):,} shards{text}")
+        counts[split.name] = count
+    documents = _documents(dataset, listed)
+    for number in range(min(LISTED, counts[listed])):
+        span = documents.span(number)
+        beginning = "".join(documents.text(span[: 4 * BEGINNING]))
+        print(f"{listed} {number}: {len(span):,} tokens: {one_line(beginning)[:BEGINNING]}")
+    log.info(f"a whole one: gpt data show {shlex.quote(str(dataset.path))} --split {listed} --document 0")
+
+
+def _show_document(dataset: Dataset, split: str, number: int) -> None:
+    documents = _documents(dataset, split)
+    span = documents.span(number)
+    log.info(f"{dataset.path}: document {number:,} of {split}, {len(span):,} tokens from token {span.start:,}")
+    _show_text(documents.text(span))
+
+
+def _show_text(pieces: Iterator[str]) -> None:
+    """Write a text, and on a terminal the end of its last line."""
+    last = "\n"
+    for piece in pieces:
+        show(piece)
+        last = piece[-1:] or last
+    if last != "\n" and sys.stdout.isatty():
+        print()
+
+
+def _show_places(dataset: Dataset, text: str, splits: list[str]) -> int:
+    count = 0
+    for split in splits:
+        for match in _documents(dataset, split).find(text):
+            count += 1
+            where = f"{split} document {match.document}, line {match.line}, byte {match.byte}, token {match.token}"
+            print(f"{where}: {one_line(match.excerpt)}", flush=True)
+    log.info(f"{dataset.path}: {'nowhere' if not count else f'{count:,} places'} in {' and '.join(splits)}")
+    return 0 if count else FAULTY
+
+
+def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> int:
+    """Print the samples of a step. 1 if they are not what the run has recorded."""
+    dataset.require_window(config.model.context_length)
+    loader = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed)
+    documents, samples = _documents(dataset, "train"), loader.samples(step - 1)
+    agrees = _agrees(loader, dataset, run, step)
+    spans = [[range(start, start + count + 1) for start, count in loader.spans(sample)] for sample in samples]
+    ends = np.array([place for parts in spans for span in parts for place in (span[0], span[-1])])
+    numbers = iter(documents.numbers(ends).tolist())
+    for sample, parts in zip(samples, spans, strict=True):
+        for span in parts:
+            first, last = next(numbers), next(numbers)
+            those = f"document {first}" if first == last else f"documents {first} to {last}"
+            epoch = f"epoch {sample // loader.windows}"
+            print(f"step {step}, sample {sample}, {epoch}, train tokens {span[0]} to {span[-1]}, {those}:")
+            content = "".join(documents.text(span))
+            print(printable(content) if sys.stdout.isatty() else content, end="\n\n")
+    return 0 if agrees else FAULTY
+
+
+def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:
+    """Compare with the hash that the run recorded, of this step or else of the nearest, and say what came out."""
+    records = [record for record in read_metrics(run) if isinstance(record.get("batch_hash"), str)]
+    if not records:
+        log.warning(f"{run}: has recorded no step yet, so that nothing says whether this is what it reads")
+        return True
+    nearest = min(records, key=lambda record: abs(record["step"] - step))
+    samples, batch = loader.samples(nearest["step"] - 1), loader.batch(nearest["step"] - 1)
+    hashed = int(row_hashes(samples, batch.inputs, batch.targets).sum()) % 2**64
+    of_step = f"of step {nearest['step']:,}" + ("" if nearest["step"] == step else ", the nearest that is recorded,")
+    if nearest["batch_hash"] != f"{hashed:016x}":
+        log.warning(
+            f"{run}: has read something else than this: the hash {of_step} is another one; {dataset.path} was changed, "
+            "or the run's seed, batch_tokens or context"
+        )
+        return False
+    read = "has read" if step <= records[-1]["step"] else "will read, which it has not come to,"
+    log.info(f"{run}: this is what step {step:,} {read} as the hash {of_step} says")
+    return True
