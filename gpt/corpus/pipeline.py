@@ -60,6 +60,8 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
         log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
     if len(corpus.skipped) > MAX_SHOWN:
         log.info(f"{out / 'skipped.txt'} names all {len(corpus.skipped):,} that were skipped")
+    elif len(corpus.repaired) > MAX_SHOWN:
+        log.info(f"{out / 'skipped.txt'} names all {len(corpus.repaired):,} that were kept with bad bytes")
     return dataset
 
 
@@ -94,8 +96,10 @@ def _write(
     for name, writer in writers.items():
         _require_window(name, sum(shard.tokens for shard in writer.shards), sizes.characters[name])
     tokenizer.save(partial / "tokenizer.json")
-    if corpus.skipped:
-        lines = "".join(one_line(f"{left.name}: {left.reason}") + "\n" for left in corpus.skipped)
+    if corpus.skipped or corpus.repaired:
+        reasons = [f"{left.name}: {left.reason}" for left in corpus.skipped]
+        reasons += [f"{kept.name}: kept, with {kept.reason}" for kept in corpus.repaired]
+        lines = "".join(f"{one_line(reason)}\n" for reason in reasons)
         (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
     write_manifest(partial, tokenizer, shards, recipe)
     return tokenizer, shards, recipe
@@ -103,10 +107,11 @@ def _write(
 
 def _say_what_was_read(corpus: Corpus) -> None:
     """Raise InputError if it is nothing."""
-    for left in corpus.skipped[:MAX_SHOWN]:
-        log.info(one_line(f"skipped {left.name}: {left.reason}"))
-    if len(corpus.skipped) > MAX_SHOWN:
-        log.info(f"skipped {len(corpus.skipped) - MAX_SHOWN:,} more")
+    for done, parts in (("skipped", corpus.skipped), ("kept", corpus.repaired)):
+        for part in parts[:MAX_SHOWN]:
+            log.info(one_line(f"{done} {part.name}: {part.reason}"))
+        if len(parts) > MAX_SHOWN:
+            log.info(f"{done} {len(parts) - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     if not corpus.documents:
         raise InputError("there is no text in the input: nothing was written")
     log.info(f"read {corpus.files_read:,} of {corpus.files:,} files: {corpus.characters:,} characters")

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt.corpus.sources import Document, Skipped, Source
+from gpt.corpus.documents import Document, Skipped
+from gpt.corpus.sources import Source
 from gpt.log import Progress
 
 MEMORY_BYTES = 1 << 27  # of text that is kept in memory
@@ -20,13 +21,14 @@ class Corpus:
     """The documents of a source, each content once; iterating gives them in order, as often as is needed.
 
     `documents` and `characters` count all that were read, repetitions included; `files` counts the source's parts, and
-    `files_read` those that gave a document. `skipped` is what was left out.
+    `files_read` those that gave a document. `skipped` is what was left out, and `repaired` what was kept with a loss.
     """
 
     def __init__(self, source: Source, directory: Path, progress: Progress) -> None:
         """Read it all. `directory` is where the texts are kept if they are many."""
         self.documents = self.characters = self.files_read = 0
         self.skipped: list[Skipped] = []
+        self.repaired: list[Skipped] = []
         self._kept = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(directory))
         self._size = 0
         first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
@@ -40,6 +42,7 @@ class Corpus:
                 else:
                     self._take(found, first_of)
                 progress.doing = f"read {number:,} of {len(parts):,} files, {self.characters:,} characters"
+                del found  # so that it is gone before the next one is there
             self.files_read += self.documents > before
 
     def close(self) -> None:
@@ -49,6 +52,8 @@ class Corpus:
     def _take(self, document: Document, first_of: dict[bytes, str]) -> None:
         self.documents += 1
         self.characters += len(document.text)
+        if document.note:
+            self.repaired.append(Skipped(document.name, document.note))
         content = document.text.encode()
         digest = hashlib.sha256(content).digest()
         if digest in first_of:
@@ -56,7 +61,10 @@ class Corpus:
             return
         first_of[digest] = document.name
         name = document.name.encode("utf-8", "surrogatepass")
-        self._size += self._kept.write(LENGTHS.pack(len(name), len(content)) + name + content)
+        if self._size + len(content) > MEMORY_BYTES:
+            self._kept.rollover()  # before, so that a large text does not lie in memory once more
+        self._size += self._kept.write(LENGTHS.pack(len(name), len(content)) + name)
+        self._size += self._kept.write(content)
 
     def __iter__(self) -> Iterator[Document]:
         place = 0

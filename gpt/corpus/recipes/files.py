@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.choices import BadBytes, Markup
+from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split, by_name_or_end
 from gpt.errors import InputError
@@ -11,17 +13,35 @@ from gpt.errors import InputError
 
 @dataclass(frozen=True)
 class Files:
-    """Prepare your own text: txt, md, source code, whatever is UTF-8, or JSON Lines.
+    """Prepare your own text: txt, md, source code, HTML; JSON Lines, JSON, CSV, TSV and Parquet; packed or not.
 
+    Each file is a document, or holds many: records with a field that is text, or texts with separators between them.
     Of fewer than 100 documents the end of each validates; of more, some documents, chosen by the hash of their names.
     """
 
     input: list[Path]
-    """Files and directories; a directory is read with all below it, hidden ones left out."""
+    """Files, directories, patterns such as 'notes/*.md', and - for standard input. A directory is read with all below
+    it, hidden ones left out; so is an archive (.zip, .tar, .tar.gz, …). .gz, .zst, .bz2 and .xz are unpacked."""
     name: str
     """Name of the dataset, written to data/NAME."""
     field: str | None = None
-    """Field of JSON Lines (.jsonl) files that holds the text."""
+    """Field or column that holds the text, in JSON Lines, JSON, CSV, TSV and Parquet; data.content is the field content
+    of an object data."""
+    separator: str = AUTO
+    """What ends a document within a text file, such as '###' or '\\n\\n\\n' (\\n, \\t, \\f and \\r are escapes). auto
+    finds lines of <|endoftext|>, and in .txt form feeds; none keeps each file whole."""
+    encoding: str | None = None
+    """Encoding of the files that are not UTF-8 and have no byte-order mark, such as cp1252. Without it they are left
+    out, and the likely one is proposed."""
+    bad_bytes: BadBytes = "replace"
+    """What to do with single bytes that are no UTF-8 in a text that is: put U+FFFD in their place, skip the document,
+    or end with an error. How many there are is said."""
+    html: Markup = "drop"
+    """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
+    max_unpacked: int = 100
+    """How many times its size a compressed file may unpack to, beyond 64 MiB; what exceeds it is left out."""
+    zstd_window: int = 27
+    """Largest window of a .zst file, as a power of 2 bytes: zstd --long=31 needs 31, and 2 GiB of memory to read."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use; auto takes
     bytes or a BPE by the size of the text."""
@@ -37,7 +57,19 @@ class Files:
         return self.out or Path("data") / self.name
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, self.field)
+        return TextFiles(self.input, how=self.reading())
+
+    def reading(self) -> Reading:
+        """Return how the files are read."""
+        return Reading(
+            field=self.field,
+            separator=self.separator,
+            encoding=self.encoding,
+            bad_bytes=self.bad_bytes,
+            html=self.html,
+            max_unpacked=self.max_unpacked,
+            zstd_window=self.zstd_window,
+        )
 
     def split(self) -> Split:
         return by_name_or_end(self.validation_share)
@@ -47,6 +79,6 @@ class Files:
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            "field": self.field,
+            **{name: value for name, value in vars(self.reading()).items() if name != "notices"},
             "validation_share": self.validation_share,
         }
