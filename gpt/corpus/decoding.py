@@ -9,11 +9,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.errors import InputError, did_you_mean
 
 SAMPLE = 1 << 20  # bytes of the beginning, by which a file is judged; as many are decoded at once
 BAD_SHARE, BAD_SHARE_OF_OTHERS = 1e-5, 0.1  # how many bad bytes are rare: of all bytes, and of those beyond ASCII
+BAD_SHARE_OF_ONE = 1e-3  # of the characters of one document of many
 BYTE_ORDER_MARKS = {  # UTF-32's little one begins like UTF-16's
     b"\xef\xbb\xbf": "utf-8",
     b"\xff\xfe\0\0": "utf-32-le",
@@ -109,6 +110,7 @@ class TextStream:
             _require_text(head, suffix.lower(), self.encoding)
         self._decoder = codecs.getincrementaldecoder(self.encoding)("strict")
         self._place = self._begin = len(mark)
+        self._first_bad = 0
 
     def blocks(self) -> Iterator[str]:
         """Yield the text. Raises ValueError where it turns out to be none, and InputError for bytes that may not be."""
@@ -120,10 +122,21 @@ class TextStream:
             yield self._checked(text.removesuffix(carriage_return))
         yield self._checked(carriage_return + self._decoded(b"", final=True))
 
-    def require_sound(self) -> None:
-        """Raise ValueError, once all was read, where so much of it was bad that it is no UTF-8 after all."""
-        if self._doubt and not self.damage.is_rare():
+    def document(self, name: str, text: str, is_whole: bool = True) -> Document | Skipped:
+        """Return a text that was read as a document, or as left out for what was bad in it.
+
+        `is_whole` says that it is all there was. Raises ValueError where so much of that was bad that it is no UTF-8.
+        """
+        if is_whole and self._doubt and not self.damage.is_rare():
             raise ValueError(self._doubt)
+        if not text or text.isspace():
+            return Skipped(name, "empty")
+        bad = self.damage.bad if is_whole or not self.damage.bad else text.count("\ufffd")
+        if not is_whole and bad > max(1, BAD_SHARE_OF_ONE * len(text)):
+            return Skipped(name, f"{said(bad)} in it")
+        if bad and self._how.bad_bytes == "skip":
+            return Skipped(name, bad_bytes(self._how, name, bad, self._first_bad if is_whole else None))
+        return Document(name, text, replaced(bad))
 
     def _checked(self, text: str) -> str:
         if "\0" in text:
@@ -158,8 +171,10 @@ class TextStream:
             self._doubt = not_utf8(content, error, where)
             if place < SAMPLE and not damage.is_rare():
                 raise ValueError(self._doubt)
-        if self._how.bad_bytes != "replace":
-            raise ValueError(bad_bytes(self._how, self._name, damage.bad, where))
+        if self._how.bad_bytes == "error":
+            bad_bytes(self._how, self._name, damage.bad, where)
+        if not self.damage.bad:
+            self._first_bad = where
         self.damage = damage
         self._decoder.setstate((content[used:], 0))
         return text
@@ -169,9 +184,10 @@ def is_utf8(encoding: str | None) -> bool:
     return encoding is not None and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def bad_bytes(how: Reading, name: str, bad: int, where: int) -> str:
+def bad_bytes(how: Reading, name: str, bad: int, where: int | None) -> str:
     """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
-    reason = f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8, the first at byte {where}"
+    first = "" if where is None else f", the first at byte {where}"
+    reason = f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}"
     if how.bad_bytes == "error":
         raise InputError(f"{name}: {reason}; give `bad_bytes` replace or skip to go on without")
     return f"{reason}; `bad_bytes` replace keeps the text"

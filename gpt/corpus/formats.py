@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
-from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of, replaced, said
+from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of
 from gpt.corpus.documents import AUTO, NONE, Document, Reading, Refused, Skipped
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
@@ -35,7 +35,6 @@ DEEPEST = 4  # archives and compressed files within each other
 INSTALL = "pip install 'gpt[data]'"
 END_OF_TEXT = "<|endoftext|>"
 FORM_FEEDS = ("", ".txt", ".text")  # where a form feed ends a document; in source code it stands between sections
-BAD_SHARE_OF_ONE = 1e-3  # of a document's characters: more that are bad are not rare
 MAX_BLANKS = 16  # after a marker in its line
 
 
@@ -211,17 +210,12 @@ def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -
     source = TextStream(stream, name, how, suffix)
     number, separator = 0, None
     for found, separator in divided(source.blocks(), separators_of(how, suffix)):
-        is_blank = not found or found.isspace()
         if separator is None:
-            source.require_sound()
-            yield Skipped(name, "empty") if is_blank else Document(name, found, replaced(source.damage.bad))
+            yield source.document(name, found)
             _say_of_whole(found, name, how)
-        elif not is_blank:
+        elif found and not found.isspace():
             number += 1
-            bad = found.count("\ufffd") if source.damage.bad else 0
-            label = f"{name}, document {number}"
-            is_sound = bad <= max(1, BAD_SHARE_OF_ONE * len(found))
-            yield Document(label, found, replaced(bad)) if is_sound else Skipped(label, f"{said(bad)} in it")
+            yield source.document(f"{name}, document {number}", found, is_whole=False)
         del found
     if separator is not None:
         count = f"{number:,} {'document' if number == 1 else 'documents'}"
@@ -247,13 +241,9 @@ def html(stream: io.BufferedReader, name: str, how: Reading) -> Documents:
     from gpt.corpus.encodings import declared_by_html
     from gpt.corpus.readers.html import text_of
 
-    encoding = how.encoding or declared_by_html(stream.peek(SAMPLE))
+    encoding = declared_by_html(stream.peek(SAMPLE)) or how.encoding
     source = TextStream(stream, name, dataclasses.replace(how, encoding=encoding))
     page = "".join(source.blocks())
-    source.require_sound()
-    seen = text_of(page)
-    yield (
-        Document(name, seen, replaced(source.damage.bad))
-        if seen.strip()
-        else Skipped(name, "has no text beside its tags")
-    )
+    found = source.document(name, text_of(page))
+    is_empty = isinstance(found, Skipped) and found.reason == "empty"
+    yield Skipped(name, "has no text beside its tags") if is_empty else found

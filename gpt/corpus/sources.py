@@ -65,6 +65,7 @@ class TextFiles:
         if not inputs:
             raise InputError("`input`: name at least one file or directory")
         self.inputs = [path for given in inputs for path in _expanded(given.expanduser())]
+        self._asked = set(self.inputs)
         for path in self.inputs if field is not None else ():
             if path.suffix.lower() in (*HTML, *MARKUP):
                 raise InputError(f"`field` {field}: {path} has no fields; leave it out, or read that file by itself")
@@ -110,7 +111,7 @@ class TextFiles:
 
     def read(self, part: "TextFile") -> Iterator[Document | Skipped]:
         try:
-            asked = part.path in self.inputs  # a pipe that lies in a directory might wait for its writer forever
+            asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
                 yield Skipped(part.name, "not a regular file")
                 return
@@ -123,7 +124,7 @@ class TextFiles:
 
     def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory."""
-        if part.path in self.inputs:
+        if part.path in self._asked:
             raise InputError(f"`input` {part.path}: {error}")
         return Skipped(part.name, f"{error.format}: {error}" if error.format else str(error))
 

@@ -82,3 +82,6 @@ def test_bad_bytes_are_counted_by_document():
     assert found[0].note == "1 bad byte, which is no UTF-8: replaced by U+FFFD"
     assert found[1].note == ""
     assert found[2].reason == "3 bad bytes in it"
+    skipped = found_in(sound.encode() + b"\xff\n<|endoftext|>\nfine", bad_bytes="skip")
+    assert skipped[0].reason == "1 bad byte that is no UTF-8; `bad_bytes` replace keeps the text"
+    assert skipped[1].text == "fine"

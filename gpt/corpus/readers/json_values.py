@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 
-from gpt.corpus.decoding import TextStream, replaced
+from gpt.corpus.decoding import TextStream
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.readers.records import Record, documents_of, value_at
 
@@ -77,7 +77,7 @@ def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[
     if first == "[":
         kept = None
         text.place += 1
-        yield from documents_of(_array(text, source, name), name, "JSON", how)
+        yield from _judged(documents_of(_array(text, name), name, "JSON", how), source)
         return
     try:
         value = text.value()
@@ -86,26 +86,25 @@ def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[
         value, is_alone = None, True
     if not is_alone and isinstance(value, dict):
         kept = None
-        yield from documents_of(_values(value, text, name), name, "JSON", how)
+        yield from _judged(documents_of(_values(value, text, name), name, "JSON", how), source)
     elif isinstance(value_at(value, how.field), str):
-        yield from documents_of(iter([Record(name, value)]), name, "JSON", how)
+        yield from _judged(documents_of(iter([Record(name, value)]), name, "JSON", how), source)
     else:
-        yield _as_it_stands("".join([*kept, *source.blocks()]), source, name, how)
+        yield source.document(name, "".join([*kept, *source.blocks()]))
+        how.notices.say("JSON as text", f"{name}: taken as it stands; the braces are learned with the text", warns=True)
 
 
-def _as_it_stands(text: str, source: TextStream, name: str, how: Reading) -> Document | Skipped:
-    source.require_sound()
-    if not text or text.isspace():
-        return Skipped(name, "empty")
-    how.notices.say("JSON that is no array", f"{name}: taken as it stands; the braces are learned with the text", True)
-    return Document(name, text, replaced(source.damage.bad))
+def _judged(found: Iterator[Document | Skipped], source: TextStream) -> Iterator[Document | Skipped]:
+    """Leave documents out for what was bad in them, or say how much it was."""
+    for each in found:
+        yield source.document(each.name, each.text, is_whole=False) if isinstance(each, Document) else each
 
 
-def _array(text: _Text, source: TextStream, name: str) -> Iterator[Record]:
+def _array(text: _Text, name: str) -> Iterator[Record]:
     number = 0
     while (character := text.next_character()) != "]":
         number += 1
-        label, bad = f"{name}, entry {number}", source.damage.bad
+        label = f"{name}, entry {number}"
         if number > 1:
             if character != ",":
                 yield _fault(
@@ -119,7 +118,7 @@ def _array(text: _Text, source: TextStream, name: str) -> Iterator[Record]:
         except ValueError as error:
             yield _fault(label, text, _reason(error))
             return
-        yield Record(label, value, note=replaced(source.damage.bad - bad))
+        yield Record(label, value)
         del value
     text.place += 1
     if text.next_character():

@@ -20,28 +20,29 @@ class Files:
     """
 
     input: list[Path]
-    """Files, directories, patterns such as 'notes/*.md', and - for standard input. A directory is read with all below
-    it, hidden ones left out; so is an archive (.zip, .tar, .tar.gz, …). .gz, .zst, .bz2 and .xz are unpacked."""
+    """Files, directories, archives (.zip, .tar, .tar.gz …), patterns such as 'notes/*.md'; - is standard input.
+    A directory is read with all below it, hidden ones left out. .gz, .zst, .bz2 and .xz are unpacked."""
     name: str
     """Name of the dataset, written to data/NAME."""
     field: str | None = None
-    """Field or column that holds the text, in JSON Lines, JSON, CSV, TSV and Parquet; data.content is the field content
-    of an object data."""
+    """Field or column that holds the text, in JSON Lines, JSON, CSV, TSV and Parquet.
+    data.content is the field content of an object data."""
     separator: str = AUTO
-    """What ends a document within a text file, such as '###' or '\\n\\n\\n' (\\n, \\t, \\f and \\r are escapes). auto
-    finds lines of <|endoftext|>, and in .txt form feeds; none keeps each file whole."""
+    """What ends a document within a text file, such as '###' or '\\n\\n\\n'; none keeps each file whole.
+    auto finds lines of <|endoftext|>, and form feeds in .txt."""
     encoding: str | None = None
-    """Encoding of the files that are not UTF-8 and have no byte-order mark, such as cp1252. Without it they are left
-    out, and the likely one is proposed."""
+    """Encoding of the files that are not UTF-8 and have no byte-order mark, such as cp1252.
+    Without it they are left out, and the likely one is proposed."""
     bad_bytes: BadBytes = "replace"
-    """What to do with single bytes that are no UTF-8 in a text that is: put U+FFFD in their place, skip the document,
-    or end with an error. How many there are is said."""
+    """Replace bytes that are no UTF-8, in a text that is, by U+FFFD; skip its document; or end with an error.
+    How many there are is said."""
     html: Markup = "drop"
     """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
     max_unpacked: int = 100
-    """How many times its size a compressed file may unpack to, beyond 64 MiB; what exceeds it is left out."""
+    """How many times its size a compressed file may unpack to; 64 MiB in any case. The rest is left out."""
     zstd_window: int = 27
-    """Largest window of a .zst file, as a power of 2 bytes: zstd --long=31 needs 31, and 2 GiB of memory to read."""
+    """Largest window of a .zst file, as a power of 2 bytes.
+    What zstd --long=31 wrote needs 31, and 2 GiB of memory."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use; auto takes
     bytes or a BPE by the size of the text."""

@@ -80,3 +80,16 @@ def test_an_array_is_read_alike_in_blocks_of_any_size(block, monkeypatch):
     monkeypatch.setattr(decoding, "SAMPLE", block)
     texts = list(texts_in(content, "x.json", "text").values())
     assert texts == [entry["text"] for entry in entries if entry["text"].strip()]
+
+
+def test_bad_bytes_are_judged_entry_by_entry():
+    content = '[{"text": "Müller"}, {"text": "a?b"}, {"text": "fine"}]'.replace("?", "\udcff") + " " * 200_000
+    content = content.encode(errors="surrogateescape")
+    found = found_in(content, "x.json", "text")
+    assert [each.text for each in found] == ["Müller", "a\ufffdb", "fine"]
+    assert [each.note for each in found] == ["", "1 bad byte, which is no UTF-8: replaced by U+FFFD", ""]
+    assert list(skipped_in(content, "x.json", "text", bad_bytes="skip")) == ["x.json, entry 2"]
+    assert len(texts_in(content, "x.json", "text", bad_bytes="skip")) == 2
+    with pytest.raises(InputError, match="x.json: 1 bad byte"):
+        found_in(content, "x.json", "text", bad_bytes="error")
+    assert "not UTF-8" in skipped_in('[{"text": "Müller"}]'.encode("latin-1"), "x.json", "text")["x.json"]
