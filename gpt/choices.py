@@ -9,4 +9,6 @@ Recompute = Literal["none", "activations", "blocks"]
 Exact = Literal["auto", "on", "off"]
 Overflow = Literal["error", "slide", "keep-prefix"]
 WeightDtype = Literal["auto", "float32", "bfloat16", "int8"]
+BadBytes = Literal["replace", "skip", "error"]
+Markup = Literal["drop", "keep"]
 IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

@@ -8,10 +8,10 @@ from pathlib import Path
 
 def lowest(requirement: str) -> str:
     """Turn "tyro>=1.0,<2" into "tyro==1.0". Raises ValueError where no lowest version is declared."""
-    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(,<[\w.]+)?", requirement)
+    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)(,<[\w.]+)?(; .+)?", requirement)
     if not found:
         raise ValueError(f"{requirement}: declare it as NAME>=LOWEST, or NAME>=LOWEST,<FIRST THAT FAILS")
-    return f"{found[1]}=={found[2]}"
+    return f"{found[1]}=={found[2]}{found[4] or ''}"
 
 
 def requirements(content: str) -> list[str]:

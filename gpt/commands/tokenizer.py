@@ -90,7 +90,7 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, field: st
 
 def _suitable_size(sample: Sample) -> int:
     """Say which size suits the text. Raises InputError where it is too little for any."""
-    found = suitable(sample.distinct)
+    found = suitable(sample.learnable)
     size = parse_tokenizer(found.tokenizer)[1]
     if size is None:
         raise InputError(
@@ -208,7 +208,7 @@ def compare(
     with Progress() as progress:
         sample = Sample(source, TRAINER_CHARACTERS, progress)
         say_what_was_read(sample)
-        suits = suitable(sample.distinct)
+        suits = suitable(sample.learnable)
         names = list(dict.fromkeys(suits.tokenizer if name == AUTO else name for name in names))
         texts, held_out = divided(sample)
         progress.doing = f"training on {sum(map(len, texts)):,} characters"

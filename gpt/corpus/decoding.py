@@ -1,5 +1,20 @@
-"""The text of a file's bytes, or what kind of file it is instead."""
+"""The text of a file's bytes, or what kind of file it is instead.
 
+A text is UTF-8, or what its byte-order mark says, or else what `encoding` says; nothing is guessed. Bytes that are no
+UTF-8 in a text that is are counted, and become U+FFFD or not as `bad_bytes` says.
+"""
+
+import codecs
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.errors import InputError, did_you_mean
+
+SAMPLE = 1 << 20  # bytes of the beginning, by which a file is judged; as many are decoded at once
+BAD_SHARE, BAD_SHARE_OF_OTHERS = 1e-5, 0.1  # how many bad bytes are rare: of all bytes, and of those beyond ASCII
+BAD_SHARE_OF_ONE = 1e-3  # of the characters of one document of many
 BYTE_ORDER_MARKS = {  # UTF-32's little one begins like UTF-16's
     b"\xef\xbb\xbf": "utf-8",
     b"\xff\xfe\0\0": "utf-32-le",
@@ -7,6 +22,7 @@ BYTE_ORDER_MARKS = {  # UTF-32's little one begins like UTF-16's
     b"\xff\xfe": "utf-16-le",
     b"\xfe\xff": "utf-16-be",
 }
+WIDE = ("utf-16", "utf-32")  # how encodings begin in which letters have zero bytes
 BINARY = "binary: it has a zero byte"
 SAVE_AS_TEXT = "save it as plain text from the program that wrote it"
 UNPACK = "unpack it first"
@@ -15,46 +31,183 @@ OFFICE |= {".odt": "an OpenDocument text", ".odp": OFFICE[".pptx"], ".ods": OFFI
 KINDS = {
     b"%PDF-": "a PDF: convert it to text first, such as with pdftotext",
     b"\xd0\xcf\x11\xe0": f"an old Office document: {SAVE_AS_TEXT}",
-    b"PK\x03\x04": f"a zip archive: {UNPACK}",
-    b"\x1f\x8b": f"compressed by gzip: {UNPACK}",
-    b"BZh91AY&SY": f"compressed by bzip2: {UNPACK}",
-    b"\xfd7zXZ\0": f"compressed by xz: {UNPACK}",
-    b"(\xb5/\xfd": f"compressed by zstd: {UNPACK}",
     b"7z\xbc\xaf\x27\x1c": f"a 7z archive: {UNPACK}",
     b"Rar!\x1a\x07": f"a rar archive: {UNPACK}",
     b"{\\rtf": f"a Rich Text document: {SAVE_AS_TEXT}",
 }
 
 
-def decoded(content: bytes, suffix: str = "") -> str:
-    """Return the text, its line ends as \\n: UTF-8, or what a byte-order mark says.
+def require_encoding(name: str) -> None:
+    """Raise InputError for what is the name of no encoding of texts."""
+    from gpt.corpus.encodings import CANDIDATES, is_encoding
 
-    Raises ValueError, with the kind of file and what to do, for what is no text; `suffix` tells kinds of archive apart.
-    """
-    mark, encoding = next(((m, e) for m, e in BYTE_ORDER_MARKS.items() if content.startswith(m)), (b"", "utf-8"))
-    if not mark:
-        _require_text(content, suffix.lower())
-    try:
-        text = content[len(mark) :].decode(encoding).replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start + len(mark)}"
-        if mark:
-            raise ValueError(f"not {encoding.upper()}, as it begins: {where}") from None
-        raise ValueError(
-            f"not UTF-8: {where}; convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
-        ) from None
-    if "\0" in text:
-        raise ValueError(BINARY)
-    if not text.strip():
-        raise ValueError("empty")
-    return text
+    if not is_encoding(name):
+        names = (*CANDIDATES, "latin-1", "shift_jis", "euc_kr", "utf-16-le")
+        raise InputError(f"`encoding` {name}: is no encoding that Python knows; {did_you_mean(name, names)}")
 
 
-def _require_text(content: bytes, suffix: str) -> None:
+def mark_of(head: bytes) -> tuple[bytes, str]:
+    """Return the byte-order mark at the beginning, and what it says; none and '' if there is none."""
+    return next(((mark, name) for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), (b"", ""))
+
+
+def wide_encoding(head: bytes, how: Reading) -> str:
+    """Return the encoding, of two or four bytes a letter, of a text that begins like this; '' for all others."""
+    _, encoding = mark_of(head)
+    given = codecs.lookup(how.encoding).name if how.encoding else ""
+    if not encoding and given.startswith(WIDE) and b"\0" in head:
+        return given
+    return encoding if encoding.startswith(WIDE) else ""
+
+
+@dataclass
+class Damage:
+    """How many bytes are no UTF-8, of how many, and how many stand for letters beyond ASCII."""
+
+    bad: int = 0
+    beyond_ascii: int = 0
+    size: int = 0
+
+    def of(self, content: bytes, final: bool = True) -> tuple[str, int]:
+        """Decode bytes, count them, and return the text, with U+FFFD where it was none, and how many were used."""
+        text, used = codecs.utf_8_decode(content, "replace", final)
+        marks = text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
+        good = len(text.encode()) - 3 * marks
+        self.size, self.bad = self.size + used, self.bad + used - good
+        self.beyond_ascii += good - (len(text) - marks)
+        return text, used
+
+    def is_rare(self, share: float = BAD_SHARE) -> bool:
+        """Tell whether this is UTF-8 for all that: in a text of another encoding, nearly all beyond ASCII is bad."""
+        return self.bad <= max(share * self.size, BAD_SHARE_OF_OTHERS * self.beyond_ascii)
+
+
+def said(bad: int) -> str:
+    """Say how many bytes are bad."""
+    return "1 bad byte" if bad == 1 else f"{bad:,} bad bytes"
+
+
+def replaced(bad: int, encoding: str = "utf-8") -> str:
+    """Say what became of so many bad bytes, if there are any."""
+    return f"{said(bad)}, which {'is' if bad == 1 else 'are'} no {encoding.upper()}: replaced by U+FFFD" if bad else ""
+
+
+class TextStream:
+    """A stream of bytes as text, read block by block, its line ends as \\n. `damage` counts what was bad so far."""
+
+    def __init__(self, stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> None:
+        """Look at the beginning.
+
+        Raises ValueError, with the kind of file and what to do, for what is no text; `suffix` tells kinds apart.
+        """
+        self._stream, self._name, self._how, self.damage, self._doubt = stream, name, how, Damage(), ""
+        head = stream.peek(SAMPLE)
+        mark, self.encoding = mark_of(head)
+        stream.read(len(mark))
+        self._is_certain = bool(mark) or is_utf8(how.encoding)
+        if not mark:
+            self.encoding = wide_encoding(head, how) or "utf-8"
+            _require_text(head, suffix.lower(), self.encoding)
+        self._decoder = codecs.getincrementaldecoder(self.encoding)("strict")
+        self._place = self._begin = len(mark)
+        self._first_bad = 0
+
+    def blocks(self) -> Iterator[str]:
+        """Yield the text. Raises ValueError where it turns out to be none, and InputError for bytes that may not be."""
+        carriage_return = ""
+        while block := self._stream.read1(SAMPLE):
+            text = carriage_return + self._decoded(block)
+            self._place += len(block)
+            carriage_return = "\r" if text.endswith("\r") else ""
+            yield self._checked(text.removesuffix(carriage_return))
+        yield self._checked(carriage_return + self._decoded(b"", final=True))
+
+    def document(self, name: str, text: str, is_whole: bool = True) -> Document | Skipped:
+        """Return a text that was read as a document, or as left out for what was bad in it.
+
+        `is_whole` says that it is all there was. Raises ValueError where so much of that was bad that it is no UTF-8.
+        """
+        if is_whole and self._doubt and not self.damage.is_rare():
+            raise ValueError(self._doubt)
+        if not text or text.isspace():
+            return Skipped(name, "empty")
+        bad = self.damage.bad if is_whole or not self.damage.bad else text.count("\ufffd")
+        if not is_whole and bad > max(1, BAD_SHARE_OF_ONE * len(text)):
+            return Skipped(name, f"{said(bad)} in it")
+        if bad and self._how.bad_bytes == "skip":
+            return Skipped(name, bad_bytes(self._how, name, bad, self._first_bad if is_whole else None))
+        return Document(name, text, replaced(bad))
+
+    def _checked(self, text: str) -> str:
+        if "\0" in text:
+            raise ValueError(BINARY)
+        return text.replace("\r\n", "\n")
+
+    def _decoded(self, block: bytes, final: bool = False) -> str:
+        state = self._decoder.getstate()
+        try:
+            text = self._decoder.decode(block, final)
+        except UnicodeDecodeError as error:
+            self._decoder.setstate(state)
+            return self._repaired(state[0] + block, final, error, self._place - len(state[0]))
+        self.damage.size += len(block)
+        self.damage.beyond_ascii += 0 if text.isascii() else max(0, len(block) - len(text))
+        return text
+
+    def _repaired(self, content: bytes, final: bool, error: UnicodeDecodeError, place: int) -> str:
+        """Decode bytes of which some are bad, or find that the encoding is another one."""
+        where = place + error.start
+        if self.encoding != "utf-8":
+            begins = ", as it begins" if self._begin else ""
+            raise ValueError(f"not {self.encoding.upper()}{begins}: {error.reason} at byte {where}")
+        damage = replace(self.damage)
+        text, used = damage.of(content, final)
+        if not self._is_certain and not self.damage.bad:  # the first that are bad
+            if self._how.encoding and not damage.is_rare(0):
+                self.encoding = self._how.encoding
+                self._decoder = codecs.getincrementaldecoder(self.encoding)("strict")
+                self._place = place
+                return self._decoded(content, final)
+            self._doubt = not_utf8(content, error, where)
+            if place < SAMPLE and not damage.is_rare():
+                raise ValueError(self._doubt)
+        if self._how.bad_bytes == "error":
+            bad_bytes(self._how, self._name, damage.bad, where)
+        if not self.damage.bad:
+            self._first_bad = where
+        self.damage = damage
+        self._decoder.setstate((content[used:], 0))
+        return text
+
+
+def is_utf8(encoding: str | None) -> bool:
+    return encoding is not None and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def bad_bytes(how: Reading, name: str, bad: int, where: int | None) -> str:
+    """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
+    first = "" if where is None else f", the first at byte {where}"
+    reason = f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}"
+    if how.bad_bytes == "error":
+        raise InputError(f"{name}: {reason}; give `bad_bytes` replace or skip to go on without")
+    return f"{reason}; `bad_bytes` replace keeps the text"
+
+
+def not_utf8(content: bytes, error: UnicodeDecodeError, where: int) -> str:
+    """Say that a text is not UTF-8, and what it is likely to be."""
+    from gpt.corpus.encodings import advice
+
+    return f"not UTF-8: {error.reason} at byte {where}; {advice(content, error.start)}"
+
+
+def _require_text(content: bytes, suffix: str, encoding: str) -> None:
     kind = next((kind for magic, kind in KINDS.items() if content.startswith(magic)), None)
-    if kind and content.startswith(b"PK") and suffix in OFFICE:
+    if content.startswith(b"PK\x03\x04") and suffix in OFFICE:
         kind = f"{OFFICE[suffix]}: {SAVE_AS_TEXT}"
     if kind:
         raise ValueError(kind)
-    if b"\0" in content:
-        raise ValueError(BINARY)
+    if b"\0" in content and not encoding.startswith(WIDE):
+        from gpt.corpus.encodings import wide_guess
+
+        guess = wide_guess(content)
+        raise ValueError(f"{BINARY}{f'; {guess}' if guess else ''}")

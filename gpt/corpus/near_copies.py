@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from gpt.corpus.documents import Document
 from gpt.corpus.reading import Corpus
-from gpt.corpus.sources import Document
 from gpt.corpus.split import Divide, Piece, Split, hash_fraction, require_share
 
 PASSAGE = 50  # characters

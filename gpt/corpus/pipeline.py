@@ -61,6 +61,8 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
         log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
     if len(corpus.skipped) > MAX_SHOWN:
         log.info(f"{out / 'skipped.txt'} names all {len(corpus.skipped):,} that were skipped")
+    elif len(corpus.repaired) > MAX_SHOWN:
+        log.info(f"{out / 'skipped.txt'} names all {len(corpus.repaired):,} that were kept with bad bytes")
     return dataset
 
 
@@ -95,20 +97,22 @@ def _write(
     for name, writer in writers.items():
         _require_window(name, sum(shard.tokens for shard in writer.shards), sizes.characters[name])
     tokenizer.save(partial / "tokenizer.json")
-    if corpus.skipped:
-        reasons = [(left.name, left.reason.replace("`", "")) for left in corpus.skipped]
-        lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in reasons)
+    if corpus.skipped or corpus.repaired:
+        reasons = [(left.name, left.reason) for left in corpus.skipped]
+        reasons += [(kept.name, f"kept, with {kept.reason}") for kept in corpus.repaired]
+        lines = "".join(one_line(f"{name}: {reason.replace('`', '')}") + "\n" for name, reason in reasons)
         (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
     write_manifest(partial, tokenizer, shards, recipe)
     return tokenizer, shards, recipe
 
 
 def say_what_was_read(corpus: Corpus | Sample) -> None:
-    """Name what was skipped, and count what was read. Raises InputError if that is nothing."""
-    for left in corpus.skipped[:MAX_SHOWN]:
-        log.info(one_line(f"skipped {left.name}: {left.reason}"))
-    if len(corpus.skipped) > MAX_SHOWN:
-        log.info(f"skipped {len(corpus.skipped) - MAX_SHOWN:,} more")
+    """Name what was skipped or repaired, and count what was read. Raises InputError if that is nothing."""
+    for done, parts in (("skipped", corpus.skipped), ("kept", corpus.repaired)):
+        for part in parts[:MAX_SHOWN]:
+            log.info(one_line(f"{done} {part.name}: {part.reason}"))
+        if len(parts) > MAX_SHOWN:
+            log.info(f"{done} {len(parts) - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     if not corpus.documents:
         raise InputError("there is no text in the input: nothing was written")
     log.info(f"read {corpus.files_read:,} of {corpus.files:,} files: {corpus.characters:,} characters")

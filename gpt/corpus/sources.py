@@ -1,40 +1,25 @@
 """Where documents come from: a source is read part by part, and names what it leaves out, with the reason."""
 
-import contextlib
-import json
+import glob
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt.corpus.decoding import decoded
-from gpt.errors import InputError
-from gpt.files import parse_json
+from gpt.corpus.decoding import SAMPLE, require_encoding
+from gpt.corpus.documents import Document, Reading, Refused, Skipped
+from gpt.corpus.formats import ARCHIVES, HTML, PIPE, RECORDS, FileReader
+from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
+from gpt.errors import InputError, check_limits
 from gpt.log import log
 
-JSON_LINES = (".jsonl", ".ndjson")
-RAW = {".html": "tags", ".htm": "tags", ".xml": "tags", ".json": "braces", ".ipynb": "braces", ".csv": "commas"}
-HIDDEN = "hidden, or a directory of tools"
+MARKUP = {".xml": "tags", ".ipynb": "braces"}  # which are learned with the text
 OUR_FILES = ("manifest.json", "checkpoints")
-MAX_FIELDS = 20  # that are named
-TOOL_DIRECTORIES = {"__pycache__", "node_modules"}
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text; `name` identifies it everywhere alike."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """What is left out, and why."""
-
-    name: str
-    reason: str
+STANDARD_INPUT = Path("-")
+NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
 
 class Source(Protocol):
@@ -61,32 +46,41 @@ class Texts:
 
 
 class TextFiles:
-    """Files and directories, each file a part and a document; of JSON Lines each line is a document."""
+    """Files, directories, archives and pipes. Each file is a part; it gives a document or many (see formats.py)."""
 
-    def __init__(self, inputs: list[Path], field: str | None = None) -> None:
-        """Take `field` as the one that holds the text in JSON Lines.
+    def __init__(self, inputs: list[Path], field: str | None = None, how: Reading | None = None) -> None:
+        """Take files and directories, patterns such as notes/*.md, and - for standard input.
 
-        Raises InputError for no input, or one that does not exist, or one that has fields but not as JSON Lines.
+        `field` is the one that holds the text, where files have fields. Raises InputError for no input, or one that
+        does not exist, or one that has no fields though `field` is given, and for settings that are none.
         """
-        self.inputs, self.field = [path.expanduser() for path in inputs], field
+        how = how or Reading()
+        self.how = how if field is None else replace(how, field=field)
+        field = self.how.field
+        check_limits(self.how)
+        if self.how.encoding is not None:
+            require_encoding(self.how.encoding)
+        if not self.how.separator:
+            raise InputError("`separator` is empty; give auto, none, or the text that stands between documents")
         if not inputs:
             raise InputError("`input`: name at least one file or directory")
-        for path in self.inputs:
-            if not path.exists():
-                raise InputError(f"`input` {path}: does not exist")
-            if field is not None and path.suffix.lower() in RAW:
-                raise InputError(
-                    f"`field` {field}: is for JSON Lines (.jsonl) only, and {path} is none; leave it out, or write "
-                    "the file as JSON Lines first, one object a line"
-                )
+        self.inputs = [path for given in inputs for path in _expanded(given.expanduser())]
+        self._asked = set(self.inputs)
+        for path in self.inputs if field is not None else ():
+            if path.suffix.lower() in (*HTML, *MARKUP):
+                raise InputError(f"`field` {field}: {path} has no fields; leave it out, or read that file by itself")
 
     def parts(self) -> list["TextFile | Skipped"]:
         """List the files, and what is left out unread; say where markup is taken for text."""
-        parts = [part for top in self.inputs for part in self._below(top)]
+        parts = list(_numbered([part for top in self.inputs for part in self._below(top)]))
         files = [part for part in parts if isinstance(part, TextFile)]
-        if self.field is not None and not any(file.is_json_lines for file in files):
-            raise InputError(f"`field` {self.field}: there is no JSON Lines file (.jsonl) in the input; leave it out")
-        for suffix, marks in RAW.items():
+        if self.how.field is not None and not any(file.may_have_fields for file in files):
+            raise InputError(
+                f"`field` {self.how.field}: there is no JSON Lines file (.jsonl), JSON, CSV, TSV or Parquet in the "
+                "input; leave it out"
+            )
+        kept = {suffix: "tags" for suffix in HTML if self.how.html == "keep"}
+        for suffix, marks in (MARKUP | kept).items():
             raw = [file for file in files if file.path.suffix.lower() == suffix]
             if raw:
                 others = f" and {len(raw) - 1:,} more {suffix}" if len(raw) > 1 else ""
@@ -96,7 +90,7 @@ class TextFiles:
     def _below(self, top: Path) -> Iterator["TextFile | Skipped"]:
         """Yield every file; its name begins at its input, so that it is the same wherever that lies."""
         if not top.is_dir():
-            yield TextFile(top.name, top)
+            yield TextFile("stdin" if top == STANDARD_INPUT else top.name, top)
             return
         outside, errors = top.resolve().parent, []
         for directory, directories, files in os.walk(top, onerror=errors.append):
@@ -117,58 +111,85 @@ class TextFiles:
 
     def read(self, part: "TextFile") -> Iterator[Document | Skipped]:
         try:
-            if not part.path.is_file():
+            asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
+            if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
                 yield Skipped(part.name, "not a regular file")
-            elif part.is_json_lines:
-                yield from self._json_lines(part)
-            else:
-                yield Document(part.name, decoded(part.path.read_bytes(), part.path.suffix))
+                return
+            with _opened(part) as stream:
+                yield from FileReader(self.how).documents(stream, part.name, part.file)
         except OSError as error:
             yield Skipped(part.name, f"cannot be read: {error.strerror}")
-        except InputError:
-            raise
-        except ValueError as error:
-            yield Skipped(part.name, str(error))
+        except Refused as error:
+            yield self._left_out(part, error)
 
-    def _json_lines(self, part: "TextFile") -> Iterator[Document | Skipped]:
-        """Read a file in which each line is a document; one without any text is left out as one, or refused."""
-        found = iter(()) if self.field is None else _lines(part, self.field)
-        before = []
-        for each in found:
-            if isinstance(each, Document):
-                yield from [*before, each]
-                yield from found
-                return
-            before.append(each)
-        fields = _first_fields(part.path)
-        if fields is None:
-            yield Skipped(part.name, "has no line of JSON")
-            return
-        known = f"its fields are: {', '.join(fields[:MAX_FIELDS]) or 'none: its first line is no object'}"
-        if self.field is None:
-            yield self._left_out(part, f"`field` must name the field that holds the text; {known}")
-        elif self.field in fields:
-            yield self._left_out(part, f"the field {self.field!r} holds no text in any line; {known}")
-        else:
-            yield self._left_out(part, f"no line has a field {self.field!r}; {known}")
-
-    def _left_out(self, part: "TextFile", reason: str) -> Skipped:
+    def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory."""
-        if part.path in self.inputs:
-            raise InputError(f"`input` {part.path}: {reason}")
-        return Skipped(part.name, f"JSON Lines: {reason}")
+        if part.path in self._asked:
+            raise InputError(f"`input` {part.path}: {error}")
+        return Skipped(part.name, f"{error.format}: {error}" if error.format else str(error))
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to read, and the name of its document."""
+    """A file to read, or a pipe, and the name of its documents."""
 
     name: str
     path: Path
 
     @property
-    def is_json_lines(self) -> bool:
-        return self.path.suffix.lower() in JSON_LINES
+    def is_pipe(self) -> bool:
+        return self.path == STANDARD_INPUT or self.path.is_fifo() or self._is_nameless
+
+    @property
+    def _is_nameless(self) -> bool:
+        return self.path == STANDARD_INPUT or self.path.parts[:2] in NAMELESS
+
+    @property
+    def file(self) -> str:
+        """The name that says what format it has."""
+        return PIPE if self.is_pipe and (self._is_nameless or not self.path.suffix) else self.path.name
+
+    @property
+    def may_have_fields(self) -> bool:
+        return self.file == PIPE or self.path.suffix.lower() in (*RECORDS, *ARCHIVES)
+
+
+def _expanded(given: Path) -> list[Path]:
+    """Return the files of a pattern, in order, or the file itself. Raises InputError where there is none."""
+    if given == STANDARD_INPUT or given.exists():
+        return [given]
+    if not glob.has_magic(str(given)):
+        raise InputError(f"`input` {given}: does not exist")
+    found = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207  # of absolute ones, too
+    if "**" in given.parts:  # which fits directories and all that is in them
+        found = [path for path in found if not path.is_dir()]
+    if not found:
+        raise InputError(f"`input` {given}: is the name of no file, and as a pattern it fits none")
+    return found
+
+
+def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped"]:
+    """Name pipes by their order: what the shell calls them, such as /dev/fd/63, says nothing."""
+    number = 0
+    for part in parts:
+        if isinstance(part, TextFile) and part.file == PIPE and (part.path.is_fifo() or part.path.is_file()):
+            number += 1
+            yield TextFile("pipe" if number == 1 else f"pipe {number}", part.path)
+        else:
+            yield part
+
+
+def _opened(part: TextFile) -> io.BufferedReader:
+    """Open a file, so that a peek shows its beginning."""
+    if part.path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError("`input` -: standard input is closed")
+        if sys.stdin.isatty():
+            log.info("reading what is typed, up to Ctrl-D at the beginning of a line")
+        return buffered(sys.stdin.buffer.read)
+    if part.path.is_fifo():
+        return buffered(open(part.path, "rb", buffering=0).read)
+    return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
 
 def _name(path: Path, outside: Path) -> str:
@@ -183,45 +204,3 @@ def _reason_to_skip(directory: Path) -> str | None:
     if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
         return "a dataset or a run of this program"
     return None
-
-
-def _lines(part: TextFile, field: str) -> Iterator[Document | Skipped]:
-    """Read line by line, since such files can be larger than the memory."""
-    with open(part.path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                name = f"{part.name}, line {number}"
-                try:
-                    yield Document(name, _text_of(parse_json(line), field))
-                except ValueError as error:
-                    yield Skipped(name, _reason(error))
-
-
-def _first_fields(path: Path) -> list[str] | None:
-    """List the fields of the first line that is JSON, none where that is no object; None if no line is."""
-    with open(path, "rb") as lines:
-        for line in filter(bytes.strip, lines):
-            with contextlib.suppress(ValueError):
-                entry = parse_json(line)
-                return list(entry) if isinstance(entry, dict) else []
-    return None
-
-
-def _text_of(entry: object, field: str) -> str:
-    """Return the text in a line of JSON. Raises ValueError, with the reason, if there is none."""
-    text = entry.get(field) if isinstance(entry, dict) else None
-    if not isinstance(text, str):
-        raise ValueError(f"has no text in the field {field!r}")
-    if not text.strip():
-        raise ValueError("empty")
-    # JSON can spell half a surrogate pair, which no UTF-8 can hold.
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\r\n", "\n")
-
-
-def _reason(error: ValueError) -> str:
-    """Say why a line cannot be read as JSON with a text."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: {error.reason} at byte {error.start}"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
-    return str(error)

@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from gpt.corpus.documents import Document
 from gpt.corpus.reading import Corpus
-from gpt.corpus.sources import Document
 from gpt.errors import InputError
 
 MAX_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens, more than an evaluation reads

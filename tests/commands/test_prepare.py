@@ -135,6 +135,28 @@ def test_mixed_files_and_json_lines(tmp_path):
     assert open_dataset(tmp_path / "data" / "m").train.tokens > before + 3000
 
 
+def test_the_settings_of_reading_are_used_and_recorded(tmp_path):
+    """And what was lost or divided is said, with settings as flags."""
+    (tmp_path / "a.txt").write_bytes("Ein Müller. ".encode("cp1252") * 100 + b"###" + b"Plain text. " * 100)
+    (tmp_path / "b.txt").write_bytes("Ein Müller. ".encode() * 100 + b"\xff")
+    settings = ("--encoding", "cp1252", "--separator", "###", "--tokenizer", "bytes")
+    output = recipe("files", "--input", "*.txt", "--name", "m", *settings, cwd=tmp_path)
+    assert "a.txt: 2 documents, divided at '###'; --separator none keeps it as one" in output
+    assert "kept b.txt: 1 bad byte, which is no UTF-8: replaced by U+FFFD" in output
+    assert "b.txt: kept, with 1 bad byte" in (tmp_path / "data" / "m" / "skipped.txt").read_text(encoding="utf-8")
+    dataset = open_dataset(tmp_path / "data" / "m")
+    text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())
+    assert "###" not in text
+    assert "Müller. <|endoftext|>Plain" in text
+    recorded = {"encoding": "cp1252", "separator": "###", "field": None, "bad_bytes": "replace", "html": "drop"}
+    recorded |= {"max_unpacked": 100, "zstd_window": 27}
+    assert {name: dataset.recipe[name] for name in recorded} == recorded
+    complaint = refused(
+        "data/prepare.py", "files", "--input", "*.txt", "--name", "m", "--bad-bytes", "error", cwd=tmp_path
+    )
+    assert "b.txt: 1 bad byte that is no UTF-8, the first at byte 1300; give --bad-bytes replace or skip" in complaint
+
+
 def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
     options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")

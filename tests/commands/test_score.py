@@ -45,6 +45,7 @@ def test_the_newest_run_is_named_where_none_was(trained_run, tmp_path, monkeypat
     (tmp_path / "runs").mkdir()
     trained_run.rename(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gpt"])
     score.main(["--text", "abc", "--device", "cpu"])
     following = "continue a text: gpt sample --run runs/mine"
     assert re.fullmatch(r"using runs/mine, step \d+", said[0])

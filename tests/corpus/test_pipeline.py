@@ -5,8 +5,9 @@ import time
 import pytest
 from helpers import python_text, write_dataset
 
+from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.pipeline import prepare
-from gpt.corpus.sources import Skipped, Texts
+from gpt.corpus.sources import Texts
 from gpt.corpus.split import by_name_or_end
 from gpt.dataset import dataset as dataset_module
 from gpt.dataset.dataset import open_dataset
@@ -95,6 +96,20 @@ def test_many_skipped_documents_are_counted_and_listed_in_a_file(tmp_path, said)
     assert said[-3] == "skipped 80 more"
     assert said[-1] == f"{tmp_path / 'd' / 'skipped.txt'} names all 100 that were skipped"
     assert len((tmp_path / "d" / "skipped.txt").read_text().splitlines()) == 100
+
+
+def test_what_was_kept_with_bad_bytes_is_said_and_listed(tmp_path, said):
+    class Damaged(Texts):
+        def read(self, part):
+            for document in super().read(part):
+                yield Document(document.name, document.text, "" if part == "0" else "1 bad byte")
+
+    texts = {str(number): text for number, (_, text) in enumerate(documents(30))}
+    prepare(Damaged(texts), by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    assert said[0] == "kept 1: 1 bad byte"
+    assert said[20] == "kept 9 more with bad bytes"
+    assert said[-1] == f"{tmp_path / 'd' / 'skipped.txt'} names all 29 that were kept with bad bytes"
+    assert (tmp_path / "d" / "skipped.txt").read_text().splitlines()[0] == "1: kept, with 1 bad byte"
 
 
 def test_no_text_at_all_is_refused_and_sends_nobody_to_a_file_that_is_not_there(tmp_path, said):

@@ -45,6 +45,12 @@ def test_a_content_is_kept_once_also_under_the_same_name(tmp_path):
     assert (corpus.documents, corpus.files_read) == (4, 2)
 
 
+def test_what_was_kept_with_a_loss_is_listed(tmp_path):
+    corpus = Corpus(Counting([[Document("a", "o\ufffde", "1 bad byte"), Document("b", "two")]]), tmp_path, Progress())
+    assert corpus.repaired == [Skipped("a", "1 bad byte")]
+    assert corpus.documents == 2
+
+
 def test_what_is_left_out_is_no_file_and_no_document(tmp_path):
     parts = [Skipped("dir", "hidden"), [Skipped("picture", "binary")], [Document("a", "text"), Skipped("b", "empty")]]
     corpus = Corpus(Counting(parts), tmp_path, Progress())

@@ -60,4 +60,4 @@ def test_a_copy_is_skipped_and_what_is_left_out_is_named():
     assert [document.name for document in sample] == ["a", "c"]
     assert sample.skipped == [Skipped("bad", "binary"), Skipped("b", "the same content as a")]
     assert (sample.files, sample.files_read, sample.documents, sample.characters, sample.sampled) == (4, 3, 3, 12, 8)
-    assert sample.distinct == 8
+    assert sample.learnable == 8

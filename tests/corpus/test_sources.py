@@ -1,12 +1,17 @@
 import errno
+import gzip
+import io
 import json
 import os
+import re
+import threading
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from gpt.corpus.sources import Document, Skipped, TextFiles
+from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.sources import TextFiles
 from gpt.errors import InputError
 
 TEXT = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter.\n"
@@ -45,12 +50,12 @@ def read(files):
 def test_a_directory_is_read_and_what_is_skipped_is_named_with_the_reason(folder):
     texts, skipped = read(TextFiles([folder]))
     assert set(texts) == {"corpus/a.txt", "corpus/sub/b.md", "corpus/windows.txt"}
-    convert = "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
+    looks = "looks like windows-1252, in which it has 'war einmal ein Müller, der war a': give it by `encoding` cp1252"
     assert {name.removeprefix("corpus/"): reason for name, reason in skipped.items()} == {
         "empty.txt": "empty",
         "blank.txt": "empty",
         "picture.png": "binary: it has a zero byte",
-        "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}; {convert}",
+        "latin1.txt": f"not UTF-8: invalid start byte at byte {TEXT.index('ü')}; {looks}",
         ".git": "hidden, or a directory of tools",
         "__pycache__": "hidden, or a directory of tools",
         "venv": "hidden, or a directory of tools",
@@ -90,24 +95,25 @@ def test_a_tilde_is_the_home_directory(folder, monkeypatch):
 def test_markup_is_taken_as_it_stands_and_said_once_for_each_kind(folder, said):
     (folder / "page.html").write_text("<p>one</p>")
     (folder / "sub" / "other.HTML").write_text("<p>two</p>")
-    (folder / "table.csv").write_text("a,b")
-    texts, _ = read(TextFiles([folder]))
+    (folder / "feed.xml").write_text("<a>b</a>")
+    texts, _ = read(TextFiles([folder], how=Reading(html="keep")))
     assert texts["corpus/page.html"] == "<p>one</p>"
     assert said == [
+        f"{folder / 'feed.xml'}: taken as it stands; the tags are learned with the text",
         f"{folder / 'page.html'} and 1 more .html: taken as it stands; the tags are learned with the text",
-        f"{folder / 'table.csv'}: taken as it stands; the commas are learned with the text",
     ]
+    assert read(TextFiles([folder]))[0]["corpus/page.html"] == "one\n"
 
 
-@pytest.mark.parametrize("name", ["x.json", "x.CSV"])
-def test_a_field_of_what_is_not_json_lines_is_refused(folder, name):
-    (folder / name).write_text('{"text": "one"}')
+@pytest.mark.parametrize("name", ["x.html", "x.ipynb"])
+def test_a_field_of_what_has_none_is_refused(folder, name):
+    (folder / name).write_text("<p>one")
     (folder / "y.jsonl").write_text('{"text": "one"}\n')
-    with pytest.raises(InputError, match=r"`field` text: is for JSON Lines \(\.jsonl\) only"):
+    with pytest.raises(InputError, match=rf"`field` text: .*{name} has no fields"):
         TextFiles([folder / "y.jsonl", folder / name], "text")
     assert "corpus/y.jsonl, line 1" in read(TextFiles([folder], "text"))[0]  # found in a directory it is text
     (folder / "y.jsonl").unlink()
-    with pytest.raises(InputError, match=r"`field` text: there is no JSON Lines file \(\.jsonl\) in the input"):
+    with pytest.raises(InputError, match=r"`field` text: there is no JSON Lines file \(\.jsonl\), JSON, CSV"):
         TextFiles([folder], "text").parts()
 
 
@@ -153,7 +159,9 @@ def test_json_lines_without_text_are_refused_with_the_fields_there_are(tmp_path,
 @pytest.mark.parametrize("field", [None, "text"])
 def test_json_lines_without_a_line_of_json_are_skipped(tmp_path, content, field):
     (tmp_path / "x.jsonl").write_text(content)
-    assert read(TextFiles([tmp_path / "x.jsonl"], field)) == ({}, {"x.jsonl": "has no line of JSON"})
+    texts, skipped = read(TextFiles([tmp_path / "x.jsonl"], field))
+    first = "; the first is left out: not JSON: Expecting value at character 1" if content.strip() else ""
+    assert (texts, skipped) == ({}, {"x.jsonl": f"has no line of JSON{first}"})
 
 
 def test_an_input_that_does_not_exist_is_refused(tmp_path):
@@ -190,9 +198,105 @@ def test_json_lines_are_normalized_as_files_are(tmp_path):
     (tmp_path / "y.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "\xff"}\n{"text": "a"}{"text": "b"}\n')
     texts, skipped = read(TextFiles([tmp_path / "y.jsonl"], "text"))
     assert list(texts.values()) == ["fine"]
-    assert [reason.split(":")[0] for reason in skipped.values()] == ["not UTF-8", "not JSON"]
+    assert [reason.split(":")[0] for reason in skipped.values()] == [
+        "not UTF-8",
+        "holds more than one object, the second from character 14; give each a line of its own",
+    ]
 
 
 def test_what_is_no_regular_file_is_skipped(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     assert read(TextFiles([tmp_path])) == ({}, {f"{tmp_path.name}/pipe.txt": "not a regular file"})
+
+
+def test_patterns_are_the_files_that_they_fit(tmp_path, monkeypatch):
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    for name in ("b.md", "a.md", "c.txt", "[1].md", "deep/d.md"):
+        (tmp_path / "notes" / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    assert list(read(TextFiles([Path("notes/*.md")]))[0]) == ["[1].md", "a.md", "b.md"]
+    assert list(read(TextFiles([Path("notes/**/*.md")]))[0]) == ["[1].md", "a.md", "b.md", "d.md"]
+    assert len(read(TextFiles([Path("notes/**")]))[0]) == 5
+    assert list(read(TextFiles([Path("notes/[1].md")]))[0]) == ["[1].md"]  # a file of that name is no pattern
+    with pytest.raises(InputError, match=r"`input` notes/\*\.rst: .* as a pattern it fits none"):
+        TextFiles([Path("notes/*.rst")])
+
+
+def through(content, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+LINES = b'{"text": "one"}\n{"text": "two"}\n'
+PIPED = {
+    "JSON Lines": (LINES, "text", {"stdin, line 1": "one", "stdin, line 2": "two"}),
+    "gzip": (gzip.compress(LINES), "text", {"stdin, line 1": "one", "stdin, line 2": "two"}),
+    "UTF-16": (LINES.decode().encode("utf-16"), "text", {"stdin, line 1": "one", "stdin, line 2": "two"}),
+    "array": (b'[{"text": "one"}, {"text": "two"}]', "text", {"stdin, entry 1": "one", "stdin, entry 2": "two"}),
+    "table": (b"id,text\n1,one\n2,two\n", "text", {"stdin, row 1": "one", "stdin, row 2": "two"}),
+    "text": (b"[Chapter 1]\n{x}\n", None, {"stdin": "[Chapter 1]\n{x}\n"}),
+    "form feeds": (b"one\ftwo", None, {"stdin, document 1": "one", "stdin, document 2": "two"}),
+}
+
+
+@pytest.mark.parametrize(("content", "field", "texts"), PIPED.values(), ids=PIPED)
+def test_standard_input_is_of_the_format_that_it_begins_as(monkeypatch, content, field, texts):
+    through(content, monkeypatch)
+    assert read(TextFiles([Path("-")], field)) == (texts, {})
+
+
+def test_standard_input_is_no_text_where_it_should_have_fields_and_the_other_way_round(monkeypatch):
+    for content, field, message in (
+        (b"prose", "text", "begins like plain text, which has no field 'text'"),
+        (LINES, None, "`field` must name the field that holds the text; its fields are: text"),
+        (b'["a"', "text", "begins"),
+    ):
+        through(content, monkeypatch)
+        files = TextFiles([Path("-")], field)
+        if content.startswith(b"["):
+            assert read(files)[0] == {"stdin, entry 1": "a"}
+        else:
+            with pytest.raises(InputError, match=message):
+                read(files)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        read(TextFiles([Path("-")]))
+
+
+def test_a_pipe_that_is_asked_for_is_read_once(tmp_path):
+    path = tmp_path / "x.jsonl"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(LINES,))
+    writer.start()
+    texts, _ = read(TextFiles([path], "text"))
+    writer.join()
+    assert texts == {"x.jsonl, line 1": "one", "x.jsonl, line 2": "two"}
+
+
+def test_pipes_of_the_shell_are_named_by_their_order():
+    ends = [os.pipe() for _ in range(2)]
+    for number, (_, write) in enumerate(ends):
+        os.write(write, b"text %d" % number)
+        os.close(write)
+    inputs = [Path(f"/dev/fd/{read_end}") for read_end, _ in ends]
+    assert read(TextFiles(inputs))[0] == {"pipe": "text 0", "pipe 2": "text 1"}
+    for read_end, _ in ends:
+        os.close(read_end)
+
+
+def test_a_device_is_no_text():
+    assert read(TextFiles([Path("/dev/null")])) == ({}, {"null": "not a regular file"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoding": "cp1225"}, "`encoding` cp1225: is no encoding that Python knows; did you mean 'cp1256'?"),
+        ({"encoding": "base64"}, "`encoding` base64: is no encoding"),
+        ({"separator": ""}, "`separator` is empty"),
+        ({"max_unpacked": 0}, "`max_unpacked` is 0; it must be at least 1"),
+        ({"zstd_window": 32}, "`zstd_window` is 32; it must be from 10 to 31"),
+    ],
+)
+def test_settings_that_are_none_are_refused(tmp_path, settings, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TextFiles([tmp_path], how=Reading(**settings))

@@ -103,7 +103,7 @@ def test_resuming_with_as_many_processes_is_exact(worlds, mode):
     assert first[mode]["dropout, blocks"] == ""
 
 
-@pytest.fixture(params=["ddp", "fsdp", pytest.param("hsdp", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["ddp", "fsdp", pytest.param("hsdp", marks=pytest.mark.slow)])
 def troubled(worlds, dataset, request):
     """What each process saw go wrong in a mode."""
     out, results = worlds

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.choices import BadBytes, Markup
+from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split, by_name_or_end
@@ -12,17 +14,30 @@ from gpt.errors import InputError
 
 @dataclass(frozen=True)
 class Files:
-    """Prepare your own text: txt, md, source code, what is UTF-8, or JSON Lines.
+    """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
+    Each file is a document, or many, by its records or separators.
     Of fewer than 100 documents the end of each validates; of more, some do.
     """
 
     input: list[Path]
-    """Files and directories; a directory is read with all below it, hidden ones left out."""
+    """Files, packed or not, archives, patterns such as 'notes/*.md', directories with all below, or - for stdin."""
     name: str
     """Name of the dataset, written to data/NAME."""
     field: str | None = None
-    """Field of JSON Lines (.jsonl) files that holds the text."""
+    """Field or column of JSON, CSV, TSV and Parquet that holds the text; data.content is a field of the object data."""
+    separator: str = AUTO
+    """What ends a document within a file, such as '###', or none; auto finds <|endoftext|>, in .txt form feeds, too."""
+    encoding: str | None = None
+    """Encoding of files that are neither UTF-8 nor marked, such as cp1252; by default the likely one is proposed."""
+    bad_bytes: BadBytes = "replace"
+    """Replace single bytes that are no UTF-8 by U+FFFD, skip their document, or end with an error; they are counted."""
+    html: Markup = "drop"
+    """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
+    max_unpacked: int = 100
+    """How many times its size a compressed file may unpack to; 64 MiB in any case. The rest is left out."""
+    zstd_window: int = 27
+    """Largest window of a .zst file, as a power of 2; what zstd --long=31 wrote needs 31, and 2 GiB of memory."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float = 0.1
@@ -46,7 +61,19 @@ class Files:
         return place
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, self.field)
+        return TextFiles(self.input, how=self.reading())
+
+    def reading(self) -> Reading:
+        """Return how the files are read."""
+        return Reading(
+            field=self.field,
+            separator=self.separator,
+            encoding=self.encoding,
+            bad_bytes=self.bad_bytes,
+            html=self.html,
+            max_unpacked=self.max_unpacked,
+            zstd_window=self.zstd_window,
+        )
 
     def split(self) -> Split:
         return by_name_or_end(self.validation_share)
@@ -56,6 +83,6 @@ class Files:
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            "field": self.field,
+            **{name: value for name, value in vars(self.reading()).items() if name != "notices"},
             "validation_share": self.validation_share,
         }

@@ -1,0 +1,89 @@
+"""Lines of a file of records, one after another, since such files can be larger than the memory; and JSON Lines.
+
+Nothing here keeps a line while the next stage works with it: one of some gigabytes is in memory twice and not oftener.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gpt.corpus.decoding import BAD_SHARE, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
+from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.readers.records import Record, documents_of, json_fault
+from gpt.files import parse_json
+
+BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
+MARK = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line's text, with U+FFFD for its bad bytes, and how many there are; `fault` says why it is not to be used."""
+
+    number: int
+    text: str
+    bad: int = 0
+    fault: str = ""
+
+
+class Lines:
+    """Iterates over lines with their ends: UTF-8, or what a byte-order mark says, or what `encoding` does for others.
+
+    Raises ValueError for a file of two or four bytes a letter that is damaged, and InputError where bad bytes are one.
+    """
+
+    def __init__(self, stream: io.BufferedReader, name: str, how: Reading) -> None:
+        self._name, self._how, self._number = name, how, 0
+        head = stream.peek(SAMPLE)
+        wide = wide_encoding(head, how)
+        self._stream = io.TextIOWrapper(stream, wide, newline="\n") if wide else stream
+        given = how.encoding is not None and not is_utf8(how.encoding)
+        self._encoding = how.encoding if given else None
+        sample = Damage()
+        sample.of(head, final=len(head) < SAMPLE)
+        self._is_other = not sample.is_rare(0 if given else BAD_SHARE) and not is_utf8(how.encoding)
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> Line:
+        line = next(self._stream)
+        self._number += 1
+        if isinstance(line, str):
+            return Line(self._number, line.removeprefix("\ufeff"))
+        try:
+            return Line(self._number, (line.removeprefix(MARK) if self._number == 1 else line).decode())
+        except UnicodeDecodeError as error:
+            return self._faulty(line, error)
+
+    def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
+        """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
+        if self._encoding and self._is_other:
+            try:
+                return Line(self._number, line.decode(self._encoding))
+            except UnicodeDecodeError as fault:
+                reason = f"not {self._encoding.upper()}: {fault.reason} at byte {fault.start}"
+                return Line(self._number, "", fault=reason)
+        damage = Damage()
+        text, _ = damage.of(line)
+        if self._is_other or not damage.is_rare(max(BAD_SHARE_OF_LINES, 1 / len(line))):
+            return Line(self._number, text, damage.bad, not_utf8(line, error, error.start))
+        name, how = f"{self._name}, line {self._number}", self._how
+        fault = "" if how.bad_bytes == "replace" else bad_bytes(how, name, damage.bad, error.start)
+        return Line(self._number, text, damage.bad, fault)
+
+
+def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
+    """Yield the documents of JSON Lines, each an object in a line; blank lines are passed over."""
+
+    def record(line: Line) -> Record | None:
+        if line.fault:
+            return Record(f"{name}, line {line.number}", None, line.fault)
+        if not line.text or line.text.isspace():
+            return None
+        try:
+            return Record(f"{name}, line {line.number}", parse_json(line.text), note=replaced(line.bad))
+        except ValueError as error:
+            return Record(f"{name}, line {line.number}", None, json_fault(error, line.text))
+
+    records = filter(None, map(record, Lines(stream, name, how)))
+    return documents_of(records, name, "JSON Lines", how)

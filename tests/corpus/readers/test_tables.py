@@ -1,0 +1,54 @@
+import csv
+import io
+import random
+
+import pytest
+from corpus_files import found_in, skipped_in, texts_in
+from helpers import random_text
+
+from gpt.errors import InputError
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ","), ("x.csv", ";"), ("x.tsv", "\t"), ("x.CSV", "|")])
+def test_a_table_is_read_as_it_was_written(name, delimiter):
+    rng = random.Random(delimiter)
+    texts = [random_text(rng, 40).replace("\r", "").replace("\0", "") or "x" for _ in range(50)]
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=delimiter)
+    writer.writerows([["id", "text"], *enumerate(texts)])
+    content = file.getvalue().encode("utf-8", "replace")
+    expected = [text.encode("utf-8", "replace").decode() for text in texts if text.strip()]
+    assert list(texts_in(content, name, "text").values()) == expected
+    assert list(texts_in(content.decode().encode("utf-16"), name, "text").values()) == expected
+
+
+def test_columns_are_named_where_none_is_asked_for_or_it_is_not_there():
+    content = b"\xef\xbb\xbfid,text\r\n1,one\r\n"
+    assert texts_in(content, "x.csv", "id") == {"x.csv, row 1": "1"}
+    with pytest.raises(InputError, match="`field` must name the field that holds the text; its fields are: id, text"):
+        found_in(content, "x.csv")
+    with pytest.raises(InputError, match="no row has a field 'body'; its fields are: id, text"):
+        found_in(content, "x.csv", "body")
+
+
+def test_a_bad_row_is_named_and_the_others_are_read():
+    content = b'id,text\n1,one\n2\n3,a,b\n\n4,"x"y\n5,\n6,caf\xe9\n7,seven\n8,"open\n9,nine\n'
+    sound = "Müller ".encode() * 20
+    content = content.replace(b"one", sound)
+    assert list(texts_in(content, "x.csv", "text").values())[1:] == ["caf\ufffd", "seven"]
+    skipped = skipped_in(content, "x.csv", "text")
+    assert {name.removeprefix("x.csv, "): reason for name, reason in skipped.items()} == {
+        "row 2": "has 1 columns, and the header has 2",
+        "row 3": "has 3 columns, and the header has 2",
+        "row 4": "not CSV: ',' expected after '\"'",
+        "row 5": "empty",
+        "row 8 and what follows": "not CSV: a quote is not closed",
+    }
+    (document,) = [each for each in found_in(content, "x.csv", "text") if getattr(each, "note", "")]
+    assert document.note == "1 bad byte, which is no UTF-8: replaced by U+FFFD"
+
+
+def test_a_cell_may_be_large_and_a_table_empty():
+    assert len(texts_in(b"text\n" + b"a" * 1_000_000, "x.csv", "text")["x.csv, row 1"]) == 1_000_000
+    for content in (b"", b"id,text\n"):
+        assert skipped_in(content, "x.csv", "text") == {"x.csv": "has no row of CSV"}

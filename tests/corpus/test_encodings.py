@@ -1,0 +1,58 @@
+import sys
+
+import pytest
+from corpus_files import skipped_in, texts_in
+
+from gpt.corpus.encodings import advice
+from gpt.corpus.sources import TextFiles
+
+TEXTS = {
+    "cp1252": "Il était une fois une pauvre fille élevée à la cour, où régnait un roi âgé.\n",
+    "cp932": "これは日本語の文章です。吾輩は猫である。名前はまだ無い。\n",
+    "euc_jp": "これは日本語の文章です。吾輩は猫である。名前はまだ無い。\n",
+    "gb18030": "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。\n",
+    "big5": "話說天下大勢，分久必合，合久必分。周末七國分爭，並入於秦。\n" * 3,
+    "cp949": "모든 행복한 가정은 서로 닮았고 불행한 가정은 제각각 나름으로 불행하다.\n",
+    "cp1251": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n",
+    "koi8_r": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n",
+    "cp1253": "Όλες οι ευτυχισμένες οικογένειες μοιάζουν μεταξύ τους.\n",
+}
+
+
+@pytest.mark.parametrize(("encoding", "text"), TEXTS.items())
+def test_the_likely_encoding_is_proposed_and_reads_the_text(encoding, text):
+    pytest.importorskip("charset_normalizer", reason="the extra `data` proposes encodings")
+    content = ("plain ASCII before it\n" * 3 + text).encode(encoding)
+    assert f"give it by `encoding` {encoding}" in skipped_in(content)["x.txt"]
+    assert texts_in(content, encoding=encoding)["x.txt"].endswith(text)
+
+
+def test_other_likely_encodings_are_named_too():
+    pytest.importorskip("charset_normalizer", reason="the extra `data` proposes encodings")
+    assert "give it by `encoding` cp1252 (or perhaps" in advice("1,café\n".encode("latin-1"), 5)
+
+
+def test_without_the_library_it_says_how_to_convert_a_text(monkeypatch):
+    monkeypatch.setitem(sys.modules, "charset_normalizer", None)
+    reason = skipped_in("Müller".encode("latin-1"))["x.txt"]
+    assert "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)" in reason
+    assert "pip install 'gpt[data]'" in reason
+
+
+def test_what_no_encoding_explains_is_left_with_the_advice():
+    assert "convert it with iconv" in skipped_in(bytes(range(128, 160)) * 9)["x.txt"]
+
+
+def test_a_folder_of_several_encodings_is_named_file_by_file(tmp_path):
+    """Also where a name is no UTF-8 itself."""
+    pytest.importorskip("charset_normalizer", reason="the extra `data` proposes encodings")
+    names = {"utf8.txt": "utf-8", "ansi.txt": "cp1252", "wide.txt": "utf-16", "japan.txt": "shift_jis"}
+    for name, encoding in names.items():
+        (tmp_path / name).write_bytes(TEXTS["cp932" if encoding == "shift_jis" else "cp1252"].encode(encoding))
+    (tmp_path / b"caf\xe9.txt".decode(errors="surrogateescape")).write_bytes(b"text")
+    files = TextFiles([tmp_path])
+    found = {each.name.split("/")[1]: each for part in files.parts() for each in files.read(part)}
+    assert found["utf8.txt"].text == found["wide.txt"].text == TEXTS["cp1252"]
+    assert "windows-1252" in found["ansi.txt"].reason
+    assert "cp932" in found["japan.txt"].reason
+    assert found["caf\udce9.txt"].text == "text"
