@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "sample",
     "eval": "evaluate",
     "score": "score",
+    "tokenizer": "tokenizer",
     "runs": "runs",
     "data": "data",
     "export": "export",
@@ -63,7 +64,7 @@ def call(command: str, arguments: Sequence[str]) -> None:
 
 def usage() -> str:
     """List the commands, each with the first line of its module's docstring."""
-    lines = [f"  {command:8} {_summary(module)}" for command, module in COMMANDS.items()]
+    lines = [f"  {command:9} {_summary(module)}" for command, module in COMMANDS.items()]
     return "\n".join(
         [
             "usage: gpt COMMAND [options]",

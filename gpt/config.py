@@ -88,8 +88,8 @@ class TrainConfig:
     run_dir: Path | None = None
     """Run directory; by default a new one, runs/DATA-PRESET."""
     init_from: str = "scratch"
-    """Where the weights begin: 'scratch', a run directory, or a Hugging Face GPT-2 (directory or hub id, such as
-    openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
+    """Where the weights begin: 'scratch', a run, by path or by name below runs/, or a Hugging Face GPT-2 (directory or
+    hub id, such as openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
     steps: int = bounded(1000, ge=1)
     """Optimizer steps; the learning-rate schedule spans them."""
     stop_at: int | None = bounded(None, ge=1)

@@ -1,6 +1,7 @@
 """Configs as plain dictionaries: JSON in a run directory, TOML from a user."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -8,15 +9,18 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tyro.conf import arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from gpt.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 IN_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+MAX_DIGITS = 100  # of a whole number on the command line
 LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may not even be a float
 
 
@@ -41,6 +45,31 @@ def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
             allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
             entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]
     return typing.TypedDict(config.__name__, entries, total=False)  # ty: ignore[invalid-argument-type]
+
+
+FLAGS = ConstructorRegistry()  # how the values of flags are read, where tyro's way is not ours
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number, which may also be written 1e3 or 1_000. Raises ValueError, which says so, if it is none."""
+    with contextlib.suppress(ArithmeticError):
+        number = Decimal(text)
+        if number.is_finite() and number.adjusted() < MAX_DIGITS and number == number.to_integral_value():
+            return int(number)
+    raise ValueError(f"{text!r} is no whole number")
+
+
+@FLAGS.primitive_rule
+def _whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _docstrings(config: type) -> dict[str, str]:

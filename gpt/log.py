@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from gpt.terminal import printable
+from gpt.terminal import begin_line, printable
 
 
 class Log(logging.LoggerAdapter):
@@ -44,10 +44,11 @@ class Log(logging.LoggerAdapter):
 
 
 class StandardError(logging.Handler):
-    """Writes lines to the standard error of that moment, and goes on when its reader has closed."""
+    """Writes lines of their own to the standard error of that moment, and goes on when its reader has closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
+            begin_line()
             print(printable(record.getMessage()), file=sys.stderr, flush=True)
 
 

@@ -31,9 +31,20 @@ def one_line(text: str) -> str:
     return printable(text).translate(_LINE_ENDS)
 
 
+class _Line:
+    begun = False  # by what was shown last, which has not ended it
+
+
 def show(text: str) -> None:
     """Write to standard output at once: printable on a terminal, and into a pipe or a file as the text is."""
     print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+    _Line.begun = not text.endswith("\n") if text else _Line.begun
+
+
+def begin_line() -> None:
+    """End a line that `show` has begun, where a message on standard error would stand in it: on a terminal."""
+    if _Line.begun and sys.stdout.isatty() and sys.stderr.isatty():
+        show("\n")
 
 
 @contextlib.contextmanager

@@ -19,12 +19,14 @@ import pytest
 import torch
 
 from gpt import GPT, ModelConfig
-from gpt.commands import train
+from gpt.__main__ import main as gpt_main
+from gpt.commands import clean_errors, sample, train
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
 from gpt.dataset.loader import Loader
 from gpt.log import log
+from gpt.runs.checkpoint import list_checkpoints, save, step_of
 from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
 from gpt.training.state import TrainState
@@ -33,8 +35,13 @@ from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]
+SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context_length=48, vocab_size=257)
+
+TINY = ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32", "--model.context-length", "32")
+TINY += ("--model.ngram-buckets", "64", "--batch-tokens", "256", "--device", "cpu", "--log-every", "1")
+TINY += ("--evaluation.sample-tokens", "20")
 
 VARIANTS = {
     "gpt2": {},
@@ -168,6 +175,44 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+def weights(training):
+    """Copies of a training's weights, by name."""
+    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+
+
+def require_equal(one, two):
+    """Two dictionaries of tensors are equal, bit for bit."""
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+def tensors(seed):
+    """Two small tensors, as the weights of a checkpoint."""
+    return {"a": torch.full((3, 4), float(seed)), "b": torch.arange(5) + seed}
+
+
+def save_steps(run, losses):
+    """Save checkpoints of steps 10, 20, … with these validation losses."""
+    run.mkdir(exist_ok=True)
+    for i, loss in enumerate(losses, 1):
+        evaluation = None if loss is None else {"loss": loss}
+        save(run, tensors(i), {"a/exp_avg": torch.ones(2) * i}, {"step": 10 * i, "evaluation": evaluation})
+
+
+def steps_of(run):
+    """The steps of a run's checkpoints."""
+    return [step_of(path) for path in list_checkpoints(run)]
+
+
+CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")
+
+
+def without_clock(records):
+    """Records without what depends on the clock."""
+    return [{key: value for key, value in record.items() if key not in CLOCKED} for record in records]
+
+
 def in_process(function, home, stdin=""):
     """What a program's main function prints in a directory, and its exit code; quicker than a process of its own."""
     output = io.StringIO()
@@ -176,6 +221,7 @@ def in_process(function, home, stdin=""):
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(io.StringIO()) as errors,
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.object(sys, "argv", sys.argv),  # which `gpt` sets
     ):
         try:
             function()
@@ -196,6 +242,28 @@ def run_here(script, *arguments, cwd, code=0):
 def refused(script, *arguments, cwd):
     """What a script of the repository complains of that refuses its input."""
     return run_here(script, *arguments, cwd=cwd, code=2)
+
+
+def run_sample(home, *arguments, code=0, stdin="", both=False):
+    """What sample.py prints; where it fails, what it complains of; `both`: with what it says beside its results."""
+    given = [*map(str, arguments), "--device", "cpu"]
+
+    def main():
+        with clean_errors():
+            sample.main(given)
+
+    with mock.patch.object(sys, "argv", ["sample.py", *given]):
+        actual, output, errors = in_process(main, home, stdin)
+    assert actual == code, output + errors
+    return (output + errors if both else output) if code == 0 else errors
+
+
+def run_gpt(home, *arguments, code=0):
+    """What `gpt COMMAND` prints; where it fails, what it complains of."""
+    with mock.patch.object(sys, "argv", ["gpt", *map(str, arguments)]):
+        actual, output, errors = in_process(gpt_main, home)
+    assert actual == code, output + errors
+    return output if code == 0 else errors
 
 
 needs_compiler = pytest.mark.skipif(

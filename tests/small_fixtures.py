@@ -10,7 +10,8 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers import Training, heard, python_text, write_dataset
+from helpers import TINY, Training, heard, python_text, write_dataset
+from processes import run_script
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
@@ -144,6 +145,17 @@ def trained_run(trained_once, tmp_path):
     """A finished run directory of the test's own."""
     shutil.copytree(trained_once, tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, tmp_path_factory):
+    """A directory in which a small run was trained by train.py, for reading only, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    command = ("train.py", "nano", "--data", dataset.path, "--steps", 40, *TINY, "--evaluation.every", 20)
+    output = run_script(*command, cwd=home)
+    before = sorted(home.rglob("*"))
+    yield home, output
+    assert sorted(home.rglob("*")) == before, "a test has written where others read"
 
 
 @pytest.fixture

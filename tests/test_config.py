@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gpt.config import EvaluationConfig, OptimizerConfig, TrainConfig, nearest_multiple
-from gpt.config_io import overlay, to_dict
+from gpt.config_io import overlay, to_dict, whole_number
 from gpt.errors import InputError
 from gpt.generation.sampling import SamplingConfig
 from gpt.model.config import ModelConfig
@@ -132,3 +132,14 @@ def test_an_integer_passes_for_a_float():
 def test_overlay_refuses_and_names_file_and_key(values, message):
     with pytest.raises(InputError, match=message):
         overlay(TrainConfig(), values, "f.toml")
+
+
+@pytest.mark.parametrize(("text", "number"), [("12", 12), ("-3", -3), ("1_000", 1000), ("1e3", 1000), ("2.5E1", 25)])
+def test_whole_numbers_are_read_however_they_are_written(text, number):
+    assert whole_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e-1", "many", "", "nan", "inf", "1e999999999"])
+def test_what_is_no_whole_number_is_called_so(text):
+    with pytest.raises(ValueError, match=f"^'{text}' is no whole number$"):
+        whole_number(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt import files
-from gpt.commands.train_options import _read_toml
+from gpt.commands.train_options import _read_settings
 from gpt.corpus.sources import Document, Skipped, TextFile, TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
@@ -157,7 +157,7 @@ def test_odd_sizes_in_their_config_are_sentences(tmp_path, value):
 def test_an_odd_toml_is_a_sentence(tmp_path, text):
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(InputError, match=r"x\.toml: is not TOML"):
-        _read_toml(tmp_path / "x.toml")
+        _read_settings(tmp_path / "x.toml")
 
 
 # ---- names of files ----

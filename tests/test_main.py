@@ -4,9 +4,10 @@ import ast
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 
 import pytest
-from helpers import ROOT, in_process
+from helpers import ROOT, in_process, run_gpt
 
 from gpt.__main__ import COMMANDS, main
 
@@ -25,13 +26,32 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
     for command, module in COMMANDS.items():
         tree = ast.parse((ROOT / "gpt" / "commands" / f"{module}.py").read_text(encoding="utf-8"))
         summary = ast.get_docstring(tree).splitlines()[0]
-        assert f"  {command:8} {summary.rstrip('.')}\n" in usage
+        assert f"  {command:9} {summary.rstrip('.')}\n" in usage
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     assert call("help", command) == call(command, "--help")
     assert call(command, "--help").startswith(f"usage: gpt {command} ")
+
+
+HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in ("files", "python", "shakespeare")]
+HELPS += [("tokenizer", name) for name in ("train", "show", "compare")]
+HELPS += [("data", name) for name in ("verify", "show")]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
+def test_help_fills_its_lines_and_none_is_too_long(command, columns, monkeypatch):
+    """A text of several lines in the source has its line ends in the help, too: such a text is one line."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [line for line in call(*command, "--help").splitlines() if not line.startswith("usage: ")]
+    sentences = [part for line in lines for part in line.split(". ")]  # tyro 1.0 puts all paragraphs into a line
+    assert max(map(len, sentences)) <= columns
+    for line, following in pairwise(line.strip("│") for line in lines):
+        indent = len(following) - len(following.lstrip())
+        if indent > 5 and following.strip() and line[:indent].endswith("  ") and line[indent:].strip():
+            assert len(f"{line.rstrip()} {following.split()[0]}") > len(line) - 1, following
 
 
 def test_the_version_is_told():
@@ -66,3 +86,17 @@ print({{"torch", "tyro", "numpy"}} & sys.modules.keys())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.endswith("set()\n")
+
+
+@pytest.mark.process
+def test_gpt_is_also_a_module_to_run(tmp_path):
+    command = [sys.executable, "-m", "gpt", "cost", "gpt2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "124,439,808" in result.stdout
+
+
+def test_gpt_cost_and_help(tmp_path):
+    assert "1,557,611,200" in run_gpt(tmp_path, "cost", "gpt2-xl")
+    assert "usage: gpt COMMAND" in run_gpt(tmp_path)
+    assert "did you mean 'train'" in run_gpt(tmp_path, "trian", code=2)
+    assert "did you mean 'gpt2'" in run_gpt(tmp_path, "cost", "gpt22", code=2)

@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from unittest import mock
 import pytest
 
 from gpt import terminal
-from gpt.terminal import one_line, output_to_errors, printable, show
+from gpt.log import StandardError
+from gpt.terminal import begin_line, one_line, output_to_errors, printable, show
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
 TURNED = ["\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"]
@@ -68,3 +70,21 @@ def test_without_a_standard_output_there_is_nothing_to_send_elsewhere(capfd):
     with mock.patch.object(os, "dup", side_effect=OSError(9, "Bad file descriptor")), output_to_errors():
         print("of Python", flush=True)
     assert capfd.readouterr().err == "of Python\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "terminals", "before"), [("abc", 2, "\n"), ("abc\n", 2, ""), ("abc", 1, ""), ("abc", 0, "")]
+)
+def test_a_message_begins_a_line_of_its_own_on_a_terminal(text, terminals, before):
+    """Not where one of the two streams goes elsewhere: it does not stand in the text there."""
+    screen, errors = io.StringIO(), io.StringIO()
+    screen.isatty, errors.isatty = lambda: terminals > 0, lambda: terminals > 1
+    with mock.patch.object(sys, "stdout", screen), mock.patch.object(sys, "stderr", errors):
+        show(text)
+        for _ in range(2):
+            StandardError().emit(logging.makeLogRecord({"msg": "a notice"}))
+        show("d")
+        show("\n")
+        begin_line()
+    assert screen.getvalue() == f"{text}{before}d\n"
+    assert errors.getvalue() == "a notice\na notice\n"

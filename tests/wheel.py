@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SHAPE = ["--model.n-layer", "1", "--model.n-embd", "32", "--model.n-head", "2", "--model.context-length", "32"]
 COMMANDS = [
+    ["tokenizer", "compare", "--input", "text.md", "--tokenizer", "bytes", "bpe:512"],
     ["prepare", "files", "--input", "text.md", "--name", "mine", "--tokenizer", "bytes"],
     ["train", "gpt2", "--data", "data/mine", "--device", "cpu", "--steps", "6", "--batch-tokens", "256", *SHAPE],
     ["sample", "--prompt", "The", "--max-tokens", "20", "--seed", "1"],

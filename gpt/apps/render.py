@@ -26,7 +26,7 @@ def print_text(events: Iterable[Event], prompts: int, samples: int, echo: bool) 
             begun = number
         show(text)
         if result.finish_reason:
-            print()
+            show("\n")
             print_scores([*result.prompt_tokens, *result.tokens])
 
 

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from gpt.analysis.cost import FLOAT32, cost_lines, memory_lines, training_memory
 from gpt.config import TrainConfig
-from gpt.config_io import overlay, settings_type
+from gpt.config_io import FLAGS, overlay, settings_type
 from gpt.log import log
 from gpt.presets import PRESETS
 from gpt.presets import preset as find_preset
@@ -26,7 +26,7 @@ else:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    tyro.cli(cost, args=arguments)
+    tyro.cli(cost, args=arguments, registry=FLAGS)
     log.info(f"forecast its time here: gpt train {shlex.join(arguments)} --dry-run")
 
 
@@ -34,9 +34,9 @@ def cost(
     preset: Annotated[str, Positional, arg(metavar="PRESET", help=f"One of {', '.join(PRESETS)}.")],
     settings: Annotated[Settings, arg(name="")],
 ) -> None:
-    """Print what a preset, changed by flags, costs: parameters, FLOPs, steps, tokens, and memory of a training step.
+    """Print what a preset, changed by flags, costs: parameters, FLOPs, tokens, memory.
 
-    The memory is that of one process on a CPU, for --micro-batch-size sequences at a time, by default one.
+    Memory is that of one process on a CPU, by default for a sequence at a time.
     """
     config = overlay(find_preset(preset), settings)
     size = 1 if config.micro_batch_size == "auto" else config.micro_batch_size

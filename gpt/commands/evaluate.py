@@ -4,12 +4,13 @@ import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.config_io import FLAGS
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.device import choose_device, choose_dtype, choose_weight_dtype
 from gpt.errors import InputError
@@ -20,9 +21,9 @@ from gpt.evaluation.words import difference_rows, format_evaluation
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, read_state
-from gpt.runs.directory import is_run, nearest_run, newest_run, read_config
+from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, quoted, read_config
 from gpt.runs.load import LoadedRun, load_run, require_model
-from gpt.terminal import printable
+from gpt.terminal import command, printable
 
 BATCH_TOKENS = 8192  # in one forward pass
 
@@ -56,13 +57,13 @@ class _Protocol:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(evaluate, args=arguments)
+        tyro.cli(evaluate, args=arguments, registry=FLAGS, config=(DisallowNone,))
 
 
 def evaluate(
     run: Path | None = None,
     checkpoint: str = "best",
-    against: tuple[Path, ...] = (),
+    against: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
     data: Path | None = None,
     stride: int | None = None,
     tokens: int | None = None,
@@ -70,21 +71,20 @@ def evaluate(
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
-    """Evaluate a run on the complete validation split of a dataset, or several runs and how they differ.
+    """Evaluate runs on a whole validation split, and how they differ.
 
     Args:
-        run: Run directory, or Hugging Face GPT-2; by default the newest run.
+        run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
         checkpoint: Of that run: best, last, or the number of a step. Of the others it is the best.
         against: Others; the difference of each from the first has an error of its own, taken of differences.
         data: Dataset directory; by default the one that the run was trained on.
-        stride: Tokens between the beginnings of windows, by default the context; less lets each token but the first
-            ones see at least context - stride others, takes longer, and gives a lower loss.
+        stride: Tokens from window to window, by default the context; fewer take longer and lower the loss.
         tokens: Predict so many only, spread evenly over the split; by default all.
         json: Print one JSON object instead.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
         dtype: Precision of the weights, as gpt sample has it.
     """
-    path = run or newest_run(with_checkpoint=True)
+    path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
     if data is None and not is_run(path):
         meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
@@ -105,7 +105,11 @@ def evaluate(
         runs = [_as_json(result, differences) for result, differences in found]
         print(json_module.dumps({"data": str(dataset.path), "precision": protocol.precision, "runs": runs}))
     else:
-        print("\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found))
+        print(
+            "\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found),
+            flush=True,
+        )
+        log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
 
 
 def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:

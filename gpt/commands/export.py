@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
+from tyro.conf import DisallowNone
 
 from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
@@ -12,15 +13,15 @@ from gpt.runs.load import load_run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(export, args=arguments)
+        tyro.cli(export, args=arguments, config=(DisallowNone,))
 
 
 def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
-    """Write a checkpoint of a run as a directory that Hugging Face transformers loads.
+    """Write a checkpoint as a directory that Hugging Face transformers loads.
 
     Args:
         to: New directory to write.
-        run: Run directory; by default the newest run.
+        run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Best, last, or the number of a step.
     """
     loaded = load_run(run, checkpoint=checkpoint)

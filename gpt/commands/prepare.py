@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.commands import program_name
@@ -20,11 +21,12 @@ from gpt.files import read_json
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
 from gpt.log import log
+from gpt.runs.directory import by_name, nearest_run
 from gpt.terminal import command
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
-DESCRIPTION = "Write a corpus as a dataset, for training. gpt prepare NAME --help lists a corpus's options."
+DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,14 +34,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises InputError, or exits with a message where an option itself is wrong.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in RECIPES:
-        raise InputError(f"there is no corpus {arguments[0]!r}; {did_you_mean(arguments[0], RECIPES)}")
-    recipe = subcommand_cli_from_dict(RECIPES, args=arguments, prog=program_name(), description=DESCRIPTION)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _require_corpus(arguments)
+    recipe = subcommand_cli_from_dict(
+        RECIPES, args=arguments, prog=program_name(), description=DESCRIPTION, config=(DisallowNone,)
+    )
     with Interruptible():
         dataset = prepare_recipe(recipe)
     print_dataset(dataset)
     log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
+
+
+def _require_corpus(arguments: list[str]) -> None:
+    """Raise InputError for an unknown corpus, and for files that stand where no option takes them."""
+    name, *options = arguments or ["--help"]
+    if name.startswith("-") or (name in RECIPES and name != "files") or {"-h", "--help"}.intersection(options):
+        return
+    if name not in RECIPES and not Path(name).exists():
+        raise InputError(f"there is no corpus {name!r}; {did_you_mean(name, RECIPES)}")
+    loose, inputs, others = _divided(options if name in RECIPES else arguments)
+    if loose:
+        named = any(word.partition("=")[0] == "--name" for word in others)
+        naming = [] if named else ["--name", Path(loose[0]).resolve().stem]
+        words = shlex.join(["prepare", "files", "--input", *loose, *inputs, *naming, *others])
+        raise InputError(f"{loose[0]}: files are given by `input`: gpt {words}")
+
+
+def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Divide the words of the recipe files: those that no option takes, what --input takes, and all others."""
+    loose, inputs, others = [], [], []
+    into, room = loose, 0
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag == "--input":
+            into, room = inputs, 0 if equals else len(words)
+            inputs += [value] if equals else []
+        elif word.startswith("-"):
+            into, room = others, 0 if equals else 1
+            others.append(word)
+        else:
+            (into if room else loose).append(word)
+            room -= bool(room)
+    return loose, inputs, others
 
 
 def prepare_recipe(recipe: Recipe) -> Dataset:
@@ -49,19 +85,30 @@ def prepare_recipe(recipe: Recipe) -> Dataset:
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:
-    """Read the tokenizer of a Hugging Face directory, or of its tokenizer.json; leave any other name as it is.
+    """Read the tokenizer of a run, a dataset or a Hugging Face GPT-2; leave the name of a kind as it is.
 
-    Raises InputError for a name that is none, and for a tokenizer that is not like GPT-2's.
+    Raises InputError for what is neither, and for a tokenizer that cannot be read, or is not like GPT-2's.
     """
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
-    if parse_tokenizer(name)[0] != "file":
-        return name
-    path = Path(name)
+    path = by_name(Path(name).expanduser())
+    try:
+        if parse_tokenizer(name)[0] != "file":
+            return name
+    except InputError as error:
+        if not path.exists():
+            raise InputError(f"{error}; did you mean {near}?" if (near := nearest_run(path)) else str(error)) from None
     directory = path.parent if path.name == "tokenizer.json" else path
-    file = directory / "tokenizer.json"
-    named = [directory / OUR_TOKENIZER, directory / "vocab.json"]
-    theirs = any(path.exists() for path in named) or (file.exists() and "model" in read_json(file, "a tokenizer"))
-    return read_tokenizer(directory, vocab_size=0) if theirs else name
+    file = path if path.is_file() else path / "tokenizer.json"
+    named = any((directory / own).exists() for own in (OUR_TOKENIZER, "vocab.json"))
+    if not named and not file.exists():
+        below = sorted(path.glob("*/tokenizer.json"))
+        meant = f"did you mean {below[0].parent}?" if below else "give a run, a dataset, or a Hugging Face GPT-2"
+        raise InputError(f"`tokenizer` {name}: is a directory without a tokenizer.json; {meant}")
+    try:
+        theirs = named or "model" in read_json(file, "a tokenizer")
+        return read_tokenizer(directory, vocab_size=0) if theirs else Tokenizer.load(file)
+    except InputError as error:
+        others = "gpt2, bytes, char, bpe:4096, and other runs and datasets"
+        raise InputError(f"{error}; `tokenizer` also takes {others}") from None
 
 
 def print_dataset(dataset: Dataset) -> None:

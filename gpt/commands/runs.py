@@ -30,7 +30,7 @@ from gpt.tracking.jsonl import Record, read_metrics
 from gpt.training.state import TrainState
 
 RUNS = Path("runs")
-Names = Annotated[tuple[str, ...], Positional, arg(metavar="[RUN ...]")]
+Names = Annotated[tuple[str, ...], Positional, arg(metavar="[RUN ...]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ def runs(
     json: FlagCreatePairsOff[bool] = False,
     csv: FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """List the runs below runs/, or compare those that are named: their settings that differ, and their losses.
+    """List the runs below runs/, or compare the settings and losses of those named.
 
     Args:
-        names: Runs, by path or by name below runs/; or one directory whose runs are listed. A single run is compared
-            with its preset.
+        names: Runs, by path or by name below runs/ (one is compared with its preset); or a directory of runs to list.
         json: Print a JSON list of all that is known of each run instead.
         csv: Print the metrics of the named runs as CSV instead, a line for each record.
     """
@@ -98,6 +97,8 @@ def runs(
     if json:
         print(json_module.dumps([asdict(entry) for entry in entries]))
     elif entries:
+        if len(entries) == 1 and not listed:
+            print(one_line(f"{entries[0].run}: settings that differ from its preset's, and what it has reached") + "\n")
         print(_table(_listing(entries)) if listed else _table(_comparison(entries)))
     for entry in entries:
         if entry.hint:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
 
 from gpt.apps.render import print_json, print_text
 from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
+from gpt.config_io import FLAGS
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
@@ -33,7 +34,9 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt sample` with options from the command line."""
-    command = tyro.cli(SampleCommand, args=arguments, prog=Path(sys.argv[0]).name)
+    command = tyro.cli(
+        SampleCommand, args=arguments, prog=Path(sys.argv[0]).name, registry=FLAGS, config=(DisallowNone,)
+    )
     command.check()
     prompts = command.read_prompts()
     if prompts is None:
@@ -115,11 +118,10 @@ def _opened(path: Path) -> BinaryIO:
 
 @dataclass(frozen=True)
 class SampleCommand:
-    """Continue a prompt: from --prompt, --prompt-file, --prompts or standard input; in a terminal without one,
-    interactively."""
+    """Continue a prompt or standard input; in a terminal, what is typed."""
 
     run: str | None = None
-    """Run directory, or Hugging Face GPT-2 (directory, hub id, or ID@REVISION); by default the newest run."""
+    """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
     checkpoint: str = "best"
     """Of the run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
@@ -127,8 +129,7 @@ class SampleCommand:
     prompt_file: Path | None = None
     """File whose text is continued (UTF-8), as it stands. Of standard input, the last line's end is left out."""
     prompts: Path | None = None
-    """File of which each line is a prompt: as it stands, or as a JSON string, which can have several lines. - is
-    standard input."""
+    """File of prompts, a line each: as it stands, or a JSON string of several lines; - is standard input."""
     interactive: FlagCreatePairsOff[bool] = False
     """Answer lines one by one, also those of a pipe."""
     allow_commands: FlagCreatePairsOff[bool] = False
@@ -143,8 +144,7 @@ class SampleCommand:
     stop: UseAppendAction[tuple[str, ...]] = ()
     """End before this text; may be given several times. \\n is a line's end, \\t a tab, and \\\\ a backslash."""
     logprobs: int | None = None
-    """Give each token's log-probability, and those of so many of the likeliest tokens; natural logarithms, of the
-    model alone, before temperature and all other settings."""
+    """Give each token's natural log-probability, by the model alone, and those of so many of the likeliest tokens."""
     echo: FlagCreatePairsOff[bool] = False
     """Give the prompt before its continuation; with --logprobs, its tokens' as well."""
     json: FlagCreatePairsOff[bool] = False

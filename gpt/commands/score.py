@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt import commands as cli
 from gpt.apps.render import Totals, bits, print_score_json, print_scores
 from gpt.choices import Device, WeightDtype
+from gpt.config_io import FLAGS
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.generation.score import TokenScore, score_text
 from gpt.interrupts import Interruptible
 from gpt.log import log
+from gpt.runs.directory import quoted
 from gpt.runs.load import load_run
+from gpt.terminal import command
 
 SECONDS = 10.0  # between two lines of progress
 
@@ -24,7 +27,7 @@ SECONDS = 10.0  # between two lines of progress
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt score` with options from the command line."""
     with Interruptible():
-        tyro.cli(score, args=arguments, prog=Path(sys.argv[0]).name)
+        tyro.cli(score, args=arguments, prog=Path(sys.argv[0]).name, registry=FLAGS, config=(DisallowNone,))
 
 
 def score(
@@ -37,21 +40,21 @@ def score(
     device: Device = "auto",
     dtype: WeightDtype = "auto",
 ) -> None:
-    """Print the surprisal of each token of a text in bits, -log2 of its probability, and of the whole text.
+    """Print the surprisal of each token of a text, and of all of it, in bits: -log2 p.
 
-    The text begins a document: its first token is seen after end-of-text, where the model's vocabulary has that, so
-    that figures differ a little from those of programs that put nothing before it. A text longer than the context is
-    read in windows, in which each token is seen with at least half a context before it.
+    A text is read after end-of-text, if the model has it; other programs may not.
+
+    A long one is read in windows, where each token has half a context before it.
 
     Args:
-        run: Run directory, or Hugging Face GPT-2; by default the newest run.
+        run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         text: The text; by default it is read from --file or standard input, as it stands, with its last line's end.
         file: File of the text (UTF-8).
         top_logprobs: Also print so many of the likeliest tokens, with their surprisals.
         json: Print one JSON object instead, with natural logarithms of probabilities.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
-        dtype: Precision of the weights, as sample.py has it.
+        dtype: Precision of the weights, as gpt sample has it.
     """
     if text is not None and file is not None:
         raise InputError("--text and --file: give one of them")
@@ -74,7 +77,8 @@ def score(
         print_score_json(scores, totals, loaded.source)
     else:
         print_scores(totals.count(scores), unit=bits)
-        print("\n".join(totals.lines()))
+        print("\n".join(totals.lines()), flush=True)
+        log.info(f"continue a text: {command('sample')} --run {quoted(run or loaded.path)}")
 
 
 def _with_progress(scores: Iterable[TokenScore], size: int) -> Iterator[TokenScore]:

@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = settle(command, dataset, world) if dataset else command.config
         if dataset is None or command.dry_run:
             if world.is_main:
-                print(json.dumps(to_dict(config), indent=2), "", *forecast_lines(config, dataset, world), sep="\n")
+                print(json.dumps(to_dict(config), indent=2), flush=True)
+            log.info("\n".join(forecast_lines(config, dataset, world)))  # which all processes try together
             return world.exit(0)
         with opened_run(command, config, dataset, world) as run:
             model = new_model(config, device)

@@ -5,6 +5,7 @@ the training begins with, the flags over the file.
 """
 
 import dataclasses
+import itertools
 import os
 import tomllib
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from gpt.choices import Device
 from gpt.commands import program_name
 from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import differences, overlay, settings_type
+from gpt.config_io import FLAGS, differences, overlay, settings_type
 from gpt.device import choose_device
 from gpt.errors import InputError
+from gpt.files import parse_json
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned
@@ -62,22 +64,24 @@ CALLED = {
     "--model": "--init-from, for weights, or a preset's name in the first place",
 }
 
+_PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."
+
 
 @dataclass(frozen=True)
 class Options:
-    """Train a GPT on a dataset: without any option, a small one on Python's standard library.
+    """Train a GPT on a dataset: without options, a small one on Python's own library.
 
-    Settings are the preset's, then those of --config, then flags; --dry-run prints them.
+    Settings are the preset's, over them those of --config, over them flags.
     """
 
     settings: Annotated[Settings, arg(name="")]
-    preset: Annotated[str, Positional, arg(metavar="[PRESET]", help="|".join(PRESETS) + "; by default what fits.")] = ""
+    preset: Annotated[str, Positional, arg(metavar="[PRESET]", help=_PRESET_HELP, help_behavior_hint="")] = ""
     config: Path | None = None
-    """TOML file of settings: steps = 100, and tables such as [model]."""
+    """File of settings: TOML (steps = 100, and tables such as [model]), or what --dry-run prints."""
     resume: FlagCreatePairsOff[bool] = False
     """Go on with the run that --run-dir names, beginning it if it is not there yet, or with the newest."""
     dry_run: FlagCreatePairsOff[bool] = False
-    """Print the resolved settings, a forecast of memory and time, and stop."""
+    """Print all settings as JSON, which --config takes; forecast memory and time; and stop."""
     profile: FlagCreatePairsOff[bool] = False
     """Trace steps 4 to 6 from here into the run's trace.json, and say which operations cost most."""
     allow_other_data: FlagCreatePairsOff[bool] = False
@@ -90,6 +94,11 @@ class Options:
     """Train for so many epochs, times that the text is read, instead of --steps."""
     minutes: float | None = None
     """Train for about so many minutes, by a trial of this machine's speed; with --resume, a finished run for more."""
+
+
+ONLY_FLAGS = [field.name for field in dataclasses.fields(Options) if field.name not in ("settings", "preset")]
+SWITCHES = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options) if field.default is False]
+YES_OR_NO = ("yes", "no", "true", "false", "on", "off", "1", "0")
 
 
 @dataclass(frozen=True)
@@ -119,11 +128,9 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     Precedence: preset (or the resumed run's config, or the architecture of --init-from) < --config file < flags.
     Raises InputError; exits with a message where a flag itself is wrong.
     """
-    for argument in arguments:
-        if (name := argument.partition("=")[0]) in CALLED:
-            raise InputError(f"{name}: is called {CALLED[name]} here")
-    options = tyro.cli(Options, args=list(arguments), prog=program_name())
-    file = {} if options.config is None else _read_toml(options.config)
+    _require_known_flags(arguments)
+    options = tyro.cli(Options, args=list(arguments), prog=program_name(), registry=FLAGS)
+    file = {} if options.config is None else _read_settings(options.config)
     where = f"--config {options.config}"
     given = overlay(overlay(TrainConfig(), _plain(file), where), _plain(options.settings))
     name, run = options.preset or file.get("preset", ""), given.run_dir
@@ -156,13 +163,32 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _require_known_flags(arguments: Sequence[str]) -> None:
+    """Raise InputError for a flag of other programs, and for a switch with a value, which would be the preset."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, with_value, _ = argument.partition("=")
+        if name in CALLED:
+            raise InputError(f"{name}: is called {CALLED[name]} here")
+        if name.replace("_", "-") in SWITCHES and (with_value or following.lower() in YES_OR_NO):
+            raise InputError(f"{name}: takes no value; write {name} alone, or leave it out")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Read a file of settings: TOML, or JSON as --dry-run prints it."""
+    kind = "TOML"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        kind = "JSON" if text.lstrip().startswith("{") else kind
+        settings = parse_json(text) if kind == "JSON" else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--config {path}: is not TOML ({error})") from None
+        raise InputError(f"--config {path}: is not {kind} ({error})") from None
+    for name in ONLY_FLAGS:
+        if name in settings:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"--config {path}: {name!r} is no setting but a flag; give {flag} on the command line")
+    return settings
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -235,8 +261,8 @@ def _resumed(run: Path | None, named: str) -> tuple[TrainConfig, str]:
 
 
 def _init_of_resumed(before: str, now: str) -> str:
-    """Give what --init-from names now, as a run keeps it: a hub id without a revision is the commit it began with."""
-    if before.startswith(f"{now}@"):
+    """Give what --init-from names now, as a run keeps it: with the commit of a hub id, and the path of a run's name."""
+    if before.startswith(f"{now}@") or Path(before) in (Path(now), Path("runs") / now):
         return before
     return pinned(now) if "@" in now and now != before else now
 

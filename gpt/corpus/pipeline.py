@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.reading import Corpus
+from gpt.corpus.sample import Sample
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Piece, Split
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
@@ -44,14 +45,14 @@ def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path,
     """
     if isinstance(tokenizer, str):
         parse_tokenizer(tokenizer)
-    before = _replaceable(out)
+    before = _replaceable(out, recipe.get("name"))
     kept = f"; {out} is as it was" if out.exists() else ""
     with (
         Interruptible(aside(out), f"nothing was written{kept}") as interruptible,
         write_directory(out) as partial,
     ):
         with Progress() as progress, contextlib.closing(Corpus(source, partial, progress)) as corpus:
-            _say_what_was_read(corpus)
+            say_what_was_read(corpus)
             progress.doing = "dividing the text between training and validation"
             written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
         interruptible.finish()
@@ -95,14 +96,15 @@ def _write(
         _require_window(name, sum(shard.tokens for shard in writer.shards), sizes.characters[name])
     tokenizer.save(partial / "tokenizer.json")
     if corpus.skipped:
-        lines = "".join(one_line(f"{left.name}: {left.reason}") + "\n" for left in corpus.skipped)
+        reasons = [(left.name, left.reason.replace("`", "")) for left in corpus.skipped]
+        lines = "".join(one_line(f"{name}: {reason}") + "\n" for name, reason in reasons)
         (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
     write_manifest(partial, tokenizer, shards, recipe)
     return tokenizer, shards, recipe
 
 
-def _say_what_was_read(corpus: Corpus) -> None:
-    """Raise InputError if it is nothing."""
+def say_what_was_read(corpus: Corpus | Sample) -> None:
+    """Name what was skipped, and count what was read. Raises InputError if that is nothing."""
     for left in corpus.skipped[:MAX_SHOWN]:
         log.info(one_line(f"skipped {left.name}: {left.reason}"))
     if len(corpus.skipped) > MAX_SHOWN:
@@ -139,10 +141,10 @@ def _require_window(split: str, tokens: int, characters: int) -> None:
         )
 
 
-def _replaceable(out: Path) -> str | None:
+def _replaceable(out: Path, recipe: str | None) -> str | None:
     """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
 
-    Raises InputError where something else stands.
+    Raises InputError where something else stands, a dataset of another recipe included.
     """
     for above in out.parents:
         if above.exists() and not above.is_dir():
@@ -156,6 +158,11 @@ def _replaceable(out: Path) -> str | None:
     except InputError as error:
         log.info(f"{error}; it will be replaced")
         return None
+    wrote = manifest.get("recipe", {}).get("name")
+    if wrote != recipe:
+        raise InputError(
+            f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
+        )
     shards = [ShardInfo(**shard) for shard in manifest["shards"]]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)

@@ -146,7 +146,7 @@ class TextFiles:
             return
         known = f"its fields are: {', '.join(fields[:MAX_FIELDS]) or 'none: its first line is no object'}"
         if self.field is None:
-            yield self._left_out(part, f"name the field that holds the text by `field`; {known}")
+            yield self._left_out(part, f"`field` must name the field that holds the text; {known}")
         elif self.field in fields:
             yield self._left_out(part, f"the field {self.field!r} holds no text in any line; {known}")
         else:

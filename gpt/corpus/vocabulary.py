@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,31 +36,41 @@ class SplitSizes:
         return sizes
 
 
-def parse_tokenizer(name: str) -> tuple[str, int | None]:
+def parse_tokenizer(name: str, encodings: Collection[str] = ()) -> tuple[str, int | None]:
     """Parse 'gpt2', 'bytes', 'char', 'auto', 'bpe:VOCAB', or a path (kind 'file'), into (kind, vocabulary size).
 
-    Raise InputError for anything else.
+    `encodings` are names of kind 'tiktoken', where those can be used. Raise InputError for anything else.
     """
     kind, colon, number = name.partition(":")
     if kind == "bpe" and number.isdecimal() and len(number) <= MAX_DIGITS:
         return "bpe", int(number)
     if kind in ("gpt2", "bytes", "char", AUTO) and not colon:
         return kind, None
+    if name in encodings:
+        return "tiktoken", None
     with contextlib.suppress(OSError):  # what is too long to be a path
         if name and Path(name).exists():
             return "file", None
+    missing = "is not there; " if "/" in name else ""
+    theirs = f"an encoding of tiktoken's ({', '.join(encodings)}), " if encodings else ""
     raise InputError(
-        f"`tokenizer` {name}: choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
+        f"`tokenizer` {name}: {missing}choose gpt2, bytes, char, bpe:VOCAB with a number, such as bpe:4096, auto, "
+        f"{theirs}"
         "or a directory whose tokenizer to use: a run, a dataset, or a Hugging Face GPT-2"
     )
 
 
 def suitable_tokenizer(characters: int) -> str:
-    """Name the tokenizer that suits so much training text: tokens that are rare in it teach a model nothing."""
-    name = next(name for most, name in VOCABULARIES if characters < most)
-    few = "too few for words of their own" if name == "bytes" else "a vocabulary that so much text fills"
-    log.info(f"tokenizer: {name}, for {characters:,} characters: {few}")
+    """Name the tokenizer that suits so much training text, and say why."""
+    name, reason = suitability(characters)
+    log.info(f"tokenizer: {name}, for {characters:,} characters: {reason}")
     return name
+
+
+def suitability(characters: int) -> tuple[str, str]:
+    """Name the tokenizer that suits so much training text, and why: rare tokens teach a model nothing."""
+    name = next(name for most, name in VOCABULARIES if characters < most)
+    return name, "too few for words of their own" if name == "bytes" else "a vocabulary that so much text fills"
 
 
 def make_tokenizer(name: str, pieces: Callable[[], Iterable[Piece]], sizes: SplitSizes) -> Tokenizer:

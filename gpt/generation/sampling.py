@@ -38,8 +38,7 @@ class SamplingConfig:
     seed: int | None = bounded(None, ge=0, le=2**63 - 1)
     """Seed of the draws; without one every call draws afresh."""
     overflow: Overflow = "slide"
-    """When the context is full: refuse beforehand (error), drop the oldest half and read the rest again (slide), or
-    keep the first quarter and the newer half of the rest (keep-prefix)."""
+    """On a full context: error refuses before, slide keeps the newer half, keep-prefix the first quarter too."""
 
     def __post_init__(self) -> None:
         check_limits(self)

@@ -225,6 +225,12 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
     )
 
 
+def by_name(source: str | Path) -> Path:
+    """Give the run below runs/ that a bare name means, unless something of that name is here; else the path itself."""
+    path, below = Path(source), Path("runs") / source
+    return below if path.parent == Path() and not path.exists() and is_run(below) else path
+
+
 def nearest_run(path: Path, parent: Path = Path("runs")) -> Path | None:
     """Find the run beside `path`, or under `parent`, whose name is most like its name; None where none is like it."""
     runs = {run.name: run for place in (parent, path.parent) for run in place.glob("*") if is_run(run)}

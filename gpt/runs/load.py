@@ -17,7 +17,7 @@ from gpt.model.config import ModelConfig
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
-from gpt.runs.directory import TOKENIZER, is_run, nearest_run, newest_run, read_config
+from gpt.runs.directory import TOKENIZER, by_name, is_run, nearest_run, newest_run, read_config
 from gpt.runs.integrity import CorruptCheckpoint, Gone
 from gpt.text.tokenizer import Tokenizer
 
@@ -53,7 +53,8 @@ def load_run(
 ) -> LoadedRun:
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
-    Without a source it is the newest run under runs/. `checkpoint` is best (by validation loss), last, or a step.
+    Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
+    validation loss), last, or a step.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
     dtype there. Damaged checkpoints are passed over with a warning. `prepacked` makes it fast on a CPU, where a model
     in float32 can then only be evaluated and generate; int8 always is; a warning says where a sample then depends on
@@ -64,7 +65,7 @@ def load_run(
         raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
     choose_device(device.partition(":")[0])
     source = newest_run(with_checkpoint=True) if source is None else source
-    path = Path(source)
+    path = by_name(source)
     if is_run(path):
         chosen = _choose(path, str(checkpoint))
         config, weights, state = read_config(path).model, chosen.model, chosen.state
@@ -114,29 +115,27 @@ def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:
 
 def model_config(source: str | Path) -> ModelConfig:
     """Read the shape of the model that `load_run` would load, without its weights."""
-    path = Path(source)
+    path = by_name(source)
     return read_config(path).model if is_run(path) else huggingface.read_config(_find(source))
 
 
 def pinned(source: str) -> str:
     """Name a run, or a Hugging Face model, so that it stays the same: with its commit if it is on the hub."""
-    return source if Path(source).is_dir() else huggingface.pinned(source, _find(source))
+    path = by_name(source)
+    return str(path) if path.is_dir() else huggingface.pinned(source, _find(source))
 
 
 def _find(source: str | Path) -> Path:
-    """Find the directory of a Hugging Face model, as `huggingface.find`; a run's bare name is not asked of the hub.
+    """Find the directory of a Hugging Face model, as `huggingface.find`.
 
     Raises InputError, with the run that may have been meant, or with what there is instead.
     """
     require_model(Path(source))
     name = Path(str(source).partition("@")[0])
-    bare = name.parent == Path() and not name.exists()
-    if bare and is_run(Path("runs") / name):
-        raise InputError(f"{source}: there is no such directory; did you mean {Path('runs') / name}?")
     try:
         return huggingface.find(str(source))
     except InputError as error:
-        if bare and (near := nearest_run(name)):
+        if name.parent == Path() and not name.exists() and (near := nearest_run(name)):
             raise InputError(f"{error}; did you mean {near}?") from error
         raise
 
@@ -163,7 +162,7 @@ def require_model(path: Path) -> None:
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """Load the tokenizer of a run or of a Hugging Face model. Raises InputError if there is none."""
-    path = Path(source)
+    path = by_name(source)
     if is_run(path):
         return Tokenizer.load(path / TOKENIZER)
     path = _find(source)

@@ -40,6 +40,7 @@ FORMAT = "gpt-tokenizer"
 VERSION = 1
 KINDS = ("gpt2", "bytes", "char", "bpe")
 MIN_BPE_VOCAB = 257  # 256 bytes and end-of-text
+MAX_BPE_VOCAB = 1 << 20  # tokenizers takes memory for all of it before it reads, and ends the process if there is none
 
 
 class Tokenizer:
@@ -70,14 +71,7 @@ class Tokenizer:
     @classmethod
     def gpt2(cls) -> "Tokenizer":
         """Load GPT-2's own 50,257 tokens. Raise InputError if tiktoken can neither find nor download them."""
-        try:
-            ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
-        except Exception as error:  # tiktoken lets through whatever its download raises
-            raise InputError(
-                f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): it is downloaded once. Without a "
-                "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
-                "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
-            ) from error
+        ranks = tiktoken_encoding("gpt2")._mergeable_ranks
         return cls("gpt2", sorted(ranks, key=ranks.__getitem__), GPT2_PATTERN)
 
     @classmethod
@@ -97,15 +91,12 @@ class Tokenizer:
         """Train a byte-level BPE on the texts (Sennrich et al. 2016; Radford et al. 2019).
 
         The vocabulary can come out smaller than asked if the texts have no more pairs to merge.
-        Raises InputError for a vocabulary below 257.
+        Raises InputError for a vocabulary below 257 or above 2^20.
         """
         import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
-        if vocab_size < MIN_BPE_VOCAB:
-            raise InputError(
-                f"bpe:{vocab_size}: the vocabulary must be at least {MIN_BPE_VOCAB} (every byte, and end-of-text)"
-            )
+        require_bpe_size(vocab_size)
         trained = tokenizers.Tokenizer(models.BPE())
         trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
         trainer = trainers.BpeTrainer(
@@ -139,12 +130,7 @@ class Tokenizer:
         for text in texts:
             self.require_known(text)
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self._encode_to_array, texts))
-
-    def _encode_to_array(self, text: str) -> np.ndarray:
-        with _panics_are_errors():
-            parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return list(pool.map(lambda text: encode_to_array(self._encoding, text), texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
@@ -237,6 +223,15 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+def require_bpe_size(vocab_size: int, setting: str = "bpe:") -> None:
+    """Raise InputError, with the setting and the number, for a vocabulary that no BPE can have, or none needs."""
+    if not MIN_BPE_VOCAB <= vocab_size <= MAX_BPE_VOCAB:
+        raise InputError(
+            f"{setting}{vocab_size}: the vocabulary must be at least {MIN_BPE_VOCAB} (every byte, and end-of-text) and "
+            f"at most {MAX_BPE_VOCAB:,}"
+        )
+
+
 def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
     """Raise InputError for a vocabulary that tiktoken cannot encode every text with, or would not end with.
 
@@ -256,6 +251,26 @@ def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
             raise InputError("it has a token that is not one character")
     elif missing := {bytes([byte]) for byte in range(256)} - set(ranks):
         raise InputError(f"it lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}; some texts need them")
+
+
+def tiktoken_encoding(name: str) -> tiktoken.Encoding:
+    """Load one of tiktoken's encodings. Raise InputError if tiktoken can neither find nor download it."""
+    try:
+        return tiktoken.get_encoding(name)
+    except Exception as error:  # tiktoken lets through whatever its download raises
+        whose = "GPT-2's vocabulary" if name == "gpt2" else f"the vocabulary {name}"
+        raise InputError(
+            f"tiktoken could not get {whose} ({type(error).__name__}): it is downloaded once. Without a "
+            "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
+            "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
+        ) from error
+
+
+def encode_to_array(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
+    """Encode a text as `Tokenizer.encode` does, into an array. Raise InputError where tiktoken panics."""
+    with _panics_are_errors():
+        parts = [encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
             show(text)
     except InputError as error:
         show(f"(no sample: {error})")
-    print()
+    show("\n")
 
 
 def _load_best(run: Path, home: str) -> LoadedRun | None:

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import in_process, write_dataset
+from helpers import in_process, run_gpt, run_sample, write_dataset
 
 from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
@@ -16,10 +16,7 @@ from gpt.runs.directory import read_config, write_config
 
 
 def evaluate(*arguments, cwd, code=0):
-    with mock.patch("sys.argv", ["gpt", "eval", "--device", "cpu", *map(str, arguments)]):
-        actual, output, errors = in_process(gpt_main, cwd)
-    assert actual == code, output + errors
-    return output if code == 0 else errors
+    return run_gpt(cwd, "eval", "--device", "cpu", *arguments, code=code)
 
 
 @pytest.fixture
@@ -102,17 +99,16 @@ def test_the_stride_is_that_of_transformers_loop(model, dataset, tmp_path):
 def test_data_that_has_changed_since_is_said(runs, tmp_path, dataset, said):
     """As what validates now may have been trained on; not where other data is named on purpose."""
     evaluate("--run", runs[0], cwd=tmp_path)
-    assert said == []
+    assert not [line for line in said if "is not what" in line]
     config = read_config(runs[0])
     documents = [(split, f"def {split}(x): return x\n" * 40) for split in SPLITS]
     other = write_dataset(documents, "bytes", tmp_path / "x")
     said.clear()
     write_config(runs[0], replace(config, data=other.path))
     evaluate("--run", runs[0], cwd=tmp_path)
-    assert len(said) == 1
     assert "is not what" in said[0]
     evaluate("--run", runs[0], "--data", other.path, cwd=tmp_path)
-    assert len(said) == 1
+    assert len([line for line in said if "is not what" in line]) == 1
 
 
 def test_a_checkpoint_can_be_named_and_is_then_not_chosen_by_its_loss(runs, tmp_path):
@@ -148,3 +144,33 @@ def test_what_is_no_run_is_called_what_it_is(runs, dataset, tmp_path):
 def test_a_mistyped_run_is_no_hugging_face_model(runs, tmp_path):
     refused = evaluate("--run", f"{runs[0]}x", cwd=tmp_path, code=2)
     assert f"is no run; did you mean {runs[0]}?" in refused
+
+
+def test_gpt_eval_gives_what_training_found(trained):
+    home, output = trained
+    evaluated = run_gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu")
+    loss = re.search(r"validation loss +([\d.]+ ± [\d.]+) nats", evaluated)
+    assert loss
+    assert loss[1] in output
+
+
+def test_int8_is_near_float32(trained):
+    home, _ = trained
+    losses = []
+    for dtype in ("float32", "int8"):
+        output = run_gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype, "--json")
+        losses.append(json.loads(output)["runs"][0]["evaluation"]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+    assert run_sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", "int8")
+
+
+def test_a_run_is_found_by_its_name_and_the_next_command_is_said(runs, tmp_path):
+    (tmp_path / "runs").mkdir()
+    runs[0].rename(tmp_path / "runs" / "one")
+    for arguments, said in ((("--run", "one"), "sample from it: gpt sample --run runs/one\n"), (("--json",), "")):
+        with mock.patch("sys.argv", ["gpt", "eval", "--device", "cpu", *arguments]):
+            code, output, errors = in_process(gpt_main, tmp_path)
+        assert code == 0
+        assert "one, step " in output and "gpt sample" not in output
+        assert errors.endswith(said) and ("gpt sample" in errors) == bool(said)

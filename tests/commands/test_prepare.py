@@ -4,12 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import refused, run_here
+from helpers import ROOT, SHAKESPEARE, refused, run_here
 
 from gpt.commands.prepare import chosen_tokenizer
 from gpt.corpus.recipes.python import Python
@@ -18,9 +17,6 @@ from gpt.errors import InputError
 from gpt.evaluation.statistics import effective_number
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
 from gpt.text.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parents[2]
-SHAKESPEARE = ROOT.parent / "shared" / "corpora" / "tinyshakespeare.txt"
 
 
 def recipe(*arguments, **options):
@@ -131,7 +127,7 @@ def test_mixed_files_and_json_lines(tmp_path):
     (folder / "picture.bin").write_bytes(bytes(range(256)))
     (folder / "lines.jsonl").write_text("\n".join(json.dumps({"body": f"Line {i} of text. " * 5}) for i in range(50)))
     without_field = recipe("files", "--input", folder, "--name", "m", "--tokenizer", "bytes", cwd=tmp_path)
-    assert "lines.jsonl: JSON Lines: name the field that holds the text by --field" in without_field
+    assert "lines.jsonl: JSON Lines: --field must name the field that holds the text" in without_field
     before = open_dataset(tmp_path / "data" / "m").train.tokens
     output = recipe("files", "--input", folder, "--name", "m", "--field", "body", "--tokenizer", "bytes", cwd=tmp_path)
     for name, reason in [("empty.md", "empty"), ("bad.txt", "not UTF-8"), ("picture.bin", "binary")]:
@@ -259,3 +255,55 @@ def test_a_name_is_no_directory_though_one_is_called_like_it(theirs, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert chosen_tokenizer("bytes") == "bytes"
     assert chosen_tokenizer("bpe:300") == "bpe:300"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("files", "a.txt"), "files --input a.txt --name a"),
+        (("a.txt", "b c.md"), "files --input a.txt 'b c.md' --name a"),
+        (("files", "--name", "x", "a.txt", "--field=text"), "files --input a.txt --name x --field=text"),
+        (("files", "--name=x", "a.txt", "--input", "b.txt"), "files --input a.txt b.txt --name=x"),
+        (("files", "--input=b.txt", "a.txt"), "files --input a.txt b.txt --name a"),
+    ],
+)
+def test_files_without_their_option_are_answered_with_the_whole_command(tmp_path, arguments, advice):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    complaint = refused("data/prepare.py", *arguments, cwd=tmp_path)
+    assert complaint == f"error: a.txt: files are given by --input: gpt prepare {advice}\n"
+
+
+@pytest.mark.parametrize("place", [("--name", "python"), ("--name", "x", "--out", "data/python")])
+def test_no_text_of_ones_own_takes_the_place_of_the_default_corpus(tmp_path, place):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    complaint = refused("data/prepare.py", "files", "--input", "a.txt", *place, cwd=tmp_path)
+    assert "data/python: is the place of the standard library of Python, which training reads" in complaint
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_recipe_does_not_replace_what_another_one_wrote(tmp_path):
+    (tmp_path / "a.txt").write_text("some text " * 200)
+    for _ in range(2):
+        recipe("files", "--input", "a.txt", "--name", "mine", cwd=tmp_path)
+    complaint = refused("data/prepare.py", "python", "--out", "data/mine", cwd=tmp_path)
+    assert "data/mine: was written by the recipe 'files', and this is 'python'; choose another place" in complaint
+
+
+def test_a_tokenizer_that_is_not_there_is_answered_with_what_is(dataset, trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    trained_run.rename(tmp_path / "runs" / "mine")
+    assert chosen_tokenizer("mine").fingerprint == chosen_tokenizer("runs/mine").fingerprint
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "tokenizer.json").write_text('{"format": "gpt-tokenizer", "version": 1}')
+    for name, message in (
+        ("runs", "`tokenizer` runs: is a directory without a tokenizer.json; did you mean runs/mine?"),
+        ("notes", "`tokenizer` notes: is a directory without a tokenizer.json; give a run, a dataset, or"),
+        ("runs/mnie", "`tokenizer` runs/mnie: is not there; choose gpt2, .*; did you mean runs/mine?"),
+        ("elsewhere/x", "`tokenizer` elsewhere/x: is not there; choose gpt2, "),
+        ("mine2", "choose gpt2, .*; did you mean runs/mine?"),
+        ("damaged", r"damaged.tokenizer.json: is damaged .*; `tokenizer` also takes gpt2, bytes, char, bpe:4096, and"),
+    ):
+        with pytest.raises(InputError, match=message):
+            chosen_tokenizer(name)

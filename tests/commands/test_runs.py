@@ -168,7 +168,9 @@ def test_runs_are_compared_by_settings_that_differ_and_losses(make, tmp_path):
 def test_one_run_is_compared_with_its_preset(make, tmp_path):
     make("one", {30: 2.0}, seed=7)
     output, _ = call(tmp_path, "one")
-    assert output.split()[:3] == ["preset", "nano", "runs/one"]
+    heading, empty, columns, *_ = output.splitlines()
+    assert heading == "runs/one: settings that differ from its preset's, and what it has reached"
+    assert (empty, columns.split()) == ("", ["preset", "nano", "runs/one"])
     assert [line.split() for line in output.splitlines() if line.startswith("seed")] == [["seed", "1337", "7"]]
     assert "2.0000" in output
 

@@ -1,12 +1,15 @@
-"""`gpt score` with a long text: its scores come as they are computed, and nobody waits in the dark."""
+"""`gpt score`: its figures add up, its scores come as they are computed, and nobody waits in the dark."""
 
 import json
+import math
 import re
 from itertools import count, pairwise
 
 import pytest
+from helpers import run_gpt
 
 from gpt.commands import score
+from gpt.runs.checkpoint import list_checkpoints, step_of
 
 
 def test_a_long_text_is_read_in_windows_with_progress(trained_run, said, monkeypatch, capsys):
@@ -43,7 +46,34 @@ def test_the_newest_run_is_named_where_none_was(trained_run, tmp_path, monkeypat
     trained_run.rename(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
     score.main(["--text", "abc", "--device", "cpu"])
-    assert len(said) == 1
+    following = "continue a text: gpt sample --run runs/mine"
     assert re.fullmatch(r"using runs/mine, step \d+", said[0])
+    assert said[1:] == [following]
     score.main(["--text", "abc", "--device", "cpu", "--run", "runs/mine"])
-    assert len(said) == 1
+    assert said[2:] == [following]
+    score.main(["--text", "abc", "--device", "cpu", "--run", "runs/mine", "--json"])
+    assert said[3:] == []
+
+
+def test_gpt_score_adds_up(trained, tmp_path):
+    home, _ = trained
+    text = "def read(self):\n    return é\n"
+    (tmp_path / "text").write_text(text)
+    found = json.loads(run_gpt(home, "score", "--file", tmp_path / "text", "--json", "--top-logprobs", 2))
+    assert (
+        "".join(bytes([score["id"]]).decode("latin-1") for score in found["scores"]).encode("latin-1").decode() == text
+    )
+    assert found["bits"] == pytest.approx(-sum(score["logprob"] for score in found["scores"]) / math.log(2))
+    assert found["bits_per_byte"] == pytest.approx(found["bits"] / len(text.encode()))
+    lines = run_gpt(home, "score", "--text", text).splitlines()
+    assert len(lines) == len(found["scores"]) + 3
+    assert lines[-3].startswith(f"{len(text.encode())} tokens, {len(text.encode())} bytes, {found['bits']:,.2f} bits")
+    assert f"perplexity {found['perplexity']:,.2f}" == lines[-1]
+    assert re.fullmatch(r"runs/python-nano, step \d+", found["run"])
+    steps = [step_of(path) for path in list_checkpoints(home / "runs" / "python-nano")]
+    other = json.loads(
+        run_gpt(home, "score", "--run", "runs/python-nano", "--text", text, "--json", "--checkpoint", steps[0])
+    )
+    assert other["run"] == f"runs/python-nano, step {steps[0]}"
+    assert "nothing to score" in run_gpt(home, "score", "--text", "", code=2)
+    assert "give one of them" in run_gpt(home, "score", "--text", "a", "--file", tmp_path / "text", code=2)

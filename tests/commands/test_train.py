@@ -1,22 +1,23 @@
+"""The options of `gpt train`: presets, files and flags, and what a resumed run may change."""
+
 import dataclasses
-import io
-import os
+import json
 import shutil
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
 from gpt import InputError
-from gpt.commands import clean_errors
-from gpt.commands.sample import PromptFile, SampleCommand, require_known
+from gpt.commands import clean_errors, train
 from gpt.commands.train_options import parse_train
+from gpt.config import TrainConfig
+from gpt.config_io import overlay
+from gpt.distributed.world import World
 from gpt.interop.huggingface import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
+from gpt.runs.directory import write_config
 from gpt.runs.load import load_run
-from gpt.text.tokenizer import Tokenizer
 from gpt.training.start import fit_to_dataset
 
 
@@ -152,6 +153,62 @@ def test_what_other_programs_call_a_setting_is_pointed_out(flag):
         parse_train([flag, "1"])
 
 
+@pytest.mark.parametrize("arguments", [("--resume=yes",), ("--resume", "false"), ("--dry_run=true", "nano")])
+def test_a_switch_takes_no_value(arguments):
+    flag = arguments[0].partition("=")[0]
+    with pytest.raises(InputError, match=f"^{flag}: takes no value; write {flag} alone, or leave it out"):
+        parse_train(arguments)
+
+
+def test_whole_numbers_may_have_an_exponent(capsys):
+    assert settings("nano", "--steps", "1e3").steps == settings("nano", "--steps=1_000").steps == 1000
+    assert settings("nano", "--stop-at", "2e1").stop_at == 20
+    assert settings("nano", "--micro-batch-size", "auto").micro_batch_size == "auto"
+    assert "Error parsing --steps: '1.5' is no whole number" in refused(capsys, "nano", "--steps", "1.5")
+
+
+@pytest.mark.parametrize("name", ["minutes", "epochs", "dry_run", "resume"])
+def test_a_flag_that_is_no_setting_is_called_so_where_a_file_has_it(tmp_path, name):
+    path = tmp_path / "f.toml"
+    path.write_text(f"{name} = 3\n")
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"f.toml: '{name}' is no setting but a flag; give {flag} on the command line"):
+        settings("nano", "--config", str(path))
+
+
+def test_what_a_dry_run_prints_is_settings_for_another_run(dataset, tmp_path, capsys):
+    arguments = ["nano", "--data", str(dataset.path), "--device", "cpu", "--steps", "7", "--model.dropout", "0.25"]
+    assert train.main([*arguments, "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    (tmp_path / "again.json").write_text(output)
+    again = settings("--config", str(tmp_path / "again.json"))
+    assert again == overlay(TrainConfig(), json.loads(output))
+    assert (again.steps, again.model.dropout, again.model.vocab_size) == (7, 0.25, 257)
+    (tmp_path / "again.json").write_text(output[:-5])
+    with pytest.raises(InputError, match=r"again.json: is not JSON"):
+        settings("--config", str(tmp_path / "again.json"))
+
+
+def test_a_forecast_is_tried_by_every_process_and_printed_by_one(dataset, monkeypatch, capsys):
+    """They try steps together: one that left would be waited for."""
+    tried = []
+    monkeypatch.setattr(World, "is_main", False)
+    monkeypatch.setattr(train, "forecast_lines", lambda *_: tried.append(1) or [])
+    assert train.main(["nano", "--data", str(dataset.path), "--device", "cpu", "--dry-run"]) == 0
+    assert tried == [1]
+    assert capsys.readouterr().out == ""
+
+
+def test_init_from_takes_the_name_of_a_run_and_keeps_its_path(trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+    config = settings("--init-from", "mine", "--device", "cpu")
+    assert config.init_from == "runs/mine"
+    write_config(tmp_path / "runs" / "mine", dataclasses.replace(config, run_dir=Path("runs/mine")))
+    for same in ("mine", "runs/mine", "runs/mine/"):  # as a launcher says it again
+        assert settings("--init-from", same, "--run-dir", "runs/mine", "--resume").init_from == "runs/mine"
+
+
 def test_the_architecture_of_init_comes_from_its_weights(trained_run):
     command = parse_train(["--init-from", str(trained_run), "--steps", "7"])
     source = load_run(trained_run).config
@@ -256,131 +313,3 @@ def test_another_vocabulary_than_the_datasets_is_refused(dataset):
         fit_to_dataset(config, dataset)
     with pytest.raises(InputError, match="`tokenizer` gpt2"):
         fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"samples": 0}, "--samples is 0; it must be at least 1"),
-        ({"stop": ("a", "")}, "--stop is empty"),
-        ({"prompt": "a", "prompt_file": "b"}, "give one of them"),
-    ],
-)
-def test_bad_sample_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        SampleCommand(**options).check()
-
-
-@pytest.mark.parametrize(
-    "options", [{"json": True}, {"samples": 2}, {"logprobs": 0}, {"echo": True}, {"compile": True}, {"batch": 3}]
-)
-def test_an_interactive_session_refuses_what_it_has_no_use_for(options):
-    with pytest.raises(InputError, match=f"--{next(iter(options))}: needs a prompt"):
-        SampleCommand(**options).require_interactive()
-
-
-def test_prompt_files_are_read_as_utf8(tmp_path):
-    (tmp_path / "p.txt").write_bytes("für".encode())
-    assert SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts() == ["für"]
-    with pytest.raises(InputError, match="none.txt: cannot be read"):
-        SampleCommand(prompt_file=tmp_path / "none.txt").read_prompts()
-    (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
-    with pytest.raises(InputError, match="p.txt: is not UTF-8"):
-        SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (InputError("file x: wrong"), 2, "error: file x: wrong\n"),
-        (OSError(28, "No space left on device", "runs/x"), 2, "error: [Errno 28] No space left on device: 'runs/x'\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_what_a_user_causes_is_a_sentence(capsys, error, code, said):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as exit_code, clean_errors():
-        raise error
-    signal.signal(signal.SIGINT, before)
-    assert exit_code.value.code == code
-    assert capsys.readouterr().err == said
-
-
-def test_our_own_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), clean_errors():
-        1 / 0  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    ("text", "prompts"),
-    [
-        ("a\nb\n", ["a", "b"]),
-        ('"a\\nb"\n\n""\n', ["a\nb", ""]),
-        ('"He said" so\n[1]\n12\n{"a": 1}\n', ['"He said" so', "[1]", "12", '{"a": 1}']),
-        ("  indented", ["  indented"]),
-    ],
-)
-def test_prompts_of_a_file_are_lines_or_json_strings(tmp_path, text, prompts):
-    file = tmp_path / "p"
-    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
-        file.write_bytes(content)
-        found = PromptFile(file)
-        assert (len(found), list(found), list(found)) == (len(prompts), prompts, prompts)
-
-
-@pytest.mark.parametrize("content", [b"a\nb \xff\n", b"\xff", b"a\n\x80\n"])
-def test_a_line_that_is_no_text_is_named_before_anything_is_done(tmp_path, content):
-    (tmp_path / "p").write_bytes(content)
-    line = content.count(b"\n", 0, max(content.find(b"\xff"), content.find(b"\x80"))) + 1
-    with pytest.raises(InputError, match=rf"p, line {line}: is not UTF-8"):
-        PromptFile(tmp_path / "p")
-
-
-@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff\n"])
-def test_a_file_without_prompts_is_refused(tmp_path, content):
-    (tmp_path / "p").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r'p: has no prompt; write one per line, "" for an empty one'):
-        PromptFile(tmp_path / "p")
-    with pytest.raises(InputError, match="none: cannot be read"):
-        PromptFile(tmp_path / "none")
-
-
-def test_prompts_are_read_line_by_line_and_those_of_a_pipe_once(tmp_path):
-    (tmp_path / "p").write_text("".join(f"{i}\n" for i in range(50_000)))
-    prompts = iter(PromptFile(tmp_path / "p"))
-    assert next(prompts) == "0"
-    with open(tmp_path / "p", "r+") as file:
-        file.truncate(20_000)
-    assert len([*prompts]) < 49_999  # the rest was not in memory
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a\nb\n"))
-    writer.start()
-    found = PromptFile(tmp_path / "pipe")
-    writer.join()
-    assert (len(found), list(found), list(found)) == (2, ["a", "b"], ["a", "b"])
-
-
-def test_a_prompt_with_unknown_characters_is_named():
-    require_known(["a", "ñ"], Tokenizer.utf8_bytes())
-    with pytest.raises(InputError, match="prompt 2: .*'ñ'"):
-        require_known(["a", "ñ"], Tokenizer.char("ab", end_of_text=False))
-
-
-@pytest.mark.parametrize("option", ["prompt_file", "standard input"])
-def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch, option):
-    content = b"\xef\xbb\xbfdef \xef\xbb\xbf"
-    (tmp_path / "p").write_bytes(content)
-    command = SampleCommand(prompt_file=tmp_path / "p") if option == "prompt_file" else SampleCommand()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert command.read_prompts() == ["def \ufeff"]
-
-
-def test_commands_of_pipes_are_for_sessions():
-    with pytest.raises(InputError, match="--allow-commands: has a meaning with --interactive only"):
-        SampleCommand(allow_commands=True, prompt="x").check()
-
-
-def test_what_an_error_quotes_does_not_steer_the_terminal(capsys):
-    with pytest.raises(SystemExit), clean_errors():
-        raise InputError("\x1b]0;title\x07\x9b2J: wrong")
-    assert capsys.readouterr().err == "error: ␛]0;title␇\ufffd2J: wrong\n"

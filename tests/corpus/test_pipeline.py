@@ -199,3 +199,20 @@ def test_an_unknown_tokenizer_is_refused_before_anything_is_read(tmp_path):
 def test_a_tokenizer_that_is_given_is_used(tmp_path):
     given = Tokenizer.utf8_bytes()
     assert write_dataset(documents(), given, tmp_path / "d").tokenizer.fingerprint == given.fingerprint
+
+
+def test_what_lists_the_skipped_names_settings_plainly(tmp_path, said):
+    """Whoever reads it may have used the library, or a command."""
+    source = WithSkipped({"a": python_text()}, [Skipped("a`b`.jsonl", "`field` must name one")])
+    prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    assert (tmp_path / "d" / "skipped.txt").read_text() == "a`b`.jsonl: field must name one\n"
+    assert said[0] == "skipped a`b`.jsonl: `field` must name one"
+
+
+def test_a_dataset_of_another_recipe_is_not_replaced(tmp_path):
+    source, split = Texts({"a": python_text()}), by_name_or_end(0.1)
+    for _ in range(2):
+        before = prepare(source, split, "bytes", tmp_path / "d", {"name": "one"})
+    with pytest.raises(InputError, match="d: was written by the recipe 'one', and this is 'two'; choose another"):
+        prepare(source, split, "bytes", tmp_path / "d", {"name": "two"})
+    assert open_dataset(tmp_path / "d").fingerprint == before.fingerprint

@@ -130,8 +130,8 @@ def test_json_lines_give_a_document_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("line", "field", "reason", "fields"),
     [
-        ('{"title": "t", "body": "b"}', None, "name the field that holds the text by `field`", "title, body"),
-        ("[1]", None, "name the field that holds the text by `field`", "none: its first line is no object"),
+        ('{"title": "t", "body": "b"}', None, "`field` must name the field that holds the text", "title, body"),
+        ("[1]", None, "`field` must name the field that holds the text", "none: its first line is no object"),
         ('{"title": "t", "body": "b"}', "txt", "no line has a field 'txt'", "title, body"),
         ('{"title": 1, "body": "b"}', "title", "the field 'title' holds no text in any line", "title, body"),
     ],

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import steps_of
 
 from gpt import InputError
 from gpt.config import CheckpointConfig, OptimizerConfig
@@ -63,10 +64,6 @@ def test_changes_are_named_with_both_values():
 def wsd(tiny_config):
     """20 steps, of which the last 8 come down; some with dropout, so that a step's number counts."""
     return replace(tiny_config, steps=20, optimizer=replace(WSD, warmup_steps=5))
-
-
-def steps_of(run):
-    return [step_of(path) for path in list_checkpoints(run)]
 
 
 def require_equal(one, two):

@@ -1,11 +1,11 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from gpt import TrainConfig
-from gpt.training import summary
+from gpt.training import summary, validation
 from gpt.training.state import OverfittingWatch, TrainState
 from gpt.training.summary import overfitted
 
@@ -13,10 +13,10 @@ from gpt.training.summary import overfitted
 def hear(losses):
     """What the watch says to (training loss, validation loss) pairs, an evaluation every second step."""
     said, watch = [], OverfittingWatch()
-    for number, (training, validation) in enumerate(losses):
-        said.append(watch.hear({"step": 2 * number + 1, "train_loss": training}))
+    for number, (train_loss, val_loss) in enumerate(losses):
+        said.append(watch.hear({"step": 2 * number + 1, "train_loss": train_loss}))
         watch = OverfittingWatch(**json.loads(json.dumps(asdict(watch))))  # as a resume has it
-        said.append(watch.hear({"step": 2 * number + 2, "train_loss": training, "val_loss": validation}))
+        said.append(watch.hear({"step": 2 * number + 2, "train_loss": train_loss, "val_loss": val_loss}))
     return [words for words in said if words]
 
 
@@ -57,3 +57,25 @@ def test_the_last_table_says_whether_it_was_too_long(monkeypatch):
         "sample.py uses"
     )
     assert "to guess among all tokens alike gives 10.8249" in words(10.9, 11.0, monkeypatch)  # ln 50,257
+
+
+def test_a_resumed_run_warns_of_learning_by_heart_when_an_undisturbed_one_does(
+    make_training, tiny_config, monkeypatch, said
+):
+    """The warning compares with losses from before the stop, and comes once; also where not every step is logged."""
+    honest_summary = validation.summarize
+    config = replace(tiny_config, steps=40, log_every=7)
+
+    def lines(name, stops):
+        losses, before = iter([4.0, 3.0, 6.0, 7.0]), len(said)
+        monkeypatch.setattr(validation, "summarize", lambda *sums: replace(honest_summary(*sums), loss=next(losses)))
+        for number, stop_at in enumerate(stops):
+            training = make_training(replace(config, stop_at=stop_at), name, resume=number > 0)
+            training.around_steps(lambda do, state=training.state: do() | {"train_loss": 5 - state.step / 10})
+            training.fit()
+        return [line for line in said[before:] if "by heart" in line]
+
+    whole = lines("whole", [None])
+    assert len(whole) == 1
+    assert whole[0].startswith("step 30: it has begun to learn the text by heart: validation is 6.0000")
+    assert lines("parts", [15, 24, 33, None]) == whole

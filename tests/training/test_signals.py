@@ -1,9 +1,15 @@
+"""Signals: what asks to stop, what interrupts, and the run that goes on afterwards."""
+
 import signal
 import time
+from dataclasses import replace
 
 import pytest
+from helpers import require_equal, weights, without_clock
 
-from gpt.training import signals
+from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
+from gpt.tracking.jsonl import read_metrics
+from gpt.training import signals, validation
 from gpt.training.signals import SIGNALS, StopRequest
 
 
@@ -108,3 +114,74 @@ def test_a_second_ctrl_c_in_a_long_product_ends_the_process_and_says_what_is_los
         time.sleep(0.3)
     assert ended == ["interrupted: lost: the 7 steps so far"]
     assert "Ctrl-C again stops now and loses the 7 steps so far" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_finishes_the_step_saves_and_can_be_resumed(make_training, tiny_config, monkeypatch, number):
+    training = make_training(tiny_config)
+
+    def step(do):
+        if training.state.step == 13:
+            signal.raise_signal(number)
+        return do()
+
+    training.around_steps(step)
+    assert not training.fit()
+    assert step_of(list_checkpoints(training.run)[-1]) == 14
+    resumed = make_training(tiny_config, resume=True)
+    assert resumed.state.step == 14
+    assert resumed.fit()
+
+
+def test_a_second_ctrl_c_interrupts_at_once(make_training, tiny_config, monkeypatch):
+    training = make_training(tiny_config)
+
+    def step(do):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    training.around_steps(step)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(make_training, tiny_config, monkeypatch):
+    whole, parts = make_training(tiny_config, "whole"), make_training(tiny_config, "parts")
+    whole.fit()
+    original, calls = validation.loss_per_window, []
+
+    def interrupted(*arguments, stop):
+        calls.append(1)
+        if len(calls) == 2:  # of step 20
+            signal.raise_signal(signal.SIGUSR1)
+        return original(*arguments, stop=stop)
+
+    monkeypatch.setattr(validation, "loss_per_window", interrupted)
+    assert not parts.fit()
+    assert step_of(list_checkpoints(parts.run)[-1]) == 20
+    assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))
+    resumed = make_training(tiny_config, "parts", resume=True)
+    assert resumed.state.step == 20
+    assert resumed.fit()
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(resumed.run))
+    assert load_best(whole.run).state["step"] == load_best(resumed.run).state["step"]
+    require_equal(weights(whole), weights(resumed))
+
+
+def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_now(
+    make_training, tiny_config, monkeypatch
+):
+    original, training = validation.loss_per_window, make_training(tiny_config)
+
+    def interrupted(*arguments, stop):
+        signal.raise_signal(signal.SIGUSR1)
+        return original(*arguments, stop=stop)
+
+    monkeypatch.setattr(validation, "loss_per_window", interrupted)
+    assert not training.fit()
+    monkeypatch.setattr(validation, "loss_per_window", original)
+    resumed = make_training(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=7)), resume=True)
+    assert resumed.fit()
+    evaluated = [record["step"] for record in read_metrics(training.run) if "val_loss" in record]
+    assert evaluated == [10, 14, 21, 28, 30]

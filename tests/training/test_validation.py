@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import without_clock
 
 from gpt import InputError
 from gpt.evaluation.loss import evaluate
 from gpt.runs import checkpoint
-from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest
+from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
 from gpt.training.validation import validation_windows
@@ -112,12 +113,6 @@ def interrupted(monkeypatch):
     return ways
 
 
-def plain(run):
-    """A run's records without what depends on the clock."""
-    clocked = ("elapsed_s", "tokens_per_s", "mfu")
-    return [{key: value for key, value in record.items() if key not in clocked} for record in read_metrics(run)]
-
-
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("way", [signal.SIGUSR1, KeyboardInterrupt()], ids=["signal", "kill"])
 def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
@@ -148,12 +143,12 @@ def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
     clocked = ("elapsed_s", "record")
     one, two = ({key: value for key, value in state.items() if key not in clocked} for state in states)
     assert one == two
-    assert plain(whole.run) == plain(second.run)
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(second.run))
     again = make_training(budgeted, "parts", resume=True)  # nothing is left to be done
     assert again.state.unevaluated is None
     assert again.fit()
     assert again.state.complete_evaluation == whole.state.complete_evaluation
-    assert plain(whole.run) == plain(again.run)
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(again.run))
 
 
 def test_more_steps_take_the_place_of_a_complete_evaluation_that_was_cut_short(make_training, budgeted, interrupted):
@@ -272,3 +267,26 @@ def test_a_run_that_stops_so_early_that_the_complete_split_would_take_longer_lea
     assert training.fit()
     assert training.state.step == 2
     assert training.state.complete_evaluation is None
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(make_training, tiny_config, monkeypatch, said):
+    """Evaluations at 3, 6, …: the best is the second, so the run ends with the fifth; a resumed run counts on."""
+    losses = {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.0, 15: 2.1, 18: 1.0}
+    config = replace(tiny_config, early_stopping_patience=3, evaluation=replace(tiny_config.evaluation, every=3))
+    config = replace(config, checkpoint=replace(config.checkpoint, every=0, keep=1))
+    original = validation.summarize
+    training = make_training(replace(config, stop_at=10))
+    monkeypatch.setattr(
+        validation, "summarize", lambda *sums: replace(original(*sums), loss=losses[training.state.step])
+    )
+    assert not training.fit()
+    training = make_training(config, resume=True)
+    assert training.fit()
+    assert training.state.step == 15
+    assert load_best(training.run).state["step"] == 6
+    assert [step_of(path) for path in list_checkpoints(training.run)] == [6, 15]
+    training.report()
+    assert "stopped early: 3 evaluations in a row without a new best validation loss" in said
+    finished = make_training(config, resume=True)
+    assert finished.fit()
+    assert finished.state.step == 15

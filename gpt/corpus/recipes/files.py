@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split, by_name_or_end
 from gpt.errors import InputError
@@ -11,9 +12,9 @@ from gpt.errors import InputError
 
 @dataclass(frozen=True)
 class Files:
-    """Prepare your own text: txt, md, source code, whatever is UTF-8, or JSON Lines.
+    """Prepare your own text: txt, md, source code, what is UTF-8, or JSON Lines.
 
-    Of fewer than 100 documents the end of each validates; of more, some documents, chosen by the hash of their names.
+    Of fewer than 100 documents the end of each validates; of more, some do.
     """
 
     input: list[Path]
@@ -23,18 +24,26 @@ class Files:
     field: str | None = None
     """Field of JSON Lines (.jsonl) files that holds the text."""
     tokenizer: str = "auto"
-    """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use; auto takes
-    bytes or a BPE by the size of the text."""
+    """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float = 0.1
     """Share of the text that validates, and is not trained on; at most 50 million characters."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 
     def place(self) -> Path:
-        """Return the directory to write. Raises InputError for a name that leads elsewhere than below data/."""
+        """Return the directory to write.
+
+        Raises InputError for a name that leads elsewhere than below data/, and for the default corpus's place.
+        """
         if Path(self.name).name != self.name or self.name in (".", ".."):
             raise InputError(f"`name` {self.name}: is no plain name; to write elsewhere, give a directory with `out`")
-        return self.out or Path("data") / self.name
+        place = self.out or Path("data") / self.name
+        if place == Python.out:
+            raise InputError(
+                f"{place}: is the place of the standard library of Python, which training reads where it is given no "
+                "`data`; choose another `name`"
+            )
+        return place
 
     def source(self) -> TextFiles:
         return TextFiles(self.input, self.field)

@@ -19,7 +19,7 @@ SAMPLE_PROMPT = 'class Reader:\n    """Read lines from a file."""\n'
 class Python:
     """Prepare the standard library of this Python, the default corpus.
 
-    Much of it is made from templates: of modules that are alike, all train or all validate.
+    Of modules that are alike, made from a template, all train or all validate.
     """
 
     tokenizer: str = "bpe:2048"

@@ -16,7 +16,7 @@ SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 @dataclass(frozen=True)
 class Shakespeare:
-    """Prepare tinyshakespeare, which is downloaded, split as nanoGPT splits it: the last tenth validates."""
+    """Prepare tinyshakespeare, downloaded, and split as by nanoGPT: its end validates."""
 
     input: Path | None = None
     """The text, if it is here already."""

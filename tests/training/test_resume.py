@@ -1,0 +1,151 @@
+"""A run that goes on: as if it had never stopped, or from the beginning where nothing is saved; on which data."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import CLOCKED, Training, require_equal, weights, without_clock
+
+from gpt import InputError
+from gpt.config import CheckpointConfig, EvaluationConfig
+from gpt.runs import checkpoint
+from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
+from gpt.tracking.jsonl import read_metrics
+from gpt.training import validation
+
+
+@pytest.fixture(params=["gpt2", "modern", "recomputed"])
+def any_config(request, tiny_shape, modern_shape):
+    """The exact GPT-2 with AdamW, and the modern recipe, all of it."""
+    configs = {"gpt2": tiny_shape, "modern": modern_shape, "recomputed": replace(modern_shape, recompute="blocks")}
+    return configs[request.param]
+
+
+def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_training, any_config):
+    """30 steps at once, and 11 + 19 with everything rebuilt from disk between, dropout on."""
+    tiny_config = any_config
+    whole = make_training(tiny_config, "whole")
+    assert whole.fit()
+    first = make_training(replace(tiny_config, stop_at=11), "parts")
+    assert not first.fit()
+    torch.manual_seed(99)  # whatever else happened in between
+    second = make_training(tiny_config, "parts", resume=True)
+    assert second.state.step == 11
+    assert second.fit()
+    require_equal(weights(whole), weights(second))
+    one, two = (load_newest(t.run) for t in (whole, second))
+    require_equal(one.model, two.model)
+    require_equal(one.optimizer, two.optimizer)
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(second.run))
+    clocked = ("elapsed_s", "record")
+    states = [{key: value for key, value in saved.state.items() if key not in clocked} for saved in (one, two)]
+    assert states[0] == states[1]
+    assert whole.state.gain == second.state.gain
+    assert whole.state.gain is not None  # the last table's row "change"
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, tiny_config, dtype, micro_batch_size):
+    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=14)
+    whole = make_training(config, "whole")
+    whole.fit()
+    make_training(replace(config, stop_at=6), "parts").fit()
+    parts = make_training(config, "parts", resume=True)
+    parts.fit()
+    one, two = (load_newest(training.run) for training in (whole, parts))
+    require_equal(one.model, two.model)
+    require_equal(one.optimizer, two.optimizer)
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(parts.run))
+    timeless = [{key: value for key, value in c.state.items() if key not in CLOCKED} for c in (one, two)]
+    records = [without_clock([state.pop("record")]) for state in timeless]
+    assert timeless[0] == timeless[1]
+    assert records[0] == records[1]
+
+
+def test_a_last_step_is_evaluated_though_it_was_not_to_be_the_last(make_training, tiny_config):
+    """Stopped at 12 of 30, then told that 12 are enough; once."""
+    training = make_training(replace(tiny_config, stop_at=12, log_every=5))
+    assert not training.fit()
+    for _ in range(2):
+        training = make_training(replace(tiny_config, steps=12, log_every=5), resume=True)
+        assert training.fit()
+        records = read_metrics(training.run)
+        assert [record["step"] for record in records] == [5, 10, 12]
+        assert "val_loss" in records[-1]
+        newest = load_newest(training.run)
+        assert (newest.state["step"], newest.state["evaluation"]["loss"]) == (12, records[-1]["val_loss"])
+
+
+def test_fewer_steps_than_were_done_are_refused_and_change_nothing(make_training, tiny_config, trained_run):
+    before = (trained_run / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"`steps` 20: .* has done 30 steps already"):
+        make_training(replace(tiny_config, steps=20), resume=True)
+    assert (trained_run / "config.json").read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_yet_begins_again(make_training, tiny_config):
+    make_training(tiny_config)
+    again = make_training(tiny_config, resume=True)
+    assert again.state.step == 0
+    assert again.fit()
+
+
+def test_a_run_whose_checkpoints_are_gone_begins_again_and_keeps_its_records(make_training, tiny_config, said):
+    first = make_training(replace(tiny_config, stop_at=5))
+    first.fit()
+    records = (first.run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(first.run / "checkpoints")
+    again = make_training(tiny_config, resume=True)
+    assert again.state.step == 0
+    assert (first.run / "metrics-until-step-5.jsonl").read_bytes() == records
+    assert any("has no checkpoint, and begins again" in line for line in said)
+
+
+def test_other_data_is_refused_on_resume(make_training, tiny_config):
+    training = make_training(replace(tiny_config, stop_at=5))
+    training.fit()
+    path = list_checkpoints(training.run)[-1]
+    state = json.loads((path / "state.json").read_text()) | {"dataset_fingerprint": "other"}
+    for old in list_checkpoints(training.run):
+        old.rename(old.with_suffix(".old"))
+    checkpoint.save(training.run, training.model.state_dict(), {}, state)
+    with pytest.raises(InputError, match="is not the dataset"):
+        make_training(tiny_config, resume=True)
+
+
+def test_other_data_can_be_allowed(make_training, tiny_config, said):
+    training = make_training(replace(tiny_config, stop_at=5))
+    training.fit()
+    other = replace(training.dataset, fingerprint="other")
+    with pytest.raises(InputError, match="or go on with `allow_other_data`"):
+        Training(training.config, other, training.run, resumes=True)
+    before = len(said)
+    assert Training(training.config, other, training.run, resumes=True, allow_other_data=True).state.step == 5
+    assert "it goes on with it" in said[before]
+
+
+def test_the_best_of_other_data_is_forgotten(make_training, tiny_config, monkeypatch):
+    """A loss on one validation split is not compared with that on another."""
+    losses = {5: 1.0, 10: 0.5, 15: 9.0, 20: 8.0, 25: 8.5}
+    honest = validation.summarize
+    results = iter(losses.values())
+    monkeypatch.setattr(validation, "summarize", lambda *arguments: replace(honest(*arguments), loss=next(results)))
+    config = replace(tiny_config, evaluation=EvaluationConfig(every=5), checkpoint=CheckpointConfig(every=0, keep=1))
+    first = make_training(replace(config, stop_at=14, early_stopping_patience=4))
+    first.fit()
+    assert load_best(first.run).state["step"] == 10
+    config, other = replace(first.config, stop_at=25), replace(first.dataset, fingerprint="other")
+    second = Training(config, other, first.run, resumes=True, allow_other_data=True)
+    assert (
+        second.state.step,
+        second.state.best_validation_loss,
+        second.state.last_validation_loss,
+        second.state.evaluations_since_best,
+    ) == (14, None, None, 0)
+    second.fit()
+    assert second.state.best_validation_loss == 8.0
+    assert load_best(first.run).state["step"] == 20
+    assert [step_of(path) for path in list_checkpoints(first.run)] == [20, 25]  # the old best is pruned
