@@ -37,6 +37,7 @@ def test_every_command_has_help(command):
 
 HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in ("files", "python", "shakespeare")]
 HELPS += [("tokenizer", name) for name in ("train", "show", "compare")]
+HELPS += [("data", name) for name in ("verify", "show")]
 
 
 @pytest.mark.parametrize("columns", [80, 120])

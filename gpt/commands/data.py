@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import DisallowNone, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
-from gpt.commands import program_name
 from gpt.config import TrainConfig
+from gpt.config_io import FLAGS
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
@@ -21,14 +21,14 @@ from gpt.errors import InputError, did_you_mean
 from gpt.hashing import row_hashes
 from gpt.interrupts import Interruptible
 from gpt.log import log
-from gpt.runs.directory import read_config
+from gpt.runs.directory import by_name, read_config
 from gpt.terminal import one_line, printable, show
 from gpt.tracking.jsonl import read_metrics
 
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]
-DESCRIPTION = "Check a dataset, or show what is in it. gpt data verify --help and gpt data show --help list options."
+DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help lists the options."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         raise InputError(f"there is no gpt data {arguments[0]!r}; {did_you_mean(arguments[0], commands)}")
     with Interruptible():
-        return subcommand_cli_from_dict(commands, args=arguments, prog=program_name(), description=DESCRIPTION)
+        return subcommand_cli_from_dict(
+            commands, args=arguments, prog="gpt data", description=DESCRIPTION, config=(DisallowNone,), registry=FLAGS
+        )
 
 
 def verify(directory: Directory) -> int:
-    """Check every shard of a dataset: header, size, ids and hash. Exit code 1 if one is not as it should be.
+    """Check every shard: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
-    Every byte is read, whatever was checked before. Of shards that other programs wrote, without a manifest, headers,
-    sizes and ids are checked: there is no hash to compare with.
+    Every byte is read, whatever was checked before. Shards without a manifest have no hashes.
 
     Args:
         directory: The dataset, as data/python.
@@ -81,20 +82,20 @@ def show_data(
     run: Path | None = None,
     step: int | None = None,
 ) -> int:
-    """Show a dataset's sizes and first documents; or one document, where a text stands, or what a step has read.
+    """Show a dataset: sizes, documents, where a text stands, what a step has read.
 
     Documents are those between end-of-text ids, and count from 0.
 
     Args:
         directory: The dataset, as data/python; with --run, by default the one that it was trained on.
-        split: Which documents; by default those of train, and with --text those of both splits.
+        split: Whose documents; by default those of train, and with --text of both.
         document: Print the document of this number.
-        text: Print each place where this text stands letter for letter. Exit code 1 if it stands nowhere.
-        run: Print what a step of this run has read: its samples, their documents and text. Exit code 1 if the batch
-            is not the one that metrics.jsonl recorded.
+        text: Print each place where this text stands, letter for letter. Exit code 1 if there is none.
+        run: Print what a step of this run has read. Exit code 1 if the run's recorded hash is of something else.
         step: The step, as metrics.jsonl counts them, from 1.
     """
     _require_one(document, text, run, step)
+    run = by_name(run) if run else None
     config = read_config(run) if run else None
     path = directory or (config.data if config else None)
     if path is None:
