@@ -20,7 +20,8 @@ LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the s
 
 FORKS = multiprocessing.get_context("forkserver")
 SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
-FORKS.set_forkserver_preload(["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp"])
+LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp", "matplotlib.pyplot"]
+FORKS.set_forkserver_preload(LOADED)
 
 
 def _run(script: str, arguments: list[str], directory: str, output: str, environment: dict[str, str]) -> None:

@@ -176,7 +176,8 @@ def test_a_flag_that_is_no_setting_is_called_so_where_a_file_has_it(tmp_path, na
         settings("nano", "--config", str(path))
 
 
-def test_what_a_dry_run_prints_is_settings_for_another_run(dataset, tmp_path, capsys):
+def test_what_a_dry_run_prints_is_settings_for_another_run(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "forecast_lines", lambda *_: [])  # which takes a trial of seconds
     arguments = ["nano", "--data", str(dataset.path), "--device", "cpu", "--steps", "7", "--model.dropout", "0.25"]
     assert train.main([*arguments, "--dry-run"]) == 0
     output = capsys.readouterr().out

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from helpers import ROOT, SHAKESPEARE, TINY, in_process, refused, run_here, write_dataset
-from processes import run_script
+from processes import Script, run_script
 
 import train as train_script
 from gpt.commands import clean_errors
@@ -71,17 +71,15 @@ def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
 
 
 def test_sigint_saves_says_how_to_go_on_and_resume_does(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "100000", *TINY]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    training = Script("train.py", "nano", "--data", dataset.path, "--steps", 100000, *TINY, cwd=tmp_path)
     metrics = tmp_path / "runs" / "python-nano" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-        assert process.poll() is None
+        assert training.process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert training.stop(signal.SIGINT) == 75
+    output = training.said()
     assert "go on with: python train.py --run-dir runs/python-nano --resume" in output
     (saved,) = list_checkpoints(tmp_path / "runs" / "python-nano")
     step = json.loads((saved / "state.json").read_text())["step"]

@@ -56,13 +56,20 @@ def together(task, processes, dataset, out):
     return [json.loads((out / f"{task}-{processes}-{rank}.json").read_text()) for rank in range(processes)]
 
 
+@pytest.fixture(scope="module", params=["ddp", "fsdp", pytest.param("hsdp", marks=pytest.mark.slow)])
+def seen(worlds, dataset, request):
+    """The directory of the runs, a mode, and what each process saw in it."""
+    out, results = worlds
+    results = together("hsdp", 3, dataset, out) if request.param == "hsdp" else results
+    return out, request.param, [result[request.param] for result in results]
+
+
 def losses(run):
     return [record["train_loss"] for record in read_metrics(run)]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_several_processes_have_the_losses_of_one(worlds, mode):
-    out, _ = worlds
+def test_several_processes_have_the_losses_of_one(seen):
+    out, mode, _ = seen
     assert losses(out / mode) == pytest.approx(losses(out / "whole"), rel=1e-4)
     one, two = read_metrics(out / "whole"), read_metrics(out / mode)
     assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
@@ -70,10 +77,9 @@ def test_several_processes_have_the_losses_of_one(worlds, mode):
     assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
+def test_several_processes_with_muon_have_the_weights_of_one(seen):
     """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
-    out, _ = worlds
+    out, mode, _ = seen
     one, two = (load_newest(out / name) for name in ("modern", f"{mode}-modern"))
     assert losses(out / f"{mode}-modern") == pytest.approx(losses(out / "modern"), rel=1e-4)
     for name, tensor in one.model.items():
@@ -86,9 +92,8 @@ def test_several_processes_with_muon_have_the_weights_of_one(worlds, mode):
     assert samples[0] == samples[1] != []
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
-    out, _ = worlds
+def test_checkpoints_hold_whole_tensors_whatever_wrote_them(seen):
+    out, mode, _ = seen
     one, two = (load_newest(out / name) for name in ("whole", mode))
     for ours, theirs in ((one.model, two.model), (one.optimizer, two.optimizer)):
         assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
@@ -96,27 +101,20 @@ def test_checkpoints_hold_whole_tensors_whatever_wrote_them(worlds, mode):
         torch.testing.assert_close(tensor, two.model[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_resuming_with_as_many_processes_is_exact(worlds, mode):
+def test_resuming_with_as_many_processes_is_exact(seen):
     """Weights, optimizer state and records: nothing differs."""
-    _, (first, *_) = worlds
-    assert first[mode]["dropout, blocks"] == ""
+    _, _, (first, *_) = seen
+    assert first["dropout, blocks"] == ""
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp", pytest.param("hsdp", marks=pytest.mark.slow)])
-def troubled(worlds, dataset, request):
-    """What each process saw go wrong in a mode."""
-    out, results = worlds
-    results = together("hsdp", 3, dataset, out) if request.param == "hsdp" else results
-    return [result[request.param] for result in results]
+def test_resuming_in_bfloat16_is_exact(seen):
+    _, _, results = seen
+    assert results[0]["bfloat16, activations"] == ""
 
 
-def test_resuming_in_bfloat16_is_exact(troubled):
-    assert troubled[0]["bfloat16, activations"] == ""
-
-
-def test_resuming_after_the_micro_batch_was_halved_is_exact(troubled):
-    assert troubled[0]["after halving"]
+def test_resuming_after_the_micro_batch_was_halved_is_exact(seen):
+    _, _, results = seen
+    assert results[0]["after halving"]
 
 
 @pytest.mark.slow
@@ -135,11 +133,10 @@ def test_resuming_compiled_is_exact(worlds, dataset):
     assert first == dict.fromkeys(MODES, "")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_all_processes_read_the_sample_that_one_draws(worlds, mode):
+def test_all_processes_read_the_sample_that_one_draws(seen):
     """Although their logits differ; and where those of the first are no numbers, none makes a sample."""
-    _, results = worlds
-    one, *more = (result[mode]["samples"] for result in results)
+    _, _, results = seen
+    one, *more = (result["samples"] for result in results)
     assert all(samples == one for samples in more)
     assert len(one[0]) > 4
     assert "(no sample: the model's logits are not finite" in one[1]
@@ -178,20 +175,20 @@ def test_several_processes_continue_what_one_began(worlds):
         assert result["continued"] == pytest.approx(losses(out / "whole")[2:], rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_one_process_continues_what_several_began(worlds, dataset, modern_shape, mode):
+def test_one_process_continues_what_several_began(seen, dataset, modern_shape):
     """With the modern recipe, and dropout; eight steps more than were asked for, from where the rate began to fall."""
-    out, _ = worlds
+    out, mode, _ = seen
     config = replace(modern_shape, batch_tokens=12 * 32, micro_batch_size=4, steps=12, run_dir=out / f"{mode}-dropout")
     training = Training(config, dataset, config.run_dir, resumes=True)
     assert training.state.step == 2
     assert training.step()["train_loss"] < losses(out / "whole")[0]
 
 
-def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(troubled):
-    for result in troubled:
+def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(seen):
+    _, _, results = seen
+    for result in results:
         assert result["skipped"] == [False, False, True, False]
-    assert troubled[0]["weights as before"] == [False, False, True, False]
+    assert results[0]["weights as before"] == [False, False, True, False]
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
@@ -201,9 +198,10 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(troubled, where):
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(seen, where):
     """And nothing of the gradients of the abandoned attempt is left."""
-    for result in troubled:
+    _, _, results = seen
+    for result in results:
         assert result[f"micro-batch {where}"] == 2
         assert result[f"norms {where}"] == pytest.approx(result["enough"], rel=1e-3)
 

@@ -1,7 +1,7 @@
 """What the ranks of a world do in test_world.py: each writes what it saw as JSON.
 
 world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
-trained `modern`; TASK is `all`, `hsdp` for the rest of that, or `on` or `off`, with the compiler or without,
+trained `modern`; TASK is `all`, `hsdp`, or `on` or `off`, with the compiler or without,
 `slow-start`, or what fails: `memory`, `compiler`, `sample` or `optimizer`.
 """
 
@@ -187,33 +187,23 @@ def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
     results["continued"] = [continued.step()["train_loss"] for _ in range(2)]
     config = replace(config, stop_at=None, init_from="scratch")
     results["stopped"] = stop(config, dataset, out, world)
-    recipe = read_config(out / "modern")
-    for parallel in MODES:
-        chosen, modern = replace(config, parallel=parallel), replace(recipe, parallel=parallel)
-        begun(chosen, dataset, out / parallel, world).fit()
-        begun(modern, dataset, out / f"{parallel}-modern", world).fit()
-        dropping = dropping_out(modern)
-        results[parallel] = {
-            "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
-            "samples": draw(modern, dataset, world),
-        }
-        if parallel != "hsdp":
-            results[parallel] |= faults(parallel, dataset, out, world)
+    for parallel in ("ddp", "fsdp"):
+        results[parallel] = in_mode(parallel, dataset, out, world)
     return results | agreements(world)
 
 
-def dropping_out(modern: TrainConfig) -> TrainConfig:
-    return replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
-
-
-def faults(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
-    """What goes wrong in a world, and what is narrow."""
+def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     config = replace(read_config(out / "single"), stop_at=None, init_from="scratch", parallel=parallel)
+    modern = replace(read_config(out / "modern"), parallel=parallel)
+    begun(config, dataset, out / parallel, world).fit()
+    begun(modern, dataset, out / f"{parallel}-modern", world).fit()
+    dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
     narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=1)
-    dropping = dropping_out(replace(read_config(out / "modern"), parallel=parallel))
     results: Result = {
+        "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
         "after halving": resume_after_halving(dropping, dataset, out, world),
+        "samples": draw(modern, dataset, world),
     }
     return results | skip(config, dataset, out, world) | run_out(config, dataset, out, world)
 
@@ -301,7 +291,7 @@ def main(task: str, data: Path, out: Path) -> None:
         if task == "all":
             results = all_of_it(data, out, world)
         elif task == "hsdp":
-            results = {"hsdp": faults("hsdp", open_dataset(data), out, world)}
+            results = {"hsdp": in_mode("hsdp", open_dataset(data), out, world)}
         elif task == "slow-start":
             results = slow_start(out, world)
         elif task in failing:

@@ -20,7 +20,7 @@ SETTINGS = [
     ("SSE41", "default"),
     pytest.param("AVX", "default", marks=pytest.mark.slow),
     ("AVX2", "avx2"),
-    ("AVX512_CORE", "avx512"),
+    pytest.param("AVX512_CORE", "avx512", marks=pytest.mark.slow),  # or what is nearly the same follows
     (None, None),
 ]
 
