@@ -182,15 +182,15 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "40", *TINY]
-    command += ["--evaluation.every", "10"]
+    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "16", *TINY]
+    command += ["--evaluation.every", "8"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not process.stderr.readline().startswith("step"):
         assert process.poll() is None
     process.stderr.close()
     assert "best checkpoint" in process.stdout.read()
     process.wait(timeout=120)
-    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 40
+    assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 16
 
 
 @pytest.mark.slow
