@@ -17,6 +17,11 @@ def command(name: str) -> str:
     return f"python {name}.py" if Path(sys.argv[0]).suffix == ".py" and name in ("train", "sample") else f"gpt {name}"
 
 
+def program_name() -> str:
+    """Name the program as it was called: train.py, or gpt train."""
+    return Path(sys.argv[0]).name
+
+
 def printable(text: str) -> str:
     """Replace what would steer a terminal by visible stand-ins, all but line ends and tabs.
 

@@ -54,7 +54,7 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
 
     With hsdp, so that there are copies between nodes; and a training of one process to compare with.
     """
-    more = ("--model.dropout", "0.0", "--steps", "20", "--checkpoint.every", "10")
+    more = ("--model.dropout", "0.0", "--steps", "60", "--checkpoint.every", "20")
     one = Process(dataset, directory / "one-node", *more)
     with socket.socket() as free:
         free.bind(("localhost", 0))

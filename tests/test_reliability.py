@@ -18,8 +18,8 @@ def all_survived(*rows):
 
 def test_kills_and_signals(dataset, tmp_path):
     campaign = Campaign(dataset, tmp_path / "campaign", steps=40)
-    assert all_survived(*campaign.kills(2, random.Random(1)))
-    assert all_survived(campaign.signals(2, random.Random(3)))
+    assert all_survived(*campaign.kills(4, random.Random(1)))
+    assert all_survived(campaign.signals(3, random.Random(3)))
 
 
 def test_damaged_files(tiny_config, dataset, tmp_path):

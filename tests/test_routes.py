@@ -84,7 +84,7 @@ missed = pytest.mark.xfail(strict=True, reason="the wanted number of files, whic
     ("way", "what", "most"),
     [
         pytest.param("text to checkpoint", "files", 36, marks=missed),
-        ("text to checkpoint", "files", 62),
+        ("text to checkpoint", "files", 61),
         ("text to checkpoint", "lines", 1900),
         ("text to checkpoint", "depth", 10),
         pytest.param("prompt to terminal", "files", 22, marks=missed),

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -71,11 +70,6 @@ class clean_errors:
         if isinstance(error, KeyboardInterrupt):
             last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
-
-
-def program_name() -> str:
-    """Name the program as it was called: train.py, or gpt train."""
-    return Path(sys.argv[0]).name
 
 
 def at_terminal() -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
-from gpt.commands import program_name
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
@@ -22,7 +21,7 @@ from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import by_name, nearest_run
-from gpt.terminal import command
+from gpt.terminal import command, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}

@@ -17,7 +17,6 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.choices import Device
-from gpt.commands import program_name
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import FLAGS, differences, overlay, settings_type
 from gpt.device import choose_device
@@ -26,6 +25,7 @@ from gpt.files import parse_json
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned
+from gpt.terminal import program_name
 from gpt.training.budget import Asked
 
 if TYPE_CHECKING:

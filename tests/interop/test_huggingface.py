@@ -61,7 +61,7 @@ def test_greedy_generation_gives_their_ids(tmp_path, shape):
     assert ids == expected[0, len(prompt) :].tolist()
 
 
-@pytest.mark.slow  # so many weights take their time; smaller shapes are tried each time
+@pytest.mark.process  # 124 million weights take their time
 def test_gpt2s_own_shape_both_ways(tmp_path):
     """124M parameters: their weights to us, and ours to them; 24 greedy ids."""
     theirs = their_model()

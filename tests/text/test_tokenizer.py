@@ -196,7 +196,7 @@ def test_all_of_unicode_and_long_runs_of_anything_are_encoded(each):
     """Nothing makes tiktoken panic; whatever UTF-8 can hold comes back."""
     if each.kind == "char":
         with pytest.raises(InputError, match="lacks"):
-            each.encode(EVERYTHING[:0x3000])
+            each.encode(EVERYTHING)
         return
     for text in [EVERYTHING, *(run * 20_000 for run in RUNS), "\ud83d\ude42", "\ude42\ud83d"]:
         expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -198,7 +198,7 @@ PACES = [Pace(step=0.1, window=128 / 60_000), Pace(step=6.8, window=128 / 900), 
 
 
 @pytest.mark.parametrize("minutes", [1, 200])
-@pytest.mark.parametrize("validation", [4e3, 134e3, 1e6, 5e6, 12e6])
+@pytest.mark.parametrize("validation", [4e3, 134e3, 1e6, 4e6, 5e6, 8e6, 12e6])
 @pytest.mark.parametrize("named", [(), ("--evaluation.every", 5), ("--evaluation.tokens", 30_000)], ids=str)
 def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation, named):
     """And are used up: what is left out at the end leaves its time to the steps."""
