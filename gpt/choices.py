@@ -11,4 +11,6 @@ Overflow = Literal["error", "slide", "keep-prefix"]
 WeightDtype = Literal["auto", "float32", "bfloat16", "int8"]
 BadBytes = Literal["replace", "skip", "error"]
 Markup = Literal["drop", "keep"]
+Normalization = Literal["none", "nfc", "nfkc"]
+Overlap = Literal["move", "drop", "report"]
 IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

@@ -101,6 +101,15 @@ class Interruptible:
             self._stack.enter_context(Listener(self._heard))
         return self
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what was done by then stays."""
+        return self._partial is None
+
+    def keep(self, words: str) -> None:
+        """Let what was done stay from here on; `words` tell what becomes of it."""
+        self._partial, self._words = None, words
+
     def finish(self) -> None:
         """Declare it too late to interrupt: what is left takes no time, and must not be done by half."""
         with self._ending:

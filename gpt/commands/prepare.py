@@ -80,7 +80,8 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
 def prepare_recipe(recipe: Recipe) -> Dataset:
     """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be."""
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
-    return prepare(recipe.source(), split, tokenizer, place, recipe.record())
+    filters, workers = recipe.filters() if isinstance(recipe, Files) else None, getattr(recipe, "workers", 1)
+    return prepare(recipe.source(), split, tokenizer, place, recipe.record(), filters, workers)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

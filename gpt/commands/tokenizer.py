@@ -77,9 +77,10 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, field: st
     tokenizer.save(file)
     if tokenizer.vocab_size < size:
         log.info(f"the text has pairs for a vocabulary of {tokenizer.vocab_size:,} only, not {size:,}")
+    characters, documents = sample.counts["characters"], sample.counts["documents"]
     print(
-        f"{file}: vocabulary {tokenizer.vocab_size:,}, learned from {sample.sampled:,} of {sample.characters:,} "
-        f"characters in {sample.documents:,} documents"
+        f"{file}: vocabulary {tokenizer.vocab_size:,}, learned from {sample.sampled:,} of {characters:,} characters in "
+        f"{documents:,} documents"
     )
     name = "mine" if file.parent == Path() else file.parent.name
     log.info(
@@ -216,7 +217,11 @@ def compare(
         found = compare_tokenizers({name: encoders[name] for name in names}, held_out, progress)
     size = sum(len(text.encode()) for text in held_out)
     if json:
-        amounts = {"documents": sample.documents, "characters": sample.characters, "sampled": sample.sampled}
+        amounts = {
+            "documents": sample.counts["documents"],
+            "characters": sample.counts["characters"],
+            "sampled": sample.sampled,
+        }
         result = amounts | {"held_out_bytes": size, "suitable": asdict(suits), "tokenizers": list(map(asdict, found))}
         print(json_module.dumps(result))
     else:
@@ -229,8 +234,8 @@ def compare(
 
 def _print_comparison(found: list[Figures], suits: Suitable, sample: Sample, held_out: int) -> None:
     print("\n".join(comparison_lines(found)))
-    read = f"{sample.characters:,} characters"
-    read = f"{sample.sampled:,} of {read}" if sample.sampled < sample.characters else read
+    read = f"{sample.counts['characters']:,} characters"
+    read = f"{sample.sampled:,} of {read}" if sample.sampled < sample.counts["characters"] else read
     print(f"on {held_out:,} bytes held out of {read}; speed on one core, the median of {ROUNDS} rounds by turns")
     print(f"for {suits.characters:,} characters to train on, {suits.tokenizer} suits: {suits.reason}")
 

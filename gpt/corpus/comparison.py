@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpt.corpus.sample import Sample
-from gpt.corpus.split import MAX_CHARACTERS, MIN_DOCUMENTS_TO_HASH, Piece, by_end, by_name
+from gpt.corpus.split import MAX_CHARACTERS, ByContent, Piece, distinct, key_of, passage_size, passages, threshold
 from gpt.corpus.vocabulary import parse_tokenizer, suitability
 from gpt.errors import InputError
 from gpt.log import Progress, log
@@ -73,13 +73,15 @@ def divided(sample: Sample) -> tuple[list[str], list[str]]:
 
     Raises InputError where one side is left with next to nothing.
     """
-    divide = (by_name if sample.documents >= MIN_DOCUMENTS_TO_HASH else by_end)(HELD_OUT)
+    size = passage_size(HELD_OUT * sample.sampled)
+    rows = [(key_of(text), len(text)) for document in sample for text in passages(document.text, size)]
+    divide = ByContent(size, threshold(*distinct(np.array(rows, dtype=np.uint64).reshape(-1, 2)), HELD_OUT))
     pieces: list[Piece] = [piece for document in sample for piece in divide(document)]
     train, held_out = ([piece.text for piece in pieces if piece.split == side] for side in ("train", "validation"))
     if min(sum(map(len, train)), sum(map(len, held_out))) < FEWEST_CHARACTERS:
         raise InputError(
-            f"a tenth of the text, {sample.characters:,} characters, is too little to try tokenizers on: give at least "
-            f"{FEWEST_CHARACTERS / HELD_OUT:,.0f} characters"
+            f"a tenth of the text, {sample.counts['characters']:,} characters, is too little to try tokenizers on: "
+            f"give at least {FEWEST_CHARACTERS / HELD_OUT:,.0f} characters"
         )
     return train, held_out
 
@@ -94,7 +96,7 @@ def made_from(names: list[str], sample: Sample, texts: list[str]) -> dict[str, T
     made = {}
     for name in names:
         if largest is None or name not in sizes:
-            several = sample.documents > 1
+            several = sample.counts["documents"] > 1
             made[name] = Tokenizer.char(sample.alphabet, several) if name == "char" else Tokenizer.utf8_bytes()
             continue
         made[name] = Tokenizer("bpe", largest.ranks[: sizes[name] - 1], GPT2_PATTERN)

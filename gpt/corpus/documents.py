@@ -1,15 +1,12 @@
 """What a corpus is made of: documents, what is left out of them, and how files are read for them."""
 
-import dataclasses
-from collections import Counter
+import hashlib
 from dataclasses import dataclass
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
-from gpt.log import log
 
 AUTO, NONE = "auto", "none"  # in place of a separator
-MAX_NOTICES = 5  # of one kind
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,23 @@ class Refused(ValueError):
         self.format = format
 
 
-@dataclass
-class Notices:
-    """What is said of files while they are read: of many that are alike, the first."""
+@dataclass(frozen=True)
+class Notice:
+    """What is to be said of a file that was read; of many of one kind, the first are said."""
 
-    said: Counter[str] = dataclasses.field(default_factory=Counter)
+    kind: str
+    message: str
+    warns: bool = False
 
-    def say(self, kind: str, message: str, warns: bool = False) -> None:
-        """Say something of a file, unless enough of this kind was said."""
-        self.said[kind] += 1
-        if self.said[kind] <= MAX_NOTICES:
-            (log.warning if warns else log.info)(message)
-        elif self.said[kind] == MAX_NOTICES + 1:
-            log.info(f"more files like the last {MAX_NOTICES} ({kind}) are not named")
+
+@dataclass(frozen=True)
+class Range:
+    """A part of a large file of records: bytes of its lines, or row groups, from `start` to before `stop`."""
+
+    start: int
+    stop: int
+    before: int = 0
+    """Lines, or rows, that stand before it."""
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,10 @@ class Reading:
     """How many times its size a compressed file may unpack to; 64 MiB in any case."""
     zstd_window: int = bounded(27, ge=10, le=31)
     """The largest window of a .zst file, as a power of 2 bytes: about what reading it takes of memory."""
-    notices: Notices = dataclasses.field(default_factory=Notices, compare=False, repr=False)
+    range: Range | None = None
+    """Of a large file, the part that is read."""
+
+
+def hash_fraction(name: str) -> float:
+    """Return the number from 0 to below 1 that a name has on every machine, and that nobody chose."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64

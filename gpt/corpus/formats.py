@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of
-from gpt.corpus.documents import AUTO, NONE, Document, Reading, Refused, Skipped
+from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
 from gpt.corpus.readers.parquet import parquet
@@ -24,7 +24,7 @@ from gpt.corpus.readers.tables import DELIMITERS, table
 from gpt.corpus.unpacking import TooLarge
 from gpt.errors import InputError
 
-Documents = Iterator[Document | Skipped]
+Documents = Iterator[Document | Skipped | Notice]
 Reader = Callable[[io.BufferedReader, str, Reading], Documents]
 RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_values}
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
@@ -42,7 +42,7 @@ class FileReader:
     """Yields the documents of one file, and of what is packed in it."""
 
     def __init__(self, how: Reading) -> None:
-        self._how, self._budget = how, None
+        self._how, self._budget, self.notices = how, None, list[Notice]()
 
     def documents(self, stream: io.BufferedReader, name: str, file: str, depth: int = 0) -> Documents:
         """Yield the documents of a stream, whose `peek` must show its beginning, and what is left out of it.
@@ -90,7 +90,7 @@ class FileReader:
         budget = self._require_budget(stream, depth)
         path = PurePosixPath(file)
         inner = unpacking.SUFFIXES.get(path.suffix.lower())
-        unpacked = unpacking.decompressed(stream, name, compression, how, budget)
+        unpacked = unpacking.decompressed(stream, name, compression, how, budget, self.notices)
         yield from self.documents(unpacked, name, file if inner is None else f"{path.stem}{inner}", depth + 1)
 
     def _archive(
@@ -167,12 +167,17 @@ FORM_FEED = Separator(re.compile("\f"), 1, "form feeds")
 def separators_of(how: Reading, suffix: str) -> list[Separator]:
     """Return what may stand between the documents of a text; the first that is found there, does."""
     if how.separator == AUTO:
-        return [MARKER, FORM_FEED] if suffix in FORM_FEEDS else [MARKER]
-    escaped = {"\\n": "\n", "\\t": "\t", "\\f": "\f", "\\r": "\r", "\\\\": "\\"}
-    literal = re.sub(r"\\[ntfr\\]", lambda match: escaped[match[0]], how.separator).replace("\r\n", "\n")
+        return [MARKER, FORM_FEED] if suffix in FORM_FEEDS and how.range is None else [MARKER]
+    literal = separator_text(how)
     return (
         [] if how.separator == NONE else [Separator(re.compile(re.escape(literal)), len(literal), repr(how.separator))]
     )
+
+
+def separator_text(how: Reading) -> str:
+    """Return the separator that was given, with what stands for a line's end and the like in it."""
+    escaped = {"\\n": "\n", "\\t": "\t", "\\f": "\f", "\\r": "\r", "\\\\": "\\"}
+    return re.sub(r"\\[ntfr\\]", lambda match: escaped[match[0]], how.separator).replace("\r\n", "\n")
 
 
 def divided(blocks: Iterator[str], separators: list[Separator]) -> Iterator[tuple[str, Separator | None]]:
@@ -208,32 +213,34 @@ def _joined(pieces: list[str]) -> str:
 def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> Documents:
     """Yield the documents of a plain text: one, or those between the separators that it holds."""
     source = TextStream(stream, name, how, suffix)
+    if how.range is not None and how.range.start:
+        name = f"{name}, from byte {how.range.start}"
     number, separator = 0, None
     for found, separator in divided(source.blocks(), separators_of(how, suffix)):
         if separator is None:
             yield source.document(name, found)
-            _say_of_whole(found, name, how)
+            yield from _notices_of_whole(found, name, how) if how.range is None else ()
         elif found and not found.isspace():
             number += 1
             yield source.document(f"{name}, document {number}", found, is_whole=False)
         del found
-    if separator is not None:
+    if separator is not None and (how.range is None or not how.range.start):
         count = f"{number:,} {'document' if number == 1 else 'documents'}"
         message = f"{name}: {count}, divided at {separator.called}; `separator` none keeps it as one"
-        how.notices.say("divided files", message)
+        yield Notice("divided files", message)
 
 
-def _say_of_whole(found: str, name: str, how: Reading) -> None:
+def _notices_of_whole(found: str, name: str, how: Reading) -> Iterator[Notice]:
     """Say of a text that is one document where this may not be meant."""
     if how.separator == AUTO and END_OF_TEXT in found:
-        how.notices.say(
+        yield Notice(
             "markers within lines",
             f"{name}: has {END_OF_TEXT} within lines, which is learned as any other text; `separator` '{END_OF_TEXT}' "
             "ends a document at each",
             warns=True,
         )
     elif how.separator not in (AUTO, NONE):
-        how.notices.say("no separator", f"{name}: does not have the separator {how.separator!r}: one document")
+        yield Notice("no separator", f"{name}: does not have the separator {how.separator!r}: one document")
 
 
 def html(stream: io.BufferedReader, name: str, how: Reading) -> Documents:

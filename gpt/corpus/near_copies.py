@@ -8,17 +8,28 @@
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from gpt.corpus.documents import Document
-from gpt.corpus.reading import Corpus
-from gpt.corpus.split import Divide, Piece, Split, hash_fraction, require_share
+from gpt.corpus.documents import Document, hash_fraction
+from gpt.corpus.grams import rolling
+from gpt.corpus.split import TRAIN, VALIDATION, Piece, Split, require_share
 
 PASSAGE = 50  # characters
 FAMILY = 0.1  # of the smaller one's passages: what makes two documents relatives
 LEAK = 0.05  # of a document's passages in training: more is not validation
 LARGEST = 1 / 8  # of validation that one family may be: figures over fewer documents say little
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Lets some documents validate, whole."""
+
+    validation: frozenset[str]
+
+    def __call__(self, document: Document) -> Iterator[Piece]:
+        yield Piece(document.name, VALIDATION if document.name in self.validation else TRAIN, document.text)
 
 
 def by_family(share: float) -> Split:
@@ -28,15 +39,7 @@ def by_family(share: float) -> Split:
     """
     require_share(share)
 
-    def split(corpus: Corpus) -> Divide:
-        validation = validation_names({document.name: document.text for document in corpus}, share)
-
-        def divide(document: Document) -> Iterator[Piece]:
-            yield Piece(document.name, "validation" if document.name in validation else "train", document.text)
-
-        return divide
-
-    return split
+    return lambda corpus: ByName(frozenset(validation_names({each.name: each.text for each in corpus}, share)))
 
 
 def validation_names(texts: Mapping[str, str], share: float) -> set[str]:
@@ -102,19 +105,7 @@ class _Passages:
 
 
 def passages(text: str) -> np.ndarray:
-    """Hash the passage at each place of a text, (characters − 49,) uint64, by a polynomial of mixed characters.
-
-    Built by doubling: passages of 1, 2, 4 … 32 characters, of which 50 is a sum.
-    """
+    """Hash the passage at each place of a text, (characters − 49,) uint64."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     hashes = (codes + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    hashes ^= hashes >> np.uint64(29)
-    result, length, factor = np.zeros(len(codes) + 1, dtype=np.uint64), 0, 0xBF58476D1CE4E5B9
-    for bit in range(PASSAGE.bit_length()):
-        if PASSAGE >> bit & 1:
-            following = hashes[length:]
-            result = result[: len(following)] * np.uint64(factor) + following[: len(result)]
-            length += 1 << bit
-        hashes = hashes[: -(1 << bit)] * np.uint64(factor) + hashes[1 << bit :]
-        factor = factor * factor % 2**64
-    return result
+    return rolling(hashes ^ (hashes >> np.uint64(29)), PASSAGE)

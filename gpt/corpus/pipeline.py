@@ -1,29 +1,41 @@
 """From documents to a dataset directory.
 
-1. The source is read once. Documents whose content was seen before are dropped; the others are kept at hand.
-2. A policy divides the documents between training and validation.
-3. The tokenizer is loaded, or made from what trains.
-4. The texts are encoded, with end-of-text between them, into the shards of their split.
-5. The manifest is written last, and the finished directory is put in place by one rename.
+1. A plan divides the source into slices. Each is read once; its texts are kept at hand (reading.py).
+2. Of documents of one content, the first stays (duplicates.py).
+3. A policy divides the documents between training and validation (split.py, content_split.py, overlap.py).
+4. The tokenizer is loaded, or made from what trains (vocabulary.py).
+5. Each slice is encoded into shards of its own (writer.py), unless the dataset that is replaced has just those.
+6. Manifest, ledger and report are written last, and the finished directory is put in place by one rename (assembly.py).
+
+What 1, 3 and 5 do is done slice by slice, on any number of processes, and once for all (stages.py): a preparation that
+was killed goes on where it was, and gives the same bytes.
 """
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator
+import hashlib
+import shutil
+from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from gpt.corpus.reading import Corpus
+from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
+from gpt.corpus.documents import Skipped
+from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.ledger import REPEATS, write_spool
+from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
+from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
-from gpt.corpus.split import Divide, Piece, Split
+from gpt.corpus.split import Divide, Piece, Split, division_key
+from gpt.corpus.stages import Stages, Task, cores, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
-from gpt.corpus.writer import ShardWriter
+from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest, write_manifest
+from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
 from gpt.errors import InputError
 from gpt.files import aside, write_directory
 from gpt.interrupts import Interruptible
@@ -32,112 +44,164 @@ from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
-BATCH_CHARACTERS = 4_000_000  # encoded at once
-MAX_SHOWN = 20  # skipped documents that are named on the screen
+WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
+LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
+KEPT = "what is finished is kept, and the same command goes on"
 
 
-def prepare(source: Source, split: Split, tokenizer: str | Tokenizer, out: Path, recipe: dict[str, Any]) -> Dataset:
+def prepare(
+    source: Source,
+    split: Split,
+    tokenizer: str | Tokenizer,
+    out: Path,
+    recipe: dict[str, Any],
+    filters: Filters | None = None,
+    workers: int = 1,
+) -> Dataset:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
-    `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. What is left
-    out of the source is said, and written to skipped.txt, with the documents that repeat another.
+    `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
+    processes of this machine; a program that asks for more than one must be safe to import.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
-    if isinstance(tokenizer, str):
-        parse_tokenizer(tokenizer)
+    if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
+        tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
     before = _replaceable(out, recipe.get("name"))
-    kept = f"; {out} is as it was" if out.exists() else ""
-    with (
-        Interruptible(aside(out), f"nothing was written{kept}") as interruptible,
-        write_directory(out) as partial,
-    ):
-        with Progress() as progress, contextlib.closing(Corpus(source, partial, progress)) as corpus:
-            say_what_was_read(corpus)
-            progress.doing = "dividing the text between training and validation"
-            written = _write(partial, corpus, split(corpus), tokenizer, recipe, progress)
-        interruptible.finish()
-    dataset = open_written(out, *written)
+    with _work_in(out) as (work, interruptible), Progress() as progress, Stages(work, workers, progress) as stages:
+        corpus = _read(source, stages, out, filters or Filters(), interruptible)
+        firsts = drop_duplicates(corpus, work)
+        say_what_was_read(corpus, _repetitions(corpus, firsts))
+        divide = split(corpus)
+        made, recipe = _tokenizer(tokenizer, corpus, divide, recipe, progress)
+        results = _encoded(corpus, firsts, divide, made, out)
+        written = [shard for result in results for shard in result.shards]
+        for name in SPLITS:
+            _require_window(name, written, corpus, divide)
+        with write_directory(out) as partial:
+            shards = assemble(partial, corpus, results, made, recipe)
+            interruptible.finish()
+    dataset = open_written(out, made, shards, recipe)
     if before not in (None, dataset.fingerprint):
         log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
-    if len(corpus.skipped) > MAX_SHOWN:
-        log.info(f"{out / 'skipped.txt'} names all {len(corpus.skipped):,} that were skipped")
-    elif len(corpus.repaired) > MAX_SHOWN:
-        log.info(f"{out / 'skipped.txt'} names all {len(corpus.repaired):,} that were kept with bad bytes")
+    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
+        log.info(f"gpt data show {out} --dropped names all that was left out")
     return dataset
 
 
-def _write(
-    partial: Path,
-    corpus: Corpus,
-    divide: Divide,
-    tokenizer: str | Tokenizer,
-    recipe: dict[str, Any],
-    progress: Progress,
-) -> tuple[Tokenizer, list[ShardInfo], dict[str, Any]]:
-    """Write all files of the dataset into a new directory, and return what the manifest is made of."""
+@contextlib.contextmanager
+def _work_in(out: Path) -> Generator[tuple[Path, Interruptible]]:
+    """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
+    work = aside(out, WORK)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{out}: another process is preparing it; wait until it ends, or choose another place"
+        ) from None
+    kept = f"; {out} is as it was" if out.exists() else ""
+    interruptible = Interruptible(work, f"nothing was written{kept}")
+    with lock, interruptible:
+        try:
+            yield work, interruptible
+        except BaseException:
+            if not interruptible.keeps:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:
+    """Read the source, slice by slice."""
+    stages.progress.doing = "looking for files"
+    parts = source.parts()
+    total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
+    size = slice_bytes_of(out) or slice_bytes(total)
+    divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
+    slices: list[Slice] = list(cut(source, divided, size))
+    stages.workers = stages.workers if total >= LEAST_FOR_WORKERS else 1
+    if len(slices) > 1:
+        interruptible.keep(KEPT)
+    corpus = Corpus(stages, source, slices, filters)
+    corpus.before, corpus.slice_bytes = (out if (out / "manifest.json").exists() else None), size
+    return corpus
+
+
+def _repetitions(corpus: Corpus, firsts: np.ndarray) -> Iterator[Skipped]:
+    """Yield the documents that repeat another."""
+    bases = np.cumsum([0, *corpus.sizes])
+    for place, kept, base in zip(corpus.places, corpus.kept, bases.tolist(), strict=False):
+        for number in np.flatnonzero(~kept).tolist():
+            first = int(firsts[base + number])
+            of_first = int(np.searchsorted(bases, first, side="right")) - 1
+            name = name_at(corpus.places[of_first], first - int(bases[of_first]))
+            yield Skipped(name_at(place, number), f"{REPEATS}{name}")
+
+
+def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = ()) -> None:
+    """Name what was skipped or repaired, and count what was read. Raises InputError if that is nothing."""
+    counts = corpus.counts
+    skipped = [*corpus.skipped[:MAX_SHOWN]]
+    skipped += [each for each, _ in zip(repetitions, range(MAX_SHOWN - len(skipped)), strict=False)]
+    for done, parts, count in (
+        ("skipped", skipped, counts["left_out"] + counts["repeated"]),
+        ("kept", corpus.repaired, counts["mended"]),
+    ):
+        for part in parts[:MAX_SHOWN]:
+            log.info(one_line(f"{done} {part.name}: {part.reason}"))
+        if count > MAX_SHOWN:
+            log.info(f"{done} {count - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
+    if not counts["documents"]:
+        raise InputError("there is no text in the input: nothing was written")
+    log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
+
+
+def _tokenizer(
+    tokenizer: str | Tokenizer, corpus: Corpus, divide: Divide, recipe: dict[str, Any], progress: Progress
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return the tokenizer, loaded or made, and the recipe with what `auto` stands for."""
 
     def pieces() -> Iterator[Piece]:
         return (piece for document in corpus for piece in divide(document))
 
-    sizes = SplitSizes.of(pieces())
+    if not isinstance(tokenizer, str):
+        return tokenizer, recipe
+    progress.doing = f"making the tokenizer {tokenizer}"
+    sizes = SplitSizes.of(pieces()) if tokenizer.partition(":")[0] in (AUTO, "bpe", "char") else SplitSizes()
     if tokenizer == AUTO:
         tokenizer = suitable_tokenizer(sizes.characters["train"])
         recipe = recipe | {"tokenizer": tokenizer}
-    if isinstance(tokenizer, str):
-        progress.doing = f"making the tokenizer {tokenizer}"
-        tokenizer = make_tokenizer(tokenizer, pieces, sizes)
-
-    writers = {name: ShardWriter(partial, name, tokenizer) for name in SPLITS}
-    done, total = 0, sum(sizes.characters.values())
-    for piece, ids in _encoded(pieces(), tokenizer):
-        writers[piece.split].add(ids)
-        done += len(piece.text)
-        progress.doing = f"encoded {done:,} of {total:,} characters"
-    shards = [shard for writer in writers.values() for shard in writer.close()]
-    for name, writer in writers.items():
-        _require_window(name, sum(shard.tokens for shard in writer.shards), sizes.characters[name])
-    tokenizer.save(partial / "tokenizer.json")
-    if corpus.skipped or corpus.repaired:
-        reasons = [(left.name, left.reason) for left in corpus.skipped]
-        reasons += [(kept.name, f"kept, with {kept.reason}") for kept in corpus.repaired]
-        lines = "".join(one_line(f"{name}: {reason.replace('`', '')}") + "\n" for name, reason in reasons)
-        (partial / "skipped.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
-    write_manifest(partial, tokenizer, shards, recipe)
-    return tokenizer, shards, recipe
+    return make_tokenizer(tokenizer, pieces, sizes), recipe
 
 
-def say_what_was_read(corpus: Corpus | Sample) -> None:
-    """Name what was skipped or repaired, and count what was read. Raises InputError if that is nothing."""
-    for done, parts in (("skipped", corpus.skipped), ("kept", corpus.repaired)):
-        for part in parts[:MAX_SHOWN]:
-            log.info(one_line(f"{done} {part.name}: {part.reason}"))
-        if len(parts) > MAX_SHOWN:
-            log.info(f"{done} {len(parts) - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
-    if not corpus.documents:
-        raise InputError("there is no text in the input: nothing was written")
-    log.info(f"read {corpus.files_read:,} of {corpus.files:,} files: {corpus.characters:,} characters")
+def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path) -> list[Result]:
+    """Encode all slices, but those that the dataset that is to be replaced has already."""
+    work, stages = corpus.stages.directory, corpus.stages
+    file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
+    if not file.exists():
+        tokenizer.save(file)
+    bases = np.cumsum([0, *corpus.sizes]).tolist()
+    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.digests))
+    tasks = []
+    for own, label, text, base, count in zip(
+        corpus.digests, corpus.labels, corpus.places, bases, corpus.sizes, strict=False
+    ):
+        mine = np.array(firsts[base : base + count])
+        kept = hashlib.sha256(mine == np.arange(base, base + count)).hexdigest()
+        key = digest(own, kept, division_key(divide, corpus.keys and corpus.keys[len(tasks)]), tokenizer.fingerprint)
+        arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores())
+        tasks.append(Task(key, label, arguments))
+    reused = reuse(out, stages, write_slice, tasks)
+    if reused:
+        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
+    results = stages.run("encoding", write_slice, tasks)
+    return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
 
 
-def _encoded(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[tuple[Piece, np.ndarray]]:
-    """Yield each piece and its ids, in order, encoded some megabytes at a time on all cores."""
-    batch: list[Piece] = []
-    characters = 0
-
-    def encode() -> Iterator[tuple[Piece, np.ndarray]]:
-        ids = tokenizer.encode_batch([piece.text for piece in batch], threads=os.cpu_count() or 1)
-        yield from zip(batch, ids, strict=True)
-
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield from encode()
-            batch, characters = [], 0
-    yield from encode()
-
-
-def _require_window(split: str, tokens: int, characters: int) -> None:
+def _require_window(split: str, shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
+    tokens = sum(shard.tokens for shard in shards if shard.split == split)
     if tokens < SMALLEST_WINDOW:
+        characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
         needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
         raise InputError(
             f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "

@@ -1,90 +1,196 @@
-"""A corpus, read once: without duplicates, counted, and kept beside the output for the passes that follow.
+"""A corpus, read once: slice by slice, without duplicates, and kept beside the output for the stages that follow.
 
-The texts lie in memory while they are few, and then in a temporary file that no name leads to.
+Of each slice there are files: the texts, where each begins, the entries of the ledger (documents, and what is left out
+between them), and the hashes of the texts in order.
 """
 
 import hashlib
+import json
 import struct
-import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, TextIO
 
-from gpt.corpus.documents import Document, Skipped
+import numpy as np
+
+from gpt.choices import Normalization
+from gpt.corpus.documents import Document, Notice, Skipped
+from gpt.corpus.slices import Slice
 from gpt.corpus.sources import Source
-from gpt.log import Progress
+from gpt.corpus.stages import Stages, Task, digest
+from gpt.errors import bounded, check_limits, require
+from gpt.log import log
 
-MEMORY_BYTES = 1 << 27  # of text that is kept in memory
+VERSION = 1  # of what is kept of a slice, and of how it is read and encoded
 LENGTHS = struct.Struct("<QQ")  # of a name and a text, in bytes
+MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
+MAX_NOTICES = 5  # that are said, of one kind
+TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
 
 
-class Intake:
-    """What was read of a source.
+@dataclass(frozen=True)
+class Filters:
+    """What becomes of documents before anything else."""
+
+    normalize: Normalization = "none"
+    min_characters: int = bounded(0, ge=0)
+    max_characters: int | None = bounded(None, ge=1)
+
+    def __post_init__(self) -> None:
+        """Raise InputError for limits that nothing can keep."""
+        check_limits(self)
+        most = self.max_characters
+        require(most is None or most >= self.min_characters, "`max_characters`", most, "at least `min_characters`")
+
+    def __call__(self, document: Document) -> Document | Skipped:
+        """Return the document, in the normal form that was asked for, or why it is left out."""
+        text = document.text
+        if self.normalize != "none" and not text.isascii():
+            text = unicodedata.normalize(self.normalize.upper(), text)
+        if len(text) < self.min_characters:
+            return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
+        if self.max_characters is not None and len(text) > self.max_characters:
+            return Skipped(document.name, f"longer than {self.max_characters:,} characters")
+        return Document(document.name, text, document.note)
+
+
+def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:
+    """Read the documents of a slice into files, and count them."""
+    with (
+        open(f"{place}{TEXTS}", "wb") as texts,
+        open(f"{place}{ENTRIES}", "w", encoding="utf-8", errors="surrogatepass") as entries,
+    ):
+        writer = _SliceWriter(texts, entries, filters)
+        for part in parts:
+            if isinstance(part, Skipped):
+                writer.leave_out(part)
+            else:
+                writer.read(source, part)
+    hashes = np.frombuffer(b"".join(writer.hashes), dtype="<u8").reshape(-1, 2)
+    rows = np.column_stack([hashes, np.arange(len(hashes), dtype=np.uint64)])
+    np.save(f"{place}{HASHES}", rows[np.lexsort(rows.T[[2, 1, 0]])])
+    np.array(writer.places, dtype="<u8").tofile(f"{place}{PLACES}")
+    return writer.counts | {"notices": writer.notices, "skipped": writer.skipped, "repaired": writer.repaired}
+
+
+class _SliceWriter:
+    """Writes the documents of a slice, one after another."""
+
+    def __init__(self, texts: BinaryIO, entries: TextIO, filters: Filters) -> None:
+        self._texts, self._entries, self._filters, self._size = texts, entries, filters, 0
+        self.counts = Counter[str]()
+        self.hashes, self.places = list[bytes](), list[int]()
+        self.notices, self.skipped, self.repaired = list[Any](), list[Any](), list[Any]()  # the first of them
+
+    def read(self, source: Source, part: Any) -> None:
+        """Read a part; its entry, after those of its documents, says how many bytes it has."""
+        before, identity = self.counts["documents"], source.identity(part)
+        self.counts["files"] += not identity.goes_on
+        for found in source.read(part):
+            if isinstance(found, Document):
+                self._add(found)
+            elif isinstance(found, Skipped):
+                self.leave_out(found)
+            elif sum(kind == found.kind for kind, _, _ in self.notices) <= MAX_NOTICES:
+                self.notices.append([found.kind, found.message, found.warns])
+            del found  # so that it is gone before the next one is there
+        self.counts["files_read"] += self.counts["documents"] > before and not identity.goes_on
+        self._enter(source=identity.name, bytes=identity.bytes)
+
+    def leave_out(self, left: Skipped, size: int = 0) -> None:
+        """Enter what is no document of the corpus."""
+        self.counts["left_out"] += 1
+        if self.counts["left_out"] <= MAX_SHOWN:
+            self.skipped.append([left.name, left.reason])
+        self._enter(document=left.name, bytes=size, reason=left.reason)
+
+    def _add(self, document: Document) -> None:
+        self.counts["documents"] += 1
+        self.counts["characters"] += len(document.text)
+        size = len(document.text.encode())
+        found = self._filters(document)
+        if isinstance(found, Skipped):
+            self.leave_out(found, size)
+            return
+        if found.note:
+            self.counts["mended"] += 1
+            if self.counts["mended"] <= MAX_SHOWN:
+                self.repaired.append([found.name, found.note])
+        name, content = found.name.encode("utf-8", "surrogatepass"), found.text.encode()
+        self.hashes.append(hashlib.blake2b(content, digest_size=16).digest())
+        self.places.append(self._size)
+        self._size += self._texts.write(LENGTHS.pack(len(name), len(content)) + name) + self._texts.write(content)
+        self._enter(document=found.name, bytes=size, note=found.note)
+
+    def _enter(self, **entry: Any) -> None:
+        self._entries.write(json.dumps({key: value for key, value in entry.items() if value != ""}) + "\n")
+
+
+def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
+    """Yield the documents of a slice that are kept, (N,) bool, in order."""
+    places = np.fromfile(f"{place}{PLACES}", dtype="<u8")
+    with open(f"{place}{TEXTS}", "rb") as texts:
+        for start in places[kept].tolist():
+            texts.seek(start)
+            name, content = LENGTHS.unpack(texts.read(LENGTHS.size))
+            yield Document(texts.read(name).decode("utf-8", "surrogatepass"), texts.read(content).decode())
+
+
+def name_at(place: Path, number: int) -> str:
+    """Return the name of a document of a slice."""
+    start = int(np.fromfile(f"{place}{PLACES}", dtype="<u8", count=1, offset=8 * number)[0])
+    with open(f"{place}{TEXTS}", "rb") as texts:
+        texts.seek(start)
+        return texts.read(LENGTHS.unpack(texts.read(LENGTHS.size))[0]).decode("utf-8", "surrogatepass")
+
+
+class Corpus:
+    """What was read of a source; iterating gives the kept documents in order, as often as is needed.
 
     `documents` and `characters` count all of it, repetitions included; `files` counts the source's parts, and
-    `files_read` those that gave a document. `skipped` is what was left out, and `repaired` what was kept with a loss.
+    `files_read` those that gave a document. `kept` tells of each document of each slice whether it stays.
     """
 
-    def __init__(self) -> None:
-        self.documents = self.characters = self.files = self.files_read = 0
-        self.skipped: list[Skipped] = []
-        self.repaired: list[Skipped] = []
-
-    def distinct(self, source: Source, progress: Progress) -> Iterator[tuple[Document, bytes]]:
-        """Read a source: yield the first document of each content, and its text as UTF-8."""
-        first_of: dict[bytes, str] = {}  # the document that first had a content, by its digest
-        parts = source.parts()
-        self.files = sum(not isinstance(part, Skipped) for part in parts)
-        progress.doing = f"reading {self.files:,} files"
-        for number, part in enumerate(parts):
-            before = self.documents
-            for found in (part,) if isinstance(part, Skipped) else source.read(part):
-                if isinstance(found, Skipped):
-                    self.skipped.append(found)
-                elif (content := self._new(found, first_of)) is not None:
-                    yield found, content
-                progress.doing = f"read {number:,} of {len(parts):,} files, {self.characters:,} characters"
-                del found  # so that it is gone before the next one is there
-            self.files_read += self.documents > before
-
-    def _new(self, document: Document, first_of: dict[bytes, str]) -> bytes | None:
-        """Count a document; return its text as UTF-8, or None if it repeats another."""
-        self.documents += 1
-        self.characters += len(document.text)
-        if document.note:
-            self.repaired.append(Skipped(document.name, document.note))
-        content = document.text.encode()
-        digest = hashlib.sha256(content).digest()
-        if digest in first_of:
-            self.skipped.append(Skipped(document.name, f"the same content as {first_of[digest]}"))
-            return None
-        first_of[digest] = document.name
-        return content
-
-
-class Corpus(Intake):
-    """The documents of a source, each content once; iterating gives them in order, as often as is needed."""
-
-    def __init__(self, source: Source, directory: Path, progress: Progress) -> None:
-        """Read it all. `directory` is where the texts are kept if they are many."""
-        super().__init__()
-        self._kept = tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(directory))
-        self._size = 0
-        for document, content in self.distinct(source, progress):
-            name = document.name.encode("utf-8", "surrogatepass")
-            if self._size + len(content) > MEMORY_BYTES:
-                self._kept.rollover()  # before, so that a large text does not lie in memory once more
-            self._size += self._kept.write(LENGTHS.pack(len(name), len(content)) + name)
-            self._size += self._kept.write(content)
-            del document, content  # before the next one is read
-
-    def close(self) -> None:
-        """Give up the texts."""
-        self._kept.close()
+    def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
+        """Read what was not read before, on as many processes as `stages` has."""
+        self.digests = [digest(VERSION, each.digest, source.settings, asdict(filters)) for each in slices]
+        tasks = [
+            Task(key, each.label, (source, each.parts, filters)) for key, each in zip(self.digests, slices, strict=True)
+        ]
+        self.counts = Counter[str]()
+        self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
+        self.places, self.sizes = list[Path](), list[int]()
+        self.labels = [each.label for each in slices]
+        notices = list[Notice]()
+        for place, read in stages.run("reading", read_slice, tasks):
+            self.places.append(place)
+            self.sizes.append((Path(f"{place}{PLACES}")).stat().st_size // 8)
+            notices += [Notice(*notice) for notice in read.pop("notices")]
+            self.skipped += [Skipped(*left) for left in read.pop("skipped")]
+            self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
+            self.counts.update(read)
+        self.kept = [np.ones(size, dtype=bool) for size in self.sizes]
+        self.validates = [each.validates for each in slices]
+        self.stages, self.slice_bytes = stages, 0
+        self.before: Path | None = None  # the dataset that is to be replaced
+        self.keys: list[np.ndarray] | None = None  # of the passages of each slice, once it is divided by them
+        self.report: dict[str, Any] = {}
+        say_notices(notices)
 
     def __iter__(self) -> Iterator[Document]:
-        place = 0
-        while place < self._size:
-            self._kept.seek(place)
-            name, content = LENGTHS.unpack(self._kept.read(LENGTHS.size))
-            place += LENGTHS.size + name + content
-            yield Document(self._kept.read(name).decode("utf-8", "surrogatepass"), self._kept.read(content).decode())
+        for place, kept in zip(self.places, self.kept, strict=True):
+            yield from documents_at(place, kept)
+
+
+def say_notices(notices: Sequence[Notice]) -> None:
+    """Say what is to be said of files: of many notices of one kind, the first."""
+    said = Counter[str]()
+    for notice in notices:
+        said[notice.kind] += 1
+        if said[notice.kind] <= MAX_NOTICES:
+            (log.warning if notice.warns else log.info)(notice.message)
+        elif said[notice.kind] == MAX_NOTICES + 1:
+            log.info(f"more files like the last {MAX_NOTICES} ({notice.kind}) are not named")

@@ -1,17 +1,20 @@
 """Where documents come from: a source is read part by part, and names what it leaves out, with the reason."""
 
 import glob
+import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encoding
-from gpt.corpus.documents import Document, Reading, Refused, Skipped
+from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
 from gpt.corpus.formats import ARCHIVES, HTML, PIPE, RECORDS, FileReader
+from gpt.corpus.ranges import opened, ranges_of
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
 from gpt.log import log
@@ -22,21 +25,42 @@ STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
 
+class Identity(NamedTuple):
+    """What a part is: its name, its bytes, and what tells its content from another one."""
+
+    name: str
+    bytes: int
+    content: str
+    validates: bool = False
+    """All of it does, as was asked for."""
+    goes_on: bool = False
+    """It is of the same file as the part before."""
+
+
 class Source(Protocol):
     """A corpus as numbered parts in a fixed order, each of which can be read without the others."""
+
+    settings: str
+    """All that reading hangs on, beside the parts."""
 
     def parts(self) -> list[Any]:
         """List the parts, and as `Skipped` what is left out without being read."""
 
-    def read(self, part: Any) -> Iterator[Document | Skipped]:
-        """Yield the documents of one part in order, and what is left out of it."""
+    def read(self, part: Any) -> Iterator[Document | Skipped | Notice]:
+        """Yield the documents of one part in order, what is left out of it, and what is to be said of it."""
+
+    def identity(self, part: Any) -> "Identity":
+        """Tell what a part is, without reading it."""
+
+    def divided(self, part: Any, size: int) -> list[Any]:
+        """Divide a part into smaller ones, of about so many bytes, if it is large and that can be done."""
 
 
 class Texts:
     """Texts that are in memory, by name; each is a part."""
 
     def __init__(self, texts: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
-        self.texts = dict(texts)
+        self.texts, self.settings = dict(texts), ""
 
     def parts(self) -> list[str]:
         return list(self.texts)
@@ -44,19 +68,34 @@ class Texts:
     def read(self, part: str) -> Iterator[Document]:
         yield Document(part, self.texts[part])
 
+    def identity(self, part: str) -> Identity:
+        content = self.texts[part].encode("utf-8", "surrogatepass")
+        return Identity(part, len(content), hashlib.sha256(content).hexdigest())
+
+    def divided(self, part: str, size: int) -> list[str]:
+        return [part]
+
 
 class TextFiles:
     """Files, directories, archives and pipes. Each file is a part; it gives a document or many (see formats.py)."""
 
-    def __init__(self, inputs: list[Path], field: str | None = None, how: Reading | None = None) -> None:
+    def __init__(
+        self,
+        inputs: list[Path],
+        field: str | None = None,
+        how: Reading | None = None,
+        validation: Sequence[Path] = (),
+    ) -> None:
         """Take files and directories, patterns such as notes/*.md, and - for standard input.
 
-        `field` is the one that holds the text, where files have fields. Raises InputError for no input, or one that
-        does not exist, or one that has no fields though `field` is given, and for settings that are none.
+        Those of `validation` are to validate, all of them. `field` is the one that holds the text, where files have
+        fields. Raises InputError for no input, or one that does not exist, or one that has no fields though `field` is
+        given, and for settings that are none.
         """
         how = how or Reading()
         self.how = how if field is None else replace(how, field=field)
         field = self.how.field
+        self.settings = repr(self.how)
         check_limits(self.how)
         if self.how.encoding is not None:
             require_encoding(self.how.encoding)
@@ -65,14 +104,21 @@ class TextFiles:
         if not inputs:
             raise InputError("`input`: name at least one file or directory")
         self.inputs = [path for given in inputs for path in _expanded(given.expanduser())]
-        self._asked = set(self.inputs)
+        self.validation = [path for given in validation for path in _expanded(given.expanduser(), "validation")]
+        self._asked = {*self.inputs, *self.validation}
         for path in self.inputs if field is not None else ():
             if path.suffix.lower() in (*HTML, *MARKUP):
                 raise InputError(f"`field` {field}: {path} has no fields; leave it out, or read that file by itself")
 
     def parts(self) -> list["TextFile | Skipped"]:
         """List the files, and what is left out unread; say where markup is taken for text."""
-        parts = list(_numbered([part for top in self.inputs for part in self._below(top)]))
+        found = [part for top in self.inputs for part in self._below(top)]
+        found += [
+            replace(part, validates=True) if isinstance(part, TextFile) else part
+            for top in self.validation
+            for part in self._below(top)
+        ]
+        parts = list(_numbered(found))
         files = [part for part in parts if isinstance(part, TextFile)]
         if self.how.field is not None and not any(file.may_have_fields for file in files):
             raise InputError(
@@ -109,21 +155,44 @@ class TextFiles:
                     yield TextFile(_name(here / name, outside), here / name)
         yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
 
-    def read(self, part: "TextFile") -> Iterator[Document | Skipped]:
+    def identity(self, part: "TextFile") -> Identity:
+        if part.is_pipe or not part.path.is_file():
+            unknown = uuid.uuid4().hex  # what it holds is not known before it is read
+            return Identity(part.name, 0, unknown, part.validates)
+        status = part.path.stat()
+        where = part.range if part.range and part.path.suffix.lower() != ".parquet" else None
+        size = where.stop - where.start if where else status.st_size
+        content, goes_on = f"{status.st_size} {status.st_mtime_ns} {part.range}", bool(part.range and part.range.start)
+        return Identity(part.name, size, content, part.validates, goes_on)
+
+    def divided(self, part: "TextFile", size: int) -> list["TextFile"]:
+        if part.is_pipe or not part.path.is_file():
+            return [part]
+        try:
+            ranges = ranges_of(part.path, self.how, size)
+        except OSError:  # which reading it says
+            ranges = []
+        return [replace(part, range=each) for each in ranges] or [part]
+
+    def read(self, part: "TextFile") -> Iterator[Document | Skipped | Notice]:
         try:
             asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
                 yield Skipped(part.name, "not a regular file")
                 return
+            reader = FileReader(replace(self.how, range=part.range))
             with _opened(part) as stream:
-                yield from FileReader(self.how).documents(stream, part.name, part.file)
+                yield from reader.documents(stream, part.name, part.file)
+            yield from reader.notices
         except OSError as error:
             yield Skipped(part.name, f"cannot be read: {error.strerror}")
         except Refused as error:
             yield self._left_out(part, error)
 
     def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
-        """Refuse a file that was asked for; skip one that merely lies in a directory."""
+        """Refuse a file that was asked for; skip one that merely lies in a directory, and a later part of a file."""
+        if part.range is not None and part.range.start:
+            return Skipped(f"{part.name}, its part from {part.range.start}", str(error))
         if part.path in self._asked:
             raise InputError(f"`input` {part.path}: {error}")
         return Skipped(part.name, f"{error.format}: {error}" if error.format else str(error))
@@ -135,6 +204,8 @@ class TextFile:
 
     name: str
     path: Path
+    range: Range | None = None
+    validates: bool = False
 
     @property
     def is_pipe(self) -> bool:
@@ -154,17 +225,17 @@ class TextFile:
         return self.file == PIPE or self.path.suffix.lower() in (*RECORDS, *ARCHIVES)
 
 
-def _expanded(given: Path) -> list[Path]:
+def _expanded(given: Path, setting: str = "input") -> list[Path]:
     """Return the files of a pattern, in order, or the file itself. Raises InputError where there is none."""
     if given == STANDARD_INPUT or given.exists():
         return [given]
     if not glob.has_magic(str(given)):
-        raise InputError(f"`input` {given}: does not exist")
+        raise InputError(f"`{setting}` {given}: does not exist")
     found = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207  # of absolute ones, too
     if "**" in given.parts:  # which fits directories and all that is in them
         found = [path for path in found if not path.is_dir()]
     if not found:
-        raise InputError(f"`input` {given}: is the name of no file, and as a pattern it fits none")
+        raise InputError(f"`{setting}` {given}: is the name of no file, and as a pattern it fits none")
     return found
 
 
@@ -174,7 +245,7 @@ def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped
     for part in parts:
         if isinstance(part, TextFile) and part.file == PIPE and (part.path.is_fifo() or part.path.is_file()):
             number += 1
-            yield TextFile("pipe" if number == 1 else f"pipe {number}", part.path)
+            yield replace(part, name="pipe" if number == 1 else f"pipe {number}")
         else:
             yield part
 
@@ -189,6 +260,8 @@ def _opened(part: TextFile) -> io.BufferedReader:
         return buffered(sys.stdin.buffer.read)
     if part.path.is_fifo():
         return buffered(open(part.path, "rb", buffering=0).read)
+    if part.range is not None and part.path.suffix.lower() != ".parquet":
+        return opened(part.path, part.range)
     return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
 

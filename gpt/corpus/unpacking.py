@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
 
-from gpt.corpus.documents import Reading, Skipped
+from gpt.corpus.documents import Notice, Reading, Skipped
 
 BUFFER = 1 << 20  # bytes: what a peek shows
 CHUNK = 1 << 16  # bytes of compressed data that are read at once
@@ -111,13 +111,15 @@ def buffered(read: Callable[[int], bytes], budget: Budget | None = None) -> io.B
 # ---- compressed files ----
 
 
-def decompressed(stream: BinaryIO, name: str, compression: str, how: Reading, budget: Budget) -> io.BufferedReader:
+def decompressed(
+    stream: BinaryIO, name: str, compression: str, how: Reading, budget: Budget, notices: list[Notice]
+) -> io.BufferedReader:
     """Return the unpacked stream: all members, frames and streams, one after another.
 
     Raises ImportError where the library for it is not there.
     """
     new = _decompressor(compression, how)
-    pieces = _members(stream, name, compression, new, how)
+    pieces = _members(stream, name, compression, new, how, notices)
     rest = b""
 
     def read(size: int) -> bytes:
@@ -165,7 +167,9 @@ class _Gunzip:
         return self._object.unused_data
 
 
-def _members(stream: BinaryIO, name: str, compression: str, new: Callable[[], Any], how: Reading) -> Iterator[bytes]:
+def _members(
+    stream: BinaryIO, name: str, compression: str, new: Callable[[], Any], how: Reading, notices: list[Notice]
+) -> Iterator[bytes]:
     """Yield what is unpacked, some kilobytes at a time. Raises ValueError for data that are damaged or cut off."""
     data, member = stream.read(CHUNK), new()
     while True:
@@ -187,11 +191,10 @@ def _members(stream: BinaryIO, name: str, compression: str, new: Callable[[], An
             raise ValueError(f"{compression}: cut off, its end is missing")
     if data:
         garbage = len(data) + sum(map(len, iter(lambda: stream.read(CHUNK), b"")))
-        how.notices.say(
-            "garbage after compressed data",
-            f"{name}: {garbage:,} bytes after the end of what is compressed by {compression} are none of it; ignored",
-            warns=True,
+        message = (
+            f"{name}: {garbage:,} bytes after the end of what is compressed by {compression} are none of it; ignored"
         )
+        notices.append(Notice("garbage after compressed data", message, warns=True))
 
 
 def _damage(compression: str, error: Exception, how: Reading) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpt.corpus.split import Piece, hash_fraction
+from gpt.corpus.documents import hash_fraction
+from gpt.corpus.split import Piece
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
 from gpt.log import log
@@ -73,8 +74,14 @@ def suitability(characters: int) -> tuple[str, str]:
     return name, "too few for words of their own" if name == "bytes" else "a vocabulary that so much text fills"
 
 
-def make_tokenizer(name: str, pieces: Callable[[], Iterable[Piece]], sizes: SplitSizes) -> Tokenizer:
-    """Load or make the tokenizer called `name` (see `parse_tokenizer`); a BPE learns from the training pieces."""
+def make_tokenizer(
+    name: str, pieces: Callable[[], Iterable[Piece]] = lambda: (), sizes: SplitSizes | None = None
+) -> Tokenizer:
+    """Load or make the tokenizer called `name` (see `parse_tokenizer`).
+
+    A BPE learns from the training pieces, and a vocabulary of characters has those of all pieces, whose sizes are
+    `sizes`; the others need neither.
+    """
     kind, vocab_size = parse_tokenizer(name)
     if kind == "gpt2":
         return Tokenizer.gpt2()
@@ -83,6 +90,7 @@ def make_tokenizer(name: str, pieces: Callable[[], Iterable[Piece]], sizes: Spli
         return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
     if kind == "bytes":
         return Tokenizer.utf8_bytes()
+    assert sizes is not None
     if kind == "char":
         alphabet: set[str] = set()
         for piece in pieces():

@@ -1,41 +1,48 @@
-"""The ids of documents, cut into shards."""
+"""The last stage: the ids of a slice's documents, as shards."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpt.dataset.manifest import ShardInfo
+from gpt.corpus.ledger import Outcome, write_ledger
+from gpt.corpus.reading import documents_at
+from gpt.corpus.split import Divide, Piece
+from gpt.dataset.manifest import SPLITS, ShardInfo
 from gpt.dataset.shards import ids_dtype, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
+BATCH_CHARACTERS = 4_000_000  # encoded at once
+SHARD_TOKENS = 100_000_000
+
 
 class ShardWriter:
-    """Writes one split as a stream of ids cut into shards of `shard_tokens` tokens.
+    """Writes the documents of one split as shards of at most `shard_tokens` tokens, each to `stem` with an ending.
 
-    An end-of-text stands between documents where the tokenizer has one. Use `add`, then `close`.
+    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`.
     """
 
-    def __init__(self, directory: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = 100_000_000) -> None:
-        self.directory, self.split, self.tokenizer, self.shard_tokens = directory, split, tokenizer, shard_tokens
+    def __init__(self, stem: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = SHARD_TOKENS) -> None:
+        self.stem, self.split, self.tokenizer, self.shard_tokens = stem, split, tokenizer, shard_tokens
         self.dtype = ids_dtype(tokenizer.vocab_size)
         self.shards: list[ShardInfo] = []
-        self.documents = 0
         self._lengths = tokenizer.byte_lengths()
+        self._end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
         self._pending: list[np.ndarray] = []
         self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
     def add(self, ids: Sequence[int] | np.ndarray) -> None:
         """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
-        separator = [] if self.documents == 0 or self.tokenizer.end_of_text is None else [self.tokenizer.end_of_text]
-        document = np.concatenate([np.array(separator, dtype=np.int64), np.asarray(ids, dtype=np.int64)])
+        document = np.append(np.asarray(ids, dtype=np.int64), self._end).astype(np.int64)
         if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
             raise InputError(
                 f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
                 f"{self.tokenizer.vocab_size}"
             )
-        self.documents += 1
         self._pending_documents += 1
         while len(document):
             part, document = np.split(document, [self.shard_tokens - self._pending_tokens])
@@ -52,10 +59,60 @@ class ShardWriter:
         return self.shards
 
     def _write(self) -> None:
-        ids = np.concatenate(self._pending)
-        name = f"{self.split}-{len(self.shards):05d}.bin"
-        digest = write_shard(self.directory / name, ids)
-        documents, text_bytes = self._pending_documents, self._pending_bytes
-        self.shards.append(ShardInfo(name, self.split, len(ids), documents, text_bytes, int(ids.max()), digest))
+        file = self.stem.with_name(f"{self.stem.name}.{self.split}-{len(self.shards)}.bin")
+        digest = write_shard(file, self._pending)
+        largest = max(int(part.max()) for part in self._pending if len(part))
+        facts = (self._pending_tokens, self._pending_documents, self._pending_bytes, largest)
+        self.shards.append(ShardInfo(file.name, self.split, *facts, digest))
         self._pending = []
         self._pending_tokens = self._pending_documents = self._pending_bytes = 0
+
+
+def write_slice(
+    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, tokenizer: Path, threads: int
+) -> dict[str, Any]:
+    """Encode the documents of a slice into shards, and write what became of every document into its ledger.
+
+    `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
+    first document; `spool` says where all are. Raises InputError for what the tokenizer, a file, cannot encode.
+    """
+    loaded = _loaded(tokenizer)
+    writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
+    kept = firsts == np.arange(base, base + len(firsts))
+    outcomes = list[Outcome]()
+
+    def pieces() -> Iterator[Piece]:
+        for document in documents_at(text, kept):
+            outcome = Outcome(len(document.text))
+            for piece in divide(document):
+                outcome.add(piece)
+                yield piece
+            outcomes.append(outcome)
+
+    for piece, ids in encoded(pieces(), loaded, threads):
+        writers[piece.split].add(ids)
+    shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
+    return {"shards": shards} | write_ledger(place, text, firsts, kept, spool, outcomes)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(tokenizer: Path) -> Tokenizer:
+    return Tokenizer.load(tokenizer)
+
+
+def encoded(pieces: Iterator[Piece], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Yield each piece and its ids, in order, encoded some megabytes at a time."""
+    batch: list[Piece] = []
+    characters = 0
+
+    def encode() -> Iterator[tuple[Piece, np.ndarray]]:
+        ids = tokenizer.encode_batch([piece.text for piece in batch], threads)
+        yield from zip(batch, ids, strict=True)
+
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece.text)
+        if characters >= BATCH_CHARACTERS:
+            yield from encode()
+            batch, characters = [], 0
+    yield from encode()

@@ -33,8 +33,10 @@ class ShardInfo:
     sha256: str
 
 
-def write_manifest(path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any]) -> None:
-    """Describe the dataset of a directory in its manifest.json."""
+def write_manifest(
+    path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any], corpus_fingerprint: str
+) -> None:
+    """Describe the dataset of a directory in its manifest.json; `corpus_fingerprint` names all that it was made of."""
     manifest = {
         "format": "gpt-dataset",
         "version": MANIFEST_VERSION,
@@ -42,6 +44,7 @@ def write_manifest(path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], re
         "vocab_size": tokenizer.vocab_size,
         "shards": [asdict(shard) for shard in shards],
         "recipe": recipe,
+        "corpus_fingerprint": corpus_fingerprint,
     }
     (path / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

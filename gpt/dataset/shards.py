@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
@@ -36,13 +36,16 @@ def ids_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def write_shard(path: Path, ids: np.ndarray) -> str:
-    """Write ids, (N,) of one of the types above, as a shard, and return the file's SHA-256."""
-    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-    header[:3] = (MAGIC_16, VERSION_16, len(ids)) if ids.dtype.itemsize == 2 else (MAGIC_32, VERSION_32, len(ids))
-    content = header.tobytes() + ids.tobytes()
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+def write_shard(path: Path, parts: Sequence[np.ndarray]) -> str:
+    """Write ids, arrays of one of the types above, one after another as a shard, and return the file's SHA-256."""
+    tokens, header = sum(map(len, parts)), np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = (MAGIC_16, VERSION_16, tokens) if parts[0].dtype.itemsize == 2 else (MAGIC_32, VERSION_32, tokens)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in (header, *parts):
+            file.write(part.data)
+            digest.update(part.data)
+    return digest.hexdigest()
 
 
 class _File:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 
 from gpt.corpus.decoding import TextStream
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import Document, Notice, Reading, Skipped
 from gpt.corpus.readers.records import Record, documents_of, value_at
 
 BLANK = " \t\r\n"
@@ -57,7 +57,7 @@ class _Text:
                 return value
 
 
-def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
+def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped | Notice]:
     """Yield the documents of a JSON file.
 
     In an array, or where values stand one after another, each is one: an object by its field, or a string as it is. A
@@ -91,7 +91,7 @@ def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[
         yield from _judged(documents_of(iter([Record(name, value)]), name, "JSON", how), source)
     else:
         yield source.document(name, "".join([*kept, *source.blocks()]))
-        how.notices.say("JSON as text", f"{name}: taken as it stands; the braces are learned with the text", warns=True)
+        yield Notice("JSON as text", f"{name}: taken as it stands; the braces are learned with the text", warns=True)
 
 
 def _judged(found: Iterator[Document | Skipped], source: TextStream) -> Iterator[Document | Skipped]:

@@ -32,7 +32,7 @@ class Lines:
     """
 
     def __init__(self, stream: io.BufferedReader, name: str, how: Reading) -> None:
-        self._name, self._how, self._number = name, how, 0
+        self._name, self._how, self._number = name, how, how.range.before if how.range else 0
         head = stream.peek(SAMPLE)
         wide = wide_encoding(head, how)
         self._stream = io.TextIOWrapper(stream, wide, newline="\n") if wide else stream

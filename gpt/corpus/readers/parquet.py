@@ -54,9 +54,12 @@ def _rows(content: Any, name: str, how: Reading) -> Iterator[Record]:
     """Yield the rows, each as an object of the one field."""
     import pyarrow
 
-    field, number = how.field, 0
+    field, number = how.field, how.range.before if how.range else 0
+    groups = range(how.range.start, how.range.stop) if how.range else None
     top, path, _ = _path(content.schema_arrow, field)
-    for batch in content.iter_batches(_batch_rows(content.metadata), columns=[".".join([top, *path])]):
+    for batch in content.iter_batches(
+        _batch_rows(content.metadata), row_groups=groups, columns=[".".join([top, *path])]
+    ):
         array = _leaf(batch.column(batch.schema.get_field_index(top)), path)
         if pyarrow.types.is_dictionary(array.type):
             array = array.dictionary_decode()

@@ -1,14 +1,18 @@
 """Your own text."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.choices import BadBytes, Markup
+from gpt.choices import BadBytes, Markup, Normalization, Overlap
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.reading import Filters
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split, by_name_or_end
+from gpt.corpus.split import Split
+from gpt.corpus.stages import cores
 from gpt.errors import InputError
 
 
@@ -16,8 +20,8 @@ from gpt.errors import InputError
 class Files:
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
-    Each file is a document, or many, by its records or separators.
-    Of fewer than 100 documents the end of each validates; of more, some do.
+    Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
+    a hash of their content: text that is added later changes nothing of that.
     """
 
     input: list[Path]
@@ -42,6 +46,20 @@ class Files:
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float = 0.1
     """Share of the text that validates, and is not trained on; at most 50 million characters."""
+    validation: list[Path] = dataclasses.field(default_factory=list)
+    """Files and directories that validate, instead of a share of the text."""
+    overlap: Overlap = "move"
+    """Move training text that shares too much with validation there, drop it, or only report how much it is."""
+    max_overlap: float = 0.1
+    """Share of its 13-grams that a passage may have in common with the other side."""
+    normalize: Normalization = "none"
+    """Bring all text into a normal form of Unicode."""
+    min_characters: int = 0
+    """Leave out shorter documents."""
+    max_characters: int | None = None
+    """Leave out longer documents."""
+    workers: int = dataclasses.field(default_factory=cores)
+    """Processes that read and encode; the same files come out for any number."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 
@@ -61,7 +79,11 @@ class Files:
         return place
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, how=self.reading())
+        return TextFiles(self.input, how=self.reading(), validation=self.validation)
+
+    def filters(self) -> Filters:
+        """Return what becomes of documents first. Raises InputError for limits that nothing can keep."""
+        return Filters(self.normalize, self.min_characters, self.max_characters)
 
     def reading(self) -> Reading:
         """Return how the files are read."""
@@ -76,13 +98,15 @@ class Files:
         )
 
     def split(self) -> Split:
-        return by_name_or_end(self.validation_share)
+        return SplitByContent(self.validation_share, self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:
         return {
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            **{name: value for name, value in vars(self.reading()).items() if name != "notices"},
-            "validation_share": self.validation_share,
+            **{name: value for name, value in vars(self.reading()).items() if name != "range"},
+            **vars(self.filters()),
+            **vars(self.split()),
+            "validation": [str(path) for path in self.validation],
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import Split, by_name_or_end
+from gpt.corpus.split import Split, by_end
 from gpt.errors import InputError
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -39,7 +39,7 @@ class Shakespeare:
         return Texts({"tinyshakespeare": content.decode("utf-8")})
 
     def split(self) -> Split:
-        return by_name_or_end(0.1)
+        return by_end(0.1)
 
     def record(self) -> dict[str, Any]:
         return {"name": "shakespeare", "tokenizer": self.tokenizer}

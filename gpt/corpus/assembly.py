@@ -1,0 +1,162 @@
+"""The finished dataset put together from the results of its slices; and those of the dataset before used once more."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpt.corpus.content_split import KEYS, RECORD
+from gpt.corpus.ledger import LEDGER, PART
+from gpt.corpus.reading import HASHES, Corpus
+from gpt.corpus.stages import Stages, Task, Work, finish
+from gpt.dataset.manifest import SPLITS, ShardInfo, write_manifest
+from gpt.errors import InputError
+from gpt.files import inside, read_json, write_whole
+from gpt.text.tokenizer import Tokenizer
+
+SLICES, REPORT = "slices.json", "report.json"
+FORMAT = ("gpt-slices", 1)
+LARGEST_SOURCES = 20  # that the report names
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a slice: its files lie at `place`, and `shards` are named as they are there."""
+
+    key: str
+    place: Path
+    found: dict[str, Any]
+
+    @property
+    def shards(self) -> list[ShardInfo]:
+        return [ShardInfo(**shard) for shard in self.found["shards"]]
+
+    @property
+    def ledger(self) -> Path:
+        return Path(f"{self.place}{PART}")
+
+
+def assemble(
+    partial: Path, corpus: Corpus, results: Sequence[Result], tokenizer: Tokenizer, recipe: dict[str, Any]
+) -> list[ShardInfo]:
+    """Write all files of the dataset into an empty directory, and return its shards."""
+    named = list(_named(results))
+    for result, shard, name in named:
+        link(result.place.with_name(shard.file), partial / name)
+    shards = [replace(shard, file=name) for _, shard, name in named]
+    slices, end = {}, 0
+    with open(partial / LEDGER, "wb") as ledger:
+        for result in results:
+            files = {shard.file: name for own, shard, name in named if own is result}
+            size = ledger.write(result.ledger.read_bytes())
+            slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
+            end += size
+    for name in (RECORD, KEYS):
+        if (corpus.stages.directory / name).exists():
+            link(corpus.stages.directory / name, partial / name)
+    head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes}
+    write_whole(partial / SLICES, json.dumps(head | {"slices": slices}))
+    tokenizer.save(partial / "tokenizer.json")
+    fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
+    write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
+    write_manifest(partial, tokenizer, shards, recipe, fingerprint)
+    return shards
+
+
+def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, str]]:
+    """Name the shards by their splits and slices."""
+    for split in SPLITS:
+        for number, result in enumerate(results):
+            own = [shard for shard in result.shards if shard.split == split]
+            for part, shard in enumerate(own):
+                yield result, shard, f"{split}-{number:05d}{f'-{part}' if part else ''}.bin"
+
+
+def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
+    """Return the SHA-256 over inputs, settings, tokenizer and shards; where the inputs lay makes no difference."""
+    inputs = [hashlib.sha256(Path(f"{place}{HASHES}").read_bytes()).hexdigest() for place in corpus.places]
+    settings = {key: value for key, value in recipe.items() if key != "input"}
+    content = [inputs, settings, tokenizer.fingerprint, [asdict(shard) for shard in shards]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], fingerprint: str) -> dict[str, Any]:
+    sources, reasons, longest = Counter[str](), Counter[str](), [0, ""]
+    for result in results:
+        sources.update(dict(result.found["sources"]))
+        reasons.update(result.found["left_out"])
+        longest = max(longest, result.found["longest"])
+    tokens = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
+    text_bytes = sum(shard.text_bytes for shard in shards)
+    read = sum(sources.values())
+    return {
+        "documents": {"read": corpus.counts["documents"], "left_out": dict(reasons.most_common())},
+        "characters": corpus.counts["characters"],
+        "text_bytes": text_bytes,
+        "tokens": tokens,
+        "bytes_per_token": round(text_bytes / max(1, sum(tokens.values())), 4),
+        "longest": {"document": longest[1], "bytes": longest[0]},
+        "sources": {
+            name: {"bytes": size, "share": round(size / max(1, read), 6)}
+            for name, size in sources.most_common(LARGEST_SOURCES)
+        },
+        **corpus.report,
+        "corpus_fingerprint": fingerprint,
+    }
+
+
+# ---- the dataset before ----
+
+
+def slice_bytes_of(out: Path) -> int | None:
+    """Return how large the slices of a dataset are, if it says so."""
+    found = _slices(out).get("slice_bytes")
+    return found if type(found) is int and found > 0 else None
+
+
+def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
+    """Make results of what a dataset has of the same slices; count them. What is damaged is not used."""
+    known, count = _slices(out).get("slices"), 0
+    for task in tasks:
+        entry = known.get(task.key) if isinstance(known, dict) else None
+        if entry is None or stages.is_done(work, task):
+            continue
+        place = stages.place(work, task)
+        try:
+            found, (begin, size) = entry["result"], entry["ledger"]
+            for shard in [ShardInfo(**shard) for shard in found["shards"]]:
+                file = inside(out, entry["files"][shard.file])
+                with open(file, "rb") as opened:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != shard.sha256:
+                        raise InputError(f"{file}: is damaged")
+                name = place.with_name(shard.file)
+                name.unlink(missing_ok=True)
+                link(file, name)
+            with open(out / LEDGER, "rb") as ledger:
+                ledger.seek(begin)
+                Path(f"{place}{PART}").write_bytes(ledger.read(size))
+        except (InputError, OSError, KeyError, TypeError, ValueError):
+            continue  # it is encoded again
+        finish(place, found)
+        count += 1
+    return count
+
+
+def _slices(out: Path) -> dict[str, Any]:
+    try:
+        return read_json(out / SLICES, format=FORMAT)
+    except InputError:
+        return {}
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file another name, or, where files have one name only, make a copy of it."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)

@@ -1,0 +1,146 @@
+"""The split by content: which passages validate, so many that they are the share that was asked for.
+
+1. Passages have keys (see split.py); those below a threshold validate, about a share of all characters.
+2. Of a dataset that is prepared anew with more text, the threshold, the length of passages and all sides stay.
+3. Training text that shares too much with validation is moved there or dropped (see overlap.py).
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.choices import Overlap
+from gpt.corpus.overlap import Guard
+from gpt.corpus.reading import Corpus, documents_at
+from gpt.corpus.split import (
+    MAX_CHARACTERS,
+    VALIDATION,
+    ByContent,
+    distinct,
+    key_of,
+    passage_size,
+    passages,
+    require_share,
+    threshold,
+)
+from gpt.corpus.stages import Task, digest
+from gpt.errors import InputError, require
+from gpt.files import read_json, write_whole
+from gpt.log import log
+
+MOST_GROWTH = 2  # times its size: what validation may become by what is moved to it
+FORMAT = ("gpt-split", 1)
+RECORD, KEYS = "split.json", "split.keys"
+PASSAGES = ".passages.npy"
+
+
+@dataclass(frozen=True)
+class SplitByContent:
+    """Chooses what validates: a share of the text, or of some files all."""
+
+    share: float = 0.1
+    overlap: Overlap = "move"
+    max_overlap: float = 0.1
+    """The share of its 13-grams that a passage of training may have in common with validation."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for shares that cannot be."""
+        require_share(self.share)
+        require(0 < self.max_overlap <= 1, "`max_overlap`", self.max_overlap, "above 0 and at most 1")
+
+    def __call__(self, corpus: Corpus) -> ByContent:
+        """Choose, and write down beside the stages' results what a larger corpus is to keep."""
+        useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
+        before = _Record.read(corpus.before, self)
+        size = before.passage if before else passage_size(useful * corpus.counts["characters"])
+        rows = [np.load(f"{place}{PASSAGES}") for place in _listed(corpus, size)]
+        corpus.keys = [row[:, 0] for row in rows]
+        keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
+        given = {
+            int(key): VALIDATION for row, mine in zip(rows, corpus.validates, strict=True) if mine for key in row[:, 0]
+        }
+        if given:
+            divide = ByContent(size, 0, given)
+        elif before:
+            divide = ByContent(size, before.threshold, before.exceptions)
+        else:
+            divide = ByContent(size, threshold(keys, lengths, useful))
+        known = before.keys if before else keys[:0]
+        own = lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum()
+        limit = MOST_GROWTH * max(useful * float(lengths.sum()), float(own))
+        guard = Guard(corpus, self.overlap, self.max_overlap, known, limit)
+        divide, corpus.report["overlap"] = guard(divide)
+        record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
+        record.write(corpus.stages.directory)
+        return divide
+
+
+def _listed(corpus: Corpus, size: int) -> list[Path]:
+    """List the passages of each slice; return where."""
+    tasks = [
+        Task(digest(key, hashlib.sha256(kept).hexdigest(), size), label, (text, kept, size))
+        for key, label, text, kept in zip(corpus.digests, corpus.labels, corpus.places, corpus.kept, strict=True)
+    ]
+    return [
+        place
+        for place, _ in corpus.stages.run("dividing the text between training and validation", list_passages, tasks)
+    ]
+
+
+def list_passages(place: Path, text: Path, kept: np.ndarray, size: int) -> dict[str, Any]:
+    """Write (key, characters, number of its document among those that are kept) of each passage of a slice."""
+    rows = [
+        (key_of(passage), len(passage), number)
+        for number, document in enumerate(documents_at(text, kept))
+        for passage in passages(document.text, size)
+    ]
+    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 3))
+    return {}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept of a split, so that text which is added later moves nothing from one side to the other."""
+
+    settings: dict[str, Any]
+    passage: int
+    threshold: int
+    exceptions: dict[int, str]
+    keys: np.ndarray
+    """Of all passages, in order."""
+
+    @classmethod
+    def read(cls, directory: Path | None, asked: SplitByContent) -> "_Record | None":
+        """Read the record of a dataset that is there, if it was divided by the same settings."""
+        if directory is None or not (directory / RECORD).exists():
+            return None
+        try:
+            content = read_json(directory / RECORD, "a split", format=FORMAT)
+            keys = np.fromfile(directory / KEYS, dtype="<u8")
+            if content["keys_sha256"] != hashlib.sha256(keys).hexdigest():
+                raise InputError(f"{directory / KEYS}: is damaged")
+            exceptions = {int(key): str(side) for key, side in content["exceptions"].items()}
+            record = cls(content["settings"], int(content["passage"]), int(content["threshold"]), exceptions, keys)
+        except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
+            return None
+        if record.settings != asdict(asked):
+            log.warning(f"{directory}: was divided by other settings; text that trained there may validate now")
+            return None
+        return record
+
+    def write(self, directory: Path) -> None:
+        """Write the record into a directory."""
+        keys = self.keys.astype("<u8")
+        keys.tofile(directory / KEYS)
+        content = {"format": FORMAT[0], "version": FORMAT[1], "settings": self.settings, "passage": self.passage}
+        content |= {
+            "threshold": str(self.threshold),
+            "exceptions": {str(k): v for k, v in sorted(self.exceptions.items())},
+        }
+        content |= {"keys_sha256": hashlib.sha256(keys).hexdigest()}
+        write_whole(directory / RECORD, json.dumps(content))

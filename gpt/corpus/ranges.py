@@ -1,0 +1,120 @@
+"""Large files of records, cut where records end, so that several can be read at a time: lines, row groups, documents
+between separators. Nothing is cut that is packed, comes from a pipe, or has two or four bytes a letter."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt.corpus import unpacking
+from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
+from gpt.corpus.documents import AUTO, NONE, Range, Reading
+from gpt.corpus.formats import END_OF_TEXT, RECORDS, separator_text
+from gpt.corpus.readers.lines import json_lines
+
+CHUNK = 1 << 22  # bytes that are searched at once
+
+
+def ranges_of(path: Path, how: Reading, size: int) -> list[Range]:
+    """Cut a file into ranges of about so many bytes; none if it is smaller than two of them, or is to be read whole."""
+    if path.stat().st_size < 2 * size:
+        return []
+    if path.suffix.lower() == ".parquet":
+        return _row_groups(path, size)
+    with open(path, "rb") as file:
+        head = file.read(SAMPLE)
+        packed = (*(magic for magics in unpacking.MAGIC.values() for magic in magics), *unpacking.ZIP)
+        if head.startswith(packed) or head[257:262] == unpacking.TAR or wide_encoding(head, how):
+            return []
+        reader = RECORDS.get(path.suffix.lower())
+        if reader is json_lines:
+            return list(_lines(file, size))
+        separator = _separator(how)
+        return [] if reader or not separator or separator not in head else list(_documents(file, separator, size))
+
+
+def opened(path: Path, part: Range) -> io.BufferedReader:
+    """Open a range of bytes as a file of its own."""
+    return io.BufferedReader(_Part(path, part), SAMPLE)
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a range."""
+
+    def __init__(self, path: Path, part: Range) -> None:
+        self._file, self._stop = open(path, "rb", buffering=0), part.stop
+        self._file.seek(part.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        left = self._stop - self._file.tell()
+        return self._file.readinto(memoryview(buffer)[:left]) or 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _lines(file: io.BufferedReader, size: int) -> Iterator[Range]:
+    start = place = lines = before = 0
+    file.seek(0)
+    while chunk := file.read(CHUNK):
+        wanted = start + size - place  # from where on a line's end is the end of a range
+        end = chunk.find(b"\n", max(0, wanted)) + 1 if wanted < len(chunk) else 0
+        if end:
+            lines += chunk.count(b"\n", 0, end)
+            yield Range(start, place + end, before)
+            start, before = place + end, lines
+            file.seek(start)
+            place = start
+        else:
+            lines += chunk.count(b"\n")
+            place += len(chunk)
+    if place > start:
+        yield Range(start, place, before)
+
+
+def _documents(file: io.BufferedReader, separator: bytes, size: int) -> Iterator[Range]:
+    total, start, before = file.seek(0, io.SEEK_END), 0, 0
+    while total - start > 2 * size and (cut := _find(file, separator, start + size)) is not None:
+        yield Range(start, cut, before)
+        start = cut + len(separator)
+    yield Range(start, total, before)
+
+
+def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
+    file.seek(place)
+    rest = b""
+    while chunk := file.read(CHUNK):
+        content = rest + chunk
+        if (found := content.find(wanted)) >= 0:
+            return place + found
+        rest = content[len(content) - len(wanted) + 1 :]
+        place += len(content) - len(rest)
+    return None
+
+
+def _separator(how: Reading) -> bytes:
+    if how.separator == NONE or (how.encoding and mark_of("\n".encode(how.encoding))[0]):
+        return b""
+    return (
+        f"\n{END_OF_TEXT}\n".encode() if how.separator == AUTO else separator_text(how).encode(how.encoding or "utf-8")
+    )
+
+
+def _row_groups(path: Path, size: int) -> list[Range]:
+    try:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path, pre_buffer=False) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
+    except Exception:  # it is damaged, or there is nothing that reads it: which its reader says
+        return []
+    ranges, start = [], 0
+    for stop in range(1, len(groups) + 1):
+        if sum(sizes[start:stop]) >= size or stop == len(groups):
+            ranges.append(Range(start, stop, sum(rows[:start])))
+            start = stop
+    return ranges if len(ranges) > 1 else []

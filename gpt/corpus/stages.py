@@ -1,0 +1,144 @@
+"""The work of preparing, in stages: a function over many tasks, each of which is done once and for all.
+
+What a task returns is written to a file named by all that it hangs on, and is there the next time: a preparation that
+was killed goes on where it was. Tasks run in this process or in others, which changes nothing of what they return.
+"""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import InputError
+from gpt.files import read_json, sync, write_whole
+from gpt.log import Progress
+
+MOST_BREAKS = 3  # of the pool of processes, without a task done between them
+AHEAD = 2  # tasks for each process that wait
+
+Work = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a stage's function; `key` names all that its result hangs on, and `label` what it works on."""
+
+    key: str
+    label: str
+    arguments: tuple[Any, ...]
+
+
+def cores() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Stages:
+    """Runs the stages of a preparation. A context manager, which ends the processes."""
+
+    def __init__(self, directory: Path, workers: int, progress: Progress) -> None:
+        """Keep results in a directory. `workers` of more than 1 are processes, begun when there is work for them."""
+        self.directory, self.workers, self.progress = directory, workers, progress
+        self._pool: Executor | None = None
+
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
+
+        `work` is called with the place, to whose name it adds endings for files of its own, and the arguments.
+        Raises what it raises, and InputError if its process is killed again and again.
+        """
+        places = [self.place(work, task) for task in tasks]
+        missing = [number for number, task in enumerate(tasks) if not self.is_done(work, task)]
+        with contextlib.closing(self._done(work, tasks, places, missing)) as done:
+            for count, _ in enumerate(done, len(tasks) - len(missing) + 1):
+                self.progress.doing = f"{doing}: {count:,} of {len(tasks):,} parts"
+        for place in places:
+            yield place, read_json(_result(place))
+
+    def place(self, work: Work, task: Task) -> Path:
+        """Return where the files of a task's result are, without their endings."""
+        return self.directory / f"{work.__name__}-{task.key}"
+
+    def is_done(self, work: Work, task: Task) -> bool:
+        return _result(self.place(work, task)).exists()
+
+    def _done(self, work: Work, tasks: Sequence[Task], places: list[Path], missing: list[int]) -> Iterator[int]:
+        """Do tasks, and yield the number of each that is done."""
+        if self.workers == 1 or len(missing) < 2:
+            for number in missing:
+                _do(work, places[number], tasks[number].arguments)
+                yield number
+            return
+        waiting, running, breaks = missing[::-1], dict[Future[None], int](), 0
+        while waiting or running:
+            try:
+                while waiting and len(running) < AHEAD * self.workers:
+                    number = waiting[-1]
+                    future = self._executor().submit(_do, work, places[number], tasks[number].arguments)
+                    running[future] = waiting.pop()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    breaks = 0
+                    yield running.pop(future)
+            except BrokenProcessPool:
+                breaks += 1
+                labels = ", ".join(tasks[number].label for number in sorted(running.values())[: self.workers])
+                if breaks == MOST_BREAKS:
+                    raise InputError(
+                        f"a worker was killed {breaks} times while one of these was in work: {labels}; most likely "
+                        "there is too little memory: give fewer `workers`. What is finished is kept"
+                    ) from None
+                waiting += sorted(running.values(), reverse=True)
+                running.clear()
+                self._pool = None
+
+    def _executor(self) -> Executor:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_begin)
+        return self._pool
+
+
+def digest(*values: object) -> str:
+    """Name what hangs on these values: 128 bits, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, default=_plain, sort_keys=True).encode("utf-8", "replace")).hexdigest()[
+        :32
+    ]
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's, which ends the others
+
+
+def _do(work: Work, place: Path, arguments: tuple[Any, ...]) -> None:
+    finish(place, work(place, *arguments))
+
+
+def finish(place: Path, result: dict[str, Any]) -> None:
+    """Declare a result whole: its files are on the disk."""
+    for file in place.parent.glob(f"{place.name}.*"):
+        sync(file)
+    write_whole(_result(place), json.dumps(result))
+
+
+def _result(place: Path) -> Path:
+    return place.with_name(f"{place.name}.json")
