@@ -42,9 +42,9 @@ def write(path: Path) -> None:
     for number in range(SHARDS + 1):
         split = "train" if number else "validation"
         ids = rng.integers(0, 256, SHARD_TOKENS, dtype=np.uint16)
-        digest = write_shard(path / f"{number:05}.bin", ids)
+        digest = write_shard(path / f"{number:05}.bin", [ids])
         infos.append(ShardInfo(f"{number:05}.bin", split, len(ids), 1, len(ids), int(ids.max()), digest))
-    write_manifest(path, tokenizer, infos, {})
+    write_manifest(path, tokenizer, infos, {}, "")
 
 
 def seconds_to_open(path: Path, runs: int) -> dict[str, list[float]]:

@@ -17,9 +17,11 @@ from gpt.choices import Overlap
 from gpt.corpus.overlap import Guard
 from gpt.corpus.reading import Corpus, documents_at
 from gpt.corpus.split import (
+    ENOUGH,
     MAX_CHARACTERS,
     VALIDATION,
     ByContent,
+    ByEnd,
     distinct,
     key_of,
     passage_size,
@@ -32,7 +34,7 @@ from gpt.errors import InputError, require
 from gpt.files import read_json, write_whole
 from gpt.log import log
 
-MOST_GROWTH = 2  # times its size: what validation may become by what is moved to it
+MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
 PASSAGES = ".passages.npy"
@@ -52,7 +54,7 @@ class SplitByContent:
         require_share(self.share)
         require(0 < self.max_overlap <= 1, "`max_overlap`", self.max_overlap, "above 0 and at most 1")
 
-    def __call__(self, corpus: Corpus) -> ByContent:
+    def __call__(self, corpus: Corpus) -> ByContent | ByEnd:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         before = _Record.read(corpus.before, self)
@@ -70,9 +72,14 @@ class SplitByContent:
         else:
             divide = ByContent(size, threshold(keys, lengths, useful))
         known = before.keys if before else keys[:0]
-        own = lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum()
-        limit = MOST_GROWTH * max(useful * float(lengths.sum()), float(own))
-        guard = Guard(corpus, self.overlap, self.max_overlap, known, limit)
+        total = float(lengths.sum())
+        own = float(lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum())
+        if own > total / 2 and not given:
+            log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
+            return ByEnd(useful)
+        target = max(own, useful * total)
+        bounds = (ENOUGH * target, max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)))
+        guard = Guard(corpus, self.overlap, self.max_overlap, known, bounds)
         divide, corpus.report["overlap"] = guard(divide)
         record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
         record.write(corpus.stages.directory)

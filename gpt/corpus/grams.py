@@ -20,23 +20,30 @@ WITHOUT_SPACES = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80,
 WITHOUT_SPACES += ((0xF900, 0xFAFF), (0x20000, 0x2FFFF))  # Thai to Khmer, Chinese and kana, Hangul, and more Chinese
 
 
-def grams(texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of each text and the hashes of its grams, (G,) uint64, in order; none for one without words."""
-    start = 0
-    while start < len(texts):
-        stop, size = start, 0
-        while stop < len(texts) and (stop == start or size + len(texts[stop]) <= BATCH_CHARACTERS):
-            size += len(texts[stop]) + 1
-            stop += 1
-        words, counts = _words(texts[start:stop])
-        rolled, begin = rolling(words, WORDS), 0
-        for number, count in enumerate(counts.tolist(), start):
-            if count >= WORDS:
-                yield number, rolled[begin : begin + count - WORDS + 1]
-            else:
-                yield number, rolling(words[begin : begin + count], count)[:1] if count else words[:0]
-            begin += count
-        start = stop
+def grams(texts: Sequence[tuple[str, str]]) -> Iterator[np.ndarray]:
+    """Yield of each text the hashes of its grams, (G,) uint64, in order; none of one without words.
+
+    With each text stands what follows it, or '': its grams are those that begin in the text itself.
+    """
+    batch, size = list[tuple[str, str]](), 0
+    for pair in texts:
+        if batch and size + len(pair[0]) > BATCH_CHARACTERS:
+            yield from _grams(batch)
+            batch, size = [], 0
+        batch.append(pair)
+        size += len(pair[0])
+    yield from _grams(batch)
+
+
+def _grams(texts: Sequence[tuple[str, str]]) -> Iterator[np.ndarray]:
+    words, ends = _words([part for pair in texts for part in pair])
+    rolled, begin = rolling(words, WORDS), 0
+    for own, end in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+        if end - begin >= WORDS:
+            yield rolled[begin : min(own, end - WORDS + 1)]
+        else:
+            yield rolling(words[begin:end], end - begin)[:1] if own > begin else words[:0]
+        begin = end
 
 
 def rolling(hashes: np.ndarray, length: int) -> np.ndarray:
@@ -55,10 +62,14 @@ def rolling(hashes: np.ndarray, length: int) -> np.ndarray:
     return result
 
 
-def _words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hash the words of texts: all of them, (W,) uint64, and how many each text has, (N,)."""
-    normal = [(text if text.isascii() else unicodedata.normalize("NFC", text)).lower() for text in texts]
-    codes = np.frombuffer("\n".join(normal).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+def _words(parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Hash the words of texts, each in two parts: all words, (W,) uint64, and how many there are up to each part's end.
+
+    A word in both parts of a text is of the first.
+    """
+    normal = [(part if part.isascii() else unicodedata.normalize("NFC", part)).lower() for part in parts]
+    together = "\n".join(map("".join, zip(normal[::2], normal[1::2], strict=True)))
+    codes = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds, values = _tables()
     known = codes if codes.max(initial=0) < TABLED else np.minimum(codes, TABLED - 1)
     kind, value = kinds[known], values[known]
@@ -72,8 +83,8 @@ def _words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     np.cumsum(value * powers[: len(codes)], out=sums[1:])
     words = (sums[lasts + 1] - sums[starts]) * inverses[starts]
     words ^= words >> np.uint64(29)
-    begins = np.cumsum([0, *(len(text) + 1 for text in normal)])
-    return words * np.uint64(FACTOR), np.diff(np.searchsorted(starts, begins))
+    ends = np.cumsum([len(part) + number % 2 for number, part in enumerate(normal)])
+    return words * np.uint64(FACTOR), np.searchsorted(starts, ends)
 
 
 @functools.cache

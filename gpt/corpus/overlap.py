@@ -3,7 +3,8 @@
 1. The 13-grams of all that validates are put in order, with the passages in which each stands.
 2. Every passage of training is held against them. It shares too much if that is more than the stated part of its own
    13-grams, or of those of one passage of validation, as where that is quoted.
-3. What shares too much is moved to validation, or dropped; then it begins again, until there is none. If a passage of
+3. What shares too much is moved to validation, or dropped; where validation would become too large, its passages go to
+   training instead. Then it begins again, until there is nothing more to do; no passage moves twice. If a passage of
    validation is still known from many places, a little from each, all that knows any of it shares too much.
 
 Of two passages that were on opposite sides before text was added, none moves. Of one that was there and a new one, the
@@ -26,6 +27,7 @@ from gpt.corpus.stages import Task, digest
 from gpt.errors import InputError
 from gpt.log import log
 
+FOLLOWING = 1000  # characters, in which 12 words stand
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 MOST_DROPPED = 0.5  # of the text, before that is an error
 GRAMS, SEEN = ".grams.npy", ".seen.npy"
@@ -54,7 +56,7 @@ class OverlapReport:
     moved: int = 0
     """Passages of training to validation."""
     returned: int = 0
-    """New passages of validation that training knew."""
+    """Passages of validation to training."""
     dropped: int = 0
     left: int = 0
     """Passages of training that share too much and are left there."""
@@ -63,9 +65,11 @@ class OverlapReport:
 class Guard:
     """Finds what shares too much, and changes sides until nothing does."""
 
-    def __init__(self, corpus: Corpus, mode: Overlap, most: float, known: np.ndarray, limit: float) -> None:
+    def __init__(
+        self, corpus: Corpus, mode: Overlap, most: float, known: np.ndarray, bounds: tuple[float, float]
+    ) -> None:
         """Take the keys that were divided before, in order, and how many characters validation may come to have."""
-        self._corpus, self._mode, self._most, self._known, self._limit = corpus, mode, most, known, limit
+        self._corpus, self._mode, self._most, self._known, self._bounds = corpus, mode, most, known, bounds
 
     def __call__(self, divide: ByContent) -> tuple[ByContent, dict[str, Any]]:
         """Return what divides the text, and the report. Raises InputError where too much would be dropped."""
@@ -76,11 +80,11 @@ class Guard:
             report.after, report.grams, report.left = index.share(seen), len(index.grams), len(leaks)
             if first:
                 report.before, first = report.after, False
-            changes = self._changes(leaks, index, report) if self._mode != "report" else {}
+            changes = self._changes(divide, leaks, index, report) if self._mode != "report" else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
                 continue
-            more = index.known_from_many(seen, self._most) - watched if self._mode != "report" and not leaks else set()
+            more = index.known_from_many(seen, self._most) - watched if self._mode != "report" else set()
             if not more:
                 return divide, self._said(report)
             watched |= more
@@ -95,9 +99,31 @@ class Guard:
             seen |= np.unpackbits(np.load(f"{place}{SEEN}"), count=len(seen)).astype(bool)
         return leaks, seen
 
-    def _changes(self, leaks: list[Leak], index: "Index", report: OverlapReport) -> dict[int, str]:
+    def _changes(self, divide: ByContent, leaks: list[Leak], index: "Index", report: OverlapReport) -> dict[int, str]:
         """Choose new sides, by key, for what shares most at first, as far as that is allowed."""
-        changes, moved = dict[int, str](), float(index.characters)
+        self._require_little(leaks)
+        lengths = dict(zip(index.keys.tolist(), index.lengths.tolist(), strict=True))
+        changes, size, (least, most) = dict[int, str](), float(index.lengths.sum()), self._bounds
+        for leak in sorted(leaks, key=lambda leak: (-leak.share, leak.key)):
+            stays = self._is_known(leak.key) or leak.key in divide.exceptions
+            if self._mode == "drop" and not stays:
+                changes[leak.key] = DROPPED
+                report.dropped += 1
+            elif size + leak.characters <= most and not stays:
+                changes[leak.key] = VALIDATION
+                size += leak.characters
+                report.moved += 1
+            else:
+                for other in leak.others:
+                    free = not (self._is_known(other) or other in divide.exceptions or other in changes)
+                    if free and (self._is_known(leak.key) or size - lengths[other] >= least):
+                        changes[other] = TRAIN
+                        size -= lengths[other]
+                        report.returned += 1
+        return changes
+
+    def _require_little(self, leaks: list[Leak]) -> None:
+        """Raise InputError where too much would be dropped."""
         total = sum(leak.characters for leak in leaks)
         if self._mode == "drop" and total > MOST_DROPPED * self._corpus.counts["characters"]:
             raise InputError(
@@ -105,19 +131,6 @@ class Guard:
                 "much shares its 13-grams with validation, as texts do that are made from a template; give `overlap` "
                 "report, or a larger `max_overlap`"
             )
-        for leak in sorted(leaks, key=lambda leak: (-leak.share, leak.key)):
-            if self._is_known(leak.key):
-                new = [other for other in leak.others if not self._is_known(other)]
-                changes |= dict.fromkeys(new, TRAIN)
-                report.returned += len(new)
-            elif self._mode == "drop":
-                changes[leak.key] = DROPPED
-                report.dropped += 1
-            elif moved + leak.characters <= self._limit:
-                changes[leak.key] = VALIDATION
-                moved += leak.characters
-                report.moved += 1
-        return changes
 
     def _is_known(self, key: int) -> bool:
         place = int(np.searchsorted(self._known, np.uint64(key)))
@@ -126,7 +139,7 @@ class Guard:
     def _said(self, report: OverlapReport) -> dict[str, Any]:
         done = [f"{count:,} {words}" for count, words in (
             (report.moved, "moved to validation"),
-            (report.returned, "new ones of validation put to training"),
+            (report.returned, "moved to training"),
             (report.dropped, "dropped"),
         ) if count]  # fmt: skip
         was = f", and was {report.before:.2%} before: of passages {', '.join(done)}" if done else ""
@@ -155,19 +168,20 @@ class Index:
     keys: np.ndarray
     limits: np.ndarray
     """How many of its grams training may know of each passage."""
-    characters: int
+    lengths: np.ndarray
+    """Their characters."""
 
     @classmethod
     def build(cls, corpus: Corpus, divide: ByContent, most: float, watched: set[int]) -> "Index":
         """Build it from all that validates, and save it where the workers can read it."""
         key = (asdict(divide), most, sorted(watched))
-        pairs, keys, characters, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), 0, 0
+        pairs, keys, lengths, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int](), 0
         tasks = _tasks(corpus, digest(asdict(divide)), (divide,))
         for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
             pairs.append(np.load(f"{place}{GRAMS}"))
             pairs[-1][:, 1] += np.uint64(base)
             keys += found["keys"]
-            characters += found["characters"]
+            lengths += found["lengths"]
             base = len(keys)
         together = np.concatenate(pairs)
         together = together[np.lexsort((together[:, 1], together[:, 0]))]
@@ -178,7 +192,7 @@ class Index:
         own = digest(key, corpus.digests, hashlib.sha256(unique).hexdigest())
         index = cls(
             corpus.stages.directory / f"index-{own}.npz", own, unique, np.append(starts, len(owners)), owners, sizes,
-            np.array(keys, dtype=np.uint64), limits, characters,
+            np.array(keys, dtype=np.uint64), limits, np.array(lengths, dtype=np.int64),
         )  # fmt: skip
         np.savez(
             index.place, grams=unique, starts=index.starts, owners=owners, sizes=sizes, keys=index.keys, limits=limits
@@ -204,34 +218,47 @@ def _tasks(corpus: Corpus, key: str, arguments: tuple[Any, ...]) -> list[Task]:
 
 
 def _passages(text: Path, kept: np.ndarray, divide: ByContent, side: str) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Yield key, text and grams of the passages of one side, some together."""
-    batch, size = list[tuple[int, str]](), 0
+    """Yield key, text and grams of the passages of one side; those of a piece have the grams of the whole piece."""
+    batch, size = list[tuple[int, str, str]](), 0
 
     def hashed() -> Iterator[tuple[int, str, np.ndarray]]:
-        for number, found in grams([passage for _, passage in batch]):
-            yield *batch[number], found
+        found = grams([(passage, following) for _, passage, following in batch])
+        for (key, passage, _), own in zip(batch, found, strict=True):
+            yield key, passage, own
 
     for document in documents_at(text, kept):
-        for passage in passages(document.text, divide.passage):
-            if divide.side(key := key_of(passage)) == side:
-                batch.append((key, passage))
-                size += len(passage)
-                if size >= BATCH_CHARACTERS:
-                    yield from hashed()
-                    batch, size = [], 0
+        for key, passage, following in _with_following(document.text, divide, side):
+            batch.append((key, passage, following))
+            size += len(passage)
+            if size >= BATCH_CHARACTERS:
+                yield from hashed()
+                batch, size = [], 0
     yield from hashed()
+
+
+def _with_following(text: str, divide: ByContent, side: str) -> Iterator[tuple[int, str, str]]:
+    """Yield key and text of a document's passages of one side, and the beginning of what follows on the same side."""
+    before: tuple[int, str] | None = None
+    for passage in passages(text, divide.passage):
+        key = key_of(passage)
+        is_mine = divide.side(key) == side
+        if before is not None:
+            yield *before, passage[:FOLLOWING] if is_mine else ""
+        before = (key, passage) if is_mine else None
+    if before is not None:
+        yield *before, ""
 
 
 def list_grams(place: Path, text: Path, kept: np.ndarray, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, (P, 2) of each gram and the number of its passage."""
-    pairs, keys, characters = [np.empty((0, 2), dtype=np.uint64)], list[int](), 0
+    pairs, keys, lengths = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int]()
     for key, passage, found in _passages(text, kept, divide, VALIDATION):
         own = np.unique(found)
         pairs.append(np.column_stack([own, np.full(len(own), len(keys), dtype=np.uint64)]))
         keys.append(key)
-        characters += len(passage)
+        lengths.append(len(passage))
     np.save(f"{place}{GRAMS}", np.concatenate(pairs))
-    return {"keys": keys, "characters": characters}
+    return {"keys": keys, "lengths": lengths}
 
 
 def scan_slice(

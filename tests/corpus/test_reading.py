@@ -1,87 +1,150 @@
-import os
+import hashlib
+import json
 import random
 import tracemalloc
+import unicodedata
+from pathlib import Path
 
 import pytest
 
-from gpt.corpus import reading
-from gpt.corpus.reading import Corpus
-from gpt.corpus.sources import Document, Skipped, Texts
+from gpt.corpus.documents import Document, Notice, Skipped
+from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.reading import ENTRIES, MAX_NOTICES, Corpus, Filters, name_at, say_notices
+from gpt.corpus.slices import Slice
+from gpt.corpus.sources import Identity
+from gpt.corpus.stages import Stages
+from gpt.errors import InputError
 from gpt.log import Progress
 
 
 class Counting:
-    """A source that knows how often its parts were read."""
+    """A source whose parts are lists of documents, and which knows how often they were read."""
 
-    def __init__(self, parts):
-        self._parts, self.reads = parts, 0
+    settings = ""
 
-    def parts(self):
-        return self._parts
+    def __init__(self):
+        self.reads = 0
+
+    def identity(self, part):
+        return Identity(part[0].name, sum(len(each.text.encode()) for each in part if isinstance(each, Document)), "")
 
     def read(self, part):
         self.reads += 1
         yield from part
 
 
-@pytest.mark.parametrize("memory", [0, 1 << 27])
-def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(tmp_path, monkeypatch, memory):
-    monkeypatch.setattr(reading, "MEMORY_BYTES", memory or 1)
-    documents = [Document("a", "one"), Document("half \udcff name", "zwei \U0001f600\n"), Document("empty", "")]
-    source = Counting([documents[:1], documents[1:]])
-    corpus = Corpus(source, tmp_path, Progress())
+def corpus_of(tmp_path, *slices, filters=None, source=None):
+    """Slices, each a list of parts."""
+    cut = [Slice(tuple(parts), "label", hashlib.sha256(repr(parts).encode()).hexdigest()) for parts in slices]
+    return Corpus(Stages(tmp_path, 1, Progress()), source or Counting(), cut, filters or Filters())
+
+
+def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(tmp_path):
+    documents = [Document("a", "one"), Document("half \udcff name", "zwei \U0001f600\n"), Document("b", "drei")]
+    source = Counting()
+    corpus = corpus_of(tmp_path, [documents[:1]], [documents[1:2], documents[2:]], source=source)
     for _ in range(3):
         assert list(corpus) == documents
-    assert source.reads == 2
-    assert (corpus.documents, corpus.characters, corpus.files, corpus.files_read) == (3, 10, 2, 2)
-    assert list(tmp_path.iterdir()) == []  # the file has no name
+    assert source.reads == 3
+    counts = {"documents": 3, "characters": 14, "files": 3, "files_read": 3}
+    assert dict(corpus.counts) == counts
+    assert [name_at(corpus.places[1], number) for number in (0, 1)] == ["half \udcff name", "b"]
+    again = corpus_of(tmp_path, [documents[:1]], [documents[1:2], documents[2:]], source=source)
+    assert list(again) == documents
+    assert dict(again.counts) == counts
+    assert source.reads == 3  # what was read is there already
 
 
-def test_a_content_is_kept_once_also_under_the_same_name(tmp_path):
-    twice = [[Document("x", "same"), Document("y", "same"), Document("x", "same")], [Document("x", "other")]]
-    corpus = Corpus(Counting(twice), tmp_path, Progress())
-    assert [document.text for document in corpus] == ["same", "other"]
-    assert corpus.skipped == [Skipped("y", "the same content as x"), Skipped("x", "the same content as x")]
-    assert (corpus.documents, corpus.files_read) == (4, 2)
+@pytest.mark.parametrize("bucket", [1, 2, 1 << 21])
+def test_of_each_content_the_first_document_stays(tmp_path, monkeypatch, bucket):
+    """By a plain dictionary, over slices."""
+    monkeypatch.setattr("gpt.corpus.duplicates.BUCKET", bucket)
+    rng = random.Random(bucket)
+    texts = [str(rng.randrange(200)) for _ in range(500)]
+    documents = [Document(f"{number}", text) for number, text in enumerate(texts)]
+    corpus = corpus_of(tmp_path, [documents[:100]], [documents[100:103]], [documents[103:]])
+    firsts = drop_duplicates(corpus, tmp_path)
+    expected = {}
+    for number, text in enumerate(texts):
+        expected.setdefault(text, number)
+    assert firsts.tolist() == [expected[text] for text in texts]
+    assert [document.name for document in corpus] == [str(number) for number in sorted(expected.values())]
+    assert corpus.counts["repeated"] == 500 - len(expected)
 
 
-def test_what_was_kept_with_a_loss_is_listed(tmp_path):
-    corpus = Corpus(Counting([[Document("a", "o\ufffde", "1 bad byte"), Document("b", "two")]]), tmp_path, Progress())
+def test_a_corpus_without_documents_has_no_duplicates(tmp_path):
+    corpus = corpus_of(tmp_path, [Skipped("a", "empty")])
+    assert drop_duplicates(corpus, tmp_path).tolist() == []
+    assert list(corpus) == []
+
+
+def test_what_is_left_out_or_mended_is_counted_and_entered(tmp_path):
+    parts = [
+        Skipped("dir", "hidden"),
+        [Document("a", "text", "1 bad byte"), Skipped("b", "empty"), Document("c", "ö")],
+    ]
+    corpus = corpus_of(tmp_path, parts)
+    assert corpus.skipped == [Skipped("dir", "hidden"), Skipped("b", "empty")]
     assert corpus.repaired == [Skipped("a", "1 bad byte")]
-    assert corpus.documents == 2
+    assert (corpus.counts["files"], corpus.counts["left_out"], corpus.counts["mended"]) == (1, 2, 1)
+    entries = [json.loads(line) for line in Path(f"{corpus.places[0]}{ENTRIES}").read_text().splitlines()]
+    assert entries == [
+        {"document": "dir", "bytes": 0, "reason": "hidden"},
+        {"document": "a", "bytes": 4, "note": "1 bad byte"},
+        {"document": "b", "bytes": 0, "reason": "empty"},
+        {"document": "c", "bytes": 2},
+        {"source": "a", "bytes": 6},
+    ]
 
 
-def test_what_is_left_out_is_no_file_and_no_document(tmp_path):
-    parts = [Skipped("dir", "hidden"), [Skipped("picture", "binary")], [Document("a", "text"), Skipped("b", "empty")]]
-    corpus = Corpus(Counting(parts), tmp_path, Progress())
-    assert (corpus.files, corpus.files_read, corpus.documents) == (2, 1, 1)
-    assert [left.name for left in corpus.skipped] == ["dir", "picture", "b"]
+class TestFilters:
+    def test_lengths_are_kept_to_and_named(self, tmp_path):
+        documents = [Document(str(length), "x" * length) for length in (1, 4, 5, 9, 10)]
+        corpus = corpus_of(tmp_path, [documents], filters=Filters(min_characters=4, max_characters=9))
+        assert [document.name for document in corpus] == ["4", "5", "9"]
+        assert [left.reason for left in corpus.skipped] == ["shorter than 4 characters", "longer than 9 characters"]
+
+    @pytest.mark.parametrize("form", ["nfc", "nfkc"])
+    def test_text_is_brought_into_a_normal_form(self, tmp_path, form):
+        texts = ["cafe\u0301 \ufb01", "plain"]
+        corpus = corpus_of(
+            tmp_path,
+            [[Document(text, text) for text in texts]],
+            filters=Filters(normalize=form),  # ty: ignore
+        )
+        assert [document.text for document in corpus] == [unicodedata.normalize(form.upper(), text) for text in texts]
+
+    def test_limits_that_nothing_can_keep_are_refused(self):
+        with pytest.raises(InputError, match="`max_characters` is 3; it must be at least `min_characters`"):
+            Filters(min_characters=4, max_characters=3)
+        with pytest.raises(InputError, match="`min_characters`"):
+            Filters(min_characters=-1)
 
 
-def test_a_corpus_larger_than_its_memory_lies_in_a_file(tmp_path, monkeypatch):
-    """50 MB of text, of which no more than a few are held at a time."""
-    monkeypatch.setattr(reading, "MEMORY_BYTES", 1 << 20)
-    rng = random.Random(0)
-
-    def part(number):
-        return [Document(f"{number} {i}", rng.randbytes(500_000).hex()) for i in range(10)]
+def test_a_large_corpus_is_read_and_given_back_with_few_texts_in_memory(tmp_path):
+    """20 MB of text, of which no more than a few are held at a time."""
 
     class Large(Counting):
-        def read(self, part_number):
-            yield from part(part_number)
+        def identity(self, part):
+            return Identity(str(part), 0, "")
+
+        def read(self, part):
+            rng = random.Random(part)
+            for number in range(8):
+                yield Document(f"{part} {number}", rng.randbytes(250_000).hex())
 
     tracemalloc.start()
-    corpus = Corpus(Large(list(range(5))), tmp_path, Progress())
-    assert sum(len(document.text) for document in corpus) == corpus.characters == 50_000_000
+    corpus = corpus_of(tmp_path, *([number] for number in range(5)), source=Large())
+    assert sum(len(document.text) for document in corpus) == corpus.counts["characters"] == 20_000_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 25_000_000
-    assert os.fstat(corpus._kept.fileno()).st_size > 50_000_000
+    assert peak < 6_000_000
 
 
-def test_texts_are_parts_in_their_order():
-    texts = Texts([("b", "two"), ("a", "one")])
-    assert [document for part in texts.parts() for document in texts.read(part)] == [
-        Document("b", "two"),
-        Document("a", "one"),
+def test_of_many_files_that_are_alike_the_first_are_named(said):
+    say_notices([*(Notice("divided files", f"{number}.txt") for number in range(100)), Notice("others", "x.txt", True)])
+    assert said == [
+        *(f"{number}.txt" for number in range(MAX_NOTICES)),
+        f"more files like the last {MAX_NOTICES} (divided files) are not named",
+        "x.txt",
     ]

@@ -3,9 +3,9 @@
 import pytest
 
 from gpt.corpus import sample as sample_module
+from gpt.corpus.documents import hash_fraction
 from gpt.corpus.sample import Sample
 from gpt.corpus.sources import Skipped, Texts
-from gpt.corpus.split import hash_fraction
 from gpt.log import Progress
 
 
@@ -22,7 +22,7 @@ def test_what_fits_is_kept_whole_and_in_order():
     texts = {"a": "x" * 250, "b": "", "c": "é" * 100 + "y", "d": "z"}
     sample = sampled(texts, 352)
     assert [(document.name, document.text) for document in sample] == [(k, v) for k, v in texts.items() if v]
-    assert (sample.documents, sample.characters, sample.sampled) == (4, 352, 352)
+    assert (sample.counts["documents"], sample.counts["characters"], sample.sampled) == (4, 352, 352)
     assert sample.alphabet == set("xyzé")
 
 
@@ -59,5 +59,5 @@ def test_a_copy_is_skipped_and_what_is_left_out_is_named():
     sample = Sample(Source({"a": "text", "bad": "", "b": "text", "c": "more"}), 100, Progress())
     assert [document.name for document in sample] == ["a", "c"]
     assert sample.skipped == [Skipped("bad", "binary"), Skipped("b", "the same content as a")]
-    assert (sample.files, sample.files_read, sample.documents, sample.characters, sample.sampled) == (4, 3, 3, 12, 8)
-    assert sample.learnable == 8
+    counts = {"files": 4, "files_read": 3, "documents": 3, "characters": 12, "left_out": 2}
+    assert (dict(sample.counts), sample.sampled, sample.learnable) == (counts, 8, 8)

@@ -1,66 +1,126 @@
+import random
+import unicodedata
+
+import numpy as np
 import pytest
+from helpers import python_text, random_text
 
-from gpt.corpus import split as split_module
-from gpt.corpus.reading import Corpus
-from gpt.corpus.sources import Document, Texts
-from gpt.corpus.split import by_end, by_name, by_name_or_end
+from gpt.corpus.documents import Document
+from gpt.corpus.split import (
+    DROPPED,
+    ByContent,
+    ByEnd,
+    by_end,
+    distinct,
+    division_key,
+    key_of,
+    passage_size,
+    passages,
+    threshold,
+)
 from gpt.errors import InputError
-from gpt.log import Progress
-
-
-def pieces_of(texts, split, directory):
-    corpus = Corpus(Texts(texts), directory, Progress())
-    divide = split(corpus)
-    return [piece for document in corpus for piece in divide(document)]
-
-
-def test_the_split_by_name_has_its_share_and_never_changes():
-    divide = by_name(0.1)
-    splits = [next(divide(Document(f"dir/{i}.py", "x"))).split for i in range(10_000)]
-    assert abs(splits.count("validation") / 10_000 - 0.1) < 0.012  # four standard deviations
-    # sha256sum gives io.py 4f…, in the lower half of all digests, and argparse.py c9… and os.py d9… in the upper.
-    splits = [next(by_name(0.5)(Document(name, "x"))).split for name in ("io.py", "argparse.py", "os.py")]
-    assert splits == ["validation", "train", "train"]
 
 
 def test_an_end_validates_and_nothing_is_lost():
     text = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter."
-    train, validation = by_end(0.1)(Document("a", text))
+    train, validation = ByEnd(0.1)(Document("a", text))
     assert (train.split, validation.split) == ("train", "validation")
     assert train.text + validation.text == text
     assert len(validation.text) == pytest.approx(len(text) / 10, abs=1)
-    assert [piece.split for piece in by_end(0.1)(Document("a", "x"))] == ["validation"]
-
-
-@pytest.mark.parametrize("number", [99, 100])
-def test_few_documents_are_each_cut_in_two_and_many_are_split_by_name(tmp_path, number):
-    texts = {f"{i:03d}.txt": f"{i} is the number of this text" for i in range(number)}
-    pieces = pieces_of(texts, by_name_or_end(0.1), tmp_path)
-    if number < 100:
-        assert len(pieces) == 2 * number
-    else:
-        assert [piece.text for piece in pieces] == list(texts.values())
-        assert 3 <= sum(piece.split == "validation" for piece in pieces) <= 20
-
-
-def test_documents_that_repeat_others_count_as_many(tmp_path):
-    """How a corpus is split does not hang on what of it is dropped later."""
-    texts = {f"{i}.txt": f"{i % 60} is the number of this text" for i in range(100)}
-    assert len(pieces_of(texts, by_name_or_end(0.1), tmp_path)) == 60
-
-
-@pytest.mark.parametrize("number", [4, 400])
-@pytest.mark.parametrize(("share", "most", "expected"), [(0.1, 10**9, 0.1), (0.3, 10**9, 0.3), (0.3, 40_000, 0.1)])
-def test_validation_has_its_share_but_never_more_than_is_of_use(tmp_path, monkeypatch, number, share, most, expected):
-    """400,000 characters in few files, or in many."""
-    monkeypatch.setattr(split_module, "MAX_CHARACTERS", most)
-    texts = {f"{tmp_path.name}/{index}.txt": f"{index:0{400_000 // number}}" for index in range(number)}
-    pieces = pieces_of(texts, by_name_or_end(share), tmp_path)
-    validation = sum(len(piece.text) for piece in pieces if piece.split == "validation")
-    assert validation / 400_000 == pytest.approx(expected, rel=0.25 if number == 400 else 0.001)
+    assert [piece.split for piece in ByEnd(0.1)(Document("a", "x"))] == ["validation"]
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 0.9])
 def test_a_share_that_leaves_nothing_on_one_side_is_refused(share):
     with pytest.raises(InputError, match="`validation_share` is .*must be above 0 and at most 0.5"):
-        by_name_or_end(share)
+        by_end(share)
+
+
+def test_twins_have_one_key_and_others_have_others(rng):
+    text = "Über den Wolken\nmuß die Freiheit wohl grenzenlos sein. " + random_text(rng, 200)
+    for twin in (
+        unicodedata.normalize("NFD", text),
+        text.replace("\n", "\r\n"),
+        text.replace(" ", "  ").upper().replace("SS", "ß") if text.upper().lower() == text.lower() else text,
+        f"\t{text}\n\n",
+    ):
+        assert key_of(twin) == key_of(text)
+    keys = {key_of(f"{text}{number}") for number in range(1000)}
+    assert len(keys) == 1000
+    assert 0.4 < np.mean([key < 2**63 for key in keys]) < 0.6
+
+
+@pytest.mark.parametrize("size", [512, 4096])
+@pytest.mark.parametrize("kind", ["code", "no lines", "no words"])
+def test_passages_are_the_text_in_lengths_of_their_bounds(kind, size):
+    text = {"code": python_text(), "no lines": python_text().replace("\n", " "), "no words": "x" * 100_000}[kind]
+    found = list(passages(text, size))
+    assert "".join(found) == text
+    assert all(size / 2 <= len(passage) <= 2 * size for passage in found[:-1])
+    assert 0 < len(found[-1]) <= 2 * size
+    if kind == "code":
+        assert all(passage.endswith("\n") for passage in found)
+    assert list(passages("short", size)) == ["short"]
+    assert list(passages("", size)) == [""]
+
+
+def test_what_is_put_in_changes_the_passages_around_it_alone():
+    text = python_text()
+    before = list(passages(text, 1024))
+    place = len(text) // 2
+    after = list(passages(text[:place] + "a new line\n" * 30 + text[place:], 1024))
+    assert len(set(before) & set(after)) > 0.85 * len(before)
+    assert after[0] == before[0]
+    assert after[-1] == before[-1]
+
+
+def test_neighboring_passages_of_a_side_are_one_piece_and_dropped_ones_are_gone():
+    text = python_text()[:20_000]
+    cut = list(passages(text, 512))
+    sides = ["train", "train", "validation", DROPPED, "train", *["validation"] * (len(cut) - 5)]
+    divide = ByContent(512, 0, {key_of(passage): side for passage, side in zip(cut, sides, strict=True)})
+    pieces = list(divide(Document("a", text)))
+    assert [piece.split for piece in pieces] == ["train", "validation", "train", "validation"]
+    assert [piece.text for piece in pieces] == [cut[0] + cut[1], cut[2], cut[4], "".join(cut[5:])]
+
+
+def test_the_share_validates_unless_chance_would_have_it_otherwise():
+    rng = random.Random(0)
+    for count, share in ((10_000, 0.1), (10_000, 0.004), (40, 0.1), (12, 0.1), (3, 0.3), (1, 0.1)):
+        rows = np.array([(rng.getrandbits(64), rng.randrange(1, 1000)) for _ in range(count)], dtype=np.uint64)
+        keys, lengths = distinct(rows)
+        limit = threshold(keys, lengths, share)
+        chosen, total = lengths[keys < limit].sum(), lengths.sum()
+        assert chosen >= min(0.5 * share * total, lengths.min())
+        assert chosen <= 1.5 * share * total + lengths.max()
+        if count == 10_000:
+            assert limit == int(share * 2**64)  # whatever is added: a key is on its side by itself
+    assert threshold(*distinct(np.empty((0, 2), dtype=np.uint64)), 0.1) >= 0
+
+
+def test_equal_keys_are_counted_together():
+    keys, lengths = distinct(np.array([(5, 10), (3, 1), (5, 7)], dtype=np.uint64))
+    assert (keys.tolist(), lengths.tolist()) == ([3, 5], [1, 17])
+
+
+def test_passages_are_long_where_there_is_much_text_and_short_where_there_is_little():
+    sizes = [passage_size(10**power) for power in range(9)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (512, 1 << 19)
+    for characters in (20_000, 300_000, 5_000_000):
+        assert 16 <= characters / passage_size(characters) < 32
+
+
+def test_a_division_is_named_by_all_that_its_pieces_hang_on():
+    keys = np.array([1, 2], dtype=np.uint64)
+    one = division_key(ByContent(512, 7, {1: "train"}), keys)
+    assert one == division_key(ByContent(512, 7, {1: "train", 9: "train"}), keys)  # 9 is of another slice
+    others = [
+        ByContent(512, 7, {}),
+        ByContent(512, 8, {1: "train"}),
+        ByContent(1024, 7, {1: "train"}),
+        ByEnd(0.1),
+        ByEnd(0.2),
+    ]
+    assert len({one, *(division_key(divide, keys) for divide in others)}) == 6
+    assert division_key(lambda document: iter(()), None) != division_key(lambda document: iter(()), None)

@@ -33,7 +33,7 @@ def split_of(tokenizer, texts, tmp_path, shard_tokens=11, before=False, after=Fa
     ids += [end] if after else []
     parts = [np.array(ids[i : i + shard_tokens], dtype="<u2") for i in range(0, len(ids), shard_tokens)]
     for number, part in enumerate(parts):
-        write_shard(tmp_path / f"{number}.bin", part)
+        write_shard(tmp_path / f"{number}.bin", [part])
     return Split("train", [Shard(tmp_path / f"{number}.bin") for number in range(len(parts))])
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_found_across_the_end_of_a_document(tmp_path, chunk):
 
 def test_a_vocabulary_without_an_end_has_one_document(tmp_path, chunk):
     tokenizer = Tokenizer.char("abcd\n", end_of_text=False)
-    write_shard(tmp_path / "0.bin", np.array(tokenizer.encode("abc\nabd"), dtype="<u2"))
+    write_shard(tmp_path / "0.bin", [np.array(tokenizer.encode("abc\nabd"), dtype="<u2")])
     documents = Documents(Split("train", [Shard(tmp_path / "0.bin")]), tokenizer)
     assert (documents.count(), documents.span(0)) == (1, range(7))
     assert [(match.document, match.line, match.byte) for match in documents.find("ab")] == [(0, 1, 0), (0, 2, 4)]
@@ -93,7 +93,7 @@ def test_a_vocabulary_without_an_end_has_one_document(tmp_path, chunk):
 @pytest.mark.parametrize("ids", [[], [256], [256, 256]])
 def test_splits_of_next_to_nothing(tmp_path, ids):
     if ids:
-        write_shard(tmp_path / "0.bin", np.array(ids, dtype="<u2"))
+        write_shard(tmp_path / "0.bin", [np.array(ids, dtype="<u2")])
     documents = Documents(Split("train", [Shard(tmp_path / "0.bin")] if ids else []), Tokenizer.utf8_bytes())
     assert documents.count() == max(0, len(ids) - 1)  # two ends have an empty document between them
     assert [*documents.find("a")] == []

@@ -15,10 +15,10 @@ def stream(rng):
 
 @pytest.fixture
 def ours(stream, tmp_path):
-    writer = ShardWriter(tmp_path, "train", Tokenizer.utf8_bytes())
+    writer = ShardWriter(tmp_path / "0", "train", Tokenizer.utf8_bytes())
     writer.add(stream)
     writer.close()
-    return tmp_path / "train-00000.bin"
+    return tmp_path / "0.train-0.bin"
 
 
 def llm_c(path):
@@ -54,7 +54,7 @@ def nanogpt(path):
 
 @pytest.mark.parametrize("reader", [llm_c, speed_run, nanogpt])
 def test_theirs_read_ours(ours, stream, reader):
-    assert reader(ours) == stream
+    assert reader(ours) == [*stream, 256]
 
 
 def write_llm_c(path, ids):

@@ -1,0 +1,195 @@
+"""The guard, held against 13-grams that are counted one by one."""
+
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+from word_grams import grams_of
+
+from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.documents import Document
+from gpt.corpus.reading import Corpus, Filters
+from gpt.corpus.slices import cut
+from gpt.corpus.sources import Texts
+from gpt.corpus.split import TRAIN, VALIDATION
+from gpt.corpus.stages import Stages
+from gpt.errors import InputError
+from gpt.log import Progress
+
+WORDS = [f"word{number}" for number in range(3000)]
+
+
+def text_of(rng, words):
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def corpus_of(texts, directory, before=None, slice_bytes=100_000):
+    directory.mkdir(parents=True, exist_ok=True)
+    source = Texts(texts)
+    corpus = Corpus(Stages(directory, 1, Progress()), source, list(cut(source, source.parts(), slice_bytes)), Filters())
+    corpus.before = before
+    return corpus
+
+
+def divided(texts, directory, before=None, **settings):
+    """Which texts train and validate, by name, and the report of the guard."""
+    corpus = corpus_of(texts, directory, before)
+    divide = SplitByContent(**settings)(corpus)
+    sides = {name: Sides(divide(Document(name, text))) for name, text in texts.items()}
+    return sides, corpus.report.get("overlap")
+
+
+class Sides(frozenset):
+    """The sides on which a document is, and its pieces."""
+
+    def __new__(cls, pieces):
+        pieces = list(pieces)
+        sides = super().__new__(cls, (piece.split for piece in pieces))
+        sides.pieces = pieces
+        return sides
+
+
+def grams_on(side, sides):
+    return {
+        gram for own in sides.values() for piece in own.pieces if piece.split == side for gram in grams_of(piece.text)
+    }
+
+
+def share_of(sides):
+    """The reference: the share of the different 13-grams of validation that training has."""
+    validation, train = grams_on(VALIDATION, sides), grams_on(TRAIN, sides)
+    return len(validation & train) / len(validation)
+
+
+@pytest.fixture
+def texts():
+    """300 documents that have nothing in common."""
+    rng = random.Random(0)
+    return {f"{number}.txt": text_of(rng, rng.randrange(60, 300)) for number in range(300)}
+
+
+def planted(texts, sides, change):
+    """The texts, with a changed copy of each document of validation and of some of training."""
+    chosen = [name for name, own in sides.items() if own == {VALIDATION}] + list(texts)[:30]
+    return texts | {f"copy of {name}": change(texts[name]) for name in chosen}, chosen
+
+
+CHANGES = {
+    "other header": lambda text: f"Title: Something\nDate: today\n\n{text}",
+    "one word": lambda text: text.replace(text.split()[len(text.split()) // 2], "changed", 1),
+    "line ends": lambda text: text.replace(" ", "\r\n"),
+    "decomposed": lambda text: unicodedata.normalize("NFD", text.replace("word1", "wörd1")),
+    "quoted": lambda text: (
+        f"{text_of(random.Random(text), 300)} {text[: len(text) // 2]} {text_of(random.Random(text[::-1]), 300)}"
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["move", "drop"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_end_on_one_side_and_the_report_is_a_plain_count(texts, tmp_path, change, mode):
+    if change == "decomposed":
+        texts = {name: unicodedata.normalize("NFC", text.replace("word1", "wörd1")) for name, text in texts.items()}
+    sides, _ = divided(texts, tmp_path / "first")
+    texts, chosen = planted(texts, sides, CHANGES[change])
+    sides, report = divided(texts, tmp_path / "second", overlap="report")
+    assert report["before"] == report["after"] == pytest.approx(share_of(sides), abs=1e-12)
+    assert report["left"] > 0 or change in ("line ends", "decomposed")
+    assert report["before"] > 0.2 or change in ("line ends", "decomposed")  # those are twins, which go together
+    guarded, report = divided(texts, tmp_path / "second", overlap=mode)
+    assert report["after"] == pytest.approx(share_of(guarded), abs=1e-12) == 0
+    assert all({TRAIN, VALIDATION} != guarded[name] | guarded[f"copy of {name}"] for name in chosen)
+    assert report["left"] == 0
+    if mode == "drop":
+        assert sum(own == {VALIDATION} for own in guarded.values()) == sum(
+            own == {VALIDATION} for own in sides.values()
+        )
+        assert report["dropped"] == sum(own == set() for own in guarded.values())
+    else:
+        assert sum(own == {VALIDATION} for own in guarded.values()) == report["moved"] + sum(
+            own == {VALIDATION} for own in sides.values()
+        )
+
+
+def test_a_passage_that_is_known_from_many_places_a_little_from_each_is_found(texts, tmp_path):
+    sides, _ = divided(texts, tmp_path / "first")
+    name = max((name for name, own in sides.items() if own == {VALIDATION}), key=lambda name: len(texts[name]))
+    words = texts[name].split()
+    rng = random.Random(3)
+    for number, start in enumerate(range(0, len(words) - 25, 12)):  # some 13 of its 13-grams each
+        texts[f"quoting {number}"] = f"{text_of(rng, 300)} {' '.join(words[start : start + 25])} {text_of(rng, 300)}"
+    guarded, report = divided(texts, tmp_path / "second")
+    assert report["before"] > 0.02
+    own = set(grams_of(texts[name]))
+    assert len(own & grams_on(TRAIN, guarded)) <= 0.1 * len(own) or guarded[name] == {TRAIN}
+
+
+def test_text_that_is_added_later_moves_nothing(texts, tmp_path):
+    """Also where new text is a copy of what trains, or of what validates: then it goes where that is."""
+    names = list(texts)
+    first = {name: texts[name] for name in names[:99]}
+    before, _ = divided(first, tmp_path / "d")
+    for count in (100, 150, 300):
+        grown = {name: texts[name] for name in names[:count]}
+        grown |= {f"copy of {name}": f"{texts[name]} {index}" for index, name in enumerate(names[:99])}
+        after, report = divided(grown, tmp_path / f"d{count}", before=tmp_path / "d")
+        assert {name: after[name] for name in first} == before
+        assert report["after"] <= 0.001
+        for name in names[:99]:
+            if len(before[name]) == 1:  # a longer one may be cut elsewhere than its copy
+                assert after[f"copy of {name}"] == before[name], name
+        assert report["returned"] > 0
+
+
+def test_a_split_of_other_settings_or_a_damaged_one_is_not_gone_on_with(texts, tmp_path, said):
+    divided(texts, tmp_path / "d")
+    divided(texts, tmp_path / "e", before=tmp_path / "d", share=0.2)
+    assert any("was divided by other settings" in line for line in said)
+    (tmp_path / "d" / "split.keys").write_bytes(b"12345678")
+    divided(texts, tmp_path / "f", before=tmp_path / "d")
+    assert any("split.keys: is damaged" in line for line in said)
+
+
+def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refused(tmp_path, said):
+    rng = random.Random(0)
+    template = text_of(rng, 200)
+    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(200)}
+    sides, report = divided(texts, tmp_path / "a")
+    assert {TRAIN, VALIDATION} == set().union(*sides.values())
+    assert report["left"] > 100
+    assert any("as texts do that are made from a template" in line for line in said)
+    validating = sum(len(texts[name]) for name, own in sides.items() if own == {VALIDATION})
+    assert validating / sum(map(len, texts.values())) < 0.35
+    with pytest.raises(InputError, match="`overlap` drop would leave out .* of .* characters"):
+        divided(texts, tmp_path / "b", overlap="drop")
+
+
+def test_all_that_repeats_itself_can_still_be_divided(tmp_path):
+    sides, _ = divided({"a": "A good text. " * 2000}, tmp_path)
+    assert sides["a"] == {TRAIN, VALIDATION}
+
+
+@pytest.mark.parametrize(("setting", "value"), [("max_overlap", 0), ("max_overlap", 1.5), ("share", 0.7)])
+def test_shares_that_cannot_be_are_refused(setting, value):
+    with pytest.raises(InputError, match=setting):
+        SplitByContent(**{setting: value})
+
+
+def test_no_number_of_documents_changes_the_rule(texts, tmp_path):
+    """99, 100 and 101 documents, divided anew each time: the same sides for all that they share."""
+    found = [divided(dict(list(texts.items())[:count]), tmp_path / str(count))[0] for count in (99, 100, 101)]
+    for name in list(texts)[:99]:
+        assert found[0][name] == found[1][name] == found[2][name]
+
+
+def test_the_report_does_not_hang_on_slices(texts, tmp_path):
+    sides, _ = divided(texts, tmp_path / "first")
+    texts, _ = planted(texts, sides, CHANGES["one word"])
+    found = []
+    for size in (20_000, 10**9):
+        corpus = corpus_of(texts, tmp_path / str(size), slice_bytes=size)
+        divide = SplitByContent()(corpus)
+        found.append((corpus.report["overlap"], divide.threshold, divide.exceptions))
+    assert found[0] == found[1]
+    assert len(list(Path(tmp_path / "20000").glob("list_grams-*.json"))) > 10

@@ -1,0 +1,98 @@
+"""Stages: what is done once stays done, in this process or in others, some of which are killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gpt.corpus.stages import Stages, Task, cores, digest
+from gpt.errors import InputError
+from gpt.log import Progress
+
+
+def square(place, number, calls):
+    with open(calls, "a") as file:
+        file.write(f"{number}\n")
+    Path(f"{place}.text").write_text(str(number))
+    return {"square": number**2}
+
+
+def killed_at_first(place, number, calls):
+    """Dies as under a lack of memory, the first time that it comes to 3."""
+    marker = Path(f"{calls}-killed")
+    if number == 3 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(place, number, calls)
+
+
+def always_killed(place, number, calls):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(place, number, calls):
+    if number == 3:
+        raise InputError("three")
+    return square(place, number, calls)
+
+
+def tasks(tmp_path, count=7):
+    return [Task(digest(number), f"task {number}", (number, tmp_path / "calls")) for number in range(count)]
+
+
+def results(tmp_path, work, workers=1, count=7):
+    (tmp_path / "work").mkdir(exist_ok=True)
+    with Stages(tmp_path / "work", workers, Progress()) as stages:
+        found = list(stages.run("testing", work, tasks(tmp_path, count)))
+    assert all(Path(f"{place}.text").read_text() == str(number) for number, (place, _) in enumerate(found))
+    return [result["square"] for _, result in found]
+
+
+def calls(tmp_path):
+    return sorted(map(int, (tmp_path / "calls").read_text().split()))
+
+
+def test_results_come_in_order_and_nothing_is_done_twice(tmp_path):
+    assert results(tmp_path, square) == [number**2 for number in range(7)]
+    assert results(tmp_path, square, count=9) == [number**2 for number in range(9)]
+    assert calls(tmp_path) == list(range(9))
+
+
+def test_after_a_failure_what_was_done_is_there(tmp_path):
+    with pytest.raises(InputError, match="three"):
+        results(tmp_path, failing)
+    assert calls(tmp_path) == [0, 1, 2]
+    (tmp_path / "calls").unlink()
+    with pytest.raises(InputError, match="three"):
+        results(tmp_path, failing)
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.process
+def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path):
+    assert results(tmp_path, killed_at_first, workers=2) == [number**2 for number in range(7)]
+    assert set(calls(tmp_path)) == set(range(7))
+
+
+@pytest.mark.process
+def test_workers_that_are_always_killed_are_given_up_with_advice(tmp_path):
+    with pytest.raises(
+        InputError, match="a worker was killed 3 times while one of these was in work: task 0, task 1; .* fewer"
+    ):
+        results(tmp_path, always_killed, workers=2)
+
+
+@pytest.mark.process
+def test_an_error_in_a_worker_is_the_callers(tmp_path):
+    with pytest.raises(InputError, match="three"):
+        results(tmp_path, failing, workers=2)
+
+
+def test_digests_tell_values_apart_and_are_alike_everywhere():
+    assert len({digest(1), digest("1"), digest([1]), digest(1, 1), digest(None)}) == 5
+    assert digest(frozenset({"b", "a"}), {"x": 1, "y": 2}) == digest(["a", "b"], {"y": 2, "x": 1})
+
+
+def test_cores_are_those_that_the_process_may_use():
+    assert 1 <= cores() <= (os.cpu_count() or 1)
