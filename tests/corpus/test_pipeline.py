@@ -5,10 +5,11 @@ import time
 import pytest
 from helpers import python_text, write_dataset
 
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document, Skipped
+from gpt.corpus.ledger import read_ledger
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import by_name_or_end
 from gpt.dataset import dataset as dataset_module
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
@@ -37,13 +38,13 @@ def test_the_text_comes_back_from_the_shards(tmp_path, name):
     for split in (dataset.train, dataset.validation):
         expected = [text for side, text in documents() if side == split.name]
         text = dataset.tokenizer.decode(split.read(0, split.tokens).tolist())
-        assert text == "<|endoftext|>".join(expected)
+        assert text == "".join(f"{own}<|endoftext|>" for own in expected)
 
 
 def test_the_recipe_is_recorded_and_auto_as_what_it_chose(tmp_path):
     source = Texts({"a": python_text()})
     recipe = {"name": "test", "tokenizer": "auto"}
-    dataset = prepare(source, by_name_or_end(0.1), "auto", tmp_path / "d", recipe)
+    dataset = prepare(source, SplitByContent(0.1), "auto", tmp_path / "d", recipe)
     assert dataset.recipe == {"name": "test", "tokenizer": "bpe:512"}
 
 
@@ -60,7 +61,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert (train["documents"], validation["documents"]) == (50, 10)
     assert train["text_bytes"] == sum(len(text.encode()) for split, text in documents() if split == "train")
-    assert train["tokens"] == train["text_bytes"] + 49  # end-of-text between them
+    assert train["tokens"] == train["text_bytes"] + 50  # end-of-text after each
     assert manifest["vocab_size"] == 257
 
 
@@ -77,25 +78,28 @@ def test_what_was_just_written_is_not_read_again_and_later_it_is_checked(tmp_pat
 def test_a_document_that_repeats_another_is_left_out_and_named(tmp_path, said):
     texts = {f"{i}.py": text for i, (_, text) in enumerate(documents())}
     source = WithSkipped(texts | {"copy\n.py": texts["7.py"]}, [Skipped("x.bin", "binary")])
-    dataset = prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
-    assert said == [
+    dataset = prepare(source, SplitByContent(0.1), "bytes", tmp_path / "d", {})
+    assert said[:3] == [
         "skipped x.bin: binary",
         "skipped copy\u240a.py: the same content as 7.py",
         f"read 61 of 61 files: {61 * 300:,} characters",
     ]
-    lines = (tmp_path / "d" / "skipped.txt").read_text().splitlines()
-    assert lines == ["x.bin: binary", "copy\u240a.py: the same content as 7.py"]
-    single = prepare(Texts(texts), by_name_or_end(0.1), "bytes", tmp_path / "single", {})
+    left = [entry for entry in read_ledger(tmp_path / "d") if "reason" in entry]
+    assert left == [
+        {"document": "x.bin", "bytes": 0, "reason": "binary"},
+        {"document": "copy\n.py", "bytes": 300, "reason": "the same content as 7.py"},
+    ]
+    single = prepare(Texts(texts), SplitByContent(0.1), "bytes", tmp_path / "single", {})
     assert dataset.train.tokens == single.train.tokens
 
 
 def test_many_skipped_documents_are_counted_and_listed_in_a_file(tmp_path, said):
     source = WithSkipped({"a": python_text()}, [Skipped(str(i), "empty") for i in range(100)])
-    prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
-    assert len(said) == 23
-    assert said[-3] == "skipped 80 more"
-    assert said[-1] == f"{tmp_path / 'd' / 'skipped.txt'} names all 100 that were skipped"
-    assert len((tmp_path / "d" / "skipped.txt").read_text().splitlines()) == 100
+    prepare(source, SplitByContent(0.1), "bytes", tmp_path / "d", {})
+    assert said[19:21] == ["skipped 19: empty", "skipped 80 more"]
+    assert said[-1] == f"gpt data show {tmp_path / 'd'} --dropped names all that was left out"
+    left = [entry["document"] for entry in read_ledger(tmp_path / "d") if "reason" in entry]
+    assert left == [str(number) for number in range(100)]
 
 
 def test_what_was_kept_with_bad_bytes_is_said_and_listed(tmp_path, said):
@@ -105,19 +109,21 @@ def test_what_was_kept_with_bad_bytes_is_said_and_listed(tmp_path, said):
                 yield Document(document.name, document.text, "" if part == "0" else "1 bad byte")
 
     texts = {str(number): text for number, (_, text) in enumerate(documents(30))}
-    prepare(Damaged(texts), by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+    prepare(Damaged(texts), SplitByContent(0.1), "bytes", tmp_path / "d", {})
     assert said[0] == "kept 1: 1 bad byte"
     assert said[20] == "kept 9 more with bad bytes"
-    assert said[-1] == f"{tmp_path / 'd' / 'skipped.txt'} names all 29 that were kept with bad bytes"
-    assert (tmp_path / "d" / "skipped.txt").read_text().splitlines()[0] == "1: kept, with 1 bad byte"
+    assert said[-1].startswith(f"gpt data show {tmp_path / 'd'} --dropped names all")
+    noted = [entry for entry in read_ledger(tmp_path / "d") if "note" in entry]
+    assert len(noted) == 29
+    assert noted[0]["note"] == "1 bad byte"
 
 
 def test_no_text_at_all_is_refused_and_sends_nobody_to_a_file_that_is_not_there(tmp_path, said):
     source = WithSkipped({}, [Skipped(str(i), "empty") for i in range(50)])
     with pytest.raises(InputError, match="no text in the input: nothing was written"):
-        prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+        prepare(source, SplitByContent(0.1), "bytes", tmp_path / "d", {})
     assert len(said) == 21
-    assert not [line for line in said if "skipped.txt" in line]
+    assert not [line for line in said if "--dropped" in line]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,9 +141,9 @@ def test_the_tokenizer_of_another_dataset_or_run_is_used_as_it_is(tmp_path):
     [
         (
             {"train": "a" * 500, "validation": "b" * 30},
-            r"the validation split has 30 tokens \(30 characters\).*needs 65",
+            r"the validation split has 31 tokens \(30 characters\).*needs 65",
         ),
-        ({"train": "a" * 30, "validation": "b" * 500}, "the train split has 30 tokens"),
+        ({"train": "a" * 30, "validation": "b" * 500}, "the train split has 31 tokens"),
         ({"train": "a" * 500}, r"the validation split has 0 tokens \(0 characters\)"),
     ],
 )
@@ -178,7 +184,7 @@ def test_which_dataset_will_be_replaced_is_said_before_and_that_it_was_another_o
 def test_a_dataset_whose_manifest_is_damaged_is_replaced(tmp_path):
     write_dataset(documents(), "bytes", tmp_path / "d")
     (tmp_path / "d" / "manifest.json").write_text('{"version": 1, "shards": [{}]}')
-    assert write_dataset(documents(), "bytes", tmp_path / "d").train.tokens == 50 * 300 + 49
+    assert write_dataset(documents(), "bytes", tmp_path / "d").train.tokens == 50 * 300 + 50
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):
@@ -197,7 +203,7 @@ def test_a_failure_midway_leaves_the_old_dataset(tmp_path):
                 raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        prepare(Failing({str(i): str(i) for i in range(60)}), by_name_or_end(0.1), "bytes", tmp_path / "d", {})
+        prepare(Failing({str(i): str(i) for i in range(60)}), SplitByContent(0.1), "bytes", tmp_path / "d", {})
     assert open_dataset(tmp_path / "d").fingerprint == before
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
@@ -208,7 +214,7 @@ def test_an_unknown_tokenizer_is_refused_before_anything_is_read(tmp_path):
             raise AssertionError("read")
 
     with pytest.raises(InputError, match="`tokenizer` gpt5"):
-        prepare(Never({}), by_name_or_end(0.1), "gpt5", tmp_path / "d", {})
+        prepare(Never({}), SplitByContent(0.1), "gpt5", tmp_path / "d", {})
 
 
 def test_a_tokenizer_that_is_given_is_used(tmp_path):
@@ -216,16 +222,8 @@ def test_a_tokenizer_that_is_given_is_used(tmp_path):
     assert write_dataset(documents(), given, tmp_path / "d").tokenizer.fingerprint == given.fingerprint
 
 
-def test_what_lists_the_skipped_names_settings_plainly(tmp_path, said):
-    """Whoever reads it may have used the library, or a command."""
-    source = WithSkipped({"a": python_text()}, [Skipped("a`b`.jsonl", "`field` must name one")])
-    prepare(source, by_name_or_end(0.1), "bytes", tmp_path / "d", {})
-    assert (tmp_path / "d" / "skipped.txt").read_text() == "a`b`.jsonl: field must name one\n"
-    assert said[0] == "skipped a`b`.jsonl: `field` must name one"
-
-
 def test_a_dataset_of_another_recipe_is_not_replaced(tmp_path):
-    source, split = Texts({"a": python_text()}), by_name_or_end(0.1)
+    source, split = Texts({"a": python_text()}), SplitByContent(0.1)
     for _ in range(2):
         before = prepare(source, split, "bytes", tmp_path / "d", {"name": "one"})
     with pytest.raises(InputError, match="d: was written by the recipe 'one', and this is 'two'; choose another"):
