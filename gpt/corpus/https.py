@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import sleep
@@ -45,7 +45,7 @@ def new_client() -> "httpx2.Client":
 
 
 @contextlib.contextmanager
-def get(client: "httpx2.Client", url: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:
+def get(client: "httpx2.Client", url: str, headers: Mapping[str, str]) -> Generator["httpx2.Response"]:
     """Give the answer to a GET: 200, 206, or 416. Its content is not read yet, and may be read within the context.
 
     Raises Failed where another try may succeed, also from within the context, and InputError where none will.

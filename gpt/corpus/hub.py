@@ -9,13 +9,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from gpt.corpus.download import RemoteFile, download, missing
 from gpt.corpus.https import get, new_client, persistently
 from gpt.errors import InputError
 from gpt.files import parse_json, read_json, write_whole
+
+if TYPE_CHECKING:
+    import httpx2
 
 LISTING = ".listing.json"
 FORMAT = ("hub-listing", 1)
@@ -57,11 +60,17 @@ def list_folder(repository: str, revision: str, folder: str, downloads: Path) ->
 
     Raises InputError for a revision or folder that is not there, and where the hub cannot be asked.
     """
-    commit = revision if COMMIT.fullmatch(revision) else _commit_of(repository, revision)
+    commit = revision
+    if not COMMIT.fullmatch(revision):
+        _require_online(repository)
+        with new_client() as client:
+            commit = _commit_of(client, repository, revision)
     directory = downloads / "/".join(name.replace("/", "--") for name in (repository, commit, folder))
     listing = directory / LISTING
     if not listing.exists():
-        entries = sorted(_entries(repository, commit, folder), key=lambda entry: entry["name"])
+        _require_online(repository)
+        with new_client() as client:
+            entries = sorted(_entries(client, repository, commit, folder), key=lambda entry: entry["name"])
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(listing, json.dumps({"format": FORMAT[0], "version": FORMAT[1], "files": entries}, indent=1))
@@ -76,21 +85,21 @@ def list_folder(repository: str, revision: str, folder: str, downloads: Path) ->
     return Folder(repository, commit, files, directory)
 
 
-def _commit_of(repository: str, revision: str) -> str:
+def _commit_of(client: "httpx2.Client", repository: str, revision: str) -> str:
     """Ask which commit a branch or tag is at."""
     url = f"{_endpoint()}/api/datasets/{repository}/revision/{quote(revision, safe='')}"
-    answer, _ = _ask(repository, url)
+    answer, _ = _ask(client, url)
     commit = answer.get("sha") if isinstance(answer, dict) else None
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-        raise InputError(f"{url}: does not answer as the Hugging Face hub does; look at HF_ENDPOINT")
+        raise _no_hub(url, "it names no commit")
     return commit
 
 
-def _entries(repository: str, commit: str, folder: str) -> Iterator[dict[str, Any]]:
+def _entries(client: "httpx2.Client", repository: str, commit: str, folder: str) -> Iterator[dict[str, Any]]:
     """Ask what files there are: yield name, size and, of those that Git LFS keeps (all large ones), SHA-256."""
     first = url = "/".join(filter(None, [f"{_endpoint()}/api/datasets/{repository}/tree/{commit}", folder]))
     for _ in range(MAX_PAGES):
-        answer, following = _ask(repository, url)
+        answer, following = _ask(client, url)
         try:
             for entry in answer:
                 if entry["type"] == "file":
@@ -99,30 +108,29 @@ def _entries(repository: str, commit: str, folder: str) -> Iterator[dict[str, An
                         raise ValueError(f"{digest} is no SHA-256")
                     yield {"name": PurePosixPath(entry["path"]).name, "size": int(entry["size"]), "sha256": digest}
         except (TypeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{url}: does not answer as the Hugging Face hub does ({error!r}); look at HF_ENDPOINT"
-            ) from None
+            raise _no_hub(url, repr(error)) from None
         if following is None:
             return
         url = urljoin(url, following)
     raise InputError(f"{first}: lists its files on more than {MAX_PAGES} pages")
 
 
-def _ask(repository: str, url: str) -> tuple[Any, str | None]:
+def _ask(client: "httpx2.Client", url: str) -> tuple[Any, str | None]:
     """Return what the hub's API answers, and where its next page is. Raises InputError."""
-    _require_online(repository)
 
     def attempt() -> tuple[bytes, str | None]:
-        with new_client() as client, get(client, url, _authorization(url)) as response:
+        with get(client, url, _authorization(url)) as response:
             return response.read(), response.links.get("next", {}).get("url")
 
     content, following = persistently(attempt, url)
     try:
         return parse_json(content), following
     except ValueError as error:
-        raise InputError(
-            f"{url}: does not answer as the Hugging Face hub does ({error}); look at HF_ENDPOINT"
-        ) from None
+        raise _no_hub(url, error) from None
+
+
+def _no_hub(url: str, reason: object) -> InputError:
+    return InputError(f"{url}: does not answer as the Hugging Face hub does ({reason}); look at HF_ENDPOINT")
 
 
 def _require_online(repository: str) -> None:
