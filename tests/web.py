@@ -41,6 +41,7 @@ def serve():
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self):
             self.path = unquote(self.path.partition("?")[0])

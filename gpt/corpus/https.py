@@ -1,10 +1,12 @@
 """GET over HTTPS: redirects that stay safe, and another try where a server, or the way to it, fails for a moment."""
 
 import contextlib
+import ssl
 import time
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from time import sleep
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,14 +36,26 @@ class Failed(Exception):
 
 
 def new_client() -> "httpx2.Client":
-    """Return a client, which uses the proxies that the environment names. Raises InputError for one that is none."""
+    """Return a client, which uses the proxies that the environment names. Raises InputError where that cannot be."""
+    import httpx2
+
+    headers, trusted = {"Accept-Encoding": "identity"}, certificates()
+    try:
+        return httpx2.Client(timeout=SILENCE_SECONDS, headers=headers, verify=trusted)
+    except (ValueError, ImportError, httpx2.InvalidURL) as error:  # an unknown kind, or SOCKS without its library
+        names = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY"
+        raise InputError(f"the proxy that the environment names ({names}) cannot be used: {error}") from None
+
+
+@cache
+def certificates() -> ssl.SSLContext:
+    """Read whom to trust, which takes longer than a request, once. Raises InputError if that cannot be read."""
     import httpx2
 
     try:
-        return httpx2.Client(timeout=SILENCE_SECONDS, headers={"Accept-Encoding": "identity"})
-    except (ValueError, ImportError, httpx2.InvalidURL) as error:
-        names = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY"
-        raise InputError(f"the proxy that the environment names ({names}) cannot be used: {error}") from None
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise InputError(f"the certificates cannot be read ({error}); look at SSL_CERT_FILE and SSL_CERT_DIR") from None
 
 
 @contextlib.contextmanager

@@ -164,6 +164,12 @@ def test_a_proxy_that_is_none_is_refused(web, monkeypatch):
         new_client()
 
 
+def test_certificates_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(InputError, match="the certificates cannot be read .*; look at SSL_CERT_FILE"):
+        https.certificates.__wrapped__()
+
+
 def test_retry_after_is_seconds_or_a_date():
     date = datetime.now(UTC) + timedelta(seconds=90)
     assert seconds_to_wait("7") == 7.0
