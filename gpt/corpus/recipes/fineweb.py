@@ -20,7 +20,7 @@ COMMITS = {
 
 @dataclass(frozen=True)
 class FineWeb:
-    """Prepare a sample of FineWeb or FineWeb-Edu, downloaded: pages of the web, cleaned. Some of its files will do."""
+    """Prepare a sample of FineWeb or FineWeb-Edu, downloaded. Some of its files will do."""
 
     edu: bool = False
     """Take FineWeb-Edu, the pages that teach something."""

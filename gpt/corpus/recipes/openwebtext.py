@@ -18,7 +18,7 @@ COMMIT = "79d93d786212f7344586290adb811d4ae6a1762c"
 
 @dataclass(frozen=True)
 class OpenWebText:
-    """Prepare OpenWebText, downloaded: 9 billion of GPT-2's tokens in 80 files, of which some will do."""
+    """Prepare OpenWebText, downloaded: 9 billion of GPT-2's tokens. Some of its 80 files will do."""
 
     files: int | None = bounded(None, ge=1)
     """Take the first so many files only."""
