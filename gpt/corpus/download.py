@@ -117,6 +117,7 @@ def _fetch_file(client: "httpx2.Client", part: "_Part", headers: Mapping[str, st
     Where a file that came in several parts has another hash, it is downloaded once more, as one.
     """
     file = part.file
+    progress.doing = f"asking for {part.called}"
     for is_last in (False, True):
         persistently(lambda: _receive(client, part, headers, progress), file.url, lambda: part.size)
         progress.doing = f"checking {part.called}"
