@@ -134,10 +134,11 @@ def test_what_is_no_address_is_refused(url):
 def test_a_server_that_falls_silent_is_noticed(web, monkeypatch):
     web.files["/x"], web.spoilt = b"content", "/x"
     web.faults[:] = [lambda *_: time.sleep(0.5), faulty.drop]
-    monkeypatch.setattr(https, "SILENCE_SECONDS", 0.05)
-    with new_client() as client:
-        with pytest.raises(Failed, match="no answer for 0 seconds"):
+    with monkeypatch.context() as patch:
+        patch.setattr(https, "SILENCE_SECONDS", 0.05)
+        with new_client() as client, pytest.raises(Failed, match="no answer for 0 seconds"):
             content_of(client, web.url("/x"))
+    with new_client() as client:
         with pytest.raises(Failed, match="peer closed connection without sending complete message body"):
             content_of(client, web.url("/x"))
         assert content_of(client, web.url("/x")) == b"content"
