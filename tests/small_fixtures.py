@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import TINY, Training, heard, python_text, write_dataset
 from processes import run_script
+from web import serve
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
@@ -201,3 +202,16 @@ def no_compiler():
     with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):
         yield
     compiler_fault.cache_clear()
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A server on this machine, which is the hub, too; pauses between tries take no time, and are in `web.pauses`."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with serve() as server:
+        monkeypatch.setattr("gpt.corpus.https.sleep", server.pauses.append)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url(""))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield server

@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT, in_process, run_gpt
 
 from gpt.__main__ import COMMANDS, main
+from gpt.commands.prepare import RECIPES
 
 
 def call(*arguments, home=ROOT, code=0):
@@ -35,7 +36,7 @@ def test_every_command_has_help(command):
     assert call(command, "--help").startswith(f"usage: gpt {command} ")
 
 
-HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in ("files", "python", "shakespeare")]
+HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in RECIPES]
 HELPS += [("tokenizer", name) for name in ("train", "show", "compare")]
 HELPS += [("data", name) for name in ("verify", "show")]
 

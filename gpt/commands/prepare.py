@@ -11,8 +11,11 @@ from tyro.extras import subcommand_cli_from_dict
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
+from gpt.corpus.recipes.fineweb import FineWeb
+from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
+from gpt.corpus.recipes.tinystories import TinyStories
 from gpt.corpus.vocabulary import parse_tokenizer
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError, did_you_mean
@@ -25,6 +28,7 @@ from gpt.terminal import command, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
+RECIPES |= {"tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 

@@ -38,6 +38,14 @@ FORM_FEEDS = ("", ".txt", ".text")  # where a form feed ends a document; in sour
 MAX_BLANKS = 16  # after a marker in its line
 
 
+def require_parquet() -> None:
+    """Raise InputError where nothing is installed that reads Parquet."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"this corpus is in Parquet; install what reads it: {INSTALL} ({error})") from None
+
+
 class FileReader:
     """Yields the documents of one file, and of what is packed in it."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, SHAKESPEARE, refused, run_here
 
-from gpt.commands.prepare import chosen_tokenizer
+from gpt.commands.prepare import RECIPES, chosen_tokenizer
 from gpt.corpus.recipes.python import Python
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
@@ -207,7 +207,7 @@ def test_results_are_printed_and_the_rest_is_said(tmp_path):
 
 def test_help_lists_the_corpora_and_their_options(tmp_path):
     overview = run_here("data/prepare.py", "--help", cwd=tmp_path)
-    for name in ("files", "python", "shakespeare"):
+    for name in RECIPES:
         assert f"• {name} " in overview
         options = run_here("data/prepare.py", name, "--help", cwd=tmp_path)
         assert "--tokenizer" in options

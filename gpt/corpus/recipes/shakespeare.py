@@ -1,17 +1,21 @@
 """tinyshakespeare (Karpathy 2015), split as in nanoGPT so that losses compare: the first 90 % of characters train."""
 
 import hashlib
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.download import RemoteFile, beside, download
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Split, by_end
 from gpt.errors import InputError
 
-URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+FILE = RemoteFile(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "tinyshakespeare.txt",
+    1_115_394,
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,12 @@ class Shakespeare:
         return self.out
 
     def source(self) -> Texts:
-        content = self.input.expanduser().read_bytes() if self.input else download()
+        path = self.input.expanduser() if self.input else download([FILE], beside(self.out))[0]
+        content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        if digest != SHA256:
+        if digest != FILE.sha256:
             raise InputError(
-                f"{self.input or URL}: is not the usual tinyshakespeare (its SHA-256 is {digest}, not {SHA256}); "
+                f"{path}: is not the usual tinyshakespeare (its SHA-256 is {digest}, not {FILE.sha256}); "
                 "for a text of your own use: gpt prepare files --input FILE --name NAME"
             )
         return Texts({"tinyshakespeare": content.decode("utf-8")})
@@ -43,14 +48,3 @@ class Shakespeare:
 
     def record(self) -> dict[str, Any]:
         return {"name": "shakespeare", "tokenizer": self.tokenizer}
-
-
-def download() -> bytes:
-    """Fetch the text. Raises InputError if that fails."""
-    try:
-        with urllib.request.urlopen(URL, timeout=60) as response:
-            return response.read()
-    except OSError as error:
-        raise InputError(
-            f"{URL}: could not be downloaded ({error}); get the file by other means and give it by `input`"
-        ) from None

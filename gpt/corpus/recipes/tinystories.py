@@ -1,0 +1,56 @@
+"""TinyStories (Eldan and Li 2023): stories that a small model can learn to tell; a file of others validates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt.corpus.documents import Document
+from gpt.corpus.download import beside
+from gpt.corpus.hub import Folder, list_folder
+from gpt.corpus.sources import TextFiles
+from gpt.corpus.split import Piece, Split
+
+REPOSITORY = "roneneldan/TinyStories"
+COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
+FILES = {"v1": "TinyStories", "v2": "TinyStoriesV2-GPT4"}
+
+
+@dataclass(frozen=True)
+class TinyStories:
+    """Prepare TinyStories, downloaded (2 GB): short stories in simple words. Its own validation file validates."""
+
+    version: Literal["v1", "v2"] = "v2"
+    """v2 are stories by GPT-4 alone, v1 those by GPT-3.5, too."""
+    revision: str = COMMIT
+    """Commit, branch or tag of the dataset on the Hugging Face hub."""
+    tokenizer: str = "auto"
+    """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
+    out: Path = Path("data/tinystories")
+    """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
+
+    def place(self) -> Path:
+        return self.out
+
+    @cached_property
+    def folder(self) -> Folder:
+        return list_folder(REPOSITORY, self.revision, "", beside(self.out))
+
+    def source(self) -> TextFiles:
+        """Return the stories, one a document, those that train first: one that is in both files trains."""
+        return TextFiles(self.folder.fetch([f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")]))
+
+    def split(self) -> Split:
+        """Let the file that was made for it validate."""
+        validates = f"{FILES[self.version]}-valid.txt"
+
+        def divide(document: Document) -> Iterator[Piece]:
+            split = "validation" if document.name.startswith(validates) else "train"
+            yield Piece(document.name, split, document.text)
+
+        return lambda corpus: divide
+
+    def record(self) -> dict[str, Any]:
+        hub = {"repository": REPOSITORY, "revision": self.folder.commit}
+        return {"name": "tinystories", "tokenizer": self.tokenizer, "version": self.version, **hub}
