@@ -85,7 +85,7 @@ def prepare_recipe(recipe: Recipe) -> Dataset:
     """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be."""
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     filters, workers = recipe.filters() if isinstance(recipe, Files) else None, getattr(recipe, "workers", 1)
-    return prepare(recipe.source(), split, tokenizer, place, recipe.record(), filters, workers)
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

@@ -14,7 +14,7 @@ was killed goes on where it was, and gives the same bytes.
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,12 @@ from gpt.text.tokenizer import Tokenizer
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
+LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
 KEPT = "what is finished is kept, and the same command goes on"
 
 
 def prepare(
-    source: Source,
+    source: Source | Callable[[], Source],
     split: Split,
     tokenizer: str | Tokenizer,
     out: Path,
@@ -60,6 +61,7 @@ def prepare(
 ) -> Dataset:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
+    `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
     processes of this machine; a program that asks for more than one must be safe to import.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
@@ -68,7 +70,7 @@ def prepare(
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
     before = _replaceable(out, recipe.get("name"))
     with _work_in(out) as (work, interruptible), Progress() as progress, Stages(work, workers, progress) as stages:
-        corpus = _read(source, stages, out, filters or Filters(), interruptible)
+        corpus = _read(source() if callable(source) else source, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, work)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
@@ -120,7 +122,7 @@ def _read(source: Source, stages: Stages, out: Path, filters: Filters, interrupt
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
     slices: list[Slice] = list(cut(source, divided, size))
     stages.workers = stages.workers if total >= LEAST_FOR_WORKERS else 1
-    if len(slices) > 1:
+    if total >= LEAST_TO_KEEP:
         interruptible.keep(KEPT)
     corpus = Corpus(stages, source, slices, filters)
     corpus.before, corpus.slice_bytes = (out if (out / "manifest.json").exists() else None), size

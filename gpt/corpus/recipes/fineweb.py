@@ -1,15 +1,18 @@
 """FineWeb and FineWeb-Edu (Penedo et al. 2024): pages of Common Crawl, cleaned, and those of them that teach."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import beside
 from gpt.corpus.formats import require_parquet
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split, by_name_or_end
+from gpt.corpus.split import Split
+from gpt.corpus.stages import cores
 from gpt.errors import bounded, check_limits
 
 COMMITS = {
@@ -34,6 +37,8 @@ class FineWeb:
     """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use."""
     validation_share: float = 0.01
     """Share of the text that validates, and is not trained on; at most 50 million characters."""
+    workers: int = dataclasses.field(default_factory=cores)
+    """Processes that read and encode; the same files come out for any number."""
     out: Path | None = None
     """Dataset directory to write, instead of data/fineweb or data/fineweb-edu; the download is kept beside it."""
 
@@ -59,7 +64,7 @@ class FineWeb:
         return TextFiles(self.folder.fetch(self.names()), field="text")
 
     def split(self) -> Split:
-        return by_name_or_end(self.validation_share)
+        return SplitByContent(self.validation_share)
 
     def record(self) -> dict[str, Any]:
         named = {"name": "fineweb", "tokenizer": self.tokenizer, "validation_share": self.validation_share}

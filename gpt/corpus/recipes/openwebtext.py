@@ -1,15 +1,18 @@
 """OpenWebText (Gokaslan and Cohen 2019): pages that Reddit pointed to, as the text that GPT-2 was trained on."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import beside
 from gpt.corpus.formats import require_parquet
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split, by_name_or_end
+from gpt.corpus.split import Split
+from gpt.corpus.stages import cores
 from gpt.errors import bounded, check_limits
 
 REPOSITORY, FOLDER = "Skylion007/openwebtext", "plain_text"
@@ -28,6 +31,8 @@ class OpenWebText:
     """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use."""
     validation_share: float = 0.01
     """Share of the text that validates, and is not trained on; at most 50 million characters."""
+    workers: int = dataclasses.field(default_factory=cores)
+    """Processes that read and encode; the same files come out for any number."""
     out: Path = Path("data/openwebtext")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
@@ -48,7 +53,7 @@ class OpenWebText:
         return TextFiles(self.folder.fetch(self.names()), field="text")
 
     def split(self) -> Split:
-        return by_name_or_end(self.validation_share)
+        return SplitByContent(self.validation_share)
 
     def record(self) -> dict[str, Any]:
         named = {"name": "openwebtext", "tokenizer": self.tokenizer, "validation_share": self.validation_share}

@@ -1,16 +1,18 @@
 """TinyStories (Eldan and Li 2023): stories that a small model can learn to tell; a file of others validates."""
 
-from collections.abc import Iterator
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt.corpus.documents import Document
+from gpt.choices import Overlap
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import beside
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Piece, Split
+from gpt.corpus.split import Split
+from gpt.corpus.stages import cores
 
 REPOSITORY = "roneneldan/TinyStories"
 COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
@@ -27,6 +29,10 @@ class TinyStories:
     """Commit, branch or tag of the dataset on the Hugging Face hub."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
+    overlap: Overlap = "report"
+    """Move stories that share too much with validation there, drop them, or only report how much it is."""
+    workers: int = dataclasses.field(default_factory=cores)
+    """Processes that read and encode; the same files come out for any number."""
     out: Path = Path("data/tinystories")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
@@ -38,19 +44,19 @@ class TinyStories:
         return list_folder(REPOSITORY, self.revision, "", beside(self.out))
 
     def source(self) -> TextFiles:
-        """Return the stories, one a document, those that train first: one that is in both files trains."""
-        return TextFiles(self.folder.fetch([f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")]))
+        """Return the stories, one a document; those of the file that was made for it validate."""
+        train, validation = self.folder.fetch([f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")])
+        return TextFiles([train], validation=[validation])
 
     def split(self) -> Split:
-        """Let the file that was made for it validate."""
-        validates = f"{FILES[self.version]}-valid.txt"
-
-        def divide(document: Document) -> Iterator[Piece]:
-            split = "validation" if document.name.startswith(validates) else "train"
-            yield Piece(document.name, split, document.text)
-
-        return lambda corpus: divide
+        return SplitByContent(overlap=self.overlap)
 
     def record(self) -> dict[str, Any]:
         hub = {"repository": REPOSITORY, "revision": self.folder.commit}
-        return {"name": "tinystories", "tokenizer": self.tokenizer, "version": self.version, **hub}
+        return {
+            "name": "tinystories",
+            "tokenizer": self.tokenizer,
+            "version": self.version,
+            "overlap": self.overlap,
+            **hub,
+        }
