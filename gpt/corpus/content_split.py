@@ -5,7 +5,6 @@
 3. Training text that shares too much with validation is moved there or dropped (see overlap.py).
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +88,7 @@ class SplitByContent:
 def _listed(corpus: Corpus, size: int) -> list[Path]:
     """List the passages of each slice; return where."""
     tasks = [
-        Task(digest(key, hashlib.sha256(kept).hexdigest(), size), label, (text, kept, size))
+        Task(digest(key, kept, size), label, (text, kept, size))
         for key, label, text, kept in zip(corpus.digests, corpus.labels, corpus.places, corpus.kept, strict=True)
     ]
     return [
@@ -128,7 +127,7 @@ class _Record:
         try:
             content = read_json(directory / RECORD, "a split", format=FORMAT)
             keys = np.fromfile(directory / KEYS, dtype="<u8")
-            if content["keys_sha256"] != hashlib.sha256(keys).hexdigest():
+            if content["keys_digest"] != digest(keys):
                 raise InputError(f"{directory / KEYS}: is damaged")
             exceptions = {int(key): str(side) for key, side in content["exceptions"].items()}
             record = cls(content["settings"], int(content["passage"]), int(content["threshold"]), exceptions, keys)
@@ -149,5 +148,5 @@ class _Record:
             "threshold": str(self.threshold),
             "exceptions": {str(k): v for k, v in sorted(self.exceptions.items())},
         }
-        content |= {"keys_sha256": hashlib.sha256(keys).hexdigest()}
+        content |= {"keys_digest": digest(keys)}
         write_whole(directory / RECORD, json.dumps(content))

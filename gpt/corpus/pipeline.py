@@ -12,12 +12,11 @@ was killed goes on where it was, and gives the same bytes.
 """
 
 import contextlib
-import hashlib
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -70,7 +69,8 @@ def prepare(
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
     before = _replaceable(out, recipe.get("name"))
     with _work_in(out) as (work, interruptible), Progress() as progress, Stages(work, workers, progress) as stages:
-        corpus = _read(source() if callable(source) else source, stages, out, filters or Filters(), interruptible)
+        given = cast("Source", source()) if callable(source) else source
+        corpus = _read(given, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, work)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
@@ -189,8 +189,8 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
         corpus.digests, corpus.labels, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
-        kept = hashlib.sha256(mine == np.arange(base, base + count)).hexdigest()
-        key = digest(own, kept, division_key(divide, corpus.keys and corpus.keys[len(tasks)]), tokenizer.fingerprint)
+        division = division_key(divide, corpus.keys[len(tasks)] if corpus.keys else None)
+        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
         arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores())
         tasks.append(Task(key, label, arguments))
     reused = reuse(out, stages, write_slice, tasks)

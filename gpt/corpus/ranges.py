@@ -4,6 +4,7 @@ between separators. Nothing is cut that is packed, comes from a pipe, or has two
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
@@ -47,7 +48,7 @@ class _Part(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         left = self._stop - self._file.tell()
         return self._file.readinto(memoryview(buffer)[:left]) or 0
 

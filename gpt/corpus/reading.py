@@ -49,7 +49,7 @@ class Filters:
         """Return the document, in the normal form that was asked for, or why it is left out."""
         text = document.text
         if self.normalize != "none" and not text.isascii():
-            text = unicodedata.normalize(self.normalize.upper(), text)
+            text = unicodedata.normalize("NFC" if self.normalize == "nfc" else "NFKC", text)
         if len(text) < self.min_characters:
             return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
         if self.max_characters is not None and len(text) > self.max_characters:

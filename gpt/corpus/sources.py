@@ -112,12 +112,12 @@ class TextFiles:
 
     def parts(self) -> list["TextFile | Skipped"]:
         """List the files, and what is left out unread; say where markup is taken for text."""
-        found = [part for top in self.inputs for part in self._below(top)]
-        found += [
+        found = [  # first, since of two equal documents the first is kept
             replace(part, validates=True) if isinstance(part, TextFile) else part
             for top in self.validation
             for part in self._below(top)
         ]
+        found += [part for top in self.inputs for part in self._below(top)]
         parts = list(_numbered(found))
         files = [part for part in parts if isinstance(part, TextFile)]
         if self.how.field is not None and not any(file.may_have_fields for file in files):

@@ -10,12 +10,15 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 from gpt.errors import InputError
 from gpt.files import read_json, sync, write_whole
@@ -24,7 +27,8 @@ from gpt.log import Progress
 MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 
-Work = Callable[..., dict[str, Any]]
+
+Work = FunctionType  # of the place of its files, and a task's arguments; it returns the result, as JSON has it
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Stages:
     def is_done(self, work: Work, task: Task) -> bool:
         return _result(self.place(work, task)).exists()
 
-    def _done(self, work: Work, tasks: Sequence[Task], places: list[Path], missing: list[int]) -> Iterator[int]:
+    def _done(self, work: Work, tasks: Sequence[Task], places: list[Path], missing: list[int]) -> Generator[int]:
         """Do tasks, and yield the number of each that is done."""
         if self.workers == 1 or len(missing) < 2:
             for number in missing:
@@ -122,6 +126,8 @@ def digest(*values: object) -> str:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
     return sorted(value) if isinstance(value, frozenset) else str(value)
 
 

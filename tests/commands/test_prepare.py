@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, SHAKESPEARE, refused, run_here
 
 from gpt.commands.prepare import RECIPES, chosen_tokenizer
+from gpt.corpus.ledger import read_ledger
 from gpt.corpus.recipes.python import Python
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
@@ -143,11 +144,14 @@ def test_the_settings_of_reading_are_used_and_recorded(tmp_path):
     output = recipe("files", "--input", "*.txt", "--name", "m", *settings, cwd=tmp_path)
     assert "a.txt: 2 documents, divided at '###'; --separator none keeps it as one" in output
     assert "kept b.txt: 1 bad byte, which is no UTF-8: replaced by U+FFFD" in output
-    assert "b.txt: kept, with 1 bad byte" in (tmp_path / "data" / "m" / "skipped.txt").read_text(encoding="utf-8")
+    noted = {entry["document"]: entry["note"] for entry in read_ledger(tmp_path / "data" / "m") if "note" in entry}
+    assert noted == {"b.txt": "1 bad byte, which is no UTF-8: replaced by U+FFFD"}
     dataset = open_dataset(tmp_path / "data" / "m")
-    text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())
+    splits = (dataset.train, dataset.validation)
+    text = "".join(dataset.tokenizer.decode(split.read(0, split.tokens).tolist()) for split in splits)
     assert "###" not in text
-    assert "Müller. <|endoftext|>Plain" in text
+    assert "Ein Müller. " in text
+    assert "text. Plain" in text
     recorded = {"encoding": "cp1252", "separator": "###", "field": None, "bad_bytes": "replace", "html": "drop"}
     recorded |= {"max_unpacked": 100, "zstd_window": 27}
     assert {name: dataset.recipe[name] for name in recorded} == recorded

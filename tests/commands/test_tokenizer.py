@@ -13,8 +13,12 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from gpt.__main__ import main
 from gpt.corpus import vocabulary
+from gpt.corpus.comparison import divided
+from gpt.corpus.sample import Sample
+from gpt.corpus.sources import TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
+from gpt.log import Progress
 from gpt.text.spelling import from_bytes
 from gpt.text.tokenizer import GPT2_PATTERN, Tokenizer
 
@@ -234,8 +238,11 @@ def test_tokenizers_are_compared_on_text_that_was_held_out(home, gpt2_tokenizer)
     names = ("gpt2", "bpe:300", "bytes", "--tokenizer", "char", "mine.json", "auto", "gpt2")
     output, errors = call(home, "compare", "--input", "notes", "--tokenizer", *names, "--json")
     found = json.loads(output)
-    held_out = [(home / "notes" / name).read_text() for name in ("a.py", "b.md")]
-    held_out = [text[int(len(text) * 0.9) :] for text in held_out]
+    train, held_out = divided(Sample(TextFiles([home / "notes"]), 10**9, Progress()))
+    texts = [(home / "notes" / name).read_text() for name in ("a.py", "b.md")]
+    assert all(sum(part in text for text in texts) == 1 for part in (*train, *held_out))
+    assert sum(map(len, train)) + sum(map(len, held_out)) == sum(map(len, texts))
+    assert 0.05 < sum(map(len, held_out)) / sum(map(len, texts)) < 0.2
     rows = {row["name"]: row for row in found["tokenizers"]}
     assert list(rows) == ["gpt2", "bpe:300", "bytes", "char", "mine.json"]  # auto is bytes
     size = sum(len(text.encode()) for text in held_out)

@@ -51,6 +51,8 @@ class FineWeb:
 
     @cached_property
     def folder(self) -> Folder:
+        check_limits(self)
+        require_parquet()
         revision = self.revision or COMMITS[self.repository]
         return list_folder(self.repository, revision, f"sample/{self.sample}", beside(self.place()))
 
@@ -59,8 +61,6 @@ class FineWeb:
         return self.folder.names(".parquet")[: self.files]
 
     def source(self) -> TextFiles:
-        check_limits(self)
-        require_parquet()
         return TextFiles(self.folder.fetch(self.names()), field="text")
 
     def split(self) -> Split:

@@ -41,6 +41,8 @@ class OpenWebText:
 
     @cached_property
     def folder(self) -> Folder:
+        check_limits(self)
+        require_parquet()
         return list_folder(REPOSITORY, self.revision, FOLDER, beside(self.out))
 
     def names(self) -> list[str]:
@@ -48,8 +50,6 @@ class OpenWebText:
         return self.folder.names(".parquet")[: self.files]
 
     def source(self) -> TextFiles:
-        check_limits(self)
-        require_parquet()
         return TextFiles(self.folder.fetch(self.names()), field="text")
 
     def split(self) -> Split:

@@ -44,7 +44,7 @@ class TinyStories:
         return list_folder(REPOSITORY, self.revision, "", beside(self.out))
 
     def source(self) -> TextFiles:
-        """Return the stories, one a document; those of the file that was made for it validate."""
+        """Return the stories, one a document; one that is in both files validates."""
         train, validation = self.folder.fetch([f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")])
         return TextFiles([train], validation=[validation])
 
