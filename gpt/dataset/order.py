@@ -25,6 +25,7 @@ class Stream:
         self.targets = split.tokens - 1
         self.count = -(-self.targets // context_length)
         """Samples of an epoch."""
+        self.counts = [self.count]
         self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
@@ -38,6 +39,14 @@ class Stream:
             inputs[filled:end], targets[filled:end] = ids[:-1], ids[1:]
             filled = end
         inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return (number of the source, number of the sample in it): there is one source."""
+        return 0, sample
+
+    def epochs(self, samples: int) -> list[float]:
+        """Tell how often the split has been read after so many samples."""
+        return [samples / self.count]
 
     def spans(self, sample: int) -> list[tuple[int, int]]:
         """Return (the token before a sample's first target, number of targets), twice where the ring wraps; cached."""

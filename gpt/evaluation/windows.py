@@ -77,6 +77,20 @@ class Windows:
             pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)
         return torch.from_numpy(inputs), torch.from_numpy(targets), pieces
 
+    @property
+    def split_tokens(self) -> int:
+        """Tokens of the split, of which all but one can be predicted."""
+        return self.split.tokens
+
+    @property
+    def strata(self) -> np.ndarray | None:
+        """The number of the source of each piece, (P,), where there are several: see `MixedWindows`."""
+        return None
+
+    def weighted(self, sums: np.ndarray) -> np.ndarray:
+        """Give the sums of pieces, (P, 3), as much as each counts in figures: alike, where there is one source."""
+        return sums
+
     @cached_property
     def documents(self) -> np.ndarray:
         """The number of each piece's document, (P,); an end-of-text belongs to the document that it ends."""
