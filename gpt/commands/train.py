@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import DEFAULT_DATA, TrainConfig
 from gpt.config_io import to_dict
 from gpt.dataset.dataset import Dataset, open_dataset
-from gpt.dataset.loader import Prefetcher
+from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.manifest import ShardInfo
 from gpt.dataset.mixture import open_weighted
 from gpt.device import choose_device
@@ -21,7 +22,8 @@ from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.runs.directory import go_on, is_run, open_run, require_unused, usual_name
+from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
+from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
@@ -94,6 +96,7 @@ def fit(
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
             record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
+            _tell_whose(record, loader, validation.dataset, run)
             state.record = record
             if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
@@ -117,6 +120,15 @@ def fit(
     if lost := world.first(None if stop.fault is None else str(stop.fault)):
         raise (InputError if world.is_main else Reported)(f"{lost}; then go on with: {go_on(run)}")
     return state.is_over(config) and not state.unevaluated
+
+
+def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
+    """Say of which datasets of a mixture the samples of a skipped step are."""
+    if "skipped" in record and len(dataset.sources) > 1:
+        counts = Counter(loader.source.locate(sample)[0] for sample in record["samples"])
+        words = ", ".join(f"{count} of {dataset.sources[source].name}" for source, count in sorted(counts.items()))
+        step = record["step"]
+        log.warning(f"step {step:,}: its samples: {words}; see them by gpt data show --run {quoted(run)} --step {step}")
 
 
 @contextmanager

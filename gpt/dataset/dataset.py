@@ -18,8 +18,9 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from gpt.dataset.loader import Loader
+from gpt.dataset.loader import Loader, MakeSamples
 from gpt.dataset.manifest import SPLITS, Description, Found, ShardInfo, describe, fingerprint
+from gpt.dataset.order import Stream
 from gpt.dataset.shards import CLOCK_NS, Shard, Split
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
@@ -58,9 +59,9 @@ class Dataset:
         """Tokens of the shortest split of a source."""
         return min(split.tokens for source in self.sources for split in source.splits)
 
-    def loader(self, batch: int, context_length: int, seed: int) -> Loader:
-        """Make the loader of batches of windows from the training split."""
-        return Loader(self.train, batch, context_length, seed)
+    def loader(self, batch: int, context_length: int, seed: int, samples: MakeSamples = Stream) -> Loader:
+        """Make the loader of batches of windows from the training split, as `samples` makes them of a split."""
+        return Loader(self.train, batch, context_length, seed, samples)
 
     def require_window(self, context_length: int) -> None:
         """Raise InputError if a split is shorter than one window of `context_length` tokens and its last target."""

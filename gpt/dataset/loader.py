@@ -53,6 +53,9 @@ class Samples(Protocol):
         ...
 
 
+MakeSamples = Callable[[Split, int, int], Samples]  # of a split, in windows of so many tokens, by a seed
+
+
 class Loader:
     """Batches of B windows of T tokens from the training split."""
 
@@ -62,7 +65,7 @@ class Loader:
         batch: int,
         context_length: int,
         seed: int,
-        samples: Callable[[Split, int, int], Samples] = Stream,
+        samples: MakeSamples = Stream,
     ) -> None:
         """Read the samples that are made of (split, T, seed): by default the windows of its plain stream."""
         self.batch_size, self.context_length = batch, context_length

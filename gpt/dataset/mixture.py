@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt.dataset.dataset import Dataset, Source, open_dataset
-from gpt.dataset.loader import Loader
+from gpt.dataset.loader import Loader, MakeSamples, Samples
 from gpt.dataset.order import Stream
 from gpt.dataset.shards import Split
 from gpt.errors import InputError
@@ -79,9 +79,9 @@ class Interleave:
 class Interleaved:
     """Samples of several splits, as one of them: `Samples` of a mixture."""
 
-    def __init__(self, parts: Sequence[Stream], weights: Sequence[int]) -> None:
+    def __init__(self, parts: Sequence[Samples], weights: Sequence[int]) -> None:
         self.parts, self.interleave = parts, Interleave(weights)
-        self.counts = [part.count for part in parts]
+        self.counts = [sum(part.counts) for part in parts]
 
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
         """Write a sample into (T,) each. Raises InputError if a shard cannot be read any longer."""
@@ -93,7 +93,7 @@ class Interleaved:
         return self.interleave.locate(sample)
 
     def spans(self, sample: int) -> list[tuple[int, int]]:
-        """Return where a sample stands in the split of its source, as `Stream.spans` does."""
+        """Return where a sample stands in the split of its source, as `Samples.spans` does."""
         source, number = self.locate(sample)
         return self.parts[source].spans(number)
 
@@ -112,12 +112,12 @@ class Mixture(Dataset):
     def sources(self) -> tuple[Source, ...]:
         return self.parts
 
-    def loader(self, batch: int, context_length: int, seed: int) -> Loader:
-        def samples(_: Split, context_length: int, seed: int) -> Interleaved:
-            streams = [Stream(part.dataset.train, context_length, seed) for part in self.parts]
-            return Interleaved(streams, whole_weights([part.weight for part in self.parts]))
+    def loader(self, batch: int, context_length: int, seed: int, samples: MakeSamples = Stream) -> Loader:
+        def interleaved(_: Split, context_length: int, seed: int) -> Interleaved:
+            parts = [samples(part.dataset.train, context_length, seed) for part in self.parts]
+            return Interleaved(parts, whole_weights([part.weight for part in self.parts]))
 
-        return Loader(self.train, batch, context_length, seed, samples)
+        return Loader(self.train, batch, context_length, seed, interleaved)
 
 
 def open_weighted(paths: Mapping[Path, Fraction], open_one: Callable[[Path], Dataset] = open_dataset) -> Dataset:

@@ -4,6 +4,7 @@ The figures of all are those of the mixture that is learned from. A source's tok
 have its weight, and as its weight is no chance, the errors are reckoned within each source.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -31,9 +32,8 @@ class MixedWindows(Windows):
 
         `tokens` is the budget of all: each source gets the same part of it, so that its own loss is known well, too.
         """
-        share = None if tokens is None else max(1, tokens // len(sources))
-        self.split, self.end_of_text = split, end_of_text
-        self.context_length = self.stride = context_length
+        super().__init__(split, context_length, end_of_text)
+        share = None if tokens is None else tokens // len(sources)
         self.parts = [
             Windows(source.dataset.validation, context_length, end_of_text, tokens=share) for source in sources
         ]
@@ -45,6 +45,15 @@ class MixedWindows(Windows):
             np.concatenate([getattr(part, name) + place for part, place in zip(self.parts, self.places, strict=False)])
             for name in ("begins", "firsts", "lasts")
         )
+
+    def within(self, tokens: int) -> int:
+        """Count the windows that a budget of tokens for all sources is enough for."""
+        return sum(part.within(tokens // len(self.parts)) for part in self.parts)
+
+    def budget_of(self, windows: int) -> int:
+        """Give a budget of tokens for all sources that is enough for so many windows."""
+        largest = len(self.parts) * max(part.split.tokens for part in self.parts)
+        return 1 + bisect_left(range(1, largest), windows, key=self.within)
 
     @property
     def split_tokens(self) -> int:

@@ -44,9 +44,7 @@ class Windows:
         reach = context_length if self.stride == context_length else context_length - 1
         targets = split.tokens - 1
         self.whole = 1 + max(0, -(-(targets - reach) // self.stride))  # windows of the complete split
-        count = self.whole
-        if tokens is not None and tokens < targets:
-            count = min(count, max(1, tokens // self.stride))
+        count = self.whole if tokens is None else self.within(tokens)
         self.is_complete = count == self.whole
         chosen = np.arange(count) * self.whole // count
         self.begins = chosen * self.stride  # (W,) first token that is read
@@ -55,6 +53,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.begins)
+
+    def within(self, tokens: int) -> int:
+        """Count the windows that a budget of tokens is enough for."""
+        return self.whole if tokens >= self.split.tokens - 1 else min(self.whole, max(1, tokens // self.stride))
+
+    def budget_of(self, windows: int) -> int:
+        """Give a budget of tokens that is enough for so many windows and no more."""
+        return self.split.tokens if windows == self.whole else windows * self.stride
 
     @property
     def targets(self) -> int:

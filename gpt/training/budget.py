@@ -139,9 +139,13 @@ def _require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) -
     fewer = f"`steps` {most}, " if most else ""
     smaller = "a smaller weight, " if len(dataset.sources) > 1 else ""
     raise InputError(
-        f"`steps` {config.steps:,}: {source.dataset.path} would be read {times:.3g} times, and at most "
+        f"`steps` {config.steps:,}: {source.dataset.path} would be read {_times_words(times)} times, and at most "
         f"{_limit(config, dataset):g} are allowed: use {fewer}{smaller}more text, or `max_epochs` {math.ceil(times)}"
     )
+
+
+def _times_words(times: float) -> str:
+    return f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
 
 
 def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
@@ -152,7 +156,7 @@ def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
     total = sum(config.datasets.values())
     note = [] if total == 1 else [f"the weights add up to {float(total):g}; their proportions count"]
     return note + [
-        f"{source.name} is read {times:.3g} times: {float(source.weight):.1%} of all tokens, of its "
+        f"{source.name} is read {_times_words(times)} times: {float(source.weight):.1%} of all tokens, of its "
         f"{source.dataset.train.tokens:,}"
         for source, times in zip(dataset.sources, loader.epochs(config.steps), strict=True)
     ]
