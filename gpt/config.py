@@ -60,7 +60,8 @@ class EvaluationConfig:
     every: int = bounded(250, ge=0)
     """Steps between evaluations; 0 evaluates after the last step only."""
     tokens: int = bounded(10_000_000, ge=1)
-    """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly."""
+    """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly. Each
+    of several datasets gets the same part of them."""
     sample_tokens: int = bounded(48, ge=0)
     """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 
