@@ -176,7 +176,10 @@ def weighted_paths(entries: tuple[str, ...]) -> dict[Path, Fraction]:
     for entry in entries:
         name, equals, weight = entry.rpartition("=")
         if not equals or not name:
-            raise InputError(f"`data` {entry}: has no weight beside others; write {name or entry}=WEIGHT, such as 0.5")
+            name = entry.strip("=")
+            raise InputError(
+                f"`data` {entry}: has no weight beside others; write {name}=0.5, or another (a preset is named first)"
+            )
         try:
             value = float(weight)
         except ValueError:

@@ -162,7 +162,10 @@ def test_one_dataset_is_a_path_and_several_have_weights_after_the_last_equals_si
     [
         (("a=0.7",), "holds ['a=0.7']: name one dataset as a path without a list, or several"),
         ((), "holds []: name"),
-        (("a", "b=0.3"), "`data` a: has no weight beside others; write a=WEIGHT, such as 0.5"),
+        (
+            ("a", "b=0.3"),
+            "`data` a: has no weight beside others; write a=0.5, or another (a preset is named first)",
+        ),
         (("a=0.7", "b"), "`data` b: has no weight"),
         (("a=0.7", "=0.3"), "`data` =0.3: has no weight"),
         (("a=0", "b=1"), "`data` a=0: its weight is '0'; it must be a number above 0 (or leave the dataset out)"),

@@ -8,10 +8,10 @@
 
 All of this follows from the sample's number alone, in whole numbers: nothing is saved or sent, and nothing drifts.
 
-Of the first n samples, whatever n is, a source of weight w has less than two more or less than w·n; of two sources at
-most half a one, of three less than one. For a node's rounding adds at most ½ to what its own number is off by, times
-the share of the half. A half of several sources has at most ⅔ of its node, so that its number is off by at most
-½ + ⅔·½ + ⅔²·½ + … = 1½; and that of a source alone by less than 1½ + ½.
+Of the first n samples, whatever n is, a source of weight w has w·n, and is off by less than two: of two sources by at
+most ½, of three by less than one. The proof: where the number of a node is off by e, that of its half is off by at most
+s·e + ½, s being the share of the half. A half of several sources has a share of at most ⅔, so that none of these is off
+by more than ½ + ⅔·½ + ⅔²·½ + … = 1½. A half of one source has a share below 1, and is off by less than 1½ + ½.
 """
 
 import hashlib

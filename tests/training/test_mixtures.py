@@ -110,6 +110,20 @@ def test_another_part_of_the_splits_is_refused_with_the_budget_that_is_the_same(
     assert len(again.validation.windows) == len(first.validation.windows)
 
 
+def test_the_complete_splits_are_told_apart_too(make_mixed, short, mixture):
+    part = replace(
+        short, batch_tokens=2 * short.batch_tokens, evaluation=EvaluationConfig(0, tokens=500, sample_tokens=0)
+    )
+    training = make_mixed(part)
+    training.fit()
+    last = read_metrics(training.run)[-1]
+    for source in mixture.sources:
+        windows = validation_windows(part, source.dataset, complete=True)
+        alone = evaluate(training.model, windows, mixture.tokenizer.byte_lengths(), "cpu")
+        assert last[f"complete_val_loss/{source.name}"] == pytest.approx(alone.loss, rel=1e-6)
+        assert last[f"val_loss/{source.name}"] != last[f"complete_val_loss/{source.name}"]
+
+
 def test_a_skipped_step_says_whose_samples_it_had(make_mixed, short, said):
     training = make_mixed(replace(short, steps=3))
     honest = training.trainer.gradient
