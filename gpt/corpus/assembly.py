@@ -13,7 +13,7 @@ from typing import Any
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
-from gpt.corpus.stages import Stages, Task, Work, finish
+from gpt.corpus.stages import Stages, Task, Work, digest, finish
 from gpt.dataset.manifest import SPLITS, ShardInfo, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
@@ -60,7 +60,7 @@ def assemble(
         if (corpus.stages.directory / name).exists():
             link(corpus.stages.directory / name, partial / name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes}
-    write_whole(partial / SLICES, json.dumps(head | {"slices": slices}))
+    write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))
     tokenizer.save(partial / "tokenizer.json")
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
     write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
@@ -149,9 +149,10 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
 
 def _slices(out: Path) -> dict[str, Any]:
     try:
-        return read_json(out / SLICES, format=FORMAT)
+        content = read_json(out / SLICES, format=FORMAT)
     except InputError:
         return {}
+    return content if content.get("digest") == digest(content.get("slices")) else {}
 
 
 def link(file: Path, name: Path) -> None:

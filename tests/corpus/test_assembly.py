@@ -1,0 +1,221 @@
+"""What lies in a prepared dataset; and that it is the same for any number of workers, after kills, as text is added."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+from helpers import run_here
+from processes import Script
+
+from gpt.corpus import pipeline, slices
+from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.ledger import kind_of, read_ledger
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import TextFiles, Texts
+from gpt.dataset.dataset import open_dataset
+from gpt.dataset.documents import Documents
+from gpt.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch):
+    monkeypatch.setattr(slices, "LEAST_BYTES", 1 << 14)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """60 files of other texts, some of them twice, and one that is none."""
+    rng, folder = random.Random(0), tmp_path / "notes"
+    folder.mkdir()
+    for number in range(60):
+        text = " ".join(f"word{rng.randrange(5000)}" for _ in range(rng.randrange(50, 400)))
+        (folder / f"{number:02}.txt").write_text(text)
+    (folder / "70.txt").write_bytes((folder / "07.txt").read_bytes())
+    (folder / "80.bin").write_bytes(bytes(range(256)))
+    return folder
+
+
+def written(folder, out, **settings):
+    return prepare(TextFiles([folder]), SplitByContent(), "bytes", out, {"name": "files"}, **settings)
+
+
+def content_of(directory):
+    """The bytes of all files of a dataset."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+
+
+def report_of(directory):
+    return json.loads((directory / "report.json").read_text())
+
+
+def test_the_ledger_adds_up_to_the_input(folder, tmp_path):
+    dataset = written(folder, tmp_path / "d")
+    entries = list(read_ledger(tmp_path / "d"))
+    documents = [entry for entry in entries if "document" in entry]
+    files = [entry for entry in entries if "source" in entry]
+    sizes = {f"notes/{path.name}": path.stat().st_size for path in folder.iterdir()}
+    assert {entry["source"]: entry["bytes"] for entry in files} == sizes
+    assert sum(entry["bytes"] for entry in documents) + sum(entry["other"] for entry in files) == sum(sizes.values())
+    reasons = {entry["document"]: entry["reason"] for entry in documents if "reason" in entry}
+    assert reasons == {"notes/70.txt": "the same content as notes/07.txt", "notes/80.bin": "binary: it has a zero byte"}
+    for split in (dataset.train, dataset.validation):
+        count = Documents(split, dataset.tokenizer).count()
+        assert sum(entry.get(split.name, 0) for entry in documents) == count
+
+
+def test_the_report_counts_what_is_there(folder, tmp_path):
+    dataset = written(folder, tmp_path / "d")
+    report = report_of(tmp_path / "d")
+    assert report["documents"] == {"read": 61, "left_out": {"duplicate": 1, "binary": 1}}
+    assert report["tokens"] == {"train": dataset.train.tokens, "validation": dataset.validation.tokens}
+    assert report["text_bytes"] == sum(path.stat().st_size for path in folder.glob("[0-6]*.txt"))
+    longest = max(folder.glob("*.txt"), key=lambda path: path.stat().st_size)
+    assert report["longest"] == {"document": f"notes/{longest.name}", "bytes": longest.stat().st_size}
+    assert sum(source["share"] for source in report["sources"].values()) < 1.0001
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert report["corpus_fingerprint"] == manifest["corpus_fingerprint"]
+
+
+def test_the_fingerprint_is_of_inputs_settings_tokenizer_and_shards(folder, tmp_path):
+    def fingerprint(name, tokenizer="bytes", **recipe):
+        out = tmp_path / "out" / name
+        prepare(TextFiles([folder]), SplitByContent(), tokenizer, out, {"name": "files", **recipe})
+        return report_of(out)["corpus_fingerprint"]
+
+    first = fingerprint("a", input=["there"])
+    assert first == fingerprint("b", input=["elsewhere"])
+    others = [fingerprint("c", "bpe:300"), fingerprint("d", separator="none")]
+    (folder / "00.txt").write_text("Another text. " * 50)
+    assert len({first, *others, fingerprint("e")}) == 4
+
+
+def test_text_that_is_added_is_encoded_alone_and_the_result_is_that_of_a_beginning(folder, tmp_path, monkeypatch, said):
+    encoded = []
+    work = pipeline.write_slice
+
+    def write_slice(place, *arguments):
+        encoded.append(place)
+        return work(place, *arguments)
+
+    monkeypatch.setattr(pipeline, "write_slice", write_slice)
+    written(folder, tmp_path / "d")
+    count = len(encoded)
+    assert count >= 5
+    encoded.clear()
+    before = open_dataset(tmp_path / "d")
+    sides = {name: texts_of(getattr(before, name), before.tokenizer) for name in ("train", "validation")}
+    (folder / "99.txt").write_text(" ".join(f"new{number}" for number in range(300)))
+    os.utime(folder / "99.txt", ns=(1, 1))
+    written(folder, tmp_path / "d")
+    assert len(encoded) <= 2
+    reused = next(line for line in said if "need not be encoded again" in line)
+    assert int(reused.split()[0]) >= count - 1
+    after = open_dataset(tmp_path / "d")
+    for name, texts in sides.items():
+        assert set(texts) - set(texts_of(getattr(after, name), after.tokenizer)) == set()
+    assert content_of(tmp_path / "d").keys() >= {"manifest.json", "report.json", "ledger.jsonl.gz", "split.json"}
+
+
+def texts_of(split, tokenizer):
+    return tokenizer.decode(split.read(0, split.tokens).tolist()).split("<|endoftext|>")
+
+
+@pytest.mark.parametrize("damage", ["shard", "slices", "ledger"])
+def test_what_is_damaged_is_encoded_again(folder, tmp_path, damage):
+    written(folder, tmp_path / "d")
+    before = content_of(tmp_path / "d")
+    file = tmp_path / "d" / {"shard": "train-00001.bin", "slices": "slices.json", "ledger": "ledger.jsonl.gz"}[damage]
+    if damage == "ledger":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.unlink()
+        file.write_bytes(content)
+    written(folder, tmp_path / "d")
+    assert content_of(tmp_path / "d") == before
+
+
+def test_files_of_validation_validate_and_their_copies_do_not_train(folder, tmp_path):
+    (tmp_path / "held").mkdir()
+    for name in ("03.txt", "05.txt"):
+        text = (folder / name).read_text()
+        (tmp_path / "held" / name).write_text(text if name == "03.txt" else f"Another header\n{text}")
+    source = TextFiles([folder], validation=[tmp_path / "held"])
+    dataset = prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+    validation = texts_of(dataset.validation, dataset.tokenizer)
+    assert {(tmp_path / "held" / name).read_text() for name in ("03.txt", "05.txt")} < set(validation)
+    train = texts_of(dataset.train, dataset.tokenizer)
+    assert not {(folder / name).read_text() for name in ("03.txt", "05.txt")} & set(train)
+    with pytest.raises(InputError, match="`validation` .*none: does not exist"):
+        TextFiles([folder], validation=[tmp_path / "none"])
+
+
+def test_two_preparations_of_one_place_at_once_are_refused(folder, tmp_path):
+    class Again(Texts):
+        def parts(self):
+            with pytest.raises(InputError, match="d: another process is preparing it; wait until it ends"):
+                written(folder, tmp_path / "d")
+            return super().parts()
+
+    prepare(Again({"a": (folder / "00.txt").read_text() * 3}), SplitByContent(), "bytes", tmp_path / "d", {"name": "x"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "notes"]
+
+
+def test_reasons_of_one_kind_are_counted_together():
+    assert kind_of("the same content as a: b") == "duplicate"
+    assert kind_of("binary: it has a zero byte") == kind_of("binary")
+    assert kind_of("shorter than 40 characters") == kind_of("shorter than 50 characters")
+    assert kind_of("not UTF-8: invalid start byte at byte 7") == "not UTF-N"
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from gpt.corpus import pipeline, slices
+from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.sources import TextFiles
+
+if __name__ == "__main__":
+    slices.LEAST_BYTES, pipeline.LEAST_FOR_WORKERS, pipeline.LEAST_TO_KEEP = 1 << 14, 0, 0
+    source = TextFiles([Path("notes")])
+    out, workers = Path(sys.argv[1]), int(sys.argv[2])
+    pipeline.prepare(source, SplitByContent(), "bpe:300", out, {"name": "files"}, workers=workers)
+"""
+
+
+@pytest.mark.process
+def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_path):
+    (tmp_path / "prepare.py").write_text(PREPARE)
+    for workers in (1, 2):
+        assert Script(tmp_path / "prepare.py", f"d{workers}", str(workers), cwd=tmp_path).end() == 0
+    wanted = content_of(tmp_path / "d1")
+    assert content_of(tmp_path / "d2") == wanted
+    rng, killed = random.Random(0), 0
+    for _ in range(3):
+        program = Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path)
+        time.sleep(rng.uniform(0, 1.5))
+        killed += program.process.is_alive()
+        os.kill(program.process.pid, signal.SIGKILL)
+        program.end()
+    assert Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path).end() == 0
+    assert killed > 0
+    assert content_of(tmp_path / "killed") == wanted
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".work", ".partial"))]
+
+
+def test_the_command_takes_the_settings_and_records_them(folder, tmp_path):
+    options = ("--max-overlap", "0.3", "--overlap", "drop", "--min-characters", "1000", "--normalize", "nfc")
+    options += ("--workers", "2", "--tokenizer", "bytes")
+    run_here("data/prepare.py", "files", "--input", "notes", "--name", "n", *options, cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "n")
+    recorded = {"max_overlap": 0.3, "overlap": "drop", "min_characters": 1000, "max_characters": None}
+    recorded |= {"normalize": "nfc"}
+    assert recorded.items() <= dataset.recipe.items()
+    assert "workers" not in dataset.recipe
+    left = report_of(tmp_path / "data" / "n")["documents"]["left_out"]
+    assert left["shorter than N,NNN characters"] == sum(path.stat().st_size < 1000 for path in folder.glob("*.txt"))
