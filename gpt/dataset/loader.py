@@ -1,29 +1,22 @@
-"""Which tokens each step reads: a pure function of (seed, step), so the loader has no state to save.
+"""Which samples each step reads: a pure function of the step, so the loader has no state to save.
 
-1. The training stream of N tokens has N − 1 targets (each token but the first). An epoch reads each once.
-2. The targets are taken as a ring, turned by an amount drawn per epoch, and cut into windows of T targets; the
-   last window is shorter and filled up with targets that do not count.
-3. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
-4. Sample s of the run is window s mod W of epoch ⌊s / W⌋, where W is the number of windows; step i reads the
-   samples i·B … (i + 1)·B − 1.
-
-So the next step's batch is known, and is read while the one before is learned from (`Prefetcher`).
+Step i reads the samples i·B … (i + 1)·B − 1 of the run. What of the training split a sample is, the split's `Samples`
+say (`gpt.dataset.order`). So the next step's batch is known, and is read while the one before is learned from
+(`Prefetcher`).
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.choices import IGNORE_INDEX
-from gpt.dataset.order import permuted
+from gpt.dataset.order import Stream
 from gpt.dataset.shards import Split
 from gpt.errors import InputError
-from gpt.hashing import mix
-
-BLOCK = 1024  # samples
 
 
 @dataclass(frozen=True)
@@ -38,14 +31,39 @@ class Batch:
     """Which document each input is part of, (B, T) int64; None where the loader does not tell."""
 
 
+class Samples(Protocol):
+    """Numbers what can be read of one split, epoch after epoch, and writes a sample as a row of a batch."""
+
+    count: int
+    """Samples of an epoch."""
+
+    def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
+        """Write a sample into (T,) each. Raises InputError if a shard cannot be read any longer."""
+
+    def spans(self, sample: int) -> list[tuple[int, int]]:
+        """Return where a sample stands: (the token before the first target, number of targets) of each piece."""
+        ...
+
+
 class Loader:
     """Batches of B windows of T tokens from the training split."""
 
-    def __init__(self, split: Split, batch: int, context_length: int, seed: int) -> None:
-        self.split, self.batch_size, self.context_length, self.seed = split, batch, context_length, seed
-        self.targets = split.tokens - 1
-        self.windows = -(-self.targets // context_length)
-        self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+    def __init__(
+        self,
+        split: Split,
+        batch: int,
+        context_length: int,
+        seed: int,
+        samples: Callable[[Split, int, int], Samples] = Stream,
+    ) -> None:
+        """Read the samples that are made of (split, T, seed): by default the windows of its plain stream."""
+        self.batch_size, self.context_length = batch, context_length
+        self.source = samples(split, context_length, seed)
+
+    @property
+    def windows(self) -> int:
+        """Samples of an epoch."""
+        return self.source.count
 
     def epoch(self, step: int) -> float:
         """Tell how often the whole split has been read after so many steps."""
@@ -64,29 +82,12 @@ class Loader:
         samples = self.samples(step)[first:][:count]
         inputs, targets = np.empty((2, len(samples), self.context_length), dtype=np.int64)
         for x, y, sample in zip(inputs, targets, samples, strict=True):
-            _fill(x, y, [self.split.read(start, length + 1) for start, length in self.spans(sample)])
+            self.source.fill(x, y, sample)
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
     def spans(self, sample: int) -> list[tuple[int, int]]:
-        """Return (the token before a sample's first target, number of targets), twice where the ring wraps; cached."""
-        number, index = divmod(sample, BLOCK)
-        if number != self._block[0]:
-            self._block = number, self._spans_of(range(number * BLOCK, (number + 1) * BLOCK))
-        return self._block[1][index]
-
-    def _spans_of(self, samples: range) -> list[list[tuple[int, int]]]:
-        spans = []
-        for epoch in range(samples[0] // self.windows, samples[-1] // self.windows + 1):
-            begin = epoch * self.windows
-            indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.windows)) - begin
-            offset = mix(self.seed, epoch, 2) % self.targets
-            for window in permuted(indices, self.windows, mix(self.seed, epoch, 1)).tolist():
-                first = window * self.context_length
-                count = min(self.context_length, self.targets - first)
-                start = (first + offset) % self.targets
-                before_the_wrap = min(count, self.targets - start)
-                spans.append([p for p in ((start, before_the_wrap), (0, count - before_the_wrap)) if p[1]])
-        return spans
+        """Return where a sample stands in the split, as `Samples.spans` does."""
+        return self.source.spans(sample)
 
 
 class Prefetcher:
@@ -132,13 +133,3 @@ class Prefetcher:
             return batch
         torch.cuda.set_device(self._gpu)
         return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory())
-
-
-def _fill(inputs: np.ndarray, targets: np.ndarray, pieces: list[np.ndarray]) -> None:
-    """Write pieces of the stream as inputs and their targets, into (T,) each, and fill these up."""
-    filled = 0
-    for piece in pieces:
-        end = filled + len(piece) - 1
-        inputs[filled:end], targets[filled:end] = piece[:-1], piece[1:]
-        filled = end
-    inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
