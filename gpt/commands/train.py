@@ -12,7 +12,7 @@ from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import TrainConfig
 from gpt.config_io import to_dict
 from gpt.dataset.dataset import Dataset, open_dataset
-from gpt.dataset.loader import Loader, Prefetcher
+from gpt.dataset.loader import Prefetcher
 from gpt.dataset.manifest import ShardInfo
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
@@ -31,7 +31,7 @@ from gpt.training.profile import step_profiler
 from gpt.training.resume import begin, resume, save
 from gpt.training.schedule import branch_point
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
-from gpt.training.start import fit_to_dataset, new_model, require_tokenizer
+from gpt.training.start import fit_to_dataset, new_model, require_tokenizer, training_loader
 from gpt.training.state import TrainState, due
 from gpt.training.summary import report, report_stop
 from gpt.training.trainer import StepFailed, Trainer
@@ -76,8 +76,8 @@ def fit(
     Raises InputError if batch after batch had to be skipped, or if the data can no longer be read, once what was done
     is saved; and OSError if the end of it cannot be saved.
     """
-    config, world, split = trainer.config, trainer.world, validation.dataset.train
-    loader = Loader(split, config.batch_sequences, config.model.context_length, config.seed)
+    config, world = trainer.config, trainer.world
+    loader = training_loader(config, validation.dataset)
     last, branch = min(config.steps, config.stop_at or config.steps), branch_point(config.steps, config.optimizer)
     save_is_due, start = False, time.perf_counter() - state.elapsed_s
     with (

@@ -9,7 +9,6 @@ from typing import Any
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import overlay, to_dict
 from gpt.dataset.dataset import Dataset
-from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -18,6 +17,7 @@ from gpt.presets import preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
+from gpt.training.start import training_loader
 from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
@@ -87,8 +87,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
     minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
     """
-    windows = Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed).windows
-    epoch = windows / config.batch_sequences  # in steps
+    epoch = training_loader(config, dataset).windows / config.batch_sequences  # in steps
     suit = suit_for(world.device, config.init_from, dataset.train.tokens)
     steps = config.steps
     if asked.epochs is not None:

@@ -22,7 +22,8 @@ FORWARD = 1 / 3  # of the time that a token takes to be learned from
 def validation_windows(config: TrainConfig, dataset: Dataset, complete: bool = False) -> Windows:
     """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
     budget = None if complete else config.evaluation.tokens
-    return Windows(dataset.validation, config.model.context_length, dataset.tokenizer.end_of_text, tokens=budget)
+    end_of_text, mask = dataset.tokenizer.end_of_text, config.document_mask
+    return Windows(dataset.validation, config.model.context_length, end_of_text, tokens=budget, document_mask=mask)
 
 
 def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | None = None) -> bool:
