@@ -86,6 +86,15 @@ def dataset(tmp_path_factory):
     return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "python")
 
 
+@pytest.fixture(scope="session")
+def short_documents(tmp_path_factory):
+    """Documents of Python of 0 to 28 bytes, of which a small context holds several."""
+    text, documents = python_text(), []
+    for i in range(600):
+        documents.append(("validation" if i % 5 == 0 else "train", text[20 * i :][: i * i % 29]))
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "short")
+
+
 @pytest.fixture
 def tiny_config(tiny_shape):
     """A run of seconds, with dropout and accumulation, over more than one epoch of the dataset."""
