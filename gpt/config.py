@@ -4,13 +4,17 @@ A config cannot exist in an invalid state: it is checked on construction.
 Nothing in this module touches a file, a device or a model.
 """
 
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from gpt.choices import ComputeDtype, Device, Exact, Parallel, Recompute
 from gpt.errors import InputError, bounded, check_limits
 from gpt.model.config import ModelConfig
+
+DEFAULT_DATA = Path("data/python")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class EvaluationConfig:
     every: int = bounded(250, ge=0)
     """Steps between evaluations; 0 evaluates after the last step only."""
     tokens: int = bounded(10_000_000, ge=1)
-    """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly."""
+    """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly. Each
+    of several datasets gets the same part of them."""
     sample_tokens: int = bounded(48, ge=0)
     """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 
@@ -83,8 +88,12 @@ class TrainConfig:
 
     preset: str = "custom"
     """The preset that the settings began with; to choose one, name it first, without a flag."""
-    data: Path = Path("data/python")
-    """Dataset directory, as gpt prepare writes it."""
+    data: Path | tuple[str, ...] = DEFAULT_DATA
+    """Dataset directory, as gpt prepare writes it; or several, each with a weight: data/code=0.7 data/prose=0.3. A
+    weight is the share of the tokens that are read, and what the last = is followed by."""
+    max_epochs: float | None = bounded(None, gt=0)
+    """Most times that a dataset may be read: steps that read one more often are refused. By default 4 for each of
+    several, and as often as is asked for where there is only one."""
     run_dir: Path | None = None
     """Run directory; by default a new one, runs/DATA-PRESET."""
     init_from: str = "scratch"
@@ -137,6 +146,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        if isinstance(self.data, tuple):
+            weighted_paths(self.data)  # which raises
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
             raise InputError("`early_stopping_patience` needs evaluations to count: give `evaluation.every`")
         if self.batch_tokens % self.model.context_length:
@@ -147,6 +158,11 @@ class TrainConfig:
             )
 
     @property
+    def datasets(self) -> dict[Path, Fraction]:
+        """Directories of datasets and their weights, as given; that of one alone is 1."""
+        return weighted_paths(self.data) if isinstance(self.data, tuple) else {self.data: Fraction(1)}
+
+    @property
     def batch_sequences(self) -> int:
         """Sequences of model.context_length tokens in one optimizer step."""
         return self.batch_tokens // self.model.context_length
@@ -155,3 +171,29 @@ class TrainConfig:
 def nearest_multiple(number: int, of: int) -> int:
     """Return the positive multiple of `of` that is nearest to `number`."""
     return max(1, round(number / of)) * of
+
+
+def weighted_paths(entries: tuple[str, ...]) -> dict[Path, Fraction]:
+    """Read the entries PATH=WEIGHT of a mixture. Raises InputError, which quotes it, for one that is none."""
+    if len(entries) < 2:
+        raise InputError(f"`data` holds {list(entries)}: name one dataset as a path without a list, or several")
+    found: dict[Path, Fraction] = {}
+    for entry in entries:
+        name, equals, weight = entry.rpartition("=")
+        if not equals or not name:
+            name = entry.strip("=")
+            raise InputError(
+                f"`data` {entry}: has no weight beside others; write {name}=0.5, or another (a preset is named first)"
+            )
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(
+                f"`data` {entry}: its weight is {weight!r}; it must be a number above 0 (or leave the dataset out)"
+            )
+        if Path(name) in found:
+            raise InputError(f"`data`: {name} is named twice; name it once, with the sum of the weights")
+        found[Path(name)] = Fraction(weight.strip())
+    return found

@@ -19,7 +19,14 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from gpt.errors import InputError, did_you_mean
 
 T = TypeVar("T")
-IN_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+IN_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    Path: "a path",
+    tuple[str, ...]: "a list of texts",
+}
 MAX_DIGITS = 100  # of a whole number on the command line
 LARGEST = 1 << 63  # beyond it a whole number in a file is no setting, and may not even be a float
 
@@ -69,6 +76,19 @@ def _whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         instance_from_str=lambda words: whole_number(words[0]),
         is_instance=lambda value: type(value) is int,
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+@FLAGS.primitive_rule
+def _path_or_several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if info.type != Path | tuple[str, ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="PATH|PATH=WEIGHT ...",
+        instance_from_str=lambda words: Path(words[0]) if len(words) == 1 else tuple(words),
+        is_instance=lambda value: isinstance(value, Path | tuple),
+        str_from_instance=lambda value: [*value] if isinstance(value, tuple) else [str(value)],
     )
 
 
@@ -131,6 +151,8 @@ def _typed(value: Any, expected: Any, where: str, name: str) -> Any:
             return value
         if option is Path and isinstance(value, str | Path):
             return Path(value)
+        if option == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return tuple(value)
         if option is float and type(value) is int and abs(value) < LARGEST:
             return float(value)
         if isinstance(option, type) and type(value) is option and not (option is int and abs(value) > LARGEST):

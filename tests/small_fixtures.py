@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache, partial
 
 import pytest
@@ -16,6 +17,7 @@ from processes import run_script
 from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from gpt.dataset.mixture import mix_datasets
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
@@ -93,6 +95,41 @@ def short_documents(tmp_path_factory):
     for i in range(600):
         documents.append(("validation" if i % 5 == 0 else "train", text[20 * i :][: i * i % 29]))
     return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "short")
+
+
+@pytest.fixture(scope="session")
+def other_dataset(tmp_path_factory):
+    """Some short documents more, a third as many, to be mixed with those of `dataset`."""
+    text = python_text()
+    pieces = [text[i : i + 400] for i in range(40_000, 52_000, 400)]
+    documents = [("validation" if i % 6 == 0 else "train", piece) for i, piece in enumerate(pieces)]
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "more")
+
+
+@pytest.fixture(scope="session")
+def mixture(dataset, other_dataset):
+    """A fifth of what is read is of `other_dataset`."""
+    return mix_datasets([(dataset, Fraction(8, 10)), (other_dataset, Fraction(2, 10))])
+
+
+@pytest.fixture
+def mixed_config(tiny_shape, dataset, other_dataset):
+    """`tiny_config` for the mixture."""
+    return replace(tiny_shape, data=(f"{dataset.path}=0.8", f"{other_dataset.path}=0.2"))
+
+
+@pytest.fixture
+def make_mixed(mixture, tmp_path):
+    """Builds a training as `make_training` does, on the mixture, or on another one."""
+
+    def make(config, name="run", resume=False, data=mixture, **allowed):
+        config = replace(config, run_dir=tmp_path / name)
+        torch.manual_seed(config.seed)
+        with open_run(config, data.tokenizer, resume) as run:
+            pass
+        return Training(config, data, run, resumes=resume, **allowed)
+
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import json
 import math
 import re
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +145,47 @@ def test_whole_numbers_are_read_however_they_are_written(text, number):
 def test_what_is_no_whole_number_is_called_so(text):
     with pytest.raises(ValueError, match=f"^'{text}' is no whole number$"):
         whole_number(text)
+
+
+# ---- one dataset, or several with weights ----
+
+
+def test_one_dataset_is_a_path_and_several_have_weights_after_the_last_equals_sign():
+    assert TrainConfig(data=Path("a=b/c")).datasets == {Path("a=b/c"): 1}
+    several = TrainConfig(data=("data/code=0.7", "data/lr=3e-4=3e-1"))
+    assert several.datasets == {Path("data/code"): Fraction(7, 10), Path("data/lr=3e-4"): Fraction(3, 10)}
+    assert overlay(TrainConfig(), json.loads(json.dumps(to_dict(several))), "config.json") == several
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (("a=0.7",), "holds ['a=0.7']: name one dataset as a path without a list, or several"),
+        ((), "holds []: name"),
+        (
+            ("a", "b=0.3"),
+            "`data` a: has no weight beside others; write a=0.5, or another (a preset is named first)",
+        ),
+        (("a=0.7", "b"), "`data` b: has no weight"),
+        (("a=0.7", "=0.3"), "`data` =0.3: has no weight"),
+        (("a=0", "b=1"), "`data` a=0: its weight is '0'; it must be a number above 0 (or leave the dataset out)"),
+        (("a=0", "b=0"), "its weight is '0'"),
+        (("a=1e-999", "b=1"), "its weight is '1e-999'"),
+        (("a=1", "b=-0.3"), "its weight is '-0.3'"),
+        (("a=nan", "b=1"), "its weight is 'nan'"),
+        (("a=1", "b=inf"), "its weight is 'inf'"),
+        (("a=1", "b=many"), "its weight is 'many'"),
+        (("a=1", "b="), "its weight is ''"),
+        (("a=1", "b=1/2"), "its weight is '1/2'"),
+        (("a=1", "b=1", "a=2"), "a is named twice; name it once, with the sum of the weights"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(entries, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TrainConfig(data=entries)
+
+
+@pytest.mark.parametrize("value", [3, ["a=1", 2], {"a": 1}, True])
+def test_data_of_a_file_is_a_path_or_a_list_of_texts(value):
+    with pytest.raises(InputError, match="it must be a path or a list of texts"):
+        overlay(TrainConfig(), {"data": value}, "f.toml")

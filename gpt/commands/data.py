@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from tyro.conf import DisallowNone, Positional, arg
@@ -16,6 +16,7 @@ from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
 from gpt.dataset.manifest import SPLITS, ShardInfo
+from gpt.dataset.mixture import open_weighted
 from gpt.dataset.verify import verify_shards
 from gpt.errors import InputError, did_you_mean
 from gpt.hashing import row_hashes
@@ -98,14 +99,14 @@ def show_data(
     _require_one(document, text, run, step)
     run = by_name(run) if run else None
     config = read_config(run) if run else None
-    path = directory or (config.data if config else None)
-    if path is None:
-        raise InputError("name a dataset, as data/python, or a run with --run")
-    dataset = open_dataset(path)
     if run and config and step:
         if split == "validation":
             raise InputError("--split validation: no step reads that; leave --split out with --run")
+        dataset = open_dataset(directory) if directory else open_weighted(config.datasets)
         return _show_step(dataset, run, config, step)
+    if directory is None:
+        raise InputError("name a dataset, as data/python, or a run with --run")
+    dataset = open_dataset(directory)
     if text is not None:
         return _show_places(dataset, text, [split] if split else ["train", "validation"])
     if document is not None:
@@ -177,20 +178,46 @@ def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> i
     """Print the samples of a step. 1 if they are not what the run has recorded."""
     dataset.require_window(config.model.context_length)
     loader = training_loader(config, dataset)
-    documents, samples = _documents(dataset, "train"), loader.samples(step - 1)
     agrees = _agrees(loader, dataset, run, step)
-    spans = [[range(start, start + count + 1) for start, count in loader.spans(sample)] for sample in samples]
-    ends = np.array([place for parts in spans for span in parts for place in (span[0], span[-1])])
-    numbers = iter(documents.numbers(ends).tolist())
-    for sample, parts in zip(samples, spans, strict=True):
-        for span in parts:
-            first, last = next(numbers), next(numbers)
-            those = f"document {first}" if first == last else f"documents {first} to {last}"
-            epoch = f"epoch {sample // loader.windows}"
-            print(f"step {step}, sample {sample}, {epoch}, train tokens {span[0]} to {span[-1]}, {those}:")
-            content = "".join(documents.text(span))
-            print(printable(content) if sys.stdout.isatty() else content, end="\n\n")
+    several = len(dataset.sources) > 1
+    documents = [_documents(source.dataset, "train") for source in dataset.sources]
+    for read in _read_spans(loader, documents, loader.samples(step - 1)):
+        those = f"document {read.first}" if read.first == read.last else f"documents {read.first} to {read.last}"
+        those = f"{those} of {dataset.sources[read.source].dataset.path}" if several else those
+        place = f"train tokens {read.span[0]} to {read.span[-1]}"
+        print(f"step {step}, sample {read.sample}, epoch {read.epoch}, {place}, {those}:")
+        content = "".join(documents[read.source].text(read.span))
+        print(printable(content) if sys.stdout.isatty() else content, end="\n\n")
     return 0 if agrees else FAULTY
+
+
+class _Read(NamedTuple):
+    """A piece of a sample."""
+
+    sample: int
+    source: int
+    """Number of the dataset among those of a mixture; 0 where there is one."""
+    epoch: int
+    """Of the source."""
+    span: range
+    first: int
+    """Number of the first document in it; `last` is that of the last."""
+    last: int
+
+
+def _read_spans(loader: Loader, documents: list[Documents], samples: range) -> Iterator[_Read]:
+    """Find what samples are made of; each source is searched once for the numbers of its documents."""
+    located = [(sample, *loader.source.locate(sample)) for sample in samples]
+    spans = {sample: [range(start, start + n + 1) for start, n in loader.spans(sample)] for sample in samples}
+    numbers = {}
+    for source in {source for _, source, _ in located}:
+        own = [sample for sample, its_source, _ in located if its_source == source]
+        ends = np.array([place for sample in own for span in spans[sample] for place in (span[0], span[-1])])
+        numbers[source] = iter(documents[source].numbers(ends).tolist())
+    for sample, source, number in located:
+        epoch = number // loader.source.counts[source]
+        for span in spans[sample]:
+            yield _Read(sample, source, epoch, span, next(numbers[source]), next(numbers[source]))
 
 
 def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:

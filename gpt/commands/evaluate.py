@@ -91,7 +91,7 @@ def evaluate(
         raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`")
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    dataset = open_dataset(data or read_config(path).data)
+    dataset = open_dataset(data or _only_dataset(path))
     protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
@@ -110,6 +110,15 @@ def evaluate(
             flush=True,
         )
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
+
+
+def _only_dataset(run: Path) -> Path:
+    """Give the dataset that a run was trained on. Raises InputError if those were several."""
+    paths = [*read_config(run).datasets]
+    if len(paths) > 1:
+        names = ", ".join(map(str, paths))
+        raise InputError(f"{run}: was trained on several datasets ({names}): name one of them with `data`")
+    return paths[0]
 
 
 def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:

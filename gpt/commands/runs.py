@@ -202,7 +202,7 @@ def _listing(entries: list[RunEntry]) -> list[list[str]]:
         rows.append(
             [
                 entry.run,
-                config.get("data", ""),
+                _words(config.get("data", "")),
                 config.get("preset", ""),
                 f"{entry.step:,}/{entry.steps:,}" if entry.steps else "",
                 best,
@@ -247,9 +247,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, object]:
     return found
 
 
+def _words(data: str | tuple[str, ...]) -> str:
+    """Give a dataset's path, or those of several with their weights."""
+    return data if isinstance(data, str) else " ".join(data)
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return _words(value)
     return f"{value:.4f}" if isinstance(value, float) and abs(value) >= 0.1 else str(value)
 
 

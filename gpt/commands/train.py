@@ -3,24 +3,27 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from gpt.commands.runs import look
 from gpt.commands.train_options import TrainCommand, parse_train
-from gpt.config import TrainConfig
+from gpt.config import DEFAULT_DATA, TrainConfig
 from gpt.config_io import to_dict
 from gpt.dataset.dataset import Dataset, open_dataset
-from gpt.dataset.loader import Prefetcher
+from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.manifest import ShardInfo
+from gpt.dataset.mixture import open_weighted
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, step_of
-from gpt.runs.directory import go_on, is_run, open_run, require_unused
+from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
+from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
@@ -92,6 +95,8 @@ def fit(
             record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
+            record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
+            _tell_whose(record, loader, validation.dataset, run)
             state.record = record
             if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
@@ -115,6 +120,15 @@ def fit(
     if lost := world.first(None if stop.fault is None else str(stop.fault)):
         raise (InputError if world.is_main else Reported)(f"{lost}; then go on with: {go_on(run)}")
     return state.is_over(config) and not state.unevaluated
+
+
+def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
+    """Say of which datasets of a mixture the samples of a skipped step are."""
+    if "skipped" in record and len(dataset.sources) > 1:
+        counts = Counter(loader.source.locate(sample)[0] for sample in record["samples"])
+        words = ", ".join(f"{count} of {dataset.sources[source].name}" for source, count in sorted(counts.items()))
+        step = record["step"]
+        log.warning(f"step {step:,}: its samples: {words}; see them by gpt data show --run {quoted(run)} --step {step}")
 
 
 @contextmanager
@@ -146,17 +160,28 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
 
     Raises InputError if that cannot be, or if a new run has no place.
     """
-    data, named = command.config.data, command.config.run_dir
+    paths, named = command.config.datasets, command.config.run_dir
     if named and not command.resumes:
         world.from_main(lambda: require_unused(named))
-    if command.dry_run and not data.exists():
-        log.warning(f"{data}: is not there yet; the forecast goes without it")
+    missing = [path for path in paths if not path.exists()]
+    if command.dry_run and missing:
+        log.warning(f"{missing[0]}: is not there yet; the forecast goes without it")
         return None
-    world.from_main(lambda: None if data != TrainConfig.data or data.exists() else prepare_default(data))
-    dataset = open_for_all(data, world)
+    world.from_main(lambda: prepare_default(DEFAULT_DATA) if DEFAULT_DATA in missing else None)
+    dataset = open_data(command.config, world)
     if world.is_main and named is None and not command.dry_run:
         point_out_unfinished(command.config)
     return dataset
+
+
+def open_data(config: TrainConfig, world: World) -> Dataset:
+    """Open the dataset of a config, or its mixture. Raises InputError if that cannot be."""
+    if isinstance(config.data, tuple):
+        return open_weighted(config.datasets, lambda path: open_for_all(path, world))
+    path, _, weight = str(config.data).rpartition("=")
+    if path and not config.data.exists() and Path(path).exists():
+        raise InputError(f"`data` {config.data}: one dataset alone has no weight ({weight}); write {path}")
+    return open_for_all(config.data, world)
 
 
 def open_for_all(data: Path, world: World) -> Dataset:
@@ -175,7 +200,7 @@ def open_for_all(data: Path, world: World) -> Dataset:
 
 def point_out_unfinished(config: TrainConfig) -> None:
     """Say how to go on with the newest run of this name, where it was stopped: a new one begins beside it."""
-    earlier = [path for path in Path("runs").glob(f"{config.data.resolve().name}-{config.preset}*") if is_run(path)]
+    earlier = [path for path in Path("runs").glob(f"{usual_name(config)}*") if is_run(path)]
     if earlier:
         newest = max(earlier, key=lambda path: path.stat().st_mtime)
         entry = look(newest)

@@ -64,9 +64,7 @@ CALLED = {
     "--model": "--init-from, for weights, or a preset's name in the first place",
 }
 
-# Cannot change within a run, but for a new one that begins with its weights.
-SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")
-
+SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")  # can change in a new run only
 _PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."
 
 
@@ -132,7 +130,7 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     Raises InputError; exits with a message where a flag itself is wrong.
     """
     _require_known_flags(arguments)
-    options = tyro.cli(Options, args=list(arguments), prog=program_name(), registry=FLAGS)
+    options = _preset_apart(tyro.cli(Options, args=list(arguments), prog=program_name(), registry=FLAGS))
     file = {} if options.config is None else _read_settings(options.config)
     where = f"--config {options.config}"
     given = overlay(overlay(TrainConfig(), _plain(file), where), _plain(options.settings))
@@ -174,6 +172,15 @@ def _require_known_flags(arguments: Sequence[str]) -> None:
             raise InputError(f"{name}: is called {CALLED[name]} here")
         if name.replace("_", "-") in SWITCHES and (with_value or following.lower() in YES_OR_NO):
             raise InputError(f"{name}: takes no value; write {name} alone, or leave it out")
+
+
+def _preset_apart(options: Options) -> Options:
+    """Take a preset that follows --data, which several words may follow, as the preset and not as a dataset."""
+    data = options.settings.get("data")
+    if options.preset or not isinstance(data, tuple) or not {*data[-1:]} & {*PRESETS}:
+        return options
+    paths = Path(data[0]) if len(data) == 2 else data[:-1]
+    return dataclasses.replace(options, settings=options.settings | {"data": paths}, preset=data[-1])
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -10,14 +10,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
+from gpt.dataset.loader import Loader, MakeSamples
 from gpt.dataset.manifest import SPLITS, Description, Found, ShardInfo, describe, fingerprint
+from gpt.dataset.order import Stream
 from gpt.dataset.shards import CLOCK_NS, Shard, Split
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
@@ -33,6 +36,7 @@ class Dataset:
     """A checked dataset: its tokenizer, its two splits, and the fingerprint of its content."""
 
     path: Path
+    """Its directory, by which messages call it."""
     tokenizer: Tokenizer
     train: Split
     validation: Split
@@ -40,15 +44,60 @@ class Dataset:
     recipe: dict[str, Any]
     shards: list[ShardInfo]
 
+    @property
+    def sources(self) -> tuple["Source", ...]:
+        """What it is made of: of one dataset itself, of a `Mixture` several, the heaviest first."""
+        return (Source(self.path.resolve().name, self, Fraction(1)),)
+
+    def by_source(self, figure: str, values: Iterable[Any]) -> dict[str, Any]:
+        """Name a figure of each source of a mixture: 'epoch/code'. Of a dataset alone there are none."""
+        sources = self.sources
+        return {f"{figure}/{s.name}": value for s, value in zip(sources, values, strict=True)} if sources[1:] else {}
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest split of a source."""
+        return min(split.tokens for source in self.sources for split in source.splits)
+
+    def loader(
+        self,
+        batch: int,
+        context_length: int,
+        seed: int,
+        samples: MakeSamples = Stream,
+        end_of_text: int | None = None,
+    ) -> Loader:
+        """Make the loader of batches of windows from the training split, as `samples` makes them of a split.
+
+        With `end_of_text`, batches tell documents apart.
+        """
+        return Loader(self.train, batch, context_length, seed, samples, end_of_text)
+
     def require_window(self, context_length: int) -> None:
         """Raise InputError if a split is shorter than one window of `context_length` tokens and its last target."""
-        for split in (self.train, self.validation):
-            if split.tokens < context_length + 1:
-                raise InputError(
-                    f"{self.path}: its {split.name} split has {split.tokens:,} tokens; one window needs "
-                    f"{context_length + 1:,} (model.context_length {context_length:,}, and one to predict): "
-                    "use more text, or a smaller `model.context_length`"
-                )
+        for source in self.sources:
+            for split in source.splits:
+                if split.tokens < context_length + 1:
+                    raise InputError(
+                        f"{source.dataset.path}: its {split.name} split has {split.tokens:,} tokens; one window needs "
+                        f"{context_length + 1:,} (model.context_length {context_length:,}, and one to predict): "
+                        "use more text, or a smaller `model.context_length`"
+                    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as a part of what a run reads."""
+
+    name: str
+    dataset: Dataset
+    weight: Fraction
+    """Its share of the samples; those of all sources add up to 1."""
+
+    @property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and validation."""
+        return self.dataset.train, self.dataset.validation
 
 
 def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dataset:

@@ -37,10 +37,10 @@ class Batch:
 
 
 class Samples(Protocol):
-    """Numbers what can be read of one split, epoch after epoch, and writes a sample as a row of a batch."""
+    """Numbers what can be read, epoch after epoch, and writes a sample as a row of a batch."""
 
-    count: int
-    """Samples of an epoch."""
+    counts: list[int]
+    """Samples of an epoch of each source."""
 
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
         """Write a sample into (T,) each. Raises InputError if a shard cannot be read any longer."""
@@ -48,6 +48,17 @@ class Samples(Protocol):
     def spans(self, sample: int) -> list[tuple[int, int]]:
         """Return where a sample stands: (the token before the first target, number of targets) of each piece."""
         ...
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return (number of the source, number of the sample among those of that source)."""
+        ...
+
+    def epochs(self, samples: int) -> list[float]:
+        """Tell how often each source has been read after so many samples."""
+        ...
+
+
+MakeSamples = Callable[[Split, int, int], Samples]  # of a split, in windows of so many tokens, by a seed
 
 
 class Loader:
@@ -59,7 +70,7 @@ class Loader:
         batch: int,
         context_length: int,
         seed: int,
-        samples: Callable[[Split, int, int], Samples] = Stream,
+        samples: MakeSamples = Stream,
         end_of_text: int | None = None,
     ) -> None:
         """Read the samples that are made of (split, T, seed): by default the windows of its plain stream.
@@ -71,8 +82,8 @@ class Loader:
 
     @property
     def windows(self) -> int:
-        """Samples of an epoch."""
-        return self.source.count
+        """Samples in which every source could be read once."""
+        return sum(self.source.counts)
 
     def epoch(self, step: int) -> float:
         """Tell how often the whole split has been read after so many steps."""
@@ -107,8 +118,12 @@ class Loader:
             row[ends[ends < self.context_length]] = True
         return torch.from_numpy(begins.cumsum(axis=1, dtype=np.int64))
 
+    def epochs(self, step: int) -> list[float]:
+        """Tell how often each source has been read after so many steps."""
+        return self.source.epochs(step * self.batch_size)
+
     def spans(self, sample: int) -> list[tuple[int, int]]:
-        """Return where a sample stands in the split, as `Samples.spans` does."""
+        """Return where a sample stands in the split of its source, as `Samples.spans` does."""
         return self.source.spans(sample)
 
 

@@ -26,6 +26,8 @@ class Shuffled:
         self.split, self.context_length, self.seed = split, context_length, seed
         self.count = count
         """Samples of an epoch."""
+        self.counts = [count]
+        """Samples of an epoch, of the one source."""
         self._block: tuple[int, list[Spans]] = (-1, [])
 
     def cut(self, windows: np.ndarray, epoch: int) -> list[Spans]:
@@ -43,6 +45,14 @@ class Shuffled:
             inputs[filled:end], targets[filled:end] = ids[:-1], ids[1:]
             filled = end
         inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return (number of the source, number of the sample in it): there is one source."""
+        return 0, sample
+
+    def epochs(self, samples: int) -> list[float]:
+        """Tell how often the split has been read after so many samples."""
+        return [samples / self.count]
 
     def spans(self, sample: int) -> Spans:
         """Return (the token before its first target, number of targets) of each piece of a sample; cached."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt.dataset.shards import Split
 from gpt.errors import InputError
-from gpt.evaluation.statistics import Spread, ratio_errors, spread
+from gpt.evaluation.statistics import Spread, ratio_errors, spread, within
 from gpt.evaluation.windows import Windows
 from gpt.text.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ NATS, TOKENS, BYTES = range(3)  # columns of the sums of pieces
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model made of the pieces of some windows: nats, tokens and bytes of each, (P, 3)."""
+    """What a model made of the pieces of some windows: nats, tokens and bytes of each, (P, 3), as they count."""
 
     sums: np.ndarray
     windows: Windows
@@ -50,10 +50,13 @@ class Difference:
         return "better than" if self.value < 0 else "worse than"
 
 
-def loss_difference(first: Measured, other: Measured) -> Difference:
-    """Estimate the difference in nats per token, of models with the same tokenizer."""
+def loss_difference(first: Measured, other: Measured, strata: np.ndarray | None = None) -> Difference:
+    """Estimate the difference in nats per token, of models with the same tokenizer.
+
+    `strata` as `Windows.strata` gives them, where both have the same windows.
+    """
     one, two, documents = _same_pieces(first, other)
-    return _difference(one[:, [NATS, TOKENS]], two[:, [NATS, TOKENS]], documents)
+    return _difference(one[:, [NATS, TOKENS]], two[:, [NATS, TOKENS]], documents, strata)
 
 
 def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = True) -> Difference:
@@ -63,10 +66,13 @@ def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = Tru
     return _difference(one[:, [NATS, BYTES]] * scale, two[:, [NATS, BYTES]] * scale, documents)
 
 
-def _difference(first: np.ndarray, other: np.ndarray, documents: np.ndarray) -> Difference:
+def _difference(
+    first: np.ndarray, other: np.ndarray, documents: np.ndarray, strata: np.ndarray | None = None
+) -> Difference:
     """Estimate the difference of the ratios of the columns' sums, (P, 2) each."""
     (one, one_errors), (two, two_errors) = ratio_errors(*first.T), ratio_errors(*other.T)
-    return Difference(two - one, spread(two_errors - one_errors, (first[:, 1] + other[:, 1]) / 2, documents))
+    counted = (first[:, 1] + other[:, 1]) / 2
+    return Difference(two - one, spread(within(strata, two_errors - one_errors, counted), counted, documents))
 
 
 def _same_pieces(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt.choices import IGNORE_INDEX
 from gpt.device import autocast
 from gpt.errors import InputError
-from gpt.evaluation.statistics import ratio_errors, spread, student_t
+from gpt.evaluation.statistics import ratio_errors, spread, student_t, within
 from gpt.evaluation.windows import Windows
 from gpt.memory import Halving
 from gpt.model.transformer import GPT
@@ -128,12 +128,12 @@ def loss_per_window(
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:
     """Compute the figures from the sums of each piece, (P, 3) float64 as `loss_per_window` gives them."""
-    nats, tokens, text_bytes = sums.numpy().T
+    nats, tokens, text_bytes = windows.weighted(sums.numpy()).T
     loss, errors = ratio_errors(nats, tokens)
     bits, bit_errors = ratio_errors(nats / math.log(2), text_bytes)
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    of_loss = spread(errors, tokens, windows.documents)
-    of_bits = spread(bit_errors, text_bytes, windows.documents)
+    of_loss = spread(within(windows.strata, errors, tokens), tokens, windows.documents)
+    of_bits = spread(within(windows.strata, bit_errors, tokens), text_bytes, windows.documents)
     error = None if of_loss is None else of_loss.standard_error
     return Evaluation(
         loss=loss,
@@ -142,11 +142,11 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
         bits_per_byte_se=None if of_bits is None else of_bits.standard_error,
         perplexity=perplexity,
         perplexity_se=None if error is None else perplexity * error,
-        tokens=int(tokens.sum()),
-        text_bytes=int(text_bytes.sum()),
+        tokens=int(sums[:, 1].sum()),
+        text_bytes=int(sums[:, 2].sum()),
         freedom=None if of_loss is None else of_loss.freedom,
         units="" if of_loss is None else of_loss.units,
-        split_tokens=windows.split.tokens,
+        split_tokens=windows.split_tokens,
         context_length=windows.context_length,
         stride=windows.stride,
         document_mask=windows.document_mask,

@@ -47,6 +47,17 @@ def ratio_errors(numerators: np.ndarray, denominators: np.ndarray) -> tuple[floa
     return ratio, (numerators - ratio * denominators) / total
 
 
+def within(strata: np.ndarray | None, errors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Leave of the pieces' errors, (P,), what is chance where their strata have fixed shares of all tokens.
+
+    That is what each differs by from its stratum's mean (Cochran 1977, chapter 5). Without strata all of it is.
+    """
+    if strata is None:
+        return errors
+    means = np.bincount(strata, errors) / np.bincount(strata, tokens)  # per token
+    return errors - means[strata] * tokens
+
+
 def spread(errors: np.ndarray, weights: np.ndarray, documents: np.ndarray) -> Spread | None:
     """Give the standard error of a figure to which each piece adds an error, (P,), or None where text is too little.
 

@@ -47,9 +47,7 @@ class Windows:
         reach = context_length if self.stride == context_length else context_length - 1
         targets = split.tokens - 1
         self.whole = 1 + max(0, -(-(targets - reach) // self.stride))  # windows of the complete split
-        count = self.whole
-        if tokens is not None and tokens < targets:
-            count = min(count, max(1, tokens // self.stride))
+        count = self.whole if tokens is None else self.within(tokens)
         self.is_complete = count == self.whole
         chosen = np.arange(count) * self.whole // count
         self.begins = chosen * self.stride  # (W,) first token that is read
@@ -58,6 +56,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.begins)
+
+    def within(self, tokens: int) -> int:
+        """Count the windows that a budget of tokens is enough for."""
+        return self.whole if tokens >= self.split.tokens - 1 else min(self.whole, max(1, tokens // self.stride))
+
+    def budget_of(self, windows: int) -> int:
+        """Give a budget of tokens that is enough for so many windows and no more."""
+        return self.split.tokens if windows == self.whole else windows * self.stride
 
     @property
     def targets(self) -> int:
@@ -86,6 +92,20 @@ class Windows:
             return None
         assert self.end_of_text is not None, "without it, there is one document"
         return inputs.eq(self.end_of_text).cumsum(dim=1)
+
+    @property
+    def split_tokens(self) -> int:
+        """Tokens of the split, of which all but one can be predicted."""
+        return self.split.tokens
+
+    @property
+    def strata(self) -> np.ndarray | None:
+        """The number of the source of each piece, (P,), where there are several: see `MixedWindows`."""
+        return None
+
+    def weighted(self, sums: np.ndarray) -> np.ndarray:
+        """Give the sums of pieces, (P, 3), as much as each counts in figures: alike, where there is one source."""
+        return sums
 
     @cached_property
     def documents(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The figures of evaluations in words."""
 
 import math
+from typing import Any
 
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.loss import Evaluation
@@ -27,6 +28,17 @@ def format_evaluation(evaluation: Evaluation, precision: str = "") -> list[Row]:
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))
+    return rows
+
+
+def source_rows(record: dict[str, Any]) -> list[Row]:
+    """Format the loss on each source of a mixture, and how often it was read, from the record of an evaluation."""
+    rows = []
+    for name in (key.partition("/")[2] for key in record if key.startswith("val_loss/")):
+        loss, error, half = (record.get(f"val_loss{kind}/{name}") for kind in ("", "_se", "_ci95"))
+        if loss is not None:
+            words = figure(f"{loss:.4f}", error, (loss - (half or 0), loss + (half or 0)), 4, " nats per token")
+            rows.append((f"on {name}", f"{words}; read {record.get(f'epoch/{name}', math.nan):.3g} times"))
     return rows
 
 

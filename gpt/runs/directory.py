@@ -125,9 +125,16 @@ def _lacks_flock(file: Path) -> bool:
     return False
 
 
+def usual_name(config: TrainConfig) -> str:
+    """Name a run by its data and preset: python-nano, or code+prose-nano; of many datasets, two and how many more."""
+    names = [path.resolve().name for path in config.datasets]
+    more = [f"{len(names) - 2}-more"] if len(names) > 3 else names[2:]
+    return f"{'+'.join([*names[:2], *more])}-{config.preset}"
+
+
 def _claimed(config: TrainConfig) -> Path:
     """Make the run's directory if it is not there. Raises InputError for a name that safetensors cannot take."""
-    name = config.run_dir or config.data.resolve().name
+    name = config.run_dir or usual_name(config)
     try:
         str(name).encode()
     except UnicodeEncodeError:
@@ -135,7 +142,7 @@ def _claimed(config: TrainConfig) -> Path:
             f"`run_dir` {str(name)!r}: its name is not UTF-8; name another directory by `run_dir`"
         ) from None
     if config.run_dir is None:
-        return _unused_name(Path("runs"), f"{name}-{config.preset}")
+        return _unused_name(Path("runs"), str(name))
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

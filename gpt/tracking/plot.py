@@ -29,7 +29,10 @@ class Picture:
 
 
 def draw_losses(run: Path) -> Path:
-    """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps."""
+    """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
+
+    Of a mixture also the validation loss on each source.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # a picture in a file needs no screen
@@ -55,10 +58,15 @@ def draw_losses(run: Path) -> Path:
         capsize=3,
         label="validation (95 % interval)",
     )
+    sources = dict.fromkeys(name for record in evaluated for name in record if name.startswith("val_loss/"))
+    for name in sources:  # of a mixture
+        losses = [math.nan if r.get(name) is None else r[name] for r in evaluated]
+        axes.plot([r["step"] for r in evaluated], losses, linewidth=1, marker=".", label=f"on {name.partition('/')[2]}")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
-    axes.legend()
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
     figure.tight_layout()
     partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
     try:

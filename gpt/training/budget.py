@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+from bisect import bisect_right
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import overlay, to_dict
 from gpt.dataset.dataset import Dataset
+from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -22,6 +25,7 @@ from gpt.training.validation import FORWARD, evaluates_completely, validation_wi
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
+MOST_EPOCHS = 4.0  # of a dataset of a mixture: beyond, a repeat is worth less and less (Muennighoff et al. 2023)
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
 SHORTEST_CONTEXT = 16
 WARMUP = 0.1  # of the steps at most
@@ -72,7 +76,7 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
         before, after = (_flat(preset_for(device, config.init_from, size)[0]) for size in (None, dataset.train.tokens))
         changes = {name: value for name, value in after.items() if value != before[name]}
     context_length = changes.get("model.context_length", config.model.context_length)
-    longest = min(dataset.train.tokens, dataset.validation.tokens) - 1
+    longest = dataset.shortest - 1
     if "model.context_length" not in asked.settings and SHORTEST_CONTEXT <= longest < context_length:
         changes["model.context_length"] = context_length = 1 << longest.bit_length() - 1
     else:
@@ -87,7 +91,8 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
     minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
     """
-    epoch = training_loader(config, dataset).windows / config.batch_sequences  # in steps
+    loader = training_loader(config, dataset)
+    epoch = loader.windows / config.batch_sequences  # in steps
     suit = suit_for(world.device, config.init_from, dataset.train.tokens)
     steps = config.steps
     if asked.epochs is not None:
@@ -103,13 +108,59 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
             config = _with_length(config, steps, asked, evaluations)
     elif done is None and not asked.length:
         steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
+        steps = _within_limit(steps, config, dataset, loader)
     steps = max(1, steps)
     if done is None and asked.minutes is None:
         config = _with_length(config, steps, asked)
     config = dataclasses.replace(config, steps=steps)
+    _require_few_epochs(config, dataset, loader)
     if done is None or asked.length:
-        log.info("\n".join(_words(config, steps / epoch, suit.most_epochs(config.model), dataset)))
+        words = _words(config, steps / epoch, suit.most_epochs(config.model), dataset)
+        log.info("\n".join([*words, *source_lines(config, dataset)]))
     return config
+
+
+def _limit(config: TrainConfig, dataset: Dataset) -> float:
+    """Give how often a dataset may be read at most."""
+    return config.max_epochs or (MOST_EPOCHS if len(dataset.sources) > 1 else math.inf)
+
+
+def _within_limit(steps: int, config: TrainConfig, dataset: Dataset, loader: Loader) -> int:
+    """Give so many steps, or the most in which no dataset is read more often than it may be; 0 if not even one."""
+    limit, tried = _limit(config, dataset), min(steps, sys.maxsize - 1)
+    return steps if limit == math.inf else bisect_right(range(1, tried + 1), limit, key=lambda n: max(loader.epochs(n)))
+
+
+def _require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) -> None:
+    """Raise InputError if a dataset would be read more often than it may be."""
+    most = _within_limit(config.steps, config, dataset, loader)
+    if most == config.steps:
+        return
+    times, source = max(zip(loader.epochs(config.steps), dataset.sources, strict=True), key=lambda pair: pair[0])
+    fewer = f"`steps` {most}, " if most else ""
+    smaller = "a smaller weight, " if len(dataset.sources) > 1 else ""
+    raise InputError(
+        f"`steps` {config.steps:,}: {source.dataset.path} would be read {_times_words(times)} times, and at most "
+        f"{_limit(config, dataset):g} are allowed: use {fewer}{smaller}more text, or `max_epochs` {math.ceil(times)}"
+    )
+
+
+def _times_words(times: float) -> str:
+    return f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
+
+
+def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
+    """Say what share each source of a mixture has, and how often it is read, a line each; of one alone nothing."""
+    if len(dataset.sources) == 1:
+        return []
+    loader = training_loader(config, dataset)
+    total = sum(config.datasets.values())
+    note = [] if total == 1 else [f"the weights add up to {float(total):g}; their proportions count"]
+    return note + [
+        f"{source.name} is read {_times_words(times)} times: {float(source.weight):.1%} of all tokens, of its "
+        f"{source.dataset.train.tokens:,}"
+        for source, times in zip(dataset.sources, loader.epochs(config.steps), strict=True)
+    ]
 
 
 def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> TrainConfig:

@@ -231,8 +231,7 @@ def _require_continuation(
             )
         log.warning(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
     elif not _evaluates_alike(state, validation):
-        before = state.evaluated_windows
-        tokens = windows.split.tokens if before == windows.whole else before * windows.stride
+        tokens = windows.budget_of(state.evaluated_windows)
         now = config.evaluation.tokens
         if not allow_other_data:
             raise InputError(

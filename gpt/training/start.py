@@ -30,7 +30,7 @@ def training_loader(config: TrainConfig, dataset: Dataset) -> Loader:
     end_of_text = require_end_of_text(config, dataset)
     samples = Stream if config.windows == "stream" else partial(Packed, end_of_text=end_of_text)
     mask = end_of_text if config.document_mask else None
-    return Loader(dataset.train, config.batch_sequences, config.model.context_length, config.seed, samples, mask)
+    return dataset.loader(config.batch_sequences, config.model.context_length, config.seed, samples, mask)
 
 
 def require_end_of_text(config: TrainConfig, dataset: Dataset) -> int:

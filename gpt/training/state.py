@@ -127,9 +127,9 @@ class TrainState:
         self.evaluations_since_best += 1
         if self.is_best:
             self.evaluations_since_best = 0
-            before, now = self.best_sums, Measured(sums.numpy(), windows)
-            self.gain = None if before is None else loss_difference(Measured(before.numpy(), windows), now)
-            self.best_sums = sums
+            before, self.best_sums = self.best_sums, sums
+            one, two = (s if s is None else Measured(windows.weighted(s.numpy()), windows) for s in (before, sums))
+            self.gain = loss_difference(one, two, windows.strata) if one and two else None
 
     def warn_of_overfitting(self, record: Record) -> None:
         """Say so once where the evaluation in a step's record shows that the text is learned by heart."""

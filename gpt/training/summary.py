@@ -14,7 +14,7 @@ from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.memorization import BY_HEART, find_copies
-from gpt.evaluation.words import difference_words, format_evaluation
+from gpt.evaluation.words import difference_words, format_evaluation, source_rows
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
 from gpt.interrupts import Interruptible
@@ -114,13 +114,16 @@ def _table(
             Evaluation(**loaded.state["evaluation"]), str(trainer.dtype).removeprefix("torch.")
         ):
             table.add_row(*row)
+        for row in source_rows(loaded.state["record"] or {}):
+            table.add_row(*map(printable, row))
     if state.gain:
         table.add_row("change", f"{difference_words(state.gain, 'loss')} from the best evaluation before")
     if state.complete_evaluation:
         table.add_row("complete split", complete_words(state.complete_evaluation, state.step))
     elif not validation.windows.is_complete:
         tokens = validation.windows.split.tokens
-        later = printable(f"gpt eval --run {quoted(run)}")
+        several = " --data DATASET" if len(validation.dataset.sources) > 1 else ""
+        later = printable(f"gpt eval --run {quoted(run)}{several}")
         table.add_row("complete split", f"left out: its {tokens:,} tokens would take longer than the training; {later}")
     if loaded:
         if words := overfitted(run, trainer.config, state, loaded.state):

@@ -8,6 +8,7 @@ from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import is_sharded, reshard
 from gpt.evaluation.loss import loss_per_window, summarize
+from gpt.evaluation.mixture import MixedWindows
 from gpt.evaluation.windows import Windows
 from gpt.log import log
 from gpt.tracking.jsonl import Record, evaluation_record
@@ -22,8 +23,11 @@ FORWARD = 1 / 3  # of the time that a token takes to be learned from
 def validation_windows(config: TrainConfig, dataset: Dataset, complete: bool = False) -> Windows:
     """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
     budget = None if complete else config.evaluation.tokens
-    end_of_text, mask = dataset.tokenizer.end_of_text, config.document_mask
-    return Windows(dataset.validation, config.model.context_length, end_of_text, tokens=budget, document_mask=mask)
+    context_length, end_of_text = config.model.context_length, dataset.tokenizer.end_of_text
+    mask = config.document_mask
+    if len(dataset.sources) > 1:
+        return MixedWindows(dataset.validation, dataset.sources, context_length, end_of_text, budget, mask)
+    return Windows(dataset.validation, context_length, end_of_text, tokens=budget, document_mask=mask)
 
 
 def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | None = None) -> bool:
@@ -32,7 +36,7 @@ def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | Non
     Not where that would take longer than all training, of so many steps, by default the config's: a small model on a
     large corpus, or one that stopped early. gpt eval does it on request.
     """
-    if dataset.validation.tokens - 1 <= max(config.evaluation.tokens, config.model.context_length):
+    if validation_windows(config, dataset).is_complete:
         return False
     learned = (config.steps if steps is None else steps) * config.batch_tokens
     return FORWARD * dataset.validation.tokens <= learned
@@ -73,7 +77,7 @@ class Validation:
             record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
         result = summarize(sums, self.windows)
         state.judge(result, sums, self.windows)
-        record |= evaluation_record(result)
+        record |= evaluation_record(result) | self._by_source(sums, self.windows)
         return True
 
     def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
@@ -89,7 +93,19 @@ class Validation:
             return False
         state.complete_evaluation = summarize(sums, windows)
         record |= evaluation_record(state.complete_evaluation, "complete_")
+        record |= self._by_source(sums, windows, "complete_")
         return True
+
+    def _by_source(self, sums: Tensor, windows: Windows, prefix: str = "") -> Record:
+        """Make the entries of each source of a mixture in a record, as 'val_loss/code'; none of a dataset alone."""
+        if not isinstance(windows, MixedWindows):
+            return {}
+        records = [evaluation_record(found, prefix) for found in windows.of_sources(sums)]
+        return {
+            f"{figure}/{source.name}": value
+            for source, record in zip(self.dataset.sources, records, strict=True)
+            for figure, value in record.items()
+        }
 
     def _sums(self, trainer: Trainer, windows: Windows, stop: StopRequest) -> Tensor | None:
         """Add up each piece over all processes; None if it was cut short."""

@@ -11,6 +11,7 @@ import pytest
 from helpers import in_process
 
 from gpt.__main__ import main as gpt_main
+from gpt.config import EvaluationConfig
 from gpt.dataset.loader import Loader
 from gpt.runs.directory import read_config, write_config
 
@@ -107,6 +108,23 @@ def test_a_step_is_shown_as_it_was_read(run, dataset, tmp_path):
     assert errors == f"{run}: this is what step 21 has read as the hash of step 21 says\n"
     for tokens, numbers in re.findall(r"train tokens (\d+) to \d+, documents? (\d+)", output):
         assert int(numbers) == int(tokens) // 401
+
+
+def test_a_step_of_a_mixture_is_shown_with_the_dataset_of_each_document(make_mixed, mixed_config, mixture, tmp_path):
+    training = make_mixed(replace(mixed_config, steps=3, evaluation=EvaluationConfig(every=0, sample_tokens=0)))
+    training.fit()
+    output, errors = data("show", "--run", training.run, "--step", 3, cwd=tmp_path)
+    assert errors == f"{training.run}: this is what step 3 has read as the hash of step 3 says\n"
+    heads = re.findall(r"^step 3, sample (\d+), epoch 0, train tokens (\d+) .*?(\d+) of (.*):$", output, re.MULTILINE)
+    assert {int(head[0]) for head in heads} == {*range(12, 18)}
+    for number, start, document, path in heads:
+        source, own = training.loader.source.locate(int(number))
+        assert path == str(mixture.sources[source].dataset.path)
+        alone = mixture.sources[source].dataset.loader(1, 32, mixed_config.seed)
+        assert int(start) in [first for first, _ in alone.spans(own)]
+        assert abs(int(document) - int(start) // 401) <= 1  # the last one of a span that may have two
+    for row in training.loader.batch(2).inputs:
+        assert mixture.tokenizer.decode(row[:15].tolist()) in output
 
 
 def test_a_step_without_a_record_is_told_by_its_neighbor(run, tmp_path):

@@ -13,6 +13,7 @@ from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import read_config, write_config
+from gpt.tracking.jsonl import read_metrics
 
 
 def evaluate(*arguments, cwd, code=0):
@@ -39,6 +40,18 @@ def test_a_figure_names_its_protocol_and_that_it_was_chosen(runs, tmp_path):
     assert "standard errors  of 10 documents, taken as independent" in output
     part = evaluate("--run", runs[0], "--tokens", 640, cwd=tmp_path)
     assert "of the validation split, spread evenly" in part
+
+
+def test_a_run_on_several_datasets_is_evaluated_on_the_one_that_is_named(make_mixed, mixed_config, mixture, tmp_path):
+    training = make_mixed(replace(mixed_config, steps=2))
+    training.fit()
+    paths = ", ".join(str(source.dataset.path) for source in mixture.sources)
+    said = evaluate("--run", training.run, cwd=tmp_path, code=2)
+    assert f"was trained on several datasets ({paths}): name one of them with --data" in said
+    path = mixture.sources[1].dataset.path
+    found = json.loads(evaluate("--run", training.run, "--data", path, "--json", cwd=tmp_path))["runs"][0]["evaluation"]
+    recorded = read_metrics(training.run)[-1]
+    assert found["loss"] == pytest.approx(recorded["val_loss/more"], rel=1e-6)
 
 
 def test_a_stride_changes_the_context_and_not_what_is_predicted(runs, tmp_path):

@@ -210,3 +210,14 @@ def test_a_lock_that_may_not_be_opened_is_no_error(make, tmp_path):
 def test_help_names_what_is_listed(tmp_path):
     with mock.patch.object(sys, "argv", ["gpt"]):
         assert "[RUN ...]" in call(tmp_path, "--help")[0]
+
+
+def test_several_datasets_of_a_run_are_listed_and_compared_with_their_weights(make, tmp_path):
+    make("mixed", {30: 2.0}, data=("data/a=0.7", "data/b=0.3"))
+    make("single", {30: 3.0})
+    assert "data/a=0.7 data/b=0.3" in call(tmp_path)[0]
+    compared = call(tmp_path, "mixed", "single")[0]
+    (row,) = (line for line in compared.splitlines() if line.startswith("data "))
+    assert "data/a=0.7 data/b=0.3" in row
+    entries = {Path(entry["run"]).name: entry for entry in json.loads(call(tmp_path, "--json")[0])}
+    assert entries["mixed"]["config"]["data"] == ["data/a=0.7", "data/b=0.3"]

@@ -11,12 +11,12 @@ from gpt import InputError
 from gpt.commands import clean_errors, train
 from gpt.commands.train_options import parse_train
 from gpt.config import TrainConfig
-from gpt.config_io import overlay
+from gpt.config_io import overlay, to_dict
 from gpt.distributed.world import World
 from gpt.interop.huggingface import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
-from gpt.runs.directory import write_config
+from gpt.runs.directory import usual_name, write_config
 from gpt.runs.load import load_run
 from gpt.training.start import fit_to_dataset
 
@@ -323,3 +323,48 @@ def test_another_vocabulary_than_the_datasets_is_refused(dataset):
         fit_to_dataset(config, dataset)
     with pytest.raises(InputError, match="`tokenizer` gpt2"):
         fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
+
+
+# ---- one dataset, or several ----
+
+
+def test_one_or_several_datasets_are_named_by_flag_and_by_file(tmp_path):
+    assert settings("nano", "--data", "one").data == Path("one")
+    several = ("data/a=0.7", "data/b=0.3")
+    assert settings("nano", "--data", *several, "--seed", "3").data == several
+    assert settings("nano", "--seed", "3", "--data", *several).data == several
+    (tmp_path / "file.toml").write_text(f"data = {list(several)}\nmax_epochs = 2\n")
+    config = settings("--config", str(tmp_path / "file.toml"))
+    assert (config.data, config.max_epochs) == (several, 2)
+    (tmp_path / "printed.json").write_text(json.dumps(to_dict(config)))
+    assert settings("--config", str(tmp_path / "printed.json")).data == several
+
+
+@pytest.mark.parametrize("data", [("one",), ("a=0.7", "b=0.3")])
+def test_a_preset_may_follow_the_datasets(data):
+    command = parse_train(["--data", *data, "nano"])
+    assert command.config.data == (Path("one") if len(data) == 1 else data)
+    assert command.reason.endswith(": asked for")
+
+
+def test_a_dataset_called_like_a_preset_is_one_where_the_preset_is_named_first():
+    with pytest.raises(InputError, match="`data` nano: has no weight beside others"):
+        settings("nano", "--data", "one=1", "nano")
+
+
+def test_no_dataset_is_refused():
+    with pytest.raises(InputError, match=r"`data` holds \[\]"):
+        settings("nano", "--data")
+
+
+def test_one_dataset_with_a_weight_is_told_that_it_needs_none(dataset):
+    config = settings("nano", "--data", f"{dataset.path}=0.7")
+    with pytest.raises(InputError, match=r"one dataset alone has no weight \(0.7\); write .*python$"):
+        train.open_data(config, World("cpu"))
+
+
+def test_a_run_of_several_datasets_is_called_after_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert usual_name(settings("nano", "--data", "data/one")) == "one-nano"
+    assert usual_name(settings("nano", "--data", "data/one=1", "data/two=2")) == "one+two-nano"
+    assert usual_name(settings("nano", "--data", *(f"data/{name}=1" for name in "abcde"))) == "a+b+3-more-nano"

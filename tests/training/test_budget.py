@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from gpt import InputError, TrainConfig
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.dataset.loader import Loader
+from gpt.dataset.mixture import mix_datasets
 from gpt.distributed.world import World
 from gpt.presets import preset
 from gpt.training import budget
@@ -237,3 +239,67 @@ def test_a_preset_that_evaluates_at_its_end_only_has_a_budget_too(large, said):
     often = settled(text, "nano", "--evaluation.every", 5)
     windows = -(-often.steps // 5) * len(validation_windows(often, text))
     assert windows * 128 / 3 <= 0.35 * often.steps * often.batch_tokens
+
+
+# ---- several datasets ----
+
+
+@pytest.fixture
+def settled_mixture(dataset, other_dataset):
+    """Settles the steps of a mixture, of which each part is the share of a dataset."""
+
+    def settle_it(*arguments, parts=(Fraction(8, 10), Fraction(2, 10))):
+        paths = (dataset.path, other_dataset.path)
+        data = [f"{path}={float(part):g}" for path, part in zip(paths, parts, strict=True)]
+        command = parse_train(["nano", *map(str, arguments), "--data", *data, "--device", "cpu"])
+        return settle(command, mix_datasets([*zip((dataset, other_dataset), parts, strict=True)]), World("cpu"))
+
+    return settle_it
+
+
+def test_how_often_each_source_is_read_is_said(settled_mixture, said):
+    settled_mixture("--steps", 10)
+    lines = said[-1].splitlines()
+    assert re.fullmatch(r"python is read 0\.4\d+ times: 80\.0% of all tokens, of its 36,\d+", lines[-2])
+    assert re.fullmatch(r"more is read 0\.4\d+ times: 20\.0% of all tokens, of its 10,\d+", lines[-1])
+    assert "the weights add up" not in said[-1]
+    settled_mixture("--steps", 10, parts=(Fraction(4), Fraction(2)))
+    assert "the weights add up to 6; their proportions count" in said[-1]
+
+
+def test_a_source_that_would_be_read_too_often_is_refused_with_the_most_steps(settled_mixture, said):
+    uneven = (Fraction(1, 10), Fraction(9, 10))
+    with pytest.raises(InputError, match=r"more would be read .* times, and at most 4 are allowed") as error:
+        settled_mixture("--steps", 60, parts=uneven)
+    most, times = (int(re.search(rf"{name} (\d+)", str(error.value))[1]) for name in ("use `steps`", "`max_epochs`"))
+    assert settled_mixture("--steps", most, parts=uneven).steps == most
+    with pytest.raises(InputError, match="would be read"):
+        settled_mixture("--steps", most + 1, parts=uneven)
+    assert settled_mixture("--steps", 60, "--max-epochs", times, parts=uneven).steps == 60
+    with pytest.raises(InputError, match="would be read"):
+        settled_mixture("--steps", 60, "--max-epochs", times - 1, parts=uneven)
+
+
+def test_steps_that_nobody_named_keep_to_the_limit(settled_mixture, said):
+    for limit in (0.5, 2):
+        config = settled_mixture("--max-epochs", limit, parts=(Fraction(1, 10), Fraction(9, 10)))
+        assert config.steps >= 1
+        assert float(re.search(r"more is read ([\d.]+) times", said[-1])[1]) <= limit
+
+
+def test_one_dataset_has_a_limit_only_where_it_is_given(dataset, said):
+    assert settled(dataset, "nano", "--epochs", 9).steps > 1
+    with pytest.raises(InputError, match=r"python would be read 9(\.\d+)? times, and at most 8 are allowed: use"):
+        settled(dataset, "nano", "--epochs", 9, "--max-epochs", 8)
+    with pytest.raises(InputError, match="`max_epochs` is 0.0; it must be above 0"):
+        settled(dataset, "--max-epochs", 0)
+
+
+def test_not_even_one_step_may_be_too_much(settled_mixture):
+    with pytest.raises(InputError, match="are allowed: use a smaller weight, more text, or `max_epochs` 1"):
+        settled_mixture("--steps", 1, "--max-epochs", 0.001)
+
+
+def test_steps_beyond_counting_are_refused_too(settled_mixture):
+    with pytest.raises(InputError, match="would be read"):
+        settled_mixture("--steps", 2**63)
