@@ -31,6 +31,20 @@ def test_the_config_says_what_a_loader_reads(tiny_config, dataset, changes, sour
     assert (loader.batch(0).documents is not None) == masked
 
 
+def test_each_source_of_a_mixture_is_packed_and_masked_as_it_is_alone(mixed_config, mixture):
+    config = replace(mixed_config, **BOTH)
+    loader, single = training_loader(config, mixture), replace(config, batch_tokens=32)
+    alone = [training_loader(single, source.dataset) for source in mixture.sources]
+    seen = set()
+    for step in range(4):
+        for sample, *row in zip(loader.samples(step), *loader.batch(step).tensors, strict=True):
+            source, number = loader.source.locate(sample)
+            seen.add(source)
+            for found, expected in zip(row, alone[source].batch(number).tensors, strict=True):
+                assert torch.equal(found, expected[0])
+    assert seen == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "asked"),
     [
