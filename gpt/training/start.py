@@ -27,22 +27,21 @@ def new_model(config: TrainConfig, device: str) -> GPT:
 
 def training_loader(config: TrainConfig, dataset: Dataset) -> Loader:
     """Make what reads the batches of the config. Raises InputError if the dataset's documents cannot be told apart."""
-    end_of_text = require_end_of_text(config, dataset)
+    require_end_of_text(config, dataset)
+    end_of_text = dataset.tokenizer.end_of_text
     samples = Stream if config.windows == "stream" else partial(Packed, end_of_text=end_of_text)
     mask = end_of_text if config.document_mask else None
     return dataset.loader(config.batch_sequences, config.model.context_length, config.seed, samples, mask)
 
 
-def require_end_of_text(config: TrainConfig, dataset: Dataset) -> int:
-    """Give the id that ends documents, −1 if it is not needed. Raises InputError if it is, and there is none."""
+def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise InputError if the config needs to know where documents end, and the dataset's tokenizer has no such id."""
     asked = "`document_mask`" if config.document_mask else "`windows` packed" if config.windows == "packed" else ""
-    end_of_text = dataset.tokenizer.end_of_text
-    if asked and end_of_text is None:
+    if asked and dataset.tokenizer.end_of_text is None:
         raise InputError(
             f"{dataset.path}: its tokenizer ({dataset.tokenizer.kind}) has no end-of-text, so that documents cannot be "
             f"told apart for {asked}: leave that out, or prepare the data with another tokenizer"
         )
-    return -1 if end_of_text is None else end_of_text
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
