@@ -13,7 +13,7 @@ from typing import Any
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
-from gpt.corpus.stages import Stages, Task, Work, digest, finish
+from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.dataset.manifest import SPLITS, ShardInfo, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
@@ -26,7 +26,7 @@ LARGEST_SOURCES = 20  # that the report names
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a slice: its files lie at `place`, and `shards` are named as they are there."""
+    """What came of a slice: its files lie at `place`, with endings, by which `shards` are named."""
 
     key: str
     place: Path
@@ -47,7 +47,7 @@ def assemble(
     """Write all files of the dataset into an empty directory, and return its shards."""
     named = list(_named(results))
     for result, shard, name in named:
-        link(result.place.with_name(shard.file), partial / name)
+        link(Path(f"{result.place}.{shard.file}"), partial / name)
     shards = [replace(shard, file=name) for _, shard, name in named]
     slices, end = {}, 0
     with open(partial / LEDGER, "wb") as ledger:
@@ -124,9 +124,10 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     known, count = _slices(out).get("slices"), 0
     for task in tasks:
         entry = known.get(task.key) if isinstance(known, dict) else None
-        if entry is None or stages.is_done(work, task):
+        result = stages.result(work, task)
+        if entry is None or result.exists():
             continue
-        place = stages.place(work, task)
+        place = new_place(result)
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
             for shard in [ShardInfo(**shard) for shard in found["shards"]]:
@@ -134,15 +135,13 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
                 with open(file, "rb") as opened:
                     if hashlib.file_digest(opened, "sha256").hexdigest() != shard.sha256:
                         raise InputError(f"{file}: is damaged")
-                name = place.with_name(shard.file)
-                name.unlink(missing_ok=True)
-                link(file, name)
+                link(file, Path(f"{place}.{shard.file}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)
                 Path(f"{place}{PART}").write_bytes(ledger.read(size))
         except (InputError, OSError, KeyError, TypeError, ValueError):
             continue  # it is encoded again
-        finish(place, found)
+        finish(result, place, found)
         count += 1
     return count
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from gpt.choices import Overlap
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import Corpus, documents_at
+from gpt.corpus.reading import PASSAGES, Corpus, documents_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
+    SIDES,
     VALIDATION,
     ByContent,
     ByEnd,
@@ -36,7 +37,6 @@ from gpt.log import log
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
-PASSAGES = ".passages.npy"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class SplitByContent:
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         before = _Record.read(corpus.before, self)
         size = before.passage if before else passage_size(useful * corpus.counts["characters"])
-        rows = [np.load(f"{place}{PASSAGES}") for place in _listed(corpus, size)]
-        corpus.keys = [row[:, 0] for row in rows]
+        corpus.passages = _listed(corpus, size)
+        rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
         keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
         given = {
             int(key): VALIDATION for row, mine in zip(rows, corpus.validates, strict=True) if mine for key in row[:, 0]
         }
+        del rows
         if given:
             divide = ByContent(size, 0, given)
         elif before:
@@ -72,7 +73,7 @@ class SplitByContent:
             divide = ByContent(size, threshold(keys, lengths, useful))
         known = before.keys if before else keys[:0]
         total = float(lengths.sum())
-        own = float(lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum())
+        own = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
         if own > total / 2 and not given:
             log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
             return ByEnd(useful)

@@ -183,15 +183,16 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
     if not file.exists():
         tokenizer.save(file)
     bases = np.cumsum([0, *corpus.sizes]).tolist()
-    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.digests))
+    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
     tasks = []
     for own, label, text, base, count in zip(
         corpus.digests, corpus.labels, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
-        division = division_key(divide, corpus.keys[len(tasks)] if corpus.keys else None)
+        passages = corpus.passages[len(tasks)] if corpus.passages else None
+        division = division_key(divide, passages)
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
-        arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores())
+        arguments = (text, mine, base, spool, divide, passages, file, 1 if stages.workers > 1 else cores())
         tasks.append(Task(key, label, arguments))
     reused = reuse(out, stages, write_slice, tasks)
     if reused:

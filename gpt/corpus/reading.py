@@ -29,6 +29,7 @@ LENGTHS = struct.Struct("<QQ")  # of a name and a text, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
+PASSAGES = ".passages.npy"  # once it is divided by them (content_split.py)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Corpus:
         self.validates = [each.validates for each in slices]
         self.stages, self.slice_bytes = stages, 0
         self.before: Path | None = None  # the dataset that is to be replaced
-        self.keys: list[np.ndarray] | None = None  # of the passages of each slice, once it is divided by them
+        self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them
         self.report: dict[str, Any] = {}
         say_notices(notices)
 

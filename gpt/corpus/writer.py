@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
-from gpt.corpus.split import Divide, Piece
+from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, ShardInfo
 from gpt.dataset.shards import ids_dtype, write_shard
 from gpt.errors import InputError
@@ -21,7 +21,7 @@ SHARD_TOKENS = 100_000_000
 
 
 class ShardWriter:
-    """Writes the documents of one split as shards of at most `shard_tokens` tokens, each to `stem` with an ending.
+    """Writes the documents of one split as shards of at most `shard_tokens` tokens, named by what follows `stem`.
 
     An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`.
     """
@@ -31,24 +31,29 @@ class ShardWriter:
         self.dtype = ids_dtype(tokenizer.vocab_size)
         self.shards: list[ShardInfo] = []
         self._lengths = tokenizer.byte_lengths()
-        self._end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+        end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+        self._end = np.array(end, dtype=self.dtype)
         self._pending: list[np.ndarray] = []
-        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
+        self._pending_tokens = self._pending_documents = 0
 
     def add(self, ids: Sequence[int] | np.ndarray) -> None:
         """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
-        document = np.append(np.asarray(ids, dtype=np.int64), self._end).astype(np.int64)
-        if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
+        document = np.asarray(ids)
+        if len(document) and (document.max() >= self.tokenizer.vocab_size or document.min() < 0):
             raise InputError(
                 f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
                 f"{self.tokenizer.vocab_size}"
             )
         self._pending_documents += 1
-        while len(document):
-            part, document = np.split(document, [self.shard_tokens - self._pending_tokens])
-            self._pending.append(part.astype(self.dtype))
-            self._pending_tokens += len(part)
-            self._pending_bytes += int(self._lengths[part].sum())
+        self._append(document.astype(self.dtype))
+        self._append(self._end)
+
+    def _append(self, ids: np.ndarray) -> None:
+        while len(ids):
+            room = self.shard_tokens - self._pending_tokens
+            self._pending.append(ids[:room])
+            self._pending_tokens += len(ids[:room])
+            ids = ids[room:]
             if self._pending_tokens == self.shard_tokens:
                 self._write()
 
@@ -59,22 +64,31 @@ class ShardWriter:
         return self.shards
 
     def _write(self) -> None:
-        file = self.stem.with_name(f"{self.stem.name}.{self.split}-{len(self.shards)}.bin")
-        digest = write_shard(file, self._pending)
-        largest = max(int(part.max()) for part in self._pending if len(part))
-        facts = (self._pending_tokens, self._pending_documents, self._pending_bytes, largest)
-        self.shards.append(ShardInfo(file.name, self.split, *facts, digest))
+        name = f"{self.split}-{len(self.shards)}.bin"
+        digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
+        ids = np.concatenate(self._pending)
+        facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
+        self.shards.append(ShardInfo(name, self.split, *facts, digest))
         self._pending = []
-        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
+        self._pending_tokens = self._pending_documents = 0
 
 
 def write_slice(
-    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, tokenizer: Path, threads: int
+    place: Path,
+    text: Path,
+    firsts: np.ndarray,
+    base: int,
+    spool: Path,
+    divide: Divide,
+    passages: Path | None,
+    tokenizer: Path,
+    threads: int,
 ) -> dict[str, Any]:
     """Encode the documents of a slice into shards, and write what became of every document into its ledger.
 
     `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
-    first document; `spool` says where all are. Raises InputError for what the tokenizer, a file, cannot encode.
+    first document; `spool` says where all are, and `passages` where those of the slice are listed. Raises InputError
+    for what the tokenizer, a file, cannot encode.
     """
     loaded = _loaded(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
@@ -82,9 +96,9 @@ def write_slice(
     outcomes = list[Outcome]()
 
     def pieces() -> Iterator[Piece]:
-        for document in documents_at(text, kept):
+        for document, own in pieces_of(documents_at(text, kept), divide, passages_at(passages)):
             outcome = Outcome(len(document.text))
-            for piece in divide(document):
+            for piece in own:
                 outcome.add(piece)
                 yield piece
             outcomes.append(outcome)

@@ -129,6 +129,8 @@ class Tokenizer:
         """Encode many texts on several threads, into arrays, which take less memory than lists."""
         for text in texts:
             self.require_known(text)
+        if threads == 1:
+            return [encode_to_array(self._encoding, text) for text in texts]
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda text: encode_to_array(self._encoding, text), texts))
 

@@ -202,7 +202,8 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
         killed += program.process.is_alive()
         os.kill(program.process.pid, signal.SIGKILL)
         program.end()
-    assert Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path).end() == 0
+    last = Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path)
+    assert last.end() == 0, last.said()
     assert killed > 0
     assert content_of(tmp_path / "killed") == wanted
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".work", ".partial"))]
