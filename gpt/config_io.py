@@ -40,7 +40,8 @@ def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
     limits = {field.name: field.metadata["limits"] for field in dataclasses.fields(config) if field.metadata}
     for name, kind in typing.get_type_hints(config, include_extras=True).items():
         if dataclasses.is_dataclass(kind):
-            entries[name] = settings_type(kind)
+            # No help is given, as else tyro reads all of this file each time for a comment that may be it.
+            entries[name] = typing.Annotated[settings_type(kind), arg(help="")]
         elif name not in left_out:
             allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
             entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]
