@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # a thread that waits does not keep a core
 
-TRAINS = {"make_training", "trained_once", "trained", "worlds"}  # fixtures that train, or start processes
+TRAINS = {"make_training", "undisturbed", "trained", "worlds"}  # fixtures that train, or start processes
 
 
 def pytest_configure(config):

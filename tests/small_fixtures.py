@@ -1,12 +1,17 @@
 """What every test may rely on: small corpora, models and runs, and what the package says."""
 
 import gc
+import io
+import logging
 import os
 import random
 import shutil
 import subprocess
+from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -131,20 +136,37 @@ def make_training(dataset, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained_once(dataset, tiny_shape, tmp_path_factory):
-    """A finished run directory, to be copied."""
-    config = replace(tiny_shape, run_dir=tmp_path_factory.mktemp("trained") / "run")
-    torch.manual_seed(config.seed)
-    with open_run(config, dataset.tokenizer, resume=False) as run, heard():
-        assert Training(config, dataset, run).fit()
-    return run
+def undisturbed(dataset, tmp_path_factory):
+    """Gives the finished training of a config, done once for all tests: for reading only."""
+
+    @cache
+    def finish(config):
+        config = replace(config, run_dir=tmp_path_factory.mktemp("undisturbed") / "run")
+        torch.manual_seed(config.seed)
+        # What it says is for no test: it would be heard by whichever comes first.
+        with mock.patch.multiple(log, logger=logging.getLogger("unheard"), _said=set()), redirect_stderr(io.StringIO()):
+            with open_run(config, dataset.tokenizer, resume=False) as run:
+                training = Training(config, dataset, run)
+                assert training.fit()
+        return training
+
+    return finish
 
 
 @pytest.fixture
-def trained_run(trained_once, tmp_path):
+def finished(undisturbed, tmp_path):
+    """Copies the finished run of a config, so that a test has its own; gives the directory."""
+
+    def copy(config, name="run"):
+        return Path(shutil.copytree(undisturbed(config).run, tmp_path / name))
+
+    return copy
+
+
+@pytest.fixture
+def trained_run(finished, tiny_shape):
     """A finished run directory of the test's own."""
-    shutil.copytree(trained_once, tmp_path / "run")
-    return tmp_path / "run"
+    return finished(tiny_shape)
 
 
 @pytest.fixture(scope="session")
