@@ -20,7 +20,8 @@ LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the s
 
 FORKS = multiprocessing.get_context("forkserver")
 SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
-LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp", "matplotlib.pyplot"]
+LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp"]
+LOADED += ["torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_agg"]  # which each training loads
 FORKS.set_forkserver_preload(LOADED)
 
 
