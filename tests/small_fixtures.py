@@ -61,6 +61,12 @@ def unit_tests_are_small(request, monkeypatch):
     monkeypatch.setattr(subprocess.Popen, "__init__", start)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def all_is_said():
+    """What is no warning, too. Once for all tests, as a change of level takes longer than many a test."""
+    log.logger.setLevel(logging.INFO)
+
+
 @pytest.fixture(autouse=True)
 def said():
     """What the package says in a test, line by line."""
@@ -144,10 +150,13 @@ def undisturbed(dataset, tmp_path_factory):
         config = replace(config, run_dir=tmp_path_factory.mktemp("undisturbed") / "run")
         torch.manual_seed(config.seed)
         # What it says is for no test: it would be heard by whichever comes first.
-        with mock.patch.multiple(log, logger=logging.getLogger("unheard"), _said=set()), redirect_stderr(io.StringIO()):
-            with open_run(config, dataset.tokenizer, resume=False) as run:
-                training = Training(config, dataset, run)
-                assert training.fit()
+        with (
+            mock.patch.multiple(log, logger=logging.getLogger("unheard"), _said=set()),
+            redirect_stderr(io.StringIO()),
+            open_run(config, dataset.tokenizer, resume=False) as run,
+        ):
+            training = Training(config, dataset, run)
+            assert training.fit()
         return training
 
     return finish

@@ -134,6 +134,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
+        with contextlib.suppress(KeyError, OverflowError):  # for an id out of range: `token_bytes` says which
+            return self._encoding.decode_bytes(ids := list(ids)).decode(errors="replace")
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:

@@ -307,7 +307,9 @@ def test_setting_aside_that_was_cut_short_is_done_again(make_training, tiny_conf
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_program_that_is_started_again_does_not_go_back_again(finished, make_training, tiny_config, monkeypatch, variable):
+def test_a_program_that_is_started_again_does_not_go_back_again(
+    finished, make_training, tiny_config, monkeypatch, variable
+):
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9))
     finished(config)
     monkeypatch.setenv(variable, "0")

@@ -43,7 +43,9 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(at_its_end, capsys, m
 
 
 @pytest.mark.parametrize("error", [InputError("holds no usable checkpoint"), OSError(5, "Input/output error")])
-def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(at_its_end, capsys, monkeypatch, error, said):
+def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(
+    at_its_end, capsys, monkeypatch, error, said
+):
     def load(*_):
         raise error
 
