@@ -17,6 +17,7 @@ TRAINS = {"make_training", "undisturbed", "trained", "worlds"}  # fixtures that 
 def pytest_configure(config):
     distributes_only = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not distributes_only:  # which needs no torch
+        gc.disable()  # until all is imported, of which nothing is garbage
         config.pluginmanager.import_plugin("small_fixtures")
 
 
@@ -30,3 +31,4 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()  # whoever collects garbage need not look through all libraries and tests
+    gc.enable()

@@ -4,6 +4,7 @@ Most are forked from a server that has torch loaded already, which makes them st
 of a script, and it dies as any process does. `torchrun` starts everything anew.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -33,6 +34,7 @@ def _run(script: str, arguments: list[str], directory: str, output: str, environ
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    gc.freeze()  # what the server has loaded need not be looked through, which would copy it
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
