@@ -42,6 +42,14 @@ def peak_flops_measured_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_disk_is_waited_for():
+    """As no test takes the power away. Programs of their own do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses the same descriptors
+        yield
+
+
 @pytest.fixture(autouse=True)
 def unit_tests_are_small(request, monkeypatch):
     """No process, and no more than ten steps of training, where a test is not marked as one that does this."""
