@@ -8,6 +8,7 @@ import base64
 import codecs
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -164,9 +165,8 @@ class Tokenizer:
 
     def require_known(self, text: str) -> None:
         """Raise InputError for a character that a 'char' vocabulary lacks."""
-        unknown = set(text) - self._characters if self._characters is not None else None
-        if unknown:
-            some = ", ".join(repr(character) for character in sorted(unknown)[:5])
+        if self._characters is not None and (unknown := set(text) - self._characters):
+            some = ", ".join(repr(character) for character in heapq.nsmallest(5, unknown))
             raise InputError(
                 f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
                 f"{some}; leave them out, or prepare the data with `tokenizer` bytes or bpe:4096"
