@@ -8,6 +8,7 @@ import base64
 import codecs
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -136,6 +137,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
+        with contextlib.suppress(KeyError, OverflowError):  # for an id out of range: `token_bytes` says which
+            return self._encoding.decode_bytes(ids := list(ids)).decode(errors="replace")
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
@@ -164,9 +167,8 @@ class Tokenizer:
 
     def require_known(self, text: str) -> None:
         """Raise InputError for a character that a 'char' vocabulary lacks."""
-        unknown = set(text) - self._characters if self._characters is not None else None
-        if unknown:
-            some = ", ".join(repr(character) for character in sorted(unknown)[:5])
+        if self._characters is not None and (unknown := set(text) - self._characters):
+            some = ", ".join(repr(character) for character in heapq.nsmallest(5, unknown))
             raise InputError(
                 f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
                 f"{some}; leave them out, or prepare the data with `tokenizer` bytes or bpe:4096"
