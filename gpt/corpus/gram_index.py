@@ -10,7 +10,7 @@ import numpy as np
 from gpt.corpus.grams import BATCH_CHARACTERS, grams
 from gpt.corpus.reading import PASSAGES, Corpus, documents_at
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, cut
-from gpt.corpus.stages import Task, digest
+from gpt.corpus.stages import digest
 
 FOLLOWING = 1000  # characters, in which 12 words stand
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
@@ -53,7 +53,7 @@ class Index:
         """Build it from all that validates, and save it where the workers can read it."""
         key = (asdict(divide), most, sorted(watched))
         pairs, keys, lengths, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int](), 0
-        tasks = tasks_over(corpus, digest(asdict(divide)), (divide,))
+        tasks = corpus.tasks(digest(asdict(divide)), divide)
         for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
             pairs.append(np.load(f"{place}{GRAMS}"))
             pairs[-1][:, 1] += np.uint64(base)
@@ -86,20 +86,10 @@ class Index:
         return {int(key) for key in self.keys[met > most * self.sizes]}
 
 
-def tasks_over(corpus: Corpus, key: str, arguments: tuple[Any, ...]) -> list[Task]:
-    """List a task for each slice, with the places of its texts and passages, and which documents are kept."""
-    assert corpus.passages is not None
-    slices = zip(corpus.digests, corpus.labels, corpus.places, corpus.passages, corpus.kept, strict=True)
-    return [
-        Task(digest(own, kept, key), label, (text, listed, kept, *arguments))
-        for own, label, text, listed, kept in slices
-    ]
-
-
 Passage = tuple[int, str, str]  # its key, its text, and what follows on the same side
 
 
-def _passages(text: Path, listed: Path, kept: np.ndarray, divide: ByContent, side: str) -> Iterator[list[Passage]]:
+def _passages(text: Path, kept: np.ndarray, listed: Path, divide: ByContent, side: str) -> Iterator[list[Passage]]:
     """Yield the passages of one side, some at a time."""
     rows = np.load(f"{listed}{PASSAGES}")
     is_mine = divide.sides(rows[:, 0]) == SIDES.index(side)
@@ -122,10 +112,10 @@ def _passages(text: Path, listed: Path, kept: np.ndarray, divide: ByContent, sid
     yield batch
 
 
-def list_grams(place: Path, text: Path, listed: Path, kept: np.ndarray, divide: ByContent) -> dict[str, Any]:
+def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, (P, 2) of each gram and the number of its passage."""
     pairs, keys, lengths = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int]()
-    for batch in _passages(text, listed, kept, divide, VALIDATION):
+    for batch in _passages(text, kept, listed, divide, VALIDATION):
         for (key, passage, _), found in zip(batch, grams([each[1:] for each in batch]), strict=True):
             own = np.unique(found)
             pairs.append(np.column_stack([own, np.full(len(own), len(keys), dtype=np.uint64)]))
@@ -136,14 +126,14 @@ def list_grams(place: Path, text: Path, listed: Path, kept: np.ndarray, divide: 
 
 
 def scan_slice(
-    place: Path, text: Path, listed: Path, kept: np.ndarray, divide: ByContent, index: Path, most: float
+    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path, most: float
 ) -> dict[str, Any]:
     """Find what of a slice's training shares too much; write which grams of validation it has."""
     with np.load(index) as content:
         held = dict(content)
     seen, filtered = np.zeros(len(held["grams"]), dtype=bool), _Filter(held["grams"])
     leaks = []
-    for batch in _passages(text, listed, kept, divide, TRAIN):
+    for batch in _passages(text, kept, listed, divide, TRAIN):
         found = list(grams([each[1:] for each in batch]))
         ends = np.cumsum([len(own) for own in found])
         which, met = filtered.find(np.concatenate([held["grams"][:0], *found]))

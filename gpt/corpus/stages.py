@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import uuid
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -40,6 +42,8 @@ class Task:
     key: str
     label: str
     arguments: tuple[Any, ...]
+    bytes: int = 0
+    """Of input, that it works on."""
 
 
 def cores() -> int:
@@ -53,6 +57,7 @@ class Stages:
     def __init__(self, directory: Path, workers: int, progress: Progress) -> None:
         """Keep results in a directory. `workers` of more than 1 are processes, begun when there is work for them."""
         self.directory, self.workers, self.progress = directory, workers, progress
+        self.seconds = defaultdict[str, float](float)  # that each stage took
         self._pool: Executor | None = None
 
     def __enter__(self) -> "Stages":
@@ -70,9 +75,17 @@ class Stages:
         """
         results = [self.result(work, task) for task in tasks]
         missing = [number for number, result in enumerate(results) if not result.exists()]
+        start, left, size = time.monotonic(), len(missing), 0
+        self.progress.doing = doing
         with contextlib.closing(self._done(work, tasks, results, missing)) as done:
-            for count, _ in enumerate(done, len(tasks) - len(missing) + 1):
-                self.progress.doing = f"{doing}: {count:,} of {len(tasks):,} parts"
+            for number in done:
+                left, size = left - 1, size + tasks[number].bytes
+                seconds = max(1e-3, time.monotonic() - start)
+                self.progress.doing = (
+                    f"{doing}: {len(tasks) - left:,} of {len(tasks):,} parts, {size / 1e6 / seconds:.1f} MB/s, about "
+                    f"{seconds * left / (len(missing) - left):.0f} s left"
+                )
+        self.seconds[doing] += time.monotonic() - start
         for result in results:
             found = read_json(result)
             yield self.directory / found["place"], found["result"]

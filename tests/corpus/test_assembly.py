@@ -120,6 +120,22 @@ def test_text_that_is_added_is_encoded_alone_and_the_result_is_that_of_a_beginni
     assert content_of(tmp_path / "d").keys() >= {"manifest.json", "report.json", "ledger.jsonl.gz", "split.json"}
 
 
+def test_a_tokenizer_that_was_learned_stays_while_text_is_added(folder, tmp_path, said):
+    def fingerprint(tokenizer):
+        return prepare(
+            TextFiles([folder]), SplitByContent(), tokenizer, tmp_path / "d", {"tokenizer": tokenizer}
+        ).tokenizer.fingerprint
+
+    first = fingerprint("bpe:300")
+    (folder / "99.txt").write_text("zyxwv " * 300)
+    assert fingerprint("bpe:300") == fingerprint("auto") == first
+    assert any("its tokenizer, bpe:300, stays that of the corpus" in line for line in said)
+    assert fingerprint("bpe:301") != first
+    for file in folder.iterdir():
+        file.write_text(f"another text, of which nothing was there before: {file.name} " * 30)
+    assert fingerprint("bpe:301") != fingerprint("bpe:300") != first
+
+
 def texts_of(split, tokenizer):
     return tokenizer.decode(split.read(0, split.tokens).tolist()).split("<|endoftext|>")
 
