@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
+from gpt.corpus.executor import worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
@@ -44,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with Interruptible():
         dataset = prepare_recipe(recipe)
-    print_dataset(dataset)
-    log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
+    if dataset is not None:
+        print_dataset(dataset)
+        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
 
 
 def _require_corpus(arguments: list[str]) -> None:
@@ -81,11 +83,24 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     return loose, inputs, others
 
 
-def prepare_recipe(recipe: Recipe) -> Dataset:
-    """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be."""
+def prepare_recipe(recipe: Recipe) -> Dataset | None:
+    """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be.
+
+    Returns None where this is one of several jobs, and not the first, which writes it.
+    """
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
-    filters, workers = recipe.filters() if isinstance(recipe, Files) else None, getattr(recipe, "workers", 1)
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers)
+    filters = recipe.filters() if isinstance(recipe, Files) else None
+    workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
+    worker_count(workers)
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part)
+
+
+def _parsed_part(text: str) -> tuple[int, int]:
+    """Parse I/N. Raises InputError for anything else."""
+    part, slash, parts = text.partition("/")
+    if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise InputError(f"`part` {text}: give I/N with I from 1 to N, as 3/8 for the third of eight jobs")
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

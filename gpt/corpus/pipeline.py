@@ -24,13 +24,14 @@ from filelock import FileLock, Timeout
 from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Piece, Split, division_key
-from gpt.corpus.stages import Stages, Task, cores, digest
+from gpt.corpus.stages import Stages, Task, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
@@ -57,28 +58,38 @@ def prepare(
     out: Path,
     recipe: dict[str, Any],
     filters: Filters | None = None,
-    workers: int = 1,
-) -> Dataset:
+    workers: str = "1",
+    part: tuple[int, int] = (1, 1),
+) -> Dataset | None:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
     `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
-    processes of this machine; a program that asks for more than one must be safe to import.
+    a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
+    `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
+    return None when they have done their part.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
     before = _replaceable(out, recipe.get("name"))
-    with _work_in(out) as (work, interruptible), Progress() as progress, Stages(work, workers, progress) as stages:
+    with (
+        _work_in(out, part) as (work, interruptible),
+        Progress() as progress,
+        Stages(work, progress, workers, part) as stages,
+    ):
         given = cast("Source", source()) if callable(source) else source
         corpus = _read(given, stages, out, filters or Filters(), interruptible)
-        firsts = drop_duplicates(corpus, work)
+        firsts = drop_duplicates(corpus, stages.own)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
         made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
             tokenizer, corpus, divide, recipe, progress
         )
         results = _encoded(corpus, firsts, divide, made, out)
+        if part[0] > 1:
+            log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
+            return None
         written = [shard for result in results for shard in result.shards]
         for name in SPLITS:
             _require_window(name, written, corpus, divide)
@@ -101,18 +112,18 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
         log.info(
             f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
-            f"tokens/s, on {stages.workers} {'process' if stages.workers == 1 else 'processes'}; {longest} took "
+            f"tokens/s, by {stages.workers} {'worker' if stages.workers == '1' else 'workers'}; {longest} took "
             f"{seconds / took:.0%} of it"
         )
 
 
 @contextlib.contextmanager
-def _work_in(out: Path) -> Generator[tuple[Path, Interruptible]]:
+def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
     """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
-    work = aside(out, WORK)
+    work = aside(out, WORK).absolute()
     work.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(work / ".lock").acquire(timeout=0)
+        lock = FileLock(work / f".lock-{part[0]}-of-{part[1]}").acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{out}: another process is preparing it; wait until it ends, or choose another place"
@@ -126,7 +137,8 @@ def _work_in(out: Path) -> Generator[tuple[Path, Interruptible]]:
             if not interruptible.keeps:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        shutil.rmtree(work, ignore_errors=True)
+        if part[0] == 1:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:
@@ -137,8 +149,9 @@ def _read(source: Source, stages: Stages, out: Path, filters: Filters, interrupt
     size = slice_bytes_of(out) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
     slices: list[Slice] = list(cut(source, divided, size))
-    stages.workers = stages.workers if total >= LEAST_FOR_WORKERS else 1
-    if total >= LEAST_TO_KEEP:
+    if total < LEAST_FOR_WORKERS and worker_count(stages.workers):
+        stages.workers = "1"
+    if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
     corpus = Corpus(stages, source, slices, filters)
     corpus.before, corpus.slice_bytes = (out if (out / "manifest.json").exists() else None), size
@@ -207,7 +220,7 @@ def _tokenizer(
 
 def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path) -> list[Result]:
     """Encode all slices, but those that the dataset that is to be replaced has already."""
-    work, stages = corpus.stages.directory, corpus.stages
+    stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     if not file.exists():
         tokenizer.save(file)
@@ -221,7 +234,7 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
         passages = corpus.passages[len(tasks)] if corpus.passages else None
         division = division_key(divide, passages)
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
-        arguments = (text, mine, base, spool, divide, passages, file, 1 if stages.workers > 1 else cores())
+        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1)
         tasks.append(Task(key, each.label, arguments, each.bytes))
     reused = reuse(out, stages, write_slice, tasks)
     if reused:
