@@ -12,5 +12,6 @@ WeightDtype = Literal["auto", "float32", "bfloat16", "int8"]
 BadBytes = Literal["replace", "skip", "error"]
 Markup = Literal["drop", "keep"]
 Normalization = Literal["none", "nfc", "nfkc"]
+EncoderName = Literal["auto", "tiktoken", "gigatoken"]
 Overlap = Literal["move", "drop", "report"]
 IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

@@ -92,7 +92,8 @@ def prepare_recipe(recipe: Recipe) -> Dataset | None:
     filters = recipe.filters() if isinstance(recipe, Files) else None
     workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
     worker_count(workers)
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part)
+    encoder = getattr(recipe, "encoder", "auto")
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, encoder)
 
 
 def _parsed_part(text: str) -> tuple[int, int]:

@@ -16,11 +16,12 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
@@ -30,13 +31,13 @@ from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
-from gpt.corpus.split import Divide, Piece, Split, division_key
+from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import Stages, Task, digest
-from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
-from gpt.corpus.writer import write_slice
+from gpt.corpus.vocabulary import SplitSizes, corpus_tokenizer, make_tokenizer, parse_tokenizer
+from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_written
 from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
-from gpt.errors import InputError
+from gpt.errors import InputError, require
 from gpt.files import aside, write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
@@ -46,6 +47,7 @@ from gpt.text.tokenizer import Tokenizer
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
+LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
 LEAST_SECONDS = 3.0
 KEPT = "what is finished is kept, and the same command goes on"
@@ -60,6 +62,7 @@ def prepare(
     filters: Filters | None = None,
     workers: str = "1",
     part: tuple[int, int] = (1, 1),
+    encoder: EncoderName = "auto",
 ) -> Dataset | None:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
@@ -67,11 +70,12 @@ def prepare(
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
     a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
     `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
-    return None when they have done their part.
+    return None when they have done their part. `encoder` says what encodes, which changes nothing of the result.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
+    _require_encoder(encoder, tokenizer)
     before = _replaceable(out, recipe.get("name"))
     with (
         _work_in(out, part) as (work, interruptible),
@@ -83,16 +87,12 @@ def prepare(
         firsts = drop_duplicates(corpus, stages.own)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
-        made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
-            tokenizer, corpus, divide, recipe, progress
-        )
-        results = _encoded(corpus, firsts, divide, made, out)
+        made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
+        results = _encoded(corpus, firsts, divide, made, out, encoder)
         if part[0] > 1:
             log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
             return None
-        written = [shard for result in results for shard in result.shards]
-        for name in SPLITS:
-            _require_window(name, written, corpus, divide)
+        _require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
@@ -187,39 +187,42 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
 
 
-def _grown_tokenizer(
-    tokenizer: str | Tokenizer, corpus: Corpus, recipe: dict[str, Any]
-) -> tuple[Tokenizer, dict[str, Any]] | None:
-    """Return the tokenizer that was learned from the same corpus before it grew, if it is asked for."""
-    if not corpus.is_grown or corpus.before is None or not isinstance(tokenizer, str):
-        return None
-    was = read_manifest(corpus.before).get("recipe", {}).get("tokenizer")
-    if not isinstance(was, str) or not was.startswith("bpe:") or tokenizer not in (AUTO, was):
-        return None
-    log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus, which has grown")
-    return Tokenizer.load(corpus.before / "tokenizer.json"), recipe | {"tokenizer": was}
+def _require_encoder(encoder: EncoderName, tokenizer: str | Tokenizer) -> None:
+    """Raise InputError for an unknown encoder, and for gigatoken where it cannot be used."""
+    require(encoder in get_args(EncoderName), "`encoder`", encoder, ", ".join(get_args(EncoderName)))
+    if encoder == "gigatoken":
+        from gpt.text.fast import require_fast
+
+        require_fast(tokenizer)
 
 
-def _tokenizer(
-    tokenizer: str | Tokenizer, corpus: Corpus, divide: Divide, recipe: dict[str, Any], progress: Progress
-) -> tuple[Tokenizer, dict[str, Any]]:
-    """Return the tokenizer, loaded or made, and the recipe with what `auto` stands for."""
+def _encoded(
+    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path, encoder: EncoderName
+) -> list[Result]:
+    """Encode all slices, but those that the dataset that is to be replaced has already.
 
-    def pieces() -> Iterator[Piece]:
-        return (piece for document in corpus for piece in divide(document))
+    Where gigatoken differs from tiktoken in one slice, this is said, and tiktoken encodes all of them.
+    """
+    write, size = write_slice, sum(each.bytes for each in corpus.slices)
+    if encoder == "gigatoken" or (encoder == "auto" and size >= LEAST_FOR_FAST):
+        from gpt.corpus.fast_writer import fastest
 
-    if not isinstance(tokenizer, str):
-        return tokenizer, recipe
-    progress.doing = f"making the tokenizer {tokenizer}"
-    sizes = SplitSizes.of(pieces()) if tokenizer.partition(":")[0] in (AUTO, "bpe", "char") else SplitSizes()
-    if tokenizer == AUTO:
-        tokenizer = suitable_tokenizer(sizes.characters["train"])
-        recipe = recipe | {"tokenizer": tokenizer}
-    return make_tokenizer(tokenizer, pieces, sizes), recipe
+        write = fastest(tokenizer)
+    stages, tasks = corpus.stages, _encoding_tasks(corpus, firsts, divide, tokenizer)
+    reused = reuse(out, stages, write, tasks)
+    if reused:
+        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
+    results = list(stages.run("encoding", write, tasks))
+    for task, (_, found) in zip(tasks, results, strict=True):
+        if DISAGREEMENT in found:
+            corpus.report[DISAGREEMENT] = f"{task.label}: {found[DISAGREEMENT]}"
+            log.warning(f"{corpus.report[DISAGREEMENT]}; so tiktoken encodes all of the corpus, which takes longer")
+            results = list(stages.run("encoding by tiktoken", write_slice, tasks))
+            break
+    return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
 
 
-def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path) -> list[Result]:
-    """Encode all slices, but those that the dataset that is to be replaced has already."""
+def _encoding_tasks(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer) -> list[Task]:
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     if not file.exists():
@@ -236,22 +239,20 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
         arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1)
         tasks.append(Task(key, each.label, arguments, each.bytes))
-    reused = reuse(out, stages, write_slice, tasks)
-    if reused:
-        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
-    results = stages.run("encoding", write_slice, tasks)
-    return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
+    return tasks
 
 
-def _require_window(split: str, shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    tokens = sum(shard.tokens for shard in shards if shard.split == split)
-    if tokens < SMALLEST_WINDOW:
-        characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-        needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-        raise InputError(
-            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-            f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-        )
+def _require_windows(shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
+    """Raise InputError for a split without a single window."""
+    for split in SPLITS:
+        tokens = sum(shard.tokens for shard in shards if shard.split == split)
+        if tokens < SMALLEST_WINDOW:
+            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
+            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
+            raise InputError(
+                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
+                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
+            )
 
 
 def _replaceable(out: Path, recipe: str | None) -> str | None:

@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gpt.corpus.documents import hash_fraction
-from gpt.corpus.split import Piece
-from gpt.dataset.manifest import SPLITS
+from gpt.corpus.reading import Corpus
+from gpt.corpus.split import Divide, Piece
+from gpt.dataset.manifest import SPLITS, read_manifest
 from gpt.errors import InputError
-from gpt.log import log
+from gpt.log import Progress, log
 from gpt.text.tokenizer import Tokenizer
 
 AUTO = "auto"  # in place of a tokenizer's name: one that suits the size of the text
@@ -113,3 +115,37 @@ def sampled(piece: Piece, share: float) -> Iterator[str]:
     for start in range(0, len(piece.text), SAMPLE_CHARACTERS):
         if hash_fraction(f"{piece.name} {start}") < share:
             yield piece.text[start : start + SAMPLE_CHARACTERS]
+
+
+def corpus_tokenizer(
+    tokenizer: str | Tokenizer, corpus: Corpus, divide: Divide, recipe: dict[str, Any], progress: Progress
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return the tokenizer of a corpus, loaded or made, and the recipe with what `auto` stands for.
+
+    One that was learned from the same corpus, before it grew, stays.
+    """
+
+    def pieces() -> Iterator[Piece]:
+        return (piece for document in corpus for piece in divide(document))
+
+    if not isinstance(tokenizer, str):
+        return tokenizer, recipe
+    if grown := _grown_tokenizer(tokenizer, corpus, recipe):
+        return grown
+    progress.doing = f"making the tokenizer {tokenizer}"
+    sizes = SplitSizes.of(pieces()) if tokenizer.partition(":")[0] in (AUTO, "bpe", "char") else SplitSizes()
+    if tokenizer == AUTO:
+        tokenizer = suitable_tokenizer(sizes.characters["train"])
+        recipe = recipe | {"tokenizer": tokenizer}
+    return make_tokenizer(tokenizer, pieces, sizes), recipe
+
+
+def _grown_tokenizer(tokenizer: str, corpus: Corpus, recipe: dict[str, Any]) -> tuple[Tokenizer, dict[str, Any]] | None:
+    """Return the tokenizer that was learned from the same corpus before it grew, if it is asked for."""
+    if not corpus.is_grown or corpus.before is None:
+        return None
+    was = read_manifest(corpus.before).get("recipe", {}).get("tokenizer")
+    if not isinstance(was, str) or not was.startswith("bpe:") or tokenizer not in (AUTO, was):
+        return None
+    log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus, which has grown")
+    return Tokenizer.load(corpus.before / "tokenizer.json"), recipe | {"tokenizer": was}

@@ -1,8 +1,9 @@
 """The last stage: the ids of a slice's documents, as shards."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from gpt.text.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 4_000_000  # encoded at once
 SHARD_TOKENS = 100_000_000
+DISAGREEMENT = "gigatoken_differs"  # in a result and in the report
+
+Encode = Callable[[list[str]], list[np.ndarray]]  # of many texts, their ids
 
 
 class ShardWriter:
@@ -83,14 +87,15 @@ def write_slice(
     passages: Path | None,
     tokenizer: Path,
     threads: int,
+    encode: Encode | None = None,
 ) -> dict[str, Any]:
     """Encode the documents of a slice into shards, and write what became of every document into its ledger.
 
     `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
-    first document; `spool` says where all are, and `passages` where those of the slice are listed. Raises InputError
-    for what the tokenizer, a file, cannot encode.
+    first document; `spool` says where all are, and `passages` where those of the slice are listed. The `tokenizer`, a
+    file, encodes on so many threads, or `encode` does in its place. Raises InputError for what it cannot encode.
     """
-    loaded = _loaded(tokenizer)
+    loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes = list[Outcome]()
@@ -103,30 +108,30 @@ def write_slice(
                 yield piece
             outcomes.append(outcome)
 
-    for piece, ids in encoded(pieces(), loaded, threads):
+    for piece, ids in encoded(pieces(), encode or partial(loaded.encode_batch, threads=threads)):
         writers[piece.split].add(ids)
     shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
     return {"shards": shards} | write_ledger(place, text, firsts, kept, spool, outcomes)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(tokenizer: Path) -> Tokenizer:
+def loaded_tokenizer(tokenizer: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer)
 
 
-def encoded(pieces: Iterator[Piece], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Piece, np.ndarray]]:
+def encoded(pieces: Iterator[Piece], encode: Encode) -> Iterator[tuple[Piece, np.ndarray]]:
     """Yield each piece and its ids, in order, encoded some megabytes at a time."""
-    batch: list[Piece] = []
-    characters = 0
+    for batch in batches(pieces):
+        yield from zip(batch, encode([piece.text for piece in batch]), strict=True)
 
-    def encode() -> Iterator[tuple[Piece, np.ndarray]]:
-        ids = tokenizer.encode_batch([piece.text for piece in batch], threads)
-        yield from zip(batch, ids, strict=True)
 
+def batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Yield some megabytes of pieces at a time."""
+    batch, characters = list[Piece](), 0
     for piece in pieces:
         batch.append(piece)
         characters += len(piece.text)
         if characters >= BATCH_CHARACTERS:
-            yield from encode()
+            yield batch
             batch, characters = [], 0
-    yield from encode()
+    yield batch

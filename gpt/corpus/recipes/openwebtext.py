@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gpt.choices import EncoderName
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import beside
 from gpt.corpus.formats import require_parquet
@@ -33,6 +34,8 @@ class OpenWebText:
     """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
     part: str = "1/1"
     """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
+    encoder: EncoderName = "auto"
+    """gigatoken, of the extra `fast`, or tiktoken; auto takes gigatoken where it is there; the same ids come out."""
     out: Path = Path("data/openwebtext")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
