@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.corpus.grams import BATCH_CHARACTERS, grams
+from gpt.corpus.grams import BATCH_CHARACTERS, FACTOR, grams
 from gpt.corpus.reading import PASSAGES, Corpus, documents_at
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, cut
 from gpt.corpus.stages import digest
@@ -68,12 +68,13 @@ class Index:
         limits = np.array([0.0 if each in watched else most for each in keys]) * sizes
         own = digest(key, corpus.digests, unique)
         index = cls(
-            corpus.stages.own / f"index-{own}.npz", own, unique, np.append(starts, len(owners)), owners, sizes,
+            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owners)), owners, sizes,
             np.array(keys, dtype=np.uint64), limits, np.array(lengths, dtype=np.int64),
         )  # fmt: skip
-        np.savez(
-            index.place, grams=unique, starts=index.starts, owners=owners, sizes=sizes, keys=index.keys, limits=limits
-        )
+        index.place.mkdir(exist_ok=True)
+        held = {"grams": unique, "starts": index.starts, "owners": owners, "sizes": sizes, "keys": index.keys}
+        for name, values in (held | {"limits": limits, "tables": _Filter.tables(unique)}).items():
+            np.save(index.place / f"{name}.npy", values)
         return index
 
     def share(self, seen: np.ndarray) -> float:
@@ -129,9 +130,8 @@ def scan_slice(
     place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path, most: float
 ) -> dict[str, Any]:
     """Find what of a slice's training shares too much; write which grams of validation it has."""
-    with np.load(index) as content:
-        held = dict(content)
-    seen, filtered = np.zeros(len(held["grams"]), dtype=bool), _Filter(held["grams"])
+    held = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in index.glob("*.npy")}
+    seen, filtered = np.zeros(len(held["grams"]), dtype=bool), _Filter(held["grams"], held["tables"])
     leaks = []
     for batch in _passages(text, kept, listed, divide, TRAIN):
         found = list(grams([each[1:] for each in batch]))
@@ -167,20 +167,33 @@ def _shares(met: np.ndarray, size: int, held: dict[str, np.ndarray], most: float
 
 
 class _Filter:
-    """Finds hashes among those of an index: a table of their first bits says of most that they are not there."""
+    """Finds hashes among those of an index: two tables of their bits say of nearly all others that they are not."""
 
-    def __init__(self, hashes: np.ndarray) -> None:
-        self._hashes = hashes
+    def __init__(self, hashes: np.ndarray, tables: np.ndarray) -> None:
+        """Take the hashes, (G,) uint64 in order, and their `tables`."""
+        self._hashes, self._tables = hashes, tables
+
+    @staticmethod
+    def tables(hashes: np.ndarray) -> np.ndarray:
+        """Return which of their first bits the hashes have, and which of those of a product, (2, 2^bits) bool."""
         bits = min(27, max(16, len(hashes).bit_length() + 3))
-        self._shift = np.uint64(64 - bits)
-        self._table = np.zeros(1 << bits, dtype=bool)
-        self._table[(hashes >> self._shift).astype(np.int64)] = True
+        tables = np.zeros((2, 1 << bits), dtype=bool)
+        for table, values in zip(tables, (hashes, hashes * np.uint64(FACTOR)), strict=True):
+            table[_first_bits(values, table)] = True
+        return tables
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of those hashes that are there, and their places in the index."""
-        likely = np.flatnonzero(self._table.take(hashes >> self._shift, mode="clip"))
+        first, second = self._tables
+        likely = np.flatnonzero(first.take(_first_bits(hashes, first)))
+        likely = likely[second.take(_first_bits(hashes[likely] * np.uint64(FACTOR), second))]
         if not len(likely) or not len(self._hashes):
             return likely[:0], likely[:0]
         places = np.minimum(np.searchsorted(self._hashes, hashes[likely]), len(self._hashes) - 1)
         there = self._hashes[places] == hashes[likely]
         return likely[there], places[there]
+
+
+def _first_bits(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the place of each value in a table, (N,) int64."""
+    return (values >> np.uint64(65 - len(table).bit_length())).view(np.int64)

@@ -106,8 +106,9 @@ def _powers(size: int) -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """Say of each code point what it is, and with which number it counts."""
-    categories = (unicodedata.category(chr(code)) for code in range(TABLED))
-    kinds = np.fromiter((LETTER if category[0] in "LNM" else SEPARATOR for category in categories), np.uint8, TABLED)
+    categories = "".join(map(unicodedata.category, map(chr, range(TABLED))))  # of two letters each
+    major = np.frombuffer(categories[::2].encode(), dtype=np.uint8)
+    kinds = np.where(np.isin(major, np.frombuffer(b"LNM", dtype=np.uint8)), LETTER, SEPARATOR).astype(np.uint8)
     for first, last in WITHOUT_SPACES:
         part = kinds[first : last + 1]
         part[part == LETTER] = WORD

@@ -65,7 +65,8 @@ def write_ledger(
             else:
                 size += entry["bytes"]
                 if "reason" not in entry:
-                    longest = max(longest, [entry["bytes"], entry["document"]])
+                    if entry["bytes"] >= longest[0]:
+                        longest = max(longest, [entry["bytes"], entry["document"]])
                     entry |= _fate(next(results)) if kept[number] else _repetition(int(firsts[number]), spool)
                     number += 1
                 if "reason" in entry:

@@ -111,8 +111,8 @@ class _SliceWriter:
     def _add(self, document: Document) -> None:
         self.counts["documents"] += 1
         self.counts["characters"] += len(document.text)
-        size = len(document.text.encode())
-        found = self._filters(document)
+        content = document.text.encode()
+        size, found = len(content), self._filters(document)
         if isinstance(found, Skipped):
             self.leave_out(found, size)
             return
@@ -120,7 +120,8 @@ class _SliceWriter:
             self.counts["mended"] += 1
             if self.counts["mended"] <= MAX_SHOWN:
                 self.repaired.append([found.name, found.note])
-        name, content = found.name.encode("utf-8", "surrogatepass"), found.text.encode()
+        name = found.name.encode("utf-8", "surrogatepass")
+        content = content if found.text is document.text else found.text.encode()
         self.hashes.append(hashlib.blake2b(content, digest_size=16).digest())
         self.places.append(self._size)
         self._size += self._texts.write(LENGTHS.pack(len(name), len(content)) + name) + self._texts.write(content)
@@ -132,12 +133,14 @@ class _SliceWriter:
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
-    places = np.fromfile(f"{place}{PLACES}", dtype="<u8")
-    with open(f"{place}{TEXTS}", "rb") as texts:
-        for start in places[kept].tolist():
+    file = Path(f"{place}{TEXTS}")
+    bounds = np.append(np.fromfile(f"{place}{PLACES}", dtype="<u8"), np.uint64(file.stat().st_size))
+    with open(file, "rb") as texts:
+        for start, stop in zip(bounds[:-1][kept].tolist(), bounds[1:][kept].tolist(), strict=True):
             texts.seek(start)
-            name, content = LENGTHS.unpack(texts.read(LENGTHS.size))
-            yield Document(texts.read(name).decode("utf-8", "surrogatepass"), texts.read(content).decode())
+            record = texts.read(stop - start)
+            begin = LENGTHS.size + LENGTHS.unpack_from(record)[0]
+            yield Document(record[LENGTHS.size : begin].decode("utf-8", "surrogatepass"), record[begin:].decode())
 
 
 def name_at(place: Path, number: int) -> str:

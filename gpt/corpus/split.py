@@ -90,6 +90,10 @@ class ByContent:
 
 def joined(name: str, texts: list[str], sides: list[int]) -> Iterator[Piece]:
     """Yield the pieces of a document, whose passages are these, on sides of these numbers."""
+    if len(texts) == 1:  # as most have
+        if SIDES[sides[0]] != DROPPED:
+            yield Piece(name, SIDES[sides[0]], texts[0])
+        return
     for side, group in itertools.groupby(zip(sides, texts, strict=True), key=lambda pair: pair[0]):
         if SIDES[side] != DROPPED:
             yield Piece(name, SIDES[side], "".join(text for _, text in group))

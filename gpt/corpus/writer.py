@@ -34,32 +34,31 @@ class ShardWriter:
         self.stem, self.split, self.tokenizer, self.shard_tokens = stem, split, tokenizer, shard_tokens
         self.dtype = ids_dtype(tokenizer.vocab_size)
         self.shards: list[ShardInfo] = []
-        self._lengths = tokenizer.byte_lengths()
+        self._lengths = _byte_lengths(tokenizer)
         end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
         self._end = np.array(end, dtype=self.dtype)
         self._pending: list[np.ndarray] = []
         self._pending_tokens = self._pending_documents = 0
 
-    def add(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
-        document = np.asarray(ids)
-        if len(document) and (document.max() >= self.tokenizer.vocab_size or document.min() < 0):
+    def add(self, documents: Sequence[np.ndarray]) -> None:
+        """Add documents. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
+        ids = np.concatenate([self._end[:0], *(part for ids in documents for part in (ids, self._end))])
+        if len(ids) and (ids.max() >= self.tokenizer.vocab_size or ids.min() < 0):
             raise InputError(
-                f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
+                f"{self.split}: token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of "
                 f"{self.tokenizer.vocab_size}"
             )
-        self._pending_documents += 1
-        self._append(document.astype(self.dtype))
-        self._append(self._end)
-
-    def _append(self, ids: np.ndarray) -> None:
-        while len(ids):
-            room = self.shard_tokens - self._pending_tokens
-            self._pending.append(ids[:room])
-            self._pending_tokens += len(ids[:room])
-            ids = ids[room:]
+        ids = ids.astype(self.dtype)
+        starts = np.cumsum([0, *(len(own) + len(self._end) for own in documents)])[:-1]
+        begin = 0
+        while begin < len(ids):
+            end = begin + self.shard_tokens - self._pending_tokens
+            self._pending.append(ids[begin:end])
+            self._pending_tokens += len(self._pending[-1])
+            self._pending_documents += int(np.searchsorted(starts, end) - np.searchsorted(starts, begin))
             if self._pending_tokens == self.shard_tokens:
                 self._write()
+            begin = end
 
     def close(self) -> list[ShardInfo]:
         """Write what is left, and describe all shards."""
@@ -108,8 +107,11 @@ def write_slice(
                 yield piece
             outcomes.append(outcome)
 
-    for piece, ids in encoded(pieces(), encode or partial(loaded.encode_batch, threads=threads)):
-        writers[piece.split].add(ids)
+    encode = encode or partial(loaded.encode_batch, threads=threads)
+    for batch in batches(pieces()):
+        found = encode([piece.text for piece in batch])
+        for split, writer in writers.items():
+            writer.add([ids for piece, ids in zip(batch, found, strict=True) if piece.split == split])
     shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
     return {"shards": shards} | write_ledger(place, text, firsts, kept, spool, outcomes)
 
@@ -119,10 +121,9 @@ def loaded_tokenizer(tokenizer: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer)
 
 
-def encoded(pieces: Iterator[Piece], encode: Encode) -> Iterator[tuple[Piece, np.ndarray]]:
-    """Yield each piece and its ids, in order, encoded some megabytes at a time."""
-    for batch in batches(pieces):
-        yield from zip(batch, encode([piece.text for piece in batch]), strict=True)
+@functools.lru_cache(maxsize=2)
+def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    return tokenizer.byte_lengths()
 
 
 def batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:

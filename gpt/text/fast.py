@@ -1,7 +1,7 @@
 """Encoding by gigatoken, of the extra `fast`: some ten times as fast as tiktoken, and used only while both agree.
 
 1. First each token of the vocabulary is encoded by both, as a text of its own.
-2. Of each batch of texts, so does its beginning; and of all other text, the ids stand for as many bytes as it has.
+2. Of each batch of texts, so is the beginning; and the ids of all of it must stand for as many bytes as it has.
 3. A part of over a kilobyte without a space, such as Chinese or a run of one letter, is left to tiktoken: such are the
    texts on which fast encoders went wrong, and those on which they gain little.
 
@@ -9,10 +9,8 @@ One difference raises `Disagreement`: what was encoded until then is not to be u
 """
 
 import base64
-import contextlib
 import importlib.util
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from gpt.errors import InputError
 from gpt.text.tokenizer import GPT2_PATTERN, Tokenizer, parts_of
 
 INSTALL = "pip install 'gpt[fast]'"
-PROVEN = 1 << 17  # characters of each batch that both encode
+PROVEN, PROVEN_PART = 1 << 14, 32  # of each batch both encode the beginning: so many characters, and one in so many
 MOST_WITHOUT_SPACE = 1 << 10  # bytes
 RENEWED = 1 << 26  # bytes of text, after which it begins anew: it forgets no word, and some texts have new ones only
 
@@ -55,18 +53,27 @@ class FastEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Load the vocabulary. Raise Disagreement if a token is encoded otherwise, or gigatoken cannot be loaded."""
         self._tokenizer, self._lengths = tokenizer, tokenizer.byte_lengths()
-        self._backend, self._used = _loaded(tokenizer), 0
+        self._backend, self._given, self._renewal = _loaded(tokenizer), 0, RENEWED  # bytes until now, and until when
         self._prove("\n".join(token.decode(errors="replace") for token in tokenizer.ranks))
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """Encode texts, one array each. Raise Disagreement where tiktoken would give other ids, as far as is proven."""
-        left = PROVEN
+        left = max(PROVEN, sum(map(len, texts)) // PROVEN_PART)
         for text in texts:
             self._prove(text[:left])
             left -= len(text)
             if left <= 0:
                 break
-        return [self._encoded(text) for text in texts]
+        given = self._given
+        found = [self._encoded(text) for text in texts]
+        try:
+            size = self._lengths[np.concatenate([np.empty(0, np.uint32), *found])].sum()
+        except IndexError as error:
+            raise _disagreement(error, shown("".join(texts[:1]))) from None
+        if size != self._given - given:
+            of = f"{self._given - given:,} of texts from {shown(texts[0])} to {shown(texts[-1])}"
+            raise Disagreement(f"gigatoken gives ids for {size:,} bytes of the {of}")
+        return found
 
     def _encoded(self, text: str) -> np.ndarray:
         ids = [self._part(part) for part in parts_of(text)]
@@ -74,17 +81,15 @@ class FastEncoder:
 
     def _part(self, part: str) -> np.ndarray:
         content = part.encode()
+        self._given += len(content)
         if len(content) > MOST_WITHOUT_SPACE and b" " not in content:
             return self._tokenizer.encode_batch([part], threads=1)[0]
-        self._used += len(content)
-        if self._used > RENEWED:
-            self._backend, self._used = _loaded(self._tokenizer), len(content)
-        with _failures_are_disagreements(part):
-            ids = self._backend.encode(content)
-            size = self._lengths[ids].sum()
-        if size != len(content):
-            raise Disagreement(f"gigatoken gives ids for {size:,} bytes of the {len(content):,} of {shown(part)}")
-        return ids
+        if self._given > self._renewal:
+            self._backend, self._renewal = _loaded(self._tokenizer), self._given + RENEWED
+        try:
+            return self._backend.encode(content)
+        except BaseException as error:
+            raise _disagreement(error, shown(part)) from None
 
     def _prove(self, text: str) -> None:
         """Raise Disagreement if tiktoken gives other ids."""
@@ -104,21 +109,19 @@ def shown(text: str) -> str:
 def _loaded(tokenizer: Tokenizer) -> Any:
     """Load a vocabulary, which gigatoken reads from a file only, without any special token."""
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokenizer.ranks))
-    with _failures_are_disagreements(), tempfile.TemporaryDirectory() as directory:
+    try:
         from gigatoken.gigatoken_rs import BPETokenizer
 
-        file = Path(directory) / "ranks.tiktoken"
-        file.write_text("".join(lines))
-        return BPETokenizer.from_tiktoken(file, "gpt2", {})
-
-
-@contextlib.contextmanager
-def _failures_are_disagreements(text: str | None = None) -> Generator[None]:
-    """Turn whatever gigatoken raises, panics included, which in Rust pass every `except Exception`, to Disagreement."""
-    try:
-        yield
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "ranks.tiktoken"
+            file.write_text("".join(lines))
+            return BPETokenizer.from_tiktoken(file, "gpt2", {})
     except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            what = "its vocabulary" if text is None else shown(text)
-            raise Disagreement(f"gigatoken fails ({type(error).__name__}: {error}) for {what}") from None
-        raise
+        raise _disagreement(error, "its vocabulary") from None
+
+
+def _disagreement(error: BaseException, what: str) -> BaseException:
+    """Turn whatever gigatoken raises to Disagreement, panics included, which in Rust pass every `except Exception`."""
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return Disagreement(f"gigatoken fails ({type(error).__name__}: {error}) for {what}")
+    return error
