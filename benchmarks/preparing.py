@@ -23,8 +23,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.common import arguments, finish, show
+from gpt.corpus.executor import cores
 from gpt.corpus.recipes.python import texts
-from gpt.corpus.stages import cores
 from gpt.text.tokenizer import END_OF_TEXT
 
 FORMATS = ("txt", "jsonl", "parquet")

@@ -67,14 +67,14 @@ def _words(parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
     A word in both parts of a text is of the first.
     """
-    if not all(map(str.isascii, parts)):
+    if not all(map(str.isascii, parts)):  # of ASCII, the tables know which letters are capitals
         parts = [part if part.isascii() else unicodedata.normalize("NFC", part).lower() for part in parts]
     together = "\n".join(map("".join, zip(parts[::2], parts[1::2], strict=True)))
     kinds, values = _tables()
     if together.isascii():
         codes = np.frombuffer(together.encode(), dtype=np.uint8)
     else:
-        codes = np.minimum(np.frombuffer(together.lower().encode("utf-32-le", "surrogatepass"), "<u4"), TABLED - 1)
+        codes = np.minimum(np.frombuffer(together.encode("utf-32-le", "surrogatepass"), "<u4"), TABLED - 1)
     kind, value = kinds.take(codes), values.take(codes)
     is_letter = np.zeros(len(codes) + 2, dtype=bool)
     is_letter[1:-1] = kind == LETTER

@@ -35,11 +35,11 @@ class Outcome:
 
     characters: int
     """That are in no piece."""
-    pieces: Counter[str] = field(default_factory=Counter)
+    pieces: dict[str, int] = field(default_factory=dict)
 
     def add(self, piece: Piece) -> None:
         self.characters -= len(piece.text)
-        self.pieces[piece.split] += 1
+        self.pieces[piece.split] = self.pieces.get(piece.split, 0) + 1
 
 
 def write_spool(directory: Path, places: Sequence[Path], bases: Sequence[int], key: str) -> Path:
@@ -77,7 +77,7 @@ def write_ledger(
 
 
 def _fate(outcome: Outcome) -> dict[str, Any]:
-    fate: dict[str, Any] = {split: outcome.pieces[split] for split in SPLITS if outcome.pieces[split]}
+    fate: dict[str, Any] = {split: outcome.pieces[split] for split in SPLITS if split in outcome.pieces}
     if outcome.characters:
         fate |= {"dropped_characters": outcome.characters, "reason": OVERLAPS}
     return fate
