@@ -15,8 +15,8 @@ from gpt.errors import InputError
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
-from gpt.text.spelling import byte_alphabet
 from gpt.text.parts import LONGEST_RUN, parts_of
+from gpt.text.spelling import byte_alphabet
 from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, StreamDecoder, Tokenizer
 
 
