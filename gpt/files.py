@@ -66,7 +66,7 @@ def write_directory(path: Path) -> Generator[Path]:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory, renamed at once: half of it must not look like a whole one."""
-    removed = path.rename(aside(path, REMOVED))
+    removed = path.rename(path.with_name(f"{path.name}{REMOVED}") if path.name[0] == "." else aside(path, REMOVED))
     shutil.rmtree(removed, ignore_errors=True)
 
 

@@ -92,7 +92,7 @@ def _shake_hands(run: object, workers: str, directory: Path) -> None:
     probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     probe.write_text(word)
     try:
-        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[call-non-callable]
+        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[not-callable]
     finally:
         probe.unlink()
     if not answers:

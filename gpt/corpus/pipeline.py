@@ -12,7 +12,6 @@ was killed goes on where it was, and gives the same bytes.
 """
 
 import contextlib
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +36,7 @@ from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
 from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
 from gpt.errors import InputError
-from gpt.files import aside, write_directory
+from gpt.files import aside, remove_directory, write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
@@ -142,10 +141,10 @@ def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrup
             yield work, interruptible
         except BaseException:
             if not interruptible.keeps:
-                shutil.rmtree(work, ignore_errors=True)
+                remove_directory(work)
             raise
         if part[0] == 1:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_directory(work)
 
 
 def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:

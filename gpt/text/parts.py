@@ -1,4 +1,4 @@
-"""A text in the parts that are encoded one by one, so that no run of one kind of character is too long for an encoder."""
+"""A text in the parts that are encoded one by one, so that no run of one kind of character is too long."""
 
 import itertools
 
