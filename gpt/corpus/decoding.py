@@ -120,6 +120,8 @@ class TextStream:
             self._place += len(block)
             carriage_return = "\r" if text.endswith("\r") else ""
             yield self._checked(text.removesuffix(carriage_return))
+            if self._how.most is not None and self._place >= self._how.most:
+                return
         yield self._checked(carriage_return + self._decoded(b"", final=True))
 
     def document(self, name: str, text: str, is_whole: bool = True) -> Document | Skipped:

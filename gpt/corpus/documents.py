@@ -71,6 +71,8 @@ class Reading:
     """The largest window of a .zst file, as a power of 2 bytes: about what reading it takes of memory."""
     range: Range | None = None
     """Of a large file, the part that is read."""
+    most: int | None = None
+    """About how many bytes of a text are read, where its beginning will do."""
 
 
 def hash_fraction(name: str) -> float:

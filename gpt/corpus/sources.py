@@ -181,13 +181,27 @@ class TextFiles:
                 yield Skipped(part.name, "not a regular file")
                 return
             reader = FileReader(replace(self.how, range=part.range))
-            with _opened(part) as stream:
+            with self.stream(part) as stream:
                 yield from reader.documents(stream, part.name, part.file)
             yield from reader.notices
         except OSError as error:
             yield Skipped(part.name, f"cannot be read: {error.strerror}")
         except Refused as error:
             yield self._left_out(part, error)
+
+    def stream(self, part: "TextFile") -> io.BufferedReader:
+        """Open a file, so that a peek shows its beginning."""
+        if part.path == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise InputError("`input` -: standard input is closed")
+            if sys.stdin.isatty():
+                log.info("reading what is typed, up to Ctrl-D at the beginning of a line")
+            return buffered(sys.stdin.buffer.read)
+        if part.path.is_fifo():
+            return buffered(open(part.path, "rb", buffering=0).read)
+        if part.range is not None and part.path.suffix.lower() != ".parquet":
+            return opened(part.path, part.range)
+        return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
     def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory, and a later part of a file."""
@@ -248,21 +262,6 @@ def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped
             yield replace(part, name="pipe" if number == 1 else f"pipe {number}")
         else:
             yield part
-
-
-def _opened(part: TextFile) -> io.BufferedReader:
-    """Open a file, so that a peek shows its beginning."""
-    if part.path == STANDARD_INPUT:
-        if sys.stdin is None:
-            raise InputError("`input` -: standard input is closed")
-        if sys.stdin.isatty():
-            log.info("reading what is typed, up to Ctrl-D at the beginning of a line")
-        return buffered(sys.stdin.buffer.read)
-    if part.path.is_fifo():
-        return buffered(open(part.path, "rb", buffering=0).read)
-    if part.range is not None and part.path.suffix.lower() != ".parquet":
-        return opened(part.path, part.range)
-    return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
 
 def _name(path: Path, outside: Path) -> str:

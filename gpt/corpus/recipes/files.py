@@ -105,7 +105,7 @@ class Files:
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            **{name: value for name, value in vars(self.reading()).items() if name != "range"},
+            **{name: value for name, value in vars(self.reading()).items() if name not in ("range", "most")},
             **vars(self.filters()),
             **vars(self.split()),
             "validation": [str(path) for path in self.validation],
