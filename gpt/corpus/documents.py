@@ -7,6 +7,7 @@ from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
 
 AUTO, NONE = "auto", "none"  # in place of a separator
+CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
 
 @dataclass(frozen=True)

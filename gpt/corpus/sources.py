@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -174,7 +174,7 @@ class TextFiles:
             ranges = []
         return [replace(part, range=each) for each in ranges] or [part]
 
-    def read(self, part: "TextFile") -> Iterator[Document | Skipped | Notice]:
+    def read(self, part: "TextFile") -> Generator[Document | Skipped | Notice]:
         try:
             asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
