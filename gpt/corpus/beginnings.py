@@ -52,7 +52,7 @@ class Beginnings(TextFiles):
                     self.is_cut |= found.kind == CUT
                 else:
                     used = text if is_rows else self._place()
-                    if not is_text and count and max(used, text if text > MOST_TEXT else 0) > most:
+                    if text > MOST_TEXT + LEAST or (used > most and count and not is_text):
                         self.is_cut = True
                         break
                     place, count = used, count + 1

@@ -14,13 +14,12 @@ from typing import Any
 from gpt.corpus.beginnings import LEAST, Beginnings, suffixes_of
 from gpt.corpus.documents import CUT, Document, Notice, Skipped, hash_fraction
 from gpt.corpus.ledger import kind_of
-from gpt.corpus.reading import MAX_SHOWN, Filters
+from gpt.corpus.reading import Filters
 from gpt.corpus.secrets import count_addresses, secrets
 from gpt.corpus.sources import Identity, Source, TextFiles
 from gpt.errors import InputError
 from gpt.log import Progress
 
-BUDGET = 1 << 24  # bytes that are read, or come of them, in all
 MOST_NAMED = 3  # secrets of each kind
 
 
@@ -29,15 +28,15 @@ class Preview:
 
     `formats` counts all files, `bytes` all bytes. The rest is of what was read: `counts` has documents, characters,
     text_bytes, repeated (documents), addresses, read_files and read_bytes; `encodings` counts files, `secrets` likely
-    ones by kind, and `reasons` what was left out; `places` says where the first secrets are, and `passages` are the
-    texts. `estimate` is of all there is.
+    ones by kind, and `reasons` what was left out, of which `examples` has one each; `places` says where the first
+    secrets are, and `passages` are the texts. `estimate` is of all there is.
     """
 
-    def __init__(self, source: Source, filters: Filters, progress: Progress, budget: int = BUDGET) -> None:
-        """Look at a source; `budget` is in bytes."""
+    def __init__(self, source: Source, filters: Filters, progress: Progress, budget: int) -> None:
+        """Look at a source; `budget` is in bytes, that are read or come of them."""
         self.counts, self.secrets, self.places = Counter[str](), Counter[str](), list[str]()
         self.formats, self.encodings, self.reasons = Counter[str](), Counter[str](), Counter[str]()
-        self.skipped, self.notices, self.passages = list[Skipped](), list[Notice](), list[str]()
+        self.examples, self.notices, self.passages = dict[str, Skipped](), list[Notice](), list[str]()
         self.files = self.bytes = self.validation_bytes = 0
         self._of_formats = defaultdict[str, Counter[str]](Counter)  # the same counts, and bytes and read_bytes
         self.goes_on = False  # a pipe does, of which nobody knows how much more there is
@@ -133,9 +132,9 @@ class Preview:
         self.passages.append(kept.text)
 
     def _leave_out(self, left: Skipped) -> None:
-        self.reasons[kind_of(left.reason)] += 1
-        if len(self.skipped) < MAX_SHOWN:
-            self.skipped.append(left)
+        kind = kind_of(left.reason)
+        self.reasons[kind] += 1
+        self.examples.setdefault(kind, left)
 
 
 def _format(name: str) -> str:

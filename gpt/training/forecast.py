@@ -65,9 +65,8 @@ def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -
     share = config.batch_sequences // world.size
     lines = cost_lines(config) + memory_lines(forecast.memory(forecast.micro_batch))
     each = f"each of {world.size} processes: " if world.size > 1 else ""
-    lines.append(
-        f"{'batch':28} {each}{share} sequences of {config.model.context_length} tokens, {forecast.micro_batch} at a time"
-    )
+    sequences = f"{share} sequences of {config.model.context_length} tokens, {forecast.micro_batch} at a time"
+    lines.append(f"{'batch':28} {each}{sequences}")
     if dataset is not None:
         epochs = config.steps * config.batch_tokens / dataset.train.tokens
         lines.append(f"{'epochs':28} {epochs:>15.2f}")

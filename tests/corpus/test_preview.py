@@ -5,12 +5,15 @@ import io
 import json
 import random
 import tarfile
+import types
 import zipfile
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from gpt.corpus import beginnings
 from gpt.corpus.documents import Reading
 from gpt.corpus.preview import Preview
 from gpt.corpus.reading import Filters
@@ -92,7 +95,7 @@ def test_a_part_of_a_large_file_tells_of_all_of_it(texts, tmp_path, name):
     assert found.estimate("text_bytes") == pytest.approx(sum(map(len, texts)), rel=0.05)
     assert not found.is_complete
     assert found.counts["read_bytes"] < 0.7 * found.bytes
-    assert not found.skipped
+    assert not found.examples
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -140,7 +143,7 @@ def test_encodings_separators_duplicates_and_what_is_left_out_are_found(tmp_path
     assert (found.counts["documents"], found.counts["repeated"]) == (9, 1)
     assert [notice.kind for notice in found.notices] == ["divided files"]
     assert found.reasons == {"binary": 1, "hidden, or a directory of tools": 1}
-    assert {left.name for left in found.skipped} == {"notes/g.bin", "notes/.i"}
+    assert {left.name for left in found.examples.values()} == {"notes/g.bin", "notes/.i"}
 
 
 def test_secrets_are_counted_and_placed_and_addresses_counted(tmp_path):
@@ -161,8 +164,20 @@ def test_what_preparing_would_end_with_is_told_and_the_rest_is_looked_at(tmp_pat
     with pytest.raises(InputError):
         [*source.read(source.parts()[0])]
     found = look(source)
-    assert "`field`" in found.skipped[0].reason
+    assert "`field`" in next(iter(found.examples.values())).reason
     assert found.counts["documents"] == 1
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_pipe_is_read_to_its_end_or_to_the_most_that_is_read(texts, monkeypatch, goes_on):
+    monkeypatch.setattr(beginnings, "MOST_TEXT", 2 * MEGABYTE if goes_on else 20 * MEGABYTE)
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(lines(texts)), isatty=lambda: False)
+    monkeypatch.setattr("sys.stdin", stdin)
+    found = look(TextFiles([Path("-")], "text"), budget=20 * MEGABYTE)
+    assert (found.goes_on, found.is_complete) == (goes_on, not goes_on)
+    read = found.counts["documents"]
+    assert 1000 < read < 5000 if goes_on else read == len(texts)
+    assert found.estimate("documents") == read
 
 
 def test_filters_are_applied(tmp_path):
