@@ -38,7 +38,7 @@ class Preview:
         self.formats, self.encodings, self.reasons = Counter[str](), Counter[str](), Counter[str]()
         self.examples, self.notices, self.passages = dict[str, Skipped](), list[Notice](), list[str]()
         self.files = self.bytes = self.validation_bytes = 0
-        self._of_formats = defaultdict[str, Counter[str]](Counter)  # the same counts, and bytes and read_bytes
+        self._of_formats = defaultdict[str, dict[str, float]](lambda: defaultdict(float))  # the same counts, and bytes
         self.goes_on = False  # a pipe does, of which nobody knows how much more there is
         self._filters, self._seen = filters, set[bytes]()
         progress.doing = "looking for files"
@@ -66,7 +66,10 @@ class Preview:
             else:
                 self._read_whole(source, part, identity)
             found = self.counts - before
-            self._of_formats[_format(identity.name)].update(found)
+            for key, count in found.items():
+                self._of_formats[_format(identity.name)][key] += count
+            if files and files.is_cut and found["documents"] == 1:  # of which there is no more: the file is one
+                self._of_formats[_format(identity.name)]["documents"] += found["read_bytes"] / identity.bytes - 1
             used += max(found["text_bytes"], min(found["read_bytes"], LEAST))
 
     def estimate(self, name: str) -> int:

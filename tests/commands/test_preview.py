@@ -40,12 +40,12 @@ def looked(home, name, *options, code=0):
 
 @pytest.fixture
 def notes(tmp_path):
-    """120 files, some 600 kB, with a repetition, a secret, and what is no text."""
+    """60 files, some 150 kB, with a repetition, a secret, and what is no text."""
     rng, folder = random.Random(0), tmp_path / "notes"
     folder.mkdir()
     words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randrange(2, 9))) for _ in range(2000)]
-    for number in range(120):
-        text = "\n".join(" ".join(rng.choices(words, k=12)) for _ in range(rng.randrange(20, 120)))
+    for number in range(60):
+        text = "\n".join(" ".join(rng.choices(words, k=12)) for _ in range(rng.randrange(10, 80)))
         (folder / f"{number:03}.txt").write_text(text)
     (folder / "200.txt").write_bytes((folder / "007.txt").read_bytes())
     (folder / "300.bin").write_bytes(bytes(99))
@@ -57,22 +57,22 @@ def notes(tmp_path):
 def test_what_is_found_is_printed(notes, tmp_path):
     rows, errors = looked(tmp_path, "files", "--input", "notes", "--name", "n")
     size = sum(path.stat().st_size for path in notes.iterdir())
-    assert rows["found"] == [f"124 files, {size / 1e3:.1f} kB: .txt 122, .bin 1, .md 1"]
+    assert rows["found"] == [f"64 files, {size / 1e3:.1f} kB: .txt 62, .bin 1, .md 1"]
     assert rows["read"] == ["all of it"]
     assert rows["left out"] == ["1 in all", "1 binary: it has a zero byte: notes/300.bin"]
-    assert rows["encodings"] == ["UTF-8 122, UTF-16-LE 1"]
+    assert rows["encodings"] == ["UTF-8 62, UTF-16-LE 1"]
     separators = ["notes/500.txt: 2 documents, divided at lines of <|endoftext|>; --separator none keeps it as one"]
     assert rows["separators"] == ["found in 1 of the texts", *separators]
-    assert re.fullmatch(r"124, of \d\.\d kB on average", rows["documents"][0])
-    assert rows["duplicates"] == ["1 of 124 that were read repeat another (0.8%)"]
+    assert re.fullmatch(r"64, of \d\.\d kB on average", rows["documents"][0])
+    assert rows["duplicates"] == ["1 of 64 that were read repeat another (1.6%)"]
     secret = "AWS access key: notes/400.md, line 2"
     assert rows["likely secrets"] == ["AWS access key 1: look at them before you train on them", secret]
     assert rows["e-mail"] == ["addresses: 1"]
     assert errors.endswith("nothing was written; to write it, leave --dry-run out\n")
 
 
-@pytest.mark.parametrize("tokenizer", ["auto", "bytes", "char", "bpe:400", "gpt2", "own"])
-def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp_path, tokenizer, gpt2_tokenizer, bpe):
+@pytest.mark.parametrize("tokenizer", ["auto", "char", "bpe:1000", "own"])
+def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp_path, tokenizer, bpe):
     (tmp_path / "own").mkdir()
     bpe.save(tmp_path / "own" / "tokenizer.json")
     options = ("--input", "notes", "--name", "n", "--tokenizer", tokenizer)
@@ -81,7 +81,7 @@ def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp
     dataset = open_dataset(tmp_path / "data" / "n")
     total, validation = (int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", rows["tokens"][0]))
     assert total == pytest.approx(dataset.train.tokens + dataset.validation.tokens, rel=0.02)
-    assert validation == pytest.approx(dataset.validation.tokens, rel=0.5)  # chance decides how much it is
+    assert 0.45 < dataset.validation.tokens / validation < 2  # chance decides, within these bounds
     if tokenizer == "auto":
         assert rows["tokenizer"][0].startswith(f"{dataset.recipe['tokenizer']}, for ")
     command = parse_train(["--data", str(dataset.path), "--device", "cpu"])
@@ -109,14 +109,14 @@ def test_the_time_is_forecast_by_a_trial_as_a_training_forecasts_it(notes, tmp_p
 
 def test_of_a_large_corpus_a_part_is_read_and_that_is_said(notes, tmp_path, monkeypatch):
     whole, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n", "--tokenizer", "bytes")
-    monkeypatch.setattr(preview, "BUDGET", 150_000)
+    monkeypatch.setattr(preview, "BUDGET", 60_000)
     part, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n", "--tokenizer", "bytes")
     assert re.fullmatch(
-        r"1\d\d\.\d kB of \d+\.\d kB, in \d\d files; what follows is an estimate from that", part["read"][0]
+        r"6\d\.\d kB of \d+\.\d kB, in \d\d files; what follows is an estimate from that", part["read"][0]
     )
     numbers = [int(re.search(r"about ([\d,]+)", rows["tokens"][0])[1].replace(",", "")) for rows in (whole, part)]
     assert numbers[1] == pytest.approx(numbers[0], rel=0.15)
-    assert part["documents"][0].startswith("about 1")
+    assert part["documents"][0].startswith("about ")
     again, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n", "--tokenizer", "bytes")
     assert again | {"time": ""} == part | {"time": ""}
 
@@ -141,10 +141,13 @@ def test_shakespeare_that_is_here_is_looked_at(tmp_path):
 
 
 def test_the_default_corpus_can_be_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(preview, "BUDGET", 300_000)
+    """Of 300 modules of 1,000 bytes a part is read, and their share of validation is the recipe's."""
+    modules = [(f"{number}.py", f"{number:03} {'x = 1 ' * 166}") for number in range(300)]
+    monkeypatch.setattr("gpt.corpus.recipes.python.texts", lambda: modules)
+    monkeypatch.setattr(preview, "BUDGET", 30_000)
     rows, _ = looked(tmp_path, "python", "--tokenizer", "bytes")
-    assert re.match(r"[\d,]+ files, \d+\.\d MB: \.py \d+", rows["found"][0])
-    assert re.match(r"about 1?\d,\d00,000, of which \d+,\d+ validate", rows["tokens"][0])
+    assert rows["found"] == ["300 files, 300.0 kB: .py 300"]
+    assert rows["tokens"] == ["about 300,000, of which 12,000 validate"]
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def look(source, budget=4 * MEGABYTE, filters=None):
 
 @pytest.fixture(scope="module")
 def texts():
-    """Some 12 MB: 12,000 texts of other lengths."""
+    """Some 6 MB: 6,000 texts of other lengths."""
     rng = random.Random(0)
     words = [f"word{rng.randrange(10**6)}" for _ in range(20_000)]
-    starts = [rng.randrange(len(words) - 200) for _ in range(12_000)]
+    starts = [rng.randrange(len(words) - 200) for _ in range(6_000)]
     return [f"{n} " + " ".join(words[start : start + rng.randrange(10, 190)]) for n, start in enumerate(starts)]
 
 
@@ -85,17 +85,25 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_part_of_a_large_file_tells_of_all_of_it(texts, tmp_path, name):
-    """Within a twentieth: texts are alike all over it."""
+    """Within a twentieth, as texts are alike all over it; or a tenth of what is packed, and is unpacked far ahead."""
     (tmp_path / name).write_bytes(KINDS[name](texts))
     has_fields = name.split(".")[1] in ("jsonl", "json", "csv", "parquet")
     source = TextFiles([tmp_path / name], "text" if has_fields else None)
     budget = (tmp_path / name).stat().st_size // 4
     found = look(source, budget)
-    assert found.estimate("documents") == pytest.approx(len(texts), rel=0.05)
-    assert found.estimate("text_bytes") == pytest.approx(sum(map(len, texts)), rel=0.05)
+    near = 0.1 if name.endswith(".gz") else 0.05
+    assert found.estimate("documents") == pytest.approx(len(texts), rel=near)
+    assert found.estimate("text_bytes") == pytest.approx(sum(map(len, texts)), rel=near)
     assert not found.is_complete
     assert found.counts["read_bytes"] < 0.7 * found.bytes
     assert not found.examples
+
+
+def test_a_large_text_is_one_document(texts, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    found = look(TextFiles([tmp_path / "a.txt"]), budget=2 * MEGABYTE)
+    assert found.estimate("documents") == found.counts["documents"] == 1
+    assert found.estimate("characters") == pytest.approx(sum(map(len, texts)) + len(texts) - 1, rel=0.001)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -110,18 +118,18 @@ def test_of_a_small_corpus_all_is_read(texts, tmp_path, name):
 
 def test_files_of_many_formats_are_reckoned_up_each_by_itself(texts, tmp_path):
     """As large as the texts is what is none."""
-    for number in range(0, 6000, 6):
-        (tmp_path / f"{number}.txt").write_text("\n".join(texts[number : number + 6]))
+    for number in range(0, 3000, 3):
+        (tmp_path / f"{number}.txt").write_text("\n".join(texts[number : number + 3]))
     rng = random.Random(1)
     for number in range(6):
-        (tmp_path / f"{number}.bin").write_bytes(b"\0" + rng.randbytes(MEGABYTE))
-    found = look(TextFiles([tmp_path]), budget=3 * MEGABYTE)
+        (tmp_path / f"{number}.bin").write_bytes(b"\0" + rng.randbytes(MEGABYTE // 2))
+    found = look(TextFiles([tmp_path]), budget=3 * MEGABYTE // 2)
     assert found.formats == {".txt": 1000, ".bin": 6}
     assert found.files == 1006
     assert found.counts["read_files"] < 700
     assert found.estimate("documents") == pytest.approx(1000, rel=0.05)
-    assert found.estimate("text_bytes") == pytest.approx(sum(map(len, texts[:6000])), rel=0.1)
-    again = look(TextFiles([tmp_path]), budget=3 * MEGABYTE)
+    assert found.estimate("text_bytes") == pytest.approx(sum(map(len, texts[:3000])), rel=0.1)
+    again = look(TextFiles([tmp_path]), budget=3 * MEGABYTE // 2)
     assert again.counts == found.counts
 
 
@@ -170,13 +178,13 @@ def test_what_preparing_would_end_with_is_told_and_the_rest_is_looked_at(tmp_pat
 
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_pipe_is_read_to_its_end_or_to_the_most_that_is_read(texts, monkeypatch, goes_on):
-    monkeypatch.setattr(beginnings, "MOST_TEXT", 2 * MEGABYTE if goes_on else 20 * MEGABYTE)
+    monkeypatch.setattr(beginnings, "MOST_TEXT", MEGABYTE if goes_on else 20 * MEGABYTE)
     stdin = types.SimpleNamespace(buffer=io.BytesIO(lines(texts)), isatty=lambda: False)
     monkeypatch.setattr("sys.stdin", stdin)
     found = look(TextFiles([Path("-")], "text"), budget=20 * MEGABYTE)
     assert (found.goes_on, found.is_complete) == (goes_on, not goes_on)
     read = found.counts["documents"]
-    assert 1000 < read < 5000 if goes_on else read == len(texts)
+    assert 1000 < read < 3500 if goes_on else read == len(texts)
     assert found.estimate("documents") == read
 
 
@@ -188,5 +196,5 @@ def test_filters_are_applied(tmp_path):
 
 def test_texts_in_memory_are_looked_at_too(texts):
     found = look(Texts((str(number), text) for number, text in enumerate(texts)), budget=2 * MEGABYTE)
-    assert found.counts["documents"] < 4000
+    assert found.counts["documents"] < 3000
     assert found.estimate("documents") == pytest.approx(len(texts), rel=0.05)
