@@ -87,10 +87,9 @@ def show_data(
     step: int | None = None,
     dropped: Annotated[tuple[str, ...] | None, arg(metavar="[REASON]", help_behavior_hint="")] = None,
 ) -> int:
-    """Show a dataset: sizes, documents, where a text stands, what a step has read, what was left out.
+    """Show a dataset: sizes, documents, where a text stands, what a step has read.
 
-    Documents are those between end-of-text ids, and count from 0. Each is named by the document of the input that it
-    was made of.
+    Documents are those between end-of-text ids, and count from 0.
 
     Args:
         directory: The dataset, as data/python; with --run, by default the one that it was trained on.
@@ -99,8 +98,7 @@ def show_data(
         text: Print each place where this text stands, letter for letter. Exit code 1 if there is none.
         run: Print what a step of this run has read. Exit code 1 if the run's recorded hash is of something else.
         step: The step, as metrics.jsonl counts them, from 1.
-        dropped: Print each document of the input that was left out, or kept with a loss: all, or those of a reason,
-            such as duplicate. Exit code 1 if there is none.
+        dropped: Print what was left out of the input, or lost there: all, or for one reason. Exit code 1 if nothing.
     """
     _require_one(document, text, run, step, dropped)
     run = by_name(run) if run else None

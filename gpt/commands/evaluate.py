@@ -100,7 +100,7 @@ def evaluate(
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
-    """Evaluate runs on a whole validation split, or on your own text, and how they differ.
+    """Evaluate runs on a validation split, or on your text, and compare them.
 
     Args:
         run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
@@ -119,16 +119,9 @@ def evaluate(
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
-    if data is None and not text and not is_run(path):
-        meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
-        raise InputError(
-            f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`, or `text`"
-        )
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    if not text and (field, separator, encoding) != (None, AUTO, None):
-        raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
-    judge = _text(path, data, text, Reading(field, separator, encoding)) if text else _data(path, data)
+    judge = _judge(path, data, text, Reading(field, separator, encoding))
     protocol = _Protocol(judge, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
@@ -139,27 +132,35 @@ def evaluate(
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
     found += [_compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
-    if json:
-        runs = [_as_json(result, differences) for result, differences in found]
-        print(json_module.dumps({"data": judge.name, "precision": protocol.precision, "runs": runs}))
-    else:
-        print(
-            "\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found),
-            flush=True,
-        )
+    _print(found, protocol, json)
+    if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
 
 
-def _text(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Judge:
-    """Read texts in the ids of a run."""
-    if data:
+def _print(found: list[tuple[_Result, dict[str, Difference]]], protocol: _Protocol, json: bool) -> None:
+    """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
+    if json:
+        runs = [_as_json(result, differences) for result, differences in found]
+        print(json_module.dumps({"data": protocol.judge.name, "precision": protocol.precision, "runs": runs}))
+    else:
+        first = found[0][0].source
+        print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
+
+
+def _judge(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Judge:
+    """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
+    if data is None and not files and not is_run(run):
+        meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
+        raise InputError(
+            f"{run}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`, or `text`"
+        )
+    if files and data:
         raise InputError("`data` and `text`: each says what to evaluate on; give one of them")
-    tokenizer = load_tokenizer(run)
-    return _Judge(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
-
-
-def _data(run: Path, data: Path | None) -> _Judge:
-    """Open a dataset, by default the one that a run was trained on."""
+    if files:
+        tokenizer = load_tokenizer(run)
+        return _Judge(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
+    if how != Reading():
+        raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
     return _Judge.of(open_dataset(data or _only_dataset(run)))

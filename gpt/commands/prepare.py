@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.dry_run:
             from gpt.commands.preview import dry_run
 
-            dry_run(asked.recipe)
+            dry_run(asked.recipe, chosen_tokenizer(asked.recipe.tokenizer))
             return
         dataset = prepare_recipe(asked.recipe)
     print_dataset(dataset)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt.commands import as_flags
-from gpt.commands.prepare import chosen_tokenizer
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.corpus.download import bytes_in_words, missing
@@ -44,14 +43,14 @@ MOST_SHOWN = 3  # of what is shown by an example
 MOST_FILES = 5  # to be downloaded, that are named
 
 
-def dry_run(recipe: Recipe) -> None:
-    """Print what preparing a corpus would find and write. Raises InputError if that cannot be."""
+def dry_run(recipe: Recipe, tokenizer: str | Tokenizer) -> None:
+    """Print what preparing a corpus would find and write, with a tokenizer, or one of the kind that is named.
+
+    Raises InputError if that cannot be.
+    """
     place = recipe.place().expanduser()
     recipe.split()
-    filters, tokenizer = (
-        recipe.filters() if isinstance(recipe, Files) else Filters(),
-        chosen_tokenizer(recipe.tokenizer),
-    )
+    filters = recipe.filters() if isinstance(recipe, Files) else Filters()
     if isinstance(recipe, Remote):
         files, directory = recipe.downloads()
         if lacking := missing(files, directory):
