@@ -45,7 +45,7 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Corpus:
     """What all models are evaluated on."""
 
     name: str
@@ -56,7 +56,7 @@ class _Judge:
     """None where the split is of texts."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Judge":
+    def of(cls, dataset: Dataset) -> "_Corpus":
         return cls(str(dataset.path), dataset.validation, dataset.tokenizer, dataset)
 
     @property
@@ -68,7 +68,7 @@ class _Judge:
 class _Protocol:
     """How all models are evaluated."""
 
-    judge: _Judge
+    corpus: _Corpus
     device: str
     dtype: WeightDtype
     stride: int | None
@@ -121,13 +121,13 @@ def evaluate(
     require_model(path)
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    judge = _judge(path, data, text, Reading(field, separator, encoding))
-    protocol = _Protocol(judge, choose_device(device), dtype, stride, tokens)
+    corpus = _corpus(path, data, text, Reading(field, separator, encoding))
+    protocol = _Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
         log.info(f"using {loaded.source}")
-    if judge.dataset:
-        _require_own_data(loaded, judge.dataset, on_purpose=data is not None)
+    if corpus.dataset:
+        _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
     first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
@@ -141,13 +141,13 @@ def _print(found: list[tuple[_Result, dict[str, Difference]]], protocol: _Protoc
     """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
         runs = [_as_json(result, differences) for result, differences in found]
-        print(json_module.dumps({"data": protocol.judge.name, "precision": protocol.precision, "runs": runs}))
+        print(json_module.dumps({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
     else:
         first = found[0][0].source
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def _judge(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Judge:
+def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Corpus:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -158,12 +158,12 @@ def _judge(run: Path, data: Path | None, files: Sequence[Path], how: Reading) ->
         raise InputError("`data` and `text`: each says what to evaluate on; give one of them")
     if files:
         tokenizer = load_tokenizer(run)
-        return _Judge(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
+        return _Corpus(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
     if how != Reading():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
-    return _Judge.of(open_dataset(data or _only_dataset(run)))
+    return _Corpus.of(open_dataset(data or _only_dataset(run)))
 
 
 def _only_dataset(run: Path) -> Path:
@@ -178,7 +178,7 @@ def _only_dataset(run: Path) -> Path:
 def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
     result = _result(loaded, protocol)
-    alike = loaded.tokenizer.fingerprint == protocol.judge.tokenizer.fingerprint
+    alike = loaded.tokenizer.fingerprint == protocol.corpus.tokenizer.fingerprint
     differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
     if alike:
         differences["loss"] = loss_difference(first.measured, result.measured)
@@ -200,12 +200,12 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
 
 def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True) -> _Result:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
-    judge, tokenizer, context_length = protocol.judge, loaded.tokenizer, loaded.config.context_length
-    split, dataset = judge.split, judge.dataset
-    if tokenizer.fingerprint != judge.tokenizer.fingerprint:
+    corpus, tokenizer, context_length = protocol.corpus, loaded.tokenizer, loaded.config.context_length
+    split, dataset = corpus.split, corpus.dataset
+    if tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         if protocol.tokens is not None:
             raise InputError("`tokens`: runs with different tokenizers are compared on the complete split only")
-        split = encoded_anew(split, judge.tokenizer, tokenizer)
+        split = encoded_anew(split, corpus.tokenizer, tokenizer)
     elif dataset:
         dataset.require_window(context_length)
     windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens)
@@ -232,12 +232,12 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
 
 
 def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:
-    rows = format_evaluation(result.evaluation, protocol.precision, protocol.judge.what)
+    rows = format_evaluation(result.evaluation, protocol.precision, protocol.corpus.what)
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
     rows += difference_rows(differences, first)
     return printable(
-        "\n".join([f"{result.source}, on {protocol.judge.name}", *(f"{name:16} {text}" for name, text in rows)])
+        "\n".join([f"{result.source}, on {protocol.corpus.name}", *(f"{name:16} {text}" for name, text in rows)])
     )
 
 
