@@ -32,6 +32,18 @@ from gpt.text.tokenizer import Tokenizer
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
 RECIPES |= {"tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
+_Annotated: Any = Annotated  # of types that no type checker knows
+ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and --dry-run
+    name: make_dataclass(
+        "Asked",
+        [
+            ("recipe", _Annotated[recipe, arg(name="")]),
+            ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
+        ],
+        namespace={"__doc__": recipe.__doc__},
+    )
+    for name, recipe in RECIPES.items()
+}
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
@@ -42,13 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
-    asked = subcommand_cli_from_dict(
-        {name: _with_dry_run(recipe) for name, recipe in RECIPES.items()},
-        args=arguments,
-        prog=program_name(),
-        description=DESCRIPTION,
-        config=(DisallowNone,),
-    )
+    prog, conf = program_name(), (DisallowNone,)
+    asked = subcommand_cli_from_dict(ASKED, args=arguments, prog=prog, description=DESCRIPTION, config=conf)
     with Interruptible():
         if asked.dry_run:
             from gpt.commands.preview import dry_run
@@ -58,16 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = prepare_recipe(asked.recipe)
     print_dataset(dataset)
     log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
-
-
-def _with_dry_run(recipe: Callable[..., Recipe]) -> type:
-    """Add the option --dry-run to those of a recipe."""
-    annotated: Any = Annotated  # of a type that is known here only
-    fields = [
-        ("recipe", annotated[recipe, arg(name="")]),
-        ("dry_run", annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
-    ]
-    return make_dataclass("Asked", fields, namespace={"__doc__": recipe.__doc__})
 
 
 def _require_corpus(arguments: list[str]) -> None:

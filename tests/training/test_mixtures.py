@@ -9,6 +9,7 @@ import torch
 from helpers import require_equal, weights, without_clock
 
 from gpt import InputError
+from gpt.commands import train
 from gpt.config import EvaluationConfig
 from gpt.dataset.mixture import mix_datasets
 from gpt.evaluation.loss import evaluate
@@ -147,6 +148,16 @@ def test_a_skipped_step_says_whose_samples_it_had(make_mixed, short, said):
     expected = [str(texts[source][start]) for source, start in zip(located, starts, strict=True)]
     assert set(expected) <= set(names.split("; "))
     assert len(names.split("; ")) <= 2 * len(set(expected))
+
+
+def test_in_much_text_a_skipped_step_says_how_to_see_its_documents(make_training, tiny_config, said, monkeypatch):
+    monkeypatch.setattr(train, "MOST_SEARCHED", 100)
+    training = make_training(replace(tiny_config, steps=1))
+    training.trainer.gradient = lambda *given: (1.0, float("nan"))
+    training.fit()
+    (line,) = (line for line in said if "documents" in line)
+    see = f"see them by gpt data show --run {training.run} --step 1"
+    assert line == f"step 1: its documents are not looked up while it trains, in so much text; {see}"
 
 
 def test_the_last_table_has_a_row_for_each_source(make_mixed, short, capsys):
