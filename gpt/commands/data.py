@@ -229,7 +229,8 @@ def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> i
         print(f"step {step}, sample {read.sample}, epoch {read.epoch}, {place}, {those}:")
         for number in range(read.first, read.last + 1):
             if name := names.get((read.source, number)):
-                print(f"document {number} is of {name}")
+                line = f", from line {documents[read.source].line(read.span[0])}," if number == read.first else ""
+                print(f"document {number}{line} is of {name}")
         content = "".join(documents[read.source].text(read.span))
         print(printable(content) if sys.stdout.isatty() else content, end="\n\n")
     return 0 if agrees else FAULTY

@@ -126,12 +126,13 @@ def _read_words(found: Preview) -> str:
     if found.goes_on:
         return f"{bytes_in_words(found.counts['read_bytes'])}; a pipe goes on, so that the figures are of its beginning"
     part = f"{bytes_in_words(found.counts['read_bytes'])} of {bytes_in_words(found.bytes)}"
-    return f"{part}, in {found.counts['read_files']:,} files; what follows is an estimate from that"
+    files = f"{found.counts['read_files']:,} of the files" if found.files > 1 else "the file"
+    return f"{part}, in {files}; what follows is an estimate from that"
 
 
 def _estimated(found: Preview, name: str) -> str:
     number = found.estimate(name)
-    return f"{number:,}" if found.is_complete else f"about {_rounded(number)}"
+    return f"{number:,}" if found.is_complete or not number else f"about {_rounded(number)}"
 
 
 def _rounded(number: int) -> str:

@@ -18,6 +18,7 @@ from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.ledger import LEDGER, read_ledger
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import TextFiles
+from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
 from gpt.runs.directory import read_config, write_config
 
@@ -234,11 +235,18 @@ def test_a_step_is_shown_with_where_its_documents_come_from(run, dataset, tmp_pa
     """The texts of this dataset have numbers for names."""
     output = data("show", "--run", run, "--step", 21, cwd=tmp_path)[0]
     train = [number for number in range(100) if number % 10]
-    heads = re.findall(r"^step 21, .* documents? (\d+)(?: to (\d+))?:\n((?:document .*\n)+)", output, re.M)
+    documents = Documents(dataset.train, dataset.tokenizer)
+    heads = re.findall(
+        r"^step 21, .* tokens (\d+) to \d+, documents? (\d+)(?: to (\d+))?:\n((?:document .*\n)+)", output, re.M
+    )
     assert len(heads) == len(re.findall(r"^step 21, ", output, re.M))
-    for first, last, lines in heads:
-        numbers = range(int(first), int(last or first) + 1)
-        assert lines == "".join(f"document {number} is of {train[number]}\n" for number in numbers)
+    for place, first, last, lines in heads:
+        begin = documents.span(int(first)).start
+        before = dataset.tokenizer.decode(dataset.train.read(begin, int(place) - begin).tolist()).count("\n")
+        expected = f"document {first}, from line {before + 1}, is of {train[int(first)]}\n"
+        for number in range(int(first) + 1, int(last or first) + 1):
+            expected += f"document {number} is of {train[number]}\n"
+        assert lines == expected
 
 
 def test_a_step_without_a_record_is_told_by_its_neighbor(run, tmp_path):

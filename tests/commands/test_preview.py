@@ -112,7 +112,7 @@ def test_of_a_large_corpus_a_part_is_read_and_that_is_said(notes, tmp_path, monk
     monkeypatch.setattr(preview, "BUDGET", 60_000)
     part, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n", "--tokenizer", "bytes")
     assert re.fullmatch(
-        r"6\d\.\d kB of \d+\.\d kB, in \d\d files; what follows is an estimate from that", part["read"][0]
+        r"6\d\.\d kB of \d+\.\d kB, in \d\d of the files; what follows is an estimate from that", part["read"][0]
     )
     numbers = [int(re.search(r"about ([\d,]+)", rows["tokens"][0])[1].replace(",", "")) for rows in (whole, part)]
     assert numbers[1] == pytest.approx(numbers[0], rel=0.15)

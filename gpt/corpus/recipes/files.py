@@ -21,7 +21,7 @@ class Files:
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
     Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
-    a hash of their content: text that is added later changes nothing of that.
+    a hash of their content. Text that is added later changes nothing of that.
     """
 
     input: list[Path]
