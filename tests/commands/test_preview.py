@@ -13,7 +13,10 @@ from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.dataset.dataset import open_dataset
 from gpt.distributed.world import World
-from gpt.training.forecast import Forecast
+from gpt.training.forecast import Forecast, Pace
+
+
+STEPS_AND_SECONDS = ((r"([\d,]+) steps of", "length"), (r"of which 0:(\d\d) evaluation", "time"))
 
 
 @pytest.fixture(autouse=True)
@@ -94,14 +97,15 @@ def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp
     assert rows["time"] == ["about 3:06 on cpu, of which 0:36 evaluation"]
 
 
-def test_the_time_is_forecast_by_a_trial_as_a_training_forecasts_it(notes, tmp_path, monkeypatch, forecast):
+def test_the_time_is_what_a_trial_says_of_steps_and_of_windows(notes, tmp_path, monkeypatch, forecast):
+    """A step of half a second, and a window of a hundredth: steps / 2 and the windows of ten evaluations."""
     monkeypatch.undo()
-    monkeypatch.setattr("gpt.training.forecast.TRIAL_SECONDS", 0.02)
-    monkeypatch.setattr(Forecast, "memory", lambda self, sequences: mock.Mock(peak=0))
+    monkeypatch.setattr("gpt.training.forecast.measure_pace", lambda *_: Pace(step=0.5, window=0.01))
     options = ("--input", "notes", "--name", "n", "--tokenizer", "bytes")
-    assert re.fullmatch(
-        r"about \d+:\d\d on cpu, of which \d+:\d\d evaluation", looked(tmp_path, "files", *options)[0]["time"][0]
-    )
+    rows, _ = looked(tmp_path, "files", *options)
+    steps, evaluation = (int(re.search(pattern, rows[row][0])[1]) for pattern, row in STEPS_AND_SECONDS)
+    minutes, seconds = re.match(r"about (\d+):(\d\d) on cpu", rows["time"][0]).groups()
+    assert 60 * int(minutes) + int(seconds) == pytest.approx(steps / 2 + evaluation, abs=1.5)
     monkeypatch.setattr(Forecast, "memory", lambda self, sequences: mock.Mock(peak=1e15))
     rows, _ = looked(tmp_path, "files", *options)
     assert rows["time"] == ["not forecast: a trial would not fit into the free memory"]

@@ -41,7 +41,7 @@ def test_records_end_where_the_bytes_are_used_up(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(content, 0) if name.endswith("gz") else content)
     found, files = begun(tmp_path / name, 0.5, "text")
     assert files.is_cut and all(isinstance(item, Document) for item in found)
-    assert len(found) / 40 == pytest.approx(files.read_bytes / (tmp_path / name).stat().st_size, rel=0.1)
+    assert len(found) / 40 == pytest.approx(files.read_bytes / (tmp_path / name).stat().st_size, abs=0.04)
     least = 0.2 if name.endswith("gz") else 0.45  # what is packed is unpacked a megabyte at a time
     assert least < len(found) / 40 <= 0.55
 
