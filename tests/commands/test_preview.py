@@ -15,7 +15,6 @@ from gpt.dataset.dataset import open_dataset
 from gpt.distributed.world import World
 from gpt.training.forecast import Forecast, Pace
 
-
 STEPS_AND_SECONDS = ((r"([\d,]+) steps of", "length"), (r"of which 0:(\d\d) evaluation", "time"))
 
 
