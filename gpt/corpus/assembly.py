@@ -115,13 +115,13 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
 
 def slice_bytes_of(out: Path) -> int | None:
     """Return how large the slices of a dataset are, if it says so."""
-    found = _slices(out).get("slice_bytes")
+    found = read_slices(out).get("slice_bytes")
     return found if type(found) is int and found > 0 else None
 
 
 def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     """Make results of what a dataset has of the same slices; count them. What is damaged is not used."""
-    known, count = _slices(out).get("slices"), 0
+    known, count = read_slices(out).get("slices"), 0
     for task in tasks:
         entry = known.get(task.key) if isinstance(known, dict) else None
         result = stages.result(work, task)
@@ -146,7 +146,8 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     return count
 
 
-def _slices(out: Path) -> dict[str, Any]:
+def read_slices(out: Path) -> dict[str, Any]:
+    """Return what a dataset says of its slices; nothing where it says nothing, or that is damaged."""
     try:
         content = read_json(out / SLICES, format=FORMAT)
     except InputError:

@@ -7,6 +7,7 @@ from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
 
 AUTO, NONE = "auto", "none"  # in place of a separator
+CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Reading:
     """The largest window of a .zst file, as a power of 2 bytes: about what reading it takes of memory."""
     range: Range | None = None
     """Of a large file, the part that is read."""
+    most: int | None = None
+    """About how many bytes of a text are read, where its beginning will do."""
 
 
 def hash_fraction(name: str) -> float:

@@ -71,7 +71,7 @@ def prepare(
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
-    before = _replaceable(out, recipe.get("name"))
+    before = replaceable(out, recipe.get("name"))
     with (
         _work_in(out, part) as (work, interruptible),
         Progress() as progress,
@@ -260,7 +260,7 @@ def _require_window(split: str, shards: list[ShardInfo], corpus: Corpus, divide:
         )
 
 
-def _replaceable(out: Path, recipe: str | None) -> str | None:
+def replaceable(out: Path, recipe: str | None) -> str | None:
     """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
 
     Raises InputError where something else stands, a dataset of another recipe included.

@@ -238,3 +238,18 @@ class Split:
             begin = stop - shard.tokens
             for start in range(0, min(stop, stop if end is None else end) - begin, CHUNK_TOKENS):
                 yield begin + start, shard.read(start, min(CHUNK_TOKENS, shard.tokens - start))
+
+
+class MemorySplit(Split):
+    """A split whose ids are in memory."""
+
+    def __init__(self, name: str, ids: np.ndarray) -> None:
+        super().__init__(name, [])
+        self.ids, self.tokens = ids, len(ids)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        assert start >= 0 and start + count <= self.tokens
+        return self.ids[start : start + count].astype(np.int64)
+
+    def chunks(self, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, self.ids[:end]

@@ -19,8 +19,8 @@ from gpt.errors import InputError
 class Files:
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
-    Each file is a document, or many, by its records or separators.
-    Some validate, or passages of long ones, as a hash of their content chooses.
+    Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
+    a hash of their content. Text that is added later changes nothing of that.
     """
 
     input: list[Path]
@@ -106,7 +106,7 @@ class Files:
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            **{name: value for name, value in vars(self.reading()).items() if name != "range"},
+            **{name: value for name, value in vars(self.reading()).items() if name not in ("range", "most")},
             **vars(self.filters()),
             **vars(self.split()),
             "validation": [str(path) for path in self.validation],
