@@ -108,6 +108,11 @@ class TrainConfig:
     micro_batch_size: int | Literal["auto"] = bounded("auto", ge=1, note="or auto")
     """Sequences in one forward and backward pass of a process; gradients accumulate until batch_tokens are read.
     auto takes what fits into memory. Where memory runs out all the same, it is halved, and the step done again."""
+    windows: Literal["stream", "packed"] = "stream"
+    """Where sequences are cut. stream: wherever one is full; packed: at documents, of which only those longer than a
+    sequence are cut, and what remains of them is put together so that it fits best (Ding et al. 2024)."""
+    document_mask: bool = False
+    """Keep attention, positions and n-grams inside documents: each is computed as if it were alone."""
     seed: int = bounded(1337, ge=0, le=2**63 - 1)
     """Seed of initialization, data order and dropout."""
     device: Device = "auto"

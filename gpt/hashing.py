@@ -24,14 +24,15 @@ def mix(*numbers: Any) -> Any:
 _MASK = 2**64 - 1
 
 
-def row_hashes(samples: range, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Hash each row and its sample number to 63 bits, (B,) int64.
+def row_hashes(samples: range, *tensors: Tensor) -> Tensor:
+    """Hash each row of one or more tensors, together with its sample number, to 63 bits, (B,) int64.
 
     Their sum names the batch, however its rows are divided between processes.
     """
     digests = []
-    for sample, x, y in zip(samples, inputs.numpy(), targets.numpy(), strict=True):
-        hashed = blake2b(x, digest_size=8, key=sample.to_bytes(8, "little"))
-        hashed.update(y)
+    for sample, *rows in zip(samples, *(tensor.numpy() for tensor in tensors), strict=True):
+        hashed = blake2b(digest_size=8, key=sample.to_bytes(8, "little"))
+        for row in rows:
+            hashed.update(row)
         digests.append(int.from_bytes(hashed.digest(), "little") >> 1)
     return torch.tensor(digests, dtype=torch.int64)

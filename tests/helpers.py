@@ -28,6 +28,7 @@ from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, save, step_of
 from gpt.training.resume import resume
 from gpt.training.signals import StopRequest
+from gpt.training.start import training_loader
 from gpt.training.state import TrainState
 from gpt.training.summary import report
 from gpt.training.trainer import Trainer
@@ -143,7 +144,7 @@ class Training:
         self.model = GPT(config.model).to(world.device if world else "cpu")
         self.trainer = Trainer(self.model, config, world)
         self.validation = Validation(config, dataset)
-        self.loader = dataset.loader(config.batch_sequences, config.model.context_length, config.seed)
+        self.loader = training_loader(config, dataset)
         state = resume(run, self.trainer, self.validation, **allowed) if resumes else None
         self.state = state or TrainState(
             evaluated_windows=len(self.validation.windows), dataset_fingerprint=dataset.fingerprint

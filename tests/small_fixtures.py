@@ -90,6 +90,15 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def short_documents(tmp_path_factory):
+    """Documents of Python of 0 to 28 bytes, of which a small context holds several."""
+    text, documents = python_text(), []
+    for i in range(600):
+        documents.append(("validation" if i % 5 == 0 else "train", text[20 * i :][: i * i % 29]))
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "short")
+
+
+@pytest.fixture(scope="session")
 def other_dataset(tmp_path_factory):
     """Some short documents more, a third as many, to be mixed with those of `dataset`."""
     text = python_text()

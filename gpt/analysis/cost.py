@@ -115,7 +115,7 @@ def training_memory(
         weights=weights if sharded == 1 else count // sharded + weights // L + FLOAT32 * model.vocab_size * C,
         gradients=count // sharded if not accumulates else count,
         optimizer=(2 * count - matrices) // sharded,
-        activations=tokens * (kept + _outside_activations(model, device, value_bytes)),
+        activations=tokens * (kept + _outside_activations(model, device, value_bytes) + _mask(config, value_bytes)),
         logits=_head_memory(model, tokens, device),
         update=4 * matrices,
         lost=LOST_ON_CPU if device == "cpu" else 0.0,
@@ -161,6 +161,13 @@ def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> i
     mask = 0 if not model.dropout else C if device == "cuda" else C * FLOAT32
     quotient = C * FLOAT32 if model.normalization == "rms" else 0
     return C * FLOAT32 + C * value_bytes + mask + quotient
+
+
+def _mask(config: TrainConfig, value_bytes: int) -> int:
+    """Count the bytes per token of the masks that keep attention inside documents: one for each width of window."""
+    model = config.model
+    windows = {model.window_of(layer) for layer in range(model.n_layer)}
+    return config.document_mask * len(windows) * model.context_length * value_bytes
 
 
 def _head_memory(model: ModelConfig, tokens: int, device: str) -> int:

@@ -25,6 +25,7 @@ from gpt.log import log
 from gpt.runs.directory import by_name, read_config
 from gpt.terminal import one_line, printable, show
 from gpt.tracking.jsonl import read_metrics
+from gpt.training.start import training_loader
 
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
@@ -176,7 +177,7 @@ def _show_places(dataset: Dataset, text: str, splits: list[str]) -> int:
 def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> int:
     """Print the samples of a step. 1 if they are not what the run has recorded."""
     dataset.require_window(config.model.context_length)
-    loader = dataset.loader(config.batch_sequences, config.model.context_length, config.seed)
+    loader = training_loader(config, dataset)
     agrees = _agrees(loader, dataset, run, step)
     several = len(dataset.sources) > 1
     documents = [_documents(source.dataset, "train") for source in dataset.sources]
@@ -227,12 +228,12 @@ def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:
         return True
     nearest = min(records, key=lambda record: abs(record["step"] - step))
     samples, batch = loader.samples(nearest["step"] - 1), loader.batch(nearest["step"] - 1)
-    hashed = int(row_hashes(samples, batch.inputs, batch.targets).sum()) % 2**64
+    hashed = int(row_hashes(samples, *batch.tensors).sum()) % 2**64
     of_step = f"of step {nearest['step']:,}" + ("" if nearest["step"] == step else ", the nearest that is recorded,")
     if nearest["batch_hash"] != f"{hashed:016x}":
         log.warning(
             f"{run}: has read something else than this: the hash {of_step} is another one; {dataset.path} was changed, "
-            "or the run's seed, batch_tokens or context"
+            "or the run's seed, batch_tokens, windows, document_mask or context"
         )
         return False
     read = "has read" if step <= records[-1]["step"] else "will read, which it has not come to,"

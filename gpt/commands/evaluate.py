@@ -154,7 +154,8 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
         split = encoded_anew(split, dataset.tokenizer, tokenizer)
     else:
         dataset.require_window(context_length)
-    windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens)
+    mask = is_run(loaded.path) and read_config(loaded.path).document_mask  # as it was trained
+    windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens, mask)
     sums = loss_per_window(
         loaded.model,
         windows,

@@ -34,7 +34,7 @@ from gpt.training.profile import step_profiler
 from gpt.training.resume import begin, resume, save
 from gpt.training.schedule import branch_point
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
-from gpt.training.start import fit_to_dataset, new_model, require_tokenizer
+from gpt.training.start import fit_to_dataset, new_model, require_tokenizer, training_loader
 from gpt.training.state import TrainState, due
 from gpt.training.summary import report, report_stop
 from gpt.training.trainer import StepFailed, Trainer
@@ -80,7 +80,7 @@ def fit(
     is saved; and OSError if the end of it cannot be saved.
     """
     config, world = trainer.config, trainer.world
-    loader = validation.dataset.loader(config.batch_sequences, config.model.context_length, config.seed)
+    loader = training_loader(config, validation.dataset)
     last, branch = min(config.steps, config.stop_at or config.steps), branch_point(config.steps, config.optimizer)
     save_is_due, start = False, time.perf_counter() - state.elapsed_s
     with (

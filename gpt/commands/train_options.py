@@ -64,6 +64,7 @@ CALLED = {
     "--model": "--init-from, for weights, or a preset's name in the first place",
 }
 
+SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")  # can change in a new run only
 _PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."
 
 
@@ -279,10 +280,8 @@ def _init_of_resumed(before: str, now: str) -> str:
 def _require_same_training(before: TrainConfig, now: TrainConfig) -> None:
     """Raise InputError where what the steps done so far were made with changes; the rest can."""
     for name, was, is_now in differences(before, now):
-        if name.startswith("model.") or name in ("batch_tokens", "seed", "init_from", "optimizer.name"):
-            same_weights = name in ("batch_tokens", "seed", "optimizer.name", "model.dropout") or (
-                name == "model.context_length" and is_now < was
-            )
+        if name.startswith("model.") or name in (*SAME_WEIGHTS, "init_from"):
+            same_weights = name in (*SAME_WEIGHTS, "model.dropout") or (name == "model.context_length" and is_now < was)
             with_them = " from these weights with --init-from" if same_weights else ""
             raise InputError(
                 f"--resume: {name} was {was} and cannot become {is_now} midway; begin a new run{with_them}"

@@ -59,9 +59,19 @@ class Dataset:
         """Tokens of the shortest split of a source."""
         return min(split.tokens for source in self.sources for split in source.splits)
 
-    def loader(self, batch: int, context_length: int, seed: int, samples: MakeSamples = Stream) -> Loader:
-        """Make the loader of batches of windows from the training split, as `samples` makes them of a split."""
-        return Loader(self.train, batch, context_length, seed, samples)
+    def loader(
+        self,
+        batch: int,
+        context_length: int,
+        seed: int,
+        samples: MakeSamples = Stream,
+        end_of_text: int | None = None,
+    ) -> Loader:
+        """Make the loader of batches of windows from the training split, as `samples` makes them of a split.
+
+        With `end_of_text`, batches tell documents apart.
+        """
+        return Loader(self.train, batch, context_length, seed, samples, end_of_text)
 
     def require_window(self, context_length: int) -> None:
         """Raise InputError if a split is shorter than one window of `context_length` tokens and its last target."""

@@ -28,7 +28,12 @@ class Batch:
     targets: Tensor
     """The id that follows each, (B, T) int64; those that do not count are IGNORE_INDEX."""
     documents: Tensor | None = None
-    """Which document each input is part of, (B, T) int64; None where the loader does not tell."""
+    """Which document each input is part of, (B, T) int64: a run of equal numbers. None where none is kept apart."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that there is of it, in this order."""
+        return (self.inputs, self.targets) if self.documents is None else (self.inputs, self.targets, self.documents)
 
 
 class Samples(Protocol):
@@ -66,9 +71,13 @@ class Loader:
         context_length: int,
         seed: int,
         samples: MakeSamples = Stream,
+        end_of_text: int | None = None,
     ) -> None:
-        """Read the samples that are made of (split, T, seed): by default the windows of its plain stream."""
-        self.batch_size, self.context_length = batch, context_length
+        """Read the samples that are made of (split, T, seed): by default the windows of its plain stream.
+
+        With the id `end_of_text`, batches tell documents apart.
+        """
+        self.batch_size, self.context_length, self.end_of_text = batch, context_length, end_of_text
         self.source = samples(split, context_length, seed)
 
     @property
@@ -94,7 +103,20 @@ class Loader:
         inputs, targets = np.empty((2, len(samples), self.context_length), dtype=np.int64)
         for x, y, sample in zip(inputs, targets, samples, strict=True):
             self.source.fill(x, y, sample)
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+        documents = None if self.end_of_text is None else self._documents(inputs, samples)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), documents)
+
+    def _documents(self, inputs: np.ndarray, samples: range) -> Tensor:
+        """Number the documents of each row, (B, T): one begins with each piece of the split, and with each end-of-text.
+
+        That stands before the next one's first target, as it does where a text is sampled or scored.
+        """
+        begins = inputs == self.end_of_text
+        begins[:, 0] = True
+        for row, sample in zip(begins, samples, strict=True):
+            ends = np.cumsum([length for _, length in self.spans(sample)])
+            row[ends[ends < self.context_length]] = True
+        return torch.from_numpy(begins.cumsum(axis=1, dtype=np.int64))
 
     def epochs(self, step: int) -> list[float]:
         """Tell how often each source has been read after so many steps."""
@@ -147,4 +169,4 @@ class Prefetcher:
         if self._gpu is None:
             return batch
         torch.cuda.set_device(self._gpu)
-        return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory())
+        return Batch(*(tensor.pin_memory() for tensor in batch.tensors))

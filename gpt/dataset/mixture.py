@@ -112,12 +112,19 @@ class Mixture(Dataset):
     def sources(self) -> tuple[Source, ...]:
         return self.parts
 
-    def loader(self, batch: int, context_length: int, seed: int, samples: MakeSamples = Stream) -> Loader:
+    def loader(
+        self,
+        batch: int,
+        context_length: int,
+        seed: int,
+        samples: MakeSamples = Stream,
+        end_of_text: int | None = None,
+    ) -> Loader:
         def interleaved(_: Split, context_length: int, seed: int) -> Interleaved:
             parts = [samples(part.dataset.train, context_length, seed) for part in self.parts]
             return Interleaved(parts, whole_weights([part.weight for part in self.parts]))
 
-        return Loader(self.train, batch, context_length, seed, interleaved)
+        return Loader(self.train, batch, context_length, seed, interleaved, end_of_text)
 
 
 def open_weighted(paths: Mapping[Path, Fraction], open_one: Callable[[Path], Dataset] = open_dataset) -> Dataset:

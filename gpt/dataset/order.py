@@ -1,10 +1,11 @@
 """The order in which a split is read: which of its windows each sample is, a pure function of (seed, sample).
 
-1. The plain stream of N tokens has N − 1 targets (each token but the first). An epoch reads each once.
-2. The targets are taken as a ring, turned by an amount drawn per epoch, and cut into windows of T targets; the
-   last window is shorter and filled up with targets that do not count.
-3. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
-4. Sample s is window s mod W of epoch ⌊s / W⌋, where W is the number of windows.
+1. A split of N tokens has N − 1 targets (each token but the first), which are cut into W windows of T targets at most;
+   a shorter one is filled up with targets that do not count. An epoch reads each target once.
+2. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
+3. Sample s is window s mod W of epoch ⌊s / W⌋.
+
+`Stream` cuts wherever T targets end, `gpt.dataset.packing.Packed` at documents.
 """
 
 import numpy as np
@@ -13,20 +14,25 @@ from gpt.choices import IGNORE_INDEX
 from gpt.dataset.shards import Split
 from gpt.hashing import mix
 
+Spans = list[tuple[int, int]]  # the token before the first target, and the number of targets, of each piece
 BLOCK = 1024  # samples
 FEISTEL_ROUNDS = 6
 
 
-class Stream:
-    """Samples of T tokens from a split, without end and shuffled anew each epoch."""
+class Shuffled:
+    """Samples of T tokens from a split, without end and shuffled anew each epoch. Subclasses say where it is cut."""
 
-    def __init__(self, split: Split, context_length: int, seed: int) -> None:
+    def __init__(self, split: Split, context_length: int, seed: int, count: int) -> None:
         self.split, self.context_length, self.seed = split, context_length, seed
-        self.targets = split.tokens - 1
-        self.count = -(-self.targets // context_length)
+        self.count = count
         """Samples of an epoch."""
-        self.counts = [self.count]
-        self._block: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+        self.counts = [count]
+        """Samples of an epoch, of the one source."""
+        self._block: tuple[int, list[Spans]] = (-1, [])
+
+    def cut(self, windows: np.ndarray, epoch: int) -> list[Spans]:
+        """Say where these windows of an epoch are, (N,) numbers from 0 to `count` − 1."""
+        raise NotImplementedError
 
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
         """Write a sample's ids and those that follow each, into (T,) each; what is filled up has IGNORE_INDEX.
@@ -48,25 +54,41 @@ class Stream:
         """Tell how often the split has been read after so many samples."""
         return [samples / self.count]
 
-    def spans(self, sample: int) -> list[tuple[int, int]]:
-        """Return (the token before a sample's first target, number of targets), twice where the ring wraps; cached."""
+    def spans(self, sample: int) -> Spans:
+        """Return (the token before its first target, number of targets) of each piece of a sample; cached."""
         number, index = divmod(sample, BLOCK)
         if number != self._block[0]:
             self._block = number, self._spans_of(range(number * BLOCK, (number + 1) * BLOCK))
         return self._block[1][index]
 
-    def _spans_of(self, samples: range) -> list[list[tuple[int, int]]]:
+    def _spans_of(self, samples: range) -> list[Spans]:
         spans = []
         for epoch in range(samples[0] // self.count, samples[-1] // self.count + 1):
             begin = epoch * self.count
             indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.count)) - begin
-            offset = mix(self.seed, epoch, 2) % self.targets
-            for window in permuted(indices, self.count, mix(self.seed, epoch, 1)).tolist():
-                first = window * self.context_length
-                count = min(self.context_length, self.targets - first)
-                start = (first + offset) % self.targets
-                before_the_wrap = min(count, self.targets - start)
-                spans.append([p for p in ((start, before_the_wrap), (0, count - before_the_wrap)) if p[1]])
+            spans += self.cut(permuted(indices, self.count, mix(self.seed, epoch, 1)), epoch)
+        return spans
+
+
+class Stream(Shuffled):
+    """Windows of the plain stream of tokens.
+
+    Its targets are taken as a ring, turned by an amount drawn per epoch, and cut; the last window is shorter.
+    """
+
+    def __init__(self, split: Split, context_length: int, seed: int) -> None:
+        self.targets = split.tokens - 1
+        super().__init__(split, context_length, seed, -(-self.targets // context_length))
+
+    def cut(self, windows: np.ndarray, epoch: int) -> list[Spans]:
+        """Say where these windows of an epoch are: in two pieces where the ring wraps."""
+        spans, offset = [], mix(self.seed, epoch, 2) % self.targets
+        for window in windows.tolist():
+            first = window * self.context_length
+            count = min(self.context_length, self.targets - first)
+            start = (first + offset) % self.targets
+            before_the_wrap = min(count, self.targets - start)
+            spans.append([p for p in ((start, before_the_wrap), (0, count - before_the_wrap)) if p[1]])
         return spans
 
 

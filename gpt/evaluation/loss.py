@@ -41,6 +41,7 @@ class Evaluation:
     split_tokens: int | None = None
     context_length: int | None = None
     stride: int | None = None
+    document_mask: bool = False
 
     @property
     def factor(self) -> float:
@@ -100,8 +101,9 @@ def loss_per_window(
     stopped = False
 
     def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        inputs = inputs.to(device)
         with autocast(device, dtype):
-            return model(inputs.to(device), targets=targets.to(device), reduction="none")
+            return model(inputs, targets=targets.to(device), reduction="none", documents=windows.masked(inputs))
 
     forward = losses_of if sharded else Halving(losses_of, device)
     for first in range(0, len(windows), batch * parts):
@@ -147,4 +149,5 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
         split_tokens=windows.split_tokens,
         context_length=windows.context_length,
         stride=windows.stride,
+        document_mask=windows.document_mask,
     )

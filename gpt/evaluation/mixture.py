@@ -27,15 +27,18 @@ class MixedWindows(Windows):
         context_length: int,
         end_of_text: int | None = None,
         tokens: int | None = None,
+        document_mask: bool = False,
     ) -> None:
         """Lay windows on `split`, the sources' validation splits one after the other.
 
         `tokens` is the budget of all: each source gets the same part of it, so that its own loss is known well, too.
+        `document_mask` is that of `Windows`.
         """
-        super().__init__(split, context_length, end_of_text)
+        super().__init__(split, context_length, end_of_text, document_mask=document_mask)
         share = None if tokens is None else tokens // len(sources)
         self.parts = [
-            Windows(source.dataset.validation, context_length, end_of_text, tokens=share) for source in sources
+            Windows(source.dataset.validation, context_length, end_of_text, tokens=share, document_mask=document_mask)
+            for source in sources
         ]
         self.source_weights = np.array([float(source.weight) for source in sources])
         self.places = np.cumsum([0] + [part.split.tokens for part in self.parts])  # where the splits begin and end

@@ -30,14 +30,17 @@ class Windows:
         end_of_text: int | None = None,
         stride: int | None = None,
         tokens: int | None = None,
+        document_mask: bool = False,
     ) -> None:
         """Lay windows end to end by default: the split is predicted whole, but for its first token.
 
         A shorter `stride` lets each token but the first ones see at least context − stride others: the window then
         holds `context` tokens, of which the last predicts nothing, as transformers' documentation has it.
-        `tokens` is the budget. Raises InputError for a stride outside 1 … context.
+        `tokens` is the budget. With `document_mask`, a token sees what is before it in its document alone.
+        Raises InputError for a stride outside 1 … context.
         """
         self.split, self.context_length, self.end_of_text = split, context_length, end_of_text
+        self.document_mask = document_mask
         self.stride = stride or context_length
         if stride is not None and not 1 <= stride <= context_length:
             raise InputError(f"`stride` is {stride}; it must be from 1 to the model's context, {context_length}")
@@ -82,6 +85,13 @@ class Windows:
             after_end[0] = False  # the piece begins here anyway
             pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)
         return torch.from_numpy(inputs), torch.from_numpy(targets), pieces
+
+    def masked(self, inputs: Tensor) -> Tensor | None:
+        """Number the documents of inputs, (B, T), each from the end-of-text before it; None without a mask."""
+        if not self.document_mask:
+            return None
+        assert self.end_of_text is not None, "without it, there is one document"
+        return inputs.eq(self.end_of_text).cumsum(dim=1)
 
     @property
     def split_tokens(self) -> int:

@@ -24,7 +24,7 @@ def format_evaluation(evaluation: Evaluation, precision: str = "") -> list[Row]:
         ("evaluated on", f"{e.tokens:,} tokens, {e.text_bytes:,} bytes: {shown}"),
     ]
     if e.context_length:
-        protocol = f"context {e.context_length:,}, stride {e.stride:,}"
+        protocol = f"context {e.context_length:,}, stride {e.stride:,}" + e.document_mask * ", inside documents"
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))

@@ -28,12 +28,14 @@ class Segment(NamedTuple):
     values: Tensor
     """(B, K, S, D)."""
     mask: Tensor | None = None
-    """None: query t sees keys 0 … t. Booleans, (T, S) or (B, 1, T, S): true for what is seen. Numbers, (S,): added to
-    the scores of one query per row, 0 for what is seen and −∞ for the rest."""
+    """None: query t sees keys 0 … t. Booleans, (T, S) or (B, 1, T, S): true for what is seen. Numbers, (S,) for one
+    query per row, or (B, 1, T, S): added to the scores, 0 for what is seen and −∞ for the rest."""
     past: int | Tensor = 0
     """Position of the first query, (B, 1) where rows differ."""
     start: int = 0
     """Position of the first key."""
+    at: Tensor | None = None
+    """Positions of queries and keys alike, (B, T), where they do not just count up from `past` and `start`."""
 
 
 class Cache(Protocol):
@@ -93,7 +95,7 @@ class CausalSelfAttention(nn.Module):
             segments = [Segment(key, value, causal_mask(T, T, self.sliding_window, x.device))]
         else:
             segments = cache.append(self.layer, key, value, self.sliding_window)
-        dropout = self.dropout if self.training and cache is None else 0.0
+        dropout = self.dropout if self.training else 0.0
         y = attend(query, segments, positions.on_scores, dropout)  # (B, H, T, D)
         return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
 
@@ -137,8 +139,11 @@ def attend(
 def _with_bias(segment: Segment, on_scores: ScoreHook, query: Tensor) -> Tensor:
     """Put a scheme's bias into a segment's mask: numbers, (B, H, T, S), or (B·K, H/K, S) where the mask is (S,)."""
     (B, H, T, _), (_, K, S, _), device = query.shape, segment.keys.shape, query.device
-    queries_at = segment.past + torch.arange(T, device=device)  # (T,), or (B, T)
-    keys_at = torch.arange(segment.start, segment.start + S, device=device)  # (S,)
+    if segment.at is None:
+        queries_at = segment.past + torch.arange(T, device=device)  # (T,), or (B, T)
+        keys_at = torch.arange(segment.start, segment.start + S, device=device)  # (S,)
+    else:
+        queries_at, keys_at = segment.at, segment.at.unsqueeze(1)  # (B, T), (B, 1, S)
     mask = visible(queries_at.unsqueeze(-1), keys_at) if segment.mask is None else segment.mask
     hidden = ~mask if mask.dtype == torch.bool else mask != 0
     bias = on_scores(queries_at, keys_at).to(query.dtype).masked_fill(hidden, -torch.inf).expand(B, H, T, S)

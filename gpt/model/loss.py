@@ -33,6 +33,12 @@ def precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def arithmetic_dtype(values: Tensor) -> torch.dtype:
+    """Tell in which dtype products of these values are computed here: autocast's, or their own."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+
+
 def chunk_rows(vocab_size: int, device: str) -> int:
     """Choose how many positions a chunk has."""
     return max(LEAST_ROWS, (CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES) // (4 * vocab_size))
@@ -47,9 +53,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
     if hidden.size(0) <= chunk_rows(weight.size(0), hidden.device.type):
         logits = softcap(F.linear(hidden, weight), cap)
         return F.cross_entropy(precise(logits), targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    return _ChunkedLoss.apply(hidden, weight, targets, cap, dtype)
+    return _ChunkedLoss.apply(hidden, weight, targets, cap, arithmetic_dtype(hidden))
 
 
 @torch.no_grad()

@@ -23,16 +23,22 @@ class NGramEmbedding(nn.Module):
         self.longest, self.rows = config.ngram, config.ngram_buckets
         self.table = nn.Embedding((self.longest - 1) * self.rows, config.n_embd)
 
-    def forward(self, ids: Tensor, before: Tensor) -> Tensor:
-        """Embed (B, T) ids after the n − 1 ids before them, (B, n − 1), NO_TOKEN where there are none → (B, T, C)."""
-        return self.table(self.indices(ids, before)).sum(dim=2)
+    def forward(self, ids: Tensor, before: Tensor, at: Tensor | None = None) -> Tensor:
+        """Embed (B, T) ids after the n − 1 ids before them, (B, n − 1), NO_TOKEN where there are none → (B, T, C).
 
-    def indices(self, ids: Tensor, before: Tensor) -> Tensor:
+        `at`, (B, T), tells where ids stand in their document; by default no other document is among them.
+        """
+        return self.table(self.indices(ids, before, at)).sum(dim=2)
+
+    def indices(self, ids: Tensor, before: Tensor, at: Tensor | None = None) -> Tensor:
         """Find the rows of the table, (B, T, n − 1): the run of k + 2 tokens has its row in the k-th part."""
         T, longest = ids.size(1), self.longest
         stream = torch.cat([before, ids], dim=1) + 1  # (B, n − 1 + T)
         hashed, indices = stream[:, longest - 1 :], []
         for k in range(longest - 1):
-            hashed = hashed * MULTIPLIER + stream[:, longest - 2 - k :][:, :T]  # the token before the run so far
+            earlier = stream[:, longest - 2 - k :][:, :T]  # the token before the run so far
+            if at is not None:
+                earlier = earlier.where(at > k, NO_TOKEN + 1)  # not another document's
+            hashed = hashed * MULTIPLIER + earlier
             indices.append((hashed ^ (hashed >> 31)).remainder(self.rows) + k * self.rows)
         return torch.stack(indices, dim=2)

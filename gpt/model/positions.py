@@ -27,8 +27,8 @@ class PositionHooks:
     """
 
     on_scores: ScoreHook | None = None
-    """Give what is added to the scaled scores of queries at (T,) or (B, T) with keys at (S,): (H, T, S) or
-    (B, H, T, S); what it gives for keys that are not seen is ignored. None costs nothing."""
+    """Give what is added to the scaled scores of queries at (T,) or (B, T) with keys at (S,) or (B, 1, S): (H, T, S)
+    or (B, H, T, S); what it gives for keys that are not seen is ignored. None costs nothing."""
 
     @staticmethod
     def check(n_embd: int, n_head: int) -> None:

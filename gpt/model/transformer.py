@@ -19,8 +19,9 @@ from gpt.choices import Recompute
 from gpt.errors import InputError
 from gpt.model.attention import MIXERS, Cache
 from gpt.model.config import ModelConfig
+from gpt.model.documents import DocumentMask, require_documents
 from gpt.model.layers import MLP, NORMS
-from gpt.model.loss import next_token_loss, next_token_losses, softcap
+from gpt.model.loss import arithmetic_dtype, next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
 from gpt.model.positions import POSITIONS, PositionHooks
 
@@ -93,32 +94,41 @@ class GPT(nn.Module):
         if self.ngram_embedding is not None:
             self.ngram_embedding.table.weight.zero_()
 
-    def hidden_states(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden_states(self, ids: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
         """Compute the final hidden states of token ids, (B, T) → (B, T, C).
 
-        With a cache, `ids` come after the positions it holds, and are added to it.
-        Raises InputError if the positions go beyond the context.
+        With a cache, `ids` come after the positions it holds, and are added to it. With `documents`, (B, T) int64, each
+        run of equal numbers is a document, computed as if it were alone; there is no cache then.
+        Raises InputError if the positions go beyond the context, or `documents` are not those of the ids.
         """
         B, T = ids.shape
-        if cache is not None:
-            positions = cache.positions(T)  # (B, T)
-        elif self.config.context_length >= T:
-            positions = torch.arange(T, device=ids.device)  # (T,), the same for all
-        else:
+        if cache is None and self.config.context_length < T:
             raise InputError(f"{T} positions do not fit into the model's context of {self.config.context_length}")
+        at = None
+        if documents is not None:
+            assert cache is None, "what a cache holds is of one document"
+            cache = self._document_mask(documents, ids)
+            at = cache.at
+        # (B, T), or (T,) if they are the same in all rows
+        positions = torch.arange(T, device=ids.device) if cache is None else cache.positions(T)
         scheme: PositionHooks = self.position_embedding
         where = scheme.prepare(positions)
         x = scheme.on_embeddings(self.token_embedding(ids), where)  # (B, T, C)
         if self.ngram_embedding is not None:
             reach = self.config.ngram - 1
             before = ids.new_full((B, reach), NO_TOKEN) if cache is None else cache.ids_before(reach)
-            x = x + self.ngram_embedding(ids, before)
+            x = x + self.ngram_embedding(ids, before, at)
         x = self.embedding_dropout(x)
         for block in self.blocks:
             x = block(x, scheme, where, cache)
         if cache is not None:
             cache.advance(ids)
         return self.final_norm(x)
+
+    def _document_mask(self, documents: Tensor, ids: Tensor) -> DocumentMask:
+        require_documents(documents, ids)
+        windows = map(self.config.window_of, range(self.config.n_layer))
+        return DocumentMask(documents, windows, arithmetic_dtype(self.token_embedding.weight))
 
     @property
     def head_weight(self) -> Tensor:
@@ -138,14 +148,15 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         reduction: Literal["sum", "none"] = "sum",
         last: bool = False,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Compute logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, → (B, V).
 
         With targets (B, T), compute their cross-entropy in nats instead, without ever holding the logits of all
         positions: the sum, (), or with reduction none and without a gradient each one's, (B, T), zero where a target is
-        IGNORE_INDEX.
+        IGNORE_INDEX. `documents`, as `hidden_states` takes them, are kept apart.
         """
-        hidden = self.hidden_states(ids, cache)
+        hidden = self.hidden_states(ids, cache, documents)
         if targets is None:
             return self.head(hidden[:, -1] if last else hidden)
         if reduction == "none":

@@ -20,6 +20,7 @@ from gpt.presets import preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
+from gpt.training.start import training_loader
 from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
@@ -90,7 +91,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     `done`: the steps of a run that is resumed. It keeps its own, unless epochs are named (of the whole run), or
     minutes where it is finished (more of them). Says what was chosen, and whether that is too much for the text.
     """
-    loader = dataset.loader(config.batch_sequences, config.model.context_length, config.seed)
+    loader = training_loader(config, dataset)
     epoch = loader.windows / config.batch_sequences  # in steps
     suit = suit_for(world.device, config.init_from, dataset.train.tokens)
     steps = config.steps
@@ -152,7 +153,7 @@ def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
     """Say what share each source of a mixture has, and how often it is read, a line each; of one alone nothing."""
     if len(dataset.sources) == 1:
         return []
-    loader = dataset.loader(config.batch_sequences, config.model.context_length, config.seed)
+    loader = training_loader(config, dataset)
     total = sum(config.datasets.values())
     note = [] if total == 1 else [f"the weights add up to {float(total):g}; their proportions count"]
     return note + [

@@ -102,8 +102,9 @@ def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torc
     ids = torch.randint(config.model.vocab_size, (sequences, config.model.context_length), device=device)
 
     def loss_of(ids: Tensor) -> Tensor:
+        documents = torch.zeros_like(ids) if config.document_mask else None
         with autocast(device, dtype):
-            return model(ids, targets=ids)
+            return model(ids, targets=ids, documents=documents)
 
     forward = compiled_loss(loss_of, config, world, dtype)
     fits = True

@@ -1,12 +1,16 @@
 """What training begins with: a model that fits the dataset, its weights, and the tokenizer that they were made for."""
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
+from gpt.dataset.loader import Loader
+from gpt.dataset.order import Stream
+from gpt.dataset.packing import Packed
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
@@ -19,6 +23,25 @@ def new_model(config: TrainConfig, device: str) -> GPT:
     """Make a model with the random weights of the config's seed."""
     torch.manual_seed(config.seed)
     return GPT(config.model).to(device)
+
+
+def training_loader(config: TrainConfig, dataset: Dataset) -> Loader:
+    """Make what reads the batches of the config. Raises InputError if the dataset's documents cannot be told apart."""
+    require_end_of_text(config, dataset)
+    end_of_text = dataset.tokenizer.end_of_text
+    samples = Stream if config.windows == "stream" else partial(Packed, end_of_text=end_of_text)
+    mask = end_of_text if config.document_mask else None
+    return dataset.loader(config.batch_sequences, config.model.context_length, config.seed, samples, mask)
+
+
+def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise InputError if the config needs to know where documents end, and the dataset's tokenizer has no such id."""
+    asked = "`document_mask`" if config.document_mask else "`windows` packed" if config.windows == "packed" else ""
+    if asked and dataset.tokenizer.end_of_text is None:
+        raise InputError(
+            f"{dataset.path}: its tokenizer ({dataset.tokenizer.kind}) has no end-of-text, so that documents cannot be "
+            f"told apart for {asked}: leave that out, or prepare the data with another tokenizer"
+        )
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
@@ -69,6 +92,7 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
     Raises InputError if the two cannot go together.
     """
     dataset.require_window(config.model.context_length)
+    require_end_of_text(config, dataset)
     vocab_size = dataset.tokenizer.vocab_size
     if config.model.vocab_size == vocab_size:
         return config

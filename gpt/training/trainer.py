@@ -36,7 +36,7 @@ from gpt.training.schedule import lr_multiplier
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
 
-MicroBatches = list[tuple[int, tuple[Tensor, Tensor]]]  # numbered: inputs and targets
+MicroBatches = list[tuple[int, tuple[Tensor, ...]]]  # numbered: inputs, targets, and documents where they are told
 
 
 class StepFailed(InputError):
@@ -78,9 +78,8 @@ class Trainer:
         rate = lr_multiplier(state.step, self.config.steps, self.config.optimizer)
         self.optimizer.set_lr(rate)
         first = state.step * self.config.batch_sequences  # sample of the whole batch
-        hashes = row_hashes(
-            range(first + self.first_row, first + self.first_row + self.rows), batch.inputs, batch.targets
-        ).sum()
+        own = range(first + self.first_row, first + self.first_row + self.rows)
+        hashes = row_hashes(own, *batch.tensors).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()
@@ -120,7 +119,7 @@ class Trainer:
         scale_before = self.scale.state_dict()
         while True:
             size = self.micro_batch.size
-            parts = [*enumerate(zip(batch.inputs.split(size), batch.targets.split(size), strict=True))]
+            parts = [*enumerate(zip(*(tensor.split(size) for tensor in batch.tensors), strict=True))]
             total = (
                 self.accumulate(step, parts, count) if self.rehearsed or self._rehearse(step, parts, count) else None
             )
@@ -143,12 +142,12 @@ class Trainer:
         world, model = self.world, self.parallel_model
         total = torch.zeros((), device=self.device)
         model.zero_grad(set_to_none=True)
-        for number, (inputs, targets) in parts:
+        for number, part in parts:
             is_last = send and number == parts[-1][0]
             with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 reseed(self.device, mix(self.config.seed, step, number, world.rank))
-                loss = self.forward(self._there(inputs), self._there(targets)) / count
+                loss = self.forward(*map(self._there, part)) / count
                 if not is_last:
                     total += self._backward(loss)
             if memory.failed:
@@ -173,14 +172,14 @@ class Trainer:
         return loss.detach()
 
     @property
-    def forward(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def forward(self) -> Callable[..., Tensor]:
         """The loss of a micro-batch, compiled or as it is."""
         return self.compiled if self.compiled.works else self.loss
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum the losses of sequences, (B, T) ids and as many targets."""
+    def loss(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Sum the losses of sequences, (B, T) ids and as many targets, and the documents that are kept apart."""
         with autocast(self.device, self.dtype):
-            return self.parallel_model(inputs, targets=targets)
+            return self.parallel_model(inputs, targets=targets, documents=documents)
 
     def _rehearse(self, step: int, parts: MicroBatches, count: float) -> bool:
         """Go through one micro-batch of each size, without sending and with it; False if that failed."""
@@ -213,7 +212,7 @@ class Trainer:
             if not without_compiler(self.compiled, self.world):
                 self.micro_batch.halve(step + 1)
         self.compiled.forget()
-        one = [(0, (batch.inputs[:1], batch.targets[:1]))]
+        one = [(0, tuple(tensor[:1] for tensor in batch.tensors))]
         self.parallel_model = rebuild(
             self.model, self.parallel_model, self.world, lambda: self.accumulate(step, one, count)
         )

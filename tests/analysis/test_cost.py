@@ -109,7 +109,7 @@ def test_several_processes_share_what_they_shard():
     assert ddp.keeps_gradients  # its buckets
 
 
-def kept_for_backward(config, sequences, dtype):
+def kept_for_backward(config, sequences, dtype, masked=False):
     """Bytes of all tensors that torch keeps between the passes, weights left out, counted as it keeps them."""
     model = GPT(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -122,20 +122,22 @@ def kept_for_backward(config, sequences, dtype):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast("cpu", dtype):
-        model(torch.randint(config.vocab_size, (sequences, config.context_length)))
+        ids = torch.randint(config.vocab_size, (sequences, config.context_length))
+        model(ids, documents=ids if masked else None)
     return sum(size for size, _ in kept.values())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 0), (torch.bfloat16, 2)])
-def test_activations_are_those_that_torch_keeps(name, dtype, copies):
+def test_activations_are_those_that_torch_keeps(name, dtype, copies, masked):
     """Below float32 torch also keeps copies of the matrices, which are counted as weights."""
     shape = VARIANTS[name]
-    config = TrainConfig(model=shape, batch_tokens=8 * 128)
+    config = TrainConfig(model=shape, batch_tokens=8 * 128, document_mask=masked)
     forecast = training_memory(config, 8, value_bytes=dtype.itemsize)
     matrices = sum(rows.numel() for rows, _ in GPT(shape).muon_parameters())
     expected = forecast.activations + copies * (matrices + 300 * 128)
-    assert kept_for_backward(shape, 8, dtype) == pytest.approx(expected, rel=0.03)
+    assert kept_for_backward(shape, 8, dtype, masked) == pytest.approx(expected, rel=0.03)
 
 
 def test_the_micro_batch_is_the_largest_that_fits():

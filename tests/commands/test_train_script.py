@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, SHAKESPEARE, TINY, in_process, refused, run_here, write_dataset
+from helpers import ROOT, SHAKESPEARE, TINY, in_process, refused, run_gpt, run_here, write_dataset
 from processes import Script, run_script
 
 import train as train_script
@@ -54,6 +54,27 @@ def test_the_same_again_takes_a_new_name_and_a_used_one_is_refused(trained, data
     assert output.splitlines()[-1].startswith(
         "error: --run-dir runs/python-nano: already holds a run; go on with it by --resume"
     )
+
+
+def test_packed_and_masked_documents_are_told_evaluated_and_shown_as_they_were_learned(short_documents, tmp_path):
+    """And the run goes on with them: two steps and two more are those of four at once."""
+    arguments = ("train.py", "nano", "--data", short_documents.path, *TINY, "--steps", 4, "--windows", "packed")
+    arguments += ("--document-mask", "--run-dir")
+    output = run_here(*arguments, "whole", cwd=tmp_path)
+    assert re.search(r"train: [\d,]+ windows that begin at documents; \d+\.\d\d% of their places are empty", output)
+    run_here(*arguments, "parts", "--stop-at", 2, cwd=tmp_path, code=75)
+    run_here("train.py", "--resume", "--run-dir", "parts", cwd=tmp_path)
+    records = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    told = [[(r["batch_hash"], r["train_loss"], r.get("val_loss")) for r in of_run] for of_run in records]
+    assert told[0] == told[1] and len(told[0]) == 4
+    shown = run_gpt(tmp_path, "data", "show", "--run", "whole", "--step", 3)
+    assert shown.count("step 3, sample ") > 12  # pieces, of 8 samples
+    evaluated = run_gpt(tmp_path, "eval", "--run", "whole", "--device", "cpu")
+    assert f"{records[0][-1]['val_loss']:.4f} ± " in evaluated
+    assert "protocol         context 32, stride 32, inside documents, weights float32" in evaluated
 
 
 def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):

@@ -209,7 +209,11 @@ def test_a_gpu_gets_batches_from_pinned_memory_on_its_own_number(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", called.append)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: called.append("pinned") or tensor)
-    loader = Loader(split(1000), 2, 64, seed=3)
-    with Prefetcher(loader, device="cuda") as ahead:
-        assert torch.equal(ahead.batch(0).inputs, loader.batch(0).inputs)
-    assert called[:3] == [3, "pinned", "pinned"]
+    for end_of_text in (None, 500):
+        called.clear()
+        loader = Loader(split(1000), 2, 64, seed=3, end_of_text=end_of_text)
+        with Prefetcher(loader, device="cuda") as ahead:
+            for one, other in zip(ahead.batch(0).tensors, loader.batch(0).tensors, strict=True):
+                assert torch.equal(one, other)
+        tensors = 2 if end_of_text is None else 3
+        assert called[: 1 + tensors] == [3, *["pinned"] * tensors]

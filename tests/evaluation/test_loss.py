@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch.nn import functional as F
 
 from gpt.evaluation.loss import evaluate, loss_per_window
 from gpt.evaluation.windows import Windows
+from gpt.evaluation.words import format_evaluation
 
 
 def windows_of(dataset, context_length=48, **options):
@@ -31,6 +33,27 @@ def test_evaluation_is_token_weighted_over_the_complete_split(model, dataset, ba
     assert result.loss == pytest.approx(nats / count, rel=1e-5)
     assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.text_bytes, rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(nats / count), rel=1e-3)
+
+
+def test_documents_are_evaluated_as_each_is_alone(model, dataset):
+    """With a mask, each piece of a window, from the end-of-text before it, is a sequence of its own."""
+    stream, end = dataset.validation.read(0, dataset.validation.tokens), dataset.tokenizer.end_of_text
+    nats, whole = 0.0, []
+    for start in range(0, len(stream) - 1, 48):
+        window = torch.from_numpy(stream[start : start + 49])
+        begins = [0, *(t for t in range(1, len(window) - 1) if window[t] == end), len(window) - 1]
+        for begin, stop in pairwise(begins):
+            piece = window[begin : stop + 1]
+            nats += F.cross_entropy(model(piece[None, :-1])[0].detach(), piece[1:], reduction="sum").item()
+            whole += piece[1:].tolist()
+    assert whole == stream[1:].tolist()
+    lengths = dataset.tokenizer.byte_lengths()
+    masked, plain = (evaluate(model, windows_of(dataset, document_mask=mask), lengths, "cpu") for mask in (True, False))
+    assert masked.loss == pytest.approx(nats / len(whole), rel=1e-5)
+    assert masked.loss != pytest.approx(plain.loss, rel=2e-5)
+    assert masked.tokens == plain.tokens
+    assert ("protocol", "context 48, stride 48, inside documents") in format_evaluation(masked)
+    assert ("protocol", "context 48, stride 48") in format_evaluation(plain)
 
 
 def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, dataset):

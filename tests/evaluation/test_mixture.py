@@ -40,17 +40,17 @@ def text(tokens, length, seed):
 IDS = [text(1800, 20, 1), text(1000, 30, 2), text(500, 15, 3)]
 
 
-def mixed(tokens=None, context_length=16):
+def mixed(tokens=None, context_length=16, mask=False):
     sources = [
         SimpleNamespace(dataset=SimpleNamespace(validation=Split("validation", [Ids(ids)])), weight=weight)
         for ids, weight in zip(IDS, WEIGHTS, strict=True)
     ]
     whole = Split("validation", [Ids(ids) for ids in IDS])
-    return MixedWindows(whole, sources, context_length, END, tokens)
+    return MixedWindows(whole, sources, context_length, END, tokens, mask)
 
 
-def alone(number, tokens=None):
-    return Windows(Split("validation", [Ids(IDS[number])]), 16, END, tokens=tokens)
+def alone(number, tokens=None, mask=False):
+    return Windows(Split("validation", [Ids(IDS[number])]), 16, END, tokens=tokens, document_mask=mask)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def sums_of(model, windows):
     return loss_per_window(model, windows, BYTES, "cpu", torch.float32, 8)
 
 
-@pytest.mark.parametrize("tokens", [None, 330, 3])
-def test_each_source_is_evaluated_as_it_is_alone(model, tokens):
-    windows = mixed(tokens)
+@pytest.mark.parametrize(("tokens", "mask"), [(None, False), (330, False), (3, False), (330, True)])
+def test_each_source_is_evaluated_as_it_is_alone(model, tokens, mask):
+    windows = mixed(tokens, mask=mask)
     share = None if tokens is None else tokens // 3
     found = windows.of_sources(sums_of(model, windows))
     for number, evaluation in enumerate(found):
-        expected = evaluate(model, alone(number, share), BYTES, "cpu")
+        expected = evaluate(model, alone(number, share, mask), BYTES, "cpu")
         assert evaluation.loss == pytest.approx(expected.loss, rel=1e-6)
         if tokens != 3:  # one window each, which is too little text to tell
             assert evaluation.loss_se == pytest.approx(expected.loss_se, rel=1e-4)

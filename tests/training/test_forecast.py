@@ -55,6 +55,15 @@ def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
     assert many > 4 * few
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_trial_masks_documents_where_training_does(tiny_config, monkeypatch, mask):
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.05)
+    seen, honest = [], GPT.hidden_states
+    monkeypatch.setattr(GPT, "hidden_states", lambda *given: seen.append(given[3] is not None) or honest(*given))
+    trial_seconds(replace(tiny_config, document_mask=mask), 2, World("cpu"), torch.float32)
+    assert set(seen) == {mask}
+
+
 def test_a_trial_gives_way_where_memory_runs_out(tiny_config, monkeypatch):
     tried = []
 
