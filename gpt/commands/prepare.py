@@ -12,6 +12,7 @@ from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
 from gpt.corpus.recipes.fineweb import FineWeb
+from gpt.corpus.recipes.instruct import Instruct
 from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
@@ -28,7 +29,7 @@ from gpt.terminal import command, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
-RECIPES |= {"tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
+RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
@@ -85,7 +86,8 @@ def prepare_recipe(recipe: Recipe) -> Dataset:
     """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be."""
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     filters, workers = recipe.filters() if isinstance(recipe, Files) else None, getattr(recipe, "workers", 1)
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers)
+    examples = recipe.examples() if isinstance(recipe, Instruct) else None
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, examples)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

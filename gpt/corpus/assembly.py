@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
 from gpt.corpus.stages import Stages, Task, Work, digest, finish
-from gpt.dataset.manifest import SPLITS, ShardInfo, write_manifest
+from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.text.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ class Result:
 
     @property
     def shards(self) -> list[ShardInfo]:
-        return [ShardInfo(**shard) for shard in self.found["shards"]]
+        return [*map(shard_info, self.found["shards"])]
 
     @property
     def ledger(self) -> Path:
@@ -46,13 +46,15 @@ def assemble(
 ) -> list[ShardInfo]:
     """Write all files of the dataset into an empty directory, and return its shards."""
     named = list(_named(results))
-    for result, shard, name in named:
-        link(result.place.with_name(shard.file), partial / name)
-    shards = [replace(shard, file=name) for _, shard, name in named]
+    for result, shard, called in named:
+        for own, name in zip(shard.files, called.files, strict=True):
+            link(result.place.with_name(own), partial / name)
+    shards = [called for _, _, called in named]
     slices, end = {}, 0
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
-            files = {shard.file: name for own, shard, name in named if own is result}
+            mine = [(shard, called) for own, shard, called in named if own is result]
+            files = {file: name for shard, called in mine for file, name in zip(shard.files, called.files, strict=True)}
             size = ledger.write(result.ledger.read_bytes())
             slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
             end += size
@@ -68,13 +70,13 @@ def assemble(
     return shards
 
 
-def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, str]]:
-    """Name the shards by their splits and slices."""
+def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:
+    """Name the shards by their splits and slices: yield each as it is called by its slice, and by the dataset."""
     for split in SPLITS:
         for number, result in enumerate(results):
             own = [shard for shard in result.shards if shard.split == split]
             for part, shard in enumerate(own):
-                yield result, shard, f"{split}-{number:05d}{f'-{part}' if part else ''}.bin"
+                yield result, shard, shard.called(f"{split}-{number:05d}{f'-{part}' if part else ''}.bin")
 
 
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
@@ -129,12 +131,15 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
         place = stages.place(work, task)
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
-            for shard in [ShardInfo(**shard) for shard in found["shards"]]:
-                file = inside(out, entry["files"][shard.file])
+            wanted = {}
+            for shard in map(shard_info, found["shards"]):
+                wanted |= shard.files
+            for own, sha256 in wanted.items():
+                file = inside(out, entry["files"][own])
                 with open(file, "rb") as opened:
-                    if hashlib.file_digest(opened, "sha256").hexdigest() != shard.sha256:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
                         raise InputError(f"{file}: is damaged")
-                name = place.with_name(shard.file)
+                name = place.with_name(own)
                 name.unlink(missing_ok=True)
                 link(file, name)
             with open(out / LEDGER, "rb") as ledger:

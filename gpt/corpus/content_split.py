@@ -8,7 +8,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from gpt.errors import InputError, require
 from gpt.files import read_json, write_whole
 from gpt.log import log
 
+WHOLE = 1 << 62  # characters of a passage: no document is cut into several
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
@@ -47,6 +48,8 @@ class SplitByContent:
     overlap: Overlap = "move"
     max_overlap: float = 0.1
     """The share of its 13-grams that a passage of training may have in common with validation."""
+    whole: ClassVar[bool] = False
+    """No document is cut."""
 
     def __post_init__(self) -> None:
         """Raise InputError for shares that cannot be."""
@@ -57,7 +60,8 @@ class SplitByContent:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         before = _Record.read(corpus.before, self)
-        size = before.passage if before else passage_size(useful * corpus.counts["characters"])
+        size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
+        size = before.passage if before else size
         rows = [np.load(f"{place}{PASSAGES}") for place in _listed(corpus, size)]
         corpus.keys = [row[:, 0] for row in rows]
         keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
@@ -73,6 +77,11 @@ class SplitByContent:
         known = before.keys if before else keys[:0]
         total = float(lengths.sum())
         own = float(lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum())
+        if own > total / 2 and not given and self.whole:
+            raise InputError(
+                f"{len(keys):,} different examples are too few to divide, or one outweighs the others: give more of "
+                "them, or others by `validation`. Nothing was written"
+            )
         if own > total / 2 and not given:
             log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
             return ByEnd(useful)
@@ -83,6 +92,12 @@ class SplitByContent:
         record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
         record.write(corpus.stages.directory)
         return divide
+
+
+class SplitWhole(SplitByContent):
+    """Chooses whole documents: each trains or validates."""
+
+    whole: ClassVar[bool] = True
 
 
 def _listed(corpus: Corpus, size: int) -> list[Path]:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
@@ -34,7 +35,7 @@ from gpt.corpus.stages import Stages, Task, cores, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
+from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest, shard_info
 from gpt.errors import InputError
 from gpt.files import aside, write_directory
 from gpt.interrupts import Interruptible
@@ -57,12 +58,14 @@ def prepare(
     recipe: dict[str, Any],
     filters: Filters | None = None,
     workers: int = 1,
+    examples: Examples | None = None,
 ) -> Dataset:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
     `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
-    processes of this machine; a program that asks for more than one must be safe to import.
+    processes of this machine; a program that asks for more than one must be safe to import. `examples` says what
+    becomes of documents that are examples of prompts and answers, each of which has a part that is learned.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
@@ -72,11 +75,17 @@ def prepare(
         given = cast("Source", source()) if callable(source) else source
         corpus = _read(given, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, work)
+        if examples:
+            examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
         made, recipe = _tokenizer(tokenizer, corpus, divide, recipe, progress)
-        results = _encoded(corpus, firsts, divide, made, out)
+        if examples:
+            examples.require_end_of_text(made)
+        results = _encoded(corpus, firsts, divide, made, out, examples)
         written = [shard for result in results for shard in result.shards]
+        if examples:
+            corpus.report["examples"] = examples.judge(results, sum(shard.tokens for shard in written))
         for name in SPLITS:
             _require_window(name, written, corpus, divide)
         with write_directory(out) as partial:
@@ -176,7 +185,9 @@ def _tokenizer(
     return make_tokenizer(tokenizer, pieces, sizes), recipe
 
 
-def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path) -> list[Result]:
+def _encoded(
+    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path, examples: Examples | None
+) -> list[Result]:
     """Encode all slices, but those that the dataset that is to be replaced has already."""
     work, stages = corpus.stages.directory, corpus.stages
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
@@ -184,19 +195,20 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
         tokenizer.save(file)
     bases = np.cumsum([0, *corpus.sizes]).tolist()
     spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.digests))
-    tasks = []
+    tasks, most = [], (examples.max_tokens,) if examples else ()
     for own, label, text, base, count in zip(
         corpus.digests, corpus.labels, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
         division = division_key(divide, corpus.keys[len(tasks)] if corpus.keys else None)
-        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
-        arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores())
+        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
+        arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores(), *most)
         tasks.append(Task(key, label, arguments))
-    reused = reuse(out, stages, write_slice, tasks)
+    write = write_examples if examples else write_slice
+    reused = reuse(out, stages, write, tasks)
     if reused:
         log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
-    results = stages.run("encoding", write_slice, tasks)
+    results = stages.run("encoding", write, tasks)
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
 
 
@@ -233,7 +245,7 @@ def _replaceable(out: Path, recipe: str | None) -> str | None:
         raise InputError(
             f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
         )
-    shards = [ShardInfo(**shard) for shard in manifest["shards"]]
+    shards = [*map(shard_info, manifest["shards"])]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
     log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")

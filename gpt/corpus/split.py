@@ -21,6 +21,7 @@ from gpt.corpus.reading import Corpus
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
+from gpt.text.chat_template import Spans
 
 TRAIN, VALIDATION = SPLITS
 DROPPED = "dropped"  # in place of a split
@@ -39,6 +40,8 @@ class Piece:
     name: str
     split: str
     text: str
+    learned: Spans = ()
+    """As in a Document; a piece of an example is all of it."""
 
 
 Divide = Callable[[Document], Iterator[Piece]]
@@ -74,6 +77,10 @@ class ByContent:
 
     def __call__(self, document: Document) -> Iterator[Piece]:
         """Yield the pieces: neighboring passages of one side are one."""
+        if document.learned:
+            side = self.side(key_of(document.text))
+            yield from [Piece(document.name, side, document.text, document.learned)] if side != DROPPED else []
+            return
         sides = ((self.side(key_of(text)), text) for text in passages(document.text, self.passage))
         for side, group in itertools.groupby(sides, key=lambda pair: pair[0]):
             if side != DROPPED:

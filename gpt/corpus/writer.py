@@ -11,7 +11,8 @@ import numpy as np
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece
-from gpt.dataset.manifest import SPLITS, ShardInfo
+from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
+from gpt.dataset.masks import mask_name
 from gpt.dataset.shards import ids_dtype, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
@@ -23,7 +24,8 @@ SHARD_TOKENS = 100_000_000
 class ShardWriter:
     """Writes the documents of one split as shards of at most `shard_tokens` tokens, each to `stem` with an ending.
 
-    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`.
+    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`. Either all documents have
+    masks, or none.
     """
 
     def __init__(self, stem: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = SHARD_TOKENS) -> None:
@@ -32,11 +34,13 @@ class ShardWriter:
         self.shards: list[ShardInfo] = []
         self._lengths = tokenizer.byte_lengths()
         self._end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-        self._pending: list[np.ndarray] = []
+        self._pending, self._masks = list[np.ndarray](), list[np.ndarray]()
         self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
-    def add(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
+    def add(self, ids: Sequence[int] | np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Add one document; a mask, bool, tells which ids are learned, and whether its end-of-text is.
+
+        Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
         document = np.append(np.asarray(ids, dtype=np.int64), self._end).astype(np.int64)
         if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
             raise InputError(
@@ -45,8 +49,12 @@ class ShardWriter:
             )
         self._pending_documents += 1
         while len(document):
-            part, document = np.split(document, [self.shard_tokens - self._pending_tokens])
+            room = self.shard_tokens - self._pending_tokens
+            part, document = np.split(document, [room])
             self._pending.append(part.astype(self.dtype))
+            if mask is not None:
+                self._masks.append(mask[:room].astype(np.uint8))
+                mask = mask[room:]
             self._pending_tokens += len(part)
             self._pending_bytes += int(self._lengths[part].sum())
             if self._pending_tokens == self.shard_tokens:
@@ -63,8 +71,12 @@ class ShardWriter:
         digest = write_shard(file, self._pending)
         largest = max(int(part.max()) for part in self._pending if len(part))
         facts = (self._pending_tokens, self._pending_documents, self._pending_bytes, largest)
-        self.shards.append(ShardInfo(file.name, self.split, *facts, digest))
-        self._pending = []
+        info = ShardInfo(file.name, self.split, *facts, digest)
+        if self._masks:
+            name, learned = mask_name(file.name), sum(int(mask.sum()) for mask in self._masks)
+            info = MaskedShardInfo(*vars(info).values(), name, write_shard(file.with_name(name), self._masks), learned)
+        self.shards.append(info)
+        self._pending, self._masks = [], []
         self._pending_tokens = self._pending_documents = self._pending_bytes = 0
 
 
@@ -76,7 +88,7 @@ def write_slice(
     `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
     first document; `spool` says where all are. Raises InputError for what the tokenizer, a file, cannot encode.
     """
-    loaded = _loaded(tokenizer)
+    loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes = list[Outcome]()
@@ -96,7 +108,8 @@ def write_slice(
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(tokenizer: Path) -> Tokenizer:
+def loaded_tokenizer(tokenizer: Path) -> Tokenizer:
+    """Load a tokenizer, once for many slices."""
     return Tokenizer.load(tokenizer)
 
 
