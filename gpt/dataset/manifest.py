@@ -73,12 +73,13 @@ def write_manifest(
     path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any], corpus_fingerprint: str
 ) -> None:
     """Describe the dataset of a directory in its manifest.json; `corpus_fingerprint` names all that it was made of."""
+    entries = [asdict(shard) for shard in shards]
     manifest = {
         "format": "gpt-dataset",
-        "version": MASKED_VERSION if any(isinstance(shard, MaskedShardInfo) for shard in shards) else MANIFEST_VERSION,
+        "version": _version(entries),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
-        "shards": [asdict(shard) for shard in shards],
+        "shards": entries,
         "recipe": recipe,
         "corpus_fingerprint": corpus_fingerprint,
     }
@@ -96,10 +97,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     manifest = read_json(file, "a manifest", REPAIR)
     try:
-        if manifest["version"] not in (MANIFEST_VERSION, MASKED_VERSION):
+        wanted = _version(manifest["shards"])
+        if manifest["version"] != wanted:
+            of = "with" if wanted == MASKED_VERSION else "without"
             raise InputError(
-                f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION} and "
-                f"{MASKED_VERSION}; {REPAIR}"
+                f"{file}: is of version {manifest['version']}, and this program reads {wanted}, {of} masks; {REPAIR}"
             )
         names = []
         for info in map(shard_info, manifest["shards"]):
@@ -109,7 +111,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 _require_inside(path, name)
                 names.append(name)
         if len(set(names)) < len(names):
-            raise TypeError("a file is named twice")
+            raise TypeError("a shard is named twice")
         manifest["tokenizer_fingerprint"]
         if not isinstance(manifest.get("recipe", {}).get("sample_prompt", ""), str):
             raise TypeError("its sample_prompt is no text")
@@ -118,6 +120,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: cannot be read as a manifest ({error!r}); {REPAIR}") from None
     return manifest
+
+
+def _version(shards: list[dict[str, Any]]) -> int:
+    """Tell of which version a manifest with these shards is."""
+    return MASKED_VERSION if any("mask" in shard for shard in shards) else MANIFEST_VERSION
 
 
 def _require_inside(path: Path, name: object) -> None:
