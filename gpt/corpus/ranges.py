@@ -16,9 +16,7 @@ CHUNK = 1 << 22  # bytes that are searched at once
 
 
 def ranges_of(path: Path, how: Reading, size: int) -> list[Range]:
-    """Cut a file into ranges of about so many bytes; none if it is smaller than two of them, or is to be read whole."""
-    if path.stat().st_size < 2 * size:
-        return []
+    """Cut a file into ranges of about so many bytes; none if it is to be read whole."""
     if path.suffix.lower() == ".parquet":
         return _row_groups(path, size)
     with open(path, "rb") as file:

@@ -166,7 +166,7 @@ class TextFiles:
         return Identity(part.name, size, content, part.validates, goes_on)
 
     def divided(self, part: "TextFile", size: int) -> list["TextFile"]:
-        if part.is_pipe or not part.path.is_file():
+        if part.is_pipe or not part.path.is_file() or part.path.stat().st_size < 2 * size:
             return [part]
         try:
             ranges = ranges_of(part.path, self.how, size)

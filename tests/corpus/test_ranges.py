@@ -84,7 +84,6 @@ def test_what_is_packed_wide_or_one_document_stays_whole(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         assert ranges_of(tmp_path / name, Reading(), 500) == [], name
-    assert ranges_of(tmp_path / "b.jsonl", Reading(), 10**6) == []
 
 
 def test_a_file_without_the_field_is_refused_once_and_a_later_part_of_one_left_out(tmp_path):

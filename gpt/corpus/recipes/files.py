@@ -20,8 +20,8 @@ from gpt.errors import InputError
 class Files:
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
-    Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
-    a hash of their content: text that is added later changes nothing of that.
+    Each file is a document, or many, by its records or separators.
+    Some validate, or passages of long ones, as a hash of their content chooses.
     """
 
     input: list[Path]
