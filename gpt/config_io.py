@@ -47,7 +47,9 @@ def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
     limits = {field.name: field.metadata["limits"] for field in dataclasses.fields(config) if field.metadata}
     for name, kind in typing.get_type_hints(config, include_extras=True).items():
         if dataclasses.is_dataclass(kind):
-            entries[name] = settings_type(kind)
+            table: Any = settings_type(kind)
+            # Its help is told to be empty: else tyro reads all of this file, each time, for a comment that may be it.
+            entries[name] = typing.Annotated[table, arg(help="")]
         elif name not in left_out:
             allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
             entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]

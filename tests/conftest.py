@@ -11,12 +11,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # a thread that waits does not keep a core
 
-TRAINS = {"make_training", "trained_once", "trained", "worlds"}  # fixtures that train, or start processes
+TRAINS = {"make_training", "undisturbed", "trained", "worlds"}  # fixtures that train, or start processes
 
 
 def pytest_configure(config):
     distributes_only = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not distributes_only:  # which needs no torch
+        gc.disable()  # until all is imported, of which nothing is garbage
         config.pluginmanager.import_plugin("small_fixtures")
 
 
@@ -30,3 +31,4 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()  # whoever collects garbage need not look through all libraries and tests
+    gc.enable()

@@ -62,19 +62,17 @@ VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value
 @contextlib.contextmanager
 def heard():
     """What the package says in this context, line by line."""
-    lines, level, log.is_main = [], log.logger.level, True
+    lines, log.is_main = [], True
 
     def hear(record):
         lines.append(record.getMessage())
         return True
 
     log.logger.addFilter(hear)
-    log.logger.setLevel("INFO")
     try:
         yield lines
     finally:
         log.logger.removeFilter(hear)
-        log.logger.setLevel(level)
 
 
 def variant(name):

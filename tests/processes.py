@@ -4,6 +4,7 @@ Most are forked from a server that has torch loaded already, which makes them st
 of a script, and it dies as any process does. `torchrun` starts everything anew.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -20,7 +21,8 @@ LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the s
 
 FORKS = multiprocessing.get_context("forkserver")
 SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
-LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp", "matplotlib.pyplot"]
+LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp"]
+LOADED += ["torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_agg"]  # which each training loads
 FORKS.set_forkserver_preload(LOADED)
 
 
@@ -32,6 +34,7 @@ def _run(script: str, arguments: list[str], directory: str, output: str, environ
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    gc.freeze()  # what the server has loaded need not be looked through, which would copy it
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

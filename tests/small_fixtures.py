@@ -1,13 +1,18 @@
 """What every test may rely on: small corpora, models and runs, and what the package says."""
 
 import gc
+import io
+import logging
 import os
 import random
 import shutil
 import subprocess
+from contextlib import redirect_stderr
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache, partial
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -40,6 +45,14 @@ def peak_flops_measured_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_disk_is_waited_for():
+    """As no test takes the power away. Programs of their own do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses the same descriptors
+        yield
+
+
 @pytest.fixture(autouse=True)
 def unit_tests_are_small(request, monkeypatch):
     """No process, and no more than ten steps of training, where a test is not marked as one that does this."""
@@ -57,6 +70,12 @@ def unit_tests_are_small(request, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(subprocess.Popen, "__init__", start)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_is_said():
+    """What is no warning, too. Once for all tests, as a change of level takes longer than many a test."""
+    log.logger.setLevel(logging.INFO)
 
 
 @pytest.fixture(autouse=True)
@@ -178,20 +197,40 @@ def make_training(dataset, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained_once(dataset, tiny_shape, tmp_path_factory):
-    """A finished run directory, to be copied."""
-    config = replace(tiny_shape, run_dir=tmp_path_factory.mktemp("trained") / "run")
-    torch.manual_seed(config.seed)
-    with open_run(config, dataset.tokenizer, resume=False) as run, heard():
-        assert Training(config, dataset, run).fit()
-    return run
+def undisturbed(dataset, tmp_path_factory):
+    """Gives the finished training of a config, done once for all tests: for reading only."""
+
+    @cache
+    def finish(config):
+        config = replace(config, run_dir=tmp_path_factory.mktemp("undisturbed") / "run")
+        torch.manual_seed(config.seed)
+        # What it says is for no test: it would be heard by whichever comes first.
+        with (
+            mock.patch.multiple(log, logger=logging.getLogger("unheard"), _said=set()),
+            redirect_stderr(io.StringIO()),
+            open_run(config, dataset.tokenizer, resume=False) as run,
+        ):
+            training = Training(config, dataset, run)
+            assert training.fit()
+        return training
+
+    return finish
 
 
 @pytest.fixture
-def trained_run(trained_once, tmp_path):
+def finished(undisturbed, tmp_path):
+    """Copies the finished run of a config, so that a test has its own; gives the directory."""
+
+    def copy(config, name="run"):
+        return Path(shutil.copytree(undisturbed(config).run, tmp_path / name))
+
+    return copy
+
+
+@pytest.fixture
+def trained_run(finished, tiny_shape):
     """A finished run directory of the test's own."""
-    shutil.copytree(trained_once, tmp_path / "run")
-    return tmp_path / "run"
+    return finished(tiny_shape)
 
 
 @pytest.fixture(scope="session")

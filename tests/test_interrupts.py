@@ -1,5 +1,6 @@
 """Real programs that get SIGINT at several moments: one sentence, no traceback, nothing by half."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -49,7 +50,9 @@ PROGRAMS["-m gpt eval"] = 'runpy.run_module("gpt", run_name="__main__")'
 def test_ctrl_c_while_libraries_load_is_a_word(program, tmp_path):
     """Loading is held up at the first library that takes long, so that the moment is sure."""
     for library in ("torch", "numpy", "tyro"):
-        (tmp_path / f"{library}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+        # Many short sleeps: a signal between the last step of Python and a long one would be heard at its end.
+        held = "import time\nprint('loading', flush=True)\nfor _ in range(600):\n    time.sleep(0.1)\n"
+        (tmp_path / f"{library}.py").write_text(held)
     code = f"""
         import runpy, sys
         sys.path[:0] = [{str(tmp_path)!r}]
@@ -60,6 +63,15 @@ def test_ctrl_c_while_libraries_load_is_a_word(program, tmp_path):
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     assert ended(process) == (interrupts.INTERRUPTED, "", "interrupted")
+
+
+def test_garbage_is_looked_for_again_once_all_is_loaded():
+    interrupts.end_quietly_while_loading()
+    assert not gc.isenabled()
+    interrupts.loaded()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0  # not in what was loaded
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 HELD = """

@@ -134,7 +134,7 @@ class SampleCommand:
     """Answer lines one by one, also those of a pipe."""
     allow_commands: FlagCreatePairsOff[bool] = False
     """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
-    sampling: Annotated[SamplingConfig, arg(name="")] = field(default_factory=SamplingConfig)
+    sampling: Annotated[SamplingConfig, arg(name="", help="")] = field(default_factory=SamplingConfig)
     greedy: FlagCreatePairsOff[bool] = False
     """Always take the likeliest token: the same as --temperature 0."""
     samples: int = 1

@@ -75,7 +75,7 @@ class Options:
     Settings are the preset's, over them those of --config, over them flags.
     """
 
-    settings: Annotated[Settings, arg(name="")]
+    settings: Annotated[Settings, arg(name="", help="")]
     preset: Annotated[str, Positional, arg(metavar="[PRESET]", help=_PRESET_HELP, help_behavior_hint="")] = ""
     config: Path | None = None
     """File of settings: TOML (steps = 100, and tables such as [model]), or what --dry-run prints."""

@@ -13,7 +13,7 @@ from typing import Any
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
-from gpt.corpus.stages import Stages, Task, Work, digest, finish
+from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
@@ -26,7 +26,7 @@ LARGEST_SOURCES = 20  # that the report names
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a slice: its files lie at `place`, and `shards` are named as they are there."""
+    """What came of a slice: its files lie at `place`, with endings, by which `shards` are named."""
 
     key: str
     place: Path
@@ -48,13 +48,13 @@ def assemble(
     named = list(_named(results))
     for result, shard, called in named:
         for own, name in zip(shard.files, called.files, strict=True):
-            link(result.place.with_name(own), partial / name)
+            link(Path(f"{result.place}.{own}"), partial / name)
     shards = [called for _, _, called in named]
     slices, end = {}, 0
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
-            mine = [(shard, called) for own, shard, called in named if own is result]
-            files = {file: name for shard, called in mine for file, name in zip(shard.files, called.files, strict=True)}
+            mine = [zip(shard.files, called.files, strict=True) for own, shard, called in named if own is result]
+            files = {own: name for pairs in mine for own, name in pairs}
             size = ledger.write(result.ledger.read_bytes())
             slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
             end += size
@@ -71,7 +71,7 @@ def assemble(
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:
-    """Name the shards by their splits and slices: yield each as it is called by its slice, and by the dataset."""
+    """Name the shards by their splits and slices: yield each as its slice calls it, and as the dataset does."""
     for split in SPLITS:
         for number, result in enumerate(results):
             own = [shard for shard in result.shards if shard.split == split]
@@ -126,28 +126,25 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     known, count = _slices(out).get("slices"), 0
     for task in tasks:
         entry = known.get(task.key) if isinstance(known, dict) else None
-        if entry is None or stages.is_done(work, task):
+        result = stages.result(work, task)
+        if entry is None or result.exists():
             continue
-        place = stages.place(work, task)
+        place = new_place(result)
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
-            wanted = {}
-            for shard in map(shard_info, found["shards"]):
-                wanted |= shard.files
-            for own, sha256 in wanted.items():
+            wanted = [pair for shard in map(shard_info, found["shards"]) for pair in shard.files.items()]
+            for own, sha256 in wanted:
                 file = inside(out, entry["files"][own])
                 with open(file, "rb") as opened:
                     if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
                         raise InputError(f"{file}: is damaged")
-                name = place.with_name(own)
-                name.unlink(missing_ok=True)
-                link(file, name)
+                link(file, Path(f"{place}.{own}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)
                 Path(f"{place}{PART}").write_bytes(ledger.read(size))
         except (InputError, OSError, KeyError, TypeError, ValueError):
             continue  # it is encoded again
-        finish(place, found)
+        finish(result, place, found)
         count += 1
     return count
 

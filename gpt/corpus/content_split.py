@@ -14,10 +14,11 @@ import numpy as np
 
 from gpt.choices import Overlap
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import Corpus, documents_at
+from gpt.corpus.reading import PASSAGES, Corpus, documents_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
+    SIDES,
     VALIDATION,
     ByContent,
     ByEnd,
@@ -28,16 +29,16 @@ from gpt.corpus.split import (
     require_share,
     threshold,
 )
-from gpt.corpus.stages import Task, digest
+from gpt.corpus.stages import digest
 from gpt.errors import InputError, require
 from gpt.files import read_json, write_whole
 from gpt.log import log
 
 WHOLE = 1 << 62  # characters of a passage: no document is cut into several
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
+STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
-PASSAGES = ".passages.npy"
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class SplitByContent:
         before = _Record.read(corpus.before, self)
         size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
         size = before.passage if before else size
-        rows = [np.load(f"{place}{PASSAGES}") for place in _listed(corpus, size)]
-        corpus.keys = [row[:, 0] for row in rows]
+        tasks = corpus.tasks(digest(size), size)
+        corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
+        rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
         keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
-        given = {
-            int(key): VALIDATION for row, mine in zip(rows, corpus.validates, strict=True) if mine for key in row[:, 0]
-        }
+        own = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
+        given = {int(key): VALIDATION for part in own for key in part}
+        del rows
         if given:
             divide = ByContent(size, 0, given)
         elif before:
@@ -75,8 +77,9 @@ class SplitByContent:
         else:
             divide = ByContent(size, threshold(keys, lengths, useful))
         known = before.keys if before else keys[:0]
+        corpus.is_grown = before is not None and np.isin(known, keys, assume_unique=True).mean() >= STILL_THERE
         total = float(lengths.sum())
-        own = float(lengths[[divide.side(int(key)) == VALIDATION for key in keys]].sum())
+        own = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
         if own > total / 2 and not given and self.whole:
             raise InputError(
                 f"{len(keys):,} different examples are too few to divide, or one outweighs the others: give more of "
@@ -100,19 +103,7 @@ class SplitWhole(SplitByContent):
     whole: ClassVar[bool] = True
 
 
-def _listed(corpus: Corpus, size: int) -> list[Path]:
-    """List the passages of each slice; return where."""
-    tasks = [
-        Task(digest(key, kept, size), label, (text, kept, size))
-        for key, label, text, kept in zip(corpus.digests, corpus.labels, corpus.places, corpus.kept, strict=True)
-    ]
-    return [
-        place
-        for place, _ in corpus.stages.run("dividing the text between training and validation", list_passages, tasks)
-    ]
-
-
-def list_passages(place: Path, text: Path, kept: np.ndarray, size: int) -> dict[str, Any]:
+def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
     """Write (key, characters, number of its document among those that are kept) of each passage of a slice."""
     rows = [
         (key_of(passage), len(passage), number)

@@ -16,7 +16,7 @@ from gpt.corpus.assembly import Result
 from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
-from gpt.corpus.split import Divide, Piece
+from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError, bounded, check_limits
@@ -95,57 +95,59 @@ def parts_of(text: str, learned: Spans) -> Iterator[tuple[str, bool]]:
         place = stop
 
 
-def encode_examples(pieces: Sequence[Piece], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[np.ndarray, ...]]:
+def encode_examples(
+    documents: Sequence[Document], tokenizer: Tokenizer, threads: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the ids of each example, (N,), and which are learned, (N + 1,) bool: the last one is its end-of-text."""
-    parts = [[*parts_of(piece.text, piece.learned)] for piece in pieces]
+    parts = [[*parts_of(document.text, document.learned)] for document in documents]
     ids = iter(tokenizer.encode_batch([text for own in parts for text, _ in own], threads))
-    for piece, own in zip(pieces, parts, strict=True):
+    for document, own in zip(documents, parts, strict=True):
         encoded = [next(ids) for _ in own]
-        ends = piece.learned[-1][1] > len(piece.text)
         learned = [np.full(len(each), is_learned) for each, (_, is_learned) in zip(encoded, own, strict=True)]
+        ends = document.learned[-1][1] > len(document.text)
         yield np.concatenate(encoded), np.append(np.concatenate(learned), ends)
 
 
 def write_examples(
-    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, tokenizer: Path, threads: int,
-    most: int,
+    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, passages: Path | None,
+    tokenizer: Path, threads: int, most: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each."""
     loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes, counts, skipped = list[Outcome](), Counter[str](), list[tuple[str, str]]()
-    for documents in _batches(documents_at(text, kept)):
-        pieces = [[*divide(document)] for document in documents]
-        own = [Outcome(len(document.text)) for document in documents]
-        outcomes += own
-        encoded = encode_examples([piece for parts in pieces for piece in parts], loaded, threads)
-        for piece, outcome in ((piece, o) for parts, o in zip(pieces, own, strict=True) for piece in parts):
-            ids, learned = next(encoded)
-            outcome.add(piece)
-            over = len(learned) - most
-            if over > 0:  # what is left does not end here
-                ids, learned = ids[: most - 1], np.append(learned[: most - 1], False)
-            if learned.any():
-                writers[piece.split].add(ids, learned)
-                counts.update(cut=int(over > 0), cut_tokens=max(over, 0))
-                continue
-            counts["unlearned"] += 1
-            outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")
-            if len(skipped) < MAX_SHOWN:
-                skipped.append((piece.name, outcome.reason))
+    for batch in _batches(pieces_of(documents_at(text, kept), divide, passages_at(passages))):
+        outcomes += [Outcome(len(document.text)) for document, _ in batch]
+        encoded = encode_examples([document for document, _ in batch], loaded, threads)
+        for (document, pieces), outcome, (ids, learned) in zip(batch, outcomes[-len(batch) :], encoded, strict=True):
+            for piece in pieces:  # it is all of the document; none if the document is dropped
+                outcome.add(piece)
+                over = max(0, len(learned) - most)
+                mask = np.append(learned[: most - 1], False) if over else learned  # what is cut does not end there
+                if mask.any():
+                    writers[piece.split].add(ids[: len(mask) - 1], mask)
+                    counts.update(cut=int(over > 0), cut_tokens=over)
+                    continue
+                counts["unlearned"] += 1
+                outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")
+                skipped += [(document.name, outcome.reason)] if len(skipped) < MAX_SHOWN else []
     shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
     ledger = write_ledger(place, text, firsts, kept, spool, outcomes)
     return {"shards": shards, "counts": counts, "skipped": skipped} | ledger
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Gather documents to be encoded at once."""
-    batch, characters = list[Document](), 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
+Example = tuple[Document, Iterator[Piece]]
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """Gather examples to be encoded at once."""
+    batch, characters = list[Example](), 0
+    for example in examples:
+        batch.append(example)
+        characters += len(example[0].text)
         if characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
-    yield batch
+    if batch:
+        yield batch

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.grams import BATCH_CHARACTERS, grams
-from gpt.corpus.reading import Corpus, documents_at
-from gpt.corpus.split import TRAIN, VALIDATION, ByContent, key_of, passages
-from gpt.corpus.stages import Task, digest
+from gpt.corpus.reading import PASSAGES, Corpus, documents_at
+from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, cut
+from gpt.corpus.stages import digest
 
 FOLLOWING = 1000  # characters, in which 12 words stand
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
@@ -53,7 +53,7 @@ class Index:
         """Build it from all that validates, and save it where the workers can read it."""
         key = (asdict(divide), most, sorted(watched))
         pairs, keys, lengths, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int](), 0
-        tasks = tasks_over(corpus, digest(asdict(divide)), (divide,))
+        tasks = corpus.tasks(digest(asdict(divide)), divide)
         for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
             pairs.append(np.load(f"{place}{GRAMS}"))
             pairs[-1][:, 1] += np.uint64(base)
@@ -86,72 +86,66 @@ class Index:
         return {int(key) for key in self.keys[met > most * self.sizes]}
 
 
-def tasks_over(corpus: Corpus, key: str, arguments: tuple[Any, ...]) -> list[Task]:
-    slices = zip(corpus.digests, corpus.labels, corpus.places, corpus.kept, strict=True)
-    return [Task(digest(own, kept, key), label, (text, kept, *arguments)) for own, label, text, kept in slices]
+Passage = tuple[int, str, str]  # its key, its text, and what follows on the same side
 
 
-def _passages(text: Path, kept: np.ndarray, divide: ByContent, side: str) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Yield key, text and grams of the passages of one side; those of a piece have the grams of the whole piece."""
-    batch, size = list[tuple[int, str, str]](), 0
-
-    def hashed() -> Iterator[tuple[int, str, np.ndarray]]:
-        found = grams([(passage, following) for _, passage, following in batch])
-        for (key, passage, _), own in zip(batch, found, strict=True):
-            yield key, passage, own
-
-    for document in documents_at(text, kept):
-        for key, passage, following in _with_following(document.text, divide, side):
-            batch.append((key, passage, following))
-            size += len(passage)
-            if size >= BATCH_CHARACTERS:
-                yield from hashed()
-                batch, size = [], 0
-    yield from hashed()
-
-
-def _with_following(text: str, divide: ByContent, side: str) -> Iterator[tuple[int, str, str]]:
-    """Yield key and text of a document's passages of one side, and the beginning of what follows on the same side."""
-    before: tuple[int, str] | None = None
-    for passage in passages(text, divide.passage):
-        key = key_of(passage)
-        is_mine = divide.side(key) == side
-        if before is not None:
-            yield *before, passage[:FOLLOWING] if is_mine else ""
-        before = (key, passage) if is_mine else None
-    if before is not None:
-        yield *before, ""
+def _passages(text: Path, kept: np.ndarray, listed: Path, divide: ByContent, side: str) -> Iterator[list[Passage]]:
+    """Yield the passages of one side, some at a time."""
+    rows = np.load(f"{listed}{PASSAGES}")
+    is_mine = divide.sides(rows[:, 0]) == SIDES.index(side)
+    wanted, batch, size = np.unique(rows[is_mine, 2]), list[Passage](), 0
+    starts = np.searchsorted(rows[:, 2], wanted).tolist()
+    stops = np.searchsorted(rows[:, 2], wanted, side="right").tolist()
+    mine, keys, lengths = is_mine.tolist(), rows[:, 0].tolist(), rows[:, 1].tolist()
+    chosen = np.zeros(len(kept), dtype=bool)
+    chosen[np.flatnonzero(kept)[wanted.astype(np.int64)]] = True
+    for document, start, stop in zip(documents_at(text, chosen), starts, stops, strict=True):
+        texts = [*cut(document.text, lengths[start:stop]), ""]
+        for place, passage, following in zip(range(start, stop), texts, texts[1:], strict=False):
+            if mine[place]:
+                goes_on = place + 1 < stop and mine[place + 1]
+                batch.append((keys[place], passage, following[:FOLLOWING] if goes_on else ""))
+                size += len(passage)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
-def list_grams(place: Path, text: Path, kept: np.ndarray, divide: ByContent) -> dict[str, Any]:
+def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, (P, 2) of each gram and the number of its passage."""
     pairs, keys, lengths = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int]()
-    for key, passage, found in _passages(text, kept, divide, VALIDATION):
-        own = np.unique(found)
-        pairs.append(np.column_stack([own, np.full(len(own), len(keys), dtype=np.uint64)]))
-        keys.append(key)
-        lengths.append(len(passage))
+    for batch in _passages(text, kept, listed, divide, VALIDATION):
+        for (key, passage, _), found in zip(batch, grams([each[1:] for each in batch]), strict=True):
+            own = np.unique(found)
+            pairs.append(np.column_stack([own, np.full(len(own), len(keys), dtype=np.uint64)]))
+            keys.append(key)
+            lengths.append(len(passage))
     np.save(f"{place}{GRAMS}", np.concatenate(pairs))
     return {"keys": keys, "lengths": lengths}
 
 
 def scan_slice(
-    place: Path, text: Path, kept: np.ndarray, divide: ByContent, index: Path, most: float
+    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path, most: float
 ) -> dict[str, Any]:
     """Find what of a slice's training shares too much; write which grams of validation it has."""
     with np.load(index) as content:
         held = dict(content)
     seen, filtered = np.zeros(len(held["grams"]), dtype=bool), _Filter(held["grams"])
     leaks = []
-    for key, passage, found in _passages(text, kept, divide, TRAIN):
-        met = filtered.find(found)
-        if len(met):
-            seen[met] = True
-            share, others = _shares(met, len(found), held, most)
+    for batch in _passages(text, kept, listed, divide, TRAIN):
+        found = list(grams([each[1:] for each in batch]))
+        ends = np.cumsum([len(own) for own in found])
+        which, met = filtered.find(np.concatenate([held["grams"][:0], *found]))
+        seen[met] = True
+        owners = np.searchsorted(ends, which, side="right")
+        for number in np.unique(owners).tolist():
+            key, passage, _ = batch[number]
+            share, others = _shares(met[owners == number], len(found[number]), held, most)
             if share > most:
-                leaks.append(asdict(Leak(key, len(passage), share, others)).values())
+                leaks.append(list(asdict(Leak(key, len(passage), share, others)).values()))
     np.save(f"{place}{SEEN}", np.packbits(seen))
-    return {"leaks": [list(leak) for leak in leaks]}
+    return {"leaks": leaks}
 
 
 def _shares(met: np.ndarray, size: int, held: dict[str, np.ndarray], most: float) -> tuple[float, list[int]]:
@@ -177,17 +171,16 @@ class _Filter:
 
     def __init__(self, hashes: np.ndarray) -> None:
         self._hashes = hashes
-        bits = min(26, max(16, len(hashes).bit_length() + 2))
+        bits = min(27, max(16, len(hashes).bit_length() + 3))
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, dtype=bool)
         self._table[(hashes >> self._shift).astype(np.int64)] = True
 
-    def find(self, hashes: np.ndarray) -> np.ndarray:
-        """Return the places of those that are there, with repetitions."""
-        likely = hashes[self._table[(hashes >> self._shift).astype(np.int64)]]
-        places = np.searchsorted(self._hashes, likely)
-        return (
-            places[self._hashes[np.minimum(places, len(self._hashes) - 1)] == likely]
-            if len(self._hashes)
-            else places[:0]
-        )
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of those hashes that are there, and their places in the index."""
+        likely = np.flatnonzero(self._table.take(hashes >> self._shift, mode="clip"))
+        if not len(likely) or not len(self._hashes):
+            return likely[:0], likely[:0]
+        places = np.minimum(np.searchsorted(self._hashes, hashes[likely]), len(self._hashes) - 1)
+        there = self._hashes[places] == hashes[likely]
+        return likely[there], places[there]

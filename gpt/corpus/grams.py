@@ -67,23 +67,30 @@ def _words(parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
     A word in both parts of a text is of the first.
     """
-    normal = [(part if part.isascii() else unicodedata.normalize("NFC", part)).lower() for part in parts]
-    together = "\n".join(map("".join, zip(normal[::2], normal[1::2], strict=True)))
-    codes = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    if not all(map(str.isascii, parts)):
+        parts = [part if part.isascii() else unicodedata.normalize("NFC", part).lower() for part in parts]
+    together = "\n".join(map("".join, zip(parts[::2], parts[1::2], strict=True)))
     kinds, values = _tables()
-    known = codes if codes.max(initial=0) < TABLED else np.minimum(codes, TABLED - 1)
-    kind, value = kinds[known], values[known]
+    if together.isascii():
+        codes = np.frombuffer(together.encode(), dtype=np.uint8)
+    else:
+        codes = np.minimum(np.frombuffer(together.lower().encode("utf-32-le", "surrogatepass"), "<u4"), TABLED - 1)
+    kind, value = kinds.take(codes), values.take(codes)
     is_letter = np.zeros(len(codes) + 2, dtype=bool)
     is_letter[1:-1] = kind == LETTER
-    is_word = kind == WORD
-    starts = np.flatnonzero(is_word | (is_letter[1:-1] & ~is_letter[:-2]))
-    lasts = np.flatnonzero(is_word | (is_letter[1:-1] & ~is_letter[2:]))
+    begins = is_letter[1:] & ~is_letter[:-1]
+    if together.isascii():
+        starts, lasts = np.flatnonzero(begins), np.flatnonzero(is_letter[1:-1] & ~is_letter[2:])
+    else:
+        is_word = kind == WORD
+        starts = np.flatnonzero(is_word | begins[:-1])
+        lasts = np.flatnonzero(is_word | (is_letter[1:-1] & ~is_letter[2:]))
     powers, inverses = _powers(1 << max(16, len(codes).bit_length()))
     sums = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(value * powers[: len(codes)], out=sums[1:])
     words = (sums[lasts + 1] - sums[starts]) * inverses[starts]
     words ^= words >> np.uint64(29)
-    ends = np.cumsum([len(part) + number % 2 for number, part in enumerate(normal)])
+    ends = np.cumsum([len(part) + number % 2 for number, part in enumerate(parts)])
     return words * np.uint64(FACTOR), np.searchsorted(starts, ends)
 
 
@@ -104,6 +111,8 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     for first, last in WITHOUT_SPACES:
         part = kinds[first : last + 1]
         part[part == LETTER] = WORD
-    values = (np.arange(TABLED, dtype=np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
+    codes = np.arange(TABLED, dtype=np.uint64)
+    codes[ord("A") : ord("Z") + 1] += np.uint64(ord("a") - ord("A"))
+    values = (codes + np.uint64(1)) * np.uint64(FACTOR)
     values ^= values >> np.uint64(31)
     return kinds, values

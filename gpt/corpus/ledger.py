@@ -61,12 +61,8 @@ def write_ledger(
 ) -> dict[str, Any]:
     """Write a slice's part of the ledger, and sum it up."""
     results, sources, reasons = iter(outcomes), Counter[str](), Counter[str]()
-    number, longest, size = 0, [0, ""], 0
-    with (
-        open(f"{text}{ENTRIES}", encoding="utf-8") as entries,
-        open(f"{place}{PART}", "wb") as file,
-        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
-    ):
+    number, longest, size, lines = 0, [0, ""], 0, list[str]()
+    with open(f"{text}{ENTRIES}", encoding="utf-8") as entries:
         for line in entries:
             entry = json.loads(line)
             if "source" in entry:
@@ -81,7 +77,8 @@ def write_ledger(
                     number += 1
                 if "reason" in entry:
                     reasons[kind_of(entry["reason"])] += 1
-            packed.write(f"{json.dumps(entry)}\n".encode())
+            lines.append(f"{json.dumps(entry)}\n")
+    Path(f"{place}{PART}").write_bytes(gzip.compress("".join(lines).encode(), 6, mtime=0))
     return {"longest": longest, "left_out": dict(reasons), "sources": sources.most_common(MOST_SOURCES)}
 
 

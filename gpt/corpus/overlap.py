@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt.choices import Overlap
-from gpt.corpus.gram_index import SEEN, Index, Leak, scan_slice, tasks_over
+from gpt.corpus.gram_index import SEEN, Index, Leak, scan_slice
 from gpt.corpus.reading import Corpus
 from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent
 from gpt.corpus.stages import digest
@@ -74,8 +74,8 @@ class Guard:
     def _scan(self, divide: ByContent, index: Index) -> tuple[list[Leak], np.ndarray]:
         """Hold all of training against the index: what shares too much, and which grams were met, (G,) bool."""
         leaks, seen = list[Leak](), np.zeros(len(index.grams), dtype=bool)
-        arguments = (divide, index.place, self._most)
-        tasks = tasks_over(self._corpus, digest(asdict(divide), index.digest, self._most), arguments)
+        key = digest(asdict(divide), index.digest, self._most)
+        tasks = self._corpus.tasks(key, divide, index.place, self._most)
         for place, found in self._corpus.stages.run("comparing training with validation", scan_slice, tasks):
             leaks += [Leak(*leak) for leak in found["leaks"]]
             seen |= np.unpackbits(np.load(f"{place}{SEEN}"), count=len(seen)).astype(bool)

@@ -47,6 +47,7 @@ SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
+LEAST_SECONDS = 3.0
 KEPT = "what is finished is kept, and the same command goes on"
 
 
@@ -79,7 +80,9 @@ def prepare(
             examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
-        made, recipe = _tokenizer(tokenizer, corpus, divide, recipe, progress)
+        made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
+            tokenizer, corpus, divide, recipe, progress
+        )
         if examples:
             examples.require_end_of_text(made)
         results = _encoded(corpus, firsts, divide, made, out, examples)
@@ -91,12 +94,25 @@ def prepare(
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
+    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
     dataset = open_written(out, made, shards, recipe)
     if before not in (None, dataset.fingerprint):
         log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
     if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
         log.info(f"gpt data show {out} --dropped names all that was left out")
     return dataset
+
+
+def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
+    """Say how fast it was, and what took longest, where that was long enough to ask."""
+    took = sum(stages.seconds.values())
+    if took >= LEAST_SECONDS:
+        longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
+        log.info(
+            f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
+            f"tokens/s, on {stages.workers} {'process' if stages.workers == 1 else 'processes'}; {longest} took "
+            f"{seconds / took:.0%} of it"
+        )
 
 
 @contextlib.contextmanager
@@ -167,6 +183,19 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
 
 
+def _grown_tokenizer(
+    tokenizer: str | Tokenizer, corpus: Corpus, recipe: dict[str, Any]
+) -> tuple[Tokenizer, dict[str, Any]] | None:
+    """Return the tokenizer that was learned from the same corpus before it grew, if it is asked for."""
+    if not corpus.is_grown or corpus.before is None or not isinstance(tokenizer, str):
+        return None
+    was = read_manifest(corpus.before).get("recipe", {}).get("tokenizer")
+    if not isinstance(was, str) or not was.startswith("bpe:") or tokenizer not in (AUTO, was):
+        return None
+    log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus, which has grown")
+    return Tokenizer.load(corpus.before / "tokenizer.json"), recipe | {"tokenizer": was}
+
+
 def _tokenizer(
     tokenizer: str | Tokenizer, corpus: Corpus, divide: Divide, recipe: dict[str, Any], progress: Progress
 ) -> tuple[Tokenizer, dict[str, Any]]:
@@ -194,16 +223,17 @@ def _encoded(
     if not file.exists():
         tokenizer.save(file)
     bases = np.cumsum([0, *corpus.sizes]).tolist()
-    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.digests))
+    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
     tasks, most = [], (examples.max_tokens,) if examples else ()
-    for own, label, text, base, count in zip(
-        corpus.digests, corpus.labels, corpus.places, bases, corpus.sizes, strict=False
+    for own, each, text, base, count in zip(
+        corpus.digests, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
-        division = division_key(divide, corpus.keys[len(tasks)] if corpus.keys else None)
+        passages = corpus.passages[len(tasks)] if corpus.passages else None
+        division = division_key(divide, passages)
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
-        arguments = (text, mine, base, spool, divide, file, 1 if stages.workers > 1 else cores(), *most)
-        tasks.append(Task(key, label, arguments))
+        arguments = (text, mine, base, spool, divide, passages, file, 1 if stages.workers > 1 else cores(), *most)
+        tasks.append(Task(key, each.label, arguments, each.bytes))
     write = write_examples if examples else write_slice
     reused = reuse(out, stages, write, tasks)
     if reused:

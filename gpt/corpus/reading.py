@@ -29,6 +29,7 @@ LENGTHS = struct.Struct("<QQQ")  # of a name, the bounds of what is learned, and
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
+PASSAGES = ".passages.npy"  # once it is divided by them (content_split.py)
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,13 @@ class Corpus:
         """Read what was not read before, on as many processes as `stages` has."""
         self.digests = [digest(VERSION, each.digest, source.settings, asdict(filters)) for each in slices]
         tasks = [
-            Task(key, each.label, (source, each.parts, filters)) for key, each in zip(self.digests, slices, strict=True)
+            Task(key, each.label, (source, each.parts, filters), each.bytes)
+            for key, each in zip(self.digests, slices, strict=True)
         ]
         self.counts = Counter[str]()
         self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
         self.places, self.sizes = list[Path](), list[int]()
-        self.labels = [each.label for each in slices]
+        self.slices = slices
         notices = list[Notice]()
         for place, read in stages.run("reading", read_slice, tasks):
             self.places.append(place)
@@ -179,12 +181,22 @@ class Corpus:
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
             self.counts.update(read)
         self.kept = [np.ones(size, dtype=bool) for size in self.sizes]
-        self.validates = [each.validates for each in slices]
         self.stages, self.slice_bytes = stages, 0
         self.before: Path | None = None  # the dataset that is to be replaced
-        self.keys: list[np.ndarray] | None = None  # of the passages of each slice, once it is divided by them
+        self.is_grown = False  # from that one, whose split is kept
+        self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them
         self.report: dict[str, Any] = {}
         say_notices(notices)
+
+    def tasks(self, key: str, *arguments: Any) -> list[Task]:
+        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments."""
+        listed = self.passages or [None] * len(self.places)
+        return [
+            Task(digest(own, kept, key), each.label, (text, kept, passages, *arguments), each.bytes)
+            for own, each, text, kept, passages in zip(
+                self.digests, self.slices, self.places, self.kept, listed, strict=True
+            )
+        ]
 
     def __iter__(self) -> Iterator[Document]:
         for place, kept in zip(self.places, self.kept, strict=True):

@@ -24,6 +24,7 @@ class Slice:
     label: str
     digest: str
     """Of the names of its parts, and of what tells their content from another one."""
+    bytes: int
     validates: bool = False
     """All of it does, as was asked for."""
 
@@ -55,4 +56,5 @@ def cut(source: Source, parts: Sequence[Any], size: int) -> Iterator[Slice]:
 
 
 def _slice(parts: list[Any], identities: list[Identity]) -> Slice:
-    return Slice(tuple(parts), identities[0].name, digest(identities), identities[-1].validates)
+    size = sum(identity.bytes for identity in identities)
+    return Slice(tuple(parts), identities[0].name, digest(identities), size, identities[-1].validates)

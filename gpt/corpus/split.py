@@ -13,20 +13,21 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from gpt.corpus.documents import Document
-from gpt.corpus.reading import Corpus
+from gpt.corpus.reading import PASSAGES, Corpus
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
-from gpt.text.chat_template import Spans
 
 TRAIN, VALIDATION = SPLITS
 DROPPED = "dropped"  # in place of a split
+SIDES = (TRAIN, VALIDATION, DROPPED)
 MAX_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens, more than an evaluation reads
-PASSAGES = 16  # that validation has at least, about: documents are cut as far as that takes
+WANTED = 16  # passages that validation has at least, about: documents are cut as far as that takes
 ENOUGH, TOO_MUCH = 0.5, 1.5  # of the share: what chance may make of it
 SHORTEST, LONGEST = 1 << 9, 1 << 19  # characters: how long passages are, about
 BLANKS = b" \t\n\r\v\f"
@@ -40,8 +41,6 @@ class Piece:
     name: str
     split: str
     text: str
-    learned: Spans = ()
-    """As in a Document; a piece of an example is all of it."""
 
 
 Divide = Callable[[Document], Iterator[Piece]]
@@ -72,19 +71,53 @@ class ByContent:
     exceptions: dict[int, str] = field(default_factory=dict)
     """The sides of those that are elsewhere than their key says."""
 
-    def side(self, key: int) -> str:
-        return self.exceptions.get(key) or (VALIDATION if key < self.threshold else TRAIN)
+    def sides(self, keys: np.ndarray) -> np.ndarray:
+        """Return on which sides passages are, (N,) of numbers in `SIDES`, by their keys, (N,) uint64."""
+        found = (keys < np.uint64(min(self.threshold, 2**64 - 1))).astype(np.int8)
+        if self.exceptions and len(keys):
+            known = np.array(sorted(self.exceptions), dtype=np.uint64)
+            places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+            own = np.array([SIDES.index(self.exceptions[int(key)]) for key in known], dtype=np.int8)
+            found = np.where(known[places] == keys, own[places], found)
+        return found
 
     def __call__(self, document: Document) -> Iterator[Piece]:
         """Yield the pieces: neighboring passages of one side are one."""
-        if document.learned:
-            side = self.side(key_of(document.text))
-            yield from [Piece(document.name, side, document.text, document.learned)] if side != DROPPED else []
-            return
-        sides = ((self.side(key_of(text)), text) for text in passages(document.text, self.passage))
-        for side, group in itertools.groupby(sides, key=lambda pair: pair[0]):
-            if side != DROPPED:
-                yield Piece(document.name, side, "".join(text for _, text in group))
+        texts = list(passages(document.text, self.passage))
+        sides = self.sides(np.array([key_of(text) for text in texts], dtype=np.uint64))
+        return joined(document.name, texts, sides.tolist())
+
+
+def joined(name: str, texts: list[str], sides: list[int]) -> Iterator[Piece]:
+    """Yield the pieces of a document, whose passages are these, on sides of these numbers."""
+    for side, group in itertools.groupby(zip(sides, texts, strict=True), key=lambda pair: pair[0]):
+        if SIDES[side] != DROPPED:
+            yield Piece(name, SIDES[side], "".join(text for _, text in group))
+
+
+def pieces_of(
+    documents: Iterator[Document], divide: Divide, rows: np.ndarray | None
+) -> Iterator[tuple[Document, Iterator[Piece]]]:
+    """Yield each document of a slice with its pieces.
+
+    `rows` are the passages of the slice, if they are known: (key, characters, number of the document), (P, 3) uint64.
+    """
+    if rows is None or not isinstance(divide, ByContent):
+        yield from ((document, divide(document)) for document in documents)
+        return
+    sides, lengths = divide.sides(rows[:, 0]).tolist(), rows[:, 1].tolist()
+    starts = np.searchsorted(rows[:, 2], np.arange(len(rows) + 1, dtype=np.uint64)).tolist()
+    for number, document in enumerate(documents):
+        own = slice(starts[number], starts[number + 1])
+        yield document, joined(document.name, cut(document.text, lengths[own]), sides[own])
+
+
+def cut(text: str, lengths: list[int]) -> list[str]:
+    """Cut a text into passages of known lengths."""
+    if len(lengths) == 1:
+        return [text]
+    ends = list(itertools.accumulate(lengths))
+    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def key_of(text: str) -> int:
@@ -127,7 +160,7 @@ def _places(text: str, first: int, last: int) -> list[int]:
 
 def passage_size(validation_characters: float) -> int:
     """Choose how long passages are, so that validation has some: a power of two."""
-    wanted = max(1, int(validation_characters / PASSAGES))
+    wanted = max(1, int(validation_characters / WANTED))
     return min(LONGEST, max(SHORTEST, 1 << (wanted.bit_length() - 1)))
 
 
@@ -147,11 +180,16 @@ def threshold(keys: np.ndarray, lengths: np.ndarray, share: float) -> int:
     return max(min(usual, max(most, least)), least)
 
 
-def division_key(divide: Divide, keys: np.ndarray | None) -> str:
-    """Name what dividing the documents of a slice hangs on: `keys` are those of its passages, if it goes by them."""
-    if isinstance(divide, ByContent) and keys is not None:
-        own = {str(key): divide.exceptions[key] for key in keys.tolist() if key in divide.exceptions}
-        return digest(divide.passage, divide.threshold, own)
+def passages_at(place: Path | None) -> np.ndarray | None:
+    """Read the passages of a slice, if they are listed: see `pieces_of`."""
+    return None if place is None else np.load(f"{place}{PASSAGES}")
+
+
+def division_key(divide: Divide, place: Path | None) -> str:
+    """Name what dividing the documents of a slice hangs on; `place` is where its passages are listed."""
+    rows = passages_at(place)
+    if isinstance(divide, ByContent) and rows is not None:
+        return digest(divide.passage, divide.sides(rows[:, 0]))
     if dataclasses.is_dataclass(divide) and not isinstance(divide, type):
         return digest(type(divide).__name__, dataclasses.asdict(divide))
     return uuid.uuid4().hex  # of a function it cannot be told

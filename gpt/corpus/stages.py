@@ -11,6 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+import uuid
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,6 +42,8 @@ class Task:
     key: str
     label: str
     arguments: tuple[Any, ...]
+    bytes: int = 0
+    """Of input, that it works on."""
 
 
 def cores() -> int:
@@ -52,6 +57,7 @@ class Stages:
     def __init__(self, directory: Path, workers: int, progress: Progress) -> None:
         """Keep results in a directory. `workers` of more than 1 are processes, begun when there is work for them."""
         self.directory, self.workers, self.progress = directory, workers, progress
+        self.seconds = defaultdict[str, float](float)  # that each stage took
         self._pool: Executor | None = None
 
     def __enter__(self) -> "Stages":
@@ -67,26 +73,32 @@ class Stages:
         `work` is called with the place, to whose name it adds endings for files of its own, and the arguments.
         Raises what it raises, and InputError if its process is killed again and again.
         """
-        places = [self.place(work, task) for task in tasks]
-        missing = [number for number, task in enumerate(tasks) if not self.is_done(work, task)]
-        with contextlib.closing(self._done(work, tasks, places, missing)) as done:
-            for count, _ in enumerate(done, len(tasks) - len(missing) + 1):
-                self.progress.doing = f"{doing}: {count:,} of {len(tasks):,} parts"
-        for place in places:
-            yield place, read_json(_result(place))
+        results = [self.result(work, task) for task in tasks]
+        missing = [number for number, result in enumerate(results) if not result.exists()]
+        start, left, size = time.monotonic(), len(missing), 0
+        self.progress.doing = doing
+        with contextlib.closing(self._done(work, tasks, results, missing)) as done:
+            for number in done:
+                left, size = left - 1, size + tasks[number].bytes
+                seconds = max(1e-3, time.monotonic() - start)
+                self.progress.doing = (
+                    f"{doing}: {len(tasks) - left:,} of {len(tasks):,} parts, {size / 1e6 / seconds:.1f} MB/s, about "
+                    f"{seconds * left / (len(missing) - left):.0f} s left"
+                )
+        self.seconds[doing] += time.monotonic() - start
+        for result in results:
+            found = read_json(result)
+            yield self.directory / found["place"], found["result"]
 
-    def place(self, work: Work, task: Task) -> Path:
-        """Return where the files of a task's result are, without their endings."""
-        return self.directory / f"{work.__name__}-{task.key}"
+    def result(self, work: Work, task: Task) -> Path:
+        """Return the file that a task's result is written to."""
+        return self.directory / f"{work.__name__}-{task.key}.json"
 
-    def is_done(self, work: Work, task: Task) -> bool:
-        return _result(self.place(work, task)).exists()
-
-    def _done(self, work: Work, tasks: Sequence[Task], places: list[Path], missing: list[int]) -> Generator[int]:
+    def _done(self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]) -> Generator[int]:
         """Do tasks, and yield the number of each that is done."""
         if self.workers == 1 or len(missing) < 2:
             for number in missing:
-                _do(work, places[number], tasks[number].arguments)
+                _do(work, results[number], tasks[number].arguments)
                 yield number
             return
         waiting, running, breaks = missing[::-1], dict[Future[None], int](), 0
@@ -94,7 +106,7 @@ class Stages:
             try:
                 while waiting and len(running) < AHEAD * self.workers:
                     number = waiting[-1]
-                    future = self._executor().submit(_do, work, places[number], tasks[number].arguments)
+                    future = self._executor().submit(_do, work, results[number], tasks[number].arguments)
                     running[future] = waiting.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
@@ -145,16 +157,20 @@ def _end_with_the_first() -> None:
     os._exit(1)
 
 
-def _do(work: Work, place: Path, arguments: tuple[Any, ...]) -> None:
-    finish(place, work(place, *arguments))
+def _do(work: Work, result: Path, arguments: tuple[Any, ...]) -> None:
+    place = new_place(result)
+    finish(result, place, work(place, *arguments))
 
 
-def finish(place: Path, result: dict[str, Any]) -> None:
+def new_place(result: Path) -> Path:
+    """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
+    return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
+
+
+def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
     """Declare a result whole: its files are on the disk."""
     for file in place.parent.glob(f"{place.name}.*"):
         sync(file)
-    write_whole(_result(place), json.dumps(result))
-
-
-def _result(place: Path) -> Path:
-    return place.with_name(f"{place.name}.json")
+    written = place.with_name(f"{place.name}.result")
+    write_whole(written, json.dumps({"place": place.name, "result": found}))
+    written.replace(result)

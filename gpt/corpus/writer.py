@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
-from gpt.corpus.split import Divide, Piece
+from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
 from gpt.dataset.masks import mask_name
 from gpt.dataset.shards import ids_dtype, write_shard
@@ -22,7 +22,7 @@ SHARD_TOKENS = 100_000_000
 
 
 class ShardWriter:
-    """Writes the documents of one split as shards of at most `shard_tokens` tokens, each to `stem` with an ending.
+    """Writes the documents of one split as shards of at most `shard_tokens` tokens, named by what follows `stem`.
 
     An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`. Either all documents have
     masks, or none.
@@ -33,30 +33,35 @@ class ShardWriter:
         self.dtype = ids_dtype(tokenizer.vocab_size)
         self.shards: list[ShardInfo] = []
         self._lengths = tokenizer.byte_lengths()
-        self._end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+        end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+        self._end = np.array(end, dtype=self.dtype)
         self._pending, self._masks = list[np.ndarray](), list[np.ndarray]()
-        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
+        self._pending_tokens = self._pending_documents = 0
 
     def add(self, ids: Sequence[int] | np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Add one document; a mask, bool, tells which ids are learned, and whether its end-of-text is.
+        """Add one document. A mask, bool, tells which ids are learned, and at its end whether end-of-text is.
 
-        Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
-        document = np.append(np.asarray(ids, dtype=np.int64), self._end).astype(np.int64)
-        if len(document) and (document.min() < 0 or document.max() >= self.tokenizer.vocab_size):
+        Raises InputError for an id outside the vocabulary, which a cast would wrap silently.
+        """
+        document = np.asarray(ids)
+        if len(document) and (document.max() >= self.tokenizer.vocab_size or document.min() < 0):
             raise InputError(
                 f"{self.split}: token ids from {document.min()} to {document.max()} do not fit a vocabulary of "
                 f"{self.tokenizer.vocab_size}"
             )
         self._pending_documents += 1
-        while len(document):
-            room = self.shard_tokens - self._pending_tokens
-            part, document = np.split(document, [room])
-            self._pending.append(part.astype(self.dtype))
+        self._append(document.astype(self.dtype), mask)
+        self._append(self._end, None if mask is None else mask[len(document) :])
+
+    def _append(self, ids: np.ndarray, mask: np.ndarray | None) -> None:
+        while len(ids):
+            room = min(len(ids), self.shard_tokens - self._pending_tokens)
+            self._pending.append(ids[:room])
+            self._pending_tokens += room
             if mask is not None:
                 self._masks.append(mask[:room].astype(np.uint8))
                 mask = mask[room:]
-            self._pending_tokens += len(part)
-            self._pending_bytes += int(self._lengths[part].sum())
+            ids = ids[room:]
             if self._pending_tokens == self.shard_tokens:
                 self._write()
 
@@ -67,26 +72,37 @@ class ShardWriter:
         return self.shards
 
     def _write(self) -> None:
-        file = self.stem.with_name(f"{self.stem.name}.{self.split}-{len(self.shards)}.bin")
-        digest = write_shard(file, self._pending)
-        largest = max(int(part.max()) for part in self._pending if len(part))
-        facts = (self._pending_tokens, self._pending_documents, self._pending_bytes, largest)
-        info = ShardInfo(file.name, self.split, *facts, digest)
+        name = f"{self.split}-{len(self.shards)}.bin"
+        digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
+        ids = np.concatenate(self._pending)
+        facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
+        info = ShardInfo(name, self.split, *facts, digest)
         if self._masks:
-            name, learned = mask_name(file.name), sum(int(mask.sum()) for mask in self._masks)
-            info = MaskedShardInfo(*vars(info).values(), name, write_shard(file.with_name(name), self._masks), learned)
+            mask, learned = mask_name(name), sum(int(part.sum()) for part in self._masks)
+            info = MaskedShardInfo(
+                *vars(info).values(), mask, write_shard(Path(f"{self.stem}.{mask}"), self._masks), learned
+            )
         self.shards.append(info)
         self._pending, self._masks = [], []
-        self._pending_tokens = self._pending_documents = self._pending_bytes = 0
+        self._pending_tokens = self._pending_documents = 0
 
 
 def write_slice(
-    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, tokenizer: Path, threads: int
+    place: Path,
+    text: Path,
+    firsts: np.ndarray,
+    base: int,
+    spool: Path,
+    divide: Divide,
+    passages: Path | None,
+    tokenizer: Path,
+    threads: int,
 ) -> dict[str, Any]:
     """Encode the documents of a slice into shards, and write what became of every document into its ledger.
 
     `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
-    first document; `spool` says where all are. Raises InputError for what the tokenizer, a file, cannot encode.
+    first document; `spool` says where all are, and `passages` where those of the slice are listed. Raises InputError
+    for what the tokenizer, a file, cannot encode.
     """
     loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
@@ -94,9 +110,9 @@ def write_slice(
     outcomes = list[Outcome]()
 
     def pieces() -> Iterator[Piece]:
-        for document in documents_at(text, kept):
+        for document, own in pieces_of(documents_at(text, kept), divide, passages_at(passages)):
             outcome = Outcome(len(document.text))
-            for piece in divide(document):
+            for piece in own:
                 outcome.add(piece)
                 yield piece
             outcomes.append(outcome)

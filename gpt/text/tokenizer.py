@@ -8,6 +8,7 @@ import base64
 import codecs
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -129,11 +130,15 @@ class Tokenizer:
         """Encode many texts on several threads, into arrays, which take less memory than lists."""
         for text in texts:
             self.require_known(text)
+        if threads == 1:
+            return [encode_to_array(self._encoding, text) for text in texts]
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda text: encode_to_array(self._encoding, text), texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text; bytes that are not UTF-8 become U+FFFD. Raise InputError for an id out of range."""
+        with contextlib.suppress(KeyError, OverflowError):  # for an id out of range: `token_bytes` says which
+            return self._encoding.decode_bytes(ids := list(ids)).decode(errors="replace")
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
@@ -162,9 +167,8 @@ class Tokenizer:
 
     def require_known(self, text: str) -> None:
         """Raise InputError for a character that a 'char' vocabulary lacks."""
-        unknown = set(text) - self._characters if self._characters is not None else None
-        if unknown:
-            some = ", ".join(repr(character) for character in sorted(unknown)[:5])
+        if self._characters is not None and (unknown := set(text) - self._characters):
+            some = ", ".join(repr(character) for character in heapq.nsmallest(5, unknown))
             raise InputError(
                 f"the text has {len(unknown)} character(s) that this vocabulary of {len(self.ranks)} characters lacks: "
                 f"{some}; leave them out, or prepare the data with `tokenizer` bytes or bpe:4096"

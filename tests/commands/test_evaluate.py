@@ -21,15 +21,10 @@ def evaluate(*arguments, cwd, code=0):
 
 
 @pytest.fixture
-def runs(make_training, tiny_config):
+def runs(finished, tiny_config):
     """Two runs of the same data, the second with a third of the context."""
     shorter = replace(tiny_config, seed=1, model=replace(tiny_config.model, context_length=16))
-    found = []
-    for name, config in (("one", tiny_config), ("two", shorter)):
-        training = make_training(config, name)
-        assert training.fit()
-        found.append(training.run)
-    return found
+    return [finished(tiny_config, "one"), finished(shorter, "two")]
 
 
 def test_a_figure_names_its_protocol_and_that_it_was_chosen(runs, tmp_path):

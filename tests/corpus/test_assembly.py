@@ -120,6 +120,22 @@ def test_text_that_is_added_is_encoded_alone_and_the_result_is_that_of_a_beginni
     assert content_of(tmp_path / "d").keys() >= {"manifest.json", "report.json", "ledger.jsonl.gz", "split.json"}
 
 
+def test_a_tokenizer_that_was_learned_stays_while_text_is_added(folder, tmp_path, said):
+    def fingerprint(tokenizer):
+        return prepare(
+            TextFiles([folder]), SplitByContent(), tokenizer, tmp_path / "d", {"tokenizer": tokenizer}
+        ).tokenizer.fingerprint
+
+    first = fingerprint("bpe:300")
+    (folder / "99.txt").write_text("zyxwv " * 300)
+    assert fingerprint("bpe:300") == fingerprint("auto") == first
+    assert any("its tokenizer, bpe:300, stays that of the corpus" in line for line in said)
+    assert fingerprint("bpe:301") != first
+    for file in folder.iterdir():
+        file.write_text(f"another text, of which nothing was there before: {file.name} " * 30)
+    assert fingerprint("bpe:301") != fingerprint("bpe:300") != first
+
+
 def texts_of(split, tokenizer):
     return tokenizer.decode(split.read(0, split.tokens).tolist()).split("<|endoftext|>")
 
@@ -202,7 +218,8 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
         killed += program.process.is_alive()
         os.kill(program.process.pid, signal.SIGKILL)
         program.end()
-    assert Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path).end() == 0
+    last = Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path)
+    assert last.end() == 0, last.said()
     assert killed > 0
     assert content_of(tmp_path / "killed") == wanted
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".work", ".partial"))]

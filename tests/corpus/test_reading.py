@@ -35,7 +35,7 @@ class Counting:
 
 def corpus_of(tmp_path, *slices, filters=None, source=None):
     """Slices, each a list of parts."""
-    cut = [Slice(tuple(parts), "label", hashlib.sha256(repr(parts).encode()).hexdigest()) for parts in slices]
+    cut = [Slice(tuple(parts), "label", hashlib.sha256(repr(parts).encode()).hexdigest(), 0) for parts in slices]
     return Corpus(Stages(tmp_path, 1, Progress()), source or Counting(), cut, filters or Filters())
 
 

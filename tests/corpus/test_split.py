@@ -6,6 +6,7 @@ import pytest
 from helpers import python_text, random_text
 
 from gpt.corpus.documents import Document
+from gpt.corpus.reading import PASSAGES
 from gpt.corpus.split import (
     DROPPED,
     ByContent,
@@ -111,8 +112,9 @@ def test_passages_are_long_where_there_is_much_text_and_short_where_there_is_lit
         assert 16 <= characters / passage_size(characters) < 32
 
 
-def test_a_division_is_named_by_all_that_its_pieces_hang_on():
-    keys = np.array([1, 2], dtype=np.uint64)
+def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):
+    keys = tmp_path / "slice"
+    np.save(f"{keys}{PASSAGES}", np.array([(1, 10, 0), (7, 20, 1)], dtype=np.uint64))
     one = division_key(ByContent(512, 7, {1: "train"}), keys)
     assert one == division_key(ByContent(512, 7, {1: "train", 9: "train"}), keys)  # 9 is of another slice
     others = [

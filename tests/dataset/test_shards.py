@@ -36,7 +36,7 @@ def test_the_layout_is_that_of_llm_c(tokenizer, tmp_path):
     writer.add([1, 2, 3])
     writer.add([4])
     (info,) = writer.close()
-    content = (tmp_path / info.file).read_bytes()
+    content = (tmp_path / f"0.{info.file}").read_bytes()
     assert content == llm_c_shard([1, 2, 3, 256, 4, 256])
     assert (info.tokens, info.documents, info.text_bytes, info.largest_id) == (6, 2, 4, 256)
     assert info.sha256 == hashlib.sha256(content).hexdigest()
@@ -51,7 +51,7 @@ def test_shards_are_cut_at_the_token_and_read_as_one_stream(tokenizer, tmp_path,
     stream = [token for document in documents for token in [*document, 256]]
     assert [info.tokens for info in infos[:-1]] == [100] * (len(infos) - 1)
     assert sum(info.documents for info in infos) == 50
-    split = Split("train", [Shard(tmp_path / info.file) for info in infos])
+    split = Split("train", [Shard(tmp_path / f"0.{info.file}") for info in infos])
     assert split.tokens == len(stream)
     assert split.read(0, len(stream)).tolist() == stream
     for _ in range(200):
@@ -70,8 +70,8 @@ def test_large_vocabularies_are_written_in_32_bits(tmp_path):
     writer = ShardWriter(tmp_path / "0", "train", Large())  # ty: ignore[invalid-argument-type]
     writer.add([69_999, 1])
     (info,) = writer.close()
-    assert (tmp_path / info.file).read_bytes() == llm_c_shard([69_999, 1, 70_000], 20240801, 7, "<u4")
-    assert Shard(tmp_path / info.file).read(0, 2).tolist() == [69_999, 1]
+    assert (tmp_path / f"0.{info.file}").read_bytes() == llm_c_shard([69_999, 1, 70_000], 20240801, 7, "<u4")
+    assert Shard(tmp_path / f"0.{info.file}").read(0, 2).tolist() == [69_999, 1]
 
 
 @pytest.mark.parametrize("token", [257, 70_000, -1])

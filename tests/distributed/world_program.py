@@ -5,7 +5,6 @@ trained `modern`; TASK is `all`, `hsdp`, or `on` or `off`, with the compiler or 
 `slow-start`, or what fails: `memory`, `compiler`, `sample` or `optimizer`.
 """
 
-import gc
 import json
 import math
 import os
@@ -283,7 +282,6 @@ def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, obje
 
 
 def main(task: str, data: Path, out: Path) -> None:
-    gc.freeze()  # what was imported need not be looked through again
     utilization.measured_peak_flops = cache(utilization.measured_peak_flops)  # which takes longer than steps so small
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
     failing = ("memory", "compiler", "sample", "optimizer")

@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from functools import cache
 from unittest import mock
 
 import pytest
@@ -49,6 +50,12 @@ def ids_of(requests):
     return [request.output_ids for request in requests]
 
 
+@cache
+def expected_of(sampling):
+    """Two samples of each prompt."""
+    return [uncached(exact("gpt2"), prompt, sampling, i) for prompt in PROMPTS for i in range(2)]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("max_batch", [1, 3, 16])
 @pytest.mark.parametrize(
@@ -62,8 +69,7 @@ def ids_of(requests):
 )
 def test_what_is_drawn_is_that_of_full_passes(model, max_batch, sampling):
     """Prompts of different lengths, among them equal ones, through caches and beyond the context."""
-    expected = [uncached(model, prompt, sampling, i) for prompt in PROMPTS for i in range(2)]
-    assert ids_of(continued(model, PROMPTS, sampling, samples=2, max_batch=max_batch)) == expected
+    assert ids_of(continued(model, PROMPTS, sampling, samples=2, max_batch=max_batch)) == expected_of(sampling)
 
 
 @torch.no_grad()

@@ -108,12 +108,10 @@ def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(train
 
 
 @pytest.fixture
-def finished_wsd(make_training, tiny_config):
+def finished_wsd(finished, tiny_config):
     """A run of 40 steps, of which the last 16 came down."""
     optimizer = dataclasses.replace(tiny_config.optimizer, schedule="wsd", decay_ratio=0.4, min_lr_ratio=0.0)
-    training = make_training(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
-    assert training.fit()
-    return training
+    return finished(dataclasses.replace(tiny_config, steps=40, optimizer=optimizer))
 
 
 @pytest.mark.parametrize(("minutes", "jump"), [(2, False), (0.3, False), (2, True)])
@@ -123,7 +121,7 @@ def test_more_minutes_are_counted_from_where_the_run_goes_on(
     """With wsd that is before the decay, and not the end, unless a jump is allowed."""
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
     allowed = ["--allow-rate-jump"] if jump else []
-    arguments = ("--run-dir", finished_wsd.run, "--resume", "--minutes", minutes, *allowed)
+    arguments = ("--run-dir", finished_wsd, "--resume", "--minutes", minutes, *allowed)
     config = settled(dataset, *arguments, resumes=True)
     training = make_training(config, resume=True, allow_rate_jump=jump)
     assert training.state.step == (40 if jump else 24)
@@ -136,7 +134,7 @@ def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
 ):
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
     with pytest.raises(InputError, match=r"goes on from step 24, .* has done 16 steps from there already; .* would do"):
-        settled(dataset, "--run-dir", finished_wsd.run, "--resume", "--minutes", minutes, resumes=True)
+        settled(dataset, "--run-dir", finished_wsd, "--resume", "--minutes", minutes, resumes=True)
 
 
 def test_a_context_that_nobody_named_shrinks_to_the_text(said, tmp_path):

@@ -82,10 +82,9 @@ def test_the_branch_point_is_saved_and_kept(make_training, wsd):
 
 
 @pytest.mark.parametrize("stopped_at", [20, 17, 13])
-def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_training, wsd, said, stopped_at):
+def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(undisturbed, make_training, wsd, said, stopped_at):
     """Bit for bit, from the branch point; and what the shorter one reached is kept, whole and usable."""
-    whole = make_training(replace(wsd, steps=40), "whole")
-    whole.fit()
+    whole = undisturbed(replace(wsd, steps=40))
     first = make_training(replace(wsd, stop_at=stopped_at))
     first.fit()
     before = {step_of(path): checkpoint.load(path, optimizer=True) for path in list_checkpoints(first.run)}
@@ -109,17 +108,16 @@ def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(make_trainin
     assert load_run(aside).state["step"] in steps_of(aside)
 
 
-def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(make_training, tiny_config):
-    training = make_training(tiny_config)
-    training.fit()
-    before = sorted((str(path), path.stat().st_mtime_ns) for path in training.run.rglob("[!.]*"))
+def test_a_jump_without_a_branch_point_is_refused_and_changes_nothing(finished, make_training, tiny_config):
+    run = finished(tiny_config)
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("[!.]*"))
     with pytest.raises(
         InputError,
         match=r"with steps 30 → 60, the learning rate of step 31 is 1\.\d+e-03 and not 3.00e-04, a jump .*"
         r"`init_from` .*`allow_rate_jump`",
     ):
         make_training(replace(tiny_config, steps=60), resume=True)
-    assert before == sorted((str(path), path.stat().st_mtime_ns) for path in training.run.rglob("[!.]*"))
+    assert before == sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("[!.]*"))
 
 
 @pytest.mark.parametrize("stopped_at", [5, 12, 15, 20])
@@ -167,16 +165,14 @@ def test_where_all_branch_points_are_damaged_the_jump_is_refused_and_the_newest_
     assert load_newest(training.run).state["step"] == 20
 
 
-def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(make_training, tiny_config):
-    training = make_training(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9)))
-    training.fit()
-    damage(training.run, 20)
+def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(finished, make_training, tiny_config):
+    damage(finished(replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9))), 20)
     with pytest.raises(InputError, match=r"`from_step` 20: .*SHA-256.*; other checkpoints of .*: 10, 30"):
         make_training(tiny_config, resume=True, from_step=20)
 
 
-def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_training, tiny_config, said):
-    make_training(tiny_config).fit()
+def test_a_jump_that_is_allowed_is_said_with_its_numbers(finished, make_training, tiny_config, said):
+    finished(tiny_config)
     training = make_training(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
     said = "\n".join(said)
     assert "changed since step 30: steps 30 → 60; the learning rate of step 31 is 1." in said
@@ -187,9 +183,9 @@ def test_a_jump_that_is_allowed_is_said_with_its_numbers(make_training, tiny_con
     assert "changed" not in "\n".join(said)  # the newest checkpoint knows
 
 
-def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(make_training, tiny_config):
+def test_a_jump_is_told_by_the_checkpoint_and_not_by_a_start_that_came_to_nothing(finished, make_training, tiny_config):
     """The allowed start was killed before it saved anything, but after it had written config.json."""
-    make_training(tiny_config).fit()
+    finished(tiny_config)
     training = make_training(replace(tiny_config, steps=60), resume=True, allow_rate_jump=True)
     assert read_config(training.run).steps == 60
     with pytest.raises(InputError, match="steps 30 → 60"):
@@ -311,9 +307,11 @@ def test_setting_aside_that_was_cut_short_is_done_again(make_training, tiny_conf
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_program_that_is_started_again_does_not_go_back_again(make_training, tiny_config, monkeypatch, variable):
+def test_a_program_that_is_started_again_does_not_go_back_again(
+    finished, make_training, tiny_config, monkeypatch, variable
+):
     config = replace(tiny_config, checkpoint=replace(tiny_config.checkpoint, keep=9))
-    assert make_training(config).fit()
+    finished(config)
     monkeypatch.setenv(variable, "0")
     again = make_training(replace(config, stop_at=20), resume=True, from_step=10)
     assert again.state.step == 10

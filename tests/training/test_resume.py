@@ -23,11 +23,10 @@ def any_config(request, tiny_shape, modern_shape):
     return configs[request.param]
 
 
-def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(make_training, any_config):
+def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(undisturbed, make_training, any_config):
     """30 steps at once, and 11 + 19 with everything rebuilt from disk between, dropout on."""
     tiny_config = any_config
-    whole = make_training(tiny_config, "whole")
-    assert whole.fit()
+    whole = undisturbed(tiny_config)
     first = make_training(replace(tiny_config, stop_at=11), "parts")
     assert not first.fit()
     torch.manual_seed(99)  # whatever else happened in between

@@ -146,9 +146,10 @@ def test_a_second_ctrl_c_interrupts_at_once(make_training, tiny_config, monkeypa
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(make_training, tiny_config, monkeypatch):
-    whole, parts = make_training(tiny_config, "whole"), make_training(tiny_config, "parts")
-    whole.fit()
+def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
+    undisturbed, make_training, tiny_config, monkeypatch
+):
+    whole, parts = undisturbed(tiny_config), make_training(tiny_config, "parts")
     original, calls = validation.loss_per_window, []
 
     def interrupted(*arguments, stop):

@@ -10,18 +10,19 @@ from gpt.training import summary as report_module
 
 
 @pytest.fixture
-def finished(make_training, tiny_config):
-    def train(name):
-        training = make_training(tiny_config, name)
-        assert training.fit()
-        return training
+def at_its_end(finished, make_training, tiny_config):
+    """A finished training in a run of that name."""
 
-    return train
+    def make(name):
+        finished(tiny_config, name)
+        return make_training(tiny_config, name, resume=True)
+
+    return make
 
 
 @pytest.mark.parametrize("name", ["a$^$b", "price$5_$", "[red]loss[/]", "50 % of\nit"])
-def test_a_run_of_any_name_ends_with_its_table_and_picture(finished, capsys, name):
-    training = finished(name)
+def test_a_run_of_any_name_ends_with_its_table_and_picture(at_its_end, capsys, name):
+    training = at_its_end(name)
     training.report()
     output = capsys.readouterr().out
     assert "best checkpoint" in output
@@ -30,24 +31,26 @@ def test_a_run_of_any_name_ends_with_its_table_and_picture(finished, capsys, nam
 
 
 @pytest.mark.parametrize("error", [ValueError("no such font"), OSError(28, "No space left on device"), KeyError("x")])
-def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(finished, capsys, monkeypatch, error):
+def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(at_its_end, capsys, monkeypatch, error):
     def draw(_):
         raise error
 
     monkeypatch.setattr(report_module, "draw_losses", draw)
-    finished("run").report()
+    at_its_end("run").report()
     output = capsys.readouterr().out
     assert f"could not be drawn ({type(error).__name__}: " in output
     assert "best checkpoint" in output
 
 
 @pytest.mark.parametrize("error", [InputError("holds no usable checkpoint"), OSError(5, "Input/output error")])
-def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(finished, capsys, monkeypatch, error, said):
+def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(
+    at_its_end, capsys, monkeypatch, error, said
+):
     def load(*_):
         raise error
 
     monkeypatch.setattr(report_module, "load_run", load)
-    finished("run").report()
+    at_its_end("run").report()
     output = capsys.readouterr().out
     assert said == [str(error)]
     assert "trained" in output
@@ -55,16 +58,16 @@ def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(fini
 
 
 @pytest.mark.parametrize("error", [InputError("a shard is gone"), OSError(5, "Input/output error"), MemoryError()])
-def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(finished, capsys, monkeypatch, error):
+def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(at_its_end, capsys, monkeypatch, error):
     monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=error))
-    finished("run").report()
+    at_its_end("run").report()
     output = capsys.readouterr().out
     assert f"not known: the training text could not be searched ({error or 'out of memory'})" in output
     assert "best checkpoint" in output
 
 
-def test_records_that_cannot_be_read_at_the_end_cost_one_figure(finished, capsys):
-    training = finished("run")
+def test_records_that_cannot_be_read_at_the_end_cost_one_figure(at_its_end, capsys):
+    training = at_its_end("run")
     training.state.last_validation_loss += 1
     lines = (training.run / "metrics.jsonl").read_text().splitlines()
     (training.run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]))
@@ -74,8 +77,8 @@ def test_records_that_cannot_be_read_at_the_end_cost_one_figure(finished, capsys
     assert "could not be drawn (InputError" in output
 
 
-def test_ctrl_c_in_the_report_says_that_all_is_saved(finished, monkeypatch):
-    training = finished("run")
+def test_ctrl_c_in_the_report_says_that_all_is_saved(at_its_end, monkeypatch):
+    training = at_its_end("run")
     monkeypatch.setattr(report_module, "find_copies", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt, match="run is finished and saved"):
         training.report()

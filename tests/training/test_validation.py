@@ -30,9 +30,10 @@ def of_windows(training, windows):
     return evaluate(training.model, windows, training.dataset.tokenizer.byte_lengths(), "cpu", batch=4)
 
 
-def test_evaluations_read_the_budget_and_the_last_one_the_complete_split_too(make_training, budgeted, dataset):
-    training = make_training(budgeted)
-    assert training.fit()
+def test_evaluations_read_the_budget_and_the_last_one_the_complete_split_too(
+    undisturbed, finished, make_training, budgeted, dataset
+):
+    training = undisturbed(budgeted)
     records = [record for record in read_metrics(training.run) if "val_loss" in record]
     few, whole = validation_windows(budgeted, dataset), validation_windows(budgeted, dataset, complete=True)
     assert (len(few), few.is_complete, whole.is_complete) == (10, False, True)
@@ -43,6 +44,7 @@ def test_evaluations_read_the_budget_and_the_last_one_the_complete_split_too(mak
     assert state["best_validation_loss"] == min(record["val_loss"] for record in records)
     assert state["complete_evaluation"]["tokens"] == dataset.validation.tokens - 1
     assert state["evaluations"] == 3
+    finished(budgeted)
     again = make_training(budgeted, resume=True)
     assert (again.state.complete_evaluation, again.state.evaluations) == (training.state.complete_evaluation, 3)
 
@@ -58,15 +60,17 @@ def test_a_run_that_stops_early_ends_with_the_complete_split(make_training, budg
     assert training.state.best_validation_loss == 2.0  # never compared with the other
 
 
-def test_the_last_best_evaluation_is_compared_with_the_best_before_pairwise(make_training, tiny_config):
-    training = make_training(tiny_config)
-    assert training.fit()
+def test_the_last_best_evaluation_is_compared_with_the_best_before_pairwise(
+    undisturbed, finished, make_training, tiny_config
+):
+    training = undisturbed(tiny_config)
     losses = [record["val_loss"] for record in read_metrics(training.run) if "val_loss" in record]
     best = sorted(losses)[:2]
     assert losses[-1] == best[0]  # as this run goes
     assert training.state.gain.value == pytest.approx(best[0] - best[1])
     assert training.state.gain.standard_error < training.state.evaluation.loss_se
-    assert "change" in (table := printed_table(training))
+    finished(tiny_config)
+    assert "change" in (table := printed_table(make_training(tiny_config, resume=True)))
     assert "the best of 3 evaluations" in table
 
 
@@ -77,10 +81,10 @@ def printed_table(training):
     return output.getvalue()
 
 
-def test_the_table_keeps_the_complete_figure_apart_from_the_best(make_training, budgeted):
-    training = make_training(budgeted)
-    assert training.fit()
-    table = printed_table(training)
+def test_the_table_keeps_the_complete_figure_apart_from_the_best(undisturbed, finished, make_training, budgeted):
+    training = undisturbed(budgeted)
+    finished(budgeted)
+    table = printed_table(make_training(budgeted, resume=True))
     best, whole = (re.search(rf"{name} +(\d+\.\d{{4}})", table)[1] for name in ("validation loss", "complete split"))
     assert best == f"{training.state.best_validation_loss:.4f}"
     assert whole == f"{training.state.complete_evaluation.loss:.4f}" != best
@@ -88,9 +92,8 @@ def test_the_table_keeps_the_complete_figure_apart_from_the_best(make_training, 
     assert "after step 30" in table
 
 
-def test_a_budget_above_the_split_evaluates_it_once(make_training, tiny_config):
-    training = make_training(tiny_config)
-    assert training.fit()
+def test_a_budget_above_the_split_evaluates_it_once(undisturbed, tiny_config):
+    training = undisturbed(tiny_config)
     assert training.validation.windows.is_complete
     assert training.state.complete_evaluation is None
     assert not [record for record in read_metrics(training.run) if "complete_val_loss" in record]
@@ -116,14 +119,13 @@ def interrupted(monkeypatch):
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("way", [signal.SIGUSR1, KeyboardInterrupt()], ids=["signal", "kill"])
 def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
-    make_training, budgeted, interrupted, way, early, said
+    undisturbed, make_training, budgeted, interrupted, way, early, said
 ):
     """At the last step, or where it stopped early: nothing but the clock tells a difference."""
     if early:  # with such a rate nothing is learned
         optimizer = replace(budgeted.optimizer, learning_rate=1e-15)
         budgeted = replace(budgeted, optimizer=optimizer, early_stopping_patience=1)
-    whole = make_training(budgeted, "whole")
-    assert whole.fit()
+    whole = undisturbed(budgeted)
     assert whole.state.step == (20 if early else 30)
     interrupted.append(way)
     first = make_training(budgeted, "parts")
@@ -213,8 +215,8 @@ def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(make_tra
     assert best["evaluation"]["tokens"] == third.validation.windows.targets
 
 
-def test_a_last_evaluation_of_other_windows_is_made_again(make_training, budgeted):
-    make_training(budgeted).fit()
+def test_a_last_evaluation_of_other_windows_is_made_again(finished, make_training, budgeted):
+    finished(budgeted)
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=10**9))
     training = make_training(other, resume=True, allow_other_data=True)
     assert training.fit()
@@ -243,9 +245,8 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(
     assert np.array_equal(divided.numpy(), sums(micro_batch_size, 1).numpy())
 
 
-def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two(make_training, budgeted):
-    whole = make_training(budgeted, "whole")
-    whole.fit()
+def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two(undisturbed, make_training, budgeted):
+    whole = undisturbed(budgeted)
     make_training(replace(budgeted, stop_at=25), "parts").fit()
     parts = make_training(budgeted, "parts", resume=True)
     parts.fit()
