@@ -158,8 +158,8 @@ def _show_document(dataset: Dataset, split: str, number: int) -> None:
     _show_text(documents.text(span))
     with_end = range(span.start, min(span.stop + 1, documents.split.tokens))
     learned = documents.split.learned(with_end.start, len(with_end))
-    for part in [] if learned is None else np.split(with_end, np.flatnonzero(np.diff(learned)) + 1):
-        if learned is not None and learned[part[0] - span.start]:
+    for part in np.split(with_end, np.flatnonzero(np.diff(learned)) + 1) if documents.split.is_masked else []:
+        if learned[part[0] - span.start]:
             answer = "".join(documents.text(range(int(part[0]), int(part[-1]) + 1)))
             log.info(one_line(f"learned: {len(part):,} tokens: {answer}"))
 

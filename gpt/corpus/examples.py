@@ -43,14 +43,6 @@ class Examples:
         """Raise InputError for lines that are no examples, unless they are to be skipped."""
         self._require_none(corpus.skipped, corpus.counts["left_out"])
 
-    def require_end_of_text(self, tokenizer: Tokenizer) -> None:
-        """Raise InputError for a tokenizer with which examples cannot be told apart."""
-        if tokenizer.end_of_text is None:
-            raise InputError(
-                f"`tokenizer`: the {tokenizer.kind} tokenizer has no end-of-text here, with which an answer ends; "
-                "choose another one, such as gpt2"
-            )
-
     def judge(self, results: Sequence[Result], tokens: int) -> dict[str, int]:
         """Count what was cut, and what is learned of so many tokens, and say so.
 
@@ -112,8 +104,16 @@ def write_examples(
     place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, passages: Path | None,
     tokenizer: Path, threads: int, most: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each."""
+    """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each.
+
+    Raises InputError for a tokenizer with which examples cannot be told apart.
+    """
     loaded = loaded_tokenizer(tokenizer)
+    if loaded.end_of_text is None:
+        raise InputError(
+            f"`tokenizer`: the {loaded.kind} tokenizer has no end-of-text here, with which an answer ends; choose "
+            "another one, such as gpt2"
+        )
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes, counts, skipped = list[Outcome](), Counter[str](), list[tuple[str, str]]()

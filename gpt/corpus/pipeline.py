@@ -77,14 +77,13 @@ def prepare(
         corpus = _read(given, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, work)
         if examples:
+            assert filters is None, "which would change texts, and not the bounds of what is learned of them"
             examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
         made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
             tokenizer, corpus, divide, recipe, progress
         )
-        if examples:
-            examples.require_end_of_text(made)
         results = _encoded(corpus, firsts, divide, made, out, examples)
         written = [shard for result in results for shard in result.shards]
         if examples:
@@ -224,7 +223,8 @@ def _encoded(
         tokenizer.save(file)
     bases = np.cumsum([0, *corpus.sizes]).tolist()
     spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
-    tasks, most = [], (examples.max_tokens,) if examples else ()
+    tasks = []
+    write, most = (write_examples, (examples.max_tokens,)) if examples else (write_slice, ())
     for own, each, text, base, count in zip(
         corpus.digests, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
     ):
@@ -234,7 +234,6 @@ def _encoded(
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
         arguments = (text, mine, base, spool, divide, passages, file, 1 if stages.workers > 1 else cores(), *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
-    write = write_examples if examples else write_slice
     reused = reuse(out, stages, write, tasks)
     if reused:
         log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")

@@ -23,9 +23,10 @@ from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
 from gpt.errors import bounded, check_limits, require
 from gpt.log import log
+from gpt.text.chat_template import Spans
 
 VERSION = 2  # of what is kept of a slice, and of how it is read and encoded
-LENGTHS = struct.Struct("<QQQ")  # of a name, the bounds of what is learned, and a text, in bytes
+LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
@@ -55,7 +56,6 @@ class Filters:
             return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
         if self.max_characters is not None and len(text) > self.max_characters:
             return Skipped(document.name, f"longer than {self.max_characters:,} characters")
-        assert text == document.text or not document.learned, "bounds are of the text as it was"
         return replace(document, text=text)
 
 
@@ -125,8 +125,8 @@ class _SliceWriter:
         learned = np.array(found.learned, dtype="<u8").tobytes()
         self.hashes.append(hashlib.blake2b(content + learned, digest_size=16).digest())
         self.places.append(self._size)
-        head = LENGTHS.pack(len(name), len(learned), len(content)) + name + learned
-        self._size += self._texts.write(head) + self._texts.write(content)
+        lengths = LENGTHS.pack(len(name), len(content), len(learned))
+        self._size += sum(map(self._texts.write, (lengths, name, content, learned)))
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
@@ -139,11 +139,13 @@ def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     with open(f"{place}{TEXTS}", "rb") as texts:
         for start in places[kept].tolist():
             texts.seek(start)
-            name, bounds, content = LENGTHS.unpack(texts.read(LENGTHS.size))
-            called = texts.read(name).decode("utf-8", "surrogatepass")
-            learned = np.frombuffer(texts.read(bounds), dtype="<u8").reshape(-1, 2).tolist()
-            spans = tuple((start, stop) for start, stop in learned)
-            yield Document(called, texts.read(content).decode(), learned=spans)
+            name, content, bounds = LENGTHS.unpack(texts.read(LENGTHS.size))
+            document = Document(texts.read(name).decode("utf-8", "surrogatepass"), texts.read(content).decode())
+            yield replace(document, learned=_spans(texts.read(bounds))) if bounds else document
+
+
+def _spans(content: bytes) -> Spans:
+    return tuple((start, stop) for start, stop in np.frombuffer(content, dtype="<u8").reshape(-1, 2).tolist())
 
 
 def name_at(place: Path, number: int) -> str:

@@ -12,8 +12,7 @@ from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
-from gpt.dataset.masks import mask_name
-from gpt.dataset.shards import ids_dtype, write_shard
+from gpt.dataset.shards import ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 

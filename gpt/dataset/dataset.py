@@ -113,7 +113,8 @@ def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dat
     opened = {file: about.open(file) for file in about.splits}
     if shards is None:
         found = _scanned(about, opened)
-        about.require_learned(found)
+        if about.masks:
+            about.require_learned(found)
         shards = [about.info(file, opened[file], found) for file in opened if file not in about.masks]
     elif [file for info in shards for file in info.files] != [*opened]:
         raise InputError(f"{path}: holds other shards here than where the first process looks; give all the same")
@@ -122,9 +123,8 @@ def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dat
 
 def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
     """Open a dataset that this process has just written: nothing is read and hashed again."""
-    opened: dict[str, Shard] = {}
-    for info in infos:
-        opened |= {file: (Shard if file == info.file else Mask)(path / file) for file in info.files}
+    kinds = {file: Shard if file == info.file else Mask for info in infos for file in info.files}
+    opened = {file: kind(path / file) for file, kind in kinds.items()}
     return _assembled(path, tokenizer, infos, opened, recipe)
 
 

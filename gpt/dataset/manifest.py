@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gpt.dataset.masks import Mask, mask_name
-from gpt.dataset.shards import REPAIR, Shard
+from gpt.dataset.masks import Mask
+from gpt.dataset.shards import MASK, REPAIR, Shard, mask_name
 from gpt.errors import InputError
 from gpt.files import inside, read_json
 from gpt.log import log
@@ -64,7 +64,8 @@ class MaskedShardInfo(ShardInfo):
 def shard_info(entry: dict[str, Any]) -> ShardInfo:
     """Return what an entry of a manifest says. Raises TypeError if that is nothing."""
     kind = MaskedShardInfo if "mask" in entry else ShardInfo
-    if {key: type(value) for key, value in entry.items()} != {field.name: field.type for field in fields(kind)}:
+    has_fields = {key: type(value) for key, value in entry.items()} == {each.name: each.type for each in fields(kind)}
+    if not has_fields or ("mask" in entry and entry["mask"] != mask_name(entry["file"])):
         raise TypeError(f"a shard is described by {entry}")
     return kind(**entry)
 
@@ -150,8 +151,8 @@ class Description:
 
     def open(self, file: str) -> Shard:
         """Open a shard or a mask. Raises InputError unless header, size and manifest agree."""
-        kind, promised = Mask if file in self.masks else Shard, self.promised.get(file)
-        shard = kind(self.path / file)
+        shard = (Mask if file in self.masks else Shard)(self.path / file)
+        promised = self.promised.get(file)
         if promised and shard.tokens != promised.tokens:
             raise InputError(
                 f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {promised.tokens:,}; {REPAIR}"
@@ -209,12 +210,9 @@ def describe(path: Path) -> Description:
         raise _no_dataset(path)
     has_manifest = (path / "manifest.json").exists()
     manifest = read_manifest(path) if has_manifest else {}
-    infos = [*map(shard_info, manifest.get("shards", []))]
-    promised = {file: info for info in infos for file in info.files}
+    promised = {file: info for info in map(shard_info, manifest.get("shards", [])) for file in info.files}
     splits = {file: info.split for file, info in promised.items()} if has_manifest else foreign_shards(path)
-    masks = {mask: info.file for info in infos for mask in info.files if mask != info.file}
-    if not has_manifest:
-        masks = {mask_name(file): file for file in splits if mask_name(file) in splits}
+    masks = {mask_name(file): file for file in splits if mask_name(file) in splits}
     if has_manifest or (path / "tokenizer.json").exists():
         tokenizer = Tokenizer.load(path / "tokenizer.json")
     elif (path / "meta.pkl").exists():
@@ -251,7 +249,7 @@ def foreign_shards(path: Path) -> dict[str, str]:
     shards = {}
     for file in sorted([*path.glob("*.bin"), *path.glob("*.npy")]):
         words = SPLIT_WORD.findall(file.name)
-        if words and file.is_file() and not file.name.endswith(".mask.bin"):
+        if words and file.is_file() and not file.name.endswith(MASK):
             shards[file.name] = "train" if words[-1] == "train" else "validation"
             if (path / mask_name(file.name)).exists():
                 shards[mask_name(file.name)] = shards[file.name]

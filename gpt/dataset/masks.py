@@ -5,19 +5,11 @@
 """
 
 from io import FileIO
-from pathlib import PurePath
 
 import numpy as np
 
 from gpt.dataset.shards import HEADER_BYTES, MAGIC_MASK, REPAIR, VERSION_MASK, Shard
 from gpt.errors import InputError
-
-END = ".mask.bin"
-
-
-def mask_name(shard: str) -> str:
-    """Name the mask of a shard."""
-    return f"{PurePath(shard).stem}{END}"
 
 
 class Mask(Shard):

@@ -45,9 +45,8 @@ class Shuffled:
         for start, length in self.spans(sample):
             ids, end = self.split.read(start, length + 1), filled + length
             inputs[filled:end], targets[filled:end] = ids[:-1], ids[1:]
-            learned = self.split.learned(start + 1, length)
-            if learned is not None:
-                targets[filled:end][~learned] = IGNORE_INDEX
+            if self.split.is_masked:
+                targets[filled:end][~self.split.learned(start + 1, length)] = IGNORE_INDEX
             filled = end
         inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
 

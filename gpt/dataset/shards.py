@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -28,9 +28,15 @@ MAGIC_32, VERSION_32 = 20240801, 7
 MAGIC_MASK, VERSION_MASK = 20261128, 1
 HEADS = {1: (MAGIC_MASK, VERSION_MASK), 2: (MAGIC_16, VERSION_16), 4: (MAGIC_32, VERSION_32)}  # by bytes of an entry
 CHUNK_TOKENS = 1 << 21  # read at once by what goes through a whole shard
+MASK = ".mask.bin"  # end of a mask's name
 MOST_OPEN = 64  # files of a process
 CLOCK_NS = 2_000_000_000  # to which some file systems keep times
 REPAIR = "prepare the dataset again with its recipe, or restore the file"
+
+
+def mask_name(shard: str) -> str:
+    """Name the mask of a shard, by the names of their files."""
+    return f"{PurePath(shard).stem}{MASK}"
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -229,10 +235,8 @@ class Split:
             return parts[0].astype(np.int64)
         return np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)
 
-    def learned(self, start: int, count: int) -> np.ndarray | None:
-        """Tell which ids start … start + count − 1 are learned, (count,) bool; None where no shard has a mask."""
-        if not self.is_masked:
-            return None
+    def learned(self, start: int, count: int) -> np.ndarray:
+        """Tell which ids start … start + count − 1 are learned, (count,) bool: all where no shard has a mask."""
         parts = [
             shard.mask.read(*place).astype(bool) if shard.mask else np.ones(place[1], dtype=bool)
             for shard, *place in self._places(start, count)
@@ -243,11 +247,8 @@ class Split:
         """Count the ids from `start` to before `stop` that are learned."""
         if not self.is_masked:
             return stop - start
-        count = 0
-        for begin in range(start, stop, CHUNK_TOKENS):
-            learned = self.learned(begin, min(CHUNK_TOKENS, stop - begin))
-            count += 0 if learned is None else int(learned.sum())
-        return count
+        chunks = ((begin, min(CHUNK_TOKENS, stop - begin)) for begin in range(start, stop, CHUNK_TOKENS))
+        return sum(int(self.learned(*chunk).sum()) for chunk in chunks)
 
     def _places(self, start: int, count: int) -> Iterator[tuple[Shard, int, int]]:
         """Yield the shards that hold a part of the stream, where it begins in each, and how many ids each has of it."""

@@ -69,10 +69,7 @@ class Windows:
     @cached_property
     def targets(self) -> int:
         """Tokens that are predicted."""
-        if not self.split.is_masked:
-            return int((self.lasts - self.firsts + 1).sum())
-        bounds = zip(self.firsts.tolist(), self.lasts.tolist(), strict=True)
-        return sum(self.split.count_learned(first, last + 1) for first, last in bounds)
+        return sum(map(self.split.count_learned, self.firsts.tolist(), (self.lasts + 1).tolist()))
 
     def require_targets(self) -> None:
         """Raise InputError if nothing is predicted, as where no answer is in the windows of a small budget."""
@@ -93,9 +90,8 @@ class Windows:
             scored = slice(first - begin - 1, last - begin)
             inputs[row, : last - begin] = ids[:-1]
             targets[row, scored] = ids[first - begin :]
-            learned = self.split.learned(first, last - first + 1)
-            if learned is not None:
-                targets[row, scored][~learned] = IGNORE_INDEX
+            if self.split.is_masked:
+                targets[row, scored][~self.split.learned(first, last - first + 1)] = IGNORE_INDEX
             after_end = ids[first - begin - 1 : -1] == self.end_of_text
             after_end[0] = False  # the piece begins here anyway
             pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)

@@ -16,10 +16,10 @@ from gpt import InputError
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.loader import Loader
 from gpt.dataset.manifest import MaskedShardInfo, ShardInfo, fingerprint
-from gpt.dataset.masks import Mask, attach, mask_name
+from gpt.dataset.masks import Mask, attach
 from gpt.dataset.order import Stream
 from gpt.dataset.packing import Packed
-from gpt.dataset.shards import Shard, Split, write_shard
+from gpt.dataset.shards import Shard, Split, mask_name, write_shard
 from gpt.dataset.verify import verify_shards
 from gpt.text.tokenizer import Tokenizer
 
@@ -78,7 +78,8 @@ def test_a_split_reads_its_masks_across_shards_of_which_some_have_none(tmp_path)
         assert split.learned(start, count).tolist() == mask[start : start + count].astype(bool).tolist()
         assert split.count_learned(start, start + count) == mask[start : start + count].sum()
     plain, _, _ = a_split(tmp_path, [*drawn_documents(random.Random(2), 30)], (50,), unmasked=(0, 1))
-    assert plain.learned(0, 9) is None
+    assert not plain.is_masked
+    assert plain.learned(0, 9).all()
     assert plain.count_learned(3, 9) == 6
 
 
@@ -315,7 +316,7 @@ def test_a_mask_beside_a_shard_of_another_program_is_used(tmp_path):
     theirs(tmp_path)
     dataset = open_dataset(tmp_path)
     assert dataset.train.learned(0, 4).tolist() == [True, False, True, False]
-    assert dataset.validation.learned(0, 4) is None
+    assert (dataset.train.is_masked, dataset.validation.is_masked) == (True, False)
     assert open_dataset(tmp_path, dataset.shards).fingerprint == dataset.fingerprint
     assert [each.file for each in verify_shards(tmp_path)] == ["train.bin", "train.mask.bin", "val.bin"]
 
