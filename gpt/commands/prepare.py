@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
         dataset = prepare_recipe(recipe)
     print_dataset(dataset)
-    log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
+    windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in a window, alone
+    log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:

@@ -25,6 +25,8 @@ from gpt.terminal import one_line
 from gpt.text.chat_template import Spans
 from gpt.text.tokenizer import Tokenizer
 
+LONGEST_PROMPT = 400  # characters that are shown at each evaluation
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -75,6 +77,12 @@ class Examples:
             f"`input`: {count:,} {'line is' if count == 1 else 'lines are'} no example to learn from; mend or remove "
             f"what is named, or leave it out by `faulty` skip. Nothing was written:{named}{more}"
         )
+
+
+def sample_prompt(corpus: Corpus) -> str:
+    """Choose what a model in training is asked at each evaluation: the first prompt that is not long, or ''."""
+    prompts = (document.text[: document.learned[0][0]] for document in corpus)
+    return next((prompt for prompt in prompts if 0 < len(prompt) <= LONGEST_PROMPT), "")
 
 
 def parts_of(text: str, learned: Spans) -> Iterator[tuple[str, bool]]:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
-from gpt.corpus.examples import Examples, write_examples
+from gpt.corpus.examples import Examples, sample_prompt, write_examples
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
@@ -88,6 +88,7 @@ def prepare(
         written = [shard for result in results for shard in result.shards]
         if examples:
             corpus.report["examples"] = examples.judge(results, sum(shard.tokens for shard in written))
+            recipe = recipe | {"sample_prompt": sample_prompt(corpus)}
         for name in SPLITS:
             _require_window(name, written, corpus, divide)
         with write_directory(out) as partial:

@@ -228,6 +228,8 @@ def test_the_command_reads_packed_files_and_records_its_settings(tmp_path):
     said = run_here("data/prepare.py", "instruct", "--input", "a.jsonl.gz", "--name", "q", *options, cwd=tmp_path)
     assert "tokens are learned, of answers and what ends them" in said
     dataset = open_dataset(tmp_path / "data" / "q")
+    assert "--data data/q --windows packed --document-mask" in said
+    assert dataset.recipe["sample_prompt"] == "What is 0 and 0? "
     wanted = {"name": "instruct", "max_tokens": 64, "faulty": "skip", "overlap": "report", "input": ["a.jsonl.gz"]}
     assert wanted.items() <= dataset.recipe.items()
     manifest = json.loads((tmp_path / "data" / "q" / "manifest.json").read_text())
@@ -235,3 +237,11 @@ def test_the_command_reads_packed_files_and_records_its_settings(tmp_path):
     assert dataset.train.count_learned(0, dataset.train.tokens) == manifest["shards"][0]["learned"]
     bad = run_here("data/prepare.py", "instruct", "--input", "a.jsonl.gz", "--name", "x/y", cwd=tmp_path, code=2)
     assert "is no plain name" in bad
+
+
+def test_a_prompt_that_is_long_is_not_shown_at_each_evaluation(tmp_path):
+    long = json.dumps({"prompt": "What? " * 80, "completion": "x"})
+    (tmp_path / "a.jsonl").write_text("\n".join([long, *lines_of(60)]))
+    assert made(tmp_path).recipe["sample_prompt"] == "What is 0 and 0? "
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"prompt": "", "completion": f"{n} x"}) for n in range(300)))
+    assert made(tmp_path).recipe["sample_prompt"] == ""
