@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
+from gpt.corpus.executor import worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
@@ -45,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with Interruptible():
         dataset = prepare_recipe(recipe)
-    print_dataset(dataset)
-    windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in a window, alone
-    log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
+    if dataset is not None:
+        print_dataset(dataset)
+        windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
+        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:
@@ -83,12 +85,25 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     return loose, inputs, others
 
 
-def prepare_recipe(recipe: Recipe) -> Dataset:
-    """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be."""
+def prepare_recipe(recipe: Recipe) -> Dataset | None:
+    """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be.
+
+    Returns None where this is one of several jobs, and not the first, which writes it.
+    """
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
-    filters, workers = recipe.filters() if isinstance(recipe, Files) else None, getattr(recipe, "workers", 1)
+    filters = recipe.filters() if isinstance(recipe, Files) else None
+    workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
+    worker_count(workers)
     examples = recipe.examples() if isinstance(recipe, Instruct) else None
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, examples)
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, examples)
+
+
+def _parsed_part(text: str) -> tuple[int, int]:
+    """Parse I/N. Raises InputError for anything else."""
+    part, slash, parts = text.partition("/")
+    if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise InputError(f"`part` {text}: give I/N with I from 1 to N, as 3/8 for the third of eight jobs")
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

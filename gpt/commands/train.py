@@ -214,7 +214,9 @@ def prepare_default(data: Path) -> None:
     from gpt.corpus.recipes.python import Python
 
     log.info(f"preparing {data}: gpt prepare python")
-    print_dataset(prepare_recipe(Python(out=data)))
+    prepared = prepare_recipe(Python(out=data))
+    assert prepared is not None
+    print_dataset(prepared)
 
 
 def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig:

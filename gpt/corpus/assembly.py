@@ -59,8 +59,8 @@ def assemble(
             slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
             end += size
     for name in (RECORD, KEYS):
-        if (corpus.stages.directory / name).exists():
-            link(corpus.stages.directory / name, partial / name)
+        if (corpus.stages.own / name).exists():
+            link(corpus.stages.own / name, partial / name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes}
     write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))
     tokenizer.save(partial / "tokenizer.json")

@@ -93,7 +93,7 @@ class SplitByContent:
         guard = Guard(corpus, self.overlap, self.max_overlap, known, bounds)
         divide, corpus.report["overlap"] = guard(divide)
         record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
-        record.write(corpus.stages.directory)
+        record.write(corpus.stages.own)
         return divide
 
 

@@ -68,7 +68,7 @@ class Index:
         limits = np.array([0.0 if each in watched else most for each in keys]) * sizes
         own = digest(key, corpus.digests, unique)
         index = cls(
-            corpus.stages.directory / f"index-{own}.npz", own, unique, np.append(starts, len(owners)), owners, sizes,
+            corpus.stages.own / f"index-{own}.npz", own, unique, np.append(starts, len(owners)), owners, sizes,
             np.array(keys, dtype=np.uint64), limits, np.array(lengths, dtype=np.int64),
         )  # fmt: skip
         np.savez(

@@ -25,13 +25,14 @@ from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
 from gpt.corpus.examples import Examples, sample_prompt, write_examples
+from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Piece, Split, division_key
-from gpt.corpus.stages import Stages, Task, cores, digest
+from gpt.corpus.stages import Stages, Task, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
@@ -58,26 +59,30 @@ def prepare(
     out: Path,
     recipe: dict[str, Any],
     filters: Filters | None = None,
-    workers: int = 1,
+    workers: str = "1",
+    part: tuple[int, int] = (1, 1),
     examples: Examples | None = None,
-) -> Dataset:
+) -> Dataset | None:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
     `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
-    processes of this machine; a program that asks for more than one must be safe to import. `examples` says what
-    becomes of documents that are examples of prompts and answers, each of which has a part that is learned.
+    a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
+    `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
+    return None when they have done their part. With `examples`, documents are such, as that says; with no `filters`.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
         tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
     before = _replaceable(out, recipe.get("name"))
-    with _work_in(out) as (work, interruptible), Progress() as progress, Stages(work, workers, progress) as stages:
-        given = cast("Source", source()) if callable(source) else source
-        corpus = _read(given, stages, out, filters or Filters(), interruptible)
-        firsts = drop_duplicates(corpus, work)
+    with (
+        _work_in(out, part) as (work, interruptible),
+        Progress() as progress,
+        Stages(work, progress, workers, part) as stages,
+    ):
+        corpus = _read(source, stages, out, filters or Filters(), interruptible)
+        firsts = drop_duplicates(corpus, stages.own)
         if examples:
-            assert filters is None, "which would change texts, and not the bounds of what is learned of them"
             examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
@@ -85,12 +90,14 @@ def prepare(
             tokenizer, corpus, divide, recipe, progress
         )
         results = _encoded(corpus, firsts, divide, made, out, examples)
+        if part[0] > 1:
+            log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
+            return None
         written = [shard for result in results for shard in result.shards]
         if examples:
             corpus.report["examples"] = examples.judge(results, sum(shard.tokens for shard in written))
             recipe = recipe | {"sample_prompt": sample_prompt(corpus)}
-        for name in SPLITS:
-            _require_window(name, written, corpus, divide)
+        _require_windows(written, corpus, divide)
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
@@ -110,18 +117,18 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
         log.info(
             f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
-            f"tokens/s, on {stages.workers} {'process' if stages.workers == 1 else 'processes'}; {longest} took "
+            f"tokens/s, by {stages.workers} {'worker' if stages.workers == '1' else 'workers'}; {longest} took "
             f"{seconds / took:.0%} of it"
         )
 
 
 @contextlib.contextmanager
-def _work_in(out: Path) -> Generator[tuple[Path, Interruptible]]:
+def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
     """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
-    work = aside(out, WORK)
+    work = aside(out, WORK).absolute()
     work.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(work / ".lock").acquire(timeout=0)
+        lock = FileLock(work / f".lock-{part[0]}-of-{part[1]}").acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{out}: another process is preparing it; wait until it ends, or choose another place"
@@ -135,19 +142,24 @@ def _work_in(out: Path) -> Generator[tuple[Path, Interruptible]]:
             if not interruptible.keeps:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        shutil.rmtree(work, ignore_errors=True)
+        if part[0] == 1:
+            shutil.rmtree(work, ignore_errors=True)
 
 
-def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:
+def _read(
+    given: Source | Callable[[], Source], stages: Stages, out: Path, filters: Filters, interruptible: Interruptible
+) -> Corpus:
     """Read the source, slice by slice."""
+    source = cast("Source", given()) if callable(given) else given
     stages.progress.doing = "looking for files"
     parts = source.parts()
     total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
     size = slice_bytes_of(out) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
     slices: list[Slice] = list(cut(source, divided, size))
-    stages.workers = stages.workers if total >= LEAST_FOR_WORKERS else 1
-    if total >= LEAST_TO_KEEP:
+    if total < LEAST_FOR_WORKERS and worker_count(stages.workers):
+        stages.workers = "1"
+    if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
     corpus = Corpus(stages, source, slices, filters)
     corpus.before, corpus.slice_bytes = (out if (out / "manifest.json").exists() else None), size
@@ -218,7 +230,7 @@ def _encoded(
     corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path, examples: Examples | None
 ) -> list[Result]:
     """Encode all slices, but those that the dataset that is to be replaced has already."""
-    work, stages = corpus.stages.directory, corpus.stages
+    stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     if not file.exists():
         tokenizer.save(file)
@@ -233,7 +245,7 @@ def _encoded(
         passages = corpus.passages[len(tasks)] if corpus.passages else None
         division = division_key(divide, passages)
         key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
-        arguments = (text, mine, base, spool, divide, passages, file, 1 if stages.workers > 1 else cores(), *most)
+        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1, *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
     reused = reuse(out, stages, write, tasks)
     if reused:
@@ -242,15 +254,16 @@ def _encoded(
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
 
 
-def _require_window(split: str, shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    tokens = sum(shard.tokens for shard in shards if shard.split == split)
-    if tokens < SMALLEST_WINDOW:
-        characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-        needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-        raise InputError(
-            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-            f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-        )
+def _require_windows(shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
+    for split in SPLITS:
+        tokens = sum(shard.tokens for shard in shards if shard.split == split)
+        if tokens < SMALLEST_WINDOW:
+            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
+            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
+            raise InputError(
+                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
+                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
+            )
 
 
 def _replaceable(out: Path, recipe: str | None) -> str | None:

@@ -7,16 +7,11 @@ was killed goes on where it was. Tasks run in this process or in others, which c
 import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -24,12 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from gpt.corpus.executor import close, lost_worker, open_executor, worker_count
 from gpt.errors import InputError
 from gpt.files import read_json, sync, write_whole
 from gpt.log import Progress
 
 MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
+CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
+POLL_SECONDS = 0.5
 
 
 Work = FunctionType  # of the place of its files, and a task's arguments; it returns the result, as JSON has it
@@ -46,17 +44,19 @@ class Task:
     """Of input, that it works on."""
 
 
-def cores() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Stages:
     """Runs the stages of a preparation. A context manager, which ends the processes."""
 
-    def __init__(self, directory: Path, workers: int, progress: Progress) -> None:
-        """Keep results in a directory. `workers` of more than 1 are processes, begun when there is work for them."""
-        self.directory, self.workers, self.progress = directory, workers, progress
+    def __init__(self, directory: Path, progress: Progress, workers: str = "1", part: tuple[int, int] = (1, 1)) -> None:
+        """Keep results in a directory. `workers` are begun when there is work for them (see executor.py).
+
+        `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
+        what the others do.
+        """
+        worker_count(workers)
+        self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
+        self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
+        self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self._pool: Executor | None = None
 
@@ -65,7 +65,7 @@ class Stages:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            close(self._pool)
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
@@ -74,7 +74,8 @@ class Stages:
         Raises what it raises, and InputError if its process is killed again and again.
         """
         results = [self.result(work, task) for task in tasks]
-        missing = [number for number, result in enumerate(results) if not result.exists()]
+        part, parts = self.part
+        missing = [number for number in range(part - 1, len(tasks), parts) if not results[number].exists()]
         start, left, size = time.monotonic(), len(missing), 0
         self.progress.doing = doing
         with contextlib.closing(self._done(work, tasks, results, missing)) as done:
@@ -85,6 +86,7 @@ class Stages:
                     f"{doing}: {len(tasks) - left:,} of {len(tasks):,} parts, {size / 1e6 / seconds:.1f} MB/s, about "
                     f"{seconds * left / (len(missing) - left):.0f} s left"
                 )
+        self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - start
         for result in results:
             found = read_json(result)
@@ -96,7 +98,8 @@ class Stages:
 
     def _done(self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]) -> Generator[int]:
         """Do tasks, and yield the number of each that is done."""
-        if self.workers == 1 or len(missing) < 2:
+        count = worker_count(self.workers) or CLUSTER
+        if count == 1 or len(missing) < 2:
             for number in missing:
                 _do(work, results[number], tasks[number].arguments)
                 yield number
@@ -104,7 +107,7 @@ class Stages:
         waiting, running, breaks = missing[::-1], dict[Future[None], int](), 0
         while waiting or running:
             try:
-                while waiting and len(running) < AHEAD * self.workers:
+                while waiting and len(running) < AHEAD * count:
                     number = waiting[-1]
                     future = self._executor().submit(_do, work, results[number], tasks[number].arguments)
                     running[future] = waiting.pop()
@@ -112,9 +115,9 @@ class Stages:
                     future.result()
                     breaks = 0
                     yield running.pop(future)
-            except BrokenProcessPool:
+            except lost_worker():
                 breaks += 1
-                labels = ", ".join(tasks[number].label for number in sorted(running.values())[: self.workers])
+                labels = ", ".join(tasks[number].label for number in sorted(running.values())[:count])
                 if breaks == MOST_BREAKS:
                     raise InputError(
                         f"a worker was killed {breaks} times while one of these was in work: {labels}; most likely "
@@ -126,9 +129,14 @@ class Stages:
 
     def _executor(self) -> Executor:
         if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_begin)
+            self._pool = open_executor(self.workers, self.directory)
         return self._pool
+
+    def _wait(self, doing: str, results: list[Path]) -> None:
+        """Wait for what other parts of the same preparation have to do."""
+        while missing := sum(not result.exists() for result in results):
+            self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} parts, which are other jobs'"
+            time.sleep(POLL_SECONDS)
 
 
 def digest(*values: object) -> str:
@@ -142,19 +150,6 @@ def _plain(value: object) -> object:
     if isinstance(value, np.ndarray):
         return hashlib.sha256(value.tobytes()).hexdigest()
     return sorted(value) if isinstance(value, frozenset) else str(value)
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's, which ends the others
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
-
-
-def _end_with_the_first() -> None:
-    """End when the first process is killed: of that the pool tells nothing, and its processes would wait for ever."""
-    first = multiprocessing.parent_process()
-    assert first is not None
-    first.join()
-    os._exit(1)
 
 
 def _do(work: Work, result: Path, arguments: tuple[Any, ...]) -> None:

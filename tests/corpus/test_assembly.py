@@ -199,8 +199,9 @@ from gpt.corpus.sources import TextFiles
 if __name__ == "__main__":
     slices.LEAST_BYTES, pipeline.LEAST_FOR_WORKERS, pipeline.LEAST_TO_KEEP = 1 << 14, 0, 0
     source = TextFiles([Path("notes")])
-    out, workers = Path(sys.argv[1]), int(sys.argv[2])
-    pipeline.prepare(source, SplitByContent(), "bpe:300", out, {"name": "files"}, workers=workers)
+    out, workers = Path(sys.argv[1]), sys.argv[2]
+    part = tuple(map(int, sys.argv[3].split("/"))) if len(sys.argv) > 3 else (1, 1)
+    pipeline.prepare(source, SplitByContent(), "bytes", out, {"name": "files"}, workers=workers, part=part)
 """
 
 
@@ -212,9 +213,9 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
     wanted = content_of(tmp_path / "d1")
     assert content_of(tmp_path / "d2") == wanted
     rng, killed = random.Random(0), 0
-    for _ in range(3):
+    for _ in range(2):
         program = Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path)
-        time.sleep(rng.uniform(0, 1.5))
+        time.sleep(rng.uniform(0.2, 1.2))
         killed += program.process.is_alive()
         os.kill(program.process.pid, signal.SIGKILL)
         program.end()
@@ -223,6 +224,31 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
     assert killed > 0
     assert content_of(tmp_path / "killed") == wanted
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".work", ".partial"))]
+
+
+@pytest.mark.process
+def test_jobs_that_share_the_work_write_the_same_bytes(folder, tmp_path):
+    (tmp_path / "prepare.py").write_text(PREPARE)
+    jobs = [Script(tmp_path / "prepare.py", "parts", "1", f"{part}/3", cwd=tmp_path) for part in (3, 1, 2)]
+    assert [job.end() for job in jobs] == [0, 0, 0], [job.said() for job in jobs]
+    assert Script(tmp_path / "prepare.py", "whole", "1", cwd=tmp_path).end() == 0
+    assert content_of(tmp_path / "parts") == content_of(tmp_path / "whole")
+
+
+@pytest.mark.process
+def test_a_dask_cluster_writes_the_same_bytes(folder, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    monkeypatch.setattr(pipeline, "LEAST_FOR_WORKERS", 0)
+    written(folder, tmp_path / "alone")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        workers = cluster.scheduler_address.replace("tcp://", "dask://")
+        written(folder, tmp_path / "together", workers=workers)
+        assert content_of(tmp_path / "together") == content_of(tmp_path / "alone")
+        monkeypatch.setattr("gpt.__version__", "another")
+        with pytest.raises(InputError, match=r"the worker tcp.* has another version of this program: .* another"):
+            written(folder, tmp_path / "other", workers=workers)
 
 
 def test_the_command_takes_the_settings_and_records_them(folder, tmp_path):

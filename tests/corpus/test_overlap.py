@@ -27,7 +27,7 @@ def text_of(rng, words):
 def corpus_of(texts, directory, before=None, slice_bytes=100_000):
     directory.mkdir(parents=True, exist_ok=True)
     source = Texts(texts)
-    corpus = Corpus(Stages(directory, 1, Progress()), source, list(cut(source, source.parts(), slice_bytes)), Filters())
+    corpus = Corpus(Stages(directory, Progress()), source, list(cut(source, source.parts(), slice_bytes)), Filters())
     corpus.before = before
     return corpus
 

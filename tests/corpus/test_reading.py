@@ -36,7 +36,7 @@ class Counting:
 def corpus_of(tmp_path, *slices, filters=None, source=None):
     """Slices, each a list of parts."""
     cut = [Slice(tuple(parts), "label", hashlib.sha256(repr(parts).encode()).hexdigest(), 0) for parts in slices]
-    return Corpus(Stages(tmp_path, 1, Progress()), source or Counting(), cut, filters or Filters())
+    return Corpus(Stages(tmp_path, Progress()), source or Counting(), cut, filters or Filters())
 
 
 def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(tmp_path):

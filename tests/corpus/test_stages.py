@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.corpus.stages import Stages, Task, cores, digest
+from gpt.corpus.stages import Stages, Task, digest
 from gpt.errors import InputError
 from gpt.log import Progress
 
@@ -43,7 +43,7 @@ def tasks(tmp_path, count=7):
 
 def results(tmp_path, work, workers=1, count=7):
     (tmp_path / "work").mkdir(exist_ok=True)
-    with Stages(tmp_path / "work", workers, Progress()) as stages:
+    with Stages(tmp_path / "work", Progress(), str(workers)) as stages:
         found = list(stages.run("testing", work, tasks(tmp_path, count)))
     assert all(Path(f"{place}.text").read_text() == str(number) for number, (place, _) in enumerate(found))
     return [result["square"] for _, result in found]
@@ -92,7 +92,3 @@ def test_an_error_in_a_worker_is_the_callers(tmp_path):
 def test_digests_tell_values_apart_and_are_alike_everywhere():
     assert len({digest(1), digest("1"), digest([1]), digest(1, 1), digest(None)}) == 5
     assert digest(frozenset({"b", "a"}), {"x": 1, "y": 2}) == digest(["a", "b"], {"y": 2, "x": 1})
-
-
-def test_cores_are_those_that_the_process_may_use():
-    assert 1 <= cores() <= (os.cpu_count() or 1)

@@ -12,7 +12,6 @@ from gpt.corpus.reading import Filters
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
-from gpt.corpus.stages import cores
 from gpt.errors import InputError
 
 
@@ -58,8 +57,10 @@ class Files:
     """Leave out shorter documents."""
     max_characters: int | None = None
     """Leave out longer documents."""
-    workers: int = dataclasses.field(default_factory=cores)
-    """Processes that read and encode; the same files come out for any number."""
+    workers: str = "all"
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 

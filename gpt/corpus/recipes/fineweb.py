@@ -1,6 +1,5 @@
 """FineWeb and FineWeb-Edu (Penedo et al. 2024): pages of Common Crawl, cleaned, and those of them that teach."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from gpt.corpus.formats import require_parquet
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
-from gpt.corpus.stages import cores
 from gpt.errors import bounded, check_limits
 
 COMMITS = {
@@ -37,8 +35,10 @@ class FineWeb:
     """gpt2, bytes, char, bpe:VOCAB, or a run, a dataset or a Hugging Face GPT-2 whose tokenizer to use."""
     validation_share: float = 0.01
     """Share of the text that validates, and is not trained on; at most 50 million characters."""
-    workers: int = dataclasses.field(default_factory=cores)
-    """Processes that read and encode; the same files come out for any number."""
+    workers: str = "all"
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
     out: Path | None = None
     """Dataset directory to write, instead of data/fineweb or data/fineweb-edu; the download is kept beside it."""
 

@@ -12,7 +12,6 @@ from gpt.corpus.examples import Examples
 from gpt.corpus.recipes.files import named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
-from gpt.corpus.stages import cores
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,10 @@ class Instruct:
     """Move training examples that share much with validation there, drop them, or only report how much it is."""
     max_overlap: float = 0.1
     """Share of its 13-grams that an example may have in common with the other side."""
-    workers: int = dataclasses.field(default_factory=cores)
-    """Processes that read and encode; the same files come out for any number."""
+    workers: str = "all"
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 

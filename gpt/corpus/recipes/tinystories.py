@@ -1,6 +1,5 @@
 """TinyStories (Eldan and Li 2023): stories that a small model can learn to tell; a file of others validates."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from gpt.corpus.download import beside
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
-from gpt.corpus.stages import cores
 
 REPOSITORY = "roneneldan/TinyStories"
 COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
@@ -31,8 +29,10 @@ class TinyStories:
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     overlap: Overlap = "report"
     """Move stories that share too much with validation there, drop them, or only report how much it is."""
-    workers: int = dataclasses.field(default_factory=cores)
-    """Processes that read and encode; the same files come out for any number."""
+    workers: str = "all"
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
     out: Path = Path("data/tinystories")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 

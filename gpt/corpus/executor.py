@@ -1,0 +1,125 @@
+"""Who does the work of preparing: this process, processes of this machine, or the workers of a Dask cluster.
+
+All have the interface of `concurrent.futures.Executor`, and give the same results. The workers of a cluster must see
+the same files under the same paths; before the first task each says whether it does, and which program it has.
+"""
+
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+import uuid
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+import gpt
+from gpt.errors import InputError
+
+DASK = "dask://"
+INSTALL = "pip install 'gpt[cluster]'"
+ALL = "all"
+
+
+def cores() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(workers: str) -> int:
+    """Return how many processes of this machine are meant; 0 for a cluster. Raises InputError for anything else."""
+    if workers == ALL:
+        return cores()
+    if workers.startswith(DASK) and len(workers) > len(DASK):
+        return 0
+    if workers.isdecimal() and 0 < int(workers) < 10_000:
+        return int(workers)
+    raise InputError(f"`workers` {workers}: give a number of processes, all for one a processor, or {DASK}HOST:PORT")
+
+
+def lost_worker() -> tuple[type[BaseException], ...]:
+    """Return what a future raises whose worker was killed."""
+    try:
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        return (BrokenProcessPool,)
+    return BrokenProcessPool, KilledWorker
+
+
+def open_executor(workers: str, directory: Path) -> Executor:
+    """Begin the processes, or reach the cluster. `directory` is where results go, which all must see.
+
+    Raises InputError where the cluster cannot be reached, or its workers have something else there.
+    """
+    if count := worker_count(workers):
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin)
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError(f"`workers` {workers}: needs Dask ({error}): {INSTALL}") from None
+    address = f"tcp://{workers.removeprefix(DASK)}"
+    try:
+        client = Client(address, timeout=20, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"`workers` {workers}: there is no Dask scheduler ({error})") from None
+    _shake_hands(client.run, workers, directory)
+    return client.get_executor(pure=False)
+
+
+def close(executor: Executor) -> None:
+    """End processes after what they are at, or let a cluster go."""
+    if isinstance(executor, ProcessPoolExecutor):
+        executor.shutdown(cancel_futures=True)
+    else:  # Dask's knows no such thing: it forgets what nobody waits for
+        executor.shutdown(wait=False)
+
+
+def _shake_hands(run: object, workers: str, directory: Path) -> None:
+    """Ask every worker of a cluster what it has. Raises InputError for the first that differs from this process."""
+    probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
+    probe.write_text(word)
+    try:
+        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[call-non-callable]
+    finally:
+        probe.unlink()
+    if not answers:
+        raise InputError(f"`workers` {workers}: the cluster has no worker yet; start some: dask worker HOST:PORT")
+    questions = ("version of this program", "Python", "NumPy", "directory")
+    for name, answers_ in answers.items():
+        for question, have, wanted in zip(questions, answers_, greeting_of(word), strict=True):
+            if have != wanted:
+                raise InputError(
+                    f"`workers` {workers}: the worker {name} has another {question}: {have}, where this process has "
+                    f"{wanted}; give all the same program, and {directory} under the same path"
+                )
+
+
+def greeting(probe: str, directory: str) -> list[str]:
+    """Answer from a worker, which from here on works in the directory of the first process."""
+    try:
+        os.chdir(directory)
+        word = Path(probe).read_text()
+    except OSError as error:
+        word = str(error)
+    return greeting_of(word)
+
+
+def greeting_of(word: str) -> list[str]:
+    return [gpt.__version__, platform.python_version(), np.__version__, word]
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's, which ends the others
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    """End when the first process is killed: of that the pool tells nothing, and its processes would wait for ever."""
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)

@@ -1,0 +1,42 @@
+import os
+
+import pytest
+
+from gpt.commands.prepare import _parsed_part
+from gpt.corpus.executor import cores, open_executor, worker_count
+from gpt.errors import InputError
+
+
+def test_workers_are_a_number_all_or_a_cluster():
+    assert [worker_count(workers) for workers in ("1", "8", "all", "dask://host:8786")] == [1, 8, cores(), 0]
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "", "two", "1.5", "dask://", "tcp://host:1", "99999", "²"])
+def test_anything_else_is_refused(workers):
+    with pytest.raises(InputError, match="`workers` .*give a number of processes, all for one a processor, or dask://"):
+        worker_count(workers)
+
+
+def test_a_cluster_that_is_not_there_is_said(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+
+    def unreachable(*_, **__):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(distributed, "Client", unreachable)
+    with pytest.raises(InputError, match=r"`workers` dask://127.0.0.1:1: there is no Dask scheduler \(timed out\)"):
+        open_executor("dask://127.0.0.1:1", tmp_path)
+
+
+def test_without_dask_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(InputError, match=r"needs Dask .*pip install 'gpt\[cluster\]'"):
+        open_executor("dask://127.0.0.1:1", tmp_path)
+
+
+def test_a_part_is_one_of_many():
+    assert _parsed_part("3/8") == (3, 8)
+    for text in ("0/8", "9/8", "3", "a/b", "1/0", "-1/3"):
+        with pytest.raises(InputError, match="`part` .*: give I/N"):
+            _parsed_part(text)
