@@ -101,13 +101,20 @@ def prepare(
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
-    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
     dataset = open_written(out, made, shards, recipe)
-    if before not in (None, dataset.fingerprint):
-        log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
-    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
-        log.info(f"gpt data show {out} --dropped names all that was left out")
+    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
+    _say_what_it_is(dataset, before, corpus)
     return dataset
+
+
+def _say_what_it_is(dataset: Dataset, before: str | None, corpus: Corpus) -> None:
+    """Say whether the dataset is another one than before, and where all stands that was left out."""
+    if before not in (None, dataset.fingerprint):
+        log.warning(
+            f"{dataset.path}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+        )
+    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
+        log.info(f"gpt data show {dataset.path} --dropped names all that was left out")
 
 
 def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:

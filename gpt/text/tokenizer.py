@@ -9,7 +9,6 @@ import codecs
 import contextlib
 import hashlib
 import heapq
-import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 import tiktoken
 
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
+from gpt.text.parts import parts_of
 from gpt.text.spelling import to_bytes
 
 END_OF_TEXT = "<|endoftext|>"
@@ -30,12 +29,6 @@ END_OF_TEXT = "<|endoftext|>"
 # GPT-2's, as tiktoken spells it: contractions, words, numbers, punctuation, each with the space before it.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 CHARACTER_PATTERN = r"(?s:.)"
-
-# Merging a piece takes longer than in proportion to its length: runs of one kind of character are cut at this many.
-LONGEST_RUN = 16_384
-RUN = regex.compile(r"\p{L}++|\p{N}++|[^\s\p{L}\p{N}]++|\s++")
-RUN_BACKWARDS = regex.compile("(?r)" + RUN.pattern)
-LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 FORMAT = "gpt-tokenizer"
 VERSION = 1
@@ -124,7 +117,7 @@ class Tokenizer:
         """
         self.require_known(text)
         with _panics_are_errors():
-            return [token for part in _parts(text) for token in self._encoding.encode_ordinary(part)]
+            return [token for part in parts_of(text) for token in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
         """Encode many texts on several threads, into arrays, which take less memory than lists."""
@@ -273,7 +266,7 @@ def tiktoken_encoding(name: str) -> tiktoken.Encoding:
 def encode_to_array(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
     """Encode a text as `Tokenizer.encode` does, into an array. Raise InputError where tiktoken panics."""
     with _panics_are_errors():
-        parts = [encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        parts = [encoding.encode_to_numpy(part, disallowed_special=()) for part in parts_of(text)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -286,17 +279,3 @@ def _panics_are_errors() -> Generator[None]:
         if type(error).__name__ == "PanicException":  # of pyo3, which gives no other way to name it
             raise InputError(f"tiktoken cannot encode the text ({error})") from None
         raise
-
-
-def _parts(text: str) -> list[str]:
-    """Cut a text within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = LONE_SURROGATES.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")  # joins pairs
-    cuts, end = [0], 0
-    for place in range(LONGEST_RUN, len(text), LONGEST_RUN):  # at least one of these is in every run that is too long
-        if place >= end:
-            start, end = RUN_BACKWARDS.match(text, 0, place + 1).start(), RUN.match(text, place).end()
-            cuts += range(start + LONGEST_RUN, end, LONGEST_RUN)
-    return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]

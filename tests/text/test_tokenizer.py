@@ -15,9 +15,9 @@ from gpt.errors import InputError
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
+from gpt.text.parts import LONGEST_RUN, parts_of
 from gpt.text.spelling import byte_alphabet
-from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, StreamDecoder, Tokenizer
-from gpt.text.tokenizer import _parts as tokenizer_parts
+from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, StreamDecoder, Tokenizer
 
 
 def random_texts(count=1000):
@@ -71,7 +71,7 @@ def test_only_runs_beyond_the_longest_are_cut(gpt2_tokenizer):
     for text in (word, f"it's {word} {word}!", f"{word}1{word}.{word}", code, " " * LONGEST_RUN + word + "\n\n x"):
         assert gpt2_tokenizer.encode(text) == reference.encode_ordinary(text)
     for text in (word + "a", " " * 20_000 + "x", ". ." + "." * 40_000 + "a"):
-        parts = tokenizer_parts(text)
+        parts = parts_of(text)
         assert "".join(parts) == text
         assert len(parts) > 1
         assert gpt2_tokenizer.encode(text) == [i for part in parts for i in reference.encode_ordinary(part)]
@@ -82,7 +82,7 @@ def test_a_run_is_cut_after_each_longest_run(monkeypatch):
     kinds = {"a": "letter", "é": "letter", "1": "number", ".": "other", "😀": "other", " ": "space", "\n": "space"}
     rng = random.Random(2)
     for longest in (1, 2, 5):
-        monkeypatch.setattr("gpt.text.tokenizer.LONGEST_RUN", longest)
+        monkeypatch.setattr("gpt.text.parts.LONGEST_RUN", longest)
         for _ in range(2000):
             text = "".join(rng.choice("aé1.😀 \n") * rng.randint(1, 3 * longest) for _ in range(rng.randrange(6)))
             cuts, place = [0], 0
@@ -90,7 +90,7 @@ def test_a_run_is_cut_after_each_longest_run(monkeypatch):
                 length = len(list(run))
                 cuts += range(place + longest, place + length, longest)
                 place += length
-            assert tokenizer_parts(text) == [text[i:j] for i, j in itertools.pairwise([*cuts, len(text)])]
+            assert parts_of(text) == [text[i:j] for i, j in itertools.pairwise([*cuts, len(text)])]
 
 
 def test_pairs_of_surrogates_become_one_character_before_anything_is_cut():
