@@ -13,12 +13,15 @@ from typing import Any
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
+from gpt.corpus.split import Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
+from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.text.tokenizer import Tokenizer
 
+SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
 LARGEST_SOURCES = 20  # that the report names
@@ -110,6 +113,19 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
         **corpus.report,
         "corpus_fingerprint": fingerprint,
     }
+
+
+def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide) -> None:
+    """Raise InputError if a split is shorter than the window of any preset."""
+    for split in SPLITS:
+        tokens = sum(shard.tokens for shard in shards if shard.split == split)
+        if tokens < SMALLEST_WINDOW:
+            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
+            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
+            raise InputError(
+                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
+                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
+            )
 
 
 # ---- the dataset before ----

@@ -45,8 +45,8 @@ class Examples:
         """Raise InputError for lines that are no examples, unless they are to be skipped."""
         self._require_none(corpus.skipped, corpus.counts["left_out"])
 
-    def judge(self, results: Sequence[Result], tokens: int) -> dict[str, int]:
-        """Count what was cut, and what is learned of so many tokens, and say so.
+    def judge(self, corpus: Corpus, results: Sequence[Result]) -> dict[str, Any]:
+        """Report what was cut, and how much is learned, and say so; return what the recipe is to record.
 
         Raises InputError for examples of which no answer is left, unless they are to be skipped.
         """
@@ -54,7 +54,7 @@ class Examples:
         for result in results:
             counts.update(result.found["counts"])
             skipped += [Skipped(*left) for left in result.found["skipped"]]
-            counts["learned"] += sum(shard.get("learned", 0) for shard in result.found["shards"])
+            counts["learned"] += sum(shard["learned"] for shard in result.found["shards"])
         self._require_none(skipped, counts["unlearned"])
         for left in skipped[:MAX_SHOWN]:
             log.info(one_line(f"skipped {left.name}: {left.reason}"))
@@ -65,8 +65,10 @@ class Examples:
                 f"{counts['cut']:,} examples are longer than {self.max_tokens:,} tokens (`max_tokens`): their last "
                 f"{counts['cut_tokens']:,} tokens are cut off"
             )
+        tokens = sum(shard.tokens for result in results for shard in result.shards)
         log.info(f"{counts['learned']:,} of {tokens:,} tokens are learned, of answers and what ends them")
-        return {name: counts[name] for name in ("learned", "cut", "cut_tokens", "unlearned")}
+        corpus.report["examples"] = {name: counts[name] for name in ("learned", "cut", "cut_tokens", "unlearned")}
+        return {"sample_prompt": sample_prompt(corpus)}
 
     def _require_none(self, faults: Sequence[Skipped], count: int) -> None:
         if not count or self.faulty == "skip":

@@ -21,10 +21,10 @@ from typing import Any, cast
 import numpy as np
 from filelock import FileLock, Timeout
 
-from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
+from gpt.corpus.assembly import Result, assemble, require_windows, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
-from gpt.corpus.examples import Examples, sample_prompt, write_examples
+from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
@@ -36,7 +36,7 @@ from gpt.corpus.stages import Stages, Task, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest, shard_info
+from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError
 from gpt.files import aside, write_directory
 from gpt.interrupts import Interruptible
@@ -44,7 +44,6 @@ from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
@@ -86,18 +85,15 @@ def prepare(
             examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
-        made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
-            tokenizer, corpus, divide, recipe, progress
-        )
+        made, recipe = _tokenizer(tokenizer, corpus, divide, recipe, progress)
         results = _encoded(corpus, firsts, divide, made, out, examples)
         if part[0] > 1:
             log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
             return None
         written = [shard for result in results for shard in result.shards]
         if examples:
-            corpus.report["examples"] = examples.judge(results, sum(shard.tokens for shard in written))
-            recipe = recipe | {"sample_prompt": sample_prompt(corpus)}
-        _require_windows(written, corpus, divide)
+            recipe = recipe | examples.judge(corpus, results)
+        require_windows(written, corpus, divide)
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
@@ -225,6 +221,8 @@ def _tokenizer(
 
     if not isinstance(tokenizer, str):
         return tokenizer, recipe
+    if grown := _grown_tokenizer(tokenizer, corpus, recipe):
+        return grown
     progress.doing = f"making the tokenizer {tokenizer}"
     sizes = SplitSizes.of(pieces()) if tokenizer.partition(":")[0] in (AUTO, "bpe", "char") else SplitSizes()
     if tokenizer == AUTO:
@@ -259,18 +257,6 @@ def _encoded(
         log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
     results = stages.run("encoding", write, tasks)
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
-
-
-def _require_windows(shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    for split in SPLITS:
-        tokens = sum(shard.tokens for shard in shards if shard.split == split)
-        if tokens < SMALLEST_WINDOW:
-            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-            raise InputError(
-                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-            )
 
 
 def _replaceable(out: Path, recipe: str | None) -> str | None:
