@@ -66,14 +66,19 @@ class Windows:
         """Give a budget of tokens that is enough for so many windows and no more."""
         return self.split.tokens if windows == self.whole else windows * self.stride
 
-    @cached_property
+    @property
     def targets(self) -> int:
-        """Tokens that are predicted."""
+        """Tokens that windows go through to predict them; of a split with masks, not all of them count."""
+        return int((self.lasts - self.firsts + 1).sum())
+
+    @cached_property
+    def counted(self) -> int:
+        """Those that count."""
         return sum(map(self.split.count_learned, self.firsts.tolist(), (self.lasts + 1).tolist()))
 
     def require_targets(self) -> None:
         """Raise InputError if nothing is predicted, as where no answer is in the windows of a small budget."""
-        if not self.targets:
+        if not self.counted:
             raise InputError(
                 f"none of the {len(self):,} windows of the {self.split.name} split has a token that is learned: give a "
                 "larger budget of `tokens`"

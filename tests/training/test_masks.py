@@ -156,7 +156,7 @@ def test_an_evaluation_predicts_the_answers_alone(answers):
     assert (found.tokens, found.text_bytes) == (tokens, size)
     assert found.loss == pytest.approx(nats / tokens, rel=1e-6)
     assert found.bits_per_byte == pytest.approx(nats / size / np.log(2), rel=1e-6)
-    assert windows.targets == tokens == windows.split_tokens - 1
+    assert windows.counted == tokens == windows.split_tokens - 1
     rows = dict(format_evaluation(found))
     assert rows["protocol"].endswith(", answers only")
     assert "the whole validation split" in rows["evaluated on"]
@@ -166,7 +166,7 @@ def test_an_evaluation_predicts_the_answers_alone(answers):
 def test_of_a_part_of_the_split_the_answers_in_it_are_counted(answers):
     windows = Windows(answers.validation, 16, 256, tokens=48)
     targets = sum(int((windows.read(range(n, n + 1))[1] != IGNORE).sum()) for n in range(len(windows)))
-    assert windows.targets == targets < windows.split_tokens - 1
+    assert windows.counted == targets < windows.split_tokens - 1
 
 
 def test_windows_without_an_answer_are_refused_before_the_first_step(tmp_path, make, masked_config):

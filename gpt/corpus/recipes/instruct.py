@@ -16,10 +16,9 @@ from gpt.corpus.split import Split
 
 @dataclass(frozen=True)
 class Instruct:
-    """Prepare prompts and answers: a model reads the prompts, and learns the answers alone.
+    """Prepare prompts and answers, of which the answers alone are learned.
 
-    Each line is an object: {"prompt": …, "completion": …}, or {"messages": [{"role": …, "content": …}, …]} with the
-    roles system, user and assistant; Alpaca's and ShareGPT's fields are known, too.
+    Each line is a JSON object with prompt and completion, or with messages. Alpaca's and ShareGPT's fields are known.
     """
 
     input: list[Path]
