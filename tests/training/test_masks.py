@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import Training, exact
+from helpers import Training, exact, require_equal, weights
 from instruction_files import lines_of, made
 
 from gpt import InputError
@@ -36,11 +36,11 @@ def answers(tmp_path_factory):
 def make(answers, tmp_path):
     """Builds a training of it, not begun."""
 
-    def build(config, name="run", data=answers):
+    def build(config, name="run", data=answers, resume=False):
         config = replace(config, run_dir=tmp_path / name, data=data.path)
         torch.manual_seed(config.seed)
-        with open_run(config, data.tokenizer, False) as run:
-            return Training(config, data, run)
+        with open_run(config, data.tokenizer, resume) as run:
+            return Training(config, data, run, resumes=resume)
 
     return build
 
@@ -131,6 +131,21 @@ def test_a_run_learns_answers(make, masked_config):
     after = evaluate(training.model, training.validation.windows, np.ones(257), "cpu").loss
     assert after < before - 0.5
     assert all("skipped" not in record for record in records)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_and_the_same_best(make, masked_config):
+    """Its best loss, which is of the answers' tokens, is compared with those to come."""
+    config = replace(masked_config, steps=4, checkpoint=replace(masked_config.checkpoint, every=2))
+    config = replace(config, evaluation=replace(config.evaluation, every=1))
+    whole = make(config, "whole")
+    whole.fit()
+    make(replace(config, stop_at=2), "parts").fit()
+    resumed = make(config, "parts", resume=True)
+    assert resumed.state.step == 2
+    assert resumed.state.best_validation_loss is not None
+    resumed.fit()
+    assert resumed.state.best_validation_loss == whole.state.best_validation_loss
+    require_equal(weights(resumed), weights(whole))
 
 
 # ---- evaluation ----
