@@ -17,6 +17,7 @@ from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.unpacking import HIDDEN
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError, bounded, check_limits
@@ -42,8 +43,9 @@ class Examples:
         check_limits(self)
 
     def require_sound(self, corpus: Corpus) -> None:
-        """Raise InputError for lines that are no examples, unless they are to be skipped."""
-        self._require_none(corpus.skipped, corpus.counts["left_out"])
+        """Raise InputError for lines that are no examples, unless they are to be skipped. Hidden files are no lines."""
+        faults = [left for left in corpus.skipped if left.reason != HIDDEN]
+        self._require_none(faults, corpus.counts["left_out"] - corpus.counts["unread"])
 
     def judge(self, corpus: Corpus, results: Sequence[Result]) -> dict[str, Any]:
         """Report what was cut, and how much is learned, and say so; return what the recipe is to record.

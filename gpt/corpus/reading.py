@@ -68,6 +68,7 @@ def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filte
         writer = _SliceWriter(texts, entries, filters)
         for part in parts:
             if isinstance(part, Skipped):
+                writer.counts["unread"] += 1
                 writer.leave_out(part)
             else:
                 writer.read(source, part)

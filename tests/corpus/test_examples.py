@@ -245,3 +245,16 @@ def test_a_prompt_that_is_long_is_not_shown_at_each_evaluation(tmp_path):
     assert made(tmp_path).recipe["sample_prompt"] == "What is 0 and 0? "
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"prompt": "", "completion": f"{n} x"}) for n in range(300)))
     assert made(tmp_path).recipe["sample_prompt"] == ""
+
+
+def test_of_a_directory_hidden_files_are_passed_over_and_others_are_refused(tmp_path):
+    (tmp_path / "chats").mkdir()
+    (tmp_path / "chats" / "a.jsonl").write_text("\n".join(lines_of(60)))
+    (tmp_path / "chats" / ".DS_Store").write_bytes(b"\0")
+    options = ("--input", "chats", "--name", "q", "--tokenizer", "bytes")
+    assert "skipped chats/.DS_Store" in run_here("data/prepare.py", "instruct", *options, cwd=tmp_path)
+    (tmp_path / "chats" / "README.md").write_text("About them.")
+    said = run_here("data/prepare.py", "instruct", *options, cwd=tmp_path, code=2)
+    assert "--input: 1 line is no example" in said
+    assert "chats/README.md: examples are read from JSON Lines (.jsonl)" in said
+    run_here("data/prepare.py", "instruct", *options, "--faulty", "skip", cwd=tmp_path)
