@@ -13,4 +13,5 @@ BadBytes = Literal["replace", "skip", "error"]
 Markup = Literal["drop", "keep"]
 Normalization = Literal["none", "nfc", "nfkc"]
 Overlap = Literal["move", "drop", "report"]
+Faulty = Literal["error", "skip"]
 IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

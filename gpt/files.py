@@ -94,14 +94,15 @@ def sync(path: Path) -> None:
 # ---- reading ----
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, unique: bool = False) -> Any:
     """Return the value of a JSON text; bytes must be UTF-8, and may begin with a byte-order mark, as a text may.
 
-    Raises ValueError, which says why, for all that cannot be read: what is nested too deeply included.
+    Raises ValueError, which says why, for all that cannot be read: what is nested too deeply included, and with
+    `unique` an object that has a key twice.
     """
     if isinstance(text, bytes):
         text = text.decode()
-    return _parse(text)
+    return _parse(text, object_pairs_hook=_without_twins if unique else None)
 
 
 def read_json(

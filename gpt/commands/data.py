@@ -49,33 +49,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(directory: Directory) -> int:
-    """Check every shard: header, size, ids and hash. Exit code 1 if one is not as it should be.
+    """Check every shard and mask: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
     Every byte is read, whatever was checked before. Shards without a manifest have no hashes.
 
     Args:
         directory: The dataset, as data/python.
     """
-    tokens = bad = count = 0
+    tokens = bad = count = masks = 0
     splits = set(SPLITS)
     for shard in verify_shards(directory):
         count += 1
         splits.discard(shard.split)
         if isinstance(shard.found, ShardInfo):
-            tokens += shard.found.tokens
-            facts = f"{shard.found.tokens:>15,} tokens  largest id {shard.found.largest_id:>7,}  ok"
+            masks += shard.is_mask
+            tokens += 0 if shard.is_mask else shard.found.tokens
+            largest = "a mask of 0 and 1 " if shard.is_mask else f"largest id {shard.found.largest_id:>7,}"
+            facts = f"{shard.found.tokens:>15,} tokens  {largest}  ok"
         else:
             bad += 1
             facts = f"{'damaged':>15}"
             log.error(f"error: {shard.found}")
-        print(f"{shard.file:24} {shard.split:10} {facts}", flush=True)
+        print(f"{shard.file:26} {shard.split:10} {facts}", flush=True)
     for split in splits:
         log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
+    files = "shards and masks" if masks else "shards"
     if bad:
-        log.error(f"{directory}: {bad} of {count} shards cannot be used")
+        log.error(f"{directory}: {bad} of {count} {files} cannot be used")
         return FAULTY
     against = "as manifest.json says" if (directory / "manifest.json").exists() else "no manifest.json, so no hashes"
-    log.info(f"{directory}: {count:,} shards, {tokens:,} tokens: all is well ({against})")
+    log.info(f"{directory}: {count:,} {files}, {tokens:,} tokens: all is well ({against})")
     return 0
 
 
@@ -146,6 +149,8 @@ def _show_overview(dataset: Dataset, listed: str) -> None:
         count = sum(info.documents for info in infos) or _documents(dataset, split.name).count()
         size = sum(info.text_bytes for info in infos)
         text = f"  {size:,} bytes of text" if size else ""
+        if split.is_masked:
+            text = f"{text}  {split.count_learned(0, split.tokens):,} tokens learned"
         print(f"{split.name:10} {split.tokens:>15,} tokens  {count:,} documents  {len(infos):,} shards{text}")
         counts[split.name] = count
     documents = _documents(dataset, listed)
@@ -167,6 +172,12 @@ def _show_document(dataset: Dataset, split: str, number: int) -> None:
         f"{f', of {name}' if name else ''}"
     )
     _show_text(documents.text(span))
+    with_end = range(span.start, min(span.stop + 1, documents.split.tokens))
+    learned = documents.split.learned(with_end.start, len(with_end))
+    for part in np.split(with_end, np.flatnonzero(np.diff(learned)) + 1) if documents.split.is_masked else []:
+        if learned[part[0] - span.start]:
+            answer = "".join(documents.text(range(int(part[0]), int(part[-1]) + 1)))
+            log.info(one_line(f"learned: {len(part):,} tokens: {answer}"))
 
 
 def _show_text(pieces: Iterator[str]) -> None:

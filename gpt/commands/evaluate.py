@@ -205,11 +205,17 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
     if tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         if protocol.tokens is not None:
             raise InputError("`tokens`: runs with different tokenizers are compared on the complete split only")
+        if split.is_masked:
+            raise InputError(
+                f"{dataset.path if dataset else 'the text'}: is of prompts and answers, and {loaded.path} has another "
+                "tokenizer; prepare the data with that one (`tokenizer`)"
+            )
         split = encoded_anew(split, corpus.tokenizer, tokenizer)
     elif dataset:
         dataset.require_window(context_length)
     mask = is_run(loaded.path) and read_config(loaded.path).document_mask  # as it was trained
     windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens, mask)
+    windows.require_targets()
     sums = loss_per_window(
         loaded.model,
         windows,

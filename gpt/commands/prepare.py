@@ -15,6 +15,7 @@ from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
 from gpt.corpus.recipes.fineweb import FineWeb
+from gpt.corpus.recipes.instruct import Instruct
 from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
@@ -31,7 +32,7 @@ from gpt.terminal import command, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
-RECIPES |= {"tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
+RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
 _Annotated: Any = Annotated  # of types that no type checker knows
 ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and --dry-run
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = prepare_recipe(asked.recipe)
     if dataset is not None:
         print_dataset(dataset)
-        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
+        windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
+        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:
@@ -111,7 +113,8 @@ def prepare_recipe(recipe: Recipe) -> Dataset | None:
     filters = recipe.filters() if isinstance(recipe, Files) else None
     workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
     worker_count(workers)
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part)
+    examples = recipe.examples() if isinstance(recipe, Instruct) else None
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, examples)
 
 
 def _parsed_part(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
+from gpt.text.chat_template import Spans
 
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
@@ -17,6 +18,8 @@ class Document:
     name: str
     text: str
     note: str = ""
+    learned: Spans = ()
+    """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Reading:
     """Of a large file, the part that is read."""
     most: int | None = None
     """About how many bytes of a text are read, where its beginning will do."""
+    examples: bool = False
+    """Records are examples of prompts and answers (see instructions.py)."""
 
 
 def hash_fraction(name: str) -> float:

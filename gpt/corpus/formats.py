@@ -88,6 +88,8 @@ class FileReader:
             suffix = _suffix_of_pipe(head, self._how.field)
             if not suffix and self._how.field is not None:
                 raise Refused("", f"begins like plain text, which has no field {self._how.field!r}; leave `field` out")
+        if self._how.examples and RECORDS.get(suffix) is not json_lines:
+            raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
         if suffix in HTML and self._how.html == "drop":
             return html
         return RECORDS.get(suffix) or partial(text, suffix=suffix)

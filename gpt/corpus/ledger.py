@@ -42,10 +42,17 @@ class Outcome:
     characters: int
     """That are in no piece."""
     pieces: Counter[str] = field(default_factory=Counter)
+    reason: str = ""
+    """Why it is left out, if it is."""
 
     def add(self, piece: Piece) -> None:
         self.characters -= len(piece.text)
         self.pieces[piece.split] += 1
+
+    def leave_out(self, reason: str) -> None:
+        """Take it out of all pieces."""
+        self.pieces.clear()
+        self.reason = reason
 
 
 def write_spool(directory: Path, places: Sequence[Path], bases: Sequence[int], key: str) -> Path:
@@ -83,7 +90,9 @@ def write_ledger(
 
 def _fate(outcome: Outcome) -> dict[str, Any]:
     fate: dict[str, Any] = {split: outcome.pieces[split] for split in SPLITS if outcome.pieces[split]}
-    if outcome.characters:
+    if outcome.reason:
+        fate["reason"] = outcome.reason
+    elif outcome.characters:
         fate |= {"dropped_characters": outcome.characters, "reason": OVERLAPS}
     return fate
 

@@ -20,9 +20,10 @@ from typing import Any, cast
 import numpy as np
 from filelock import FileLock, Timeout
 
-from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
+from gpt.corpus.assembly import Result, assemble, require_windows, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
@@ -34,7 +35,7 @@ from gpt.corpus.stages import Stages, Task, digest
 from gpt.corpus.vocabulary import AUTO, SplitSizes, make_tokenizer, parse_tokenizer, suitable_tokenizer
 from gpt.corpus.writer import write_slice
 from gpt.dataset.dataset import Dataset, open_written
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
+from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError
 from gpt.files import aside, remove_directory, write_directory
 from gpt.interrupts import Interruptible
@@ -42,7 +43,6 @@ from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
@@ -59,6 +59,7 @@ def prepare(
     filters: Filters | None = None,
     workers: str = "1",
     part: tuple[int, int] = (1, 1),
+    examples: Examples | None = None,
 ) -> Dataset | None:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
 
@@ -66,7 +67,7 @@ def prepare(
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
     a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
     `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
-    return None when they have done their part.
+    return None when they have done their part. With `examples`, documents are such, as that says; with no `filters`.
     Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
     """
     if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
@@ -77,21 +78,21 @@ def prepare(
         Progress() as progress,
         Stages(work, progress, workers, part) as stages,
     ):
-        given = cast("Source", source()) if callable(source) else source
-        corpus = _read(given, stages, out, filters or Filters(), interruptible)
+        corpus = _read(source, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, stages.own)
+        if examples:
+            examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
-        made, recipe = _grown_tokenizer(tokenizer, corpus, recipe) or _tokenizer(
-            tokenizer, corpus, divide, recipe, progress
-        )
-        results = _encoded(corpus, firsts, divide, made, out)
+        made, recipe = _tokenizer(tokenizer, corpus, divide, recipe, progress)
+        results = _encoded(corpus, firsts, divide, made, out, examples)
         if part[0] > 1:
             log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
             return None
         written = [shard for result in results for shard in result.shards]
-        for name in SPLITS:
-            _require_window(name, written, corpus, divide)
+        if examples:
+            recipe = recipe | examples.judge(corpus, results)
+        require_windows(written, corpus, divide)
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
@@ -147,8 +148,11 @@ def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrup
             remove_directory(work)
 
 
-def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:
+def _read(
+    given: Source | Callable[[], Source], stages: Stages, out: Path, filters: Filters, interruptible: Interruptible
+) -> Corpus:
     """Read the source, slice by slice."""
+    source = cast("Source", given()) if callable(given) else given
     stages.progress.doing = "looking for files"
     parts = source.parts()
     total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
@@ -216,6 +220,8 @@ def _tokenizer(
 
     if not isinstance(tokenizer, str):
         return tokenizer, recipe
+    if grown := _grown_tokenizer(tokenizer, corpus, recipe):
+        return grown
     progress.doing = f"making the tokenizer {tokenizer}"
     sizes = SplitSizes.of(pieces()) if tokenizer.partition(":")[0] in (AUTO, "bpe", "char") else SplitSizes()
     if tokenizer == AUTO:
@@ -224,7 +230,9 @@ def _tokenizer(
     return make_tokenizer(tokenizer, pieces, sizes), recipe
 
 
-def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path) -> list[Result]:
+def _encoded(
+    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path, examples: Examples | None
+) -> list[Result]:
     """Encode all slices, but those that the dataset that is to be replaced has already."""
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
@@ -233,31 +241,21 @@ def _encoded(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Toke
     bases = np.cumsum([0, *corpus.sizes]).tolist()
     spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
     tasks = []
+    write, most = (write_examples, (examples.max_tokens,)) if examples else (write_slice, ())
     for own, each, text, base, count in zip(
         corpus.digests, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
         passages = corpus.passages[len(tasks)] if corpus.passages else None
         division = division_key(divide, passages)
-        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
-        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1)
+        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
+        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1, *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
-    reused = reuse(out, stages, write_slice, tasks)
+    reused = reuse(out, stages, write, tasks)
     if reused:
         log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
-    results = stages.run("encoding", write_slice, tasks)
+    results = stages.run("encoding", write, tasks)
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
-
-
-def _require_window(split: str, shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    tokens = sum(shard.tokens for shard in shards if shard.split == split)
-    if tokens < SMALLEST_WINDOW:
-        characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-        needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-        raise InputError(
-            f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-            f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-        )
 
 
 def replaceable(out: Path, recipe: str | None) -> str | None:
@@ -282,7 +280,7 @@ def replaceable(out: Path, recipe: str | None) -> str | None:
         raise InputError(
             f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
         )
-    shards = [ShardInfo(**shard) for shard in manifest["shards"]]
+    shards = [*map(shard_info, manifest["shards"])]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
     log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpt.corpus.documents import Document, Notice, Skipped
+from gpt.corpus.executor import cores
 from gpt.corpus.reading import MAX_SHOWN, say_notices
 from gpt.corpus.sources import Source
 from gpt.corpus.split import VALIDATION, Piece
-from gpt.corpus.stages import cores
 from gpt.corpus.writer import encoded
 from gpt.dataset.shards import MemorySplit, Split, ids_dtype
 from gpt.errors import InputError

@@ -11,8 +11,8 @@ import numpy as np
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
-from gpt.dataset.manifest import SPLITS, ShardInfo
-from gpt.dataset.shards import ids_dtype, write_shard
+from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
+from gpt.dataset.shards import ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
@@ -23,7 +23,8 @@ SHARD_TOKENS = 100_000_000
 class ShardWriter:
     """Writes the documents of one split as shards of at most `shard_tokens` tokens, named by what follows `stem`.
 
-    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`.
+    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`. Either all documents have
+    masks, or none.
     """
 
     def __init__(self, stem: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = SHARD_TOKENS) -> None:
@@ -33,11 +34,14 @@ class ShardWriter:
         self._lengths = tokenizer.byte_lengths()
         end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
         self._end = np.array(end, dtype=self.dtype)
-        self._pending: list[np.ndarray] = []
+        self._pending, self._masks = list[np.ndarray](), list[np.ndarray]()
         self._pending_tokens = self._pending_documents = 0
 
-    def add(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Add one document. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
+    def add(self, ids: Sequence[int] | np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Add one document. A mask, bool, tells which ids are learned, and at its end whether end-of-text is.
+
+        Raises InputError for an id outside the vocabulary, which a cast would wrap silently.
+        """
         document = np.asarray(ids)
         if len(document) and (document.max() >= self.tokenizer.vocab_size or document.min() < 0):
             raise InputError(
@@ -45,14 +49,17 @@ class ShardWriter:
                 f"{self.tokenizer.vocab_size}"
             )
         self._pending_documents += 1
-        self._append(document.astype(self.dtype))
-        self._append(self._end)
+        self._append(document.astype(self.dtype), mask)
+        self._append(self._end, None if mask is None else mask[len(document) :])
 
-    def _append(self, ids: np.ndarray) -> None:
+    def _append(self, ids: np.ndarray, mask: np.ndarray | None) -> None:
         while len(ids):
-            room = self.shard_tokens - self._pending_tokens
+            room = min(len(ids), self.shard_tokens - self._pending_tokens)
             self._pending.append(ids[:room])
-            self._pending_tokens += len(ids[:room])
+            self._pending_tokens += room
+            if mask is not None:
+                self._masks.append(mask[:room].astype(np.uint8))
+                mask = mask[room:]
             ids = ids[room:]
             if self._pending_tokens == self.shard_tokens:
                 self._write()
@@ -68,8 +75,14 @@ class ShardWriter:
         digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
         ids = np.concatenate(self._pending)
         facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
-        self.shards.append(ShardInfo(name, self.split, *facts, digest))
-        self._pending = []
+        info = ShardInfo(name, self.split, *facts, digest)
+        if self._masks:
+            mask, learned = mask_name(name), sum(int(part.sum()) for part in self._masks)
+            info = MaskedShardInfo(
+                *vars(info).values(), mask, write_shard(Path(f"{self.stem}.{mask}"), self._masks), learned
+            )
+        self.shards.append(info)
+        self._pending, self._masks = [], []
         self._pending_tokens = self._pending_documents = 0
 
 
@@ -90,7 +103,7 @@ def write_slice(
     first document; `spool` says where all are, and `passages` where those of the slice are listed. Raises InputError
     for what the tokenizer, a file, cannot encode.
     """
-    loaded = _loaded(tokenizer)
+    loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes = list[Outcome]()
@@ -110,7 +123,8 @@ def write_slice(
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(tokenizer: Path) -> Tokenizer:
+def loaded_tokenizer(tokenizer: Path) -> Tokenizer:
+    """Load a tokenizer, once for many slices."""
     return Tokenizer.load(tokenizer)
 
 

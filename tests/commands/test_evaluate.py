@@ -8,8 +8,10 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import in_process, run_gpt, run_sample, write_dataset
+from helpers import SHAPE, in_process, run_gpt, run_sample, write_dataset
+from instruction_files import lines_of, made
 
+from gpt import GPT
 from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
@@ -286,3 +288,18 @@ def test_a_run_is_found_by_its_name_and_the_next_command_is_said(runs, tmp_path)
         assert code == 0
         assert "one, step " in output and "gpt sample" not in output
         assert errors.endswith(said) and ("gpt sample" in errors) == bool(said)
+
+
+def test_answers_are_not_encoded_anew_for_another_tokenizer(bpe, tmp_path):
+    """The mask beside the ids would be lost, and prompts would count."""
+    from gpt.interop.huggingface import export
+
+    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(80)))
+    data = made(tmp_path)
+    for name, tokenizer in (("bytes", data.tokenizer), ("bpe", bpe)):
+        export(GPT(replace(SHAPE, vocab_size=tokenizer.vocab_size)), tokenizer, tmp_path / name)
+    output = evaluate("--run", "bytes", "--data", data.path, cwd=tmp_path)
+    assert "stride 48, answers only" in output
+    options = ("--run", "bytes", "--against", "bpe", "--data", data.path)
+    said = evaluate(*options, cwd=tmp_path, code=2)
+    assert "d: is of prompts and answers, and bpe has another tokenizer; prepare the data with that one" in said
