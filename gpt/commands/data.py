@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import DisallowNone, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from gpt.commands import as_flags
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
+from gpt.corpus.assembly import SMALLEST_WINDOW
 from gpt.corpus.download import bytes_in_words, missing
-from gpt.corpus.pipeline import SMALLEST_WINDOW, replaceable
+from gpt.corpus.pipeline import replaceable
 from gpt.corpus.preview import Preview
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe, Remote
