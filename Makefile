@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-gpu bench-generate clean
+.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
@@ -64,6 +64,10 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.table
 
 # Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
+# How fast text becomes shards, beside tiktoken alone and the ways of llm.c and nanoGPT: 10 MB, 100 MB and 1 GB.
+bench-data: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.preparing --megabytes $(or $(MEGABYTES),10,100,1000)
+
 bench-generate: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet ctranslate2
 	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE)) $(if $(RUNS),--runs $(RUNS))
