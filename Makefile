@@ -63,11 +63,11 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT) --device cuda --data $(DATA)
 	$(BIN)/python -m benchmarks.table
 
-# Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
-# How fast text becomes shards, beside tiktoken alone and the ways of llm.c and nanoGPT: 10 MB, 100 MB and 1 GB.
+# How fast text becomes shards, beside tiktoken alone and the ways of llm.c and nanoGPT; MEGABYTES=10,100 for less.
 bench-data: $(VENV)/installed-dev
-	$(BIN)/python -m benchmarks.preparing --megabytes $(or $(MEGABYTES),10,100,1000)
+	$(BIN)/python -m benchmarks.preparing $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 
+# Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
 bench-generate: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet ctranslate2
 	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE)) $(if $(RUNS),--runs $(RUNS))

@@ -1,6 +1,6 @@
 """Preparing: how fast text becomes shards, beside tiktoken alone and beside the ways of llm.c and nanoGPT.
 
-    python -m benchmarks.preparing --megabytes 10,100 --runs 3
+    python -m benchmarks.preparing --megabytes 10,100,1000 --runs 3
 
 The text is words of this Python's library, drawn by how often they occur there, so that no passage repeats; it lies in
 one file of each format. All encode with GPT-2's vocabulary and write shards. tiktoken alone encodes the documents, in
@@ -156,7 +156,7 @@ def tiktoken_rate(file: Path, size: int) -> float:
 
 
 def main() -> None:
-    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100")
+    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100,1000")
     sizes = [int(number) * 1_000_000 for number in str(options.megabytes).split(",")]
     result: dict[str, object] = {"cores": cores()}
     with tempfile.TemporaryDirectory() as name:
