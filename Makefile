@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-gpu bench-generate clean
+.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py
@@ -62,6 +62,10 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.memory --nanogpt $(NANOGPT) --device cuda
 	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT) --device cuda --data $(DATA)
 	$(BIN)/python -m benchmarks.table
+
+# How fast text becomes shards, beside tiktoken alone and the ways of llm.c and nanoGPT; MEGABYTES=10,100 for less.
+bench-data: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.preparing $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 
 # Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
 bench-generate: $(VENV)/installed-dev

@@ -1,13 +1,13 @@
 """Preparing: how fast text becomes shards, beside tiktoken alone and beside the ways of llm.c and nanoGPT.
 
-    python -m benchmarks.preparing --megabytes 10,100 --runs 3
+    python -m benchmarks.preparing --megabytes 10,100,1000 --runs 3
 
 The text is words of this Python's library, drawn by how often they occur there, so that no passage repeats; it lies in
-one file of each format. All encode with GPT-2's vocabulary and write shards. tiktoken alone encodes the
-documents, in memory already, on one core: its rate counts for each core that there is. llm.c's way (dev/data/fineweb.py)
-is a pool of processes that encode document by document, and one that collects; nanoGPT's (data/openwebtext/prepare.py)
-maps over the documents with processes, and copies to a memory map. Of each, the time for next to no text is taken off.
-Programs run in turns; what counts is the median. Memory is the largest sum over all processes of one.
+one file of each format. All encode with GPT-2's vocabulary and write shards. tiktoken alone encodes the documents, in
+memory already, on one core: its rate counts for each core that there is. llm.c's way (dev/data/fineweb.py) is a pool of
+processes that encode document by document, and one that collects; nanoGPT's (data/openwebtext/prepare.py) maps over the
+documents with processes, and copies to a memory map. Of each, the time for next to no text is taken off. Programs run
+in turns; what counts is the median. Memory is the largest sum over all processes of one.
 """
 
 import json
@@ -156,7 +156,7 @@ def tiktoken_rate(file: Path, size: int) -> float:
 
 
 def main() -> None:
-    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100")
+    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100,1000")
     sizes = [int(number) * 1_000_000 for number in str(options.megabytes).split(",")]
     result: dict[str, object] = {"cores": cores()}
     with tempfile.TemporaryDirectory() as name:

@@ -86,6 +86,22 @@ def overheads(result: Result) -> list[Row]:
     ]
 
 
+def preparing(result: Result) -> list[Row]:
+    """Of each size and format: megabytes a second, which part of tiktoken on all cores that is, and memory."""
+    rows = []
+    for what, found in result.items():
+        if isinstance(found, dict):
+            figures = ", ".join(
+                f"{name} {of['mb_per_s']:.1f} ({of['of_tiktoken_on_all_cores']:.0%}, {of['peak_mb']:.0f} MB)"
+                for name, of in found.items()
+                if isinstance(of, dict)
+            )
+            rows.append(
+                (f"preparing {what}: MB/s, of tiktoken on {result['cores']} cores, memory", figures, "preparing")
+            )
+    return rows
+
+
 def loading(result: Result) -> list[Row]:
     first, later = (median(result["open_s"][name]) for name in ("first", "later"))
     size = f"{result['open_tokens'] / 1e6:.0f} M tokens in {result['shards']} shards"
@@ -170,6 +186,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "memory": memory,
     "overheads": overheads,
     "loading": loading,
+    "preparing": preparing,
     "own-text": own_text,
     "generate": generation_rows,
 }

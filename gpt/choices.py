@@ -14,4 +14,5 @@ Markup = Literal["drop", "keep"]
 Normalization = Literal["none", "nfc", "nfkc"]
 EncoderName = Literal["auto", "tiktoken", "gigatoken"]
 Overlap = Literal["move", "drop", "report"]
+Faulty = Literal["error", "skip"]
 IGNORE_INDEX = -100  # a target that does not count, as cross_entropy has it

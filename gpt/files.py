@@ -66,7 +66,7 @@ def write_directory(path: Path) -> Generator[Path]:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory, renamed at once: half of it must not look like a whole one."""
-    removed = path.rename(aside(path, REMOVED))
+    removed = path.rename(path.with_name(f"{path.name}{REMOVED}") if path.name[0] == "." else aside(path, REMOVED))
     shutil.rmtree(removed, ignore_errors=True)
 
 
@@ -94,14 +94,15 @@ def sync(path: Path) -> None:
 # ---- reading ----
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, unique: bool = False) -> Any:
     """Return the value of a JSON text; bytes must be UTF-8, and may begin with a byte-order mark, as a text may.
 
-    Raises ValueError, which says why, for all that cannot be read: what is nested too deeply included.
+    Raises ValueError, which says why, for all that cannot be read: what is nested too deeply included, and with
+    `unique` an object that has a key twice.
     """
     if isinstance(text, bytes):
         text = text.decode()
-    return _parse(text)
+    return _parse(text, object_pairs_hook=_without_twins if unique else None)
 
 
 def read_json(

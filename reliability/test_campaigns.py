@@ -1,5 +1,6 @@
 """The campaigns in full: hundreds of faults. Their table is printed at the end."""
 
+import contextlib
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from gpt.tracking.jsonl import read_metrics
 from reliability.common import STEPS, Row
 from reliability.disks import damages, full_disks
 from reliability.one_process import Campaign
+from reliability.preparing import cluster, killed_preparations, write_texts
 from reliability.ranks import changing_numbers, dead_ranks, hung_ranks, signals_to_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -51,6 +53,13 @@ def test_dead_ranks(dataset, tmp_path):
 
 def test_hung_ranks(dataset, tmp_path):
     assert all_survived(hung_ranks(dataset, tmp_path, 4, random.Random(6)))
+
+
+@pytest.mark.parametrize("workers", ["1", "4", "a cluster"])
+def test_killed_preparations(tmp_path, workers):
+    write_texts(tmp_path)
+    with cluster() if workers == "a cluster" else contextlib.nullcontext(workers) as given:
+        assert all_survived(killed_preparations(tmp_path, given, 50, random.Random(7)))
 
 
 def test_a_run_changes_its_number_of_processes_and_reads_the_same_batches(dataset, tmp_path):

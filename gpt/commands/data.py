@@ -1,10 +1,11 @@
-"""Check a dataset, and show what is in it: its documents, where a text stands, what a step of a run has read."""
+"""Check a dataset, and show what is in it: documents and where they come from, what was left out, what a step read."""
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 from tyro.conf import DisallowNone, Positional, arg
@@ -12,16 +13,19 @@ from tyro.extras import subcommand_cli_from_dict
 
 from gpt.config import TrainConfig
 from gpt.config_io import FLAGS
+from gpt.corpus.ledger import LEDGER, losses
+from gpt.corpus.origins import Names, has_ledger, names_of
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
-from gpt.dataset.manifest import SPLITS, ShardInfo
+from gpt.dataset.manifest import SPLITS, ShardInfo, describe
 from gpt.dataset.mixture import open_weighted
+from gpt.dataset.samples import pieces_of
 from gpt.dataset.verify import verify_shards
 from gpt.errors import InputError, did_you_mean
 from gpt.hashing import row_hashes
 from gpt.interrupts import Interruptible
-from gpt.log import log
+from gpt.log import Progress, log
 from gpt.runs.directory import by_name, read_config
 from gpt.terminal import one_line, printable, show
 from gpt.tracking.jsonl import read_metrics
@@ -46,33 +50,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(directory: Directory) -> int:
-    """Check every shard: header, size, ids and hash. Exit code 1 if one is not as it should be.
+    """Check every shard and mask: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
     Every byte is read, whatever was checked before. Shards without a manifest have no hashes.
 
     Args:
         directory: The dataset, as data/python.
     """
-    tokens = bad = count = 0
+    tokens = bad = count = masks = 0
     splits = set(SPLITS)
     for shard in verify_shards(directory):
         count += 1
         splits.discard(shard.split)
         if isinstance(shard.found, ShardInfo):
-            tokens += shard.found.tokens
-            facts = f"{shard.found.tokens:>15,} tokens  largest id {shard.found.largest_id:>7,}  ok"
+            masks += shard.is_mask
+            tokens += 0 if shard.is_mask else shard.found.tokens
+            largest = "a mask of 0 and 1 " if shard.is_mask else f"largest id {shard.found.largest_id:>7,}"
+            facts = f"{shard.found.tokens:>15,} tokens  {largest}  ok"
         else:
             bad += 1
             facts = f"{'damaged':>15}"
             log.error(f"error: {shard.found}")
-        print(f"{shard.file:24} {shard.split:10} {facts}", flush=True)
+        print(f"{shard.file:26} {shard.split:10} {facts}", flush=True)
     for split in splits:
         log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
+    files = "shards and masks" if masks else "shards"
     if bad:
-        log.error(f"{directory}: {bad} of {count} shards cannot be used")
+        log.error(f"{directory}: {bad} of {count} {files} cannot be used")
         return FAULTY
     against = "as manifest.json says" if (directory / "manifest.json").exists() else "no manifest.json, so no hashes"
-    log.info(f"{directory}: {count:,} shards, {tokens:,} tokens: all is well ({against})")
+    log.info(f"{directory}: {count:,} {files}, {tokens:,} tokens: all is well ({against})")
     return 0
 
 
@@ -83,6 +90,7 @@ def show_data(
     text: str | None = None,
     run: Path | None = None,
     step: int | None = None,
+    dropped: Annotated[tuple[str, ...] | None, arg(metavar="[REASON]", help_behavior_hint="")] = None,
 ) -> int:
     """Show a dataset: sizes, documents, where a text stands, what a step has read.
 
@@ -95,8 +103,9 @@ def show_data(
         text: Print each place where this text stands, letter for letter. Exit code 1 if there is none.
         run: Print what a step of this run has read. Exit code 1 if the run's recorded hash is of something else.
         step: The step, as metrics.jsonl counts them, from 1.
+        dropped: Print what was left out of the input, or lost there: all, or for one reason. Exit code 1 if nothing.
     """
-    _require_one(document, text, run, step)
+    _require_one(document, text, run, step, dropped)
     run = by_name(run) if run else None
     config = read_config(run) if run else None
     if run and config and step:
@@ -105,7 +114,10 @@ def show_data(
         dataset = open_dataset(directory) if directory else open_weighted(config.datasets)
         return _show_step(dataset, run, config, step)
     if directory is None:
-        raise InputError("name a dataset, as data/python, or a run with --run")
+        first = " first: gpt data show DIR --dropped REASON" if dropped else ""
+        raise InputError(f"name a dataset, as data/python,{first or ' or a run with --run'}")
+    if dropped is not None:
+        return _show_dropped(directory, " ".join(dropped))
     dataset = open_dataset(directory)
     if text is not None:
         return _show_places(dataset, text, [split] if split else ["train", "validation"])
@@ -116,9 +128,11 @@ def show_data(
     return 0
 
 
-def _require_one(document: int | None, text: str | None, run: Path | None, step: int | None) -> None:
-    if sum(option is not None for option in (document, text, run)) > 1:
-        raise InputError("--document, --text and --run: give one of them")
+def _require_one(
+    document: int | None, text: str | None, run: Path | None, step: int | None, dropped: tuple[str, ...] | None
+) -> None:
+    if sum(option is not None for option in (document, text, run, dropped)) > 1:
+        raise InputError("--document, --text, --run and --dropped: give one of them")
     if (run is None) != (step is None):
         raise InputError("--run and --step: give both, as --run runs/python-nano --step 12")
     if step is not None and step < 1:
@@ -130,27 +144,41 @@ def _documents(dataset: Dataset, split: str) -> Documents:
 
 
 def _show_overview(dataset: Dataset, listed: str) -> None:
-    counts = {}
+    counts, names = {}, Names(dataset)
     for split in (dataset.train, dataset.validation):
         infos = [info for info in dataset.shards if info.split == split.name]
         count = sum(info.documents for info in infos) or _documents(dataset, split.name).count()
         size = sum(info.text_bytes for info in infos)
         text = f"  {size:,} bytes of text" if size else ""
+        if split.is_masked:
+            text = f"{text}  {split.count_learned(0, split.tokens):,} tokens learned"
         print(f"{split.name:10} {split.tokens:>15,} tokens  {count:,} documents  {len(infos):,} shards{text}")
         counts[split.name] = count
     documents = _documents(dataset, listed)
     for number in range(min(LISTED, counts[listed])):
         span = documents.span(number)
         beginning = "".join(documents.text(span[: 4 * BEGINNING]))
-        print(f"{listed} {number}: {len(span):,} tokens: {one_line(beginning)[:BEGINNING]}")
+        name = names(listed, number)
+        source = f" of {name}" if name else ""
+        print(f"{listed} {number}: {len(span):,} tokens{source}: {one_line(beginning)[:BEGINNING]}")
     log.info(f"a whole one: gpt data show {shlex.quote(str(dataset.path))} --split {listed} --document 0")
 
 
 def _show_document(dataset: Dataset, split: str, number: int) -> None:
     documents = _documents(dataset, split)
     span = documents.span(number)
-    log.info(f"{dataset.path}: document {number:,} of {split}, {len(span):,} tokens from token {span.start:,}")
+    name = Names(dataset)(split, number)
+    log.info(
+        f"{dataset.path}: document {number:,} of {split}, {len(span):,} tokens from token {span.start:,}"
+        f"{f', of {name}' if name else ''}"
+    )
     _show_text(documents.text(span))
+    with_end = range(span.start, min(span.stop + 1, documents.split.tokens))
+    learned = documents.split.learned(with_end.start, len(with_end))
+    for part in np.split(with_end, np.flatnonzero(np.diff(learned)) + 1) if documents.split.is_masked else []:
+        if learned[part[0] - span.start]:
+            answer = "".join(documents.text(range(int(part[0]), int(part[-1]) + 1)))
+            log.info(one_line(f"learned: {len(part):,} tokens: {answer}"))
 
 
 def _show_text(pieces: Iterator[str]) -> None:
@@ -164,14 +192,38 @@ def _show_text(pieces: Iterator[str]) -> None:
 
 
 def _show_places(dataset: Dataset, text: str, splits: list[str]) -> int:
-    count = 0
+    count, names = 0, Names(dataset)
     for split in splits:
         for match in _documents(dataset, split).find(text):
             count += 1
             where = f"{split} document {match.document}, line {match.line}, byte {match.byte}, token {match.token}"
-            print(f"{where}: {one_line(match.excerpt)}", flush=True)
+            name = names(split, match.document)
+            print(f"{f'{name}: ' if name else ''}{where}: {one_line(match.excerpt)}", flush=True)
     log.info(f"{dataset.path}: {'nowhere' if not count else f'{count:,} places'} in {' and '.join(splits)}")
     return 0 if count else FAULTY
+
+
+def _show_dropped(directory: Path, wanted: str) -> int:
+    """Print what was left out of a dataset, or kept with a loss, if its reason has the word that is wanted."""
+    if not has_ledger(directory):
+        describe(directory)  # which says so if there is no dataset
+        raise InputError(
+            f"{directory}: has no {LEDGER}, which says what became of each document: another program wrote it, or an "
+            "older version of this one; prepare it again"
+        )
+    counts = Counter[str]()
+    with Progress() as progress:
+        progress.doing = f"reading {directory / LEDGER}"
+        for loss in losses(directory, wanted):
+            counts[loss.fate] += 1
+            size = "unread" if loss.bytes is None else f"{loss.bytes:,} bytes"
+            print(f"{loss.fate:8} {size:>19}  {one_line(loss.name)}: {one_line(loss.reason)}")
+    found = ", ".join(f"{count:,} {fate}" for fate, count in sorted(counts.items(), reverse=True))
+    log.info(
+        f"{directory}: {found or 'nothing'}{' that was left out, or kept with a loss' if not found else ''}"
+        f"{f', for reasons with {wanted!r}' if wanted else ''}"
+    )
+    return 0 if counts else FAULTY
 
 
 def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> int:
@@ -181,43 +233,20 @@ def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> i
     agrees = _agrees(loader, dataset, run, step)
     several = len(dataset.sources) > 1
     documents = [_documents(source.dataset, "train") for source in dataset.sources]
-    for read in _read_spans(loader, documents, loader.samples(step - 1)):
+    pieces = [*pieces_of(loader, documents, loader.samples(step - 1))]
+    names = names_of(dataset, pieces)
+    for read in pieces:
         those = f"document {read.first}" if read.first == read.last else f"documents {read.first} to {read.last}"
         those = f"{those} of {dataset.sources[read.source].dataset.path}" if several else those
         place = f"train tokens {read.span[0]} to {read.span[-1]}"
         print(f"step {step}, sample {read.sample}, epoch {read.epoch}, {place}, {those}:")
+        for number in range(read.first, read.last + 1):
+            if name := names.get((read.source, number)):
+                line = f", from line {documents[read.source].line(read.span[0])}," if number == read.first else ""
+                print(f"document {number}{line} is of {name}")
         content = "".join(documents[read.source].text(read.span))
         print(printable(content) if sys.stdout.isatty() else content, end="\n\n")
     return 0 if agrees else FAULTY
-
-
-class _Read(NamedTuple):
-    """A piece of a sample."""
-
-    sample: int
-    source: int
-    """Number of the dataset among those of a mixture; 0 where there is one."""
-    epoch: int
-    """Of the source."""
-    span: range
-    first: int
-    """Number of the first document in it; `last` is that of the last."""
-    last: int
-
-
-def _read_spans(loader: Loader, documents: list[Documents], samples: range) -> Iterator[_Read]:
-    """Find what samples are made of; each source is searched once for the numbers of its documents."""
-    located = [(sample, *loader.source.locate(sample)) for sample in samples]
-    spans = {sample: [range(start, start + n + 1) for start, n in loader.spans(sample)] for sample in samples}
-    numbers = {}
-    for source in {source for _, source, _ in located}:
-        own = [sample for sample, its_source, _ in located if its_source == source]
-        ends = np.array([place for sample in own for span in spans[sample] for place in (span[0], span[-1])])
-        numbers[source] = iter(documents[source].numbers(ends).tolist())
-    for sample, source, number in located:
-        epoch = number // loader.source.counts[source]
-        for span in spans[sample]:
-            yield _Read(sample, source, epoch, span, next(numbers[source]), next(numbers[source]))
 
 
 def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:

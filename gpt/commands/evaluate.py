@@ -1,4 +1,4 @@
-"""Tell how well runs predict a dataset's whole validation split, and by how much one is better than another."""
+"""Tell how well runs predict a whole validation split, or your own text, and by how much one is better than another."""
 
 import json as json_module
 from collections.abc import Sequence
@@ -11,7 +11,11 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 from gpt.choices import Device, WeightDtype
 from gpt.config_io import FLAGS
+from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.sources import TextFiles
+from gpt.corpus.text_split import text_split
 from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.shards import Split
 from gpt.device import choose_device, choose_dtype, choose_weight_dtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import Difference, Measured, bits_difference, encoded_anew, loss_difference
@@ -22,8 +26,9 @@ from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, quoted, read_config
-from gpt.runs.load import LoadedRun, load_run, require_model
+from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
+from gpt.text.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192  # in one forward pass
 
@@ -40,10 +45,30 @@ class _Result:
 
 
 @dataclass(frozen=True)
+class _Corpus:
+    """What all models are evaluated on."""
+
+    name: str
+    split: Split
+    tokenizer: Tokenizer
+    """In whose ids the split is."""
+    dataset: Dataset | None = None
+    """None where the split is of texts."""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "_Corpus":
+        return cls(str(dataset.path), dataset.validation, dataset.tokenizer, dataset)
+
+    @property
+    def what(self) -> str:
+        return "validation split" if self.dataset else "text"
+
+
+@dataclass(frozen=True)
 class _Protocol:
     """How all models are evaluated."""
 
-    dataset: Dataset
+    corpus: _Corpus
     device: str
     dtype: WeightDtype
     stride: int | None
@@ -65,19 +90,27 @@ def evaluate(
     checkpoint: str = "best",
     against: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
     data: Path | None = None,
+    text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    field: str | None = None,
+    separator: str = AUTO,
+    encoding: str | None = None,
     stride: int | None = None,
     tokens: int | None = None,
     json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
-    """Evaluate runs on a whole validation split, and how they differ.
+    """Evaluate runs on a validation split, or on your text, and compare them.
 
     Args:
         run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
         checkpoint: Of that run: best, last, or the number of a step. Of the others it is the best.
         against: Others; the difference of each from the first has an error of its own, taken of differences.
         data: Dataset directory; by default the one that the run was trained on.
+        text: Files and directories of text instead, as gpt prepare files takes them; - is standard input.
+        field: Field or column of JSON, CSV, TSV and Parquet that holds the text.
+        separator: What ends a document within a file, or none, as gpt prepare files has it.
+        encoding: Encoding of files that are neither UTF-8 nor marked, such as cp1252.
         stride: Tokens from window to window, by default the context; fewer take longer and lower the loss.
         tokens: Predict so many only, spread evenly over the split; by default all.
         json: Print one JSON object instead.
@@ -86,30 +119,51 @@ def evaluate(
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
-    if data is None and not is_run(path):
-        meant = f"; did you mean {near}?" if (near := nearest_run(path)) and not path.exists() else ""
-        raise InputError(f"{path}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`")
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    dataset = open_dataset(data or _only_dataset(path))
-    protocol = _Protocol(dataset, choose_device(device), dtype, stride, tokens)
+    corpus = _corpus(path, data, text, Reading(field, separator, encoding))
+    protocol = _Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
         log.info(f"using {loaded.source}")
-    _require_own_data(loaded, dataset, on_purpose=data is not None)
+    if corpus.dataset:
+        _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
     first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
     found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
     found += [_compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
+    _print(found, protocol, json)
+    if not json:
+        log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
+
+
+def _print(found: list[tuple[_Result, dict[str, Difference]]], protocol: _Protocol, json: bool) -> None:
+    """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
         runs = [_as_json(result, differences) for result, differences in found]
-        print(json_module.dumps({"data": str(dataset.path), "precision": protocol.precision, "runs": runs}))
+        print(json_module.dumps({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
     else:
-        print(
-            "\n\n".join(_as_text(result, differences, protocol, first.source) for result, differences in found),
-            flush=True,
+        first = found[0][0].source
+        print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
+
+
+def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Corpus:
+    """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
+    if data is None and not files and not is_run(run):
+        meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
+        raise InputError(
+            f"{run}: is no run{meant}; to evaluate a Hugging Face model, name a dataset with `data`, or `text`"
         )
-        log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
+    if files and data:
+        raise InputError("`data` and `text`: each says what to evaluate on; give one of them")
+    if files:
+        tokenizer = load_tokenizer(run)
+        return _Corpus(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
+    if how != Reading():
+        raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
+    if data and data.is_file():
+        raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
+    return _Corpus.of(open_dataset(data or _only_dataset(run)))
 
 
 def _only_dataset(run: Path) -> Path:
@@ -124,7 +178,7 @@ def _only_dataset(run: Path) -> Path:
 def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
     result = _result(loaded, protocol)
-    alike = loaded.tokenizer.fingerprint == protocol.dataset.tokenizer.fingerprint
+    alike = loaded.tokenizer.fingerprint == protocol.corpus.tokenizer.fingerprint
     differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
     if alike:
         differences["loss"] = loss_difference(first.measured, result.measured)
@@ -146,16 +200,22 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
 
 def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True) -> _Result:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
-    dataset, tokenizer, context_length = protocol.dataset, loaded.tokenizer, loaded.config.context_length
-    split = dataset.validation
-    if tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+    corpus, tokenizer, context_length = protocol.corpus, loaded.tokenizer, loaded.config.context_length
+    split, dataset = corpus.split, corpus.dataset
+    if tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         if protocol.tokens is not None:
             raise InputError("`tokens`: runs with different tokenizers are compared on the complete split only")
-        split = encoded_anew(split, dataset.tokenizer, tokenizer)
-    else:
+        if split.is_masked:
+            raise InputError(
+                f"{dataset.path if dataset else 'the text'}: is of prompts and answers, and {loaded.path} has another "
+                "tokenizer; prepare the data with that one (`tokenizer`)"
+            )
+        split = encoded_anew(split, corpus.tokenizer, tokenizer)
+    elif dataset:
         dataset.require_window(context_length)
     mask = is_run(loaded.path) and read_config(loaded.path).document_mask  # as it was trained
     windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens, mask)
+    windows.require_targets()
     sums = loss_per_window(
         loaded.model,
         windows,
@@ -165,7 +225,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
         max(1, BATCH_TOKENS // context_length),
     )
     assert sums is not None
-    best_of = _best_of(loaded, dataset) if chosen_by_loss else 0
+    best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
     return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
@@ -179,12 +239,12 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
 
 
 def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:
-    rows = format_evaluation(result.evaluation, protocol.precision)
+    rows = format_evaluation(result.evaluation, protocol.precision, protocol.corpus.what)
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
     rows += difference_rows(differences, first)
     return printable(
-        "\n".join([f"{result.source}, on {protocol.dataset.path}", *(f"{name:16} {text}" for name, text in rows)])
+        "\n".join([f"{result.source}, on {protocol.corpus.name}", *(f"{name:16} {text}" for name, text in rows)])
     )
 
 

@@ -3,9 +3,11 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from tyro.conf import DisallowNone
+from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.corpus.executor import worker_count
@@ -13,6 +15,7 @@ from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
 from gpt.corpus.recipes.fineweb import FineWeb
+from gpt.corpus.recipes.instruct import Instruct
 from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
@@ -29,7 +32,20 @@ from gpt.terminal import command, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
-RECIPES |= {"tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
+RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
+DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
+_Annotated: Any = Annotated  # of types that no type checker knows
+ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and --dry-run
+    name: make_dataclass(
+        "Asked",
+        [
+            ("recipe", _Annotated[recipe, arg(name="")]),
+            ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
+        ],
+        namespace={"__doc__": recipe.__doc__},
+    )
+    for name, recipe in RECIPES.items()
+}
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
@@ -40,14 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
-    recipe = subcommand_cli_from_dict(
-        RECIPES, args=arguments, prog=program_name(), description=DESCRIPTION, config=(DisallowNone,)
-    )
+    prog, conf = program_name(), (DisallowNone,)
+    asked = subcommand_cli_from_dict(ASKED, args=arguments, prog=prog, description=DESCRIPTION, config=conf)
     with Interruptible():
-        dataset = prepare_recipe(recipe)
+        if asked.dry_run:
+            from gpt.commands.preview import dry_run
+
+            dry_run(asked.recipe, chosen_tokenizer(asked.recipe.tokenizer))
+            return
+        dataset = prepare_recipe(asked.recipe)
     if dataset is not None:
         print_dataset(dataset)
-        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}")
+        windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
+        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:
@@ -75,7 +96,7 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
             into, room = inputs, 0 if equals else len(words)
             inputs += [value] if equals else []
         elif word.startswith("-"):
-            into, room = others, 0 if equals else 1
+            into, room = others, 0 if equals or word == "--dry-run" else 1
             others.append(word)
         else:
             (into if room else loose).append(word)
@@ -92,8 +113,9 @@ def prepare_recipe(recipe: Recipe) -> Dataset | None:
     filters = recipe.filters() if isinstance(recipe, Files) else None
     workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
     worker_count(workers)
+    examples = recipe.examples() if isinstance(recipe, Instruct) else None
     encoder = getattr(recipe, "encoder", "auto")
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, encoder)
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, examples, encoder)
 
 
 def _parsed_part(text: str) -> tuple[int, int]:

@@ -13,9 +13,11 @@ from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import DEFAULT_DATA, TrainConfig
 from gpt.config_io import to_dict
 from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.manifest import ShardInfo
 from gpt.dataset.mixture import open_weighted
+from gpt.dataset.samples import pieces_of
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
@@ -39,6 +41,9 @@ from gpt.training.state import TrainState, due
 from gpt.training.summary import report, report_stop
 from gpt.training.trainer import StepFailed, Trainer
 from gpt.training.validation import Validation
+
+MOST_SEARCHED = 1_000_000_000  # tokens: to find documents among more takes minutes, while other processes wait
+MOST_NAMED = 20  # documents of a skipped step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,12 +128,29 @@ def fit(
 
 
 def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
-    """Say of which datasets of a mixture the samples of a skipped step are."""
-    if "skipped" in record and len(dataset.sources) > 1:
-        counts = Counter(loader.source.locate(sample)[0] for sample in record["samples"])
+    """Say of which documents, and of which datasets of a mixture, the samples of a skipped step are."""
+    if "skipped" not in record or not log.is_main:
+        return
+    step, samples = record["step"], record["samples"]
+    see = f"see them by gpt data show --run {quoted(run)} --step {step}"
+    if len(dataset.sources) > 1:
+        counts = Counter(loader.source.locate(sample)[0] for sample in samples)
         words = ", ".join(f"{count} of {dataset.sources[source].name}" for source, count in sorted(counts.items()))
-        step = record["step"]
-        log.warning(f"step {step:,}: its samples: {words}; see them by gpt data show --run {quoted(run)} --step {step}")
+        log.warning(f"step {step:,}: its samples: {words}; {see}")
+    if dataset.train.tokens > MOST_SEARCHED:
+        log.warning(f"step {step:,}: its documents are not looked up while it trains, in so much text; {see}")
+        return
+    from gpt.corpus.origins import names_of
+
+    documents = [Documents(source.dataset.train, dataset.tokenizer) for source in dataset.sources]
+    try:
+        pieces = [*pieces_of(loader, documents, range(samples[0], samples[-1] + 1))]
+    except InputError as error:  # which the next batch meets as well
+        log.warning(f"step {step:,}: its documents cannot be looked up: {error}")
+        return
+    if names := [*dict.fromkeys(names_of(dataset, pieces).values())]:
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        log.warning(f"step {step:,}: its documents: {'; '.join(names[:MOST_NAMED])}{more}; {see}")
 
 
 @contextmanager

@@ -6,19 +6,22 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
+from gpt.corpus.split import Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
-from gpt.dataset.manifest import SPLITS, ShardInfo, write_manifest
+from gpt.corpus.vocabulary import SplitSizes
+from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.text.tokenizer import Tokenizer
 
+SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
 LARGEST_SOURCES = 20  # that the report names
@@ -34,7 +37,7 @@ class Result:
 
     @property
     def shards(self) -> list[ShardInfo]:
-        return [ShardInfo(**shard) for shard in self.found["shards"]]
+        return [*map(shard_info, self.found["shards"])]
 
     @property
     def ledger(self) -> Path:
@@ -46,13 +49,15 @@ def assemble(
 ) -> list[ShardInfo]:
     """Write all files of the dataset into an empty directory, and return its shards."""
     named = list(_named(results))
-    for result, shard, name in named:
-        link(Path(f"{result.place}.{shard.file}"), partial / name)
-    shards = [replace(shard, file=name) for _, shard, name in named]
+    for result, shard, called in named:
+        for own, name in zip(shard.files, called.files, strict=True):
+            link(Path(f"{result.place}.{own}"), partial / name)
+    shards = [called for _, _, called in named]
     slices, end = {}, 0
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
-            files = {shard.file: name for own, shard, name in named if own is result}
+            mine = [zip(shard.files, called.files, strict=True) for own, shard, called in named if own is result]
+            files = {own: name for pairs in mine for own, name in pairs}
             size = ledger.write(result.ledger.read_bytes())
             slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
             end += size
@@ -68,13 +73,13 @@ def assemble(
     return shards
 
 
-def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, str]]:
-    """Name the shards by their splits and slices."""
+def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:
+    """Name the shards by their splits and slices: yield each as its slice calls it, and as the dataset does."""
     for split in SPLITS:
         for number, result in enumerate(results):
             own = [shard for shard in result.shards if shard.split == split]
             for part, shard in enumerate(own):
-                yield result, shard, f"{split}-{number:05d}{f'-{part}' if part else ''}.bin"
+                yield result, shard, shard.called(f"{split}-{number:05d}{f'-{part}' if part else ''}.bin")
 
 
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
@@ -110,18 +115,31 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
     }
 
 
+def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide) -> None:
+    """Raise InputError if a split is shorter than the window of any preset."""
+    for split in SPLITS:
+        tokens = sum(shard.tokens for shard in shards if shard.split == split)
+        if tokens < SMALLEST_WINDOW:
+            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
+            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
+            raise InputError(
+                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
+                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
+            )
+
+
 # ---- the dataset before ----
 
 
 def slice_bytes_of(out: Path) -> int | None:
     """Return how large the slices of a dataset are, if it says so."""
-    found = _slices(out).get("slice_bytes")
+    found = read_slices(out).get("slice_bytes")
     return found if type(found) is int and found > 0 else None
 
 
 def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     """Make results of what a dataset has of the same slices; count them. What is damaged is not used."""
-    known, count = _slices(out).get("slices"), 0
+    known, count = read_slices(out).get("slices"), 0
     for task in tasks:
         entry = known.get(task.key) if isinstance(known, dict) else None
         result = stages.result(work, task)
@@ -130,12 +148,13 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
         place = new_place(result)
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
-            for shard in [ShardInfo(**shard) for shard in found["shards"]]:
-                file = inside(out, entry["files"][shard.file])
+            wanted = [pair for shard in map(shard_info, found["shards"]) for pair in shard.files.items()]
+            for own, sha256 in wanted:
+                file = inside(out, entry["files"][own])
                 with open(file, "rb") as opened:
-                    if hashlib.file_digest(opened, "sha256").hexdigest() != shard.sha256:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
                         raise InputError(f"{file}: is damaged")
-                link(file, Path(f"{place}.{shard.file}"))
+                link(file, Path(f"{place}.{own}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)
                 Path(f"{place}{PART}").write_bytes(ledger.read(size))
@@ -146,7 +165,8 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
     return count
 
 
-def _slices(out: Path) -> dict[str, Any]:
+def read_slices(out: Path) -> dict[str, Any]:
+    """Return what a dataset says of its slices; nothing where it says nothing, or that is damaged."""
     try:
         content = read_json(out / SLICES, format=FORMAT)
     except InputError:

@@ -8,7 +8,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from gpt.errors import InputError, require
 from gpt.files import read_json, write_whole
 from gpt.log import log
 
+WHOLE = 1 << 62  # characters of a passage: no document is cut into several
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
@@ -48,6 +49,8 @@ class SplitByContent:
     overlap: Overlap = "move"
     max_overlap: float = 0.1
     """The share of its 13-grams that a passage of training may have in common with validation."""
+    whole: ClassVar[bool] = False
+    """No document is cut."""
 
     def __post_init__(self) -> None:
         """Raise InputError for shares that cannot be."""
@@ -58,7 +61,8 @@ class SplitByContent:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         before = _Record.read(corpus.before, self)
-        size = before.passage if before else passage_size(useful * corpus.counts["characters"])
+        size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
+        size = before.passage if before else size
         tasks = corpus.tasks(digest(size), size)
         corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
         rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
@@ -76,6 +80,11 @@ class SplitByContent:
         corpus.is_grown = before is not None and np.isin(known, keys, assume_unique=True).mean() >= STILL_THERE
         total = float(lengths.sum())
         own = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
+        if own > total / 2 and not given and self.whole:
+            raise InputError(
+                f"{len(keys):,} different examples are too few to divide, or one outweighs the others: give more of "
+                "them, or others by `validation`. Nothing was written"
+            )
         if own > total / 2 and not given:
             log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
             return ByEnd(useful)
@@ -86,6 +95,12 @@ class SplitByContent:
         record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
         record.write(corpus.stages.own)
         return divide
+
+
+class SplitWhole(SplitByContent):
+    """Chooses whole documents: each trains or validates."""
+
+    whole: ClassVar[bool] = True
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:

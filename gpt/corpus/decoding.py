@@ -93,7 +93,10 @@ def replaced(bad: int, encoding: str = "utf-8") -> str:
 
 
 class TextStream:
-    """A stream of bytes as text, read block by block, its line ends as \\n. `damage` counts what was bad so far."""
+    """A stream of bytes as text, read block by block, its line ends as \\n.
+
+    `damage` counts what was bad so far; `is_cut` says that only a beginning was to be read, and that it has come.
+    """
 
     def __init__(self, stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> None:
         """Look at the beginning.
@@ -101,6 +104,7 @@ class TextStream:
         Raises ValueError, with the kind of file and what to do, for what is no text; `suffix` tells kinds apart.
         """
         self._stream, self._name, self._how, self.damage, self._doubt = stream, name, how, Damage(), ""
+        self.is_cut = False
         head = stream.peek(SAMPLE)
         mark, self.encoding = mark_of(head)
         stream.read(len(mark))
@@ -120,6 +124,9 @@ class TextStream:
             self._place += len(block)
             carriage_return = "\r" if text.endswith("\r") else ""
             yield self._checked(text.removesuffix(carriage_return))
+            if self._how.most is not None and self._place >= self._how.most:
+                self.is_cut = True
+                return
         yield self._checked(carriage_return + self._decoded(b"", final=True))
 
     def document(self, name: str, text: str, is_whole: bool = True) -> Document | Skipped:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
+from gpt.text.chat_template import Spans
 
 AUTO, NONE = "auto", "none"  # in place of a separator
+CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Document:
     name: str
     text: str
     note: str = ""
+    learned: Spans = ()
+    """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Reading:
     """The largest window of a .zst file, as a power of 2 bytes: about what reading it takes of memory."""
     range: Range | None = None
     """Of a large file, the part that is read."""
+    most: int | None = None
+    """About how many bytes of a text are read, where its beginning will do."""
+    examples: bool = False
+    """Records are examples of prompts and answers (see instructions.py)."""
 
 
 def hash_fraction(name: str) -> float:

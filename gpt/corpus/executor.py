@@ -4,19 +4,21 @@ All have the interface of `concurrent.futures.Executor`, and give the same resul
 the same files under the same paths; before the first task each says whether it does, and which program it has.
 """
 
+import importlib.metadata
 import multiprocessing
 import os
 import platform
 import signal
 import threading
 import uuid
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import gpt
 from gpt.errors import InputError
 
 DASK = "dask://"
@@ -67,15 +69,22 @@ def open_executor(workers: str, directory: Path) -> Executor:
     except (OSError, ValueError) as error:
         raise InputError(f"`workers` {workers}: there is no Dask scheduler ({error})") from None
     _shake_hands(client.run, workers, directory)
-    return client.get_executor(pure=False)
+    return Cluster(client.get_executor(pure=False), client.close)
 
 
-def close(executor: Executor) -> None:
-    """End processes after what they are at, or let a cluster go."""
-    if isinstance(executor, ProcessPoolExecutor):
-        executor.shutdown(cancel_futures=True)
-    else:  # Dask's knows no such thing: it forgets what nobody waits for
-        executor.shutdown(wait=False)
+class Cluster(Executor):
+    """The workers of a Dask cluster, until this process lets it go."""
+
+    def __init__(self, executor: Executor, close: Callable[[], object]) -> None:
+        self._executor, self._close = executor, close
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the cluster go; it forgets what nobody waits for."""
+        self._executor.shutdown(wait=False)
+        self._close()
 
 
 def _shake_hands(run: object, workers: str, directory: Path) -> None:
@@ -83,7 +92,7 @@ def _shake_hands(run: object, workers: str, directory: Path) -> None:
     probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     probe.write_text(word)
     try:
-        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[call-non-callable]
+        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[not-callable]
     finally:
         probe.unlink()
     if not answers:
@@ -109,7 +118,7 @@ def greeting(probe: str, directory: str) -> list[str]:
 
 
 def greeting_of(word: str) -> list[str]:
-    return [gpt.__version__, platform.python_version(), np.__version__, word]
+    return [importlib.metadata.version("gpt"), platform.python_version(), np.__version__, word]
 
 
 def _begin() -> None:

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of
-from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.documents import AUTO, CUT, NONE, Document, Notice, Reading, Refused, Skipped
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
 from gpt.corpus.readers.parquet import parquet
@@ -88,6 +88,8 @@ class FileReader:
             suffix = _suffix_of_pipe(head, self._how.field)
             if not suffix and self._how.field is not None:
                 raise Refused("", f"begins like plain text, which has no field {self._how.field!r}; leave `field` out")
+        if self._how.examples and RECORDS.get(suffix) is not json_lines:
+            raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
         if suffix in HTML and self._how.html == "drop":
             return html
         return RECORDS.get(suffix) or partial(text, suffix=suffix)
@@ -236,6 +238,7 @@ def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -
         count = f"{number:,} {'document' if number == 1 else 'documents'}"
         message = f"{name}: {count}, divided at {separator.called}; `separator` none keeps it as one"
         yield Notice("divided files", message)
+    yield from _cut(source, name)
 
 
 def _notices_of_whole(found: str, name: str, how: Reading) -> Iterator[Notice]:
@@ -251,6 +254,11 @@ def _notices_of_whole(found: str, name: str, how: Reading) -> Iterator[Notice]:
         yield Notice("no separator", f"{name}: does not have the separator {how.separator!r}: one document")
 
 
+def _cut(source: TextStream, name: str) -> Iterator[Notice]:
+    if source.is_cut:
+        yield Notice(CUT, f"{name}: only its beginning was read")
+
+
 def html(stream: io.BufferedReader, name: str, how: Reading) -> Documents:
     """Yield what a reader sees of an HTML page, in the encoding that it says it has."""
     from gpt.corpus.encodings import declared_by_html
@@ -262,3 +270,4 @@ def html(stream: io.BufferedReader, name: str, how: Reading) -> Documents:
     found = source.document(name, text_of(page))
     is_empty = isinstance(found, Skipped) and found.reason == "empty"
     yield Skipped(name, "has no text beside its tags") if is_empty else found
+    yield from _cut(source, name)

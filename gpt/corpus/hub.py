@@ -43,20 +43,37 @@ class Folder:
             raise InputError(f"{self.repository}: has no {suffix} there at {self.commit}; choose another `revision`")
         return found
 
-    def fetch(self, names: list[str]) -> list[Path]:
-        """Return the paths of some files, after downloading what is not here. Raises InputError if that fails."""
+    def chosen(self, names: list[str]) -> list[RemoteFile]:
+        """Return the files of some names. Raises InputError for one that is not there."""
         there = {file.name: file for file in self.files}
         for name in names:
             if name not in there:
                 raise InputError(f"{self.repository}: has no {name} at {self.commit}; choose another `revision`")
-        files = [there[name] for name in names]
+        return [there[name] for name in names]
+
+    def fetch(self, names: list[str]) -> list[Path]:
+        """Return the paths of some files, after downloading what is not here. Raises InputError if that fails."""
+        files = self.chosen(names)
+        self._keep_list()
         if missing(files, self.directory):
             _require_online(self.repository)
         return download(files, self.directory, _authorization(_endpoint()))
 
+    def _keep_list(self) -> None:
+        """Write down which files there are, beside them, so that the hub need not be asked again."""
+        listing = self.directory / LISTING
+        if listing.exists():
+            return
+        entries = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(listing, json.dumps({"format": FORMAT[0], "version": FORMAT[1], "files": entries}, indent=1))
+        except OSError as error:
+            raise InputError(f"{self.directory}: cannot be written ({error.strerror})") from None
+
 
 def list_folder(repository: str, revision: str, folder: str, downloads: Path) -> Folder:
-    """List the files of a dataset's folder ('' is its top) at a commit, a branch or a tag.
+    """List the files of a dataset's folder ('' is its top) at a commit, a branch or a tag. Nothing is written.
 
     Raises InputError for a revision or folder that is not there, and where the hub cannot be asked.
     """
@@ -67,16 +84,12 @@ def list_folder(repository: str, revision: str, folder: str, downloads: Path) ->
             commit = _commit_of(client, repository, revision)
     directory = downloads / "/".join(name.replace("/", "--") for name in (repository, commit, folder))
     listing = directory / LISTING
-    if not listing.exists():
+    if listing.exists():
+        kept = read_json(listing, "a list of the hub's files", "remove it", FORMAT)
+    else:
         _require_online(repository)
         with new_client() as client:
-            entries = sorted(_entries(client, repository, commit, folder), key=lambda entry: entry["name"])
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_whole(listing, json.dumps({"format": FORMAT[0], "version": FORMAT[1], "files": entries}, indent=1))
-        except OSError as error:
-            raise InputError(f"{directory}: cannot be written ({error.strerror})") from None
-    kept = read_json(listing, "a list of the hub's files", "remove it", FORMAT)
+            kept = {"files": sorted(_entries(client, repository, commit, folder), key=lambda entry: entry["name"])}
     base = "/".join(filter(None, [_endpoint(), "datasets", repository, "resolve", commit, folder]))
     try:
         files = [RemoteFile(f"{base}/{quote(entry['name'])}", **entry) for entry in kept["files"]]

@@ -8,24 +8,30 @@ of them were no text, such as the fields of a record, markup, or what packing sa
 import functools
 import gzip
 import json
+import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpt.corpus.documents import Range
+from gpt.corpus.ranges import opened
 from gpt.corpus.reading import ENTRIES, name_at
 from gpt.corpus.split import Piece
 from gpt.dataset.manifest import SPLITS
-from gpt.files import read_json, write_whole
+from gpt.dataset.shards import REPAIR
+from gpt.errors import InputError
+from gpt.files import parse_json, read_json, write_whole
 
 LEDGER = "ledger.jsonl.gz"
 PART = ".ledger.gz"  # of a slice
 REPEATS = "the same content as "
 OVERLAPS = "shares its 13-grams with validation"
+LONGEST = 1 << 20  # bytes of an entry
 MOST_SOURCES = 100  # of a slice, the largest, that are reported
 
 
@@ -36,10 +42,17 @@ class Outcome:
     characters: int
     """That are in no piece."""
     pieces: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+    """Why it is left out, if it is."""
 
     def add(self, piece: Piece) -> None:
         self.characters -= len(piece.text)
         self.pieces[piece.split] = self.pieces.get(piece.split, 0) + 1
+
+    def leave_out(self, reason: str) -> None:
+        """Take it out of all pieces."""
+        self.pieces.clear()
+        self.reason = reason
 
 
 def write_spool(directory: Path, places: Sequence[Path], bases: Sequence[int], key: str) -> Path:
@@ -78,7 +91,9 @@ def write_ledger(
 
 def _fate(outcome: Outcome) -> dict[str, Any]:
     fate: dict[str, Any] = {split: outcome.pieces[split] for split in SPLITS if split in outcome.pieces}
-    if outcome.characters:
+    if outcome.reason:
+        fate["reason"] = outcome.reason
+    elif outcome.characters:
         fate |= {"dropped_characters": outcome.characters, "reason": OVERLAPS}
     return fate
 
@@ -103,8 +118,73 @@ def kind_of(reason: str) -> str:
     return "".join("N" if character.isdigit() else character for character in kind)[:60]
 
 
-def read_ledger(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a dataset's ledger; none where it has none."""
-    if (directory / LEDGER).exists():
-        with gzip.open(directory / LEDGER, "rt", encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+def read_ledger(directory: Path, part: Range | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a dataset's ledger, one after another, or those of a part of its bytes.
+
+    There are none where it has no ledger. A part is checked whole before its first entry is given, since its reader may
+    need no more. Raises InputError for a ledger that is damaged.
+    """
+    file = directory / LEDGER
+    if not file.exists():
+        return
+    try:
+        where = part or Range(0, file.stat().st_size)
+        if part is not None:
+            with opened(file, where) as packed, gzip.GzipFile(fileobj=packed) as content:
+                while content.read(LONGEST):
+                    pass
+        with opened(file, where) as packed, gzip.GzipFile(fileobj=packed) as lines:
+            while line := lines.readline(LONGEST):
+                yield _entry(line)
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # in reading: what is done with an entry is not here
+        raise InputError(f"{file}: is damaged ({error}); {REPAIR}") from None
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    entry = parse_json(line)
+    named = isinstance(entry, dict) and [type(entry.get(key)) for key in ("document", "source")]
+    if named not in ([str, type(None)], [type(None), str]) or type(entry.get("bytes")) is not int:
+        raise ValueError(f"it has the entry {line[:40]!r}")
+    if any(type(entry.get(split, 0)) is not int for split in (*SPLITS, "dropped_characters")):
+        raise ValueError("it has a number that is none")
+    if any(not isinstance(entry.get(text, ""), str) for text in ("reason", "note")):
+        raise ValueError("it has a reason that is no text")
+    return entry
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A document that was left out, whole or in part, or kept with a loss."""
+
+    fate: str
+    """'left out', 'in part' or 'kept'."""
+    name: str
+    bytes: int | None
+    """Of its text in UTF-8; of a file that gave no text its own, and None where it was not even opened."""
+    reason: str
+
+
+def losses(directory: Path, word: str = "") -> Iterator[Loss]:
+    """Yield what was lost of a corpus, in order: that of which the reason, or its kind, holds a word, in any case.
+
+    Raises InputError as `read_ledger` does.
+    """
+    waiting: Loss | None = None  # for the entry of its file, which says how large that is
+    for entry in read_ledger(directory):
+        if waiting is not None:
+            is_own = entry.get("source") == waiting.name
+            yield replace(waiting, bytes=entry["bytes"]) if is_own else waiting
+            waiting = None
+        reason = entry.get("reason") or entry.get("note", "")
+        if not reason or not (word.lower() in reason.lower() or word.lower() in kind_of(reason).lower()):
+            continue
+        if lost := entry.get("dropped_characters"):
+            reason += f": {lost:,} characters"
+        fate = "kept" if "reason" not in entry else "in part" if any(map(entry.get, SPLITS)) else "left out"
+        loss = Loss(fate, entry["document"], entry["bytes"] or None, reason)
+        if loss.bytes is None:
+            waiting = loss
+        else:
+            yield loss
+    if waiting is not None:
+        yield waiting

@@ -12,7 +12,6 @@ was killed goes on where it was, and gives the same bytes.
 """
 
 import contextlib
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +21,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from gpt.choices import EncoderName
-from gpt.corpus.assembly import Result, assemble, reuse, slice_bytes_of
+from gpt.corpus.assembly import Result, assemble, require_windows, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
+from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
@@ -33,18 +33,17 @@ from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import Stages, Task, digest
-from gpt.corpus.vocabulary import SplitSizes, corpus_tokenizer, make_tokenizer, parse_tokenizer
+from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_written
-from gpt.dataset.manifest import SPLITS, ShardInfo, fingerprint, read_manifest
+from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError, require
-from gpt.files import aside, write_directory
+from gpt.files import aside, remove_directory, write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
@@ -62,6 +61,7 @@ def prepare(
     filters: Filters | None = None,
     workers: str = "1",
     part: tuple[int, int] = (1, 1),
+    examples: Examples | None = None,
     encoder: EncoderName = "auto",
 ) -> Dataset | None:
     """Write the dataset directory `out`, replacing a dataset that is there, and open it.
@@ -70,39 +70,47 @@ def prepare(
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
     a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
     `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
-    return None when they have done their part. `encoder` says what encodes, which changes nothing of the result.
-    Raises InputError for an unknown tokenizer, a directory that holds something else, or a corpus too small.
+    return None when they have done their part. With `examples`, documents are such, as that says; with no `filters`.
+    `encoder` changes only how long it takes. Raises InputError for an unknown tokenizer or encoder, a directory that
+    holds something else, or a corpus too small.
     """
-    if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
-        tokenizer = make_tokenizer(tokenizer)  # which may fail, and hangs on no text
-    _require_encoder(encoder, tokenizer)
-    before = _replaceable(out, recipe.get("name"))
+    tokenizer = _checked(tokenizer, encoder)
+    before = replaceable(out, recipe.get("name"))
     with (
         _work_in(out, part) as (work, interruptible),
         Progress() as progress,
         Stages(work, progress, workers, part) as stages,
     ):
-        given = cast("Source", source()) if callable(source) else source
-        corpus = _read(given, stages, out, filters or Filters(), interruptible)
+        corpus = _read(source, stages, out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, stages.own)
+        if examples:
+            examples.require_sound(corpus)
         say_what_was_read(corpus, _repetitions(corpus, firsts))
         divide = split(corpus)
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
-        results = _encoded(corpus, firsts, divide, made, out, encoder)
+        results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
         if part[0] > 1:
             log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
             return None
-        _require_windows([shard for result in results for shard in result.shards], corpus, divide)
+        recipe = recipe | (examples.judge(corpus, results) if examples else {})
+        require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
-    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
     dataset = open_written(out, made, shards, recipe)
-    if before not in (None, dataset.fingerprint):
-        log.warning(f"{out}: replaces another dataset; runs that were trained on that one cannot go on with this one")
-    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
-        log.info(f"gpt data show {out} --dropped names all that was left out")
+    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
+    _say_what_it_is(dataset, before, corpus)
     return dataset
+
+
+def _say_what_it_is(dataset: Dataset, before: str | None, corpus: Corpus) -> None:
+    """Say whether the dataset is another one than before, and where all stands that was left out."""
+    if before not in (None, dataset.fingerprint):
+        log.warning(
+            f"{dataset.path}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+        )
+    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
+        log.info(f"gpt data show {dataset.path} --dropped names all that was left out")
 
 
 def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
@@ -135,14 +143,17 @@ def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrup
             yield work, interruptible
         except BaseException:
             if not interruptible.keeps:
-                shutil.rmtree(work, ignore_errors=True)
+                remove_directory(work)
             raise
         if part[0] == 1:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_directory(work)
 
 
-def _read(source: Source, stages: Stages, out: Path, filters: Filters, interruptible: Interruptible) -> Corpus:
+def _read(
+    given: Source | Callable[[], Source], stages: Stages, out: Path, filters: Filters, interruptible: Interruptible
+) -> Corpus:
     """Read the source, slice by slice."""
+    source = cast("Source", given()) if callable(given) else given
     stages.progress.doing = "looking for files"
     parts = source.parts()
     total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
@@ -187,28 +198,38 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
 
 
-def _require_encoder(encoder: EncoderName, tokenizer: str | Tokenizer) -> None:
-    """Raise InputError for an unknown encoder, and for gigatoken where it cannot be used."""
+def _checked(tokenizer: str | Tokenizer, encoder: EncoderName) -> str | Tokenizer:
+    """Make the tokenizer now, if it hangs on no text. Raises InputError for an unknown one, and a wrong encoder."""
+    if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
+        tokenizer = make_tokenizer(tokenizer)
     require(encoder in get_args(EncoderName), "`encoder`", encoder, ", ".join(get_args(EncoderName)))
     if encoder == "gigatoken":
         from gpt.text.fast import require_fast
 
         require_fast(tokenizer)
+    return tokenizer
 
 
 def _encoded(
-    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, out: Path, encoder: EncoderName
+    corpus: Corpus,
+    firsts: np.ndarray,
+    divide: Divide,
+    tokenizer: Tokenizer,
+    out: Path,
+    examples: Examples | None,
+    encoder: EncoderName,
 ) -> list[Result]:
     """Encode all slices, but those that the dataset that is to be replaced has already.
 
     Where gigatoken differs from tiktoken in one slice, this is said, and tiktoken encodes all of them.
     """
-    write, size = write_slice, sum(each.bytes for each in corpus.slices)
-    if encoder == "gigatoken" or (encoder == "auto" and size >= LEAST_FOR_FAST):
+    stages, tasks = corpus.stages, _encoding_tasks(corpus, firsts, divide, tokenizer, examples)
+    plain = write = write_examples if examples else write_slice
+    is_large = encoder == "auto" and sum(task.bytes for task in tasks) >= LEAST_FOR_FAST
+    if not examples and (is_large or encoder == "gigatoken"):
         from gpt.corpus.fast_writer import fastest
 
         write = fastest(tokenizer)
-    stages, tasks = corpus.stages, _encoding_tasks(corpus, firsts, divide, tokenizer)
     reused = reuse(out, stages, write, tasks)
     if reused:
         log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
@@ -217,12 +238,14 @@ def _encoded(
         if DISAGREEMENT in found:
             corpus.report[DISAGREEMENT] = f"{task.label}: {found[DISAGREEMENT]}"
             log.warning(f"{corpus.report[DISAGREEMENT]}; so tiktoken encodes all of the corpus, which takes longer")
-            results = list(stages.run("encoding by tiktoken", write_slice, tasks))
+            results = list(stages.run("encoding by tiktoken", plain, tasks))
             break
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
 
 
-def _encoding_tasks(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer) -> list[Task]:
+def _encoding_tasks(
+    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, examples: Examples | None
+) -> list[Task]:
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     if not file.exists():
@@ -230,32 +253,20 @@ def _encoding_tasks(corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenize
     bases = np.cumsum([0, *corpus.sizes]).tolist()
     spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
     tasks = []
+    most = (examples.max_tokens,) if examples else ()
     for own, each, text, base, count in zip(
         corpus.digests, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
         passages = corpus.passages[len(tasks)] if corpus.passages else None
         division = division_key(divide, passages)
-        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint)
-        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1)
+        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
+        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1, *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
     return tasks
 
 
-def _require_windows(shards: list[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    """Raise InputError for a split without a single window."""
-    for split in SPLITS:
-        tokens = sum(shard.tokens for shard in shards if shard.split == split)
-        if tokens < SMALLEST_WINDOW:
-            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-            raise InputError(
-                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-            )
-
-
-def _replaceable(out: Path, recipe: str | None) -> str | None:
+def replaceable(out: Path, recipe: str | None) -> str | None:
     """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
 
     Raises InputError where something else stands, a dataset of another recipe included.
@@ -277,7 +288,7 @@ def _replaceable(out: Path, recipe: str | None) -> str | None:
         raise InputError(
             f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
         )
-    shards = [ShardInfo(**shard) for shard in manifest["shards"]]
+    shards = [*map(shard_info, manifest["shards"])]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)
     log.info(f"{out}: will replace the dataset there: {tokens:,} train tokens, prepared {date:%Y-%m-%d %H:%M}")

@@ -10,7 +10,7 @@ import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -23,9 +23,10 @@ from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
 from gpt.errors import bounded, check_limits, require
 from gpt.log import log
+from gpt.text.chat_template import Spans
 
-VERSION = 1  # of what is kept of a slice, and of how it is read and encoded
-LENGTHS = struct.Struct("<QQ")  # of a name and a text, in bytes
+VERSION = 2  # of what is kept of a slice, and of how it is read and encoded
+LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
@@ -55,7 +56,7 @@ class Filters:
             return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
         if self.max_characters is not None and len(text) > self.max_characters:
             return Skipped(document.name, f"longer than {self.max_characters:,} characters")
-        return Document(document.name, text, document.note)
+        return replace(document, text=text)
 
 
 def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filte
         writer = _SliceWriter(texts, entries, filters)
         for part in parts:
             if isinstance(part, Skipped):
+                writer.counts["unread"] += 1
                 writer.leave_out(part)
             else:
                 writer.read(source, part)
@@ -122,9 +124,11 @@ class _SliceWriter:
                 self.repaired.append([found.name, found.note])
         name = found.name.encode("utf-8", "surrogatepass")
         content = content if found.text is document.text else found.text.encode()
-        self.hashes.append(hashlib.blake2b(content, digest_size=16).digest())
+        learned = np.array(found.learned, dtype="<u8").tobytes() if found.learned else b""
+        self.hashes.append(hashlib.blake2b(content + learned if learned else content, digest_size=16).digest())
         self.places.append(self._size)
-        self._size += self._texts.write(LENGTHS.pack(len(name), len(content)) + name) + self._texts.write(content)
+        lengths = LENGTHS.pack(len(name), len(content), len(learned))
+        self._size += sum(map(self._texts.write, (lengths, name, content, learned)))
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
@@ -139,8 +143,15 @@ def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
         for start, stop in zip(bounds[:-1][kept].tolist(), bounds[1:][kept].tolist(), strict=True):
             texts.seek(start)
             record = texts.read(stop - start)
-            begin = LENGTHS.size + LENGTHS.unpack_from(record)[0]
-            yield Document(record[LENGTHS.size : begin].decode("utf-8", "surrogatepass"), record[begin:].decode())
+            name, content, learned = LENGTHS.unpack_from(record)
+            begin = LENGTHS.size + name
+            text = record[begin : begin + content].decode()
+            document = Document(record[LENGTHS.size : begin].decode("utf-8", "surrogatepass"), text)
+            yield replace(document, learned=_spans(record[begin + content :])) if learned else document
+
+
+def _spans(content: bytes) -> Spans:
+    return tuple((start, stop) for start, stop in np.frombuffer(content, dtype="<u8").reshape(-1, 2).tolist())
 
 
 def name_at(place: Path, number: int) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -174,20 +174,34 @@ class TextFiles:
             ranges = []
         return [replace(part, range=each) for each in ranges] or [part]
 
-    def read(self, part: "TextFile") -> Iterator[Document | Skipped | Notice]:
+    def read(self, part: "TextFile") -> Generator[Document | Skipped | Notice]:
         try:
             asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
                 yield Skipped(part.name, "not a regular file")
                 return
             reader = FileReader(replace(self.how, range=part.range))
-            with _opened(part) as stream:
+            with self.stream(part) as stream:
                 yield from reader.documents(stream, part.name, part.file)
             yield from reader.notices
         except OSError as error:
             yield Skipped(part.name, f"cannot be read: {error.strerror}")
         except Refused as error:
             yield self._left_out(part, error)
+
+    def stream(self, part: "TextFile") -> io.BufferedReader:
+        """Open a file, so that a peek shows its beginning."""
+        if part.path == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise InputError("`input` -: standard input is closed")
+            if sys.stdin.isatty():
+                log.info("reading what is typed, up to Ctrl-D at the beginning of a line")
+            return buffered(sys.stdin.buffer.read)
+        if part.path.is_fifo():
+            return buffered(open(part.path, "rb", buffering=0).read)
+        if part.range is not None and part.path.suffix.lower() != ".parquet":
+            return opened(part.path, part.range)
+        return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
     def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory, and a later part of a file."""
@@ -248,21 +262,6 @@ def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped
             yield replace(part, name="pipe" if number == 1 else f"pipe {number}")
         else:
             yield part
-
-
-def _opened(part: TextFile) -> io.BufferedReader:
-    """Open a file, so that a peek shows its beginning."""
-    if part.path == STANDARD_INPUT:
-        if sys.stdin is None:
-            raise InputError("`input` -: standard input is closed")
-        if sys.stdin.isatty():
-            log.info("reading what is typed, up to Ctrl-D at the beginning of a line")
-        return buffered(sys.stdin.buffer.read)
-    if part.path.is_fifo():
-        return buffered(open(part.path, "rb", buffering=0).read)
-    if part.range is not None and part.path.suffix.lower() != ".parquet":
-        return opened(part.path, part.range)
-    return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
 
 
 def _name(path: Path, outside: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.corpus.executor import close, lost_worker, open_executor, worker_count
+from gpt.corpus.executor import lost_worker, open_executor, worker_count
 from gpt.errors import InputError
 from gpt.files import read_json, sync, write_whole
 from gpt.log import Progress
@@ -65,7 +65,7 @@ class Stages:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            close(self._pool)
+            self._pool.shutdown(cancel_futures=True)
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.

@@ -12,8 +12,8 @@ import numpy as np
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
-from gpt.dataset.manifest import SPLITS, ShardInfo
-from gpt.dataset.shards import ids_dtype, write_shard
+from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
+from gpt.dataset.shards import ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
@@ -27,7 +27,8 @@ Encode = Callable[[list[str]], list[np.ndarray]]  # of many texts, their ids
 class ShardWriter:
     """Writes the documents of one split as shards of at most `shard_tokens` tokens, named by what follows `stem`.
 
-    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`.
+    An end-of-text ends each document, where the tokenizer has one. Use `add`, then `close`. Either all documents have
+    masks, or none.
     """
 
     def __init__(self, stem: Path, split: str, tokenizer: Tokenizer, shard_tokens: int = SHARD_TOKENS) -> None:
@@ -37,11 +38,14 @@ class ShardWriter:
         self._lengths = _byte_lengths(tokenizer)
         end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
         self._end = np.array(end, dtype=self.dtype)
-        self._pending: list[np.ndarray] = []
+        self._pending, self._masks = list[np.ndarray](), list[np.ndarray]()
         self._pending_tokens = self._pending_documents = 0
 
-    def add(self, documents: Sequence[np.ndarray]) -> None:
-        """Add documents. Raises InputError for an id outside the vocabulary, which a cast would wrap silently."""
+    def add(self, documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] = ()) -> None:
+        """Add documents. A mask of each, bool, tells which ids are learned, and at its end whether end-of-text is.
+
+        Raises InputError for an id outside the vocabulary, which a cast would wrap silently.
+        """
         ids = np.concatenate([self._end[:0], *(part for ids in documents for part in (ids, self._end))])
         if len(ids) and (ids.max() >= self.tokenizer.vocab_size or ids.min() < 0):
             raise InputError(
@@ -49,11 +53,14 @@ class ShardWriter:
                 f"{self.tokenizer.vocab_size}"
             )
         ids = ids.astype(self.dtype)
+        mask = np.concatenate(masks).astype(np.uint8) if masks else None
         starts = np.cumsum([0, *(len(own) + len(self._end) for own in documents)])[:-1]
         begin = 0
         while begin < len(ids):
             end = begin + self.shard_tokens - self._pending_tokens
             self._pending.append(ids[begin:end])
+            if mask is not None:
+                self._masks.append(mask[begin:end])
             self._pending_tokens += len(self._pending[-1])
             self._pending_documents += int(np.searchsorted(starts, end) - np.searchsorted(starts, begin))
             if self._pending_tokens == self.shard_tokens:
@@ -71,8 +78,14 @@ class ShardWriter:
         digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
         ids = np.concatenate(self._pending)
         facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
-        self.shards.append(ShardInfo(name, self.split, *facts, digest))
-        self._pending = []
+        info = ShardInfo(name, self.split, *facts, digest)
+        if self._masks:
+            mask, learned = mask_name(name), sum(int(part.sum()) for part in self._masks)
+            info = MaskedShardInfo(
+                *vars(info).values(), mask, write_shard(Path(f"{self.stem}.{mask}"), self._masks), learned
+            )
+        self.shards.append(info)
+        self._pending, self._masks = [], []
         self._pending_tokens = self._pending_documents = 0
 
 
@@ -118,6 +131,7 @@ def write_slice(
 
 @functools.lru_cache(maxsize=2)
 def loaded_tokenizer(tokenizer: Path) -> Tokenizer:
+    """Load a tokenizer, once for many slices."""
     return Tokenizer.load(tokenizer)
 
 

@@ -20,6 +20,7 @@ from platformdirs import user_cache_path
 
 from gpt.dataset.loader import Loader, MakeSamples
 from gpt.dataset.manifest import SPLITS, Description, Found, ShardInfo, describe, fingerprint
+from gpt.dataset.masks import Mask, attach
 from gpt.dataset.order import Stream
 from gpt.dataset.shards import CLOCK_NS, Shard, Split
 from gpt.errors import InputError
@@ -112,23 +113,28 @@ def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dat
     opened = {file: about.open(file) for file in about.splits}
     if shards is None:
         found = _scanned(about, opened)
-        shards = [about.info(file, opened[file], *found[file]) for file in opened]
-    elif [info.file for info in shards] != [*opened]:
+        if about.masks:
+            about.require_learned(found)
+        shards = [about.info(file, opened[file], found) for file in opened if file not in about.masks]
+    elif [file for info in shards for file in info.files] != [*opened]:
         raise InputError(f"{path}: holds other shards here than where the first process looks; give all the same")
-    return _assembled(about.path, about.tokenizer, shards, [*opened.values()], about.recipe)
+    return _assembled(about.path, about.tokenizer, shards, opened, about.recipe)
 
 
 def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
     """Open a dataset that this process has just written: nothing is read and hashed again."""
-    return _assembled(path, tokenizer, infos, [Shard(path / info.file) for info in infos], recipe)
+    kinds = {file: Shard if file == info.file else Mask for info in infos for file in info.files}
+    opened = {file: kind(path / file) for file, kind in kinds.items()}
+    return _assembled(path, tokenizer, infos, opened, recipe)
 
 
 def _assembled(
-    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], shards: list[Shard], recipe: dict[str, Any]
+    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], opened: dict[str, Shard], recipe: dict[str, Any]
 ) -> Dataset:
-    train, validation = (
-        Split(name, [shard for shard, info in zip(shards, infos, strict=True) if info.split == name]) for name in SPLITS
-    )
+    for info in infos:
+        for mask in [*info.files][1:]:
+            attach(opened[mask], opened[info.file])
+    train, validation = (Split(name, [opened[info.file] for info in infos if info.split == name]) for name in SPLITS)
     return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe, infos)
 
 

@@ -75,6 +75,18 @@ class Documents:
         found = dict(zip(ordered.tolist(), np.maximum(counts - self._of_none, 0).tolist(), strict=True))
         return np.array([found[place] for place in places.tolist()], dtype=np.int64)
 
+    def line(self, place: int) -> int:
+        """Tell in which line of its document, from 1, the id begins that is at this place of the split."""
+        lines, stop, is_begun = 1, place, False
+        while stop > 0 and not is_begun:
+            start = max(0, stop - CHUNK_TOKENS)
+            ids = self.split.read(start, stop - start)
+            ends = np.flatnonzero(ids == self.tokenizer.end_of_text)
+            is_begun, stop = len(ends) > 0, start
+            own = ids[ends[-1] + 1 :] if is_begun else ids
+            lines += b"".join(map(self.tokenizer.token_bytes, own.tolist())).count(b"\n")
+        return lines
+
     def text(self, span: range) -> Iterator[str]:
         """Decode ids of the split, piece by piece. Bytes that are not UTF-8 become U+FFFD."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

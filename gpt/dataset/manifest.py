@@ -3,17 +3,19 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gpt.dataset.shards import REPAIR, Shard
+from gpt.dataset.masks import Mask
+from gpt.dataset.shards import MASK, REPAIR, Shard, mask_name
 from gpt.errors import InputError
 from gpt.files import inside, read_json
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION, MASKED_VERSION = 1, 2  # of a dataset without masks, and with them
 SPLITS = ("train", "validation")
 SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
 MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
@@ -32,17 +34,53 @@ class ShardInfo:
     largest_id: int
     sha256: str
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file that it is in."""
+        return {self.file: self.sha256}
+
+    def called(self, file: str) -> "ShardInfo":
+        """Give it another name."""
+        return replace(self, file=file)
+
+
+@dataclass(frozen=True)
+class MaskedShardInfo(ShardInfo):
+    """What the manifest says of a shard with a mask."""
+
+    mask: str
+    mask_sha256: str
+    learned: int
+    """Tokens that are learned; 0 where other programs wrote the mask."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {self.file: self.sha256, self.mask: self.mask_sha256}
+
+    def called(self, file: str) -> "ShardInfo":
+        return replace(self, file=file, mask=mask_name(file))
+
+
+def shard_info(entry: dict[str, Any]) -> ShardInfo:
+    """Return what an entry of a manifest says. Raises TypeError if that is nothing."""
+    kind = MaskedShardInfo if "mask" in entry else ShardInfo
+    has_fields = {key: type(value) for key, value in entry.items()} == {each.name: each.type for each in fields(kind)}
+    if not has_fields or ("mask" in entry and entry["mask"] != mask_name(entry["file"])):
+        raise TypeError(f"a shard is described by {entry}")
+    return kind(**entry)
+
 
 def write_manifest(
     path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any], corpus_fingerprint: str
 ) -> None:
     """Describe the dataset of a directory in its manifest.json; `corpus_fingerprint` names all that it was made of."""
+    entries = [asdict(shard) for shard in shards]
     manifest = {
         "format": "gpt-dataset",
-        "version": MANIFEST_VERSION,
+        "version": _version(entries),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
-        "shards": [asdict(shard) for shard in shards],
+        "shards": entries,
         "recipe": recipe,
         "corpus_fingerprint": corpus_fingerprint,
     }
@@ -60,17 +98,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     manifest = read_json(file, "a manifest", REPAIR)
     try:
-        if manifest["version"] != MANIFEST_VERSION:
+        wanted = _version(manifest["shards"])
+        if manifest["version"] != wanted:
+            of = "with" if wanted == MASKED_VERSION else "without"
             raise InputError(
-                f"{file}: is of version {manifest['version']}, and this program reads {MANIFEST_VERSION}; {REPAIR}"
+                f"{file}: is of version {manifest['version']}, and this program reads {wanted}, {of} masks; {REPAIR}"
             )
-        for info in manifest["shards"]:
-            if {key: type(value) for key, value in info.items()} != ShardInfo.__annotations__:
-                raise TypeError(f"a shard is described by {info}")
-            if info["split"] not in SPLITS:
-                raise TypeError(f"a shard is of the split {info['split']!r}")
-            _require_inside(path, info["file"])
-        names = [info["file"] for info in manifest["shards"]]
+        names = []
+        for info in map(shard_info, manifest["shards"]):
+            if info.split not in SPLITS:
+                raise TypeError(f"a shard is of the split {info.split!r}")
+            for name in info.files:
+                _require_inside(path, name)
+                names.append(name)
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
         manifest["tokenizer_fingerprint"]
@@ -81,6 +121,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: cannot be read as a manifest ({error!r}); {REPAIR}") from None
     return manifest
+
+
+def _version(shards: list[dict[str, Any]]) -> int:
+    """Tell of which version a manifest with these shards is."""
+    return MASKED_VERSION if any("mask" in shard for shard in shards) else MANIFEST_VERSION
 
 
 def _require_inside(path: Path, name: object) -> None:
@@ -97,14 +142,17 @@ class Description:
     path: Path
     tokenizer: Tokenizer
     splits: dict[str, str]
-    """The split of each shard, by its file's name."""
+    """The split of each file, by its name: of each shard, and after it of its mask."""
+    masks: dict[str, str]
+    """The shard of each mask, by the names of their files."""
     promised: dict[str, ShardInfo]
-    """What the manifest says of each; empty where other programs wrote them, and there is none."""
+    """What the manifest says of the shard of each file; empty where other programs wrote them, and there is none."""
     recipe: dict[str, Any]
 
     def open(self, file: str) -> Shard:
-        """Open a shard. Raises InputError unless header, size and manifest agree."""
-        shard, promised = Shard(self.path / file), self.promised.get(file)
+        """Open a shard or a mask. Raises InputError unless header, size and manifest agree."""
+        shard = (Mask if file in self.masks else Shard)(self.path / file)
+        promised = self.promised.get(file)
         if promised and shard.tokens != promised.tokens:
             raise InputError(
                 f"{shard.path}: holds {shard.tokens:,} tokens where manifest.json says {promised.tokens:,}; {REPAIR}"
@@ -113,33 +161,47 @@ class Description:
 
     def scan(self, file: str, shard: Shard) -> Found:
         """Read a whole shard. Raises InputError for ids that only seem to be uint16."""
-        if file not in self.promised:
+        if file not in self.promised and file not in self.masks:
             require_uint16(shard)
         return shard.scan()
 
     def require_intact(self, file: str, shard: Shard, largest: int, digest: str) -> None:
-        """Raise InputError unless the ids are of the vocabulary, and what was found is what the manifest says."""
+        """Raise InputError unless ids are of the vocabulary, and what was found is what the manifest says."""
         promised = self.promised.get(file)
-        if largest >= self.tokenizer.vocab_size:
+        if isinstance(shard, Mask):
+            shard.require_bits(largest)
+        elif largest >= self.tokenizer.vocab_size:
             raise InputError(
                 f"{shard.path}: holds the id {largest:,}, outside the tokenizer's vocabulary of "
                 f"{self.tokenizer.vocab_size:,}: it was written with another tokenizer; {REPAIR}"
             )
-        if promised and digest != promised.sha256:
+        if promised and digest != promised.files[file]:
             raise InputError(
                 f"{shard.path}: its SHA-256 is not the one in manifest.json: the file is damaged or was replaced; "
                 f"{REPAIR}"
             )
-        if promised and largest != promised.largest_id:
+        if promised and file not in self.masks and largest != promised.largest_id:
             raise InputError(
                 f"{shard.path}: its largest id is {largest:,} where manifest.json says {promised.largest_id:,}; "
                 f"{REPAIR}"
             )
 
-    def info(self, file: str, shard: Shard, largest: int, digest: str) -> ShardInfo:
-        """Describe a shard that was found intact."""
-        found = ShardInfo(file, self.splits[file], shard.tokens, 0, 0, largest, digest)
-        return self.promised.get(file, found)
+    def require_learned(self, found: Mapping[str, Found]) -> None:
+        """Raise InputError for a split of which, by its masks, no token is learned."""
+        for split in set(self.splits.values()):
+            own = [file for file, its in self.splits.items() if its == split]
+            masks = [file for file in own if file in self.masks]
+            if 2 * len(masks) == len(own) and not any(found[mask][0] for mask in masks):
+                raise InputError(
+                    f"{self.path}: by its masks ({masks[0]}), no token of its {split} split is learned; {REPAIR}"
+                )
+
+    def info(self, file: str, shard: Shard, found: Mapping[str, Found]) -> ShardInfo:
+        """Describe what was found intact: a shard, and its mask if that was found, too."""
+        if file in self.promised:
+            return self.promised[file]
+        facts, mask = (file, self.splits[file], shard.tokens, 0, 0, *found[file]), mask_name(file)
+        return MaskedShardInfo(*facts, mask, found[mask][1], 0) if mask in found else ShardInfo(*facts)
 
 
 def describe(path: Path) -> Description:
@@ -148,8 +210,9 @@ def describe(path: Path) -> Description:
         raise _no_dataset(path)
     has_manifest = (path / "manifest.json").exists()
     manifest = read_manifest(path) if has_manifest else {}
-    promised = {info["file"]: ShardInfo(**info) for info in manifest.get("shards", [])}
+    promised = {file: info for info in map(shard_info, manifest.get("shards", [])) for file in info.files}
     splits = {file: info.split for file, info in promised.items()} if has_manifest else foreign_shards(path)
+    masks = {mask_name(file): file for file in splits if mask_name(file) in splits}
     if has_manifest or (path / "tokenizer.json").exists():
         tokenizer = Tokenizer.load(path / "tokenizer.json")
     elif (path / "meta.pkl").exists():
@@ -162,7 +225,7 @@ def describe(path: Path) -> Description:
         tokenizer = Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REPAIR}")
-    return Description(path, tokenizer, splits, promised, manifest.get("recipe", {}))
+    return Description(path, tokenizer, splits, masks, promised, manifest.get("recipe", {}))
 
 
 def _no_dataset(path: Path) -> InputError:
@@ -181,13 +244,15 @@ def _no_dataset(path: Path) -> InputError:
 def foreign_shards(path: Path) -> dict[str, str]:
     """Find the shards that other programs wrote (nanoGPT's, llm.c's, the NanoGPT speed-run's): {file: split}.
 
-    Raises InputError if there are none.
+    The mask of one, NAME.mask.bin beside NAME.bin, follows it. Raises InputError if there are none.
     """
     shards = {}
     for file in sorted([*path.glob("*.bin"), *path.glob("*.npy")]):
         words = SPLIT_WORD.findall(file.name)
-        if words and file.is_file() and not file.name.endswith(".mask.bin"):
+        if words and file.is_file() and not file.name.endswith(MASK):
             shards[file.name] = "train" if words[-1] == "train" else "validation"
+            if (path / mask_name(file.name)).exists():
+                shards[mask_name(file.name)] = shards[file.name]
     if not shards:
         raise InputError(
             f"{path}: holds neither a manifest.json nor shards with 'train' and 'val' in their names (.bin, .npy)"

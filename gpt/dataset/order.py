@@ -35,7 +35,9 @@ class Shuffled:
         raise NotImplementedError
 
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
-        """Write a sample's ids and those that follow each, into (T,) each; what is filled up has IGNORE_INDEX.
+        """Write a sample's ids and those that follow each, into (T,) each.
+
+        What is filled up, and by the split's mask is not learned, has IGNORE_INDEX.
 
         Raises InputError if a shard cannot be read any longer.
         """
@@ -43,6 +45,8 @@ class Shuffled:
         for start, length in self.spans(sample):
             ids, end = self.split.read(start, length + 1), filled + length
             inputs[filled:end], targets[filled:end] = ids[:-1], ids[1:]
+            if self.split.is_masked:
+                targets[filled:end][~self.split.learned(start + 1, length)] = IGNORE_INDEX
             filled = end
         inputs[filled:], targets[filled:] = 0, IGNORE_INDEX
 

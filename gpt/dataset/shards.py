@@ -2,7 +2,7 @@
 
 A shard has the layout of llm.c and the NanoGPT speed-run: 256 little-endian int32 (magic, version, number of
 tokens, zeros), then that many little-endian ids: uint16, or uint32 for vocabularies above 65,536. Also read
-are nanoGPT's headerless uint16 `.bin` and one-dimensional uint16 `.npy`.
+are nanoGPT's headerless uint16 `.bin` and one-dimensional uint16 `.npy`. A shard may have a mask (see masks.py).
 
 Shards are read, never memory-mapped: a file that shrinks under a mapping kills the interpreter. They are opened where
 they are read, and few are open at a time: a corpus may have a thousand, and a process often not more than 256 files.
@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -25,10 +25,18 @@ from gpt.errors import InputError
 HEADER_BYTES = 256 * 4
 MAGIC_16, VERSION_16 = 20240520, 1
 MAGIC_32, VERSION_32 = 20240801, 7
+MAGIC_MASK, VERSION_MASK = 20261128, 1
+HEADS = {1: (MAGIC_MASK, VERSION_MASK), 2: (MAGIC_16, VERSION_16), 4: (MAGIC_32, VERSION_32)}  # by bytes of an entry
 CHUNK_TOKENS = 1 << 21  # read at once by what goes through a whole shard
+MASK = ".mask.bin"  # end of a mask's name
 MOST_OPEN = 64  # files of a process
 CLOCK_NS = 2_000_000_000  # to which some file systems keep times
 REPAIR = "prepare the dataset again with its recipe, or restore the file"
+
+
+def mask_name(shard: str) -> str:
+    """Name the mask of a shard, by the names of their files."""
+    return f"{PurePath(shard).stem}{MASK}"
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -37,9 +45,9 @@ def ids_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_shard(path: Path, parts: Sequence[np.ndarray]) -> str:
-    """Write ids, arrays of one of the types above, one after another as a shard, and return the file's SHA-256."""
+    """Write arrays one after another, ids of a type above as a shard or uint8 as a mask; return the file's SHA-256."""
     tokens, header = sum(map(len, parts)), np.zeros(HEADER_BYTES // 4, dtype="<i4")
-    header[:3] = (MAGIC_16, VERSION_16, tokens) if parts[0].dtype.itemsize == 2 else (MAGIC_32, VERSION_32, tokens)
+    header[:3] = *HEADS[parts[0].dtype.itemsize], tokens
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for part in (header, *parts):
@@ -93,6 +101,7 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path, self._place = path, str(path.absolute())  # there it is, too, after a change of directory
+        self.mask: Shard | None = None
         try:
             with open(path, "rb", buffering=0) as file:
                 self.status = os.fstat(file.fileno())
@@ -130,7 +139,7 @@ class Shard:
         """Refuse a header of which only the magic number is unknown: the rest of it would be learned as ids."""
         file.seek(0)
         header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4") if size >= HEADER_BYTES else np.ones(4)
-        if not header[3:].any() and size - HEADER_BYTES in (2 * int(header[2]), 4 * int(header[2])):
+        if not header[3:].any() and size - HEADER_BYTES in (int(header[2]), 2 * int(header[2]), 4 * int(header[2])):
             raise InputError(
                 f"{self.path}: begins with a shard's header of the magic number {magic}, and this program reads "
                 f"{MAGIC_16} and {MAGIC_32}; {REPAIR}"
@@ -217,20 +226,40 @@ class Split:
         self.name, self.shards = name, shards
         self.ends = list(accumulate(shard.tokens for shard in shards))
         self.tokens = self.ends[-1] if shards else 0
+        self.is_masked = any(shard.mask is not None for shard in shards)
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Read ids start … start + count − 1 of the stream, (count,) int64. Raises InputError as `Shard.read` does."""
-        assert start >= 0 and start + count <= self.tokens
-        index = bisect_right(self.ends, start)
-        parts = []
-        while count > 0:
-            shard = self.shards[index]
-            local = start - (self.ends[index] - shard.tokens)
-            parts.append(shard.read(local, min(count, shard.tokens - local)))
-            start, count, index = start + len(parts[-1]), count - len(parts[-1]), index + 1
+        parts = [shard.read(*place) for shard, *place in self._places(start, count)]
         if len(parts) == 1:
             return parts[0].astype(np.int64)
         return np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)
+
+    def learned(self, start: int, count: int) -> np.ndarray:
+        """Tell which ids start … start + count − 1 are learned, (count,) bool: all where no shard has a mask."""
+        parts = [
+            shard.mask.read(*place).astype(bool) if shard.mask else np.ones(place[1], dtype=bool)
+            for shard, *place in self._places(start, count)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=bool)
+
+    def count_learned(self, start: int, stop: int) -> int:
+        """Count the ids from `start` to before `stop` that are learned."""
+        if not self.is_masked:
+            return stop - start
+        chunks = ((begin, min(CHUNK_TOKENS, stop - begin)) for begin in range(start, stop, CHUNK_TOKENS))
+        return sum(int(self.learned(*chunk).sum()) for chunk in chunks)
+
+    def _places(self, start: int, count: int) -> Iterator[tuple[Shard, int, int]]:
+        """Yield the shards that hold a part of the stream, where it begins in each, and how many ids each has of it."""
+        assert start >= 0 and start + count <= self.tokens
+        index = bisect_right(self.ends, start)
+        while count > 0:
+            shard = self.shards[index]
+            local = start - (self.ends[index] - shard.tokens)
+            there = min(count, shard.tokens - local)
+            yield shard, local, there
+            start, count, index = start + there, count - there, index + 1
 
     def chunks(self, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Go through the stream up to `end`: yield (place of the first, ids as they are on disk), in bounded memory."""
@@ -238,3 +267,18 @@ class Split:
             begin = stop - shard.tokens
             for start in range(0, min(stop, stop if end is None else end) - begin, CHUNK_TOKENS):
                 yield begin + start, shard.read(start, min(CHUNK_TOKENS, shard.tokens - start))
+
+
+class MemorySplit(Split):
+    """A split whose ids are in memory."""
+
+    def __init__(self, name: str, ids: np.ndarray) -> None:
+        super().__init__(name, [])
+        self.ids, self.tokens = ids, len(ids)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        assert start >= 0 and start + count <= self.tokens
+        return self.ids[start : start + count].astype(np.int64)
+
+    def chunks(self, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, self.ids[:end]

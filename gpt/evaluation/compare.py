@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt.dataset.shards import Split
+from gpt.dataset.shards import MemorySplit, Split
 from gpt.errors import InputError
 from gpt.evaluation.statistics import Spread, ratio_errors, spread, within
 from gpt.evaluation.windows import Windows
@@ -106,18 +106,6 @@ def _same_documents(first: Measured, other: Measured) -> tuple[np.ndarray, np.nd
     return sums[0], sums[1], np.arange(len(sums[0]))
 
 
-class _MemorySplit(Split):
-    """A split whose ids are in memory."""
-
-    def __init__(self, name: str, ids: np.ndarray) -> None:
-        super().__init__(name, [])
-        self.ids, self.tokens = ids, len(ids)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        assert start >= 0 and start + count <= self.tokens
-        return self.ids[start : start + count]
-
-
 def encoded_anew(split: Split, before: Tokenizer, tokenizer: Tokenizer) -> Split:
     """Encode the same documents with another tokenizer, in memory. Raises InputError for what it cannot encode."""
     ids = split.read(0, split.tokens)
@@ -126,4 +114,4 @@ def encoded_anew(split: Split, before: Tokenizer, tokenizer: Tokenizer) -> Split
     encoded = tokenizer.encode_batch([before.decode(document.tolist()) for document in documents], threads=1)
     separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     parts = [[*(separator if number else []), *new] for number, new in enumerate(encoded)]
-    return _MemorySplit(split.name, np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))
+    return MemorySplit(split.name, np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))

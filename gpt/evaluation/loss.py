@@ -42,6 +42,8 @@ class Evaluation:
     context_length: int | None = None
     stride: int | None = None
     document_mask: bool = False
+    answers_only: bool = False
+    """Of a split with masks: the tokens are those that are learned."""
 
     @property
     def factor(self) -> float:
@@ -150,4 +152,5 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
         context_length=windows.context_length,
         stride=windows.stride,
         document_mask=windows.document_mask,
+        answers_only=windows.split.is_masked,
     )

@@ -60,8 +60,13 @@ class MixedWindows(Windows):
 
     @property
     def split_tokens(self) -> int:
-        """Tokens of all splits, of each after the first one but the one that cannot be predicted."""
-        return self.split.tokens - len(self.parts) + 1
+        """Tokens of all splits that can be predicted, and one, as of each."""
+        return 1 + sum(part.split_tokens - 1 for part in self.parts)
+
+    def require_targets(self) -> None:
+        """Raise InputError if nothing is predicted of a source."""
+        for part in self.parts:
+            part.require_targets()
 
     @cached_property
     def _ends(self) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 1. The windows of a split begin `stride` tokens apart, and each predicts those that the one before did not.
 2. With a budget, so many of them are chosen, spread evenly over the split; always the same ones.
-3. A piece is what a window has of one document: the least part that errors are reckoned from.
+3. Of a split with masks, only what is learned is predicted.
+4. A piece is what a window has of one document: the least part that errors are reckoned from.
 
 Letters in shapes: W windows, B of them at a time, T tokens of context, P pieces.
 """
@@ -67,8 +68,21 @@ class Windows:
 
     @property
     def targets(self) -> int:
-        """Tokens that are predicted."""
+        """Tokens that windows go through to predict them; of a split with masks, not all of them count."""
         return int((self.lasts - self.firsts + 1).sum())
+
+    @cached_property
+    def counted(self) -> int:
+        """Those that count."""
+        return sum(map(self.split.count_learned, self.firsts.tolist(), (self.lasts + 1).tolist()))
+
+    def require_targets(self) -> None:
+        """Raise InputError if nothing is predicted, as where no answer is in the windows of a small budget."""
+        if not self.counted:
+            raise InputError(
+                f"none of the {len(self):,} windows of the {self.split.name} split has a token that is learned: give a "
+                "larger budget of `tokens`"
+            )
 
     def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
         """Read inputs, targets and each target's piece, (B, T) int64 each; other targets are IGNORE_INDEX."""
@@ -81,6 +95,8 @@ class Windows:
             scored = slice(first - begin - 1, last - begin)
             inputs[row, : last - begin] = ids[:-1]
             targets[row, scored] = ids[first - begin :]
+            if self.split.is_masked:
+                targets[row, scored][~self.split.learned(first, last - first + 1)] = IGNORE_INDEX
             after_end = ids[first - begin - 1 : -1] == self.end_of_text
             after_end[0] = False  # the piece begins here anyway
             pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)
@@ -95,8 +111,8 @@ class Windows:
 
     @property
     def split_tokens(self) -> int:
-        """Tokens of the split, of which all but one can be predicted."""
-        return self.split.tokens
+        """Tokens of the split, of which all but one can be predicted; of a split with masks those that are, and one."""
+        return 1 + self.split.count_learned(1, self.split.tokens)
 
     @property
     def strata(self) -> np.ndarray | None:

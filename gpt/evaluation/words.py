@@ -10,21 +10,25 @@ Row = tuple[str, str]
 Interval = tuple[float, float]
 
 
-def format_evaluation(evaluation: Evaluation, precision: str = "") -> list[Row]:
-    """Format the figures of an evaluation, each with its standard error and 95 % interval, and how they were made."""
+def format_evaluation(evaluation: Evaluation, precision: str = "", what: str = "validation split") -> list[Row]:
+    """Format the figures of an evaluation, each with its standard error and 95 % interval, and how they were made.
+
+    `what` was evaluated on: 'validation split' or 'text'.
+    """
     e = evaluation
     losses = around(e.loss, e.loss_se, e.factor)
-    shown = "the whole validation split"
+    shown = f"the whole {what}"
     if e.split_tokens and e.tokens < e.split_tokens - 1:
-        shown = f"{e.tokens / (e.split_tokens - 1):.1%} of the validation split, spread evenly"
+        shown = f"{e.tokens / (e.split_tokens - 1):.1%} of the {what}, spread evenly"
     rows = [
-        ("validation loss", figure(f"{e.loss:.4f}", e.loss_se, losses, 4, " nats per token")),
+        (f"{what.partition(' ')[0]} loss", figure(f"{e.loss:.4f}", e.loss_se, losses, 4, " nats per token")),
         ("bits per byte", bits_words(e)),
         ("perplexity", figure(f"{e.perplexity:.2f}", e.perplexity_se, tuple(math.exp(min(700, x)) for x in losses), 2)),
         ("evaluated on", f"{e.tokens:,} tokens, {e.text_bytes:,} bytes: {shown}"),
     ]
     if e.context_length:
         protocol = f"context {e.context_length:,}, stride {e.stride:,}" + e.document_mask * ", inside documents"
+        protocol += e.answers_only * ", answers only"
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))

@@ -24,35 +24,56 @@ TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
 LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first steps bring in, and evaluation
 
 
+class Forecast:
+    """What a run will need here; without a dataset, what is known without one."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset | None, world: World) -> None:
+        self.config, self.dataset, self.world = config, dataset, world
+        self.dtype = choose_dtype(config.dtype, world.device)
+        self.micro_batch = MicroBatch(config, world, self.dtype).size
+        self._program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
+
+    def memory(self, sequences: int) -> Memory:
+        """Forecast the memory of a step with so many sequences at a time."""
+        world = self.world
+        return training_memory(
+            self.config, sequences, world.device, self.dtype.itemsize, world.size, world.nodes, self._program
+        )
+
+    def seconds(self) -> tuple[float, float] | None:
+        """Forecast the time of training and of its evaluations, by a trial; None where that would not fit.
+
+        Takes a few seconds. All processes do it together.
+        """
+        config, dataset, world = self.config, self.dataset, self.world
+        trial = trial_sequences(config, self.micro_batch, world.device)
+        if world.any(self.memory(trial).peak > free_memory(world.device) + self._program):
+            return None
+        pace = measure_pace(config, world, self.dtype, trial)
+        windows = 0
+        if dataset is not None:
+            times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
+            windows = times * len(validation_windows(config, dataset))
+            if evaluates_completely(config, dataset):
+                windows += len(validation_windows(config, dataset, complete=True))
+        return config.steps * pace.step, windows * pace.window
+
+
 def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -> list[str]:
     """Forecast a run's parameters, memory, tokens and time, a line each; takes a few seconds."""
-    dtype = choose_dtype(config.dtype, world.device)
-    micro_batch = MicroBatch(config, world, dtype).size
-    program = 0 if world.device == "cuda" else int(used_memory() + LIBRARIES)
-
-    def memory(sequences: int) -> Memory:
-        return training_memory(config, sequences, world.device, dtype.itemsize, world.size, world.nodes, program)
-
+    forecast = Forecast(config, dataset, world)
     share = config.batch_sequences // world.size
-    lines = cost_lines(config) + memory_lines(memory(micro_batch))
+    lines = cost_lines(config) + memory_lines(forecast.memory(forecast.micro_batch))
     each = f"each of {world.size} processes: " if world.size > 1 else ""
-    lines.append(
-        f"{'batch':28} {each}{share} sequences of {config.model.context_length} tokens, {micro_batch} at a time"
-    )
+    sequences = f"{share} sequences of {config.model.context_length} tokens, {forecast.micro_batch} at a time"
+    lines.append(f"{'batch':28} {each}{sequences}")
     if dataset is not None:
         epochs = config.steps * config.batch_tokens / dataset.train.tokens
         lines.append(f"{'epochs':28} {epochs:>15.2f}")
-    trial = trial_sequences(config, micro_batch, world.device)
-    if world.any(memory(trial).peak > free_memory(world.device) + program):
+    seconds = forecast.seconds()
+    if seconds is None:
         return [*lines, f"{'time':28} not forecast: a trial would not fit into the free memory"]
-    pace = measure_pace(config, world, dtype, trial)
-    training, evaluation = config.steps * pace.step, 0.0
-    if dataset is not None:
-        times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
-        windows = times * len(validation_windows(config, dataset))
-        if evaluates_completely(config, dataset):
-            windows += len(validation_windows(config, dataset, complete=True))
-        evaluation = windows * pace.window
+    training, evaluation = seconds
     lines.append(f"{'tokens per second':28} {config.steps * config.batch_tokens / training:>15,.0f}")
     lines.append(f"{'time':28} {duration(training + evaluation):>15} of which {duration(evaluation)} evaluation")
     return lines

@@ -187,7 +187,7 @@ def _comparable(entries: dict[str, Any] | None, validation: Validation) -> Train
     best = TrainState.of(entries) if entries else None
     if best is None or best.evaluation is None or not _evaluates_alike(best, validation):
         return None
-    return best if best.evaluation.tokens == validation.windows.targets else None
+    return best if best.evaluation.tokens == validation.windows.counted else None
 
 
 def _evaluates_alike(state: TrainState, validation: Validation) -> bool:

@@ -1,7 +1,9 @@
 """`gpt data`, as a person calls it."""
 
+import gzip
 import json
 import os
+import random
 import re
 import shutil
 from dataclasses import replace
@@ -12,6 +14,11 @@ from helpers import in_process
 
 from gpt.__main__ import main as gpt_main
 from gpt.config import EvaluationConfig
+from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.ledger import LEDGER, read_ledger
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import TextFiles
+from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
 from gpt.runs.directory import read_config, write_config
 
@@ -127,6 +134,121 @@ def test_a_step_of_a_mixture_is_shown_with_the_dataset_of_each_document(make_mix
         assert mixture.tokenizer.decode(row[:15].tolist()) in output
 
 
+@pytest.fixture
+def corpus(tmp_path):
+    """A dataset of a folder of which some is left out: a repetition, what is no text; and some kept with a loss."""
+    folder, words = tmp_path / "notes", [f"word{number}" for number in range(9000)]
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.txt").write_text(" ".join(words[600 * number : 600 * number + 600]))
+    (folder / "20.txt").write_bytes((folder / "07.txt").read_bytes())
+    (folder / "30.bin").write_bytes(bytes(range(256)))
+    (folder / ".hidden").write_text("not meant")
+    (folder / "40.txt").write_bytes(b"caf\xc3\xa9 " * 1000 + b"bad \xff byte")
+    return prepare(TextFiles([folder]), SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+
+
+def test_what_was_left_out_is_listed(corpus, tmp_path):
+    output, errors = data("show", corpus.path, "--dropped", cwd=tmp_path)
+    size = (tmp_path / "notes" / "20.txt").stat().st_size
+    assert [line.split("  ", 1)[0] for line in output.splitlines()] == ["left out"] * 3 + ["kept"]
+    assert re.search(rf"^left out +{size:,} bytes  notes/20\.txt: the same content as notes/07\.txt$", output, re.M)
+    assert re.search(r"^left out +unread  notes/\.hidden: hidden", output, re.M)
+    assert re.search(r"^left out +256 bytes  notes/30\.bin: binary: ", output, re.M)
+    assert re.search(r"^kept +\S+ bytes  notes/40\.txt: 1 bad byte, which is no UTF-8: replaced", output, re.M)
+    assert errors == f"{corpus.path}: 3 left out, 1 kept\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [(["duplicate"], ["20.txt"]), (["BINARY"], ["30.bin"]), (["no", "UTF-8"], ["40.txt"]), (["07"], ["20.txt"])],
+)
+def test_what_was_left_out_is_chosen_by_its_reason(corpus, tmp_path, words, names):
+    output, errors = data("show", corpus.path, "--dropped", *words, cwd=tmp_path)
+    assert re.findall(r"bytes  notes/(.*?): ", output) == names
+    assert errors.endswith(f", for reasons with '{' '.join(words)}'\n")
+
+
+def test_nothing_that_was_left_out_is_told_by_the_exit_code(corpus, dataset, tmp_path):
+    output, errors = data("show", corpus.path, "--dropped", "no such reason", cwd=tmp_path, code=1)
+    assert (output, errors[: errors.index(",")]) == ("", f"{corpus.path}: nothing that was left out")
+    assert data("show", dataset.path, "--dropped", cwd=tmp_path, code=1)[0] == ""
+
+
+def test_what_trains_only_in_part_is_listed_as_that(tmp_path):
+    """The end of a file, with what validates in it, is dropped from its training."""
+    rng = random.Random(0)
+    texts = {f"{n}.txt": " ".join(f"word{rng.randrange(5000)}" for _ in range(3000)) for n in range(20)}
+    held = tmp_path / "held.txt"
+    held.write_text(texts["3.txt"][:9000])
+    (tmp_path / "in").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "in" / name).write_text(text)
+    source = TextFiles([tmp_path / "in"], validation=[held])
+    prepare(source, SplitByContent(overlap="drop"), "bytes", tmp_path / "d", {"name": "files"})
+    output, _ = data("show", tmp_path / "d", "--dropped", "13-grams", cwd=tmp_path)
+    entries = [entry for entry in read_ledger(tmp_path / "d") if "dropped_characters" in entry]
+    (line,) = output.splitlines()
+    (entry,) = entries
+    lost = f"{entry['dropped_characters']:,}"
+    assert re.fullmatch(rf"in part +\S+ bytes  in/3\.txt: shares its 13-grams .*: {lost} characters", line)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bytes", "json", "number", "empty line"])
+def test_a_damaged_ledger_is_an_error_with_its_name(corpus, tmp_path, damage):
+    file = corpus.path / LEDGER
+    content = file.read_bytes()
+    broken = {
+        "cut": content[:-20],
+        "bytes": content[:40] + bytes(20) + content[60:],
+        "json": gzip.compress(b'{"document": '),
+        "number": gzip.compress(b'{"document": "a", "bytes": "many"}\n'),
+        "empty line": gzip.compress(b"\n"),
+    }
+    file.unlink()
+    file.write_bytes(broken[damage])
+    errors = data("show", corpus.path, "--dropped", cwd=tmp_path, code=2)[1]
+    assert re.search(r"error: \S+ledger\.jsonl\.gz: is damaged \(.+\); prepare the dataset again", errors)
+
+
+def test_without_a_ledger_that_is_said(corpus, tmp_path):
+    (corpus.path / LEDGER).unlink()
+    errors = data("show", corpus.path, "--dropped", cwd=tmp_path, code=2)[1]
+    assert "d: has no ledger.jsonl.gz, which says what became of each document: another program" in errors
+    output, errors = data("show", corpus.path, "--document", 0, cwd=tmp_path)
+    assert output and " of notes" not in errors
+
+
+def test_documents_are_shown_with_where_they_come_from(corpus, tmp_path):
+    output = data("show", corpus.path, cwd=tmp_path)[0]
+    assert re.search(r"^train 0: [\d,]+ tokens of notes/\d\d\.txt: word", output, re.M)
+    for split in ("train", "validation"):
+        text, errors = data("show", corpus.path, "--split", split, "--document", 1, cwd=tmp_path)
+        name = re.search(r" of (notes/\d\d\.txt)\n", errors)[1]
+        assert text in (tmp_path / name).read_text()
+        excerpt = text[100:140]
+        output = data("show", corpus.path, "--text", excerpt, cwd=tmp_path)[0]
+        assert output.startswith(f"{name}: {split} document 1, line 1, byte 100, token ")
+
+
+def test_a_step_is_shown_with_where_its_documents_come_from(run, dataset, tmp_path):
+    """The texts of this dataset have numbers for names."""
+    output = data("show", "--run", run, "--step", 21, cwd=tmp_path)[0]
+    train = [number for number in range(100) if number % 10]
+    documents = Documents(dataset.train, dataset.tokenizer)
+    heads = re.findall(
+        r"^step 21, .* tokens (\d+) to \d+, documents? (\d+)(?: to (\d+))?:\n((?:document .*\n)+)", output, re.M
+    )
+    assert len(heads) == len(re.findall(r"^step 21, ", output, re.M))
+    for place, first, last, lines in heads:
+        begin = documents.span(int(first)).start
+        before = dataset.tokenizer.decode(dataset.train.read(begin, int(place) - begin).tolist()).count("\n")
+        expected = f"document {first}, from line {before + 1}, is of {train[int(first)]}\n"
+        for number in range(int(first) + 1, int(last or first) + 1):
+            expected += f"document {number} is of {train[number]}\n"
+        assert lines == expected
+
+
 def test_a_step_without_a_record_is_told_by_its_neighbor(run, tmp_path):
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[::10]))
@@ -161,6 +283,9 @@ def test_data_that_has_changed_since_is_said(run, copy, tmp_path, dataset):
         (("show", "DATA", "--text", "a", "--document", "0"), "give one of them"),
         (("show", "DATA", "--step", "1"), "--run and --step: give both"),
         (("show", "--run", "none", "--step", "1"), "none/config.json: cannot be read as a run's config"),
+        (("show", "DATA", "--dropped", "--document", "0"), "give one of them"),
+        (("show", "none", "--dropped"), "none: there is no dataset here"),
+        (("show", "--dropped", "duplicate", "DATA"), "name a dataset, as data/python, first: gpt data show DIR"),
         (("show", "--run", "none", "--step", "0"), "--step is 0; it must be at least 1"),
         (("verify", "none"), "none: there is no dataset here"),
         (("verfy", "none"), "there is no gpt data 'verfy'; did you mean 'verify'?"),

@@ -2,17 +2,21 @@
 
 import json
 import re
+import zipfile
 from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
-from helpers import in_process, run_gpt, run_sample, write_dataset
+from helpers import SHAPE, in_process, run_gpt, run_sample, write_dataset
+from instruction_files import lines_of, made
 
+from gpt import GPT
 from gpt.__main__ import main as gpt_main
 from gpt.dataset.dataset import SPLITS, open_dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import read_config, write_config
+from gpt.text.tokenizer import Tokenizer
 from gpt.tracking.jsonl import read_metrics
 
 
@@ -140,6 +144,108 @@ def test_the_newest_run_is_named_where_none_was(runs, tmp_path, said):
     assert any(re.fullmatch(r"using runs/one, step \d+", line) for line in said)
 
 
+@pytest.fixture
+def texts(trained_run, tmp_path):
+    """Documents, a dataset of which they are the validation split, and what a run makes of that."""
+    texts = [f"def f{number}(x):\n    return x + {number}\n" * 5 + "# Größe\n" for number in range(12)]
+    pieces = [("train", "something else " * 40), *(("validation", text) for text in texts)]
+    path = write_dataset(pieces, "bytes", tmp_path / "same").path
+    found = json.loads(evaluate("--run", trained_run, "--data", path, "--json", cwd=tmp_path))
+    return texts, found["runs"][0]["evaluation"]
+
+
+@pytest.mark.parametrize("kind", ["files", "utf-16", "latin-1", "jsonl", "separators", "zip"])
+def test_a_text_is_evaluated_like_a_dataset_of_which_it_is_the_validation_split(texts, trained_run, tmp_path, kind):
+    texts, expected = texts
+    given, options = tmp_path / "texts", []
+    if kind in ("files", "utf-16", "latin-1", "zip"):
+        given.mkdir()
+        for number, text in enumerate(texts):
+            (given / f"{number:02}.txt").write_text(text, encoding=kind if "-" in kind else "utf-8")
+        options = ["--encoding", kind] if kind == "latin-1" else []
+    if kind == "zip":
+        with zipfile.ZipFile(given.with_suffix(".zip"), "w") as archive:
+            for file in sorted(given.iterdir()):
+                archive.write(file, file.name)
+        given = given.with_suffix(".zip")
+    elif kind == "jsonl":
+        given = given.with_suffix(".jsonl")
+        given.write_text("\n".join(json.dumps({"doc": {"body": text}}) for text in texts))
+        options = ["--field", "doc.body"]
+    elif kind == "separators":
+        given.write_text("#####".join(texts))
+        options = ["--separator", "#####"]
+    output = evaluate("--run", trained_run, "--text", given, *options, "--json", cwd=tmp_path)
+    found = json.loads(output)
+    assert found["runs"][0]["evaluation"] == expected
+    assert (found["data"], found["runs"][0]["best_of"]) == (str(given), 0)
+
+
+def test_a_text_is_called_one_in_the_table(texts, trained_run, tmp_path):
+    (tmp_path / "a.txt").write_text(texts[0][0])
+    (tmp_path / "b.txt").write_text(texts[0][1])
+    output = evaluate("--run", trained_run, "--text", "a.txt", "b.txt", cwd=tmp_path)
+    assert re.match(rf"{trained_run}, step \d+, on a\.txt b\.txt\ntext loss +\d\.\d+", output)
+    assert output.count("bits per byte") == 1 and ": the whole text\n" in output
+    assert "chosen" not in output and "validation" not in output
+    part = evaluate("--run", trained_run, "--text", "a.txt", "--tokens", 32, cwd=tmp_path)
+    assert "of the text, spread evenly" in part
+
+
+def test_a_text_shorter_than_a_window_is_evaluated(trained_run, tmp_path):
+    (tmp_path / "a.txt").write_text("def f")
+    found = json.loads(evaluate("--run", trained_run, "--text", "a.txt", "--json", cwd=tmp_path))["runs"][0]
+    assert (found["evaluation"]["tokens"], found["evaluation"]["text_bytes"]) == (5, 4)
+
+
+def test_runs_of_other_tokenizers_are_compared_on_a_text(model, bpe, trained_run, tmp_path):
+    from gpt.interop.huggingface import export
+    from gpt.model.transformer import GPT
+
+    other = GPT(replace(model.config, vocab_size=bpe.vocab_size))
+    export(other, bpe, tmp_path / "other")
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(f"def f{number}(x):\n    return x + {number}\n" * (number + 3))
+    given = [f"{number}.txt" for number in range(6)]
+    arguments = ("--run", trained_run, "--against", tmp_path / "other", "--text", *given, "--json")
+    _, two = json.loads(evaluate(*arguments, cwd=tmp_path))["runs"]
+    alone = json.loads(evaluate("--run", tmp_path / "other", "--text", *given, "--json", cwd=tmp_path))["runs"][0]
+    assert two["evaluation"]["bits_per_byte"] == pytest.approx(alone["evaluation"]["bits_per_byte"], rel=0.01)
+    assert set(two["minus_the_first"]) == {"bits_per_byte"}
+
+
+def test_a_text_that_cannot_be_evaluated_is_refused(trained_run, dataset, model, tmp_path):
+    from gpt.interop.huggingface import export
+    from gpt.model.transformer import GPT
+
+    (tmp_path / "blank.txt").write_text("  \n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cafe.txt").write_text("un café")
+    (tmp_path / "one.txt").write_text("a")
+    (tmp_path / "old.txt").write_bytes("Größe und Maß ".encode("latin-1") * 20)
+    (tmp_path / "x.jsonl").write_text('{"a": "b"}')
+    characters = Tokenizer.char("abcdefgu n", end_of_text=False)
+    export(GPT(replace(model.config, vocab_size=characters.vocab_size)), characters, tmp_path / "char")
+    for run, options, message in (
+        (trained_run, ["blank.txt"], "--text: has fewer than 2 tokens, so that none can be predicted; give more text"),
+        (trained_run, ["empty"], "--text: has fewer than 2 tokens"),
+        (trained_run, ["none.txt"], "none.txt: does not exist"),
+        (trained_run, ["old.txt"], "give it by --encoding cp1252"),
+        (trained_run, ["x.jsonl"], "--field"),
+        (trained_run, ["cafe.txt", "--data", dataset.path], "--data and --text: each says what to evaluate on"),
+        (tmp_path / "char", ["one.txt"], "--text: has fewer than 2 tokens"),
+        (
+            tmp_path / "char",
+            ["cafe.txt"],
+            "cafe.txt: the text has 1 character(s) that this vocabulary of 10 characters",
+        ),
+    ):
+        assert message in evaluate("--run", run, "--text", *options, cwd=tmp_path, code=2), message
+    assert "say how to read --text" in evaluate("--run", trained_run, "--field", "a", cwd=tmp_path, code=2)
+    refused = evaluate("--run", trained_run, "--data", "cafe.txt", cwd=tmp_path, code=2)
+    assert "--data cafe.txt: is a file, and no dataset; to evaluate on a text, give it by --text" in refused
+
+
 def test_what_is_no_run_is_called_what_it_is(runs, dataset, tmp_path):
     for path, message in (
         (dataset.path, "is a dataset"),
@@ -182,3 +288,18 @@ def test_a_run_is_found_by_its_name_and_the_next_command_is_said(runs, tmp_path)
         assert code == 0
         assert "one, step " in output and "gpt sample" not in output
         assert errors.endswith(said) and ("gpt sample" in errors) == bool(said)
+
+
+def test_answers_are_not_encoded_anew_for_another_tokenizer(bpe, tmp_path):
+    """The mask beside the ids would be lost, and prompts would count."""
+    from gpt.interop.huggingface import export
+
+    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(80)))
+    data = made(tmp_path)
+    for name, tokenizer in (("bytes", data.tokenizer), ("bpe", bpe)):
+        export(GPT(replace(SHAPE, vocab_size=tokenizer.vocab_size)), tokenizer, tmp_path / name)
+    output = evaluate("--run", "bytes", "--data", data.path, cwd=tmp_path)
+    assert "stride 48, answers only" in output
+    options = ("--run", "bytes", "--against", "bpe", "--data", data.path)
+    said = evaluate(*options, cwd=tmp_path, code=2)
+    assert "d: is of prompts and answers, and bpe has another tokenizer; prepare the data with that one" in said

@@ -246,7 +246,7 @@ def test_a_dask_cluster_writes_the_same_bytes(folder, tmp_path, monkeypatch):
         workers = cluster.scheduler_address.replace("tcp://", "dask://")
         written(folder, tmp_path / "together", workers=workers)
         assert content_of(tmp_path / "together") == content_of(tmp_path / "alone")
-        monkeypatch.setattr("gpt.__version__", "another")
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
         with pytest.raises(InputError, match=r"the worker tcp.* has another version of this program: .* another"):
             written(folder, tmp_path / "other", workers=workers)
 

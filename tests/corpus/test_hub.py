@@ -42,6 +42,11 @@ def test_a_folder_is_listed_over_all_its_pages(served, tmp_path):
     assert len(served.requests) == 4
 
 
+def test_to_list_a_folder_writes_nothing(served, tmp_path):
+    list_folder("org/name", "main", "data/deep", tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
 def test_the_top_of_a_dataset_is_a_folder(served, tmp_path):
     folder = list_folder("org/name", COMMIT, "", tmp_path)
     [path] = folder.fetch(["top.txt"])
@@ -135,6 +140,7 @@ def test_pages_end(served, tmp_path, monkeypatch):
 
 def test_a_kept_list_that_is_damaged_is_named(served, tmp_path):
     folder = list_folder("org/name", COMMIT, "data/deep", tmp_path)
+    folder.fetch(["1.txt"])
     listing = folder.directory / ".listing.json"
     for spoilt, words in ((b"{", "cannot be read as a list of the hub's files"), (None, "KeyError.*remove it")):
         content = json.loads(listing.read_bytes()) if spoilt is None else {}
@@ -142,7 +148,7 @@ def test_a_kept_list_that_is_damaged_is_named(served, tmp_path):
         with pytest.raises(InputError, match=words):
             list_folder("org/name", COMMIT, "data/deep", tmp_path)
         listing.unlink()
-        list_folder("org/name", COMMIT, "data/deep", tmp_path)
+        list_folder("org/name", COMMIT, "data/deep", tmp_path).fetch(["1.txt"])
 
 
 def test_the_token_goes_to_the_hub_alone_and_never_in_the_clear(monkeypatch, tmp_path):

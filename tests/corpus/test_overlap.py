@@ -136,7 +136,7 @@ def test_text_that_is_added_later_moves_nothing(texts, tmp_path):
     for count in (100, 240):
         grown = {name: texts[name] for name in names[:count]}
         grown |= {f"copy of {name}": f"{texts[name]} {index}" for index, name in enumerate(names[:99])}
-        after, report = divided(grown, tmp_path / f"d{count}", before=tmp_path / "d")
+        after, report = divided(grown, tmp_path / f"d{count}", before=tmp_path / "d" / "of-part-1")
         assert {name: after[name] for name in first} == before
         assert report["after"] <= 0.001
         for name in names[:99]:
@@ -147,10 +147,10 @@ def test_text_that_is_added_later_moves_nothing(texts, tmp_path):
 
 def test_a_split_of_other_settings_or_a_damaged_one_is_not_gone_on_with(texts, tmp_path, said):
     divided(texts, tmp_path / "d")
-    divided(texts, tmp_path / "e", before=tmp_path / "d", share=0.2)
+    divided(texts, tmp_path / "e", before=tmp_path / "d" / "of-part-1", share=0.2)
     assert any("was divided by other settings" in line for line in said)
-    (tmp_path / "d" / "split.keys").write_bytes(b"12345678")
-    divided(texts, tmp_path / "f", before=tmp_path / "d")
+    (tmp_path / "d" / "of-part-1" / "split.keys").write_bytes(b"12345678")
+    divided(texts, tmp_path / "f", before=tmp_path / "d" / "of-part-1")
     assert any("split.keys: is damaged" in line for line in said)
 
 

@@ -105,3 +105,12 @@ def test_numbers_agree_with_the_manifest(dataset):
     for split in (dataset.train, dataset.validation):
         infos = [info for info in dataset.shards if info.split == split.name]
         assert Documents(split, dataset.tokenizer).count() == sum(info.documents for info in infos)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_line_of_a_place_counts_from_the_beginning_of_its_document(tokenizer, tmp_path, chunk, before):
+    documents = Documents(split_of(tokenizer, TEXTS, tmp_path, before=before), tokenizer)
+    for number in range(len(TEXTS)):
+        span = documents.span(number)
+        wanted = [1 + "".join(documents.text(range(span.start, place))).count("\n") for place in span]
+        assert [documents.line(place) for place in span] == wanted

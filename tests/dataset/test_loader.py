@@ -17,7 +17,7 @@ from gpt.hashing import mix, row_hashes
 class Counting:
     """A split whose token at place i is i, so that each target says where it came from."""
 
-    name = "train"
+    name, is_masked = "train", False
 
     def __init__(self, tokens):
         self.tokens = tokens

@@ -44,7 +44,7 @@ def make_split(tmp_path):
         parts = np.split(np.array(ids, dtype="<u2"), [cut for cut in cuts if cut < len(ids)])
         paths = [tmp_path / f"{number}.bin" for number in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
-            write_shard(path, part)
+            write_shard(path, [part])
         return Split("train", [Shard(path) for path in paths])
 
     return make

@@ -22,6 +22,8 @@ WEIGHTS = (Fraction(6, 10), Fraction(3, 10), Fraction(1, 10))
 class Ids:
     """Ids in memory, in place of a shard."""
 
+    mask = None
+
     def __init__(self, ids):
         self.ids, self.tokens = ids, len(ids)
 

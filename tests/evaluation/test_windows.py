@@ -13,6 +13,8 @@ END = 0
 class Stream:
     """Ids in memory, in place of a shard."""
 
+    mask = None
+
     def __init__(self, ids):
         self.ids, self.tokens = np.asarray(ids), len(ids)
 

@@ -9,7 +9,8 @@ import tiktoken
 from gpt.errors import InputError
 from gpt.text import fast
 from gpt.text.fast import Disagreement, FastEncoder
-from gpt.text.tokenizer import LONGEST_RUN, Tokenizer, parts_of
+from gpt.text.parts import LONGEST_RUN, parts_of
+from gpt.text.tokenizer import Tokenizer
 
 pytest.importorskip("gigatoken", reason="the extra `fast` is not installed")
 

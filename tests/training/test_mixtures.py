@@ -9,6 +9,7 @@ import torch
 from helpers import require_equal, weights, without_clock
 
 from gpt import InputError
+from gpt.commands import train
 from gpt.config import EvaluationConfig
 from gpt.dataset.mixture import mix_datasets
 from gpt.evaluation.loss import evaluate
@@ -138,6 +139,25 @@ def test_a_skipped_step_says_whose_samples_it_had(make_mixed, short, said):
     located = [training.loader.source.locate(sample)[0] for sample in range(6, 12)]
     counts = f"{located.count(0)} of python, {located.count(1)} of more"
     assert line == f"step 2: its samples: {counts}; see them by gpt data show --run {training.run} --step 2"
+    (named,) = (line for line in said if "its documents" in line)
+    names = re.fullmatch(r"step 2: its documents: (\S+(?:; \S+)*); see them by gpt data show --run .* --step 2", named)[
+        1
+    ]
+    starts = [training.loader.source.spans(sample)[0][0] // 401 for sample in range(6, 12)]
+    texts = [[n for n in range(count) if n % period] for count, period in ((100, 10), (30, 6))]  # which train
+    expected = [str(texts[source][start]) for source, start in zip(located, starts, strict=True)]
+    assert set(expected) <= set(names.split("; "))
+    assert len(names.split("; ")) <= 2 * len(set(expected))
+
+
+def test_in_much_text_a_skipped_step_says_how_to_see_its_documents(make_training, tiny_config, said, monkeypatch):
+    monkeypatch.setattr(train, "MOST_SEARCHED", 100)
+    training = make_training(replace(tiny_config, steps=1))
+    training.trainer.gradient = lambda *given: (1.0, float("nan"))
+    training.fit()
+    (line,) = (line for line in said if "documents" in line)
+    see = f"see them by gpt data show --run {training.run} --step 1"
+    assert line == f"step 1: its documents are not looked up while it trains, in so much text; {see}"
 
 
 def test_the_last_table_has_a_row_for_each_source(make_mixed, short, capsys):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.instructions import examples_of
 from gpt.corpus.readers.records import Record, documents_of, json_fault
 from gpt.files import parse_json
 
@@ -73,7 +74,10 @@ class Lines:
 
 
 def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
-    """Yield the documents of JSON Lines, each an object in a line; blank lines are passed over."""
+    """Yield the documents of JSON Lines, each an object in a line; blank lines are passed over.
+
+    Of examples, those of instructions.py.
+    """
 
     def record(line: Line) -> Record | None:
         if line.fault:
@@ -81,9 +85,10 @@ def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[D
         if not line.text or line.text.isspace():
             return None
         try:
-            return Record(f"{name}, line {line.number}", parse_json(line.text), note=replaced(line.bad))
+            value = parse_json(line.text, unique=how.examples)
+            return Record(f"{name}, line {line.number}", value, note=replaced(line.bad))
         except ValueError as error:
             return Record(f"{name}, line {line.number}", None, json_fault(error, line.text))
 
     records = filter(None, map(record, Lines(stream, name, how)))
-    return documents_of(records, name, "JSON Lines", how)
+    return examples_of(records, name, how) if how.examples else documents_of(records, name, "JSON Lines", how)

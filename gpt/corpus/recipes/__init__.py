@@ -1,8 +1,9 @@
 """Corpora by name: a recipe is a source, a split and their settings."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from gpt.corpus.download import RemoteFile
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Split
 
@@ -24,3 +25,11 @@ class Recipe(Protocol):
 
     def record(self) -> dict[str, Any]:
         """Return what the manifest says of the recipe."""
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A recipe that downloads."""
+
+    def downloads(self) -> tuple[list[RemoteFile], Path]:
+        """Return the files that it takes, and the directory in which they are kept. Nothing is written."""

@@ -19,8 +19,8 @@ from gpt.errors import InputError
 class Files:
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
-    Each file is a document, or many, by its records or separators.
-    Some validate, or passages of long ones, as a hash of their content chooses.
+    Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
+    a hash of their content. Text that is added later changes nothing of that.
     """
 
     input: list[Path]
@@ -71,15 +71,7 @@ class Files:
 
         Raises InputError for a name that leads elsewhere than below data/, and for the default corpus's place.
         """
-        if Path(self.name).name != self.name or self.name in (".", ".."):
-            raise InputError(f"`name` {self.name}: is no plain name; to write elsewhere, give a directory with `out`")
-        place = self.out or Path("data") / self.name
-        if place == Python.out:
-            raise InputError(
-                f"{place}: is the place of the standard library of Python, which training reads where it is given no "
-                "`data`; choose another `name`"
-            )
-        return place
+        return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
         return TextFiles(self.input, how=self.reading(), validation=self.validation)
@@ -108,8 +100,26 @@ class Files:
             "name": "files",
             "tokenizer": self.tokenizer,
             "input": [str(path) for path in self.input],
-            **{name: value for name, value in vars(self.reading()).items() if name != "range"},
+            **{
+                name: value for name, value in vars(self.reading()).items() if name not in ("range", "most", "examples")
+            },
             **vars(self.filters()),
             **vars(self.split()),
             "validation": [str(path) for path in self.validation],
         }
+
+
+def named_place(name: str, out: Path | None) -> Path:
+    """Return the directory to write a dataset of a name to, if no other was given.
+
+    Raises InputError for a name that leads elsewhere than below data/, and for the default corpus's place.
+    """
+    if Path(name).name != name or name in (".", ".."):
+        raise InputError(f"`name` {name}: is no plain name; to write elsewhere, give a directory with `out`")
+    place = out or Path("data") / name
+    if place == Python.out:
+        raise InputError(
+            f"{place}: is the place of the standard library of Python, which training reads where it is given no "
+            "`data`; choose another `name`"
+        )
+    return place

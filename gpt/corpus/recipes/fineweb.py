@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gpt.choices import EncoderName
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.download import beside
+from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.formats import require_parquet
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
@@ -62,6 +62,9 @@ class FineWeb:
     def names(self) -> list[str]:
         """List the files that are taken."""
         return self.folder.names(".parquet")[: self.files]
+
+    def downloads(self) -> tuple[list[RemoteFile], Path]:
+        return self.folder.chosen(self.names()), self.folder.directory
 
     def source(self) -> TextFiles:
         return TextFiles(self.folder.fetch(self.names()), field="text")

@@ -32,6 +32,9 @@ class Shakespeare:
     def place(self) -> Path:
         return self.out
 
+    def downloads(self) -> tuple[list[RemoteFile], Path]:
+        return [] if self.input else [FILE], beside(self.out)
+
     def source(self) -> Texts:
         path = self.input.expanduser() if self.input else download([FILE], beside(self.out))[0]
         content = path.read_bytes()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gpt.choices import EncoderName, Overlap
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.download import beside
+from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
@@ -45,9 +45,16 @@ class TinyStories:
     def folder(self) -> Folder:
         return list_folder(REPOSITORY, self.revision, "", beside(self.out))
 
+    def names(self) -> list[str]:
+        """List the files that are taken: what trains, and what validates."""
+        return [f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")]
+
+    def downloads(self) -> tuple[list[RemoteFile], Path]:
+        return self.folder.chosen(self.names()), self.folder.directory
+
     def source(self) -> TextFiles:
         """Return the stories, one a document; one that is in both files validates."""
-        train, validation = self.folder.fetch([f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")])
+        train, validation = self.folder.fetch(self.names())
         return TextFiles([train], validation=[validation])
 
     def split(self) -> Split:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+import re
 from dataclasses import replace
 from unittest import mock
 
@@ -13,6 +14,7 @@ import web as faulty
 from helpers import refused, run_here
 from web import put_on_hub
 
+from gpt.corpus.download import bytes_in_words
 from gpt.corpus.recipes import fineweb, openwebtext, shakespeare, tinystories
 from gpt.dataset.dataset import open_dataset
 
@@ -174,6 +176,41 @@ def test_what_will_be_downloaded_is_said(hub, tmp_path):
     size = sum(len(TINY[f"TinyStoriesV2-GPT4-{part}.txt"]) for part in ("train", "valid"))
     directory = f"data/.downloads/roneneldan--TinyStories/{tinystories.COMMIT}"
     assert f"downloading 2 of 2 files, {size / 1000:.1f} kB, to {directory}\n" in output
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_dry_run_says_what_would_be_downloaded_and_writes_nothing(hub, tmp_path, name):
+    output = run_here("data/prepare.py", name, *OPTIONS[name], "--dry-run", cwd=tmp_path)
+    files = {
+        "tinystories": {path: TINY[path] for path in ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt")},
+        "openwebtext": OWT,
+        "fineweb": {path: content for path, content in WEB.items() if "/10BT/" in path},
+        "shakespeare": {"tinyshakespeare.txt": PLAY},
+    }[name]
+    size = sum(map(len, files.values()))
+    assert re.search(
+        rf"^download +{len(files)} of {len(files)} files, {bytes_in_words(size)}, to data/\.downloads", output
+    )
+    for path, content in files.items():
+        assert re.search(rf"^ +{path.rpartition('/')[2]}: {bytes_in_words(len(content))}$", output, re.MULTILINE)
+    assert "what is in them is known once they are here" in output
+    assert not [*tmp_path.iterdir()]
+    assert not [path for path, _ in hub.requests if "/resolve/" in path or "/input/" in path]
+
+
+def test_a_dry_run_looks_at_what_was_downloaded(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt.training.forecast.Forecast.seconds", lambda self: (60.0, 6.0))
+    run_here("data/prepare.py", "openwebtext", *OPTIONS["openwebtext"], "--files", "2", cwd=tmp_path)
+    before, count = sorted(tmp_path.rglob("*")), len(hub.requests)
+    output = run_here(
+        "data/prepare.py", "openwebtext", *OPTIONS["openwebtext"], "--files", "2", "--dry-run", cwd=tmp_path
+    )
+    assert re.search(r"^found +2 files, .*: \.parquet 2$", output, re.MULTILINE)
+    assert re.search(r"^documents +120, of ", output, re.MULTILINE)
+    assert len(hub.requests) == count
+    output = run_here("data/prepare.py", "openwebtext", *OPTIONS["openwebtext"], "--dry-run", cwd=tmp_path)
+    assert re.search(r"^download +1 of 3 files, ", output, re.MULTILINE)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["openwebtext", "fineweb"])

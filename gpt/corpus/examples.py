@@ -1,0 +1,165 @@
+"""Examples of prompts and answers, as shards with masks: encoded in parts, cut where they are too long, and judged.
+
+A prompt and its answer are encoded each by itself, so that the prompt's ids are those that sampling makes of it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.choices import Faulty
+from gpt.corpus.assembly import Result
+from gpt.corpus.documents import Document, Skipped
+from gpt.corpus.ledger import Outcome, write_ledger
+from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
+from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.unpacking import HIDDEN
+from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
+from gpt.dataset.manifest import SPLITS
+from gpt.errors import InputError, bounded, check_limits
+from gpt.log import log
+from gpt.terminal import one_line
+from gpt.text.chat_template import Spans
+from gpt.text.tokenizer import Tokenizer
+
+LONGEST_PROMPT = 400  # characters that are shown at each evaluation
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What becomes of examples that are too long, and of lines that are none."""
+
+    max_tokens: int = bounded(1024, ge=2)
+    """Of an example, with its end-of-text; longer ones are cut at their end."""
+    faulty: Faulty = "error"
+    """What lines that teach nothing are: an error, once all are read, or left out."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an example of no tokens."""
+        check_limits(self)
+
+    def require_sound(self, corpus: Corpus) -> None:
+        """Raise InputError for lines that are no examples, unless they are to be skipped. Hidden files are no lines."""
+        faults = [left for left in corpus.skipped if left.reason != HIDDEN]
+        self._require_none(faults, corpus.counts["left_out"] - corpus.counts["unread"])
+
+    def judge(self, corpus: Corpus, results: Sequence[Result]) -> dict[str, Any]:
+        """Report what was cut, and how much is learned, and say so; return what the recipe is to record.
+
+        Raises InputError for examples of which no answer is left, unless they are to be skipped.
+        """
+        counts, skipped = Counter[str](), list[Skipped]()
+        for result in results:
+            counts.update(result.found["counts"])
+            skipped += [Skipped(*left) for left in result.found["skipped"]]
+            counts["learned"] += sum(shard["learned"] for shard in result.found["shards"])
+        self._require_none(skipped, counts["unlearned"])
+        for left in skipped[:MAX_SHOWN]:
+            log.info(one_line(f"skipped {left.name}: {left.reason}"))
+        if counts["unlearned"] > MAX_SHOWN:
+            log.info(f"skipped {counts['unlearned'] - MAX_SHOWN:,} more, whose answers begin too late")
+        if counts["cut"]:
+            log.warning(
+                f"{counts['cut']:,} examples are longer than {self.max_tokens:,} tokens (`max_tokens`): their last "
+                f"{counts['cut_tokens']:,} tokens are cut off"
+            )
+        tokens = sum(shard.tokens for result in results for shard in result.shards)
+        log.info(f"{counts['learned']:,} of {tokens:,} tokens are learned, of answers and what ends them")
+        corpus.report["examples"] = {name: counts[name] for name in ("learned", "cut", "cut_tokens", "unlearned")}
+        return {"sample_prompt": sample_prompt(corpus)}
+
+    def _require_none(self, faults: Sequence[Skipped], count: int) -> None:
+        if not count or self.faulty == "skip":
+            return
+        named = "".join(f"\n  {one_line(f'{fault.name}: {fault.reason}')}" for fault in faults[:MAX_SHOWN])
+        more = f"\n  and {count - MAX_SHOWN:,} more" if count > MAX_SHOWN else ""
+        raise InputError(
+            f"`input`: {count:,} {'line is' if count == 1 else 'lines are'} no example to learn from; mend or remove "
+            f"what is named, or leave it out by `faulty` skip. Nothing was written:{named}{more}"
+        )
+
+
+def sample_prompt(corpus: Corpus) -> str:
+    """Choose what a model in training is asked at each evaluation: the first prompt that is not long, or ''."""
+    prompts = (document.text[: document.learned[0][0]] for document in corpus)
+    return next((prompt for prompt in prompts if 0 < len(prompt) <= LONGEST_PROMPT), "")
+
+
+def parts_of(text: str, learned: Spans) -> Iterator[tuple[str, bool]]:
+    """Divide a text into parts that are learned and parts that are not; none of them is empty."""
+    place = 0
+    for start, stop in [*learned, (len(text), len(text))]:
+        for part, is_learned in ((text[place:start], False), (text[start:stop], True)):
+            if part:
+                yield part, is_learned
+        place = stop
+
+
+def encode_examples(
+    documents: Sequence[Document], tokenizer: Tokenizer, threads: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the ids of each example, (N,), and which are learned, (N + 1,) bool: the last one is its end-of-text."""
+    parts = [[*parts_of(document.text, document.learned)] for document in documents]
+    ids = iter(tokenizer.encode_batch([text for own in parts for text, _ in own], threads))
+    for document, own in zip(documents, parts, strict=True):
+        encoded = [next(ids) for _ in own]
+        learned = [np.full(len(each), is_learned) for each, (_, is_learned) in zip(encoded, own, strict=True)]
+        ends = document.learned[-1][1] > len(document.text)
+        yield np.concatenate(encoded), np.append(np.concatenate(learned), ends)
+
+
+def write_examples(
+    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, passages: Path | None,
+    tokenizer: Path, threads: int, most: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each.
+
+    Raises InputError for a tokenizer with which examples cannot be told apart.
+    """
+    loaded = loaded_tokenizer(tokenizer)
+    if loaded.end_of_text is None:
+        raise InputError(
+            f"`tokenizer`: the {loaded.kind} tokenizer has no end-of-text here, with which an answer ends; choose "
+            "another one, such as gpt2"
+        )
+    writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
+    kept = firsts == np.arange(base, base + len(firsts))
+    outcomes, counts, skipped = list[Outcome](), Counter[str](), list[tuple[str, str]]()
+    for batch in _batches(pieces_of(documents_at(text, kept), divide, passages_at(passages))):
+        outcomes += [Outcome(len(document.text)) for document, _ in batch]
+        encoded = encode_examples([document for document, _ in batch], loaded, threads)
+        for (document, pieces), outcome, (ids, learned) in zip(batch, outcomes[-len(batch) :], encoded, strict=True):
+            for piece in pieces:  # it is all of the document; none if the document is dropped
+                outcome.add(piece)
+                over = max(0, len(learned) - most)
+                mask = np.append(learned[: most - 1], False) if over else learned  # what is cut does not end there
+                if mask.any():
+                    writers[piece.split].add([ids[: len(mask) - 1]], [mask])
+                    counts.update(cut=int(over > 0), cut_tokens=over)
+                    continue
+                counts["unlearned"] += 1
+                outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")
+                skipped += [(document.name, outcome.reason)] if len(skipped) < MAX_SHOWN else []
+    shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
+    ledger = write_ledger(place, text, firsts, kept, spool, outcomes)
+    return {"shards": shards, "counts": counts, "skipped": skipped} | ledger
+
+
+Example = tuple[Document, Iterator[Piece]]
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """Gather examples to be encoded at once."""
+    batch, characters = list[Example](), 0
+    for example in examples:
+        batch.append(example)
+        characters += len(example[0].text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

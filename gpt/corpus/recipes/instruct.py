@@ -1,0 +1,65 @@
+"""Prompts and answers, of which the answers are learned."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.choices import Faulty, Overlap
+from gpt.corpus.content_split import SplitWhole
+from gpt.corpus.documents import Reading
+from gpt.corpus.examples import Examples
+from gpt.corpus.recipes.files import named_place
+from gpt.corpus.sources import TextFiles
+from gpt.corpus.split import Split
+
+
+@dataclass(frozen=True)
+class Instruct:
+    """Prepare prompts and answers, of which the answers alone are learned.
+
+    Each line is a JSON object with prompt and completion, or with messages. Alpaca's and ShareGPT's fields are known.
+    """
+
+    input: list[Path]
+    """Files of JSON Lines, packed or not, archives, patterns, directories with all below, or - for stdin."""
+    name: str
+    """Name of the dataset, written to data/NAME."""
+    max_tokens: int = 1024
+    """Cut longer examples to so many tokens, with their end-of-text: the context in which they will be learned."""
+    faulty: Faulty = "error"
+    """Lines that are no examples, or whose answers are cut off, are an error, once all are read, or are skipped."""
+    tokenizer: str = "gpt2"
+    """gpt2, bytes, char, bpe:VOCAB, or that of a run, dataset or Hugging Face GPT-2 that is to be fine-tuned."""
+    validation_share: float = 0.1
+    """Share of the text that validates, and is not trained on: whole examples."""
+    validation: list[Path] = dataclasses.field(default_factory=list)
+    """Files of examples that validate, instead of a share."""
+    overlap: Overlap = "report"
+    """Move training examples that share much with validation there, drop them, or only report how much it is."""
+    max_overlap: float = 0.1
+    """Share of its 13-grams that an example may have in common with the other side."""
+    workers: str = "all"
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
+    out: Path | None = None
+    """Dataset directory to write, instead of data/NAME."""
+
+    def place(self) -> Path:
+        """Return the directory to write. Raises InputError for a name that leads elsewhere than below data/."""
+        return named_place(self.name, self.out)
+
+    def source(self) -> TextFiles:
+        return TextFiles(self.input, how=Reading(examples=True), validation=self.validation)
+
+    def split(self) -> Split:
+        return SplitWhole(self.validation_share, self.overlap, self.max_overlap)
+
+    def examples(self) -> Examples:
+        """Return what becomes of examples that are too long, and of lines that are none."""
+        return Examples(self.max_tokens, self.faulty)
+
+    def record(self) -> dict[str, Any]:
+        files = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
+        return {"name": "instruct", "tokenizer": self.tokenizer} | files | vars(self.examples()) | vars(self.split())

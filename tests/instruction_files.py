@@ -1,0 +1,21 @@
+"""Small files of prompts and answers, and datasets of them."""
+
+import json
+
+from gpt.corpus.content_split import SplitWhole
+from gpt.corpus.documents import Reading
+from gpt.corpus.examples import Examples
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import TextFiles
+
+
+def lines_of(count):
+    """Lines of prompts and completions, all different."""
+    return [json.dumps({"prompt": f"What is {n} and {n}? ", "completion": f"{2 * n}"}) for n in range(count)]
+
+
+def made(home, examples=None, tokenizer="bytes", overlap="report", **options):
+    """The dataset of a.jsonl in a directory, at `d` beside it."""
+    source = TextFiles([home / "a.jsonl"], how=Reading(examples=True), **options)
+    recipe = {"name": "instruct"}
+    return prepare(source, SplitWhole(overlap=overlap), tokenizer, home / "d", recipe, examples=examples or Examples())
