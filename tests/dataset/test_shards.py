@@ -33,8 +33,8 @@ def llm_c_shard(ids, magic=20240520, version=1, dtype="<u2"):
 
 def test_the_layout_is_that_of_llm_c(tokenizer, tmp_path):
     writer = ShardWriter(tmp_path / "0", "train", tokenizer)
-    writer.add([1, 2, 3])
-    writer.add([4])
+    writer.add([np.array([1, 2, 3])])
+    writer.add([np.array([4])])
     (info,) = writer.close()
     content = (tmp_path / f"0.{info.file}").read_bytes()
     assert content == llm_c_shard([1, 2, 3, 256, 4, 256])
@@ -46,7 +46,7 @@ def test_shards_are_cut_at_the_token_and_read_as_one_stream(tokenizer, tmp_path,
     documents = [[rng.randrange(256) for _ in range(rng.randrange(40))] for _ in range(50)]
     writer = ShardWriter(tmp_path / "0", "train", tokenizer, shard_tokens=100)
     for document in documents:
-        writer.add(document)
+        writer.add([np.array(document, dtype=np.int64)])
     infos = writer.close()
     stream = [token for document in documents for token in [*document, 256]]
     assert [info.tokens for info in infos[:-1]] == [100] * (len(infos) - 1)
@@ -68,7 +68,7 @@ def test_large_vocabularies_are_written_in_32_bits(tmp_path):
             return np.ones(70_001, dtype=np.int64)
 
     writer = ShardWriter(tmp_path / "0", "train", Large())  # ty: ignore[invalid-argument-type]
-    writer.add([69_999, 1])
+    writer.add([np.array([69_999, 1])])
     (info,) = writer.close()
     assert (tmp_path / f"0.{info.file}").read_bytes() == llm_c_shard([69_999, 1, 70_000], 20240801, 7, "<u4")
     assert Shard(tmp_path / f"0.{info.file}").read(0, 2).tolist() == [69_999, 1]
@@ -78,7 +78,7 @@ def test_large_vocabularies_are_written_in_32_bits(tmp_path):
 def test_an_id_outside_the_vocabulary_is_never_written(tokenizer, tmp_path, token):
     writer = ShardWriter(tmp_path / "0", "train", tokenizer)
     with pytest.raises(InputError, match="do not fit a vocabulary of 257"):
-        writer.add([1, token])
+        writer.add([np.array([1, token])])
     assert writer.close() == []
 
 
