@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.text.parts import parts_of
-from gpt.text.tokenizer import GPT2_PATTERN, Tokenizer
+from gpt.text.tokenizer import GPT2_PATTERN, Tokenizer, parts_of
 
 INSTALL = "pip install 'gpt[fast]'"
 PROVEN, PROVEN_PART = 1 << 14, 32  # of each batch both encode the beginning: so many characters, and one in so many

@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import hashlib
 import heapq
+import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
-from gpt.text.parts import parts_of
 from gpt.text.spelling import to_bytes
 
 END_OF_TEXT = "<|endoftext|>"
@@ -29,6 +30,12 @@ END_OF_TEXT = "<|endoftext|>"
 # GPT-2's, as tiktoken spells it: contractions, words, numbers, punctuation, each with the space before it.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 CHARACTER_PATTERN = r"(?s:.)"
+
+# Merging a piece takes longer than in proportion to its length: runs of one kind of character are cut at this many.
+LONGEST_RUN = 16_384
+RUN = regex.compile(r"\p{L}++|\p{N}++|[^\s\p{L}\p{N}]++|\s++")
+RUN_BACKWARDS = regex.compile("(?r)" + RUN.pattern)
+LONE_SURROGATES = regex.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 FORMAT = "gpt-tokenizer"
 VERSION = 1
@@ -76,9 +83,8 @@ class Tokenizer:
     @classmethod
     def char(cls, characters: Iterable[str], end_of_text: bool) -> "Tokenizer":
         """Make a tokenizer of one token per character, in code-point order."""
-        return cls(
-            "char", [character.encode() for character in sorted(set(characters))], CHARACTER_PATTERN, end_of_text
-        )
+        ranks = [character.encode() for character in sorted(set(characters))]
+        return cls("char", ranks, CHARACTER_PATTERN, end_of_text)
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -137,8 +143,7 @@ class Tokenizer:
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text that each id completes, whole characters only ('' while one is unfinished); then the rest."""
         decoder = StreamDecoder(self.token_bytes)
-        for token in ids:
-            yield decoder.push(token)
+        yield from map(decoder.push, ids)
         yield decoder.finish()
 
     def token_bytes(self, token: int) -> bytes:
@@ -279,3 +284,17 @@ def _panics_are_errors() -> Generator[None]:
         if type(error).__name__ == "PanicException":  # of pyo3, which gives no other way to name it
             raise InputError(f"tiktoken cannot encode the text ({error})") from None
         raise
+
+
+def parts_of(text: str) -> list[str]:
+    """Cut a text within runs that are too long; what cannot be UTF-8 becomes U+FFFD, as tiktoken has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = LONE_SURROGATES.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")  # joins pairs
+    cuts, end = [0], 0
+    for place in range(LONGEST_RUN, len(text), LONGEST_RUN):  # at least one of these is in every run that is too long
+        if place >= end:
+            start, end = RUN_BACKWARDS.match(text, 0, place + 1).start(), RUN.match(text, place).end()
+            cuts += range(start + LONGEST_RUN, end, LONGEST_RUN)
+    return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]

@@ -9,8 +9,7 @@ import tiktoken
 from gpt.errors import InputError
 from gpt.text import fast
 from gpt.text.fast import Disagreement, FastEncoder
-from gpt.text.parts import LONGEST_RUN, parts_of
-from gpt.text.tokenizer import Tokenizer
+from gpt.text.tokenizer import LONGEST_RUN, Tokenizer, parts_of
 
 pytest.importorskip("gigatoken", reason="the extra `fast` is not installed")
 

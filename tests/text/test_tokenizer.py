@@ -15,9 +15,8 @@ from gpt.errors import InputError
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import score_text
-from gpt.text.parts import LONGEST_RUN, parts_of
 from gpt.text.spelling import byte_alphabet
-from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, StreamDecoder, Tokenizer
+from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, LONGEST_RUN, StreamDecoder, Tokenizer, parts_of
 
 
 def random_texts(count=1000):
@@ -82,7 +81,7 @@ def test_a_run_is_cut_after_each_longest_run(monkeypatch):
     kinds = {"a": "letter", "é": "letter", "1": "number", ".": "other", "😀": "other", " ": "space", "\n": "space"}
     rng = random.Random(2)
     for longest in (1, 2, 5):
-        monkeypatch.setattr("gpt.text.parts.LONGEST_RUN", longest)
+        monkeypatch.setattr("gpt.text.tokenizer.LONGEST_RUN", longest)
         for _ in range(2000):
             text = "".join(rng.choice("aé1.😀 \n") * rng.randint(1, 3 * longest) for _ in range(rng.randrange(6)))
             cuts, place = [0], 0
