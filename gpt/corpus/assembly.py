@@ -58,8 +58,10 @@ def assemble(
         for result in results:
             mine = [zip(shard.files, called.files, strict=True) for own, shard, called in named if own is result]
             files = {own: name for pairs in mine for own, name in pairs}
-            size = ledger.write(result.ledger.read_bytes())
-            slices[result.key] = {"result": result.found, "files": files, "ledger": [end, size]}
+            content = result.ledger.read_bytes()
+            size = ledger.write(content)
+            own = {"ledger": [end, size], "ledger_sha256": hashlib.sha256(content).hexdigest()}
+            slices[result.key] = {"result": result.found, "files": files} | own
             end += size
     for name in (RECORD, KEYS):
         if (corpus.stages.own / name).exists():
@@ -85,7 +87,7 @@ def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, Shard
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over inputs, settings, tokenizer and shards; where the inputs lay makes no difference."""
     inputs = [hashlib.sha256(Path(f"{place}{HASHES}").read_bytes()).hexdigest() for place in corpus.places]
-    settings = {key: value for key, value in recipe.items() if key != "input"}
+    settings = {key: value for key, value in recipe.items() if key not in ("input", "validation", "tokenizer")}
     content = [inputs, settings, tokenizer.fingerprint, [asdict(shard) for shard in shards]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -100,8 +102,12 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
     text_bytes = sum(shard.text_bytes for shard in shards)
     read = sum(sources.values())
     return {
-        "documents": {"read": corpus.counts["documents"], "left_out": dict(reasons.most_common())},
-        "characters": corpus.counts["characters"],
+        "documents": {
+            "read": corpus.counts["documents"],
+            "kept": sum(int(kept.sum()) for kept in corpus.kept),
+            "left_out": dict(reasons.most_common()),
+        },
+        "characters_read": corpus.counts["characters"],
         "text_bytes": text_bytes,
         "tokens": tokens,
         "bytes_per_token": round(text_bytes / max(1, sum(tokens.values())), 4),
@@ -157,7 +163,10 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
                 link(file, Path(f"{place}.{own}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)
-                Path(f"{place}{PART}").write_bytes(ledger.read(size))
+                content = ledger.read(size)
+            if hashlib.sha256(content).hexdigest() != entry["ledger_sha256"]:
+                raise InputError(f"{out / LEDGER}: is damaged")
+            Path(f"{place}{PART}").write_bytes(content)
         except (InputError, OSError, KeyError, TypeError, ValueError):
             continue  # it is encoded again
         finish(result, place, found)

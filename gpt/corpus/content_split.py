@@ -19,6 +19,7 @@ from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
     SIDES,
+    TRAIN,
     VALIDATION,
     ByContent,
     ByEnd,
@@ -60,7 +61,8 @@ class SplitByContent:
     def __call__(self, corpus: Corpus) -> ByContent | ByEnd:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
-        before = _Record.read(corpus.before, self)
+        settings = asdict(self) | {"files_validate": any(each.validates for each in corpus.slices)}
+        before = _Record.read(corpus.before, settings)
         size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
         size = before.passage if before else size
         tasks = corpus.tasks(digest(size), size)
@@ -68,15 +70,11 @@ class SplitByContent:
         rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
         keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
         own = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
-        given = {int(key): VALIDATION for part in own for key in part}
         del rows
-        if given:
-            divide = ByContent(size, 0, given)
-        elif before:
-            divide = ByContent(size, before.threshold, before.exceptions)
-        else:
-            divide = ByContent(size, threshold(keys, lengths, useful))
         known = before.keys if before else keys[:0]
+        divide = ByContent(size, *_chosen(keys, lengths, useful, before))
+        if given := {int(key): VALIDATION for part in own for key in part}:
+            divide = ByContent(size, 0, given)
         corpus.is_grown = before is not None and np.isin(known, keys, assume_unique=True).mean() >= STILL_THERE
         total = float(lengths.sum())
         own = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
@@ -89,10 +87,12 @@ class SplitByContent:
             log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
             return ByEnd(useful)
         target = max(own, useful * total)
-        bounds = (ENOUGH * target, max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)))
-        guard = Guard(corpus, self.overlap, self.max_overlap, known, bounds)
+        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
+        bounds = (ENOUGH * target, min(most, total / 2))
+        mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
+        guard = Guard(corpus, mode, self.max_overlap, known, bounds)
         divide, corpus.report["overlap"] = guard(divide)
-        record = _Record(asdict(self), size, divide.threshold, divide.exceptions, np.union1d(known, keys))
+        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys))
         record.write(corpus.stages.own)
         return divide
 
@@ -101,6 +101,24 @@ class SplitWhole(SplitByContent):
     """Chooses whole documents: each trains or validates."""
 
     whole: ClassVar[bool] = True
+
+
+def _chosen(
+    keys: np.ndarray, lengths: np.ndarray, share: float, before: "_Record | None"
+) -> tuple[int, dict[int, str]]:
+    """Return the threshold, which is the share, and the passages that validate or do not although it says otherwise.
+
+    These are some of a small text, of which chance would choose far too much or too little; and of a text that has
+    grown those that stay where they were, although what is new validates to a smaller share.
+    """
+    usual = int(share * 2**64)
+    if before is None:
+        limit = threshold(keys, lengths, share)
+        between = keys[(keys >= min(usual, limit)) & (keys < max(usual, limit))] if usual != limit else keys[:0]
+        return usual, dict.fromkeys(between.tolist(), VALIDATION if limit > usual else TRAIN)
+    now = min(usual, before.threshold)
+    stay = before.keys[(before.keys >= now) & (before.keys < before.threshold)]
+    return now, dict.fromkeys(stay.tolist(), VALIDATION) | before.exceptions
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
@@ -126,7 +144,7 @@ class _Record:
     """Of all passages, in order."""
 
     @classmethod
-    def read(cls, directory: Path | None, asked: SplitByContent) -> "_Record | None":
+    def read(cls, directory: Path | None, asked: dict[str, Any]) -> "_Record | None":
         """Read the record of a dataset that is there, if it was divided by the same settings."""
         if directory is None or not (directory / RECORD).exists():
             return None
@@ -140,7 +158,7 @@ class _Record:
         except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
             return None
-        if record.settings != asdict(asked):
+        if record.settings != asked:
             log.warning(f"{directory}: was divided by other settings; text that trained there may validate now")
             return None
         return record

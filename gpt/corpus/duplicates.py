@@ -20,6 +20,8 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> np.ndarray:
     """
     bases = np.cumsum([0, *corpus.sizes])
     total = int(bases[-1])
+    if not total:
+        return np.empty(0, dtype=np.int64)
     firsts = np.lib.format.open_memmap(directory / "firsts.npy", mode="w+", dtype=np.int64, shape=(total,))
     slices = [np.load(f"{place}{HASHES}", mmap_mode="r") for place in corpus.places]
     buckets = max(1, total // BUCKET)

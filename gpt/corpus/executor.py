@@ -68,7 +68,11 @@ def open_executor(workers: str, directory: Path) -> Executor:
         client = Client(address, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(f"`workers` {workers}: there is no Dask scheduler ({error})") from None
-    _shake_hands(client.run, workers, directory)
+    try:
+        _shake_hands(client.run, workers, directory)
+    except BaseException:
+        client.close()
+        raise
     return Cluster(client.get_executor(pure=False), client.close)
 
 
@@ -87,17 +91,17 @@ class Cluster(Executor):
         self._close()
 
 
-def _shake_hands(run: object, workers: str, directory: Path) -> None:
+def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None:
     """Ask every worker of a cluster what it has. Raises InputError for the first that differs from this process."""
     probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     probe.write_text(word)
     try:
-        answers = run(greeting, str(probe), str(Path.cwd()))  # ty: ignore[not-callable]
+        answers = run(greeting, str(probe), str(Path.cwd()))
     finally:
         probe.unlink()
     if not answers:
         raise InputError(f"`workers` {workers}: the cluster has no worker yet; start some: dask worker HOST:PORT")
-    questions = ("version of this program", "Python", "NumPy", "directory")
+    questions = ("version of this program", "tiktoken", "Python", "NumPy", "directory")
     for name, answers_ in answers.items():
         for question, have, wanted in zip(questions, answers_, greeting_of(word), strict=True):
             if have != wanted:
@@ -118,7 +122,8 @@ def greeting(probe: str, directory: str) -> list[str]:
 
 
 def greeting_of(word: str) -> list[str]:
-    return [importlib.metadata.version("gpt"), platform.python_version(), np.__version__, word]
+    versions = [importlib.metadata.version(name) for name in ("gpt", "tiktoken")]
+    return [*versions, platform.python_version(), np.__version__, word]
 
 
 def _begin() -> None:

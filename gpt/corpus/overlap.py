@@ -11,6 +11,7 @@ Of two passages that were on opposite sides before text was added, none moves. O
 new one does: it goes to the side of the other.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -73,18 +74,23 @@ class Guard:
 
     def _scan(self, divide: ByContent, index: Index) -> tuple[list[Leak], np.ndarray]:
         """Hold all of training against the index: what shares too much, and which grams were met, (G,) bool."""
-        leaks, seen = list[Leak](), np.zeros(len(index.grams), dtype=bool)
+        leaks, seen = dict[int, Leak](), np.zeros(len(index.grams), dtype=bool)
         key = digest(asdict(divide), index.digest, self._most)
         tasks = self._corpus.tasks(key, divide, index.place, self._most)
         for place, found in self._corpus.stages.run("comparing training with validation", scan_slice, tasks):
-            leaks += [Leak(*leak) for leak in found["leaks"]]
+            for leak in (Leak(*leak) for leak in found["leaks"]):
+                twins = leaks.get(leak.key)  # they move together
+                size = leak.characters + (twins.characters if twins else 0)
+                leaks[leak.key] = replace(leak, characters=size)
             seen |= np.unpackbits(np.load(f"{place}{SEEN}"), count=len(seen)).astype(bool)
-        return leaks, seen
+        return [*leaks.values()], seen
 
     def _changes(self, divide: ByContent, leaks: list[Leak], index: Index, report: OverlapReport) -> dict[int, str]:
         """Choose new sides, by key, for what shares most at first, as far as that is allowed."""
         self._require_little(leaks)
-        lengths = dict(zip(index.keys.tolist(), index.lengths.tolist(), strict=True))
+        lengths = Counter[int]()
+        for key, length in zip(index.keys.tolist(), index.lengths.tolist(), strict=True):
+            lengths[key] += length
         changes, size, (least, most) = dict[int, str](), float(index.lengths.sum()), self._bounds
         for leak in sorted(leaks, key=lambda leak: (-leak.share, leak.key)):
             stays = self._is_known(leak.key) or leak.key in divide.exceptions

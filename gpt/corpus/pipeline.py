@@ -11,14 +11,12 @@ What 1, 3 and 5 do is done slice by slice, on any number of processes, and once 
 was killed goes on where it was, and gives the same bytes.
 """
 
-import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, require_windows, reuse, slice_bytes_of
@@ -27,24 +25,23 @@ from gpt.corpus.duplicates import drop_duplicates
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
-from gpt.corpus.reading import MAX_SHOWN, Corpus, Filters, name_at
+from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import Slice, cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
-from gpt.corpus.stages import Stages, Task, digest
+from gpt.corpus.stages import Stages, Task, digest, say_done, wait_for_all, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_written
 from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError, require
-from gpt.files import aside, remove_directory, write_directory
+from gpt.files import write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer
 
-WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
@@ -77,7 +74,7 @@ def prepare(
     tokenizer = _checked(tokenizer, encoder)
     before = replaceable(out, recipe.get("name"))
     with (
-        _work_in(out, part) as (work, interruptible),
+        work_in(out, part) as (work, interruptible),
         Progress() as progress,
         Stages(work, progress, workers, part) as stages,
     ):
@@ -90,8 +87,9 @@ def prepare(
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
         if part[0] > 1:
-            log.info(f"part {part[0]} of {part[1]} is done; the first writes {out}")
+            say_done(work, part)
             return None
+        wait_for_all(work, part[1])
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
@@ -123,30 +121,6 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
             f"tokens/s, by {stages.workers} {'worker' if stages.workers == '1' else 'workers'}; {longest} took "
             f"{seconds / took:.0%} of it"
         )
-
-
-@contextlib.contextmanager
-def _work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
-    """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
-    work = aside(out, WORK).absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(work / f".lock-{part[0]}-of-{part[1]}").acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{out}: another process is preparing it; wait until it ends, or choose another place"
-        ) from None
-    kept = f"; {out} is as it was" if out.exists() else ""
-    interruptible = Interruptible(work, f"nothing was written{kept}")
-    with lock, interruptible:
-        try:
-            yield work, interruptible
-        except BaseException:
-            if not interruptible.keeps:
-                remove_directory(work)
-            raise
-        if part[0] == 1:
-            remove_directory(work)
 
 
 def _read(
@@ -232,7 +206,9 @@ def _encoded(
         write = fastest(tokenizer)
     reused = reuse(out, stages, write, tasks)
     if reused:
-        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again")
+        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again; new or changed:")
+        new = [task.label for task in tasks if not stages.result(write, task).exists()]
+        log.info(f"parts that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
     results = list(stages.run("encoding", write, tasks))
     for task, (_, found) in zip(tasks, results, strict=True):
         if DISAGREEMENT in found:
@@ -255,12 +231,12 @@ def _encoding_tasks(
     tasks = []
     most = (examples.max_tokens,) if examples else ()
     for own, each, text, base, count in zip(
-        corpus.digests, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
+        corpus.contents, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
     ):
         mine = np.array(firsts[base : base + count])
         passages = corpus.passages[len(tasks)] if corpus.passages else None
         division = division_key(divide, passages)
-        key = digest(own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
+        key = digest(VERSION, own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
         arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1, *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
     return tasks

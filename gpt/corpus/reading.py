@@ -76,7 +76,8 @@ def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filte
     rows = np.column_stack([hashes, np.arange(len(hashes), dtype=np.uint64)])
     np.save(f"{place}{HASHES}", rows[np.lexsort(rows.T[[2, 1, 0]])])
     np.array(writer.places, dtype="<u8").tofile(f"{place}{PLACES}")
-    return writer.counts | {"notices": writer.notices, "skipped": writer.skipped, "repaired": writer.repaired}
+    said = {"notices": writer.notices, "skipped": writer.skipped, "repaired": writer.repaired}
+    return writer.counts | said | {"content": writer.content.hexdigest()}
 
 
 class _SliceWriter:
@@ -85,7 +86,7 @@ class _SliceWriter:
     def __init__(self, texts: BinaryIO, entries: TextIO, filters: Filters) -> None:
         self._texts, self._entries, self._filters, self._size = texts, entries, filters, 0
         self.counts = Counter[str]()
-        self.hashes, self.places = list[bytes](), list[int]()
+        self.hashes, self.places, self.content = list[bytes](), list[int](), hashlib.sha256()
         self.notices, self.skipped, self.repaired = list[Any](), list[Any](), list[Any]()  # the first of them
 
     def read(self, source: Source, part: Any) -> None:
@@ -126,13 +127,16 @@ class _SliceWriter:
         content = content if found.text is document.text else found.text.encode()
         learned = np.array(found.learned, dtype="<u8").tobytes() if found.learned else b""
         self.hashes.append(hashlib.blake2b(content + learned if learned else content, digest_size=16).digest())
+        self.content.update(self.hashes[-1])
         self.places.append(self._size)
         lengths = LENGTHS.pack(len(name), len(content), len(learned))
         self._size += sum(map(self._texts.write, (lengths, name, content, learned)))
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
-        self._entries.write(json.dumps({key: value for key, value in entry.items() if value != ""}) + "\n")
+        line = json.dumps({key: value for key, value in entry.items() if value != ""}) + "\n"
+        self.content.update(line.encode())
+        self._entries.write(line)
 
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
@@ -166,7 +170,8 @@ class Corpus:
     """What was read of a source; iterating gives the kept documents in order, as often as is needed.
 
     `documents` and `characters` count all of it, repetitions included; `files` counts the source's parts, and
-    `files_read` those that gave a document. `kept` tells of each document of each slice whether it stays.
+    `files_read` those that gave a document. `kept` tells of each document of each slice whether it stays;
+    `contents` name what was read of each slice, wherever it lay.
     """
 
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
@@ -178,12 +183,13 @@ class Corpus:
         ]
         self.counts = Counter[str]()
         self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
-        self.places, self.sizes = list[Path](), list[int]()
+        self.places, self.sizes, self.contents = list[Path](), list[int](), list[str]()
         self.slices = slices
         notices = list[Notice]()
         for place, read in stages.run("reading", read_slice, tasks):
             self.places.append(place)
             self.sizes.append((Path(f"{place}{PLACES}")).stat().st_size // 8)
+            self.contents.append(read.pop("content"))
             notices += [Notice(*notice) for notice in read.pop("notices")]
             self.skipped += [Skipped(*left) for left in read.pop("skipped")]
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]

@@ -162,7 +162,9 @@ class TextFiles:
         status = part.path.stat()
         where = part.range if part.range and part.path.suffix.lower() != ".parquet" else None
         size = where.stop - where.start if where else status.st_size
-        content, goes_on = f"{status.st_size} {status.st_mtime_ns} {part.range}", bool(part.range and part.range.start)
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        content = f"{part.path.absolute()} {status.st_size} {times} {part.range}"
+        goes_on = bool(part.range and part.range.start)
         return Identity(part.name, size, content, part.validates, goes_on)
 
     def divided(self, part: "TextFile", size: int) -> list["TextFile"]:
@@ -271,8 +273,13 @@ def _name(path: Path, outside: Path) -> str:
 def _reason_to_skip(directory: Path) -> str | None:
     if directory.is_symlink():
         return "a link to a directory; give it by `input`"
-    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
+    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES:
         return HIDDEN
-    if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
-        return "a dataset or a run of this program"
+    try:
+        if (directory / "pyvenv.cfg").exists():
+            return HIDDEN
+        if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
+            return "a dataset or a run of this program"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return None

@@ -13,6 +13,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,17 @@ class ByContent:
         """Return on which sides passages are, (N,) of numbers in `SIDES`, by their keys, (N,) uint64."""
         found = (keys < np.uint64(min(self.threshold, 2**64 - 1))).astype(np.int8)
         if self.exceptions and len(keys):
-            known = np.array(sorted(self.exceptions), dtype=np.uint64)
+            known, own = self._in_order
             places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-            own = np.array([SIDES.index(self.exceptions[int(key)]) for key in known], dtype=np.int8)
             found = np.where(known[places] == keys, own[places], found)
         return found
+
+    @cached_property
+    def _in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The keys of the exceptions in order, and the numbers of their sides."""
+        known = sorted(self.exceptions)
+        sides = [SIDES.index(self.exceptions[key]) for key in known]
+        return np.array(known, dtype=np.uint64), np.array(sides, dtype=np.int8)
 
     def __call__(self, document: Document) -> Iterator[Piece]:
         """Yield the pieces: neighboring passages of one side are one."""

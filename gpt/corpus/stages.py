@@ -18,16 +18,19 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from gpt.corpus.executor import lost_worker, open_executor, worker_count
 from gpt.errors import InputError
-from gpt.files import read_json, sync, write_whole
-from gpt.log import Progress
+from gpt.files import aside, read_json, remove_directory, sync, write_whole
+from gpt.interrupts import Interruptible
+from gpt.log import Progress, log
 
 MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
 POLL_SECONDS = 0.5
+WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
 Work = FunctionType  # of the place of its files, and a task's arguments; it returns the result, as JSON has it
@@ -137,6 +140,56 @@ class Stages:
         while missing := sum(not result.exists() for result in results):
             self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} parts, which are other jobs'"
             time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
+    """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
+    work = aside(out, WORK).absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / f".lock-{part[0]}-of-{part[1]}").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{out}: another process is preparing it; wait until it ends, or choose another place"
+        ) from None
+    _require_alone(work, out, part[1])
+    kept = f"; {out} is as it was" if out.exists() else ""
+    interruptible = Interruptible(work, f"nothing was written{kept}")
+    with lock, interruptible:
+        try:
+            yield work, interruptible
+        except BaseException:
+            if not interruptible.keeps:
+                remove_directory(work)
+            raise
+        if part[0] == 1:
+            remove_directory(work)
+
+
+def _require_alone(work: Path, out: Path, parts: int) -> None:
+    """Raise InputError where other processes prepare the same as another number of jobs."""
+    for file in work.glob(".lock-*-of-*"):
+        if not file.name.endswith(f"-of-{parts}"):
+            try:
+                FileLock(file).acquire(timeout=0).__exit__(None, None, None)
+            except Timeout:
+                raise InputError(
+                    f"{out}: another process is preparing it as {file.name.rpartition('-')[2]} jobs, and this is one "
+                    f"of {parts}; wait until it ends, or choose another place"
+                ) from None
+
+
+def say_done(work: Path, part: tuple[int, int]) -> None:
+    """Tell the first job that this one needs no results any longer."""
+    (work / f"done-{part[0]}").touch()
+    log.info(f"part {part[0]} of {part[1]} is done; the first writes the dataset")
+
+
+def wait_for_all(work: Path, parts: int) -> None:
+    """Wait until the other jobs need their results no longer."""
+    while not all((work / f"done-{part}").exists() for part in range(2, parts + 1)):
+        time.sleep(POLL_SECONDS)
 
 
 def digest(*values: object) -> str:

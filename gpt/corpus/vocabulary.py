@@ -144,8 +144,13 @@ def _grown_tokenizer(tokenizer: str, corpus: Corpus, recipe: dict[str, Any]) -> 
     """Return the tokenizer that was learned from the same corpus before it grew, if it is asked for."""
     if not corpus.is_grown or corpus.before is None:
         return None
-    was = read_manifest(corpus.before).get("recipe", {}).get("tokenizer")
-    if not isinstance(was, str) or not was.startswith("bpe:") or tokenizer not in (AUTO, was):
+    try:
+        was = read_manifest(corpus.before).get("recipe", {}).get("tokenizer")
+        if not isinstance(was, str) or not was.startswith("bpe:") or tokenizer not in (AUTO, was):
+            return None
+        grown = Tokenizer.load(corpus.before / "tokenizer.json")
+    except InputError as error:
+        log.warning(f"{error}; the tokenizer is learned anew")
         return None
     log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus, which has grown")
-    return Tokenizer.load(corpus.before / "tokenizer.json"), recipe | {"tokenizer": was}
+    return grown, recipe | {"tokenizer": was}

@@ -70,7 +70,7 @@ def test_the_ledger_adds_up_to_the_input(folder, tmp_path):
 def test_the_report_counts_what_is_there(folder, tmp_path):
     dataset = written(folder, tmp_path / "d")
     report = report_of(tmp_path / "d")
-    assert report["documents"] == {"read": 61, "left_out": {"duplicate": 1, "binary": 1}}
+    assert report["documents"] == {"read": 61, "kept": 60, "left_out": {"duplicate": 1, "binary": 1}}
     assert report["tokens"] == {"train": dataset.train.tokens, "validation": dataset.validation.tokens}
     assert report["text_bytes"] == sum(path.stat().st_size for path in folder.glob("[0-6]*.txt"))
     longest = max(folder.glob("*.txt"), key=lambda path: path.stat().st_size)
@@ -224,6 +224,68 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
     assert killed > 0
     assert content_of(tmp_path / "killed") == wanted
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".work", ".partial"))]
+
+
+def test_two_files_of_one_name_size_and_time_are_both_read(folder, tmp_path):
+    for directory, word in (("x", "first"), ("y", "other")):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "a.txt").write_text("".join(f"{word} {number:05}\n" for number in range(5000)))
+        os.utime(tmp_path / directory / "a.txt", ns=(10**18, 10**18))
+    source = TextFiles([tmp_path / "x" / "a.txt", tmp_path / "y" / "a.txt"])
+    dataset = prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+    text = "".join(texts_of(dataset.train, dataset.tokenizer) + texts_of(dataset.validation, dataset.tokenizer))
+    assert text.count("first") == text.count("other") == 5000
+
+
+def test_a_file_that_was_changed_behind_its_time_is_encoded_again(folder, tmp_path):
+    written(folder, tmp_path / "d")
+    file = folder / "01.txt"
+    status, text = file.stat(), file.read_text()
+    file.write_text(text.replace(text.split()[20], "wordXYZ", 1)[: len(text)].ljust(len(text)))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    dataset = written(folder, tmp_path / "d")
+    assert any("wordXYZ" in text for text in texts_of(dataset.train, dataset.tokenizer)) != any(
+        "wordXYZ" in text for text in texts_of(dataset.validation, dataset.tokenizer)
+    )
+
+
+def test_what_was_only_touched_is_not_encoded_again(folder, tmp_path, said):
+    written(folder, tmp_path / "d")
+    for file in folder.iterdir():
+        file.touch()
+    said.clear()
+    written(folder, tmp_path / "d")
+    reused = next(line for line in said if "need not be encoded again" in line)
+    assert reused.split()[0] == reused.split()[2]
+
+
+def test_an_empty_directory_has_no_text(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there is no text in the input: nothing was written"):
+        written(tmp_path / "empty", tmp_path / "d")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_share_stays_what_it_is_when_a_small_corpus_grows(folder, tmp_path):
+    """Of a few texts chance must be helped; of the many that come later it need not."""
+    rng = random.Random(1)
+    for file in sorted(folder.iterdir())[4:]:
+        file.unlink()
+    written(folder, tmp_path / "d")
+    for number in range(400):
+        (folder / f"new{number}.txt").write_text(" ".join(f"word{rng.randrange(5000)}" for _ in range(100)))
+    dataset = written(folder, tmp_path / "d")
+    assert 0.05 < dataset.validation.tokens / (dataset.validation.tokens + dataset.train.tokens) < 0.17
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "manifest.json"])
+def test_a_damaged_dataset_with_a_learned_tokenizer_is_prepared_again(folder, tmp_path, file):
+    prepare(TextFiles([folder]), SplitByContent(), "bpe:300", tmp_path / "d", {"tokenizer": "bpe:300"})
+    damaged = tmp_path / "d" / file
+    damaged.write_text(damaged.read_text()[:300])
+    again = prepare(TextFiles([folder]), SplitByContent(), "bpe:300", tmp_path / "d", {"tokenizer": "bpe:300"})
+    assert open_dataset(tmp_path / "d").fingerprint == again.fingerprint
 
 
 @pytest.mark.process

@@ -145,5 +145,5 @@ def test_faults_can_be_skipped_and_are_counted(tmp_path, said):
     made(tmp_path, Examples(faulty="skip"))
     assert "skipped a.jsonl, line 4: has no field 'completion'" in said
     report = json.loads((tmp_path / "d" / "report.json").read_text())
-    assert report["documents"] == {"read": 59, "left_out": {"has no field 'completion'": 1}}
+    assert report["documents"] == {"read": 59, "kept": 59, "left_out": {"has no field 'completion'": 1}}
     assert [e["document"] for e in read_ledger(tmp_path / "d") if "reason" in e] == ["a.jsonl, line 4"]
