@@ -158,7 +158,11 @@ def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -
         raise InputError("`data` and `text`: each says what to evaluate on; give one of them")
     if files:
         tokenizer = load_tokenizer(run)
-        return _Corpus(" ".join(map(str, files)), text_split(TextFiles([*files], how=how), tokenizer), tokenizer)
+        try:
+            split = text_split(TextFiles([*files], how=how), tokenizer)
+        except InputError as error:  # of files as they are called where a dataset is prepared of them
+            raise InputError(str(error).replace("`input`", "`text`")) from None
+        return _Corpus(" ".join(map(str, files)), split, tokenizer)
     if how != Reading():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():

@@ -95,6 +95,9 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
         if flag == "--input":
             into, room = inputs, 0 if equals else len(words)
             inputs += [value] if equals else []
+        elif flag == "--validation":  # which takes several, too
+            into, room = others, 0 if equals else len(words)
+            others.append(word)
         elif word.startswith("-"):
             into, room = others, 0 if equals or word == "--dry-run" else 1
             others.append(word)

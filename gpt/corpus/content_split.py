@@ -19,6 +19,7 @@ from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
     SIDES,
+    TOO_MUCH,
     TRAIN,
     VALIDATION,
     ByContent,
@@ -84,7 +85,9 @@ class SplitByContent:
                 "them, or others by `validation`. Nothing was written"
             )
         if own > total / 2 and not given:
-            log.warning("the text repeats itself so much that no part of it is new to the rest: its end validates")
+            log.warning(
+                "the text is too short, or too much like itself, to be divided by content: its end validates"
+            )
             return ByEnd(useful)
         target = max(own, useful * total)
         most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
@@ -92,6 +95,12 @@ class SplitByContent:
         mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
         guard = Guard(corpus, mode, self.max_overlap, known, bounds)
         divide, corpus.report["overlap"] = guard(divide)
+        chosen = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum()) / total
+        if not given and chosen > TOO_MUCH * useful:
+            log.warning(
+                f"{chosen:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
+                "validates; `overlap` drop leaves that out instead"
+            )
         record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys))
         record.write(corpus.stages.own)
         return divide

@@ -40,7 +40,7 @@ from gpt.files import write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
-from gpt.text.tokenizer import Tokenizer
+from gpt.text.tokenizer import Tokenizer, require_bpe_size
 
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
 LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
@@ -174,8 +174,11 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
 
 def _checked(tokenizer: str | Tokenizer, encoder: EncoderName) -> str | Tokenizer:
     """Make the tokenizer now, if it hangs on no text. Raises InputError for an unknown one, and a wrong encoder."""
-    if isinstance(tokenizer, str) and parse_tokenizer(tokenizer)[0] in ("gpt2", "bytes", "file"):
-        tokenizer = make_tokenizer(tokenizer)
+    if isinstance(tokenizer, str):
+        kind, size = parse_tokenizer(tokenizer)
+        if size is not None:
+            require_bpe_size(size)
+        tokenizer = make_tokenizer(tokenizer) if kind in ("gpt2", "bytes", "file") else tokenizer
     require(encoder in get_args(EncoderName), "`encoder`", encoder, ", ".join(get_args(EncoderName)))
     if encoder == "gigatoken":
         from gpt.text.fast import require_fast

@@ -152,5 +152,5 @@ def _grown_tokenizer(tokenizer: str, corpus: Corpus, recipe: dict[str, Any]) -> 
     except InputError as error:
         log.warning(f"{error}; the tokenizer is learned anew")
         return None
-    log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus, which has grown")
+    log.info(f"{corpus.before}: its tokenizer, {was}, stays that of the corpus")
     return grown, recipe | {"tokenizer": was}

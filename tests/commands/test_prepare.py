@@ -179,6 +179,8 @@ def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
         (("--input", ".", "--name", "x", "--out", "a.txt/x"), "a.txt/x: cannot be written, since a.txt is a file"),
         (("--input", ".", "--name", "../up"), "--name ../up: is no plain name"),
         (("--input", ".", "--name", ".."), "--name ..: is no plain name"),
+        (("--input", ".", "--name", ""), "--name : is no plain name"),
+        (("--input", "a.txt", "--validation", "b.txt", "c.txt", "--name", "x"), "--validation b.txt: does not exist"),
         (("--input", ".", "--name", "/tmp/x"), "--name /tmp/x: is no plain name"),
         (("--input", "a.txt", "--name", "x", "--field", "text"), "--field text: there is no JSON Lines file"),
     ],

@@ -114,7 +114,7 @@ def named_place(name: str, out: Path | None) -> Path:
 
     Raises InputError for a name that leads elsewhere than below data/, and for the default corpus's place.
     """
-    if Path(name).name != name or name in (".", ".."):
+    if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(f"`name` {name}: is no plain name; to write elsewhere, give a directory with `out`")
     place = out or Path("data") / name
     if place == Python.out:
