@@ -85,9 +85,7 @@ class SplitByContent:
                 "them, or others by `validation`. Nothing was written"
             )
         if own > total / 2 and not given:
-            log.warning(
-                "the text is too short, or too much like itself, to be divided by content: its end validates"
-            )
+            log.warning("the text is too short, or too much like itself, to be divided by content: its end validates")
             return ByEnd(useful)
         target = max(own, useful * total)
         most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
