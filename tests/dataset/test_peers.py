@@ -16,7 +16,7 @@ def stream(rng):
 @pytest.fixture
 def ours(stream, tmp_path):
     writer = ShardWriter(tmp_path / "0", "train", Tokenizer.utf8_bytes())
-    writer.add(stream)
+    writer.add([np.array(stream)])
     writer.close()
     return tmp_path / "0.train-0.bin"
 
