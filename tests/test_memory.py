@@ -128,3 +128,13 @@ print(held - used_memory())
 
 def printed(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+@pytest.mark.process
+def test_the_peak_is_that_of_this_process_and_not_of_the_one_that_started_it(tmp_path):
+    """Which getrusage would say, where a large process starts a small one."""
+    small = "from gpt.memory import peak_memory; print(peak_memory('cpu'))"
+    large = "import subprocess, sys; held = bytearray(3 * 10**9)"
+    large += f"; subprocess.run([sys.executable, '-c', {small!r}], check=True)"
+    output = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert 10**7 < int(output) < 10**9
