@@ -99,7 +99,10 @@ class SplitByContent:
                 f"{chosen:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
                 "validates; `overlap` drop leaves that out instead"
             )
-        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys))
+        if before and np.array_equal(known, keys):  # the same again: what was done to it is what was done at first
+            corpus.report["overlap"] = before.overlap
+        overlap = corpus.report["overlap"]
+        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys), overlap)
         record.write(corpus.stages.own)
         return divide
 
@@ -149,6 +152,8 @@ class _Record:
     exceptions: dict[int, str]
     keys: np.ndarray
     """Of all passages, in order."""
+    overlap: dict[str, Any]
+    """What the guard found and did."""
 
     @classmethod
     def read(cls, directory: Path | None, asked: dict[str, Any]) -> "_Record | None":
@@ -161,7 +166,14 @@ class _Record:
             if content["keys_digest"] != digest(keys):
                 raise InputError(f"{directory / KEYS}: is damaged")
             exceptions = {int(key): str(side) for key, side in content["exceptions"].items()}
-            record = cls(content["settings"], int(content["passage"]), int(content["threshold"]), exceptions, keys)
+            record = cls(
+                content["settings"],
+                int(content["passage"]),
+                int(content["threshold"]),
+                exceptions,
+                keys,
+                dict(content["overlap"]),
+            )
         except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
             return None
@@ -179,5 +191,5 @@ class _Record:
             "threshold": str(self.threshold),
             "exceptions": {str(k): v for k, v in sorted(self.exceptions.items())},
         }
-        content |= {"keys_digest": digest(keys)}
+        content |= {"keys_digest": digest(keys), "overlap": self.overlap}
         write_whole(directory / RECORD, json.dumps(content))

@@ -250,6 +250,17 @@ def test_a_file_that_was_changed_behind_its_time_is_encoded_again(folder, tmp_pa
     )
 
 
+def test_the_same_again_gives_the_same_files(folder, tmp_path):
+    """Also where something was moved: the report says so again."""
+    for number in range(10, 40):
+        (folder / f"copy{number}.txt").write_text(f"A header\n{(folder / f'{number}.txt').read_text()}")
+    written(folder, tmp_path / "d")
+    before = content_of(tmp_path / "d")
+    assert report_of(tmp_path / "d")["overlap"]["moved"] > 0
+    written(folder, tmp_path / "d")
+    assert content_of(tmp_path / "d") == before
+
+
 def test_what_was_only_touched_is_not_encoded_again(folder, tmp_path, said):
     written(folder, tmp_path / "d")
     for file in folder.iterdir():
