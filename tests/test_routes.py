@@ -22,7 +22,7 @@ SIZE = ("--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "32", "
 SIZE += ("--batch-tokens", "128", "--steps", "3", "--evaluation.every", "0", "--checkpoint.every", "2")
 PREPARE = ("gpt.commands.prepare", "files", "--input", "text.md", "--name", "own")
 TRAIN = ("train", "gpt2", *SIZE, "--data", "data/own", "--run-dir", "runs/own", "--device", "cpu")
-SAMPLE = ("sample", "--run", "runs/own", "--device", "cpu", "--prompt", "def ", "--max-tokens", "8")
+SAMPLE = ("sample", "--run", "runs/own", "--device", "cpu", "--prompt", "def ", "--max-tokens", "8", "--seed", "0")
 
 
 class Route(NamedTuple):
