@@ -66,51 +66,65 @@ class SplitByContent:
         before = _Record.read(corpus.before, settings)
         size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
         size = before.passage if before else size
-        tasks = corpus.tasks(digest(size), size)
-        corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
-        rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
-        keys, lengths = distinct(np.concatenate([row[:, :2] for row in rows]))
-        own = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
-        del rows
+        keys, lengths, given = _listed(corpus, size)
         known = before.keys if before else keys[:0]
-        divide = ByContent(size, *_chosen(keys, lengths, useful, before))
-        if given := {int(key): VALIDATION for part in own for key in part}:
-            divide = ByContent(size, 0, given)
         corpus.is_grown = before is not None and np.isin(known, keys, assume_unique=True).mean() >= STILL_THERE
-        total = float(lengths.sum())
-        own = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
-        if own > total / 2 and not given and self.whole:
+        if given:
+            divide = ByContent(size, 0, (before.exceptions if before else {}) | given)
+        else:
+            divide = ByContent(size, *_chosen(keys, lengths, useful, before))
+        total, validating = float(lengths.sum()), _validating(divide, keys, lengths)
+        if validating > total / 2 and not given:
+            return self._by_end(keys, useful)
+        target = max(validating, useful * total)
+        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
+        bounds = (ENOUGH * target, min(most, total / 2))
+        mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
+        divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
+        share = _validating(divide, keys, lengths) / total
+        if not given and share > TOO_MUCH * useful:
+            log.warning(
+                f"{share:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
+                "validates; `overlap` drop leaves that out instead"
+            )
+        if before and np.array_equal(known, keys):  # the same again: what was done to it is what was done at first
+            overlap = before.overlap
+        corpus.report["overlap"] = overlap
+        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys), overlap)
+        record.write(corpus.stages.own)
+        return divide
+
+    def _by_end(self, keys: np.ndarray, share: float) -> ByEnd:
+        """Divide what has too few different passages. Raises InputError where no document may be cut."""
+        if self.whole:
             raise InputError(
                 f"{len(keys):,} different examples are too few to divide, or one outweighs the others: give more of "
                 "them, or others by `validation`. Nothing was written"
             )
-        if own > total / 2 and not given:
-            log.warning("the text is too short, or too much like itself, to be divided by content: its end validates")
-            return ByEnd(useful)
-        target = max(own, useful * total)
-        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
-        bounds = (ENOUGH * target, min(most, total / 2))
-        mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
-        guard = Guard(corpus, mode, self.max_overlap, known, bounds)
-        divide, corpus.report["overlap"] = guard(divide)
-        chosen = float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum()) / total
-        if not given and chosen > TOO_MUCH * useful:
-            log.warning(
-                f"{chosen:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
-                "validates; `overlap` drop leaves that out instead"
-            )
-        if before and np.array_equal(known, keys):  # the same again: what was done to it is what was done at first
-            corpus.report["overlap"] = before.overlap
-        overlap = corpus.report["overlap"]
-        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys), overlap)
-        record.write(corpus.stages.own)
-        return divide
+        log.warning("the text is too short, or too much like itself, to be divided by content: its end validates")
+        return ByEnd(share)
 
 
 class SplitWhole(SplitByContent):
     """Chooses whole documents: each trains or validates."""
 
     whole: ClassVar[bool] = True
+
+
+def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """List the passages of the corpus: keys in order, the characters of each, and which of them are to validate."""
+    tasks = corpus.tasks(digest(size), size)
+    corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
+    rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
+    given = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
+    return *distinct(np.concatenate([row[:, :2] for row in rows])), {
+        int(key): VALIDATION for part in given for key in part
+    }
+
+
+def _validating(divide: ByContent, keys: np.ndarray, lengths: np.ndarray) -> float:
+    """Count the characters that validate."""
+    return float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
 
 
 def _chosen(
@@ -163,17 +177,11 @@ class _Record:
         try:
             content = read_json(directory / RECORD, "a split", format=FORMAT)
             keys = np.fromfile(directory / KEYS, dtype="<u8")
-            if content["keys_digest"] != digest(keys):
-                raise InputError(f"{directory / KEYS}: is damaged")
-            exceptions = {int(key): str(side) for key, side in content["exceptions"].items()}
-            record = cls(
-                content["settings"],
-                int(content["passage"]),
-                int(content["threshold"]),
-                exceptions,
-                keys,
-                dict(content["overlap"]),
-            )
+            if content.pop("digest") != digest(content, keys):
+                raise InputError(f"{directory / RECORD} or {directory / KEYS}: is damaged")
+            exceptions = {int(key): side for key, side in content["exceptions"].items()}
+            numbers = int(content["passage"]), int(content["threshold"])
+            record = cls(content["settings"], *numbers, exceptions, keys, content["overlap"])
         except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
             return None
@@ -186,10 +194,13 @@ class _Record:
         """Write the record into a directory."""
         keys = self.keys.astype("<u8")
         keys.tofile(directory / KEYS)
-        content = {"format": FORMAT[0], "version": FORMAT[1], "settings": self.settings, "passage": self.passage}
-        content |= {
+        content = {
+            "format": FORMAT[0],
+            "version": FORMAT[1],
+            "settings": self.settings,
+            "passage": str(self.passage),
             "threshold": str(self.threshold),
-            "exceptions": {str(k): v for k, v in sorted(self.exceptions.items())},
+            "exceptions": {str(key): side for key, side in sorted(self.exceptions.items())},
+            "overlap": self.overlap,
         }
-        content |= {"keys_digest": digest(keys), "overlap": self.overlap}
-        write_whole(directory / RECORD, json.dumps(content))
+        write_whole(directory / RECORD, json.dumps(content | {"digest": digest(content, keys)}))

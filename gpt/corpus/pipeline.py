@@ -118,8 +118,7 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
         log.info(
             f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
-            f"tokens/s, by {stages.workers} {'worker' if stages.workers == '1' else 'workers'}; {longest} took "
-            f"{seconds / took:.0%} of it"
+            f"tokens/s; {longest} took {seconds / took:.0%} of it"
         )
 
 
@@ -169,6 +168,9 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
             log.info(f"{done} {count - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     if not counts["documents"]:
         raise InputError("there is no text in the input: nothing was written")
+    if isinstance(corpus, Corpus) and not any(kept.any() for kept in corpus.kept):
+        why = f", the last of those named above: {skipped[-1].reason}" if skipped else ""
+        raise InputError(f"all {counts['documents']:,} documents are left out{why}; nothing was written")
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
 
 
@@ -209,9 +211,9 @@ def _encoded(
         write = fastest(tokenizer)
     reused = reuse(out, stages, write, tasks)
     if reused:
-        log.info(f"{reused:,} of {len(tasks):,} parts are as in {out}, and need not be encoded again; new or changed:")
+        log.info(f"{reused:,} of {len(tasks):,} slices are as in {out}, and need not be encoded again; new or changed:")
         new = [task.label for task in tasks if not stages.result(write, task).exists()]
-        log.info(f"parts that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
+        log.info(f"slices that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
     results = list(stages.run("encoding", write, tasks))
     for task, (_, found) in zip(tasks, results, strict=True):
         if DISAGREEMENT in found:

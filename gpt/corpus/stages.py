@@ -86,7 +86,7 @@ class Stages:
                 left, size = left - 1, size + tasks[number].bytes
                 seconds = max(1e-3, time.monotonic() - start)
                 self.progress.doing = (
-                    f"{doing}: {len(tasks) - left:,} of {len(tasks):,} parts, {size / 1e6 / seconds:.1f} MB/s, about "
+                    f"{doing}: {len(tasks) - left:,} of {len(tasks):,} slices, {size / 1e6 / seconds:.1f} MB/s, about "
                     f"{seconds * left / (len(missing) - left):.0f} s left"
                 )
         self._wait(doing, results)
@@ -138,7 +138,9 @@ class Stages:
     def _wait(self, doing: str, results: list[Path]) -> None:
         """Wait for what other parts of the same preparation have to do."""
         while missing := sum(not result.exists() for result in results):
-            self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} parts, which are other jobs'"
+            if not self.own.exists():
+                raise InputError("another job has ended the preparation without this one; begin all of them again")
+            self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} slices, which are other jobs'"
             time.sleep(POLL_SECONDS)
 
 
@@ -156,6 +158,7 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     _require_alone(work, out, part[1])
     kept = f"; {out} is as it was" if out.exists() else ""
     interruptible = Interruptible(work, f"nothing was written{kept}")
+    _done(work, part[0]).unlink(missing_ok=True)  # of a job of this number that ended before
     with lock, interruptible:
         try:
             yield work, interruptible
@@ -167,12 +170,18 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
             remove_directory(work)
 
 
+def _done(work: Path, part: int) -> Path:
+    """Name the file that says of a job that it needs no results any longer."""
+    return work / f"done-{part}"
+
+
 def _require_alone(work: Path, out: Path, parts: int) -> None:
     """Raise InputError where other processes prepare the same as another number of jobs."""
     for file in work.glob(".lock-*-of-*"):
         if not file.name.endswith(f"-of-{parts}"):
             try:
-                FileLock(file).acquire(timeout=0).__exit__(None, None, None)
+                with FileLock(file).acquire(timeout=0):
+                    pass
             except Timeout:
                 raise InputError(
                     f"{out}: another process is preparing it as {file.name.rpartition('-')[2]} jobs, and this is one "
@@ -182,13 +191,13 @@ def _require_alone(work: Path, out: Path, parts: int) -> None:
 
 def say_done(work: Path, part: tuple[int, int]) -> None:
     """Tell the first job that this one needs no results any longer."""
-    (work / f"done-{part[0]}").touch()
+    _done(work, part[0]).touch()
     log.info(f"part {part[0]} of {part[1]} is done; the first writes the dataset")
 
 
 def wait_for_all(work: Path, parts: int) -> None:
     """Wait until the other jobs need their results no longer."""
-    while not all((work / f"done-{part}").exists() for part in range(2, parts + 1)):
+    while not all(_done(work, part).exists() for part in range(2, parts + 1)):
         time.sleep(POLL_SECONDS)
 
 

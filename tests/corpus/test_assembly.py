@@ -15,6 +15,7 @@ from gpt.corpus import pipeline, slices
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.ledger import kind_of, read_ledger
 from gpt.corpus.pipeline import prepare
+from gpt.corpus.reading import Filters
 from gpt.corpus.sources import TextFiles, Texts
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.documents import Documents
@@ -259,6 +260,38 @@ def test_the_same_again_gives_the_same_files(folder, tmp_path):
     assert report_of(tmp_path / "d")["overlap"]["moved"] > 0
     written(folder, tmp_path / "d")
     assert content_of(tmp_path / "d") == before
+
+
+def test_the_same_again_with_files_that_validate_gives_the_same_files(folder, tmp_path):
+    """What was dropped from training at first is not back."""
+    (tmp_path / "held.txt").write_text(f"Another header\n{(folder / '05.txt').read_text()}")
+    found = []
+    for _ in range(2):
+        source = TextFiles([folder], validation=[tmp_path / "held.txt"])
+        dataset = prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+        found.append(content_of(tmp_path / "d"))
+        assert (folder / "05.txt").read_text() not in texts_of(dataset.train, dataset.tokenizer)
+    assert found[0] == found[1]
+
+
+def test_filters_that_leave_nothing_are_named(folder, tmp_path):
+    with pytest.raises(InputError, match=r"all 61 documents are left out, .*shorter than 100,000 characters"):
+        written(folder, tmp_path / "d", filters=Filters(min_characters=100_000))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("change", [('"validation"', '"validbtion"'), ('"threshold": "', '"threshold": "1')])
+def test_a_damaged_record_of_the_split_is_not_gone_on_with(folder, tmp_path, said, change):
+    for number in range(10, 40):
+        (folder / f"copy{number}.txt").write_text(f"A header\n{(folder / f'{number}.txt').read_text()}")
+    written(folder, tmp_path / "d")
+    record = tmp_path / "d" / "split.json"
+    content = record.read_text()
+    assert change[0] in content
+    record.write_text(content.replace(*change))
+    said.clear()
+    written(folder, tmp_path / "d")
+    assert any("what it keeps of its split cannot be read" in line for line in said)
 
 
 def test_what_was_only_touched_is_not_encoded_again(folder, tmp_path, said):
