@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 from tyro.extras import subcommand_cli_from_dict
 
-from gpt.corpus.executor import worker_count
+from gpt.corpus.executor import Execution, worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import Files
@@ -33,13 +33,15 @@ from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
 RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
+AS_USUAL = Execution()
 DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
 _Annotated: Any = Annotated  # of types that no type checker knows
-ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and --dry-run
+ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how it is carried out
     name: make_dataclass(
         "Asked",
         [
             ("recipe", _Annotated[recipe, arg(name="")]),
+            ("how", Annotated[Execution, arg(name="")], AS_USUAL),
             ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
         ],
         namespace={"__doc__": recipe.__doc__},
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             dry_run(asked.recipe, chosen_tokenizer(asked.recipe.tokenizer))
             return
-        dataset = prepare_recipe(asked.recipe)
+        dataset = prepare_recipe(asked.recipe, asked.how)
     if dataset is not None:
         print_dataset(dataset)
         windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
@@ -107,26 +109,17 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     return loose, inputs, others
 
 
-def prepare_recipe(recipe: Recipe) -> Dataset | None:
+def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL) -> Dataset | None:
     """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be.
 
     Returns None where this is one of several jobs, and not the first, which writes it.
     """
+    worker_count(how.workers)
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     filters = recipe.filters() if isinstance(recipe, Files) else None
-    workers, part = getattr(recipe, "workers", "1"), _parsed_part(getattr(recipe, "part", "1/1"))
-    worker_count(workers)
     examples = recipe.examples() if isinstance(recipe, Instruct) else None
-    encoder = getattr(recipe, "encoder", "auto")
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, workers, part, examples, encoder)
-
-
-def _parsed_part(text: str) -> tuple[int, int]:
-    """Parse I/N. Raises InputError for anything else."""
-    part, slash, parts = text.partition("/")
-    if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
-        return int(part), int(parts)
-    raise InputError(f"`part` {text}: give I/N with I from 1 to N, as 3/8 for the third of eight jobs")
+    run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder}
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, examples=examples, **run)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

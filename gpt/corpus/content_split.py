@@ -180,8 +180,8 @@ class _Record:
             if content.pop("digest") != digest(content, keys):
                 raise InputError(f"{directory / RECORD} or {directory / KEYS}: is damaged")
             exceptions = {int(key): side for key, side in content["exceptions"].items()}
-            numbers = int(content["passage"]), int(content["threshold"])
-            record = cls(content["settings"], *numbers, exceptions, keys, content["overlap"])
+            rest = {name: content[name] for name in ("settings", "passage", "threshold", "overlap")}
+            record = cls(**rest, exceptions=exceptions, keys=keys)
         except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
             return None
@@ -194,13 +194,10 @@ class _Record:
         """Write the record into a directory."""
         keys = self.keys.astype("<u8")
         keys.tofile(directory / KEYS)
-        content = {
-            "format": FORMAT[0],
-            "version": FORMAT[1],
-            "settings": self.settings,
-            "passage": str(self.passage),
-            "threshold": str(self.threshold),
-            "exceptions": {str(key): side for key, side in sorted(self.exceptions.items())},
-            "overlap": self.overlap,
-        }
+        content = {"format": FORMAT[0], "version": FORMAT[1], **vars(self)} | {"exceptions": self._sides()}
+        del content["keys"]
         write_whole(directory / RECORD, json.dumps(content | {"digest": digest(content, keys)}))
+
+    def _sides(self) -> dict[str, str]:
+        """The exceptions as JSON has them."""
+        return {str(key): side for key, side in sorted(self.exceptions.items())}

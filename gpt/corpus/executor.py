@@ -14,16 +14,37 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpt.choices import EncoderName
 from gpt.errors import InputError
 
 DASK = "dask://"
 INSTALL = "pip install 'gpt[cluster]'"
 ALL = "all"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a preparation is carried out: the same files come out of each way."""
+
+    workers: str = ALL
+    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
+    part: str = "1/1"
+    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
+    encoder: EncoderName = "auto"
+    """gigatoken, of the extra `fast`, or tiktoken; auto takes gigatoken where it is there; the same ids come out."""
+
+    def numbers(self) -> tuple[int, int]:
+        """Parse the part, I/N. Raises InputError for anything else."""
+        part, slash, parts = self.part.partition("/")
+        if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+            return int(part), int(parts)
+        raise InputError(f"`part` {self.part}: give I/N with I from 1 to N, as 3/8 for the third of eight jobs")
 
 
 def cores() -> int:

@@ -71,7 +71,7 @@ def prepare(
     `encoder` changes only how long it takes. Raises InputError for an unknown tokenizer or encoder, a directory that
     holds something else, or a corpus too small.
     """
-    tokenizer = _checked(tokenizer, encoder)
+    tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe.get("name"))
     with (
         work_in(out, part) as (work, interruptible),
@@ -174,7 +174,7 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
 
 
-def _checked(tokenizer: str | Tokenizer, encoder: EncoderName) -> str | Tokenizer:
+def _checked(tokenizer: str | Tokenizer, encoder: EncoderName, examples: Examples | None) -> str | Tokenizer:
     """Make the tokenizer now, if it hangs on no text. Raises InputError for an unknown one, and a wrong encoder."""
     if isinstance(tokenizer, str):
         kind, size = parse_tokenizer(tokenizer)
@@ -183,6 +183,7 @@ def _checked(tokenizer: str | Tokenizer, encoder: EncoderName) -> str | Tokenize
         tokenizer = make_tokenizer(tokenizer) if kind in ("gpt2", "bytes", "file") else tokenizer
     require(encoder in get_args(EncoderName), "`encoder`", encoder, ", ".join(get_args(EncoderName)))
     if encoder == "gigatoken":
+        require(examples is None, "`encoder`", encoder, "auto or tiktoken for prompts and answers")
         from gpt.text.fast import require_fast
 
         require_fast(tokenizer)

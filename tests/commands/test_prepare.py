@@ -233,6 +233,13 @@ def test_an_unknown_corpus_is_answered_with_the_nearest_one(tmp_path):
     assert "error: there is no corpus 'file'; did you mean 'files'?" in refused("data/prepare.py", "file", cwd=tmp_path)
 
 
+def test_what_has_no_effect_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 100)
+    options = ("--input", "a.jsonl", "--name", "x", "--encoder", "gigatoken")
+    complaint = refused("data/prepare.py", "instruct", *options, cwd=tmp_path)
+    assert "--encoder is gigatoken; it must be auto or tiktoken for prompts and answers" in complaint
+
+
 def test_nothing_to_read_is_refused(tmp_path):
     options = ("--name", "x", "--input")
     assert "--input: name at least one file or directory" in refused("data/prepare.py", "files", *options, cwd=tmp_path)

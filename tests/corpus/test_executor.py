@@ -2,8 +2,7 @@ import os
 
 import pytest
 
-from gpt.commands.prepare import _parsed_part
-from gpt.corpus.executor import cores, open_executor, worker_count
+from gpt.corpus.executor import Execution, cores, open_executor, worker_count
 from gpt.errors import InputError
 
 
@@ -36,7 +35,7 @@ def test_without_dask_is_said_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_part_is_one_of_many():
-    assert _parsed_part("3/8") == (3, 8)
+    assert Execution(part="3/8").numbers() == (3, 8)
     for text in ("0/8", "9/8", "3", "a/b", "1/0", "-1/3"):
         with pytest.raises(InputError, match="`part` .*: give I/N"):
-            _parsed_part(text)
+            Execution(part=text).numbers()

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from damage import cut_short, rewritten
 from helpers import run_gpt
 from instruction_files import lines_of, made
 
@@ -111,21 +112,6 @@ def small(tmp_path_factory):
 
 
 MASKS = ("train-00000.mask.bin", "validation-00000.mask.bin")
-
-
-def rewritten(change):
-    def damage(file, rng):
-        content = bytearray(file.read_bytes())
-        change(content, rng)
-        file.write_bytes(content)
-
-    damage.__name__ = change.__name__
-    return damage
-
-
-@rewritten
-def cut_short(content, rng):
-    del content[rng.randrange(len(content)) :]
 
 
 @rewritten

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import cut_short, rewritten
 from helpers import write_dataset
 
 from gpt import InputError
@@ -26,21 +27,6 @@ def header(ids, magic=20240520, version=1):
 
 
 # ---- what damages a file of ours, given (its path, a generator); each gives what is to be named ----
-
-
-def rewritten(change):
-    def damage(file, rng):
-        content = bytearray(file.read_bytes())
-        change(content, rng)
-        file.write_bytes(content)
-
-    damage.__name__ = change.__name__
-    return damage
-
-
-@rewritten
-def cut_short(content, rng):
-    del content[rng.randrange(len(content)) :]
 
 
 @rewritten

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.choices import BadBytes, EncoderName, Markup, Normalization, Overlap
+from gpt.choices import BadBytes, Markup, Normalization, Overlap
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.reading import Filters
@@ -57,12 +57,6 @@ class Files:
     """Leave out shorter documents."""
     max_characters: int | None = None
     """Leave out longer documents."""
-    workers: str = "all"
-    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
-    part: str = "1/1"
-    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
-    encoder: EncoderName = "auto"
-    """gigatoken, of the extra `fast`, or tiktoken; auto takes gigatoken where it is there; the same ids come out."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 

@@ -39,10 +39,6 @@ class Instruct:
     """Move training examples that share much with validation there, drop them, or only report how much it is."""
     max_overlap: float = 0.1
     """Share of its 13-grams that an example may have in common with the other side."""
-    workers: str = "all"
-    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
-    part: str = "1/1"
-    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
     out: Path | None = None
     """Dataset directory to write, instead of data/NAME."""
 

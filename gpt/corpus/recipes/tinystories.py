@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt.choices import EncoderName, Overlap
+from gpt.choices import Overlap
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.hub import Folder, list_folder
@@ -29,12 +29,6 @@ class TinyStories:
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     overlap: Overlap = "report"
     """Move stories that share too much with validation there, drop them, or only report how much it is."""
-    workers: str = "all"
-    """Processes that read and encode, all for one a processor, or dask://HOST:PORT; the same files come out."""
-    part: str = "1/1"
-    """I/N for the I-th of N jobs that prepare the same on a common disk, such as those of a SLURM array."""
-    encoder: EncoderName = "auto"
-    """gigatoken, of the extra `fast`, or tiktoken; auto takes gigatoken where it is there; the same ids come out."""
     out: Path = Path("data/tinystories")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
