@@ -280,7 +280,7 @@ def test_filters_that_leave_nothing_are_named(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
-@pytest.mark.parametrize("change", [('"validation"', '"validbtion"'), ('"threshold": "', '"threshold": "1')])
+@pytest.mark.parametrize("change", [('"validation"', '"validbtion"'), ('"threshold": ', '"threshold": 1')])
 def test_a_damaged_record_of_the_split_is_not_gone_on_with(folder, tmp_path, said, change):
     for number in range(10, 40):
         (folder / f"copy{number}.txt").write_text(f"A header\n{(folder / f'{number}.txt').read_text()}")
