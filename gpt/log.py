@@ -6,12 +6,13 @@ that uses the package as a library hears warnings, as Python has it, and sets th
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Generator
 
-from gpt.terminal import begin_line, printable
+from gpt.terminal import begin_line, one_line, printable
 
 
 class Log(logging.LoggerAdapter):
@@ -46,26 +47,47 @@ class Log(logging.LoggerAdapter):
 class StandardError(logging.Handler):
     """Writes lines of their own to the standard error of that moment, and goes on when its reader has closed."""
 
+    live = ""  # a line that stands below all others, and is drawn again and again
+
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
             begin_line()
-            print(printable(record.getMessage()), file=sys.stderr, flush=True)
+            _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}")
+
+    def draw(self, line: str) -> None:
+        """Draw the live line, as much of it as the terminal is wide, in place of the one before; '' takes it away."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+            line = line and f"{one_line(line)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]}\r"
+            blanks, self.live = _blanks(self.live), line
+            _write(f"{blanks}{line}")
+
+
+def _write(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def _blanks(line: str) -> str:
+    return f"{' ' * len(line)}\r" if line else ""
 
 
 log = Log("gpt")
 
 
-EVERY_SECONDS = 3.0
+EVERY_SECONDS, EVERY_SECONDS_LIVE = 3.0, 0.25
 
 
 class Progress:
-    """Says every few seconds how far a long work is: `doing`, which the work sets. A context manager.
+    """Says how far a long work is: `doing`, whose text the work changes. A context manager.
 
+    Every few seconds it says a line; or, if that is to be `live`, and is seen on a terminal, draws one again and again.
     It speaks from a thread of its own, since a library may hold the main one.
     """
 
-    def __init__(self) -> None:
-        self.doing = ""
+    def __init__(self, live: bool = False) -> None:
+        self.doing: object = ""
+        at_terminal = live and log.is_main and sys.stderr is not None and sys.stderr.isatty()
+        speakers = [each for each in log.logger.handlers if isinstance(each, StandardError)] if at_terminal else []
+        self._speaker = speakers[0] if speakers else None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._speak, name="progress", daemon=True)
 
@@ -76,8 +98,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        if self._speaker:
+            self._speaker.draw("")
 
     def _speak(self) -> None:
         start = time.monotonic()
-        while not self._over.wait(EVERY_SECONDS):
-            log.info(f"{self.doing} ({time.monotonic() - start:.0f} s)")
+        while not self._over.wait(EVERY_SECONDS_LIVE if self._speaker else EVERY_SECONDS):
+            if doing := str(self.doing):
+                say = self._speaker.draw if self._speaker else log.info
+                say(f"{doing} ({time.monotonic() - start:.0f} s)")

@@ -36,6 +36,13 @@ def one_line(text: str) -> str:
     return printable(text).translate(_LINE_ENDS)
 
 
+def duration(seconds: float) -> str:
+    """Format seconds as 3:07 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
 class _Line:
     begun = False  # by what was shown last, which has not ended it
 

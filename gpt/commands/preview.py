@@ -29,9 +29,8 @@ from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.errors import InputError
 from gpt.log import Progress, log
-from gpt.terminal import one_line
+from gpt.terminal import duration, one_line
 from gpt.text.tokenizer import Tokenizer
-from gpt.tracking.progress import duration
 from gpt.training.exact import exact_arithmetic
 from gpt.training.forecast import Forecast
 

@@ -15,8 +15,10 @@ from gpt.choices import Faulty
 from gpt.corpus.assembly import Result
 from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.ledger import Outcome, write_ledger
+from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.stages import timed
 from gpt.corpus.unpacking import HIDDEN
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
 from gpt.dataset.manifest import SPLITS
@@ -104,7 +106,7 @@ def encode_examples(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the ids of each example, (N,), and which are learned, (N + 1,) bool: the last one is its end-of-text."""
     parts = [[*parts_of(document.text, document.learned)] for document in documents]
-    ids = iter(tokenizer.encode_batch([text for own in parts for text, _ in own], threads))
+    ids = iter(timed(TOKENIZING, tokenizer.encode_batch, [text for own in parts for text, _ in own], threads))
     for document, own in zip(documents, parts, strict=True):
         encoded = [next(ids) for _ in own]
         learned = [np.full(len(each), is_learned) for each, (_, is_learned) in zip(encoded, own, strict=True)]

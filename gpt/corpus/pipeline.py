@@ -25,6 +25,7 @@ from gpt.corpus.duplicates import drop_duplicates
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
+from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, name_at
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import Slice, cut, slice_bytes
@@ -75,7 +76,7 @@ def prepare(
     before = replaceable(out, recipe.get("name"))
     with (
         work_in(out, part) as (work, interruptible),
-        Progress() as progress,
+        Progress(live=True) as progress,
         Stages(work, progress, workers, part) as stages,
     ):
         corpus = _read(source, stages, out, filters or Filters(), interruptible)
@@ -116,9 +117,10 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
     took = sum(stages.seconds.values())
     if took >= LEAST_SECONDS:
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
+        words = [f"{longest} took {seconds / took:.0%} of it", *filter(None, [limit(stages.spent)])]
         log.info(
             f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
-            f"tokens/s; {longest} took {seconds / took:.0%} of it"
+            f"tokens/s; {', '.join(words)}"
         )
 
 
@@ -130,7 +132,8 @@ def _read(
     stages.progress.doing = "looking for files"
     parts = source.parts()
     total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
-    size = slice_bytes_of(out) or slice_bytes(total)
+    before = out if (out / "manifest.json").exists() else None
+    size = (before and slice_bytes_of(before)) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
     slices: list[Slice] = list(cut(source, divided, size))
     if total < LEAST_FOR_WORKERS and worker_count(stages.workers):
@@ -138,7 +141,7 @@ def _read(
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
     corpus = Corpus(stages, source, slices, filters)
-    corpus.before, corpus.slice_bytes = (out if (out / "manifest.json").exists() else None), size
+    corpus.before, corpus.slice_bytes = before, size
     return corpus
 
 
@@ -210,8 +213,7 @@ def _encoded(
         from gpt.corpus.fast_writer import fastest
 
         write = fastest(tokenizer)
-    reused = reuse(out, stages, write, tasks)
-    if reused:
+    if corpus.before and (reused := reuse(out, stages, write, tasks)):
         log.info(f"{reused:,} of {len(tasks):,} slices are as in {out}, and need not be encoded again; new or changed:")
         new = [task.label for task in tasks if not stages.result(write, task).exists()]
         log.info(f"slices that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")

@@ -11,6 +11,7 @@ from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
 from gpt.corpus.documents import AUTO, NONE, Range, Reading
 from gpt.corpus.formats import END_OF_TEXT, RECORDS, separator_text
 from gpt.corpus.readers.lines import json_lines
+from gpt.corpus.stages import TimedFile
 
 CHUNK = 1 << 22  # bytes that are searched at once
 
@@ -40,7 +41,7 @@ class _Part(io.RawIOBase):
     """The bytes of a range."""
 
     def __init__(self, path: Path, part: Range) -> None:
-        self._file, self._stop = open(path, "rb", buffering=0), part.stop
+        self._file, self._stop = TimedFile(path), part.stop
         self._file.seek(part.start)
 
     def readable(self) -> bool:

@@ -77,7 +77,7 @@ def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filte
     np.save(f"{place}{HASHES}", rows[np.lexsort(rows.T[[2, 1, 0]])])
     np.array(writer.places, dtype="<u8").tofile(f"{place}{PLACES}")
     said = {"notices": writer.notices, "skipped": writer.skipped, "repaired": writer.repaired}
-    return writer.counts | said | {"content": writer.content.hexdigest()}
+    return writer.counts | said | {"content": writer.content.hexdigest(), "kept": len(writer.places)}
 
 
 class _SliceWriter:
@@ -195,7 +195,7 @@ class Corpus:
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
             self.counts.update(read)
         self.kept = [np.ones(size, dtype=bool) for size in self.sizes]
-        self.stages, self.slice_bytes = stages, 0
+        self.stages, self.slice_bytes, stages.counts = stages, 0, self.counts
         self.before: Path | None = None  # the dataset that is to be replaced
         self.is_grown = False  # from that one, whose split is kept
         self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them

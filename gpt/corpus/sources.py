@@ -15,6 +15,7 @@ from gpt.corpus.decoding import SAMPLE, require_encoding
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
 from gpt.corpus.formats import ARCHIVES, HTML, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
+from gpt.corpus.stages import TimedFile
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
 from gpt.log import log
@@ -203,7 +204,7 @@ class TextFiles:
             return buffered(open(part.path, "rb", buffering=0).read)
         if part.range is not None and part.path.suffix.lower() != ".parquet":
             return opened(part.path, part.range)
-        return io.BufferedReader(open(part.path, "rb", buffering=0), SAMPLE)
+        return io.BufferedReader(TimedFile(part.path), SAMPLE)
 
     def _left_out(self, part: "TextFile", error: Refused) -> Skipped:
         """Refuse a file that was asked for; skip one that merely lies in a directory, and a later part of a file."""

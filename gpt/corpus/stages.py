@@ -6,21 +6,24 @@ was killed goes on where it was. Tasks run in this process or in others, which c
 
 import contextlib
 import hashlib
+import io
 import json
+import threading
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from gpt.corpus.executor import lost_worker, open_executor, worker_count
+from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
 from gpt.files import aside, read_json, remove_directory, sync, write_whole
 from gpt.interrupts import Interruptible
@@ -30,9 +33,11 @@ MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
 POLL_SECONDS = 0.5
+COUNTED = ("documents", "kept", "left_out", "unread")  # that a slice's result says when it was read
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
+T = TypeVar("T")
 Work = FunctionType  # of the place of its files, and a task's arguments; it returns the result, as JSON has it
 
 
@@ -61,6 +66,9 @@ class Stages:
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
+        self.spent = Counter[str]()  # what all tasks of all stages noted (see pace.py)
+        self.counts = Counter[str]()  # of the corpus, once it is read
+        self._before = {path.name for path in directory.glob("*.json")}  # results of a preparation that did not end
         self._pool: Executor | None = None
 
     def __enter__(self) -> "Stages":
@@ -79,45 +87,50 @@ class Stages:
         results = [self.result(work, task) for task in tasks]
         part, parts = self.part
         missing = [number for number in range(part - 1, len(tasks), parts) if not results[number].exists()]
-        start, left, size = time.monotonic(), len(missing), 0
-        self.progress.doing = doing
+        pace = self.progress.doing = Pace(doing, len(missing), sum(tasks[each].bytes for each in missing), self.counts)
+        if self._before:
+            self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
         with contextlib.closing(self._done(work, tasks, results, missing)) as done:
-            for number in done:
-                left, size = left - 1, size + tasks[number].bytes
-                seconds = max(1e-3, time.monotonic() - start)
-                self.progress.doing = (
-                    f"{doing}: {len(tasks) - left:,} of {len(tasks):,} slices, {size / 1e6 / seconds:.1f} MB/s, about "
-                    f"{seconds * left / (len(missing) - left):.0f} s left"
-                )
+            for noted in done:
+                pace.noted.update(noted)
         self._wait(doing, results)
-        self.seconds[doing] += time.monotonic() - start
+        self.seconds[doing] += time.monotonic() - pace.start
+        self.spent.update(pace.noted)
         for result in results:
             found = read_json(result)
             yield self.directory / found["place"], found["result"]
+
+    def _say_what_was_there(self, pace: Pace, there: list[Path], of: int) -> None:
+        """Say how many results a preparation left that did not end, and count their documents."""
+        if there:
+            log.info(f"{pace.doing}: {len(there):,} of {of:,} slices were there from before")
+        for result in there:
+            pace.noted.update(_counts(read_json(result)["result"]))
 
     def result(self, work: Work, task: Task) -> Path:
         """Return the file that a task's result is written to."""
         return self.directory / f"{work.__name__}-{task.key}.json"
 
-    def _done(self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]) -> Generator[int]:
-        """Do tasks, and yield the number of each that is done."""
+    def _done(
+        self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]
+    ) -> Generator[Counter[str]]:
+        """Do tasks, and yield of each that is done what it notes."""
         count = worker_count(self.workers) or CLUSTER
         if count == 1 or len(missing) < 2:
             for number in missing:
-                _do(work, results[number], tasks[number].arguments)
-                yield number
+                yield _do(work, results[number], tasks[number])
             return
-        waiting, running, breaks = missing[::-1], dict[Future[None], int](), 0
+        waiting, running, breaks = missing[::-1], dict[Future[Counter[str]], int](), 0
         while waiting or running:
             try:
                 while waiting and len(running) < AHEAD * count:
                     number = waiting[-1]
-                    future = self._executor().submit(_do, work, results[number], tasks[number].arguments)
+                    future = self._executor().submit(_do, work, results[number], tasks[number])
                     running[future] = waiting.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    breaks = 0
-                    yield running.pop(future)
+                    noted, breaks = future.result(), 0
+                    del running[future]
+                    yield noted
             except lost_worker():
                 breaks += 1
                 labels = ", ".join(tasks[number].label for number in sorted(running.values())[:count])
@@ -214,9 +227,41 @@ def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
-def _do(work: Work, result: Path, arguments: tuple[Any, ...]) -> None:
-    place = new_place(result)
-    finish(result, place, work(place, *arguments))
+class _Noted(threading.local):
+    seconds: Counter[str] = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
+
+
+_NOTED = _Noted()
+
+
+def timed(on: str, call: Callable[..., T], *arguments: Any) -> T:
+    """Call a function, and note on what its seconds were spent: those that nothing within it has noted."""
+    start = time.perf_counter() - _NOTED.seconds.total()
+    try:
+        return call(*arguments)
+    finally:
+        _NOTED.seconds[on] += time.perf_counter() - start - _NOTED.seconds.total()
+
+
+class TimedFile(io.FileIO):
+    """A file that notes how long it is read."""
+
+    def readinto(self, buffer: Any) -> int:
+        return timed(DISK, super().readinto, buffer)
+
+
+def _do(work: Work, result: Path, task: Task) -> Counter[str]:
+    """Do a task; return what is to be shown of it. That is in no file: files hang on nothing but the input."""
+    place, _NOTED.seconds = new_place(result), Counter()
+    found = timed(PARSING, work, place, *task.arguments)
+    timed(DISK, finish, result, place, found)
+    tokens = sum(shard["tokens"] for shard in found.get("shards", ()))
+    return _NOTED.seconds + Counter(_counts(found), slices=1, bytes=task.bytes, tokens=tokens)
+
+
+def _counts(found: dict[str, Any]) -> dict[str, int]:
+    """Return what a result counts of its documents, if it does."""
+    return {name: found[name] for name in COUNTED if type(found.get(name)) is int}
 
 
 def new_place(result: Path) -> Path:

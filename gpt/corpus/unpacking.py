@@ -18,6 +18,8 @@ from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
 
 from gpt.corpus.documents import Notice, Reading, Skipped
+from gpt.corpus.pace import DISK
+from gpt.corpus.stages import timed
 
 BUFFER = 1 << 20  # bytes: what a peek shows
 CHUNK = 1 << 16  # bytes of compressed data that are read at once
@@ -83,6 +85,9 @@ class Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        return timed(DISK, self._filled, buffer)
+
+    def _filled(self, buffer: Any) -> int:
         view, filled = memoryview(buffer), 0
         while filled < len(view) and self._fault is None:
             try:

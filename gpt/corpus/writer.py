@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.ledger import Outcome, write_ledger
+from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.stages import timed
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
 from gpt.dataset.shards import ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
@@ -122,7 +124,7 @@ def write_slice(
 
     encode = encode or partial(loaded.encode_batch, threads=threads)
     for batch in batches(pieces()):
-        found = encode([piece.text for piece in batch])
+        found = timed(TOKENIZING, encode, [piece.text for piece in batch])
         for split, writer in writers.items():
             writer.add([ids for piece, ids in zip(batch, found, strict=True) if piece.split == split])
     shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]

@@ -11,17 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt.log import log
-from gpt.terminal import printable
+from gpt.terminal import duration, printable
 from gpt.tracking.jsonl import Record
 
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as 3:07 or 1:02:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:

@@ -14,7 +14,7 @@ from gpt.dataset.dataset import Dataset
 from gpt.device import autocast, choose_dtype
 from gpt.distributed.world import World
 from gpt.memory import free_memory, is_out_of_memory, release_memory, used_memory
-from gpt.tracking.progress import duration
+from gpt.terminal import duration
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer
 from gpt.training.start import new_model

@@ -46,7 +46,7 @@ def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(
     for _ in range(3):
         assert list(corpus) == documents
     assert source.reads == 3
-    counts = {"documents": 3, "characters": 14, "files": 3, "files_read": 3}
+    counts = {"documents": 3, "characters": 14, "files": 3, "files_read": 3, "kept": 3}
     assert dict(corpus.counts) == counts
     assert [name_at(corpus.places[1], number) for number in (0, 1)] == ["half \udcff name", "b"]
     again = corpus_of(tmp_path, [documents[:1]], [documents[1:2], documents[2:]], source=source)
