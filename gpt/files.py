@@ -8,7 +8,8 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,26 @@ def inside(directory: Path, name: object) -> Path:
     if irregular:
         raise InputError(f"{path}: is not a regular file")
     return path
+
+
+def told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
+    """Give files of one name more of their directories, as many as tell them apart: x/notes.txt and y/notes.txt.
+
+    `named` are names, which are ends of the paths, with the paths; all other names stay. One file twice has one name.
+    """
+    names = [name for name, _ in named]
+    paths = [Path(os.path.abspath(path)).parts for _, path in named]  # noqa: PTH100  # links stay what they are
+    longer = len(set(names)) < len(names)
+    while longer:
+        owners = defaultdict[str, set[tuple[str, ...]]](set)
+        for name, parts in zip(names, paths, strict=True):
+            owners[name].add(parts)
+        longer = False
+        for number, (name, parts) in enumerate(zip(names, paths, strict=True)):
+            depth = name.count("/") + 1
+            if len(owners[name]) > 1 and depth < len(parts):
+                names[number], longer = "/".join(parts[-depth - 1 :]).replace("//", "/"), True
+    return names
 
 
 def _is_text(name: str) -> bool:

@@ -54,6 +54,11 @@ class StandardError(logging.Handler):
             begin_line()
             _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}")
 
+    @property
+    def is_seen(self) -> bool:
+        """Tell whether this process speaks, and on a terminal."""
+        return log.is_main and sys.stderr is not None and sys.stderr.isatty()
+
     def draw(self, line: str) -> None:
         """Draw the live line, as much of it as the terminal is wide, in place of the one before; '' takes it away."""
         with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
@@ -85,9 +90,8 @@ class Progress:
 
     def __init__(self, live: bool = False) -> None:
         self.doing: object = ""
-        at_terminal = live and log.is_main and sys.stderr is not None and sys.stderr.isatty()
-        speakers = [each for each in log.logger.handlers if isinstance(each, StandardError)] if at_terminal else []
-        self._speaker = speakers[0] if speakers else None
+        speakers = [each for each in log.logger.handlers if live and isinstance(each, StandardError)]
+        self._draw = speakers[0].draw if speakers and speakers[0].is_seen else None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._speak, name="progress", daemon=True)
 
@@ -98,12 +102,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        if self._speaker:
-            self._speaker.draw("")
+        if self._draw:
+            self._draw("")
 
     def _speak(self) -> None:
         start = time.monotonic()
-        while not self._over.wait(EVERY_SECONDS_LIVE if self._speaker else EVERY_SECONDS):
+        while not self._over.wait(EVERY_SECONDS_LIVE if self._draw else EVERY_SECONDS):
             if doing := str(self.doing):
-                say = self._speaker.draw if self._speaker else log.info
-                say(f"{doing} ({time.monotonic() - start:.0f} s)")
+                (self._draw or log.info)(f"{doing} ({time.monotonic() - start:.0f} s)")

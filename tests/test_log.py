@@ -38,9 +38,17 @@ def terminal(monkeypatch):
     controller, end = os.openpty()
     termios.tcsetwinsize(end, (10, 40))
     os.set_blocking(controller, False)
-    with os.fdopen(end, "w") as stream, os.fdopen(controller, "rb", buffering=0) as written, monkeypatch.context() as to:
-        to.setattr(sys, "stderr", stream)
-        yield lambda: (written.read(100_000) or b"").decode()
+
+    def shown():
+        return (written.read(100_000) or b"").decode()
+
+    with (
+        os.fdopen(end, "w") as stream,
+        os.fdopen(controller, "rb", buffering=0) as written,
+        monkeypatch.context() as changes,
+    ):
+        changes.setattr(sys, "stderr", stream)
+        yield shown
 
 
 def test_on_a_terminal_one_line_is_drawn_again_below_what_is_said(monkeypatch):

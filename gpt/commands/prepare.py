@@ -35,6 +35,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "
 RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 AS_USUAL = Execution()
 DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
+REPLACE = "Write the dataset in place of one of other settings or inputs. Added text needs no such word."
+JSON = "With --dry-run: print one JSON object instead."
+FLAGS = ("--dry-run", "--replace", "--json")  # which take no value
+SEVERAL = ("--input", "--validation")  # which take as many as there are
 _Annotated: Any = Annotated  # of types that no type checker knows
 ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how it is carried out
     name: make_dataclass(
@@ -42,7 +46,9 @@ ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how 
         [
             ("recipe", _Annotated[recipe, arg(name="")]),
             ("how", Annotated[Execution, arg(name="")], AS_USUAL),
+            ("replace", Annotated[FlagCreatePairsOff[bool], arg(help=REPLACE)], False),
             ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
+            ("json", Annotated[FlagCreatePairsOff[bool], arg(help=JSON)], False),
         ],
         namespace={"__doc__": recipe.__doc__},
     )
@@ -61,12 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prog, conf = program_name(), (DisallowNone,)
     asked = subcommand_cli_from_dict(ASKED, args=arguments, prog=prog, description=DESCRIPTION, config=conf)
     with Interruptible():
-        if asked.dry_run:
+        if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run
 
-            dry_run(asked.recipe, chosen_tokenizer(asked.recipe.tokenizer))
+            if not asked.dry_run:
+                raise InputError("`json` is of `dry_run`, whose result it prints: give both, or leave it out")
+            dry_run(asked.recipe, chosen_tokenizer(asked.recipe.tokenizer), asked.replace, asked.json)
             return
-        dataset = prepare_recipe(asked.recipe, asked.how)
+        dataset = prepare_recipe(asked.recipe, asked.how, asked.replace)
     if dataset is not None:
         print_dataset(dataset)
         windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
@@ -94,23 +102,20 @@ def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     into, room = loose, 0
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag == "--input":
-            into, room = inputs, 0 if equals else len(words)
-            inputs += [value] if equals else []
-        elif flag == "--validation":  # which takes several, too
-            into, room = others, 0 if equals else len(words)
-            others.append(word)
-        elif word.startswith("-"):
-            into, room = others, 0 if equals or word == "--dry-run" else 1
-            others.append(word)
+        if word.startswith("-"):
+            most = 0 if equals or flag in FLAGS else len(words) if flag in SEVERAL else 1
+            into, room = (inputs, most) if flag == "--input" else (others, most)
+            into += [] if flag == "--input" and not equals else [value if flag == "--input" else word]
         else:
             (into if room else loose).append(word)
             room -= bool(room)
     return loose, inputs, others
 
 
-def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL) -> Dataset | None:
+def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL, replace: bool = False) -> Dataset | None:
     """Write the dataset of a recipe. Raises InputError, and leaves nothing by half, if it cannot be.
+
+    One of other settings that is there is refused, unless it is to be replaced.
 
     Returns None where this is one of several jobs, and not the first, which writes it.
     """
@@ -118,7 +123,7 @@ def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL) -> Dataset | None:
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     filters = recipe.filters() if isinstance(recipe, Files) else None
     examples = recipe.examples() if isinstance(recipe, Instruct) else None
-    run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder}
+    run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder, "replace": replace}
     return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, examples=examples, **run)
 
 

@@ -153,7 +153,7 @@ def _counted(counter: Counter[str]) -> str:
 def _sizes(found: Preview, recipe: Recipe) -> tuple[SplitSizes, float]:
     """Estimate characters and documents of each split; also return the share that validates."""
     characters = found.estimate("characters")
-    share = min(getattr(recipe, "validation_share", USUAL_SHARE), MAX_CHARACTERS / max(1, characters))
+    share = min(getattr(recipe, "validation_share", None) or USUAL_SHARE, MAX_CHARACTERS / max(1, characters))
     if found.validation_bytes:
         share = found.validation_bytes / found.bytes
     distinct = found.estimate("documents") - found.estimate("repeated")

@@ -5,20 +5,23 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpt.corpus.content_split import KEYS, RECORD
+from gpt.corpus.documents import Skipped
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import HASHES, Corpus
-from gpt.corpus.split import Divide
+from gpt.corpus.sources import Identity, Source, TextFile
+from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
+from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
@@ -49,24 +52,23 @@ def assemble(
 ) -> list[ShardInfo]:
     """Write all files of the dataset into an empty directory, and return its shards."""
     named = list(_named(results))
+    files: dict[str, dict[str, str]] = {result.key: {} for result in results}  # as the dataset calls those of a slice
     for result, shard, called in named:
         for own, name in zip(shard.files, called.files, strict=True):
             link(Path(f"{result.place}.{own}"), partial / name)
+            files[result.key][own] = name
     shards = [called for _, _, called in named]
-    slices, end = {}, 0
+    slices = {}
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
-            mine = [zip(shard.files, called.files, strict=True) for own, shard, called in named if own is result]
-            files = {own: name for pairs in mine for own, name in pairs}
             content = result.ledger.read_bytes()
-            size = ledger.write(content)
-            own = {"ledger": [end, size], "ledger_sha256": hashlib.sha256(content).hexdigest()}
-            slices[result.key] = {"result": result.found, "files": files} | own
-            end += size
+            where, sha256 = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
+            own = {"result": result.found, "files": files[result.key]}
+            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha256}
     for name in (RECORD, KEYS):
         if (corpus.stages.own / name).exists():
             link(corpus.stages.own / name, partial / name)
-    head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes}
+    head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}
     write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))
     tokenizer.save(partial / "tokenizer.json")
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
@@ -93,28 +95,25 @@ def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, 
 
 
 def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], fingerprint: str) -> dict[str, Any]:
-    sources, reasons, longest = Counter[str](), Counter[str](), [0, ""]
+    read, used, reasons, longest = Counter[str](), Counter[str](), Counter[str](), [0, ""]
     for result in results:
-        sources.update(dict(result.found["sources"]))
+        read.update(result.found["sources"]["read"])
+        used.update(result.found["sources"]["kept"])
         reasons.update(result.found["left_out"])
         longest = max(longest, result.found["longest"])
     tokens = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
     text_bytes = sum(shard.text_bytes for shard in shards)
-    read = sum(sources.values())
+    documents, kept = (sum(result.found[f"{name}_kept"] for result in results) for name in ("documents", "characters"))
     return {
-        "documents": {
-            "read": corpus.counts["documents"],
-            "kept": sum(int(kept.sum()) for kept in corpus.kept),
-            "left_out": dict(reasons.most_common()),
-        },
-        "characters_read": corpus.counts["characters"],
+        "documents": {"read": corpus.counts["documents"], "kept": documents, "left_out": dict(reasons.most_common())},
+        "characters": {"read": corpus.counts["characters"], "kept": kept},
         "text_bytes": text_bytes,
         "tokens": tokens,
         "bytes_per_token": round(text_bytes / max(1, sum(tokens.values())), 4),
         "longest": {"document": longest[1], "bytes": longest[0]},
         "sources": {
-            name: {"bytes": size, "share": round(size / max(1, read), 6)}
-            for name, size in sources.most_common(LARGEST_SOURCES)
+            name: {"bytes_read": read[name], "characters_kept": part, "share": round(part / max(1, kept), 6)}
+            for name, part in used.most_common(LARGEST_SOURCES)
         },
         **corpus.report,
         "corpus_fingerprint": fingerprint,
@@ -126,12 +125,23 @@ def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide)
     for split in SPLITS:
         tokens = sum(shard.tokens for shard in shards if shard.split == split)
         if tokens < SMALLEST_WINDOW:
-            characters = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters[split]
-            needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * characters // tokens)
-            raise InputError(
-                f"the {split} split has {tokens} tokens ({characters:,} characters); the smallest window needs "
-                f"{SMALLEST_WINDOW} (about {needed:,} characters): give more text. Nothing was written"
-            )
+            sizes = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters
+            raise InputError(_too_small(split, tokens, sizes, any(each.validates for each in corpus.slices)))
+
+
+def _too_small(split: str, tokens: int, sizes: dict[str, int], given: bool) -> str:
+    """Say how small a split is, how large it must be, and how much text that takes; it may be `given` by itself."""
+    needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * sizes[split] // tokens)
+    whole = -(-sum(sizes.values()) * needed // sizes[split]) if sizes[split] else 10 * needed
+    if given:
+        remedy = "give more text by `validation`" if split == VALIDATION else "give more text by `input`"
+    else:
+        remedy = f"give about {whole:,} characters in all, which are {sum(sizes.values()):,} now"
+        remedy += ", or a larger `validation_share`" if split == VALIDATION else ""
+    return (
+        f"the text is too small: the {split} split has {tokens} tokens ({sizes[split]:,} characters), and the smallest "
+        f"window needs {SMALLEST_WINDOW} (about {needed:,} characters): {remedy}. Nothing was written"
+    )
 
 
 # ---- the dataset before ----
@@ -141,6 +151,25 @@ def slice_bytes_of(out: Path) -> int | None:
     """Return how large the slices of a dataset are, if it says so."""
     found = read_slices(out).get("slice_bytes")
     return found if type(found) is int and found > 0 else None
+
+
+def inputs_key(identities: Sequence[Identity]) -> str:
+    """Name the inputs of a dataset, by their names and sizes, wherever they lie."""
+    return digest([(each.name, each.bytes) for each in identities])
+
+
+def is_finished(out: Path, given: Source | Callable[[], Source]) -> bool:
+    """Tell, and say, whether a dataset was made of just these files, and none of them was changed since."""
+    source = cast("Source", given()) if callable(given) else given
+    parts = [part for part in source.parts() if not isinstance(part, Skipped)]
+    if not all(isinstance(part, TextFile) and part.path.is_file() for part in parts):
+        return False
+    changed = [max(status.st_mtime, status.st_ctime) for status in (part.path.stat() for part in parts)]
+    same = read_slices(out).get("inputs") == inputs_key([source.identity(part) for part in parts])
+    found = same and max(changed, default=0) < (out / "manifest.json").stat().st_mtime
+    if found:
+        log.info(f"{out}: is finished already, of the same inputs, so that this job has nothing to do")
+    return found
 
 
 def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:

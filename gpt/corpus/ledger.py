@@ -44,15 +44,17 @@ class Outcome:
     pieces: dict[str, int] = field(default_factory=dict)
     reason: str = ""
     """Why it is left out, if it is."""
+    kept: int = 0
+    """Characters that are in a piece."""
 
     def add(self, piece: Piece) -> None:
-        self.characters -= len(piece.text)
+        self.characters, self.kept = self.characters - len(piece.text), self.kept + len(piece.text)
         self.pieces[piece.split] = self.pieces.get(piece.split, 0) + 1
 
     def leave_out(self, reason: str) -> None:
         """Take it out of all pieces."""
         self.pieces.clear()
-        self.reason = reason
+        self.reason, self.kept = reason, 0
 
 
 def write_spool(directory: Path, places: Sequence[Path], bases: Sequence[int], key: str) -> Path:
@@ -66,27 +68,32 @@ def write_ledger(
     place: Path, text: Path, firsts: np.ndarray, kept: np.ndarray, spool: Path, outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
     """Write a slice's part of the ledger, and sum it up."""
-    results, sources, reasons = iter(outcomes), Counter[str](), Counter[str]()
-    number, longest, size, lines = 0, [0, ""], 0, list[str]()
+    results, reasons, read, used = iter(outcomes), Counter[str](), Counter[str](), Counter[str]()
+    number, longest, size, characters, lines = 0, [0, ""], 0, 0, list[str]()
     with open(f"{text}{ENTRIES}", encoding="utf-8") as entries:
         for line in entries:
             entry = json.loads(line)
             if "source" in entry:
                 entry["other"] = entry["bytes"] - size
-                sources[entry["source"]] += entry["bytes"]
-                size = 0
+                read[entry["source"]] += entry["bytes"]
+                used[entry["source"]] += characters
+                size = characters = 0
             else:
                 size += entry["bytes"]
                 if "reason" not in entry:
-                    if entry["bytes"] >= longest[0]:
-                        longest = max(longest, [entry["bytes"], entry["document"]])
-                    entry |= _fate(next(results)) if kept[number] else _repetition(int(firsts[number]), spool)
+                    longest = max(longest, [entry["bytes"], entry["document"]])
+                    outcome = next(results) if kept[number] else Outcome(0, reason=_repeats(int(firsts[number]), spool))
+                    entry |= _fate(outcome)
+                    characters += outcome.kept
                     number += 1
                 if "reason" in entry:
                     reasons[kind_of(entry["reason"])] += 1
             lines.append(f"{json.dumps(entry)}\n")
     Path(f"{place}{PART}").write_bytes(gzip.compress("".join(lines).encode(), 6, mtime=0))
-    return {"longest": longest, "left_out": dict(reasons), "sources": sources.most_common(MOST_SOURCES)}
+    largest = dict(used.most_common(MOST_SOURCES))
+    sources = {"read": {name: read[name] for name in largest}, "kept": largest}
+    sums = {"documents_kept": sum(bool(o.pieces) for o in outcomes), "characters_kept": sum(o.kept for o in outcomes)}
+    return sums | {"longest": longest, "left_out": dict(reasons), "sources": sources}
 
 
 def _fate(outcome: Outcome) -> dict[str, Any]:
@@ -98,10 +105,10 @@ def _fate(outcome: Outcome) -> dict[str, Any]:
     return fate
 
 
-def _repetition(first: int, spool: Path) -> dict[str, Any]:
+def _repeats(first: int, spool: Path) -> str:
     places, bases = _spool(spool)
     slice_ = bisect_right(bases, first) - 1
-    return {"reason": f"{REPEATS}{name_at(Path(places[slice_]), first - bases[slice_])}"}
+    return f"{REPEATS}{name_at(Path(places[slice_]), first - bases[slice_])}"
 
 
 @functools.lru_cache(maxsize=2)

@@ -11,15 +11,17 @@ What 1, 3 and 5 do is done slice by slice, on any number of processes, and once 
 was killed goes on where it was, and gives the same bytes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 
 from gpt.choices import EncoderName
-from gpt.corpus.assembly import Result, assemble, require_windows, reuse, slice_bytes_of
+from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
 from gpt.corpus.duplicates import drop_duplicates
 from gpt.corpus.examples import Examples, write_examples
@@ -27,14 +29,15 @@ from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, name_at
+from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
-from gpt.corpus.slices import Slice, cut, slice_bytes
+from gpt.corpus.slices import cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import Stages, Task, digest, say_done, wait_for_all, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
-from gpt.dataset.dataset import Dataset, open_written
+from gpt.dataset.dataset import Dataset, open_dataset, open_written
 from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError, require
 from gpt.files import write_directory
@@ -61,8 +64,9 @@ def prepare(
     part: tuple[int, int] = (1, 1),
     examples: Examples | None = None,
     encoder: EncoderName = "auto",
+    replace: bool = False,
 ) -> Dataset | None:
-    """Write the dataset directory `out`, replacing a dataset that is there, and open it.
+    """Write the dataset directory `out`, and open it; of a dataset that is there see replacing.py, and `replace`.
 
     `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
     `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
@@ -73,7 +77,9 @@ def prepare(
     holds something else, or a corpus too small.
     """
     tokenizer = _checked(tokenizer, encoder, examples)
-    before = replaceable(out, recipe.get("name"))
+    before = replaceable(out, recipe, replace)
+    if part[1] > 1 and before and is_finished(out, source):
+        return open_dataset(out) if part[0] == 1 else None
     with (
         work_in(out, part) as (work, interruptible),
         Progress(live=True) as progress,
@@ -83,7 +89,7 @@ def prepare(
         firsts = drop_duplicates(corpus, stages.own)
         if examples:
             examples.require_sound(corpus)
-        say_what_was_read(corpus, _repetitions(corpus, firsts))
+        say_what_was_read(corpus, _repetitions(corpus, firsts) if corpus.counts["repeated"] else ())
         divide = split(corpus)
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
@@ -131,17 +137,16 @@ def _read(
     source = cast("Source", given()) if callable(given) else given
     stages.progress.doing = "looking for files"
     parts = source.parts()
-    total = sum(source.identity(part)[1] for part in parts if not isinstance(part, Skipped))
+    identities = [source.identity(part) for part in parts if not isinstance(part, Skipped)]
+    total = sum(identity.bytes for identity in identities)
     before = out if (out / "manifest.json").exists() else None
-    size = (before and slice_bytes_of(before)) or slice_bytes(total)
+    size = (slice_bytes_of(before) if before else None) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
-    slices: list[Slice] = list(cut(source, divided, size))
-    if total < LEAST_FOR_WORKERS and worker_count(stages.workers):
-        stages.workers = "1"
+    stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
-    corpus = Corpus(stages, source, slices, filters)
-    corpus.before, corpus.slice_bytes = before, size
+    corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
+    corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus
 
 
@@ -159,8 +164,7 @@ def _repetitions(corpus: Corpus, firsts: np.ndarray) -> Iterator[Skipped]:
 def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = ()) -> None:
     """Name what was skipped or repaired, and count what was read. Raises InputError if that is nothing."""
     counts = corpus.counts
-    skipped = [*corpus.skipped[:MAX_SHOWN]]
-    skipped += [each for each, _ in zip(repetitions, range(MAX_SHOWN - len(skipped)), strict=False)]
+    skipped = [*islice(chain(corpus.skipped[:MAX_SHOWN], repetitions), MAX_SHOWN)]
     for done, parts, count in (
         ("skipped", skipped, counts["left_out"] + counts["repeated"]),
         ("kept", corpus.repaired, counts["mended"]),
@@ -208,8 +212,8 @@ def _encoded(
     """
     stages, tasks = corpus.stages, _encoding_tasks(corpus, firsts, divide, tokenizer, examples)
     plain = write = write_examples if examples else write_slice
-    is_large = encoder == "auto" and sum(task.bytes for task in tasks) >= LEAST_FOR_FAST
-    if not examples and (is_large or encoder == "gigatoken"):
+    least = {"auto": LEAST_FOR_FAST, "gigatoken": 0}.get(encoder, math.inf)
+    if not examples and sum(task.bytes for task in tasks) >= least:
         from gpt.corpus.fast_writer import fastest
 
         write = fastest(tokenizer)
@@ -232,8 +236,7 @@ def _encoding_tasks(
 ) -> list[Task]:
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
-    if not file.exists():
-        tokenizer.save(file)
+    tokenizer.save(file)
     bases = np.cumsum([0, *corpus.sizes]).tolist()
     spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
     tasks = []
@@ -250,10 +253,11 @@ def _encoding_tasks(
     return tasks
 
 
-def replaceable(out: Path, recipe: str | None) -> str | None:
+def replaceable(out: Path, recipe: dict[str, Any], replace: bool = False) -> str | None:
     """Say which dataset will be replaced, and return its fingerprint; None where there is none that can be read.
 
-    Raises InputError where something else stands, a dataset of another recipe included.
+    Raises InputError where something else stands, and where the dataset is of other settings, unless it is to be
+    replaced (see replacing.py).
     """
     for above in out.parents:
         if above.exists() and not above.is_dir():
@@ -267,11 +271,8 @@ def replaceable(out: Path, recipe: str | None) -> str | None:
     except InputError as error:
         log.info(f"{error}; it will be replaced")
         return None
-    wrote = manifest.get("recipe", {}).get("name")
-    if wrote != recipe:
-        raise InputError(
-            f"{out}: was written by the recipe {wrote!r}, and this is {recipe!r}; choose another place, or remove it"
-        )
+    if not replace:
+        require_replaceable(out, manifest.get("recipe", {}), recipe)
     shards = [*map(shard_info, manifest["shards"])]
     tokens = sum(shard.tokens for shard in shards if shard.split == "train")
     date = datetime.fromtimestamp((out / "manifest.json").stat().st_mtime)

@@ -25,7 +25,7 @@ from gpt.errors import bounded, check_limits, require
 from gpt.log import log
 from gpt.text.chat_template import Spans
 
-VERSION = 2  # of what is kept of a slice, and of how it is read and encoded
+VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
@@ -195,7 +195,7 @@ class Corpus:
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
             self.counts.update(read)
         self.kept = [np.ones(size, dtype=bool) for size in self.sizes]
-        self.stages, self.slice_bytes, stages.counts = stages, 0, self.counts
+        self.stages, self.slice_bytes, self.inputs, stages.counts = stages, 0, "", self.counts
         self.before: Path | None = None  # the dataset that is to be replaced
         self.is_grown = False  # from that one, whose split is kept
         self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them

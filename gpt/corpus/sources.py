@@ -18,6 +18,7 @@ from gpt.corpus.ranges import opened, ranges_of
 from gpt.corpus.stages import TimedFile
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
+from gpt.files import told_apart
 from gpt.log import log
 
 MARKUP = {".xml": "tags", ".ipynb": "braces"}  # which are learned with the text
@@ -257,14 +258,14 @@ def _expanded(given: Path, setting: str = "input") -> list[Path]:
 
 
 def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped"]:
-    """Name pipes by their order: what the shell calls them, such as /dev/fd/63, says nothing."""
-    number = 0
+    """Tell files of one name apart, and name pipes by their order: what the shell calls them says nothing."""
+    number, names = 0, iter(told_apart([(part.name, part.path) for part in parts if isinstance(part, TextFile)]))
     for part in parts:
+        named = replace(part, name=next(names)) if isinstance(part, TextFile) else part
         if isinstance(part, TextFile) and part.file == PIPE and (part.path.is_fifo() or part.path.is_file()):
             number += 1
-            yield replace(part, name="pipe" if number == 1 else f"pipe {number}")
-        else:
-            yield part
+            named = replace(part, name="pipe" if number == 1 else f"pipe {number}")
+        yield named
 
 
 def _name(path: Path, outside: Path) -> str:

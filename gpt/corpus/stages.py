@@ -66,8 +66,7 @@ class Stages:
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
-        self.spent = Counter[str]()  # what all tasks of all stages noted (see pace.py)
-        self.counts = Counter[str]()  # of the corpus, once it is read
+        self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
         self._before = {path.name for path in directory.glob("*.json")}  # results of a preparation that did not end
         self._pool: Executor | None = None
 
@@ -228,7 +227,7 @@ def _plain(value: object) -> object:
 
 
 class _Noted(threading.local):
-    seconds: Counter[str] = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
+    seconds: Any = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
 
 
 _NOTED = _Noted()
@@ -256,7 +255,7 @@ def _do(work: Work, result: Path, task: Task) -> Counter[str]:
     found = timed(PARSING, work, place, *task.arguments)
     timed(DISK, finish, result, place, found)
     tokens = sum(shard["tokens"] for shard in found.get("shards", ()))
-    return _NOTED.seconds + Counter(_counts(found), slices=1, bytes=task.bytes, tokens=tokens)
+    return _NOTED.seconds + Counter(_counts(found) | {"slices": 1, "bytes": task.bytes, "tokens": tokens})
 
 
 def _counts(found: dict[str, Any]) -> dict[str, int]:

@@ -130,7 +130,8 @@ def test_mixed_files_and_json_lines(tmp_path):
     without_field = recipe("files", "--input", folder, "--name", "m", "--tokenizer", "bytes", cwd=tmp_path)
     assert "lines.jsonl: JSON Lines: --field must name the field that holds the text" in without_field
     before = open_dataset(tmp_path / "data" / "m").train.tokens
-    output = recipe("files", "--input", folder, "--name", "m", "--field", "body", "--tokenizer", "bytes", cwd=tmp_path)
+    options = ("--field", "body", "--tokenizer", "bytes", "--replace")
+    output = recipe("files", "--input", folder, "--name", "m", *options, cwd=tmp_path)
     for name, reason in [("empty.md", "empty"), ("bad.txt", "not UTF-8"), ("picture.bin", "binary")]:
         assert f"{name}: {reason}" in output
     assert open_dataset(tmp_path / "data" / "m").train.tokens > before + 3000
@@ -155,9 +156,8 @@ def test_the_settings_of_reading_are_used_and_recorded(tmp_path):
     recorded = {"encoding": "cp1252", "separator": "###", "field": None, "bad_bytes": "replace", "html": "drop"}
     recorded |= {"max_unpacked": 100, "zstd_window": 27}
     assert {name: dataset.recipe[name] for name in recorded} == recorded
-    complaint = refused(
-        "data/prepare.py", "files", "--input", "*.txt", "--name", "m", "--bad-bytes", "error", cwd=tmp_path
-    )
+    others = ("--bad-bytes", "error", "--replace")
+    complaint = refused("data/prepare.py", "files", "--input", "*.txt", "--name", "m", *others, cwd=tmp_path)
     assert "b.txt: 1 bad byte that is no UTF-8, the first at byte 1300; give --bad-bytes replace or skip" in complaint
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import time
 from collections import Counter
 
@@ -170,4 +169,4 @@ def test_timings_are_in_no_file_of_the_dataset(tmp_path, clock):
     prepare(Texts(texts), SplitByContent(), "bytes", tmp_path / "d", {})
     for file in (tmp_path / "d").glob("*.json"):
         assert not [on for on in LIMITS if f'"{on}"' in file.read_text()], file
-    assert os.listdir(tmp_path) == ["d"]
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -183,6 +183,7 @@ def test_directories_and_files_that_cannot_be_read_are_named(folder):
     with (
         mock.patch("os.scandir", lambda path: (refuse if str(path).endswith("sub") else scandir)(path)),
         mock.patch("builtins.open", open_some),
+        mock.patch("gpt.corpus.sources.TimedFile", lambda path: open_some(path, "rb", buffering=0)),
     ):
         texts, skipped = read(TextFiles([folder], "text"))
     assert not [name for name in texts if "b.md" in name or "jsonl" in name]

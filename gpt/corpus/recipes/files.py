@@ -43,8 +43,8 @@ class Files:
     """Largest window of a .zst file, as a power of 2; what zstd --long=31 wrote needs 31, and 2 GiB of memory."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
-    validation_share: float = 0.1
-    """Share of the text that validates, and is not trained on; at most 50 million characters."""
+    validation_share: float | None = None
+    """Share of the text that validates, and is not trained on: a tenth; at most 50 million characters."""
     validation: list[Path] = dataclasses.field(default_factory=list)
     """Files and directories that validate, instead of a share of the text."""
     overlap: Overlap = "move"
@@ -87,7 +87,7 @@ class Files:
         )
 
     def split(self) -> Split:
-        return SplitByContent(self.validation_share, self.overlap, self.max_overlap)
+        return SplitByContent(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:
         return {
@@ -101,6 +101,13 @@ class Files:
             **vars(self.split()),
             "validation": [str(path) for path in self.validation],
         }
+
+
+def chosen_share(share: float | None, validation: list[Path]) -> float:
+    """Return the share that validates. Raises InputError for one beside files that validate."""
+    if share is not None and validation:
+        raise InputError("`validation_share` has no effect beside `validation`, all of which validates: give one")
+    return SplitByContent.share if share is None else share
 
 
 def named_place(name: str, out: Path | None) -> Path:

@@ -9,7 +9,7 @@ from gpt.choices import Faulty, Overlap
 from gpt.corpus.content_split import SplitWhole
 from gpt.corpus.documents import Reading
 from gpt.corpus.examples import Examples
-from gpt.corpus.recipes.files import named_place
+from gpt.corpus.recipes.files import chosen_share, named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
 
@@ -31,8 +31,8 @@ class Instruct:
     """Lines that are no examples, or whose answers are cut off, are an error, once all are read, or are skipped."""
     tokenizer: str = "gpt2"
     """gpt2, bytes, char, bpe:VOCAB, or that of a run, dataset or Hugging Face GPT-2 that is to be fine-tuned."""
-    validation_share: float = 0.1
-    """Share of the text that validates, and is not trained on: whole examples."""
+    validation_share: float | None = None
+    """Share of the text that validates, and is not trained on: whole examples, a tenth."""
     validation: list[Path] = dataclasses.field(default_factory=list)
     """Files of examples that validate, instead of a share."""
     overlap: Overlap = "report"
@@ -50,7 +50,7 @@ class Instruct:
         return TextFiles(self.input, how=Reading(examples=True), validation=self.validation)
 
     def split(self) -> Split:
-        return SplitWhole(self.validation_share, self.overlap, self.max_overlap)
+        return SplitWhole(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def examples(self) -> Examples:
         """Return what becomes of examples that are too long, and of lines that are none."""
