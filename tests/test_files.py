@@ -11,7 +11,16 @@ from gpt.commands.train_options import _read_settings
 from gpt.corpus.sources import Document, Skipped, TextFile, TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
-from gpt.files import clean_up, inside, parse_json, read_json, remove_directory, write_directory, write_whole
+from gpt.files import (
+    clean_up,
+    inside,
+    parse_json,
+    read_json,
+    remove_directory,
+    told_apart,
+    write_directory,
+    write_whole,
+)
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.runs.directory import is_run, read_config
 from gpt.runs.load import load_run, load_tokenizer
@@ -306,3 +315,20 @@ def test_another_version_is_named(tmp_path):
         file.write_text(content)
         with pytest.raises(InputError, match=r"cannot be read as a thing \(it is no gpt-thing file\); look$"):
             read_json(file, "a thing", "look", ("gpt-thing", 3))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/a/x.txt", "/b/y.txt"], ["x.txt", "y.txt"]),
+        (["/a/x.txt", "/b/x.txt", "/b/y.txt"], ["a/x.txt", "b/x.txt", "y.txt"]),
+        (["/1/a/x.txt", "/2/a/x.txt", "/b/x.txt"], ["1/a/x.txt", "2/a/x.txt", "b/x.txt"]),
+        (["/x.txt", "/a/x.txt"], ["/x.txt", "a/x.txt"]),
+        (["/a/x.txt", "/a/../a/x.txt"], ["x.txt", "x.txt"]),  # one file, twice
+        (["/a/x.txt", "/a/x.txt", "/b/x.txt"], ["a/x.txt", "a/x.txt", "b/x.txt"]),
+    ],
+)
+def test_files_of_one_name_are_told_apart_by_their_directories(paths, names):
+    assert told_apart([(Path(path).name, Path(path)) for path in paths]) == names
+    inner = told_apart([("n/" + Path(path).name, Path(path).parent / "n" / Path(path).name) for path in paths])
+    assert len(set(inner)) == len(set(names))

@@ -1,25 +1,30 @@
-"""What `gpt prepare … --dry-run` prints: what is in a corpus, how many tokens it gives, which training suits it here.
+"""What `gpt prepare … --dry-run` finds: what is in a corpus, how many tokens it gives, which training suits it here.
 
 It takes about ten seconds, whatever the corpus's size, and writes nothing. Of a large corpus, all but the numbers of
-files and their bytes are estimates from a part of it.
+files and their bytes are estimates from a part of it. How it is printed, preview_rows.py says.
 """
 
+import json
 import logging
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
-from gpt.commands import as_flags
+import numpy as np
+
+from gpt.commands.preview_rows import show
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.corpus.assembly import SMALLEST_WINDOW
-from gpt.corpus.download import bytes_in_words, missing
+from gpt.corpus.download import missing
+from gpt.corpus.examples import Examples, cut_to, encode_examples, require_end_of_text
 from gpt.corpus.pipeline import replaceable
 from gpt.corpus.preview import Preview
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe, Remote
 from gpt.corpus.recipes.files import Files
+from gpt.corpus.recipes.instruct import Instruct
 from gpt.corpus.split import MAX_CHARACTERS, Piece
 from gpt.corpus.vocabulary import AUTO, SAMPLE_CHARACTERS, SplitSizes, make_tokenizer, suitability
 from gpt.dataset.dataset import Dataset
@@ -29,122 +34,107 @@ from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.errors import InputError
 from gpt.log import Progress, log
-from gpt.terminal import duration, one_line
 from gpt.text.tokenizer import Tokenizer
 from gpt.training.exact import exact_arithmetic
 from gpt.training.forecast import Forecast
 
-Row = tuple[str, str]
+Facts = dict[str, Any]
 BUDGET = 1 << 24  # bytes of a corpus that are read, or come of them
 LEARNED, ENCODED = 4_000_000, 2_000_000  # characters that a tokenizer is learned from here, and tried on
 USUAL_SHARE = 0.1  # that validates, where a recipe has no such setting
-MOST_NAMED = 8  # formats and the like
-MOST_SHOWN = 3  # of what is shown by an example
-MOST_FILES = 5  # to be downloaded, that are named
 
 
-def dry_run(recipe: Recipe, tokenizer: str | Tokenizer) -> None:
+@dataclass
+class Findings:
+    """What was found, part by part: printed at once, or all of it as one JSON object."""
+
+    as_json: bool
+    facts: Facts = field(default_factory=dict)
+
+    def add(self, **parts: Any) -> None:
+        self.facts |= parts
+        if not self.as_json:
+            show(parts)
+
+    def end(self) -> None:
+        if self.as_json:
+            print(json.dumps(self.facts), flush=True)
+
+
+def dry_run(recipe: Recipe, tokenizer: str | Tokenizer, replace: bool = False, as_json: bool = False) -> None:
     """Print what preparing a corpus would find and write, with a tokenizer, or one of the kind that is named.
 
     Raises InputError if that cannot be.
     """
-    place = recipe.place().expanduser()
+    place, findings = recipe.place().expanduser(), Findings(as_json)
     recipe.split()
     filters = recipe.filters() if isinstance(recipe, Files) else Filters()
+    examples = recipe.examples() if isinstance(recipe, Instruct) else None
     if isinstance(recipe, Remote):
         files, directory = recipe.downloads()
         if lacking := missing(files, directory):
-            _show(_download_rows([(file.name, file.size) for file in lacking], len(files), directory))
+            sizes = {file.name: file.size or 0 for file in lacking}
+            findings.add(download={"files": sizes, "of": len(files), "directory": str(directory)})
+            findings.end()
             log.info("what is in them is known once they are here")
             return
-    replaceable(place, recipe.record()["name"])
+    replaceable(place, recipe.record(), replace)
     with Progress() as progress:
         found = Preview(recipe.source(), filters, progress, BUDGET)
-        _show(_found_rows(found))
+        findings.add(**_found(found))
         if not found.counts["documents"]:
             raise InputError("there is no text in the input")
+        if examples and found.counts["faults"]:
+            findings.add(faults={"lines": found.estimate("faults"), "faulty": examples.faulty} | _certainty(found))
         progress.doing = "trying the tokenizer"
-        sizes, share = _sizes(found, recipe)
-        dataset = _show_tokens(found, sizes, share, tokenizer, place)
+        dataset = _add_tokens(findings, found, recipe, tokenizer, examples)
         progress.doing = "trying how fast a model learns here"
-        _show(_training_rows(dataset))
+        findings.add(training=_training(dataset))
+    findings.end()
     log.info("nothing was written; to write it, leave --dry-run out")
-
-
-def _show(rows: Sequence[Row]) -> None:
-    for name, text in rows:
-        print(f"{name:16} {one_line(as_flags(text))}", flush=True)
-
-
-def _download_rows(lacking: list[tuple[str, int | None]], of: int, directory: Path) -> list[Row]:
-    """Say what would be downloaded."""
-    size = sum(size or 0 for _, size in lacking)
-    rows = [("download", f"{len(lacking):,} of {of:,} files, {bytes_in_words(size)}, to {directory}")]
-    rows += [("", f"{name}: {bytes_in_words(size or 0)}") for name, size in lacking[:MOST_FILES]]
-    more = len(lacking) - MOST_FILES
-    return [*rows, ("", f"and {more:,} more")] if more > 0 else rows
 
 
 # ---- what was found ----
 
 
-def _found_rows(found: Preview) -> list[Row]:
-    files = f"{found.files:,} {'file' if found.files == 1 else 'files'}"
-    rows = [
-        ("found", f"{files}, {bytes_in_words(found.bytes)}: {_counted(found.formats)}"),
-        ("read", _read_words(found)),
-    ]
-    if found.reasons:
-        rows.append(("left out", f"{sum(found.reasons.values()):,} {'in all' if found.is_complete else 'so far'}"))
-        common = [(count, found.examples[kind]) for kind, count in found.reasons.most_common(MOST_NAMED)]
-        rows += [("", f"{count:,} {left.reason}: {left.name}") for count, left in common]
-    return rows + _document_rows(found) if found.counts["documents"] else rows
+def _found(found: Preview) -> Facts:
+    counts = found.counts
+    facts: Facts = {
+        "found": {"files": found.files, "bytes": found.bytes, "formats": dict(found.formats.most_common())},
+        "read": {
+            "files": counts["read_files"],
+            "bytes": counts["read_bytes"],
+            "of": {"files": found.files, "bytes": found.bytes},
+            "all": found.is_complete,
+            "goes_on": found.goes_on,
+        },
+        "left_out": {
+            "count": sum(found.reasons.values()),
+            "all": found.is_complete,
+            "reasons": [
+                {"count": count, "reason": found.examples[kind].reason, "as": found.examples[kind].name}
+                for kind, count in found.reasons.most_common()
+            ],
+        },
+    }
+    return facts | (_documents(found) if counts["documents"] else {})
 
 
-def _document_rows(found: Preview) -> list[Row]:
-    counts, rows = found.counts, list[Row]()
-    if found.encodings:
-        rows.append(("encodings", _counted(found.encodings)))
-    divided = [notice.message for notice in found.notices if notice.kind == "divided files"]
-    others = [notice.message for notice in found.notices if notice.kind != "divided files"]
-    rows.append(("separators", f"found in {len(divided):,} of the texts" if divided else "none was found in a text"))
-    rows += [("", message) for message in divided[:MOST_SHOWN]]
-    rows += [("note", message) for message in others[:MOST_SHOWN]]
-    mean = counts["text_bytes"] / max(1, counts["documents"] - counts["repeated"])
-    rows.append(("documents", f"{_estimated(found, 'documents')}, of {bytes_in_words(round(mean))} on average"))
-    repeated = f"{counts['repeated']:,} of {counts['documents']:,} that were read repeat another"
-    rows.append(("duplicates", f"{repeated} ({counts['repeated'] / counts['documents']:.1%})"))
-    likely = f"{_counted(found.secrets)}: look at them before you train on them" if found.secrets else "none was seen"
-    rows.append(("likely secrets", likely))
-    rows += [("", place) for place in found.places]
-    return [*rows, ("e-mail", f"addresses: {_estimated(found, 'addresses')}")]
+def _documents(found: Preview) -> Facts:
+    counts = found.counts
+    return {
+        "encodings": dict(found.encodings.most_common()),
+        "separators": [notice.message for notice in found.notices if notice.kind == "divided files"],
+        "notes": [notice.message for notice in found.notices if notice.kind != "divided files"],
+        "documents": {"count": found.estimate("documents"), "bytes": round(found.mean_bytes)} | _certainty(found),
+        "duplicates": {"repeated": counts["repeated"], "of": counts["documents"]},
+        "secrets": {"kinds": dict(found.secrets.most_common()), "places": found.places},
+        "addresses": {"count": found.estimate("addresses")} | _certainty(found),
+    }
 
 
-def _read_words(found: Preview) -> str:
-    if found.is_complete:
-        return "all of it"
-    if found.goes_on:
-        return f"{bytes_in_words(found.counts['read_bytes'])}; a pipe goes on, so that the figures are of its beginning"
-    part = f"{bytes_in_words(found.counts['read_bytes'])} of {bytes_in_words(found.bytes)}"
-    files = f"{found.counts['read_files']:,} of the files" if found.files > 1 else "the file"
-    return f"{part}, in {files}; what follows is an estimate from that"
-
-
-def _estimated(found: Preview, name: str) -> str:
-    number = found.estimate(name)
-    return f"{number:,}" if found.is_complete or not number else f"about {_rounded(number)}"
-
-
-def _rounded(number: int) -> str:
-    """Write an estimate, with three digits."""
-    return f"{round(number, min(0, 3 - len(str(number)))):,}"
-
-
-def _counted(counter: Counter[str]) -> str:
-    """Name what there is most of: '.py 12, .txt 3'."""
-    words = [f"{name} {count:,}" for name, count in counter.most_common(MOST_NAMED)]
-    more = len(counter) - MOST_NAMED
-    return ", ".join([*words, f"and {more:,} others"] if more > 0 else words)
+def _certainty(found: Preview) -> Facts:
+    return {"estimated": not found.is_complete}
 
 
 # ---- how many tokens that is ----
@@ -153,7 +143,8 @@ def _counted(counter: Counter[str]) -> str:
 def _sizes(found: Preview, recipe: Recipe) -> tuple[SplitSizes, float]:
     """Estimate characters and documents of each split; also return the share that validates."""
     characters = found.estimate("characters")
-    share = min(getattr(recipe, "validation_share", None) or USUAL_SHARE, MAX_CHARACTERS / max(1, characters))
+    wanted = getattr(recipe, "validation_share", None) or USUAL_SHARE
+    share = min(wanted, MAX_CHARACTERS / max(1, characters))
     if found.validation_bytes:
         share = found.validation_bytes / found.bytes
     distinct = found.estimate("documents") - found.estimate("repeated")
@@ -162,12 +153,14 @@ def _sizes(found: Preview, recipe: Recipe) -> tuple[SplitSizes, float]:
     return SplitSizes(pieces, {split: round(part * characters) for split, part in shares.items()}), share
 
 
-def _show_tokens(found: Preview, sizes: SplitSizes, share: float, given: str | Tokenizer, place: Path) -> Dataset:
-    """Print which tokenizer would be used and how many tokens it gives; return a dataset of that size, without ids."""
+def _add_tokens(
+    findings: Findings, found: Preview, recipe: Recipe, given: str | Tokenizer, examples: Examples | None
+) -> Dataset:
+    """Tell which tokenizer would be used and how many tokens it gives; return a dataset of that size, without ids."""
+    sizes, share = _sizes(found, recipe)
     name, reason = given, ""
     if given == AUTO:
-        name, why = suitability(sizes.characters["train"])
-        reason = f", for about {_rounded(sizes.characters['train'])} characters: {why}"
+        name, reason = suitability(sizes.characters["train"])
     learned, tried = _parts([*_pieces(found)])
     tokenizer = name
     if isinstance(name, str):
@@ -178,18 +171,37 @@ def _show_tokens(found: Preview, sizes: SplitSizes, share: float, given: str | T
         tokenizer = Tokenizer.char("".join(found.passages), tokenizer.end_of_text is not None)
     size = sum(len(text.encode()) for text in tried)
     per_byte = sum(map(len, tokenizer.encode_batch(tried, threads=1))) / max(1, size)
+    called = {"name": name if isinstance(name, str) else None, "kind": tokenizer.kind, "size": tokenizer.vocab_size}
+    for_ = {"characters": sizes.characters["train"], "reason": reason} if reason else {}
+    findings.add(tokenizer=called | for_ | {"bytes_per_token": round(1 / per_byte, 4)})
     ends = sum(sizes.pieces.values()) if tokenizer.end_of_text is not None else 0
     total = round(found.estimate("text_bytes") * per_byte) + ends
-    called = name if isinstance(name, str) else f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"
+    if examples and found.documents:
+        masks = _masks(found, tokenizer, examples)
+        total = round(found.estimate("text_bytes") * masks.pop("per_byte"))
+        findings.add(examples=masks)
     validation = round(share * total)
-    _show(
-        [
-            ("tokenizer", f"{called}{reason}; {1 / per_byte:.2f} bytes per token"),
-            ("tokens", f"about {_rounded(total)}, of which {_rounded(validation)} validate"),
-        ]
-    )
+    findings.add(tokens={"total": total, "validation": validation})
     train, validation_split = (_Counted(n, c) for n, c in zip(SPLITS, (total - validation, validation), strict=True))
-    return Dataset(place, tokenizer, train, validation_split, "", {}, [])
+    return Dataset(recipe.place().expanduser(), tokenizer, train, validation_split, "", {}, [])
+
+
+def _masks(found: Preview, tokenizer: Tokenizer, examples: Examples) -> Facts:
+    """Tell what becomes of some of the examples: how many tokens they have, are learned, and are cut off."""
+    require_end_of_text(tokenizer)
+    tried = found.documents[:: max(1, math.ceil(sum(len(each.text) for each in found.documents) / ENCODED))]
+    whole = [learned for _, learned in encode_examples(tried, tokenizer, threads=1)]
+    masks = [mask for learned in whole if (mask := cut_to(learned, examples.max_tokens)).any()]
+    tokens = sum(map(len, masks))
+    return {
+        "tried": len(tried),
+        "learned_share": round(float(np.concatenate(masks).mean()), 4) if masks else 0.0,
+        "max_tokens": examples.max_tokens,
+        "cut": sum(len(learned) > examples.max_tokens for learned in whole),
+        "unlearned": len(whole) - len(masks),
+        "faulty": examples.faulty,
+        "per_byte": tokens / max(1, sum(len(each.text.encode()) for each in tried)),
+    }
 
 
 class _Counted(Split):
@@ -221,12 +233,12 @@ def _some(pieces: list[str], most: int) -> list[str]:
 # ---- what training suits it ----
 
 
-def _training_rows(dataset: Dataset) -> list[Row]:
-    """Say what `gpt train` would do with so much text here, and how long that would take."""
+def _training(dataset: Dataset) -> Facts:
+    """Tell what `gpt train` would do with so much text here, and how long that would take; or why it would not."""
     for split in (dataset.train, dataset.validation):
         if split.tokens < SMALLEST_WINDOW:
             few = f"the {split.name} split would have about {split.tokens:,} tokens"
-            return [("training", f"{few}, and the smallest window needs {SMALLEST_WINDOW}: give more text")]
+            return {"refused": f"{few}, and the smallest window needs {SMALLEST_WINDOW}: give more text"}
     command = parse_train(["--data", str(dataset.path)])
     config, device = command.config, choose_device(command.config.device)
     with (
@@ -237,17 +249,10 @@ def _training_rows(dataset: Dataset) -> list[Row]:
         try:
             config = settle(command, dataset, world)
         except InputError as error:
-            return [("training", str(error))]
+            return {"refused": str(error)}
         forecast = Forecast(config, dataset, world)
         seconds = forecast.seconds()
-    epochs = config.steps * config.batch_tokens / dataset.train.tokens
-    times = f"{epochs:.3g} {'epoch' if round(epochs, 2) == 1 else 'epochs'}"
-    rows = [
-        ("preset", command.reason.removeprefix("preset ")),
-        ("length", f"{times}, {config.steps:,} steps of {config.batch_tokens:,} tokens"),
-    ]
-    if seconds is None:
-        return [*rows, ("time", "not forecast: a trial would not fit into the free memory")]
-    training, evaluation = seconds
-    words = f"about {duration(training + evaluation)} on {device}, of which {duration(evaluation)} evaluation"
-    return [*rows, ("time", words)]
+    facts: Facts = {"preset": config.preset, "reason": command.reason.removeprefix("preset "), "steps": config.steps}
+    facts |= {"epochs": config.steps * config.batch_tokens / dataset.train.tokens, "batch_tokens": config.batch_tokens}
+    facts |= {"device": str(device), "seconds": sum(seconds) if seconds else None}
+    return facts | {"evaluation_seconds": seconds[1] if seconds else None}

@@ -122,21 +122,23 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
 
 def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide) -> None:
     """Raise InputError if a split is shorter than the window of any preset."""
-    for split in SPLITS:
-        tokens = sum(shard.tokens for shard in shards if shard.split == split)
-        if tokens < SMALLEST_WINDOW:
-            sizes = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters
-            raise InputError(_too_small(split, tokens, sizes, any(each.validates for each in corpus.slices)))
+    tokens = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
+    short = [split for split in SPLITS if tokens[split] < SMALLEST_WINDOW]
+    if short:  # of both, that of validation needs more text
+        sizes = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters
+        raise InputError(_too_small(short[-1], tokens[short[-1]], sizes, any(each.validates for each in corpus.slices)))
 
 
 def _too_small(split: str, tokens: int, sizes: dict[str, int], given: bool) -> str:
     """Say how small a split is, how large it must be, and how much text that takes; it may be `given` by itself."""
-    needed = SMALLEST_WINDOW if not tokens else -(-SMALLEST_WINDOW * sizes[split] // tokens)
-    whole = -(-sum(sizes.values()) * needed // sizes[split]) if sizes[split] else 10 * needed
+    own, total = sizes[split], sum(sizes.values())
+    needed = -(-SMALLEST_WINDOW * own // max(1, tokens - 1)) if own else SMALLEST_WINDOW  # without its end-of-text
+    whole = -(-total * needed // own) if own else 10 * needed
     if given:
         remedy = "give more text by `validation`" if split == VALIDATION else "give more text by `input`"
     else:
-        remedy = f"give about {whole:,} characters in all, which are {sum(sizes.values()):,} now"
+        more = f"about {whole:,} characters in all, which are {total:,} now" if whole > total else "more text"
+        remedy = f"give {more}"
         remedy += ", or a larger `validation_share`" if split == VALIDATION else ""
     return (
         f"the text is too small: the {split} split has {tokens} tokens ({sizes[split]:,} characters), and the smallest "
@@ -168,7 +170,7 @@ def is_finished(out: Path, given: Source | Callable[[], Source]) -> bool:
     same = read_slices(out).get("inputs") == inputs_key([source.identity(part) for part in parts])
     found = same and max(changed, default=0) < (out / "manifest.json").stat().st_mtime
     if found:
-        log.info(f"{out}: is finished already, of the same inputs, so that this job has nothing to do")
+        log.info(f"{out}: stays: it is finished already, of the same inputs, so that this job has nothing to do")
     return found
 
 

@@ -114,6 +114,20 @@ def encode_examples(
         yield np.concatenate(encoded), np.append(np.concatenate(learned), ends)
 
 
+def cut_to(learned: np.ndarray, most: int) -> np.ndarray:
+    """Cut the mask of an example, (N,) bool, to so many tokens; what is cut does not end there."""
+    return np.append(learned[: most - 1], False) if len(learned) > most else learned
+
+
+def require_end_of_text(tokenizer: Tokenizer) -> None:
+    """Raise InputError for a tokenizer with which examples cannot be told apart."""
+    if tokenizer.end_of_text is None:
+        raise InputError(
+            f"`tokenizer`: the {tokenizer.kind} tokenizer has no end-of-text here, with which an answer ends; choose "
+            "another one, such as gpt2"
+        )
+
+
 def write_examples(
     place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, passages: Path | None,
     tokenizer: Path, threads: int, most: int,
@@ -123,11 +137,7 @@ def write_examples(
     Raises InputError for a tokenizer with which examples cannot be told apart.
     """
     loaded = loaded_tokenizer(tokenizer)
-    if loaded.end_of_text is None:
-        raise InputError(
-            f"`tokenizer`: the {loaded.kind} tokenizer has no end-of-text here, with which an answer ends; choose "
-            "another one, such as gpt2"
-        )
+    require_end_of_text(loaded)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
     kept = firsts == np.arange(base, base + len(firsts))
     outcomes, counts, skipped = list[Outcome](), Counter[str](), list[tuple[str, str]]()
@@ -137,11 +147,10 @@ def write_examples(
         for (document, pieces), outcome, (ids, learned) in zip(batch, outcomes[-len(batch) :], encoded, strict=True):
             for piece in pieces:  # it is all of the document; none if the document is dropped
                 outcome.add(piece)
-                over = max(0, len(learned) - most)
-                mask = np.append(learned[: most - 1], False) if over else learned  # what is cut does not end there
+                mask = cut_to(learned, most)
                 if mask.any():
                     writers[piece.split].add([ids[: len(mask) - 1]], [mask])
-                    counts.update(cut=int(over > 0), cut_tokens=over)
+                    counts.update(cut=int(len(learned) > most), cut_tokens=len(learned) - len(mask))
                     continue
                 counts["unlearned"] += 1
                 outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")

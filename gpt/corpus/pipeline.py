@@ -85,7 +85,7 @@ def prepare(
         Progress(live=True) as progress,
         Stages(work, progress, workers, part) as stages,
     ):
-        corpus = _read(source, stages, out, filters or Filters(), interruptible)
+        corpus = _read(source, stages, None if replace else out, filters or Filters(), interruptible)
         firsts = drop_duplicates(corpus, stages.own)
         if examples:
             examples.require_sound(corpus)
@@ -131,15 +131,19 @@ def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
 
 
 def _read(
-    given: Source | Callable[[], Source], stages: Stages, out: Path, filters: Filters, interruptible: Interruptible
+    given: Source | Callable[[], Source],
+    stages: Stages,
+    out: Path | None,
+    filters: Filters,
+    interruptible: Interruptible,
 ) -> Corpus:
-    """Read the source, slice by slice."""
+    """Read the source, slice by slice; `out` may have a dataset that has grown, whose split is kept."""
     source = cast("Source", given()) if callable(given) else given
     stages.progress.doing = "looking for files"
     parts = source.parts()
     identities = [source.identity(part) for part in parts if not isinstance(part, Skipped)]
     total = sum(identity.bytes for identity in identities)
-    before = out if (out / "manifest.json").exists() else None
+    before = out if out and (out / "manifest.json").exists() else None
     size = (slice_bytes_of(before) if before else None) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
     stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers

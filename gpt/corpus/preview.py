@@ -17,6 +17,7 @@ from gpt.corpus.ledger import kind_of
 from gpt.corpus.reading import Filters
 from gpt.corpus.secrets import count_addresses, secrets
 from gpt.corpus.sources import Identity, Source, TextFiles
+from gpt.corpus.unpacking import HIDDEN
 from gpt.errors import InputError
 from gpt.log import Progress
 
@@ -27,9 +28,9 @@ class Preview:
     """What was found.
 
     `formats` counts all files, `bytes` all bytes. The rest is of what was read: `counts` has documents, characters,
-    text_bytes, repeated (documents), addresses, read_files and read_bytes; `encodings` counts files, `secrets` likely
-    ones by kind, and `reasons` what was left out, of which `examples` has one each; `places` says where the first
-    secrets are, and `passages` are the texts. `estimate` is of all there is.
+    text_bytes, repeated (documents), faults (what was left out in reading), addresses, read_files and read_bytes;
+    `encodings` counts files, `secrets` likely ones by kind, and `reasons` what was left out, of which `examples` has
+    one each; `places` says where the first secrets are, and `passages` are the texts. `estimate` is of all there is.
     """
 
     def __init__(self, source: Source, filters: Filters, progress: Progress, budget: int) -> None:
@@ -40,6 +41,7 @@ class Preview:
         self.files = self.bytes = self.validation_bytes = 0
         self._of_formats = defaultdict[str, dict[str, float]](lambda: defaultdict(float))  # the same counts, and bytes
         self.goes_on = False  # a pipe does, of which nobody knows how much more there is
+        self.documents = list[Document]()  # those of which only a part is to be learned
         self._filters, self._seen = filters, set[bytes]()
         progress.doing = "looking for files"
         files = Beginnings(source) if isinstance(source, TextFiles) else None
@@ -84,6 +86,11 @@ class Preview:
         """Tell whether all was read, so that nothing is an estimate."""
         return self.counts["read_bytes"] >= self.bytes and not self.goes_on
 
+    @property
+    def mean_bytes(self) -> float:
+        """The size of a document, of which there may be more than what was read."""
+        return self.estimate("text_bytes") / max(1, self.estimate("documents") - self.estimate("repeated"))
+
     def _read_whole(self, source: Source, part: Any, identity: Identity) -> None:
         for found in source.read(part):
             self._take(found)
@@ -116,11 +123,13 @@ class Preview:
             return
         kept = self._filters(found) if isinstance(found, Document) else found
         if isinstance(kept, Skipped):
+            self.counts["faults"] += kept.reason != HIDDEN
             self._leave_out(kept)
             return
         content = kept.text.encode()
         self.counts["documents"] += 1
-        digest = hashlib.blake2b(content, digest_size=16).digest()
+        learned = str(kept.learned).encode() if kept.learned else b""
+        digest = hashlib.blake2b(content + learned, digest_size=16).digest()
         if digest in self._seen:
             self.counts["repeated"] += 1
             return
@@ -133,6 +142,7 @@ class Preview:
             if self.secrets[secret.kind] <= MOST_NAMED:
                 self.places.append(f"{secret.kind}: {kept.name}, line {secret.line}")
         self.passages.append(kept.text)
+        self.documents += [kept] if kept.learned else []
 
     def _leave_out(self, left: Skipped) -> None:
         kind = kind_of(left.reason)

@@ -164,8 +164,45 @@ def test_the_settings_of_reading_are_used_and_recorded(tmp_path):
 def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
     options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
-    assert "the smallest window needs 65" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    assert "the smallest window needs 65" in complaint
     assert not (tmp_path / "data" / "s").exists()
+    wanted = int(re.search(r"give about ([\d,]+) characters in all, which are 10 now", complaint)[1].replace(",", ""))
+    (tmp_path / "small.txt").write_text("Long enough. " * (wanted * 5 // 4 // 13))
+    recipe("files", *options, cwd=tmp_path)
+
+
+def test_what_validates_by_itself_and_is_too_small_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("Long enough. " * 50)
+    (tmp_path / "held.txt").write_text("Too short.")
+    options = ("--input", "a.txt", "--validation", "held.txt", "--name", "s", "--tokenizer", "bytes")
+    complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    assert "the validation split has 11 tokens (10 characters), and the smallest window needs 65" in complaint
+    assert "give more text by --validation. Nothing was written" in complaint
+    complaint = refused("data/prepare.py", "files", *options, "--validation-share", "0.2", cwd=tmp_path)
+    assert "--validation-share has no effect beside --validation, all of which validates: give one" in complaint
+
+
+def test_another_dataset_takes_the_place_of_one_only_if_it_is_asked_for(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"A good text of {name}. " * 200)
+    options = ("--name", "mine", "--tokenizer", "bytes")
+    recipe("files", "--input", "a.txt", *options, cwd=tmp_path)
+    first = open_dataset(tmp_path / "data" / "mine").fingerprint
+    for dry in ((), ("--dry-run",)):
+        complaint = refused("data/prepare.py", "files", "--input", "b.txt", *options, *dry, cwd=tmp_path)
+        assert "data/mine: was prepared otherwise: --input had a.txt too, which is not given now" in complaint
+        assert "choose another --name, or replace it by --replace. Nothing was changed" in complaint
+    complaint = refused("data/prepare.py", "files", "--input", "a.txt", *options, "--normalize", "nfc", cwd=tmp_path)
+    assert "--normalize was none, and is nfc now" in complaint
+    assert open_dataset(tmp_path / "data" / "mine").fingerprint == first
+    recipe("files", "--input", "a.txt", "b.txt", *options, cwd=tmp_path)  # added text
+    both = open_dataset(tmp_path / "data" / "mine")
+    assert both.fingerprint != first
+    complaint = refused("data/prepare.py", "python", "--out", "data/mine", cwd=tmp_path)
+    assert "choose another place, or replace it by --replace" in complaint
+    recipe("files", "--input", "b.txt", *options, "--replace", cwd=tmp_path)
+    assert open_dataset(tmp_path / "data" / "mine").recipe["input"] == ["b.txt"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +337,7 @@ def test_a_name_is_no_directory_though_one_is_called_like_it(theirs, tmp_path, m
         (("files", "--name", "x", "a.txt", "--field=text"), "files --input a.txt --name x --field=text"),
         (("files", "--name=x", "a.txt", "--input", "b.txt"), "files --input a.txt b.txt --name=x"),
         (("files", "--input=b.txt", "a.txt"), "files --input a.txt b.txt --name a"),
+        (("files", "--replace", "a.txt", "--json"), "files --input a.txt --name a --replace --json"),
     ],
 )
 def test_files_without_their_option_are_answered_with_the_whole_command(tmp_path, arguments, advice):

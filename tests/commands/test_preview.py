@@ -1,5 +1,6 @@
 """`gpt prepare … --dry-run`: what it says, held against preparing; and that it writes nothing."""
 
+import json
 import random
 import re
 from unittest import mock
@@ -166,6 +167,7 @@ def test_the_default_corpus_can_be_looked_at(tmp_path, monkeypatch):
         ),
         (("--input", "notes", "--name", "a/b"), "--name a/b: is no plain name"),
         (("--input", "notes", "--name", "n", "--out", "notes"), "notes: exists and is no dataset"),
+        (("--input", "notes", "--name", "n", "--validation", "empty", "--validation-share", "0.1"), "has no effect"),
     ],
 )
 def test_what_preparing_would_refuse_is_refused(notes, tmp_path, options, said):
@@ -179,6 +181,91 @@ def test_a_text_that_is_too_short_to_train_on_is_said(tmp_path):
     said = "the validation split would have about 36 tokens, and the smallest window needs 65: give more text"
     assert rows["training"] == [said]
     assert "preset" not in rows
+
+
+def test_as_json_the_same_is_said_in_one_object(notes, tmp_path):
+    options = ("files", "--input", "notes", "--name", "n", "--tokenizer", "bytes")
+    rows, _ = looked(tmp_path, *options)
+    actual, output, errors = in_process(lambda: gpt_main(["prepare", *options, "--json", "--dry-run"]), tmp_path)
+    assert actual == 0, errors
+    [line] = output.splitlines()
+    facts = json.loads(line)
+    size = sum(path.stat().st_size for path in notes.iterdir())
+    assert facts["found"] == {"files": 64, "bytes": size, "formats": {".txt": 62, ".bin": 1, ".md": 1}}
+    assert facts["read"] == {
+        "files": 64, "bytes": size, "of": {"files": 64, "bytes": size}, "all": True, "goes_on": False
+    }  # fmt: skip
+    [reason] = facts["left_out"]["reasons"]
+    assert reason == {"count": 1, "reason": "binary: it has a zero byte", "as": "notes/300.bin"}
+    assert facts["encodings"] == {"UTF-8": 62, "UTF-16-LE": 1}
+    assert facts["documents"]["count"] == 64 and not facts["documents"]["estimated"]
+    assert facts["duplicates"] == {"repeated": 1, "of": 64}
+    assert facts["secrets"] == {"kinds": {"AWS access key": 1}, "places": ["AWS access key: notes/400.md, line 2"]}
+    assert facts["addresses"] == {"count": 1, "estimated": False}
+    assert (facts["tokenizer"]["name"], facts["tokenizer"]["size"]) == ("bytes", 257)
+    said = [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", rows["tokens"][0])]
+    assert said == [pytest.approx(facts["tokens"][name], rel=0.01) for name in ("total", "validation")]
+    training = facts["training"]
+    assert (training["seconds"], training["evaluation_seconds"]) == (186.2, 36.0)
+    assert rows["length"][0].endswith(f"{training['steps']:,} steps of {training['batch_tokens']:,} tokens")
+    assert rows["preset"] == [training["reason"]]
+
+
+def test_as_json_is_no_way_of_preparing(notes, tmp_path):
+    complaint = refused("data/prepare.py", "files", "--input", "notes", "--name", "n", "--json", cwd=tmp_path)
+    assert "--json is of --dry-run, whose result it prints: give both, or leave it out" in complaint
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """400 examples, of which 20 are too long for 200 tokens, 10 of them already by their prompts; and 7 faults."""
+    rng, lines = random.Random(0), []
+    for number in range(400):
+        prompt = f"{number}: " + "ask " * (5 if number >= 10 else 100)
+        answer = " ".join(str(rng.randrange(10**6)) for _ in range(9 if number >= 20 else 90))
+        lines.append(json.dumps({"prompt": prompt, "completion": answer}))
+    lines += ["{}"] * 4 + ["[1]"] * 3
+    rng.shuffle(lines)
+    (tmp_path / "ex.jsonl").write_text("\n".join(lines))
+    return ("instruct", "--input", "ex.jsonl", "--name", "n", "--max-tokens", "200", "--tokenizer", "bytes")
+
+
+def test_of_prompts_and_answers_faults_and_the_share_that_is_learned_are_said(examples, tmp_path):
+    rows, _ = looked(tmp_path, *examples)
+    faults = "7 of the lines are no examples to learn from, as said above"
+    assert rows["faults"] == [f"{faults}: preparing ends with an error, unless they are left out by --faulty skip"]
+    rows, _ = looked(tmp_path, *examples, "--faulty", "skip")
+    assert rows["faults"] == [f"{faults}: they are left out"]
+    run_here("data/prepare.py", *examples, "--faulty", "skip", cwd=tmp_path)
+    dataset = open_dataset(tmp_path / "data" / "n")
+    splits = (dataset.train, dataset.validation)
+    total, learned = sum(s.tokens for s in splits), sum(s.count_learned(0, s.tokens) for s in splits)
+    assert rows["learned"] == [
+        f"{learned / total:.1%} of the tokens: answers, and what ends them",
+        "20 of 400 that were tried are cut to 200 tokens (--max-tokens)",
+        "10 of them have no answer left after that, which is left out",
+    ]
+    assert int(re.search(r"about ([\d,]+)", rows["tokens"][0])[1].replace(",", "")) == pytest.approx(total, rel=5e-3)
+
+
+def test_examples_need_an_end_and_that_is_said_before(examples, tmp_path):
+    (tmp_path / "ex.jsonl").write_text(json.dumps({"prompt": "a" * 99, "completion": "b" * 99}))
+    _, errors = looked(tmp_path, *examples[:-1], "char", code=2)
+    assert "the char tokenizer has no end-of-text here, with which an answer ends" in errors
+
+
+def test_a_part_of_the_examples_tells_how_many_tokens_all_have(examples, tmp_path, monkeypatch):
+    examples = (*examples, "--faulty", "skip")
+    whole, _ = looked(tmp_path, *examples)
+    monkeypatch.setattr(preview, "BUDGET", 25_000)
+    monkeypatch.setattr("gpt.corpus.beginnings.LEAST", 25_000)
+    part, _ = looked(tmp_path, *examples)
+    assert part["read"][0].startswith("2")
+    assert part["faults"][0].startswith("about ")
+    for row, close in (("tokens", 0.15), ("documents", 0.15), ("learned", 0.1)):
+        numbers = [float(re.search(r"[\d,.]*\d", rows[row][0])[0].replace(",", "")) for rows in (whole, part)]
+        assert numbers[1] == pytest.approx(numbers[0], rel=close), row
 
 
 def test_the_option_is_listed_and_takes_no_value(notes, tmp_path):

@@ -12,6 +12,7 @@ from helpers import run_here
 from processes import Script
 
 from gpt.corpus import pipeline, slices
+from gpt.corpus.assembly import is_finished
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.ledger import kind_of, read_ledger
 from gpt.corpus.pipeline import prepare
@@ -339,6 +340,44 @@ def test_jobs_that_share_the_work_write_the_same_bytes(folder, tmp_path):
     assert [job.end() for job in jobs] == [0, 0, 0], [job.said() for job in jobs]
     assert Script(tmp_path / "prepare.py", "whole", "1", cwd=tmp_path).end() == 0
     assert content_of(tmp_path / "parts") == content_of(tmp_path / "whole")
+
+
+def test_a_job_of_a_finished_dataset_says_so_and_ends(folder, tmp_path, said):
+    dataset = written(folder, tmp_path / "d")
+    before = content_of(tmp_path / "d")
+    said.clear()
+    assert written(folder, tmp_path / "d", part=(2, 3)) is None
+    assert written(folder, tmp_path / "d", part=(1, 3)).fingerprint == dataset.fingerprint
+    words = f"{tmp_path / 'd'}: stays: it is finished already, of the same inputs, so that this job has nothing to do"
+    assert said[1::2] == [words] * 2
+    assert content_of(tmp_path / "d").items() >= before.items()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "notes"]
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "changed", "touched"])
+def test_a_dataset_of_other_files_is_not_finished(folder, tmp_path, change):
+    written(folder, tmp_path / "d")
+    source, file = TextFiles([folder]), folder / "03.txt"
+    assert is_finished(tmp_path / "d", source)
+    assert is_finished(tmp_path / "d", lambda: source)
+    status, text = file.stat(), file.read_text()
+    if change == "added":
+        (folder / "new.txt").write_text("new")
+        os.utime(folder / "new.txt", ns=(1, 1))
+    elif change == "removed":
+        file.unlink()
+    elif change == "changed":
+        file.write_text(text[::-1])
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        file.touch()
+    assert not is_finished(tmp_path / "d", source)
+
+
+def test_text_that_lies_in_no_file_is_never_finished(tmp_path):
+    source = Texts({str(number): f"{number} words " * 99 for number in range(9)})
+    prepare(source, SplitByContent(), "bytes", tmp_path / "d", {})
+    assert not is_finished(tmp_path / "d", source)
 
 
 @pytest.mark.process

@@ -198,3 +198,19 @@ def test_texts_in_memory_are_looked_at_too(texts):
     found = look(Texts((str(number), text) for number, text in enumerate(texts)), budget=2 * MEGABYTE)
     assert found.counts["documents"] < 3000
     assert found.estimate("documents") == pytest.approx(len(texts), rel=0.05)
+
+
+def test_a_text_of_which_the_beginning_is_read_is_as_large_as_its_file(tmp_path):
+    """Also several of them, and those of records are as large as those that were read."""
+    (tmp_path / "a.txt").write_text("some text " * 400_000)
+    found = look(TextFiles([tmp_path / "a.txt"]), budget=1 << 20)
+    assert not found.is_complete
+    assert found.estimate("documents") == 1
+    assert found.mean_bytes == pytest.approx(4_000_000, rel=0.01)
+    (tmp_path / "b.txt").write_text("more text " * 400_000)
+    found = look(TextFiles([tmp_path / "a.txt", tmp_path / "b.txt"]), budget=3 << 20)
+    assert found.mean_bytes == pytest.approx(4_000_000, rel=0.01)
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"text": "{number:06} {"x" * 93}"}}\n' for number in range(40_000)))
+    found = look(TextFiles([tmp_path / "c.jsonl"], field="text"), budget=1 << 20)
+    assert not found.is_complete
+    assert found.mean_bytes == pytest.approx(100, rel=0.01)

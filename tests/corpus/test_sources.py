@@ -10,8 +10,13 @@ from unittest import mock
 
 import pytest
 
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.ledger import read_ledger
+from gpt.corpus.origins import Origins
+from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import TextFiles
+from gpt.dataset.documents import Documents
 from gpt.errors import InputError
 
 TEXT = "Es war einmal ein Müller, der war arm, aber er hatte eine schöne Tochter.\n"
@@ -301,3 +306,19 @@ def test_a_device_is_no_text():
 def test_settings_that_are_none_are_refused(tmp_path, settings, message):
     with pytest.raises(InputError, match=re.escape(message)):
         TextFiles([tmp_path], how=Reading(**settings))
+
+
+def test_sources_of_one_name_are_told_apart_also_in_the_ledger(tmp_path):
+    for place in ("a", "b", "c/notes", "d/notes"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.txt").write_text(f"Of {place}. " * 90)
+    (tmp_path / "c" / "notes" / "y.txt").write_text("Of y. " * 90)
+    inputs = [tmp_path / "a" / "x.txt", tmp_path / "b" / "x.txt", tmp_path / "c" / "notes", tmp_path / "d" / "notes"]
+    names = {"a/x.txt", "b/x.txt", "c/notes/x.txt", "d/notes/x.txt", "notes/y.txt"}
+    assert {part.name for part in TextFiles(inputs).parts()} == names
+    dataset = prepare(TextFiles(inputs), SplitByContent(), "bytes", tmp_path / "out", {})
+    entries = list(read_ledger(dataset.path))
+    assert {entry["source"] for entry in entries if "source" in entry} == names
+    assert {entry["document"] for entry in entries if "document" in entry} == names
+    for match in Documents(dataset.train, dataset.tokenizer).find("Of d/notes"):
+        assert Origins(dataset).of("train", match.document) == "d/notes/x.txt"
