@@ -68,13 +68,11 @@ def prepare(
 ) -> Dataset | None:
     """Write the dataset directory `out`, and open it; of a dataset that is there see replacing.py, and `replace`.
 
-    `source` is one, or gives one, for which it may download; that is called when it is clear that `out` can be written.
-    `tokenizer` is one, or the name of one (see `parse_tokenizer`); `recipe` is recorded in the manifest. `workers` are
-    a number of processes (a program that asks for more than one must be safe to import), or a cluster: see executor.py.
-    `part` is (I, N) for the I-th of N processes that prepare the same: the first writes the dataset, and the others
-    return None when they have done their part. With `examples`, documents are such, as that says; with no `filters`.
-    `encoder` changes only how long it takes. Raises InputError for an unknown tokenizer or encoder, a directory that
-    holds something else, or a corpus too small.
+    `source` is one, or gives one, for which it may download: once it is clear that `out` can be written. `tokenizer` is
+    one, or its name (see `parse_tokenizer`); `recipe` is recorded in the manifest. For `workers` and `part` see
+    executor.py; a program that asks for more than one worker must be safe to import. Of several parts, the first writes
+    the dataset, and the others return None. With `examples`, documents are such, with no `filters`. `encoder` changes
+    only how long it takes. Raises InputError for an unknown tokenizer, what else is at `out`, or a corpus too small.
     """
     tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe, replace)
@@ -103,31 +101,30 @@ def prepare(
             shards = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
     dataset = open_written(out, made, shards, recipe)
-    _say_what_it_took(stages, sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in shards))
-    _say_what_it_is(dataset, before, corpus)
+    _say_what_came_of_it(stages, dataset, before, corpus)
     return dataset
 
 
-def _say_what_it_is(dataset: Dataset, before: str | None, corpus: Corpus) -> None:
-    """Say whether the dataset is another one than before, and where all stands that was left out."""
-    if before not in (None, dataset.fingerprint):
-        log.warning(
-            f"{dataset.path}: replaces another dataset; runs that were trained on that one cannot go on with this one"
-        )
-    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
-        log.info(f"gpt data show {dataset.path} --dropped names all that was left out")
+def _say_what_came_of_it(stages: Stages, dataset: Dataset, before: str | None, corpus: Corpus) -> None:
+    """Say how fast it was, and what took longest, where that was long enough to ask.
 
-
-def _say_what_it_took(stages: Stages, size: int, tokens: int) -> None:
-    """Say how fast it was, and what took longest, where that was long enough to ask."""
+    And whether the dataset is another one than before, and where all stands that was left out.
+    """
     took = sum(stages.seconds.values())
     if took >= LEAST_SECONDS:
+        size, tokens = sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in dataset.shards)
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
         words = [f"{longest} took {seconds / took:.0%} of it", *filter(None, [limit(stages.spent)])]
         log.info(
             f"{size / 1e6:,.1f} MB in {took:,.0f} s: {size / 1e6 / took:.1f} MB/s, {tokens / 1e6 / took:.2f} million "
             f"tokens/s; {', '.join(words)}"
         )
+    if before not in (None, dataset.fingerprint):
+        log.warning(
+            f"{dataset.path}: replaces another dataset; runs that were trained on that one cannot go on with this one"
+        )
+    if corpus.counts["left_out"] + corpus.counts["mended"] > MAX_SHOWN:
+        log.info(f"gpt data show {dataset.path} --dropped names all that was left out")
 
 
 def _read(

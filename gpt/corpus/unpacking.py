@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
@@ -78,16 +79,13 @@ class Stream(io.RawIOBase):
     """A source of bytes that fills what it is asked for, and fails only after giving what came before the fault."""
 
     def __init__(self, read: Callable[[int], bytes], spend: Callable[[int], None] = lambda size: None) -> None:
-        self._read, self._spend, self._fault = read, spend, None
+        self._read, self._spend, self._fault = partial(timed, DISK, read), spend, None
         self.size = 0  # of what was read
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return timed(DISK, self._filled, buffer)
-
-    def _filled(self, buffer: Any) -> int:
         view, filled = memoryview(buffer), 0
         while filled < len(view) and self._fault is None:
             try:
