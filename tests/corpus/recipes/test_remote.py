@@ -111,7 +111,7 @@ def test_tinystories_validates_with_its_own_file(hub, tmp_path):
         "repository": "roneneldan/TinyStories",
         "revision": tinystories.COMMIT,
     }
-    dataset = prepared(tmp_path, "tinystories", "--version", "v1")
+    dataset = prepared(tmp_path, "tinystories", "--version", "v1", "--replace")
     assert documents(dataset, "train") == stories(12, 60)
     assert documents(dataset, "validation") == stories(13, 9)
 
@@ -121,7 +121,7 @@ def test_openwebtext_is_all_files_or_the_first(hub, tmp_path):
     assert dataset.recipe["files"] == 3
     both = documents(dataset, "train") + documents(dataset, "validation")
     assert sorted(both) == sorted(stories(0, 60) + stories(1, 60) + stories(2, 60))
-    dataset = prepared(tmp_path, "openwebtext", "--files", "2")
+    dataset = prepared(tmp_path, "openwebtext", "--files", "2", "--replace")
     assert (dataset.recipe["files"], dataset.recipe["revision"]) == (2, openwebtext.COMMIT)
     assert sorted(documents(dataset, "train") + documents(dataset, "validation")) == sorted(
         stories(0, 60) + stories(1, 60)
@@ -166,7 +166,7 @@ def test_preparing_again_needs_no_network_and_another_revision_does(hub, tmp_pat
     assert "HF_HUB_OFFLINE forbids" in complaint
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     put_on_hub(hub, openwebtext.REPOSITORY, {"plain_text/new.parquet": parquet(stories(5, 120))}, "f" * 40)
-    dataset = prepared(tmp_path, "openwebtext", "--revision", "main")
+    dataset = prepared(tmp_path, "openwebtext", "--revision", "main", "--replace")
     assert dataset.recipe["revision"] == "f" * 40
     assert sorted(documents(dataset, "train") + documents(dataset, "validation")) == sorted(stories(5, 120))
 
