@@ -25,5 +25,5 @@ def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
         checkpoint: Best, last, or the number of a step.
     """
     loaded = load_run(run, checkpoint=checkpoint)
-    huggingface.export(loaded.model, loaded.tokenizer, to)
+    huggingface.export(loaded.model, loaded.tokenizer, to, loaded.template)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
-from gpt.text.chat_template import Spans
+from gpt.text.added import Spans
+from gpt.text.chat_template import PLAIN_SOURCE
 
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
@@ -20,6 +21,8 @@ class Document:
     note: str = ""
     learned: Spans = ()
     """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
+    specials: Spans = ()
+    """Which characters are special tokens of a chat template."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Reading:
     """About how many bytes of a text are read, where its beginning will do."""
     examples: bool = False
     """Records are examples of prompts and answers (see instructions.py)."""
+    template: str = PLAIN_SOURCE
+    """By which conversations become text, in Jinja."""
 
 
 def hash_fraction(name: str) -> float:

@@ -90,6 +90,7 @@ def prepare(
         say_what_was_read(corpus, _repetitions(corpus, firsts) if corpus.counts["repeated"] else ())
         divide = split(corpus)
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
+        made = examples.added_to(made) if examples else made
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
         if part[0] > 1:
             say_done(work, part)

@@ -16,6 +16,7 @@ from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 MANIFEST_VERSION, MASKED_VERSION = 1, 2  # of a dataset without masks, and with them
+TEXTS = ("sample_prompt", "chat_template")  # of a recipe
 SPLITS = ("train", "validation")
 SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
 MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
@@ -114,8 +115,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
         manifest["tokenizer_fingerprint"]
-        if not isinstance(manifest.get("recipe", {}).get("sample_prompt", ""), str):
-            raise TypeError("its sample_prompt is no text")
+        if not all(isinstance(manifest.get("recipe", {}).get(name, ""), str) for name in TEXTS):
+            raise TypeError("its sample_prompt or chat_template is no text")
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError) as error:

@@ -19,6 +19,7 @@ from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, by_name, is_run, nearest_run, newest_run, read_config
 from gpt.runs.integrity import CorruptCheckpoint, Gone
+from gpt.text.chat_template import ChatTemplate, template_at
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -42,6 +43,11 @@ class LoadedRun:
     def tokenizer(self) -> Tokenizer:
         """Load it when it is first asked for. Raises InputError if there is none."""
         return load_tokenizer(self.path)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Load the chat template when it is first asked for; None where it was not trained on conversations."""
+        return template_at(self.path)
 
 
 def load_run(

@@ -16,7 +16,10 @@ from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
 from gpt.runs.load import load_run, load_tokenizer
+from gpt.text.added import extends
 from gpt.training.guard import first_not_finite
+
+VOCABULARIES = ("token_embedding.weight", "lm_head.weight")  # which have a row for each id
 
 
 def new_model(config: TrainConfig, device: str) -> GPT:
@@ -49,9 +52,10 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
     source = load_run(config.init_from)
     weights = source.model.state_dict()
     rows = {"position_embedding.weight": config.model.context_length}
-    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.model.vocab_size)  # no padding
+    rows |= dict.fromkeys(VOCABULARIES, config.model.vocab_size)  # no padding
     for name in rows.keys() & weights.keys():
         weights[name] = weights[name][: rows[name]]
+    _add_rows(config, weights)
     sick = first_not_finite(weights)
     if sick is not None:
         raise InputError(
@@ -60,6 +64,24 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
         )
     log.info(f"weights: {source.source}")
     return weights
+
+
+def _add_rows(config: TrainConfig, weights: dict[str, Tensor]) -> None:
+    """Give special tokens that the weights were not made for the mean of the others, embedding and head alike.
+
+    A row by chance could be larger than all others, and win every draw before it has learned anything.
+    """
+    try:
+        known = load_tokenizer(config.init_from).vocab_size
+    except InputError:  # said where tokenizers are compared
+        return
+    added = config.model.vocab_size - known
+    for name in VOCABULARIES if added > 0 else ():
+        if name in weights:
+            old = weights[name][:known]
+            weights[name] = torch.cat([old, old.float().mean(0, keepdim=True).to(old.dtype).expand(added, -1)])
+    if added > 0:
+        log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:
@@ -78,7 +100,7 @@ def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allo
         )
         return
     have = dataset.tokenizer
-    if wanted.fingerprint != have.fingerprint and not allow_other:
+    if not allow_other and not (wanted.fingerprint == have.fingerprint if resumes else extends(have, wanted)):
         advice = ", or go on with `allow_other_data`" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
@@ -97,8 +119,9 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
     if config.model.vocab_size == vocab_size:
         return config
     fixed = resumes or config.init_from != "scratch"
-    if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
-        log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
+    if not resumes and fixed and _is_of_dataset(config, dataset):
+        if vocab_size < config.model.vocab_size:
+            log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
         return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if fixed or not unset:
@@ -111,9 +134,9 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
 
 
-def _is_padded(config: TrainConfig, dataset: Dataset) -> bool:
-    """Tell whether the weights of `init_from` have more ids than their own tokenizer, which is also the dataset's."""
+def _is_of_dataset(config: TrainConfig, dataset: Dataset) -> bool:
+    """Tell whether the tokenizer of `init_from` is the dataset's, which may have more special tokens."""
     try:
-        return load_tokenizer(config.init_from).fingerprint == dataset.tokenizer.fingerprint
+        return extends(dataset.tokenizer, load_tokenizer(config.init_from))
     except InputError:
         return False
