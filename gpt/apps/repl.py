@@ -77,7 +77,7 @@ class Session:
         trusted: bool = True,
     ) -> None:
         """Begin a session. `trusted` lines come from a person, or may reach files and the network all the same."""
-        self.trusted = trusted
+        self.trusted, self.takes_more = trusted, {*OUTSIDE, "/add"}
         self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
         self.text = ""
@@ -113,13 +113,13 @@ class Session:
         """
         if "\n" in line or not line.startswith("/") or line.startswith("//"):
             line = line if "\n" in line else line.removeprefix("/")
-            self._go_on(Turn(self.text, line or self.text), shown=line)
+            self._take(line)
             return
         command, _, argument = line.partition(" ")
         if command in SETTINGS:
             self._set(command, argument.strip())
         elif command in self.commands:
-            if argument.strip() and command not in (*OUTSIDE, "/add"):
+            if argument.strip() and command not in self.takes_more:
                 raise InputError(f"{command} takes nothing after it")
             if command in OUTSIDE and not self.trusted:
                 raise InputError(
@@ -147,6 +147,10 @@ class Session:
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.write(f"{name} is {value}\n")
 
+    def _take(self, line: str) -> None:
+        """Take what was typed and is no command."""
+        self._go_on(Turn(self.text, line or self.text), shown=line)
+
     def _go_on(self, turn: Turn, shown: str) -> None:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
@@ -163,8 +167,12 @@ class Session:
                 self.write(text)
         finally:
             self.write("\n")
-            if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
-                self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
+            self._next_seed()
+
+    def _next_seed(self) -> None:
+        """Let the next continuation draw other numbers, but repeatable ones."""
+        if self.sampling.seed is not None:
+            self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
 
     def _add(self, words: str) -> None:
         if not words.strip():
@@ -201,17 +209,21 @@ class Session:
     def _save(self, argument: str) -> None:
         if not argument:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
-        if not self.text:
+        if not (text := self._saved_text()):
             raise InputError("/save: there is no text yet; continue one first")
         try:
             path = Path(argument).expanduser()
             with open(path, "x", encoding="utf-8", newline="") as file:
-                file.write(self.text)
+                file.write(text)
         except FileExistsError:
             raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
             raise InputError(f"/save {argument}: cannot be written ({error})") from None
-        self.write(f"{path}: {len(self.text):,} characters\n")
+        self.write(f"{path}: {len(text):,} characters\n")
+
+    def _saved_text(self) -> str:
+        """Give what /save writes."""
+        return self.text
 
     def _load(self, argument: str) -> None:
         if not argument:
@@ -247,6 +259,11 @@ def interact(
     notes = Notes()
     session = Session(run, sampling, stops, load, notes.write, trusted=allow_commands or typed_by_hand())
     notes.write(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
+    answer_lines(session, notes)
+
+
+def answer_lines(session: Session, notes: Notes) -> None:
+    """Answer lines until they end, or one of them ends the session."""
     with log.through(notes):
         read = line_reader(session.commands.keys() | SETTINGS)
         while True:

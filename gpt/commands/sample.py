@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return load_run(name, device, command.dtype, prepacked=not command.compile, checkpoint=checkpoint)
 
     run = load(command.run, command.checkpoint)
+    if command.chat:
+        from gpt.apps.chat import converse
+
+        own = (command.system or "", command.json)
+        converse(run, command.sampling, command.stop_texts, load, command.allow_commands, *own)
+        return
     if prompts is None:
         interact(run, command.sampling, command.stop_texts, load, command.allow_commands)
         return
@@ -132,6 +138,10 @@ class SampleCommand:
     """File of prompts, a line each: as it stands, or a JSON string of several lines; - is standard input."""
     interactive: FlagCreatePairsOff[bool] = False
     """Answer lines one by one, also those of a pipe."""
+    chat: FlagCreatePairsOff[bool] = False
+    """Hold a conversation, by the template of a run that was trained on some; lines are typed, or a pipe's."""
+    system: str | None = None
+    """With --chat, what the model is told before the conversation."""
     allow_commands: FlagCreatePairsOff[bool] = False
     """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
     sampling: Annotated[SamplingConfig, arg(name="", help="")] = field(default_factory=SamplingConfig)
@@ -162,13 +172,15 @@ class SampleCommand:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
-        if self.allow_commands and not self.interactive:
-            raise InputError("--allow-commands: has a meaning with --interactive only")
+        if self.allow_commands and not (self.interactive or self.chat):
+            raise InputError("--allow-commands: has a meaning with --interactive or --chat only")
+        if self.system is not None and not self.chat:
+            raise InputError("--system: has a meaning with --chat only")
         if "" in self.stop:
             raise InputError("--stop is empty; it must have at least one character")
         given = [
             name
-            for name in ("prompt", "prompt_file", "prompts", "interactive")
+            for name in ("prompt", "prompt_file", "prompts", "interactive", "chat")
             if getattr(self, name) not in (None, False)
         ]
         if len(given) > 1:
@@ -187,7 +199,7 @@ class SampleCommand:
 
     def read_prompts(self) -> list[str] | PromptFile | None:
         """Give the prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
-        if self.interactive:
+        if self.interactive or self.chat:
             return None
         if self.prompt is not None:
             return [self.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]  # as a shell gives it
@@ -202,7 +214,7 @@ class SampleCommand:
     def require_interactive(self) -> None:
         """Raise InputError for options that an interactive session has no use for."""
         useless = {
-            "json": self.json,
+            "json": self.json and not self.chat,
             "samples": self.samples > 1,
             "logprobs": self.logprobs is not None,
             "echo": self.echo,
