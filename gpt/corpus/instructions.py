@@ -22,6 +22,7 @@ FORMS = {
     "conversations": ("conversations",),
 }
 SHAREGPT = {"human": "user", "gpt": ASSISTANT} | {role: role for role in ROLES}
+PLAIN = Plain()
 TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -41,12 +42,11 @@ def examples_of(records: Iterator[Record], name: str, how: Reading) -> Iterator[
         yield Skipped(name, "has no line of JSON")
 
 
-def example_of(value: Any, template: ChatTemplate | None = None) -> Rendered:
+def example_of(value: Any, template: ChatTemplate = PLAIN) -> Rendered:
     """Return the text of an example, which characters are learned, and which are special tokens.
 
     Raises ValueError, which says why, for what is none, or teaches nothing.
     """
-    template = template or Plain()
     if not isinstance(value, dict):
         listed = "; of a JSON array, this makes lines: jq -c '.[]' FILE" if isinstance(value, list) else ""
         raise ValueError(f"is {_type(value)}, and an example is an object{listed}")

@@ -127,7 +127,7 @@ def corpus_tokenizer(
     """
 
     def pieces() -> Iterator[Piece]:
-        return (_plain(piece, document) for document in corpus for piece in divide(document))
+        return (_plain(own, each) if each.specials else own for each in corpus for own in divide(each))
 
     if not isinstance(tokenizer, str):
         return tokenizer, recipe
@@ -143,8 +143,6 @@ def corpus_tokenizer(
 
 def _plain(piece: Piece, document: Document) -> Piece:
     """Leave out a chat template's special tokens, of which no vocabulary is to be made."""
-    if not document.specials:
-        return piece
     parts = (
         document.text[a:b] for a, b, is_special in in_parts(len(document.text), document.specials) if not is_special
     )

@@ -241,7 +241,8 @@ class TextEngine(Engine):
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Give the ids that a prompt begins with, which may be `Marked`.
 
-    An empty one begins a document: after end-of-text, or a line's end. A tokenizer that knows neither has its first id instead.
+    An empty one begins a document: after end-of-text, or a line's end. A tokenizer that knows neither has its first id
+    instead.
     """
     if prompt:
         return prompt.ids(tokenizer) if isinstance(prompt, Marked) else tokenizer.encode(prompt)

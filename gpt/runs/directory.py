@@ -26,13 +26,8 @@ CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 CHAT_TEMPLATE = "chat_template.jinja"  # of a run that was trained on conversations
 PICTURE, TRACE = "loss.png", "trace.json"
 LOCK, WANDB_ID = ".lock", "wandb-id.txt"
-BEFORE_CONFIG = {
-    LOCK,
-    TOKENIZER,
-    CHAT_TEMPLATE,
-    f".{TOKENIZER}{PARTIAL}",
-    f".{CONFIG}{PARTIAL}",
-}  # left by a start that was killed
+_HEAD = (TOKENIZER, CHAT_TEMPLATE, CONFIG)  # in the order in which they are written
+BEFORE_CONFIG = {LOCK, *_HEAD[:-1], *(f".{name}{PARTIAL}" for name in _HEAD)}  # left by a start that was killed
 FORMAT = "gpt-run"
 VERSION = 2
 

@@ -99,8 +99,10 @@ class ChatTemplate(Protocol):
 class Plain:
     """The template `plain`."""
 
-    source, tokens, ends = PLAIN_SOURCE, (), ()
-    stops = tuple(f"\n{line}" for line in ROLES.values())
+    source = PLAIN_SOURCE
+    tokens: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    stops: tuple[str, ...] = tuple(f"\n{line}" for line in ROLES.values())
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         return Rendered(*render(messages))

@@ -11,10 +11,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpt.errors import InputError
@@ -26,6 +27,12 @@ TOKEN = re.compile(r"<\|[^\s<>|'\"]+\|>")
 LAST_CODE_POINT = 0x10FFFD  # of private use; stand-ins are taken from here downwards
 OPEN, CLOSE = "generation", "endgeneration"
 PROBES = "4f1c", "9b07", "d2a8"  # contents that are found again in what is written
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers; `marks` are what blocks are enclosed by."""
+
+    marks = ("", "")
 
 
 class Generation(jinja2.ext.Extension):
@@ -40,20 +47,20 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
     def _marked(self, caller: Any) -> str:
-        begin, end = self.environment.globals["marks"]
+        begin, end = cast("Environment", self.environment).marks
         return f"{begin}{caller()}{end}"
 
 
-def _compiled(source: str) -> jinja2.Template:
+def _compiled(source: str) -> tuple[Environment, jinja2.Template]:
     def raise_exception(message: object) -> None:
         raise jinja2.TemplateError(str(message))
 
-    environment = ImmutableSandboxedEnvironment(
+    environment: Any = Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.globals["raise_exception"] = raise_exception
     try:
-        return environment.from_string(source)
+        return environment, environment.from_string(source)
     except jinja2.TemplateError as error:
         raise InputError(f"it is no template in Jinja ({error})") from None
 
@@ -63,7 +70,8 @@ class JinjaTemplate:
 
     def __init__(self, source: str) -> None:
         """Try it on a short conversation. Raises InputError if nothing can be learned from what it writes."""
-        self.source, self.tokens, self._template = source, (), _compiled(source)
+        self.source, self.tokens = source, ()
+        self._environment, self._template = _compiled(source)
         asked, answered, again = (Message(*pair) for pair in zip(("user", ASSISTANT, "user"), PROBES, strict=True))
         written = self._write([asked, answered, again], prompts=True)[0]
         found = chain(TOKEN.findall(source), TOKEN.findall(written))
@@ -152,7 +160,7 @@ class JinjaTemplate:
             {"role": role, "content": pattern.sub(lambda match: stand_ins[match[0]], said)} for role, said in messages
         ]
         try:
-            self._template.environment.globals["marks"] = self._template.globals["marks"] = marks
+            self._environment.marks = marks
             text = self._template.render(
                 messages=content, add_generation_prompt=prompts, bos_token="", eos_token=END_OF_TEXT
             )

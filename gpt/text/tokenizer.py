@@ -49,6 +49,7 @@ class Tokenizer:
 
     `kind` is 'gpt2', 'bytes', 'char' or 'bpe'; `vocab_size` counts all ids; `end_of_text` is the id that
     stands between documents, or None for a vocabulary without one (characters of a single document).
+    `special_tokens` has the ids that no text is encoded as: of end-of-text, and of those that were added.
     """
 
     def __init__(
@@ -56,11 +57,10 @@ class Tokenizer:
     ) -> None:
         """Raise InputError for what tiktoken would fail on: see `_require_sound`. `added` come after end-of-text."""
         _require_sound(kind, ranks, pattern)
-        self.kind = kind
-        self.ranks, self.added = list(ranks), tuple(added)
-        self.pattern = pattern
+        self.kind, self.pattern, self.ranks, self.added = kind, pattern, list(ranks), tuple(added)
         self.end_of_text = len(self.ranks) if end_of_text else None
-        self.vocab_size = len(self.ranks) + len(self.special_tokens)
+        self.special_tokens = {n: i for i, n in enumerate([END_OF_TEXT, *added] if end_of_text else [], len(ranks))}
+        self.vocab_size = len(ranks) + len(self.special_tokens)
         self._encoding = tiktoken.Encoding(
             kind,
             pat_str=pattern,
@@ -114,12 +114,6 @@ class Tokenizer:
         return cls("bpe", [to_bytes(token) for token in sorted(vocabulary, key=vocabulary.__getitem__)], GPT2_PATTERN)
 
     # ---- text and ids ----
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Name the ids that no text is encoded as: of end-of-text, and of those that were added."""
-        names = () if self.end_of_text is None else (END_OF_TEXT, *self.added)
-        return {name: id for id, name in enumerate(names, len(self.ranks))}
 
     def encode(self, text: str) -> list[int]:
         """Encode a text as ids. Never end-of-text: the text of a special token is text like any other.
