@@ -94,9 +94,16 @@ class Chat(Session):
 
     def _as_json(self, said: str, result: Completion) -> str:
         """Write an answer as a line of JSON."""
-        facts = {"question": self.turns[-1].begun, "answer": said, "finish_reason": result.finish_reason or "cancelled"}
-        facts |= {"tokens": len(result.ids), "tokens_per_second": round(result.tokens_per_second, 1)}
-        return json.dumps(facts | {"seed": result.request.seed, "run": self.run.source}, ensure_ascii=False) + "\n"
+        facts = {
+            "question": self.turns[-1].begun,
+            "answer": said,
+            "finish_reason": result.finish_reason or "cancelled",
+            "tokens": len(result.ids),
+            "tokens_per_second": round(result.tokens_per_second, 1),
+            "seed": result.request.seed,
+            "run": self.run.source,
+        }
+        return json.dumps(facts, ensure_ascii=False) + "\n"
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[Marked, int]:
         """Write the prompt, without the oldest turns where it is too long, and tell how many tokens an answer may have.
