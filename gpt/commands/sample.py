@@ -173,7 +173,7 @@ class SampleCommand:
             if value is not None and value < least:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
         if self.allow_commands and not (self.interactive or self.chat):
-            raise InputError("--allow-commands: has a meaning with --interactive or --chat only")
+            raise InputError("--allow-commands: has a meaning with --interactive only, and with --chat")
         if self.system is not None and not self.chat:
             raise InputError("--system: has a meaning with --chat only")
         if "" in self.stop:

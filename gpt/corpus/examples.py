@@ -26,7 +26,8 @@ from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
 from gpt.terminal import one_line
 from gpt.text.added import Marked, Spans, in_parts, with_added
-from gpt.text.chat_template import PLAIN_SOURCE, template_of
+from gpt.text.chat_template import PLAIN_SOURCE
+from gpt.text.templates import template_of
 from gpt.text.tokenizer import Tokenizer
 
 LONGEST_PROMPT = 400  # characters that are shown at each evaluation

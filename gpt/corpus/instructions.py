@@ -13,7 +13,8 @@ from typing import Any
 
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.readers.records import MAX_FIELDS, Record, clean
-from gpt.text.chat_template import ASSISTANT, ROLES, ChatTemplate, Message, Plain, Rendered, template_of
+from gpt.text.chat_template import ASSISTANT, ROLES, ChatTemplate, Message, Plain, Rendered
+from gpt.text.templates import template_of
 
 FORMS = {
     "prompt": ("prompt", "completion"),

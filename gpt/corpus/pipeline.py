@@ -68,11 +68,10 @@ def prepare(
 ) -> Dataset | None:
     """Write the dataset directory `out`, and open it; of a dataset that is there see replacing.py, and `replace`.
 
-    `source` is one, or gives one, for which it may download: once it is clear that `out` can be written. `tokenizer` is
-    one, or its name (see `parse_tokenizer`); `recipe` is recorded in the manifest. For `workers` and `part` see
-    executor.py; a program that asks for more than one worker must be safe to import. Of several parts, the first writes
-    the dataset, and the others return None. With `examples`, documents are such, with no `filters`. `encoder` changes
-    only how long it takes. Raises InputError for an unknown tokenizer, what else is at `out`, or a corpus too small.
+    `source` is one, or gives one once `out` can be written. `tokenizer` is one, or its name (see `parse_tokenizer`);
+    `recipe` is recorded. For `workers` and `part` see executor.py; a program with several must be safe to import.
+    Of several parts, the first writes the dataset, and the others return None. With `examples` documents are such, with
+    no `filters`. `encoder` changes only the time. Raises InputError for an unknown tokenizer, or a corpus too small.
     """
     tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe, replace)

@@ -19,7 +19,8 @@ from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, by_name, is_run, nearest_run, newest_run, read_config
 from gpt.runs.integrity import CorruptCheckpoint, Gone
-from gpt.text.chat_template import ChatTemplate, template_at
+from gpt.text.chat_template import ChatTemplate
+from gpt.text.templates import template_at
 from gpt.text.tokenizer import Tokenizer
 
 

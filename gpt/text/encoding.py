@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
-import tiktoken
 
 from gpt.errors import InputError
+from gpt.text.downloaded import tiktoken_encoding
 from gpt.text.tokenizer import encode_to_array
 
 
@@ -67,16 +67,3 @@ class TiktokenEncoding:
         for token, rank in self._encoding._mergeable_ranks.items():
             lengths[rank] = len(token)
         return lengths
-
-
-def tiktoken_encoding(name: str) -> tiktoken.Encoding:
-    """Load one of tiktoken's encodings. Raise InputError if tiktoken can neither find nor download it."""
-    try:
-        return tiktoken.get_encoding(name)
-    except Exception as error:  # tiktoken lets through whatever its download raises
-        whose = "GPT-2's vocabulary" if name == "gpt2" else f"the vocabulary {name}"
-        raise InputError(
-            f"tiktoken could not get {whose} ({type(error).__name__}): it is downloaded once. Without a "
-            "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
-            "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
-        ) from error

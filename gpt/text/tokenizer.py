@@ -23,6 +23,7 @@ import tiktoken
 
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
+from gpt.text.downloaded import tiktoken_encoding
 from gpt.text.spelling import to_bytes
 
 END_OF_TEXT = "<|endoftext|>"
@@ -74,8 +75,6 @@ class Tokenizer:
     @classmethod
     def gpt2(cls) -> "Tokenizer":
         """Load GPT-2's own 50,257 tokens. Raise InputError if tiktoken can neither find nor download them."""
-        from gpt.text.encoding import tiktoken_encoding
-
         ranks = tiktoken_encoding("gpt2")._mergeable_ranks
         return cls("gpt2", sorted(ranks, key=ranks.__getitem__), GPT2_PATTERN)
 

@@ -12,7 +12,7 @@ from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig, sample
 from gpt.model.transformer import GPT
 from gpt.text.added import Marked
-from gpt.text.chat_template import template_of
+from gpt.text.templates import template_of
 from gpt.text.tokenizer import Tokenizer
 
 SAMPLE_TEMPERATURE, SAMPLE_SEED = 0.6, 1

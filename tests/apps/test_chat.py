@@ -14,7 +14,8 @@ from gpt.apps import chat
 from gpt.apps.chat import Chat, converse
 from gpt.generation.completion import TextEngine
 from gpt.text.added import with_added
-from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message, template_of
+from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message
+from gpt.text.templates import template_of
 
 CONTEXT = 96
 

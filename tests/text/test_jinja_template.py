@@ -8,17 +8,9 @@ import pytest
 from gpt import InputError, Tokenizer
 from gpt.interop.huggingface_tokenizer import write_json, write_template, write_tokenizer
 from gpt.text.added import with_added
-from gpt.text.chat_template import (
-    CHATML_SOURCE,
-    FILE,
-    PLAIN_SOURCE,
-    Message,
-    Plain,
-    named_source,
-    template_at,
-    template_of,
-)
+from gpt.text.chat_template import CHATML_SOURCE, FILE, PLAIN_SOURCE, Message, Plain
 from gpt.text.jinja_template import JinjaTemplate
+from gpt.text.templates import named_source, template_at, template_of
 
 GENERATION = (
     "{%- for m in messages %}\n{%- if m.role == 'assistant' %}<|{{ m.role }}|>{% generation %}{{ m.content }}<|end|>"

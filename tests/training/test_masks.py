@@ -23,7 +23,8 @@ from gpt.evaluation.words import format_evaluation
 from gpt.model import loss as loss_module
 from gpt.model.loss import next_token_loss
 from gpt.runs.directory import open_run
-from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message, template_of
+from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message
+from gpt.text.templates import template_of
 from gpt.training.start import training_loader
 
 IGNORE = -100

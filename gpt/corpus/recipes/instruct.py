@@ -13,7 +13,8 @@ from gpt.corpus.examples import Examples
 from gpt.corpus.recipes.files import chosen_share, named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
-from gpt.text.chat_template import CHATML, PLAIN, named_source
+from gpt.text.chat_template import CHATML, PLAIN
+from gpt.text.templates import named_source
 
 
 @dataclass(frozen=True)
