@@ -155,7 +155,8 @@ class Session:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        engine = TextEngine(run.model, run.tokenizer, max_batch=1)
+        ends = run.answer_ends if run.tokenizer.added else ()
+        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text = turn.begun
         self.turns.append(turn)

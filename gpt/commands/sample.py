@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if seed_by_chance:
         sampling = dataclasses.replace(sampling, seed=secrets.randbits(SEED_BITS))
     batch = min(command.batch, len(prompts) * command.samples)
-    events = TextEngine(run.model, run.tokenizer, batch, command.compile).complete(
+    events = TextEngine(run.model, run.tokenizer, batch, command.compile, run.answer_ends).complete(
         prompts,
         sampling,
         command.samples,

@@ -50,6 +50,11 @@ class LoadedRun:
         """Load the chat template when it is first asked for; None where it was not trained on conversations."""
         return template_at(self.path)
 
+    @property
+    def answer_ends(self) -> tuple[str, ...]:
+        """Name the special tokens that end an answer, which are the only added ones that are to be drawn."""
+        return self.template.ends if self.tokenizer.added and self.template else ()
+
 
 def load_run(
     source: str | Path | None = None,

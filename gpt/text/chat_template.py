@@ -27,12 +27,12 @@ ROLES = {"system": "### System:", "user": "### User:", ASSISTANT: "### Assistant
 PLAIN, CHATML = "plain", "chatml"
 FILE = "chat_template.jinja"  # of a run, as transformers calls it
 PLAIN_SOURCE = (
-    "{% for message in messages %}{{ ('' if loop.first else '\n') + '### ' + message['role'] | capitalize + ':\n' + "
-    "message['content'] | trim }}{% endfor %}{% if add_generation_prompt %}{{ '\n### Assistant:\n' }}{% endif %}"
+    "{% for message in messages %}{{ ('' if loop.first else '\\n') + '### ' + message['role'] | capitalize + ':\\n' + "
+    "message['content'] | trim }}{% endfor %}{% if add_generation_prompt %}{{ '\\n### Assistant:\\n' }}{% endif %}"
 )
 CHATML_SOURCE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + "
-    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + "
+    "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers import run_gpt, run_sample
 
-from gpt import GPT, InputError, ModelConfig, SamplingConfig, Tokenizer
+from gpt import GPT, InputError, ModelConfig, SamplingConfig, Tokenizer, load_run
 from gpt.apps import chat
 from gpt.apps.chat import Chat, converse
 from gpt.generation.completion import TextEngine
+from gpt.interop.huggingface_tokenizer import write_tokenizer
 from gpt.text.added import with_added
 from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message
 from gpt.text.templates import template_of
@@ -205,6 +206,30 @@ def test_a_conversation_that_was_learned_answers_in_its_format_and_stops(tmp_pat
     again = run_sample(tmp_path, "--run", "exported", "--chat", "--json", "--greedy", "--max-tokens", 30,
                        "--system", "Be.", stdin=lines)  # fmt: skip
     assert [json.loads(line)["answer"] for line in again.splitlines()] == [answer["answer"] for answer in answers]
+    plain = run_sample(tmp_path, "--run", "runs/talk", "--prompt", "x", "--greedy", "--json", "--max-tokens", 9)
+    assert "<|" not in json.loads(plain)["text"]
     assert "--system: has a meaning with --chat only" in run_sample(
         tmp_path, "--run", "exported", "--system", "x", "--prompt", "y", code=2
     )
+
+
+@pytest.mark.process
+def test_a_model_of_others_without_special_tokens_learns_to_converse(tmp_path, bpe):
+    """From random weights as transformers saves them: the vocabulary grows, and the run has all that it needs."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 64, "vocab_size": bpe.vocab_size}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "base")
+    write_tokenizer(bpe, tmp_path / "base", 64)
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
+    run_gpt(tmp_path, "prepare", "instruct", "--input", "a.jsonl", "--name", "talk", "--template", "chatml",
+            "--tokenizer", "base")  # fmt: skip
+    run_gpt(tmp_path, "train", "--init-from", "base", "--data", "data/talk", "--run-dir", "runs/talk", "--steps", 4,
+            "--batch-tokens", 512, "--evaluation.every", 4, "--device", "cpu")  # fmt: skip
+    run = load_run(tmp_path / "runs" / "talk")
+    assert run.template.source == CHATML_SOURCE
+    assert run.model.token_embedding.weight.shape == (bpe.vocab_size + 2, 16)
+    said = run_sample(tmp_path, "--chat", "--json", "--max-tokens", 5, "--seed", 1, stdin="Hello\n")
+    assert json.loads(said)["question"] == "Hello"
+    refusal = run_sample(tmp_path, "--chat", "--run", "base", code=2, stdin="Hello\n")
+    assert "--chat: base was not trained on conversations" in refusal

@@ -55,8 +55,11 @@ def exported(source, tokenizer, path):
     return template, AutoTokenizer.from_pretrained(path)
 
 
-@pytest.mark.parametrize("kind", ["gpt2_tokenizer", "bpe"])
-@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [*((source, "bpe") for source in SOURCES.values()), (CHATML_SOURCE, "gpt2_tokenizer")],
+    ids=[*SOURCES, "chatml of gpt2"],
+)
 def test_ids_are_those_of_apply_chat_template(source, kind, request, tmp_path):
     tokenizer = with_added(request.getfixturevalue(kind), template_of(source).tokens)
     template, theirs = exported(source, tokenizer, tmp_path)
