@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import DisallowNone
 
+from gpt.config_io import later, parse
 from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
 from gpt.runs.load import load_run
@@ -13,7 +14,7 @@ from gpt.runs.load import load_run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(export, args=arguments, config=(DisallowNone,))
+        parse(tyro.cli, later(export), arguments, config=(DisallowNone,))()
 
 
 def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
