@@ -24,6 +24,7 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
     usage = call()
     assert usage == call("--help") == call("-h") == call("help")
     assert usage.startswith("usage: gpt COMMAND [options]\n")
+    assert max(map(len, usage.splitlines())) < 120
     for command, module in COMMANDS.items():
         tree = ast.parse((ROOT / "gpt" / "commands" / f"{module}.py").read_text(encoding="utf-8"))
         summary = ast.get_docstring(tree).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Check a dataset, and show what is in it: documents and where they come from, what was left out, what a step read."""
+"""Check a dataset, and show its documents, where they come from, and what a step of training read."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""Tell how well runs predict a whole validation split, or your own text, and by how much one is better than another."""
+"""Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
 import json as json_module
 from collections.abc import Sequence

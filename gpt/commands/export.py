@@ -23,7 +23,7 @@ def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
     Args:
         to: New directory to write.
         run: Run, by path or by name below runs/; by default the newest run.
-        checkpoint: Best, last, or the number of a step.
+        checkpoint: Of the run: best, last, or the number of a step.
     """
     loaded = load_run(run, checkpoint=checkpoint)
     huggingface.export(loaded.model, loaded.tokenizer, to)

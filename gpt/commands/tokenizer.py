@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tiktoken
 from rich.console import Console
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt import commands as cli
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"there is no gpt tokenizer {arguments[0]!r}; {did_you_mean(arguments[0], known)}")
     with Interruptible():
-        parse(subcommand_cli_from_dict, known, arguments, prog="gpt tokenizer", description=DESCRIPTION)()
+        options = {"prog": "gpt tokenizer", "description": DESCRIPTION, "config": (DisallowNone,)}
+        parse(subcommand_cli_from_dict, known, arguments, **options)()
 
 
 # ---- train ----
