@@ -1,4 +1,4 @@
-"""Check a dataset, and show what is in it: documents and where they come from, what was left out, what a step read."""
+"""Check a dataset, and show its documents, where they come from, and what a step of training read."""
 
 import shlex
 import sys
@@ -12,7 +12,7 @@ from tyro.conf import DisallowNone, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.config import TrainConfig
-from gpt.config_io import FLAGS
+from gpt.config_io import later, parse
 from gpt.corpus.ledger import LEDGER, losses
 from gpt.corpus.origins import Names, has_ledger, names_of
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -40,13 +40,12 @@ DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help list
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `gpt data verify` or `gpt data show`; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"verify": verify, "show": show_data}
+    commands = {"verify": later(verify), "show": later(show_data)}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         raise InputError(f"there is no gpt data {arguments[0]!r}; {did_you_mean(arguments[0], commands)}")
     with Interruptible():
-        return subcommand_cli_from_dict(
-            commands, args=arguments, prog="gpt data", description=DESCRIPTION, config=(DisallowNone,), registry=FLAGS
-        )
+        options = {"prog": "gpt data", "description": DESCRIPTION, "config": (DisallowNone,)}
+        return parse(subcommand_cli_from_dict, commands, arguments, **options)()
 
 
 def verify(directory: Directory) -> int:

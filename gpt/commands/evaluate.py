@@ -1,4 +1,4 @@
-"""Tell how well runs predict a whole validation split, or your own text, and by how much one is better than another."""
+"""Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
 import json as json_module
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 from gpt.choices import Device, WeightDtype
-from gpt.config_io import FLAGS
+from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
@@ -82,7 +82,7 @@ class _Protocol:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(evaluate, args=arguments, registry=FLAGS, config=(DisallowNone,))
+        parse(tyro.cli, later(evaluate), arguments, config=(DisallowNone,))()
 
 
 def evaluate(

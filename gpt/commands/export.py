@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import DisallowNone
 
+from gpt.config_io import later, parse
 from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
 from gpt.runs.load import load_run
@@ -13,7 +14,7 @@ from gpt.runs.load import load_run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(export, args=arguments, config=(DisallowNone,))
+        parse(tyro.cli, later(export), arguments, config=(DisallowNone,))()
 
 
 def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
@@ -22,7 +23,7 @@ def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
     Args:
         to: New directory to write.
         run: Run, by path or by name below runs/; by default the newest run.
-        checkpoint: Best, last, or the number of a step.
+        checkpoint: Of the run: best, last, or the number of a step.
     """
     loaded = load_run(run, checkpoint=checkpoint)
     huggingface.export(loaded.model, loaded.tokenizer, to)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 from tyro.extras import subcommand_cli_from_dict
 
+from gpt.config_io import parse
 from gpt.corpus.executor import Execution, worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
     prog, conf = program_name(), (DisallowNone,)
-    asked = subcommand_cli_from_dict(ASKED, args=arguments, prog=prog, description=DESCRIPTION, config=conf)
+    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=prog, description=DESCRIPTION, config=conf)
     with Interruptible():
         if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run

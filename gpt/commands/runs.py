@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.config import TrainConfig
-from gpt.config_io import to_dict
+from gpt.config_io import later, parse, to_dict
 from gpt.errors import InputError
 from gpt.files import read_json
 from gpt.log import log
@@ -68,7 +68,7 @@ class RunEntry:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    tyro.cli(runs, args=arguments)
+    parse(tyro.cli, later(runs), arguments)()
 
 
 def runs(

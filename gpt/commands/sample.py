@@ -17,7 +17,7 @@ from gpt.apps.render import print_json, print_text
 from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
-from gpt.config_io import FLAGS
+from gpt.config_io import parse
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
@@ -34,9 +34,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt sample` with options from the command line."""
-    command = tyro.cli(
-        SampleCommand, args=arguments, prog=Path(sys.argv[0]).name, registry=FLAGS, config=(DisallowNone,)
-    )
+    command = parse(tyro.cli, SampleCommand, arguments, prog=Path(sys.argv[0]).name, config=(DisallowNone,))
     command.check()
     prompts = command.read_prompts()
     if prompts is None:

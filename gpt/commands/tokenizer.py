@@ -3,19 +3,20 @@
 import json as json_module
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import tiktoken
 from rich.console import Console
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt import commands as cli
 from gpt.apps.tokens import Count, has_colors, print_colored, print_json, print_lines, tokens_of
 from gpt.commands.prepare import chosen_tokenizer
+from gpt.config_io import later, parse
 from gpt.corpus.comparison import ROUNDS, Figures, Suitable, comparison_lines, divided, made_from, suitable
 from gpt.corpus.comparison import compare as compare_tokenizers
 from gpt.corpus.pipeline import say_what_was_read
@@ -43,11 +44,12 @@ NoPairs = FlagCreatePairsOff[bool]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the subcommands. Raises InputError, or exits with a message where an option itself is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    known: dict[str, Callable[..., None]] = {"train": train, "show": show, "compare": compare}
+    known = {"train": later(train), "show": later(show), "compare": later(compare)}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"there is no gpt tokenizer {arguments[0]!r}; {did_you_mean(arguments[0], known)}")
     with Interruptible():
-        subcommand_cli_from_dict(known, args=arguments, prog="gpt tokenizer", description=DESCRIPTION)
+        options = {"prog": "gpt tokenizer", "description": DESCRIPTION, "config": (DisallowNone,)}
+        parse(subcommand_cli_from_dict, known, arguments, **options)()
 
 
 # ---- train ----

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = world.broadcast(command)
         dataset = begin_with(command, world)
         config = settle(command, dataset, world) if dataset else command.config
-        if dataset is None or command.dry_run:
+        if dataset is None or command.options.dry_run:
             if world.is_main:
                 print(json.dumps(to_dict(config), indent=2), flush=True)
             log.info("\n".join(forecast_lines(config, dataset, world)))  # which all processes try together
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = resume(run, trainer, validation, **command.how_to_resume) if command.resumes else None
             state = state or begin(run, trainer, validation)  # a run may have ended before its first checkpoint
             log.info(_beginning(run, trainer, state))
-            finished = fit(run, trainer, state, validation, stop, command.profile)
+            finished = fit(run, trainer, state, validation, stop, command.options.profile)
             if world.is_main and finished:
                 report(run, trainer, state, validation)
             elif world.is_main:
@@ -186,12 +186,12 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
     if named and not command.resumes:
         world.from_main(lambda: require_unused(named))
     missing = [path for path in paths if not path.exists()]
-    if command.dry_run and missing:
+    if command.options.dry_run and missing:
         log.warning(f"{missing[0]}: is not there yet; the forecast goes without it")
         return None
     world.from_main(lambda: prepare_default(DEFAULT_DATA) if DEFAULT_DATA in missing else None)
     dataset = open_data(command.config, world)
-    if world.is_main and named is None and not command.dry_run:
+    if world.is_main and named is None and not command.options.dry_run:
         point_out_unfinished(command.config)
     return dataset
 
@@ -248,7 +248,7 @@ def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig
     """
     config, done = command.config, None
     if command.resumes:
-        done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
+        done = command.options.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:
         config = suited(config, command.asked, dataset, world.device)
     config = fit_to_dataset(config, dataset, command.resumes)
@@ -267,7 +267,7 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
     Raises InputError if that cannot be, or if the run's tokenizer is not the dataset's.
     """
-    world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.allow_other_data))
+    world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.options.allow_other_data))
     with ExitStack() as stack:
         yield world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, command.resumes)))
 

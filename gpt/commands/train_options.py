@@ -18,7 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.choices import Device
 from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import FLAGS, differences, overlay, settings_type
+from gpt.config_io import differences, overlay, parse, settings_type
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
@@ -111,16 +111,12 @@ class TrainCommand:
     reason: str
     """Which settings it began with, and why."""
     resumes: bool
-    dry_run: bool = False
-    profile: bool = False
-    allow_other_data: bool = False
-    allow_rate_jump: bool = False
-    from_step: int | None = None
+    options: Options
 
     @property
     def how_to_resume(self) -> dict[str, Any]:
         """The arguments of `gpt.training.resume.resume` that the command line gave."""
-        return {name: getattr(self, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
+        return {name: getattr(self.options, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
 
 
 def parse_train(arguments: Sequence[str]) -> TrainCommand:
@@ -130,7 +126,7 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     Raises InputError; exits with a message where a flag itself is wrong.
     """
     _require_known_flags(arguments)
-    options = _preset_apart(tyro.cli(Options, args=list(arguments), prog=program_name(), registry=FLAGS))
+    options = _preset_apart(parse(tyro.cli, Options, list(arguments), prog=program_name()))
     file = {} if options.config is None else _read_settings(options.config)
     where = f"--config {options.config}"
     given = overlay(overlay(TrainConfig(), _plain(file), where), _plain(options.settings))
@@ -151,17 +147,8 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     elif config.init_from != "scratch":
         _require_architecture(base, config)
         config = dataclasses.replace(config, init_from=pinned(config.init_from))
-    return TrainCommand(
-        config,
-        Asked(named, bool(name), options.epochs, options.minutes, options.allow_rate_jump),
-        reason,
-        resumes,
-        options.dry_run,
-        options.profile,
-        options.allow_other_data,
-        options.allow_rate_jump,
-        options.from_step,
-    )
+    asked = Asked(named, bool(name), options.epochs, options.minutes, options.allow_rate_jump)
+    return TrainCommand(config, asked, reason, resumes, options)
 
 
 def _require_known_flags(arguments: Sequence[str]) -> None:
