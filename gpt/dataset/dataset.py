@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -49,11 +49,6 @@ class Dataset:
     def sources(self) -> tuple["Source", ...]:
         """What it is made of: of one dataset itself, of a `Mixture` several, the heaviest first."""
         return (Source(self.path.resolve().name, self, Fraction(1)),)
-
-    def by_source(self, figure: str, values: Iterable[Any]) -> dict[str, Any]:
-        """Name a figure of each source of a mixture: 'epoch/code'. Of a dataset alone there are none."""
-        sources = self.sources
-        return {f"{figure}/{s.name}": value for s, value in zip(sources, values, strict=True)} if sources[1:] else {}
 
     @property
     def shortest(self) -> int:

@@ -124,7 +124,8 @@ class Mixture(Dataset):
             parts = [samples(part.dataset.train, context_length, seed) for part in self.parts]
             return Interleaved(parts, whole_weights([part.weight for part in self.parts]))
 
-        return Loader(self.train, batch, context_length, seed, interleaved, end_of_text)
+        names = [part.name for part in self.parts]
+        return Loader(self.train, batch, context_length, seed, interleaved, end_of_text, names)
 
 
 def open_weighted(paths: Mapping[Path, Fraction], open_one: Callable[[Path], Dataset] = open_dataset) -> Dataset:

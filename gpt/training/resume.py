@@ -81,9 +81,8 @@ def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
 
     Raises InputError if those cannot be had, or do not fit.
     """
-    config = trainer.config
-    if config.init_from != "scratch":
-        load_weights(trainer.model, trainer.world, lambda: initial_weights(config), run)
+    if trainer.config.init_from != "scratch":
+        load_weights(trainer.model, trainer.world, lambda: initial_weights(trainer.config), run)
     _write_start(run, trainer, validation)
     return TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
 
