@@ -89,7 +89,7 @@ class Loader:
         return sum(self.source.counts)
 
     def epoch(self, step: int) -> dict[str, float]:
-        """Tell how often all was read after so many steps, as "epoch", and each source of a mixture, as "epoch/code"."""
+        """Tell how often all was read after so many steps ("epoch"), and each source of a mixture ("epoch/code")."""
         of_sources = zip(self.names, self.epochs(step), strict=True) if self.names else ()
         return {"epoch": step * self.batch_size / self.windows, **{f"epoch/{name}": n for name, n in of_sources}}
 
