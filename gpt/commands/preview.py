@@ -190,7 +190,7 @@ def _show_tokens(found: Preview, sizes: SplitSizes, share: float, given: str | T
         ]
     )
     train, validation_split = (_Counted(n, c) for n, c in zip(SPLITS, (total - validation, validation), strict=True))
-    return Dataset(place, tokenizer, train, validation_split, "", {}, [])
+    return Dataset(place, tokenizer, train, validation_split, "", {}, [], None)
 
 
 class _Counted(Split):

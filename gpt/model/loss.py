@@ -56,7 +56,9 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float 
     else:
         logprobs = F.log_softmax(precise(softcap(F.linear(states, weight), cap)), dim=1)
         total = F.nll_loss(logprobs, aims, ignore_index=IGNORE_INDEX, reduction="sum")
-        losses = F.nll_loss(logprobs.detach(), aims, ignore_index=IGNORE_INDEX, reduction="none") if by_row else None
+        if not by_row:
+            return total
+        losses = F.nll_loss(logprobs.detach(), aims, ignore_index=IGNORE_INDEX, reduction="none")
     return torch.cat([total.view(1), losses.view_as(targets).sum(1)]) if by_row else total
 
 
