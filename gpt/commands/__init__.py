@@ -1,11 +1,14 @@
 """What all commands share: bad input becomes a sentence, settings become flags, and texts come from stdin."""
 
+import contextlib
 import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -70,6 +73,43 @@ class clean_errors:
         if isinstance(error, KeyboardInterrupt):
             last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
+
+
+def chosen(
+    commands: dict[str, Callable[..., int]], arguments: Sequence[str], prog: str, description: str
+) -> Callable[[], int]:
+    """Read the arguments of one of several commands; the call of it, which is yet to be made.
+
+    What is wrong with them raises InputError, in a sentence and without the parser's box.
+    """
+    from tyro.conf import DisallowNone
+    from tyro.extras import subcommand_cli_from_dict
+
+    from gpt.config_io import FLAGS
+
+    later: dict[str, Callable[..., Any]] = {
+        name: wraps(each)(partial(partial, each)) for name, each in commands.items()
+    }
+    with contextlib.redirect_stderr(io.StringIO()) as box:
+        try:
+            return subcommand_cli_from_dict(
+                later, args=arguments, prog=prog, description=description, config=(DisallowNone,), registry=FLAGS
+            )
+        except SystemExit as end:
+            if end.code != 2:
+                raise
+            raise InputError(_in_a_sentence(box.getvalue())) from None
+
+
+def _in_a_sentence(box: str) -> str:
+    """Say what the parser's box says in its first part, below the title, which is drawn with or without Unicode."""
+    lines = [line.strip("│ ") for line in box.strip().splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if line and not line.strip("─-╰╯")] + [len(lines)]
+    first, stop = (0, rules[0]) if rules[0] else (1, rules[1])
+    words = " ".join(" ".join(lines[first:stop]).split())
+    words = re.sub(r"^Missing from (.*?): (\S+).*", r"\1 lacks \2", words)
+    words = re.sub(r"^Error parsing (\S+): .* Got errors: - (?:<[^>]*>: )?", r"\1: ", words)
+    return re.sub(r"^Unrecognized options: ", "there is no such option, or it is one too many: ", words)
 
 
 def at_terminal() -> bool:

@@ -238,8 +238,9 @@ def _comparison(entries: list[RunEntry]) -> list[list[str]]:
         "newest training loss": lambda entry: (entry.last or {}).get("train_loss"),
         "tokens": lambda entry: (entry.last or {}).get("tokens"),
         "seconds": lambda entry: (entry.last or {}).get("elapsed_s"),
-        "corpus fingerprint": lambda entry: entry.corpus_fingerprint and entry.corpus_fingerprint[:12],
     }
+    if any(entry.corpus_fingerprint for entry in entries):
+        figures["corpus fingerprint"] = lambda entry: entry.corpus_fingerprint and entry.corpus_fingerprint[:12]
     return [*rows, *([name, *empty, *(_shown(figure(entry)) for entry in entries)] for name, figure in figures.items())]
 
 

@@ -28,7 +28,7 @@ def format_evaluation(evaluation: Evaluation, precision: str = "", what: str = "
     ]
     if e.context_length:
         protocol = f"context {e.context_length:,}, stride {e.stride:,}" + e.document_mask * ", inside documents"
-        protocol += e.answers_only * ", answers only"
+        protocol += ", answers only" if e.answers_only else f", answers only of {e.answers_of}" if e.answers_of else ""
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))

@@ -1,5 +1,6 @@
 """Several datasets in one run: whose sample comes when, and which sample of its own it is."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -202,6 +203,16 @@ def test_whole_weights_are_exact():
     assert whole_weights(weights) == [7, 2, 1]
     tiny = Fraction("1e-30")
     assert whole_weights([1 - tiny, tiny]) == [10**30 - 1, 1]
+
+
+def test_the_corpus_of_a_mixture_is_that_of_all_with_their_weights_if_all_say_it(parts):
+    def corpus(weights, datasets=parts):
+        return mix_datasets([*zip(datasets, map(Fraction, weights), strict=True)]).corpus_fingerprint
+
+    other = [replace(parts[0], corpus_fingerprint="f" * 64), *parts[1:]]
+    assert corpus((3, 6, 1)) == corpus((6, 12, 2))
+    assert len({corpus((3, 6, 1)), corpus((3, 5, 1)), corpus((3, 6, 1), other)}) == 3
+    assert corpus((3, 6, 1), [replace(parts[0], corpus_fingerprint=None), *parts[1:]]) is None
 
 
 def test_how_often_each_source_is_read_has_its_name(parts, mixture):
