@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Any
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -87,9 +86,7 @@ def chosen(
 
     from gpt.config_io import FLAGS
 
-    later: dict[str, Callable[..., Any]] = {
-        name: wraps(each)(partial(partial, each)) for name, each in commands.items()
-    }
+    later = {name: _later(each) for name, each in commands.items()}
     with contextlib.redirect_stderr(io.StringIO()) as box:
         try:
             return subcommand_cli_from_dict(
@@ -99,6 +96,11 @@ def chosen(
             if end.code != 2:
                 raise
             raise InputError(_in_a_sentence(box.getvalue())) from None
+
+
+def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Have a parser make the call of a command, instead of calling it."""
+    return wraps(command)(lambda *given, **named: partial(command, *given, **named))
 
 
 def _in_a_sentence(box: str) -> str:
