@@ -61,8 +61,7 @@ def _require_dataset(directory: Path) -> None:
 def verify(directory: Directory) -> int:
     """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
-    All of it is read again, whatever was checked before. Without a manifest.json, as in what other programs wrote,
-    there are no hashes to compare with.
+    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with.
 
     Args:
         directory: The dataset's directory, such as data/python.
@@ -103,7 +102,7 @@ def show_data(
     step: Annotated[int | None, SAID] = None,
     dropped: Annotated[tuple[str, ...] | None, arg(metavar="[REASON]", help_behavior_hint="")] = None,
 ) -> int:
-    """Show what is in a dataset: its sizes and first documents, or what one of the options asks for.
+    """Show a dataset: its sizes and first documents, or what an option asks for.
 
     A document is what stands between two end-of-text tokens. They are numbered from 0, in each split by itself.
 
