@@ -125,7 +125,8 @@ def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, *
 def _unboxed(complaint: str) -> str:
     """Take away what tyro draws around the lines of a complaint, of lines or of ASCII, between them and above."""
     framed = [line[2:].removesuffix("│").rstrip() for line in COLOR.sub("", complaint).splitlines()[1:]]
-    first, *more = [line for line in framed if line.strip("─-╯ ")] or ["the arguments are wrong"]
+    words = "\n".join(line for line in framed if line.strip("─-╯ ")) or "the arguments are wrong"
+    first, *more = re.sub(r"no type matching .*\nGot errors:\n- (<[^>]*>: )?", "", words).splitlines()
     first = first.removeprefix("Error parsing ")
     return "\n".join([f"error: {first[0].lower()}{first[1:]}", *more, ""])
 

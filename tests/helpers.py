@@ -144,9 +144,8 @@ class Training:
         self.validation = Validation(config, dataset)
         self.loader = training_loader(config, dataset)
         state = resume(run, self.trainer, self.validation, **allowed) if resumes else None
-        self.state = state or TrainState(
-            evaluated_windows=len(self.validation.windows), dataset_fingerprint=dataset.fingerprint
-        )
+        self.state = state or TrainState()
+        self.state.learn_from(dataset, self.validation.windows)
 
     def step(self):
         """Do the next step; its record."""

@@ -30,6 +30,7 @@ from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
 from gpt.text.tokenizer import Tokenizer
 
+SAID = arg(help_behavior_hint="")  # help tells the default in words
 BATCH_TOKENS = 8192  # in one forward pass
 
 
@@ -86,34 +87,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(
-    run: Path | None = None,
+    run: Annotated[Path | None, SAID] = None,
     checkpoint: str = "best",
-    against: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
-    data: Path | None = None,
-    text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
-    field: str | None = None,
+    against: Annotated[tuple[Path, ...], SAID] = (),
+    data: Annotated[Path | None, SAID] = None,
+    text: Annotated[tuple[Path, ...], SAID] = (),
+    field: Annotated[str | None, SAID] = None,
     separator: str = AUTO,
-    encoding: str | None = None,
-    stride: int | None = None,
-    tokens: int | None = None,
-    json: FlagCreatePairsOff[bool] = False,
+    encoding: Annotated[str | None, SAID] = None,
+    stride: Annotated[int | None, SAID] = None,
+    tokens: Annotated[int | None, SAID] = None,
+    json: Annotated[FlagCreatePairsOff[bool], SAID] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
     """Evaluate runs on a validation split, or on your text, and compare them.
 
     Args:
-        run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
-        checkpoint: Of that run: best, last, or the number of a step. Of the others it is the best.
-        against: Others; the difference of each from the first has an error of its own, taken of differences.
-        data: Dataset directory; by default the one that the run was trained on.
-        text: Files and directories of text instead, as gpt prepare files takes them; - is standard input.
-        field: Field or column of JSON, CSV, TSV and Parquet that holds the text.
-        separator: What ends a document within a file, or none, as gpt prepare files has it.
-        encoding: Encoding of files that are neither UTF-8 nor marked, such as cp1252.
-        stride: Tokens from window to window, by default the context; fewer take longer and lower the loss.
-        tokens: Predict so many only, spread evenly over the split; by default all.
-        json: Print one JSON object instead.
+        run: The run to evaluate: its path, its name below runs/, or a Hugging Face GPT-2. By default the newest run.
+        checkpoint: Which of its checkpoints: best, last, or the number of a step. Other runs are taken at their best.
+        against: Other runs to compare it with: how much better or worse each is, and how sure that is.
+        data: Evaluate on the validation split of this dataset; by default on that of the run's own.
+        text: Evaluate on files and directories of text, as gpt prepare files takes them; - is standard input.
+        field: With --text: the field or column of JSON, CSV, TSV and Parquet that holds the text.
+        separator: With --text: what ends a document within a file, or none, as gpt prepare files has it.
+        encoding: With --text: how files are encoded that are neither UTF-8 nor marked, such as cp1252.
+        stride: Tokens from window to window, by default the context. Fewer show more of what is before each: slower.
+        tokens: Predict so many tokens only, spread evenly over the split; by default all.
+        json: Print one JSON object instead of the tables.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
         dtype: Precision of the weights, as gpt sample has it.
     """

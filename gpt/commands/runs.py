@@ -49,6 +49,8 @@ class RunEntry:
     changed: float
     """When the last file was written, in seconds since 1970."""
     bytes: int
+    corpus_fingerprint: str | None
+    """Of all that its data was made of, as the newest checkpoint and the data's report.json have it."""
     fault: str | None
     """What is wrong with a damaged run."""
     config: dict[str, Any] | None
@@ -160,6 +162,7 @@ def look(path: Path) -> RunEntry:
         best_step=best["step"] if best else None,
         changed=changed,
         bytes=size,
+        corpus_fingerprint=saved.get("corpus_fingerprint"),
         fault="; ".join(faults) or None,
         config=to_dict(config) if config else None,
         last=records[-1] if records else None,
@@ -236,6 +239,8 @@ def _comparison(entries: list[RunEntry]) -> list[list[str]]:
         "tokens": lambda entry: (entry.last or {}).get("tokens"),
         "seconds": lambda entry: (entry.last or {}).get("elapsed_s"),
     }
+    if any(entry.corpus_fingerprint for entry in entries):
+        figures["corpus fingerprint"] = lambda entry: entry.corpus_fingerprint and entry.corpus_fingerprint[:12]
     return [*rows, *([name, *empty, *(_shown(figure(entry)) for entry in entries)] for name, figure in figures.items())]
 
 

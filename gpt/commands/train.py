@@ -99,9 +99,9 @@ def fit(
             # An evaluation that was cut short is made up for before the next step.
             record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
-            record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
-            record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
-            _tell_whose(record, loader, validation.dataset, run)
+            record |= {"elapsed_s": state.elapsed_s, **loader.epoch(state.step)}
+            if "skipped" in record and world.is_main:
+                _tell_whose(record, loader, validation.dataset, run)
             state.record = record
             if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
@@ -129,8 +129,6 @@ def fit(
 
 def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
     """Say of which documents, and of which datasets of a mixture, the samples of a skipped step are."""
-    if "skipped" not in record or not log.is_main:
-        return
     step, samples = record["step"], record["samples"]
     see = f"see them by gpt data show --run {quoted(run)} --step {step}"
     if len(dataset.sources) > 1:

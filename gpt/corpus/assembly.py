@@ -49,8 +49,8 @@ class Result:
 
 def assemble(
     partial: Path, corpus: Corpus, results: Sequence[Result], tokenizer: Tokenizer, recipe: dict[str, Any]
-) -> list[ShardInfo]:
-    """Write all files of the dataset into an empty directory, and return its shards."""
+) -> tuple[list[ShardInfo], str]:
+    """Write all files of the dataset into an empty directory, and return its shards and the corpus fingerprint."""
     named = list(_named(results))
     files: dict[str, dict[str, str]] = {result.key: {} for result in results}  # as the dataset calls those of a slice
     for result, shard, called in named:
@@ -74,7 +74,7 @@ def assemble(
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
     write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
     write_manifest(partial, tokenizer, shards, recipe, fingerprint)
-    return shards
+    return shards, fingerprint
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:

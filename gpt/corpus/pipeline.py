@@ -98,9 +98,9 @@ def prepare(
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
-            shards = assemble(partial, corpus, results, made, recipe)
+            shards, fingerprinted = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
-    dataset = open_written(out, made, shards, recipe)
+    dataset = open_written(out, made, shards, recipe, fingerprinted)
     _say_what_came_of_it(stages, dataset, before, corpus)
     return dataset
 

@@ -228,6 +228,7 @@ KINDS: dict[str, Kind] = {
         entries(total=number, count=count, best=maybe(number), at_best=maybe(number), said=lambda v: type(v) is bool)
     ),
     "dataset_fingerprint": maybe(text),
+    "corpus_fingerprint": maybe(text),
     "micro_batch": maybe(entries(size=lambda value: count(value) and value > 0)),
 }
 

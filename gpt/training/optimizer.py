@@ -51,10 +51,7 @@ class Optimizer:
 
     def allocate(self) -> None:
         """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
-        fresh = []
-        for optimizer in self.optimizers:
-            keys = self._keys(optimizer)
-            fresh.append({parameter: _zeros(parameter, keys) for parameter in _without_state(optimizer)})
+        fresh = [{p: _zeros(p, self._keys(each)) for p in _without_state(each)} for each in self.optimizers]
         for optimizer, states in zip(self.optimizers, fresh, strict=True):
             optimizer.state.update(states)
 
@@ -73,9 +70,7 @@ class Optimizer:
 
     def state_dict(self) -> Tensors:
         """Return every tensor of the state as 'PARAMETER/KEY'."""
-        states = {}
-        for optimizer in self.optimizers:
-            states |= optimizer.state
+        states = {parameter: own for each in self.optimizers for parameter, own in each.state.items()}
         return {
             f"{name}/{key}": value
             for name, parameter in self.model.named_parameters()

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import gather, scatter
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -81,11 +82,12 @@ def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
 
     Raises InputError if those cannot be had, or do not fit.
     """
-    config = trainer.config
-    if config.init_from != "scratch":
-        load_weights(trainer.model, trainer.world, lambda: initial_weights(config), run)
+    if trainer.config.init_from != "scratch":
+        load_weights(trainer.model, trainer.world, lambda: initial_weights(trainer.config), run)
     _write_start(run, trainer, validation)
-    return TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
+    state = TrainState()
+    state.learn_from(validation.dataset, validation.windows)
+    return state
 
 
 def resume(
@@ -176,7 +178,7 @@ def _restore_evaluations(
         state.take_best_from(_comparable(best, validation))
     else:
         state.forget_evaluations()
-    state.evaluated_windows, state.dataset_fingerprint = len(validation.windows), validation.dataset.fingerprint
+    state.learn_from(validation.dataset, validation.windows)
     complete = state.complete_evaluation or not evaluates_completely(config, validation.dataset, state.step)
     lacks = state.is_over(config) and not (state.evaluation and complete)  # where it was not the end before
     state.unevaluated = state.record if cut_short or lacks else None
@@ -222,14 +224,16 @@ def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Te
 def _require_continuation(
     run: Path, config: TrainConfig, validation: Validation, state: TrainState, allow_other_data: bool
 ) -> None:
-    data, windows = validation.dataset, validation.windows
+    data, windows, corpora = validation.dataset, validation.windows, _corpora(state, validation.dataset)
     if state.dataset_fingerprint != data.fingerprint:
         if not allow_other_data:
             raise InputError(
-                f"{data.path}: is not the dataset that {run} was trained on, or has changed since; "
+                f"{data.path}: is not the dataset that {run} was trained on, or has changed since{corpora}; "
                 "restore it, begin a new run from these weights with `init_from`, or go on with `allow_other_data`"
             )
-        log.warning(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
+        log.warning(
+            f"data: {data.path} is not what {run} was trained on so far{corpora}; it goes on with it, and a new best"
+        )
     elif not _evaluates_alike(state, validation):
         tokens = windows.budget_of(state.evaluated_windows)
         now = config.evaluation.tokens
@@ -242,8 +246,19 @@ def _require_continuation(
         log.warning(
             f"`evaluation.tokens` {now} and not {tokens}: losses so far are forgotten, and a new best is sought"
         )
+    elif corpora:
+        log.warning(
+            f"data: {data.path} was prepared anew, of other texts or with other settings{corpora}; what is learned of "
+            "it is the same, token for token"
+        )
     if state.step > config.steps:
         raise InputError(
             f"`steps` {config.steps}: {run} has done {state.step} steps already; "
             "give a larger number to train on, or leave `steps` out"
         )
+
+
+def _corpora(state: TrainState, data: Dataset) -> str:
+    """Tell the corpora apart that a run was trained on and that it is to go on with, where both say what they are."""
+    before, now = state.corpus_fingerprint, data.corpus_fingerprint
+    return f" (corpus {before[:12]}, and now {now[:12]})" if before and now and before != now else ""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.evaluation.compare import Difference, Measured, loss_difference
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.statistics import Spread
@@ -81,6 +82,8 @@ class TrainState:
     evaluated_windows: int = 0
     """Windows that each evaluation predicts."""
     dataset_fingerprint: str | None = None
+    corpus_fingerprint: str | None = None
+    """Of all that the dataset was made of; None where it does not say it."""
     saved_step: int = 0
     """Of the newest checkpoint, which has no entry of that name."""
 
@@ -131,6 +134,11 @@ class TrainState:
             one, two = (s if s is None else Measured(windows.weighted(s.numpy()), windows) for s in (before, sums))
             self.gain = loss_difference(one, two, windows.strata) if one and two else None
 
+    def learn_from(self, dataset: Dataset, windows: Windows) -> None:
+        """Note what the coming steps learn from, and how much of it each evaluation predicts."""
+        self.dataset_fingerprint, self.corpus_fingerprint = dataset.fingerprint, dataset.corpus_fingerprint
+        self.evaluated_windows = len(windows)
+
     def warn_of_overfitting(self, record: Record) -> None:
         """Say so once where the evaluation in a step's record shows that the text is learned by heart."""
         if warning := self.overfitting.hear(record):
@@ -147,13 +155,10 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Give every entry ready for JSON, as it is once this moment is saved."""
-        entries = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        del entries["saved_step"]
-        ready = {name: asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()}
-        return ready | {
-            "best_validation_loss": self._best_with_this(),
-            "best_sums": None if self.best_sums is None else _pack(self.best_sums),
-        }
+        entries = ((e.name, getattr(self, e.name)) for e in dataclasses.fields(self) if e.name != "saved_step")
+        ready = {name: asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries}
+        sums = None if self.best_sums is None else _pack(self.best_sums)
+        return ready | {"best_validation_loss": self._best_with_this(), "best_sums": sums}
 
     @staticmethod
     def of(entries: dict[str, Any]) -> "TrainState":

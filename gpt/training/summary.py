@@ -134,6 +134,9 @@ def _table(
     evaluations = f", the best of {state.evaluations} evaluations" if state.evaluations > 1 else ""
     if loaded:
         table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
+    dataset = validation.dataset
+    corpus = f", corpus fingerprint {dataset.corpus_fingerprint[:12]}" if dataset.corpus_fingerprint else ""
+    table.add_row("data", printable(f"{dataset.path}{corpus}"))
     table.add_row("run", printable(str(run)))
     table.add_row("picture", printable(picture))
     table.add_row("sample from it", printable(f"{command('sample')} --run {quoted(run)}"))

@@ -79,7 +79,8 @@ def test_the_report_counts_what_is_there(folder, tmp_path):
     assert report["longest"] == {"document": f"notes/{longest.name}", "bytes": longest.stat().st_size}
     assert sum(source["share"] for source in report["sources"].values()) < 1.0001
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    assert report["corpus_fingerprint"] == manifest["corpus_fingerprint"]
+    assert report["corpus_fingerprint"] == manifest["corpus_fingerprint"] == dataset.corpus_fingerprint
+    assert open_dataset(dataset.path).corpus_fingerprint == dataset.corpus_fingerprint
 
 
 def test_the_fingerprint_is_of_inputs_settings_tokenizer_and_shards(folder, tmp_path):

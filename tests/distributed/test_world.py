@@ -28,8 +28,8 @@ ALONE = "step 1: process 1, while the others wait for what it sends: "
 
 
 @pytest.fixture(scope="module")
-def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
-    """One process trains `whole`, `modern`, and `single` in part; three processes then do what world_program.py says.
+def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
+    """One process trains `whole`, `modern`, `mixed` and a part of `single`; three then do what world_program.py says.
 
     Three, as two add their numbers alike in any order; with shares of the batch that have a smaller micro-batch at
     their end. Returns (directory, results).
@@ -39,11 +39,17 @@ def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
         tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=4
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
-    for name, chosen in (("whole", config), ("single", replace(config, stop_at=2)), ("modern", modern)):
+    mixed = replace(config, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources), steps=2)
+    for name, chosen in (
+        ("whole", config),
+        ("single", replace(config, stop_at=2)),
+        ("modern", modern),
+        ("mixed", mixed),
+    ):
         named = replace(chosen, run_dir=out / name)
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
-            Training(named, dataset, run).fit()
+            Training(named, mixture if name == "mixed" else dataset, run).fit()
     return out, together("all", 3, dataset, out)
 
 
@@ -75,6 +81,14 @@ def test_several_processes_have_the_losses_of_one(seen):
     assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
     assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
     assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+
+
+def test_several_processes_have_the_losses_of_one_on_each_source(seen):
+    out, mode, _ = seen
+    for name in ("python", "more"):
+        one, two = ([r[f"train_loss/{name}"] for r in read_metrics(out / run)] for run in ("mixed", f"{mode}-mixed"))
+        assert two == pytest.approx(one, rel=1e-5)
+        assert len(one) == 2
 
 
 def test_several_processes_with_muon_have_the_weights_of_one(seen):

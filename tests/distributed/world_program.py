@@ -22,6 +22,7 @@ from helpers import Training, same
 from gpt import GPT, InputError, TrainConfig
 from gpt.compiler import CompilerFailed
 from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.mixture import open_weighted
 from gpt.distributed.launch import join_world
 from gpt.distributed.parallel import gather, parallelize
 from gpt.distributed.world import World
@@ -196,6 +197,8 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     modern = replace(read_config(out / "modern"), parallel=parallel)
     begun(config, dataset, out / parallel, world).fit()
     begun(modern, dataset, out / f"{parallel}-modern", world).fit()
+    mixed = replace(read_config(out / "mixed"), parallel=parallel)
+    begun(mixed, open_weighted(mixed.datasets), out / f"{parallel}-mixed", world).fit()
     dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
     narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=1)
     results: Result = {
