@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import CUT, Document, Notice, Reading, Skipped
 from gpt.errors import InputError, did_you_mean
 
 SAMPLE = 1 << 20  # bytes of the beginning, by which a file is judged; as many are decoded at once
@@ -145,6 +145,11 @@ class TextStream:
             return Skipped(name, bad_bytes(self._how, name, bad, self._first_bad if is_whole else None))
         return Document(name, text, replaced(bad))
 
+    def cut(self) -> Iterator[Notice]:
+        """Say that only the beginning was read, if that is so."""
+        if self.is_cut:
+            yield Notice(CUT, f"{self._name}: only its beginning was read")
+
     def _checked(self, text: str) -> str:
         if "\0" in text:
             raise ValueError(BINARY)
@@ -194,7 +199,11 @@ def is_utf8(encoding: str | None) -> bool:
 def bad_bytes(how: Reading, name: str, bad: int, where: int | None) -> str:
     """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
     first = "" if where is None else f", the first at byte {where}"
-    reason = f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}"
+    return lost(how, name, f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}")
+
+
+def lost(how: Reading, name: str, reason: str) -> str:
+    """Say why a text is left out that is not all text. Raises InputError where that is an error."""
     if how.bad_bytes == "error":
         raise InputError(f"{name}: {reason}; give `bad_bytes` replace or skip to go on without")
     return f"{reason}; `bad_bytes` replace keeps the text"
