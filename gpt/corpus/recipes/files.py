@@ -65,15 +65,9 @@ class Files:
         return SplitByContent(self.validation_share, self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:
-        return {
-            "name": "files",
-            "tokenizer": self.tokenizer,
-            "input": [str(path) for path in self.input],
-            **vars(self.reading),
-            **vars(self.filters()),
-            **vars(self.split()),
-            "validation": [str(path) for path in self.validation],
-        }
+        settings = vars(self.reading) | vars(self.filters()) | vars(self.split())
+        paths = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
+        return {"name": "files", "tokenizer": self.tokenizer} | settings | paths
 
 
 def named_place(name: str, out: Path | None) -> Path:
