@@ -152,8 +152,9 @@ class Guard:
         was = f", and was {report.before:.2%} before: of passages {', '.join(done)}" if done else ""
         log.info(f"overlap: {report.after:.2%} of validation's 13-grams stand in training{was}")
         if report.left:
+            advice = "" if self._mode == "report" else "; `overlap` drop leaves them out"
             log.warning(
                 f"{report.left:,} passages of training share more than {self._most:.0%} with validation, as texts do "
-                "that are made from a template; `overlap` drop leaves them out"
+                f"that are made from a template{advice}"
             )
         return asdict(report)
