@@ -27,12 +27,20 @@ BINARY = "binary: it has a zero byte"
 SAVE_AS_TEXT = "save it as plain text from the program that wrote it"
 UNPACK = "unpack it first"
 OFFICE = {".docx": "a Word document", ".pptx": "a presentation", ".xlsx": "a spreadsheet", ".epub": "an e-book"}
+OFFICE |= {".docm": OFFICE[".docx"], ".pptm": OFFICE[".pptx"], ".xlsm": OFFICE[".xlsx"], ".xps": "a printed page"}
+OFFICE |= {".pages": "a Pages document", ".key": OFFICE[".pptx"], ".numbers": OFFICE[".xlsx"]}
 OFFICE |= {".odt": "an OpenDocument text", ".odp": OFFICE[".pptx"], ".ods": OFFICE[".xlsx"]}
 KINDS = {
     b"%PDF-": "a PDF: convert it to text first, such as with pdftotext",
     b"\xd0\xcf\x11\xe0": f"an old Office document: {SAVE_AS_TEXT}",
     b"7z\xbc\xaf\x27\x1c": f"a 7z archive: {UNPACK}",
     b"Rar!\x1a\x07": f"a rar archive: {UNPACK}",
+    b"\x1f\x9d": f"packed by compress: {UNPACK}",
+    b"\x04\x22\x4d\x18": f"packed by lz4: {UNPACK}",
+    b"%!PS": "PostScript: convert it to text first, such as with ps2ascii",
+    b"SQLite format 3\0": "an SQLite database: export its text as JSON Lines or CSV",
+    b"ARROW1": "an Arrow or Feather file: write it as Parquet",
+    b"\x93NUMPY": "a NumPy array: what it holds is no text",
     b"{\\rtf": f"a Rich Text document: {SAVE_AS_TEXT}",
 }
 

@@ -21,7 +21,7 @@ from gpt.corpus.pipes import suffix_of_pipe
 from gpt.corpus.readers.html import html
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
-from gpt.corpus.readers.parquet import parquet
+from gpt.corpus.readers.parquet import INSTALL, parquet
 from gpt.corpus.readers.tables import table
 from gpt.corpus.unpacking import TooLarge
 from gpt.errors import InputError
@@ -30,23 +30,15 @@ Documents = Iterator[Document | Skipped | Notice]
 Reader = Callable[[io.BufferedReader, str, Reading], Documents]
 RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_values}
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
-HTML = (".html", ".htm")
+HTML = (".html", ".htm", ".xhtml")
+MARKUP = {".xml": "tags", ".svg": "tags", ".fb2": "tags", ".ipynb": "braces"}  # which are learned with the text
 ARCHIVES = (".zip", ".tar", *unpacking.SUFFIXES)  # as far as names tell
 PIPE = "|"  # in place of a file's name
 DEEPEST = 4  # archives and compressed files within each other
-INSTALL = "pip install 'gpt[data]'"
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # what names of special tokens look like, as <|im_start|>
 FORM_FEEDS = ("", ".txt", ".text")  # where a form feed ends a document; in source code it stands between sections
 MAX_BLANKS = 16  # after a marker in its line
-
-
-def require_parquet() -> None:
-    """Raise InputError where nothing is installed that reads Parquet."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"this corpus is in Parquet; install what reads it: {INSTALL} ({error})") from None
 
 
 class FileReader:
@@ -85,7 +77,7 @@ class FileReader:
                 return partial(self._compressed, compression=compression, file=file, depth=depth)
         if head.startswith(unpacking.ZIP) and suffix not in OFFICE:
             return partial(self._archive, entries=unpacking.zip_entries, depth=depth)
-        if head[257:262] == unpacking.TAR:
+        if head[257:262] == unpacking.TAR or suffix == ".tar":
             return partial(self._archive, entries=unpacking.tar_entries, depth=depth)
         if file == PIPE:
             suffix = suffix_of_pipe(head, self._how.field)
@@ -123,6 +115,7 @@ class FileReader:
                     yield Skipped("/".join([name, *hidden]), unpacking.HIDDEN)
                 said_hidden.add(hidden)
             else:
+                yield from _markup(name, parts)
                 yield from self.documents(entry[1], "/".join([name, *parts]), parts[-1] if parts else "", depth + 1)
         if entry is None:
             yield Skipped(name, "an archive without files")
@@ -132,6 +125,13 @@ class FileReader:
             raise ValueError(f"lies within {DEEPEST} archives already; unpack it first")
         self._budget = self._budget or unpacking.Budget(self._how.max_unpacked, stream)
         return self._budget
+
+
+def _markup(archive: str, parts: tuple[str, ...]) -> Iterator[Notice]:
+    """Say of an entry of an archive that it is taken for text with its markup; sources.py says it of files."""
+    if marks := MARKUP.get(PurePosixPath(parts[-1] if parts else "").suffix.lower()):
+        message = f"{'/'.join([archive, *parts])}: taken as it stands; the {marks} are learned with the text"
+        yield Notice("markup in archives", message, warns=True)
 
 
 def _reason(error: Exception) -> str:
@@ -233,6 +233,8 @@ def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -
             f"{name}: {_counted(number, 'document')}, divided at {separator.called}; `separator` none keeps it as one"
         )
         yield Notice("divided files", message)
+    if separator is not None and not number:
+        yield Skipped(name, "empty")
     yield from source.cut()
 
 

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encoding
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
-from gpt.corpus.formats import ARCHIVES, HTML, PIPE, RECORDS, FileReader
+from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
 from gpt.log import log
 
-MARKUP = {".xml": "tags", ".ipynb": "braces"}  # which are learned with the text
 OUR_FILES = ("manifest.json", "checkpoints")
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes

@@ -68,7 +68,7 @@ def _document(record: Record, how: Reading, format: str) -> Document | Skipped:
     is_text = isinstance(record.value, str) and format == "JSON"  # an array of strings has no fields
     text = record.value if is_text else value_at(record.value, how.field)
     if not isinstance(text, str):
-        return Skipped(record.name, f"has no text in the field {how.field!r}")
+        return Skipped(record.name, "is no text" if how.field is None else f"has no text in the field {how.field!r}")
     if not text or text.isspace():
         return Skipped(record.name, "empty")
     return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how)
@@ -143,4 +143,5 @@ def json_fault(error: ValueError, text: str) -> str:
         return f"{second}; give each a line of its own: jq -c . FILE"
     if error.msg == "Extra data":
         return f"goes on after its value, from character {error.pos + 1}: {text[error.pos : error.pos + 20].strip()!r}"
-    return f"not JSON: {error.msg} at character {error.pos + 1}"
+    spread = "; if values are spread over lines, call the file .json" if error.pos >= len(text.rstrip()) else ""
+    return f"not JSON: {error.msg} at character {error.pos + 1}{spread}"
