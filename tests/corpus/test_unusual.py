@@ -1,15 +1,25 @@
 """Unusual and damaged inputs of each kind: every one gives its text, or is called what it is; none is passed over."""
 
+import contextlib
 import io
 import json
+import os
+import socket
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from corpus_files import found_in, skipped_in, texts_in
 
+from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document
+from gpt.corpus.ledger import read_ledger
+from gpt.corpus.origins import Names
+from gpt.corpus.pipeline import prepare
+from gpt.corpus.sources import TextFiles
 from gpt.errors import InputError
+from gpt.terminal import one_line
 
 SPREAD = "; if values are spread over lines, call the file .json"
 
@@ -121,3 +131,36 @@ def test_markup_that_is_learned_is_said_in_archives_too(said):
         for name, marks in (("a.xml", "tags"), ("b.svg", "tags"), ("c.ipynb", "braces"))
     ]
     assert texts_in(b"<html><p>seen</p></html>", "x.xhtml") == {"x.xhtml": "seen\n"}
+
+
+def test_odd_names_and_links_come_through_to_the_ledger(tmp_path):
+    """Names whose bytes are no UTF-8 (gpt-2-simple #192), links that lead round in circles or nowhere, and sockets."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    odd = b"caf\xe9 <|endoftext|>\n.txt".decode(errors="surrogateescape")
+    (folder / odd).write_text(" ".join(f"word{number}" for number in range(2000)))
+    (folder / "a.jsonl").write_text("".join(f'{{"text": "line {number}"}}\n' for number in range(100)))
+    (folder / "circle").symlink_to(folder)
+    (folder / "self.txt").symlink_to("self.txt")
+    (folder / "nowhere.txt").symlink_to("gone.txt")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as opened:
+        here = Path.cwd()
+        os.chdir(folder)  # since such names may not be long
+        try:
+            opened.bind("socket")
+        finally:
+            os.chdir(here)
+        dataset = prepare(TextFiles([folder], "text"), SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+    entries = {entry["document"]: entry for entry in read_ledger(dataset.path) if "document" in entry}
+    reasons = {name: entry["reason"] for name, entry in entries.items() if "reason" in entry}
+    assert reasons == {
+        "in/circle": "a link to a directory; give it by `input`",
+        "in/self.txt": "not a regular file",
+        "in/nowhere.txt": "not a regular file",
+        "in/socket": "not a regular file",
+    }
+    assert entries[f"in/{odd}"]["train"] > 0
+    assert len(entries) == len(reasons) + 101
+    names = Names(dataset)
+    count = sum(shard.documents for shard in dataset.shards if shard.split == "train")
+    assert f"in/{one_line(odd)}" in {names("train", number) for number in range(count)}
