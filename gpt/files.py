@@ -4,6 +4,7 @@ What is written goes under another name, to the disk, and then gets its own: a c
 """
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -79,6 +80,11 @@ def clean_up(parent: Path, names: str) -> None:
             leftover.rename(parent / name)
         elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether a disk has no room, or this user none on it; NumPy says so in its own words."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "requested and" in str(error))
 
 
 def sync(path: Path) -> None:

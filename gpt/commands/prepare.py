@@ -7,7 +7,7 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.config_io import parse
@@ -45,7 +45,7 @@ ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how 
     name: make_dataclass(
         "Asked",
         [
-            ("recipe", _Annotated[recipe, arg(name="")]),
+            ("recipe", _Annotated[recipe, arg(name=""), OmitArgPrefixes]),
             ("how", Annotated[Execution, arg(name="")], AS_USUAL),
             ("replace", Annotated[FlagCreatePairsOff[bool], arg(help=REPLACE)], False),
             ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),

@@ -5,7 +5,8 @@
    13-grams, or of those of one passage of validation, as where that is quoted.
 3. What shares too much is moved to validation, or dropped; where validation would become too large, its passages go to
    training instead. Then it begins again, until there is nothing more to do; no passage moves twice. If a passage of
-   validation is still known from many places, a little from each, all that knows any of it shares too much.
+   validation is still known from many places, a little from each, all that knows any of it shares too much. What cannot
+   be moved in the end is dropped, unless that is half of the text.
 
 Of two passages that were on opposite sides before text was added, none moves. Of one that was there and a new one, the
 new one does: it goes to the side of the other.
@@ -68,9 +69,12 @@ class Guard:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
                 continue
             more = index.known_from_many(seen, self._most) - watched if self._mode != "report" else set()
-            if not more:
+            if more:
+                watched |= more
+            elif rest := self._rest(leaks, report):
+                divide = replace(divide, exceptions=divide.exceptions | rest)
+            else:
                 return divide, self._said(report)
-            watched |= more
 
     def _scan(self, divide: ByContent, index: Index) -> tuple[list[Leak], np.ndarray]:
         """Hold all of training against the index: what shares too much, and which grams were met, (G,) bool."""
@@ -110,6 +114,21 @@ class Guard:
                         report.returned += 1
         return changes
 
+    def _rest(self, leaks: list[Leak], report: OverlapReport) -> dict[int, str]:
+        """Drop what still shares too much, and was not there before; nothing where that would be too much to lose."""
+        if not leaks or self._mode == "report":
+            return {}
+        new = [leak for leak in leaks if not self._is_known(leak.key)]
+        size = sum(leak.characters for leak in new)
+        if not new or size > MOST_DROPPED * self._corpus.counts["characters"]:
+            return {}
+        report.dropped += len(new)
+        log.warning(
+            f"{len(new):,} passages of training, {size:,} characters, are dropped: they share more than "
+            f"{self._most:.0%} with validation, which would become too large with them; `overlap` report keeps them"
+        )
+        return dict.fromkeys((leak.key for leak in new), DROPPED)
+
     def _require_little(self, leaks: list[Leak]) -> None:
         """Raise InputError where too much would be dropped."""
         total = sum(leak.characters for leak in leaks)
@@ -133,8 +152,9 @@ class Guard:
         was = f", and was {report.before:.2%} before: of passages {', '.join(done)}" if done else ""
         log.info(f"overlap: {report.after:.2%} of validation's 13-grams stand in training{was}")
         if report.left:
+            advice = "" if self._mode == "report" else "; `overlap` drop leaves them out"
             log.warning(
                 f"{report.left:,} passages of training share more than {self._most:.0%} with validation, as texts do "
-                "that are made from a template; `overlap` drop leaves them out"
+                f"that are made from a template{advice}"
             )
         return asdict(report)

@@ -90,7 +90,10 @@ class _SliceWriter:
         self.notices, self.skipped, self.repaired = list[Any](), list[Any](), list[Any]()  # the first of them
 
     def read(self, source: Source, part: Any) -> None:
-        """Read a part; its entry, after those of its documents, says how many bytes it has."""
+        """Read a part; its entry, after those of its documents, says how many bytes it has.
+
+        Raises InputError where it was changed meanwhile.
+        """
         before, identity = self.counts["documents"], source.identity(part)
         self.counts["files"] += not identity.goes_on
         for found in source.read(part):
@@ -102,7 +105,7 @@ class _SliceWriter:
                 self.notices.append([found.kind, found.message, found.warns])
             del found  # so that it is gone before the next one is there
         self.counts["files_read"] += self.counts["documents"] > before and not identity.goes_on
-        self._enter(source=identity.name, bytes=identity.bytes)
+        self._enter(source=source.identity(part).name, bytes=identity.bytes)
 
     def leave_out(self, left: Skipped, size: int = 0) -> None:
         """Enter what is no document of the corpus."""

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from gpt.corpus.executor import lost_worker, open_executor, worker_count
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
-from gpt.files import aside, read_json, remove_directory, sync, write_whole
+from gpt.files import aside, is_full, read_json, remove_directory, sync, write_whole
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 
@@ -34,6 +34,7 @@ AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
 POLL_SECONDS = 0.5
 COUNTED = ("documents", "kept", "left_out", "unread")  # that a slice's result says when it was read
+FULL = "the disk is full; make room there, and give the same command again"
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
@@ -158,7 +159,10 @@ class Stages:
 
 @contextlib.contextmanager
 def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
-    """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
+    """Give a directory for results, for this process alone. It is removed unless there is more to do in it.
+
+    Raises InputError where the disk becomes full.
+    """
     work = aside(out, WORK).absolute()
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -174,9 +178,12 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     with lock, interruptible:
         try:
             yield work, interruptible
-        except BaseException:
+        except BaseException as error:
             if not interruptible.keeps:
                 remove_directory(work)
+            if isinstance(error, OSError) and is_full(error):
+                left = "what is finished is kept" if interruptible.keeps else f"nothing was written{kept}"
+                raise InputError(f"{out.parent}: {FULL}: {left}") from None
             raise
         if part[0] == 1:
             remove_directory(work)

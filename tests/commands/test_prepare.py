@@ -53,6 +53,8 @@ def test_the_standard_library_is_the_default_corpus(standard_library):
     assert "train tokens" in output
     assert dataset.train.tokens > 1_000_000
     assert 0.01 < dataset.validation.tokens / dataset.train.tokens < 0.15
+    overlap = json.loads((dataset.path / "report.json").read_text())["overlap"]
+    assert 0 < overlap["after"] == overlap["before"] < 0.02
     text = dataset.tokenizer.decode(dataset.validation.read(0, 20_000).tolist())
     assert "def " in text
     assert "<|endoftext|>" in text

@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gpt.corpus.decoding import BAD_SHARE, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
+from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
 from gpt.corpus.readers.records import Record, documents_of, json_fault
 from gpt.files import parse_json
@@ -29,13 +30,17 @@ class Line(NamedTuple):
 class Lines:
     """Iterates over lines with their ends: UTF-8, or what a byte-order mark says, or what `encoding` does for others.
 
-    Raises ValueError for a file of two or four bytes a letter that is damaged, and InputError where bad bytes are one.
+    Raises ValueError for a file of two or four bytes a letter that is damaged, or has no mark, and InputError where bad
+    bytes are an error.
     """
 
     def __init__(self, stream: io.BufferedReader, name: str, how: Reading) -> None:
         self._name, self._how, self._number = name, how, how.range.before if how.range else 0
         head = stream.peek(SAMPLE)
         wide = wide_encoding(head, how)
+        if b"\0" in head and not wide and (guess := wide_guess(head)):
+            raise ValueError(f"{BINARY}; {guess}")
+        self._wide = wide
         self._stream = io.TextIOWrapper(stream, wide, newline="\n") if wide else stream
         given = how.encoding is not None and not is_utf8(how.encoding)
         self._encoding = how.encoding if given else None
@@ -47,7 +52,11 @@ class Lines:
         return self
 
     def __next__(self) -> Line:
-        line = next(self._stream)
+        try:
+            line = next(self._stream)
+        except UnicodeDecodeError as error:
+            where = f"after line {self._number}" if self._number else "in its first line"
+            raise ValueError(f"not {self._wide.upper()}, as it begins: {error.reason} {where}") from None
         self._number += 1
         if isinstance(line, str):
             return Line(self._number, line.removeprefix("\ufeff"))
