@@ -7,8 +7,8 @@
    told apart yet are sorted again (Larsson and Sadakane 2007).
 3. A text of any length is searched in blocks, one array at a time, so that memory is bounded. A block goes on into the
    next one by as much as the longest match can have, so that nothing is lost at its end.
-4. Where only the longest stretch of each run is wanted, an array need not hold all of a block: what shares no run of ids
-   with them that is longer than what was found before is left out, and of a large text that is nearly all.
+4. Where only the longest stretch of each run is wanted, an array need not hold all of a block: what has no stretch in
+   common with them that is longer than those found before is left out, and of a large text that is nearly all.
 
 It knows nothing of letters, models or files, and what it finds is exact.
 
