@@ -44,7 +44,7 @@ def forgot(
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
-    """Tell what a run has forgotten: how much worse than its base it predicts text that it was not trained on.
+    """Tell how much worse than its base a run predicts other text.
 
     Args:
         run: Run, by path or by name below runs/; by default the newest run.

@@ -58,15 +58,14 @@ def memorized(
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
-    """Tell whether a run has learned its training text or memorized it, and what would help.
+    """Tell whether a run has learned its training text or memorized it.
 
-    Passages of its training and validation text are read by the run and by its base: no text is generated for that.
+    The run and its base read passages of training and validation text.
 
     Args:
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
-        base: What it is compared with, a run or a Hugging Face GPT-2; by default what its weights began with, and of a
-            run from scratch a model that finds all tokens equally likely.
+        base: Run or Hugging Face GPT-2 to compare with; by default what its weights began with, or from scratch chance.
         data: Dataset directory; by default what the run was trained on.
         passages: Passages of each split at the most, of 100 tokens each; fewer take less time.
         samples: Samples of 200 tokens that are searched for in the training text; 0 draws none.
@@ -112,7 +111,7 @@ def _examined(
     config = read_config(path)
     source = config.init_from if base is None else base
     began = None if source == "scratch" else _loaded_base(source, how)
-    context = min(config.model.context_length, *([began.config.context_length] if began else []))
+    context = min(each.context_length for each in (config.model, *([began.config] if began else [])))
     drawn = partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, how[0], drawn, most, config.document_mask)
     if began:

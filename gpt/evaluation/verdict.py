@@ -68,6 +68,8 @@ def _after(m: Memorization) -> str:
 def _excess_words(m: Memorization) -> str:
     assert m.excess_share is not None
     error = "" if m.excess_share_error is None else f" ± {m.excess_share_error:.0%}"
+    if m.excess_share < 2 * (m.excess_share_error or 0.0):
+        return f"what it gained on its training text holds for new text as well (excess {m.excess_share:.0%}{error})"
     return f"{m.excess_share:.0%}{error} of what it gained on its training text holds for no other text"
 
 

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from gpt.dataset import suffix_array
-from gpt.dataset.shards import MemorySplit
+from gpt.dataset.shards import MemorySplit, Shard, Split, write_shard
 from gpt.dataset.suffix_array import END, NO_ID, SuffixArray, longest_shared, suffix_order
 
 ALPHABETS = [1, 2, 4, 50, 70_000, 2**32 - 2]
@@ -120,3 +122,19 @@ def test_a_text_of_which_little_is_shared_costs_little(monkeypatch):
     [match] = longest_shared(MemorySplit("train", text), [run])
     assert (match.length, match.start, match.place) == (35, 10, 3110)
     assert max(sizes[1:]) < 200
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch, tmp_path):
+    monkeypatch.setattr(suffix_array, "FIRST_TOKENS", 500)
+    monkeypatch.setattr(suffix_array, "BLOCK_TOKENS", 2000)
+    rng, peaks = np.random.default_rng(0), []
+    run = rng.integers(0, 4, 60)
+    for tokens in (8_000, 80_000):
+        write_shard(tmp_path / f"{tokens}.bin", [rng.integers(0, 4, tokens).astype(np.uint16)])
+        split = Split("train", [Shard(tmp_path / f"{tokens}.bin")])
+        longest_shared(split, [run])  # what is made once
+        tracemalloc.start()
+        longest_shared(split, [run])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
