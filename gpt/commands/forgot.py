@@ -1,6 +1,7 @@
 """Tell what a run has forgotten: how much worse than its base it predicts other text."""
 
 import json as json_module
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +11,17 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
-from gpt.commands.evaluate import Corpus, Protocol, Result, compared, measure, result_json
+from gpt.commands.evaluate import Corpus, Protocol, Result, compared, corpus_of, measure, result_json
 from gpt.config_io import FLAGS
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
-from gpt.dataset.dataset import open_dataset
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.words import around, difference_words, figure
 from gpt.interrupts import Interruptible
+from gpt.log import log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
 from gpt.runs.load import load_run, load_tokenizer, model_config, require_model
 from gpt.terminal import printable
@@ -40,6 +41,9 @@ def forgot(
     base: str | None = None,
     data: Path | None = None,
     text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    field: str | None = None,
+    separator: str = AUTO,
+    encoding: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
@@ -52,16 +56,21 @@ def forgot(
         base: What it is compared with, a run or a Hugging Face GPT-2; by default what its weights began with.
         data: Dataset directory, of which the validation split is the other text.
         text: Files and directories of text instead; by default a text of the package, 12 KB of English and some code.
+        field: Field or column of JSON, CSV, TSV and Parquet that holds the text.
+        separator: What ends a document within a file, or none, as gpt prepare files has it.
+        encoding: Encoding of files that are neither UTF-8 nor marked, such as cp1252.
         json: Print one JSON object instead.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
         dtype: Precision of the weights, as gpt sample has it.
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
+    reading = Reading(field, separator, encoding)
     source = _base_of(path) if base is None else base
     context = min(model_config(name).context_length for name in (source, path))  # both see as much
     how = choose_device(device), dtype
-    protocol = Protocol(_corpus(path, data, text), *how, stride=None, tokens=None, context_length=context)
+    corpus = corpus_of(path, data, text, reading) if data or text or reading != Reading() else _package_text(path)
+    protocol = Protocol(corpus, *how, stride=None, tokens=None, context_length=context)
     first = measure(load_run(source, *how), protocol, chosen_by_loss=False)
     tuned, differences = compared(first, load_run(path, *how, checkpoint=checkpoint), protocol)
     if json:
@@ -80,19 +89,15 @@ def _base_of(run: Path) -> str:
     return source
 
 
-def _corpus(run: Path, data: Path | None, files: Sequence[Path]) -> Corpus:
-    """Open the validation split of a dataset, or read texts in the ids of the run: its own, or that of the package."""
-    if data and files:
-        raise InputError("`data` and `text`: each says what the other text is; give one of them")
-    if data:
-        return Corpus.of(open_dataset(data))
-    tokenizer, how = load_tokenizer(run), Reading(separator=AUTO if files else SEPARATOR)
+def _package_text(run: Path) -> Corpus:
+    """Read the text of the package in the ids of the run. Raises InputError for a character that these lack."""
+    tokenizer = load_tokenizer(run)
     try:
-        split = text_split(TextFiles([*files] or [OTHER_TEXT], how=how), tokenizer)
+        with log.through(logging.NullHandler()):  # nobody asks how it is divided
+            split = text_split(TextFiles([OTHER_TEXT], how=Reading(separator=SEPARATOR)), tokenizer)
     except InputError as error:
-        advice = "" if files else "; name other text, with `text` or `data`"
-        raise InputError(f"{str(error).replace('`input`', '`text`')}{advice}") from None
-    return Corpus(" ".join(map(str, files)) or "the text of this package", split, tokenizer)
+        raise InputError(f"{error}; name other text, with `text` or `data`") from None
+    return Corpus("the text of this package", split, tokenizer)
 
 
 def _sentence(differences: dict[str, Difference]) -> str:
@@ -114,8 +119,7 @@ def _as_text(first: Result, tuned: Result, differences: dict[str, Difference], p
         loss = figure(f"{e.loss:.4f}", e.loss_se, around(e.loss, e.loss_se, e.factor), 4, " nats per token")
         rows.append((name, f"{loss}, {e.bits_per_byte:.4f} bits per byte: {result.source}"))
     rows += [("difference", difference_words(found, name)) for name, found in differences.items()]
-    of = first.evaluation
-    rows.append(
-        ("other text", f"{protocol.corpus.name}, {of.tokens:,} tokens, {of.text_bytes:,} bytes; {protocol.precision}")
-    )
+    e = first.evaluation
+    rows.append(("other text", f"{protocol.corpus.name}: {e.tokens:,} tokens, {e.text_bytes:,} bytes"))
+    rows.append(("protocol", f"context {e.context_length:,}, {protocol.precision}"))
     return "\n".join([_sentence(differences), *(f"{name:12} {words}" for name, words in rows)])

@@ -218,7 +218,7 @@ def _placed(dataset: Dataset, copies: Copies) -> list[_Placed]:
 def _as_text(run: LoadedRun, dataset: Dataset, found: Memorization, copies: list[Copies]) -> str:
     rows = verdict_rows(found)
     if copies[0].found:
-        rows.append(("samples", f"longest stretch that stands in the training text: {_lengths(copies[0])}"))
+        rows.append(("samples", f"stretches that stand in the training text: {_lengths(copies[0])}"))
         rows.append(("", f"of as much validation text: {_lengths(copies[1])}"))
     lines = [f"{name:16} {text}" for name, text in rows]
     for placed in _placed(dataset, copies[0]):
@@ -231,8 +231,8 @@ def _as_text(run: LoadedRun, dataset: Dataset, found: Memorization, copies: list
 
 
 def _lengths(copies: Copies) -> str:
-    count, known = len(copies.found), f"{copies.by_heart:,} of {BY_HEART}+"
-    return f"{copies.longest:,} characters, of half of {count:,} up to {copies.median:,}; {known}"
+    count = f"{copies.by_heart:,} of {len(copies.found):,} have {BY_HEART}+"
+    return f"{copies.longest:,} characters at the most, median {copies.median:,}, {count}"
 
 
 def _as_json(run: LoadedRun, dataset: Dataset, found: Memorization, copies: list[Copies]) -> dict[str, Any]:

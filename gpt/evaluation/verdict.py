@@ -25,7 +25,7 @@ def _memorized(m: Memorization) -> str:
 
 
 def _learned(m: Memorization) -> str:
-    little = "" if not m.is_mostly_excess else ", but little of it is of use elsewhere"
+    little = ", but mostly for its own text" if m.is_mostly_excess else ""
     advice = _better_step(m) or ("more text" if m.is_mostly_excess else "")
     change = f"What helps: {advice}." if advice else "Nothing needs to be changed."
     return f"Learned{little}: {_excess_words(m)}, and {_extracted_words(m)}. {change}"
@@ -74,10 +74,12 @@ def _excess_words(m: Memorization) -> str:
 
 
 def _extracted_words(m: Memorization) -> str:
+    if not m.train.extracted.hits:
+        return "none of its training passages comes out word for word"
     base, validation = share_of(m.train.base.verbatim), m.validation.extracted
     return (
-        f"{_percent(m.train.extracted)} of its training passages come out word for word (of {m.base} "
-        f"{_percent(base)}, of validation text {_percent(validation)})"
+        f"{_percent(m.train.extracted)} of its training passages come out word for word ({_percent(base)} before, "
+        f"{_percent(validation)} of validation text)"
     )
 
 

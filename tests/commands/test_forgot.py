@@ -81,7 +81,8 @@ def test_other_text_may_be_a_file_or_a_dataset(runs, tmp_path):
     found = json.loads(run_gpt(tmp_path, "forgot", *both, "--data", dataset.path, "--json"))
     assert found["base"]["evaluation"]["tokens"] == dataset.validation.tokens - 1
     refused = run_gpt(tmp_path, "forgot", *both, "--data", dataset.path, "--text", "own.txt", code=2)
-    assert "--data and --text: each says what the other text is" in refused
+    assert "--data and --text: each says what to evaluate on" in refused
+    assert "say how to read --text" in run_gpt(tmp_path, "forgot", *both, "--separator", "==", code=2)
 
 
 def test_models_of_different_contexts_see_as_much(tmp_path):
