@@ -21,7 +21,7 @@ from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
 from gpt.dataset.mixture import open_weighted
 from gpt.device import choose_device
-from gpt.errors import InputError, require
+from gpt.errors import InputError, OutOfMemory, require
 from gpt.evaluation.copies import BY_HEART, Copies, find_copies
 from gpt.evaluation.course import Course, recorded
 from gpt.evaluation.memorization import Memorization, Sides
@@ -115,14 +115,14 @@ def _examined(
     drawn = partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, how[0], drawn, most, config.document_mask)
     if began:
-        _require_tokenizer(began, dataset)
+        _require_same_ids(began, dataset)
     progress.doing = f"reading passages with {source if began else 'no base'}"
     of_base = [passages.read(began.model if began else None, split) for split in (passages.train, passages.validation)]
     name = began.source if began else NO_BASE
     del began
     progress.doing = f"reading passages with {path}"
     tuned = load_run(path, *how, checkpoint=checkpoint)
-    _require_tokenizer(tuned, dataset)
+    _require_same_ids(tuned, dataset)
     course = Course(path, passages, *how)
     own = course.take(tuned)
     points = course.points()
@@ -146,8 +146,19 @@ def _loaded_base(source: str, how: tuple[str, WeightDtype]) -> LoadedRun:
         raise InputError(f"{error} (name what the run began with by `base`)") from None
 
 
-def _require_tokenizer(loaded: LoadedRun, dataset: Dataset) -> None:
-    if loaded.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+def _require_same_ids(loaded: LoadedRun, dataset: Dataset) -> None:
+    """Raise InputError for a model of other ids; warn where it has no tokenizer by which that could be known."""
+    own = dataset.tokenizer
+    try:
+        wanted = loaded.tokenizer
+    except InputError as error:
+        if loaded.config.vocab_size < own.vocab_size:
+            raise InputError(f"{loaded.path}: has {loaded.config.vocab_size:,} ids, and {dataset.path} more") from None
+        log.warning(
+            f"the tokenizer of {loaded.path} cannot be compared with that of {dataset.path}, only its size ({error})"
+        )
+        return
+    if wanted.fingerprint != own.fingerprint:
         raise InputError(
             f"{dataset.path}: is written with another tokenizer than {loaded.path}; prepare the data with that one, or "
             "name another `base` or other `data`"
@@ -164,9 +175,14 @@ def _sampled(run: LoadedRun, dataset: Dataset, samples: int) -> list[np.ndarray]
     engine = TextEngine(run.model, run.tokenizer, samples)
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SEED)
     ids: dict[int, list[int]] = {}
-    with log.through(logging.NullHandler()):  # of a context that is outgrown
-        for number, _, sample in engine.complete([sample_prompt(dataset)], sampling, samples):
-            ids[number] = sample.ids
+    try:
+        with log.through(logging.NullHandler()):  # of a context that is outgrown
+            for number, _, sample in engine.complete([sample_prompt(dataset)], sampling, samples):
+                ids[number] = sample.ids
+    except OutOfMemory:
+        raise InputError(
+            f"out of memory with {samples} samples at once: give fewer `samples`, or another `device`"
+        ) from None
     return [np.array(ids[number], dtype=np.int64) for number in range(samples)]
 
 
@@ -226,7 +242,8 @@ def _as_text(run: LoadedRun, dataset: Dataset, found: Memorization, copies: list
         where = f"{placed.file}: {where}" if placed.file else f"{placed.dataset}: {where}"
         excerpt = one_line(placed.text)
         more = "…" if len(excerpt) > EXCERPT else ""
-        lines.append(f"{'':16} {placed.characters:,} characters of {where}: {excerpt[:EXCERPT]}{more}")
+        plural = "s" * (placed.characters != 1)
+        lines.append(f"{'':16} {placed.characters:,} character{plural} of {where}: {excerpt[:EXCERPT]}{more}")
     return "\n".join([f"{run.source}, on {dataset.path}", sentence(found), *lines])
 
 

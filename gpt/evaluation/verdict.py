@@ -4,12 +4,21 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from gpt.evaluation.memorization import Memorization, Point, Sides, draws_needed, mean_probability, share_of
+from gpt.evaluation.memorization import (
+    SURE_ENOUGH,
+    Memorization,
+    Point,
+    Sides,
+    draws_needed,
+    mean_probability,
+    share_of,
+)
 from gpt.evaluation.passages import LENGTH, Reading
 from gpt.evaluation.statistics import Share
 from gpt.evaluation.words import Row
 
 SHOWN = 12  # points of the course
+ROUNDING = 1e-6  # a smaller error is none, as of what has the same probability in all passages
 LESS = "train for fewer epochs, on more text, or change fewer weights (LoRA, or a smaller model)"
 
 
@@ -34,17 +43,21 @@ def _learned(m: Memorization) -> str:
 def _nothing(m: Memorization) -> str:
     gain = _plus_minus(m.train.gain.value, m.train.gain.standard_error)
     return (
-        f"Nothing learned: on its training text it is better than {m.base} by {gain} nats per token only. If there is "
-        "something new in the text, train for more epochs, or at a higher rate."
+        f"Nothing learned: on its training text it gained {gain} nats per token over {m.base}. If there is something "
+        "new in the text, train for more epochs, or at a higher rate."
     )
 
 
 def _too_little(m: Memorization) -> str:
-    counts = f"{len(m.train.tuned.verbatim):,} passages of training text and {len(m.validation.tuned.verbatim):,} of "
     return (
-        f"Too little text to tell: {counts}validation text, of {m.prompt + m.suffix} tokens, say nothing certain. Give "
-        "more text, or more of it to validation (`validation_share`)."
+        f"Too little text to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, "
+        "or more of it to validation (`validation_share`)."
     )
+
+
+def _counts(m: Memorization) -> str:
+    train, validation = (len(sides.tuned.measured.windows) for sides in (m.train, m.validation))
+    return f"{train:,} passages of training text and {validation:,} of validation text"
 
 
 _SENTENCES = {"memorized": _memorized, "learned": _learned, "nothing learned": _nothing, "too little text": _too_little}
@@ -67,10 +80,13 @@ def _after(m: Memorization) -> str:
 
 def _excess_words(m: Memorization) -> str:
     assert m.excess_share is not None
-    error = "" if m.excess_share_error is None else f" ± {m.excess_share_error:.0%}"
-    if m.excess_share < 2 * (m.excess_share_error or 0.0):
-        return f"what it gained on its training text holds for new text as well (excess {m.excess_share:.0%}{error})"
-    return f"{m.excess_share:.0%}{error} of what it gained on its training text holds for no other text"
+    share, error = m.excess_share, m.excess_share_error
+    if error is None or (error > SURE_ENOUGH and not m.is_mostly_excess):
+        known = "" if error is None else f", and its error is {error:.0%}"
+        return f"there is too little text to tell how much of the gain is excess (it is {share:.0%}{known})"
+    if share < 2 * error:
+        return f"what it gained on its training text holds for new text as well (excess {share:.0%} ± {error:.0%})"
+    return f"{share:.0%} ± {error:.0%} of what it gained on its training text holds for no other text"
 
 
 def _extracted_words(m: Memorization) -> str:
@@ -89,10 +105,9 @@ def _extracted_words(m: Memorization) -> str:
 def verdict_rows(m: Memorization) -> list[Row]:
     """Format the figures, one row each."""
     shorter = "; shorter than usual, as the text or the context is" if m.prompt + m.suffix < LENGTH else ""
-    counts = f"{len(m.train.tuned.measured.windows):,} of training and {len(m.validation.tuned.measured.windows):,} of "
     rows = [
         ("base", m.base),
-        ("passages", f"{counts}validation text, of {m.prompt} + {m.suffix} tokens, spread evenly{shorter}"),
+        ("passages", f"{_counts(m)}, of {m.prompt} + {m.suffix} tokens, spread evenly{shorter}"),
         ("training loss", _losses(m.train)),
         ("validation loss", _losses(m.validation)),
         ("excess", _excess_words(m) if m.has_gained else "none: it gained nothing certain on its training text"),
@@ -126,7 +141,7 @@ def _verbatim(m: Memorization) -> str:
 def _drawn(m: Memorization) -> str:
     def chance(reading: Reading) -> str:
         mean, error = mean_probability(reading.logprobs)
-        return f"{mean:.2g}{f' ± {error:.1g}' if math.isfinite(error) else ''}"
+        return f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
 
     draws = draws_needed(m.train.tuned.logprobs)
     often = f"the likeliest comes out within {draws:,.0f} with 90 %" if draws < 1e9 else "practically none comes out"

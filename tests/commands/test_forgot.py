@@ -5,34 +5,16 @@ import re
 from dataclasses import replace
 
 import pytest
-import torch
-from helpers import SHAPE, run_gpt, write_dataset
+from helpers import run_gpt, saved_run, write_dataset
 
-from gpt import GPT
 from gpt.commands.forgot import OTHER_TEXT, SEPARATOR
-from gpt.config import TrainConfig
-from gpt.runs.checkpoint import save
-from gpt.runs.directory import open_run, read_config, write_config
+from gpt.runs.directory import read_config, write_config
 from gpt.text.tokenizer import Tokenizer
-
-
-def make_run(home, name, noise=0.0, tokenizer=None, context=48):
-    """A run of one checkpoint, with the weights of others of that noise, and some more noise."""
-    tokenizer = tokenizer or Tokenizer.utf8_bytes()
-    torch.manual_seed(0)
-    model = GPT(replace(SHAPE, vocab_size=tokenizer.vocab_size, context_length=context))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=noise)
-    config = TrainConfig(run_dir=home / name, batch_tokens=context, model=model.config)
-    with open_run(config, tokenizer, resume=False) as run:
-        save(run, model.state_dict(), {}, {"step": 1, "evaluation": None})
-    return run
 
 
 @pytest.fixture
 def runs(tmp_path):
-    return make_run(tmp_path, "base"), make_run(tmp_path, "tuned", noise=0.3)
+    return saved_run(tmp_path, "base"), saved_run(tmp_path, "tuned", noise=0.3)
 
 
 def test_what_was_lost_on_the_package_s_text_is_that_of_gpt_eval(runs, tmp_path):
@@ -86,13 +68,13 @@ def test_other_text_may_be_a_file_or_a_dataset(runs, tmp_path):
 
 
 def test_models_of_different_contexts_see_as_much(tmp_path):
-    base, tuned = make_run(tmp_path, "base"), make_run(tmp_path, "tuned", noise=0.1, context=24)
+    base, tuned = saved_run(tmp_path, "base"), saved_run(tmp_path, "tuned", noise=0.1, context=24)
     found = json.loads(run_gpt(tmp_path, "forgot", "--run", tuned, "--base", base, "--json"))
     assert found["base"]["evaluation"]["context_length"] == found["run"]["evaluation"]["context_length"] == 24
 
 
 def test_a_vocabulary_without_the_text_s_characters_is_told(tmp_path):
-    run = make_run(tmp_path, "chars", tokenizer=Tokenizer.char("abc ", end_of_text=True))
+    run = saved_run(tmp_path, "chars", tokenizer=Tokenizer.char("abc ", end_of_text=True))
     said = run_gpt(tmp_path, "forgot", "--run", run, "--base", run, code=2)
     assert "other_text.txt" in said
     assert "name other text, with --text or --data" in said

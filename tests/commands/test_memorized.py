@@ -11,11 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Training, python_text, run_gpt, write_dataset
+from helpers import ROOT, Training, python_text, run_gpt, saved_run, write_dataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from gpt.commands import memorized
 from gpt.config import CheckpointConfig, EvaluationConfig, TrainConfig
+from gpt.errors import OutOfMemory
 from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.presets import MUON, modern
@@ -207,3 +211,68 @@ def test_the_other_spelling_and_a_base_that_is_gone(runs, tmp_path):
     assert "(name what the run began with by --base)" in run_gpt(tmp_path, "memorised", "--run", moved, code=2)
     found = run_gpt(tmp_path, "memorised", "--run", moved, "--base", runs["base"], "--samples", 0, "--passages", 60)
     assert "\nLearned: " in found
+
+
+def untrained(home, name, data, **settings):
+    run = saved_run(home, name)
+    write_config(run, replace(read_config(run), data=data, **settings))
+    return run
+
+
+def looked_at(home, run, *arguments):
+    return json.loads(run_gpt(home, "memorized", "--run", run, "--json", *arguments))
+
+
+def test_a_text_of_some_words_is_too_little_to_tell(tmp_path):
+    text = python_text()
+    dataset = write_dataset([("train", text[:400]), ("validation", text[1000:1070])], "bytes", tmp_path / "tiny")
+    run = untrained(tmp_path, "run", dataset.path)
+    found = looked_at(tmp_path, run, "--samples", 0)
+    assert found["verdict"] == "too little text"
+    assert (found["prompt_tokens"], found["suffix_tokens"]) == (10, 10)
+    output = run_gpt(tmp_path, "memorized", "--run", run, "--samples", 2)
+    assert "of 10 + 10 tokens, spread evenly; shorter than usual" in output
+    assert "stretches that stand in the training text: " in output
+
+
+def test_of_several_datasets_a_stretch_is_placed_in_its_own(tmp_path):
+    text, paths = python_text(), []
+    for number, name in enumerate(("one", "two")):
+        own = text[20_000 * number : 20_000 * number + 5000]
+        documents = [("train", own[:2000]), ("train", own[2000:3000]), ("validation", own[4000:])]
+        paths.append(write_dataset(documents, "bytes", tmp_path / name).path)
+    run = untrained(tmp_path, "run", (f"{paths[0]}=0.5", f"{paths[1]}=0.5"))
+    stretch = text[22_500:22_600]  # of the second document of `two`
+    ids = [np.frombuffer(stretch.encode(), dtype=np.uint8).astype(np.int64)]
+    with mock.patch.object(memorized, "_sampled", lambda *_: ids):
+        [placed] = looked_at(tmp_path, run, "--samples", 1)["samples"]["longest"]
+    assert (placed["text"], placed["dataset"], placed["document"]) == (stretch, str(paths[1]), 1)
+    assert placed["line"] == 1 + text[22_000:22_500].count("\n")
+
+
+def test_a_base_without_a_tokenizer_is_compared_by_its_size(tmp_path, said):
+    text = python_text()
+    dataset = write_dataset([("train", text[:4000]), ("validation", text[5000:6000])], "bytes", tmp_path / "data")
+    run = untrained(tmp_path, "run", dataset.path)
+    for ids in (257, 100):
+        saved = GPT2LMHeadModel(GPT2Config(vocab_size=ids, n_positions=32, n_embd=8, n_layer=1, n_head=2))
+        saved.save_pretrained(tmp_path / f"hf{ids}")
+    found = looked_at(tmp_path, run, "--base", tmp_path / "hf257", "--samples", 0)
+    assert found["prompt_tokens"] + found["suffix_tokens"] == 33  # the base's context
+    assert any("cannot be compared with that of" in line for line in said)
+    refused = run_gpt(tmp_path, "memorized", "--run", run, "--base", tmp_path / "hf100", code=2)
+    assert "hf100: has 100 ids, and" in refused
+
+
+def test_what_is_no_run_has_no_training_text(tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    assert "is no run of this program" in run_gpt(tmp_path, "memorized", "--run", "hf", code=2)
+
+
+def test_too_many_samples_for_the_memory_are_told(tmp_path):
+    dataset = write_dataset([("train", "abcd " * 90), ("validation", "efgh " * 90)], "bytes", tmp_path / "data")
+    run = untrained(tmp_path, "run", dataset.path)
+    with mock.patch("gpt.generation.engine.Engine.step", side_effect=OutOfMemory("no")):
+        said = run_gpt(tmp_path, "memorized", "--run", run, "--samples", 7, code=2)
+    assert "out of memory with 7 samples at once: give fewer --samples" in said

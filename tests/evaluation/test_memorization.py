@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -109,7 +110,16 @@ def test_how_likely_passages_are_drawn():
 COURSE = [Point(i, i / 10, 4 - i / 50, 4.0) for i in range(1, 40)]
 
 
-@pytest.mark.parametrize("case", [{}, {"verbatim": (0.5, 0.0)}, {"passages": (64, 1)}, {"rise": rise(0.3)}])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"verbatim": (0.5, 0.0)},
+        {"passages": (64, 1)},
+        {"rise": rise(0.3)},
+        {"tuned": (3.0, 6.5), "noise": 1.5},  # an excess of 350 %, and an error that is large
+    ],
+)
 def test_words_and_values_agree(case):
     m = found(**case, course=COURSE, course_is_measured=True)
     values, rows = json.loads(json.dumps(verdict_json(m))), verdict_rows(m)
@@ -124,9 +134,9 @@ def test_words_and_values_agree(case):
         )
     share = values["train"]["model"]["verbatim"] / values["train"]["model"]["passages"]
     assert f"training {share:.0%} " in words["verbatim"]
-    assert f"{values['excess_share']:.0%} " in words["excess"]
-    assert "passages" in words
-    assert "64 of training" in words["passages"]
+    assert re.search(rf"{values['excess_share']:.0%}[ ,)]", words["excess"])
+    assert ("too little text to tell" in words["excess"]) == (case.get("passages") == (64, 1))
+    assert words["passages"].startswith("64 passages of training text and ")
     assert words["course"] == "losses measured on the same passages"
     points = [text for name, text in rows if text.startswith("step ")]
     assert points[0] == "step 1, epoch 0.10: training 3.9800, validation 4.0000"
