@@ -70,9 +70,11 @@ class Passages:
         """Choose at most `most` passages of each split, for models of at least this context.
 
         With `document_mask`, a token sees what is before it in its document alone. Raises InputError for fewer than one
-        passage, and where nothing of a split is learned.
+        passage, for a split of fewer than two tokens, and where nothing of a split is learned.
         """
         require(most >= 1, "`passages`", most, "at least 1")
+        for split in (dataset.train, dataset.validation):
+            require(split.tokens > 1, f"the number of tokens of the {split.name} split", split.tokens, "at least 2")
         self.length = passage_length((dataset.train, dataset.validation), context_length)
         self.device, self.drawn, self.byte_lengths = device, drawn, dataset.tokenizer.byte_lengths()
         steps, end = self.length - 1, dataset.tokenizer.end_of_text

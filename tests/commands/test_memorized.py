@@ -39,14 +39,14 @@ def documents(text, size):
     return [("validation" if i % 3 == 2 else "train", piece) for i, piece in enumerate(pieces)]
 
 
-def trained(home, name, dataset, init_from, steps, every, rate=0.02):
+def trained(home, name, dataset, init_from, steps, every, rate=0.02, sequences=8):
     """Train a run to its end; its directory."""
     config = TrainConfig(
         data=dataset.path,
         run_dir=home / name,
         init_from=str(init_from),
         steps=steps,
-        batch_tokens=8 * SHAPE.context_length,
+        batch_tokens=sequences * SHAPE.context_length,
         model=SHAPE,
         optimizer=replace(MUON, learning_rate=rate, muon_learning_rate=rate, warmup_steps=2),
         evaluation=EvaluationConfig(every=every, sample_tokens=0),
@@ -71,11 +71,11 @@ def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     text = python_text()
     english = write_dataset(documents(OTHER.read_text(encoding="utf-8"), 400), "bytes", home / "english")
-    large = write_dataset(documents(text[:24_000], 400), "bytes", home / "large")
+    large = write_dataset(documents(text[:16_000], 400), "bytes", home / "large")
     small = write_dataset(documents(text[60_000:62_400], 150), "bytes", home / "small")
-    base = trained(home, "base", english, "scratch", 60, every=60)
-    learned = trained(home, "learned", large, base, 30, every=15)
-    memorized = trained(home, "memorized", small, base, 60, every=6)
+    base = trained(home, "base", english, "scratch", 30, every=30)
+    learned = trained(home, "learned", large, base, 20, every=10)
+    memorized = trained(home, "memorized", small, base, 48, every=6)
     # `init_from` takes the best checkpoint of a run: this one has the last alone.
     knows = Path(shutil.copytree(memorized, home / "knows"))
     for path in list_checkpoints(knows)[:-1]:
@@ -87,13 +87,13 @@ def runs(tmp_path_factory):
 def told(runs, name, *arguments):
     """What is found, as JSON; no samples are drawn."""
     run = runs[name]
-    more = ("--json", "--samples", 0, "--passages", 60)
+    more = ("--json", "--samples", 0, "--passages", 40)
     return json.loads(run_gpt(runs["home"], "memorized", "--run", run, *more, *arguments))
 
 
 def test_a_memorizing_run_is_called_so_and_its_kept_best_is_not(runs):
     last = told(runs, "memorized", "--checkpoint", "last")
-    assert (last["verdict"], last["step"]) == ("memorized", 60)
+    assert (last["verdict"], last["step"]) == ("memorized", 48)
     train = last["train"]
     assert train["model"]["verbatim"] > 0.5 * train["model"]["passages"]
     assert train["base"]["verbatim"] == last["validation"]["model"]["verbatim"] == 0
@@ -103,10 +103,22 @@ def test_a_memorizing_run_is_called_so_and_its_kept_best_is_not(runs):
     assert best["verdict"] == "learned"
     assert best["step"] == last["rise"]["best_step"] == best["rise"]["best_step"] < 30
     assert best["rise"] == last["rise"]
-    assert best["rise"]["later_step"] == 60
+    assert best["rise"]["later_step"] == 48
     assert best["rise"]["value"] > 2 * best["rise"]["se"] > 0
-    assert "After it the run was overfitted: by step 60 " in best["sentence"]
+    assert "After it the run was overfitted: by step 48 " in best["sentence"]
     assert f"Overfitted: the validation loss is {best['rise']['value']:.3f}" in last["sentence"]
+
+
+@pytest.mark.slow
+def test_fifty_epochs_of_20_kb_are_called_memorized_and_their_kept_best_is_not(runs, tmp_path):
+    small = write_dataset(documents(python_text()[60_000:80_000], 500), "bytes", tmp_path / "small")
+    steps = 50 * small.train.tokens // (16 * SHAPE.context_length)
+    run = trained(tmp_path, "run", small, runs["base"], steps, every=steps // 50, sequences=16)
+    assert read_metrics(run)[-1]["epoch"] == pytest.approx(50, abs=0.5)
+    last, best = (looked_at(tmp_path, run, "--samples", 0, "--checkpoint", name) for name in ("last", "best"))
+    assert (last["verdict"], best["verdict"]) == ("memorized", "learned")
+    assert last["train"]["model"]["verbatim"] > 0.5 * last["train"]["model"]["passages"]
+    assert best["step"] < last["step"] / 10
 
 
 def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_not(runs, tmp_path):
@@ -121,11 +133,11 @@ def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_n
     few = Path(shutil.copytree(runs["learned"], tmp_path / "few"))
     for path in list_checkpoints(few)[:-1]:
         shutil.rmtree(path)
-    found = json.loads(run_gpt(tmp_path, "memorized", "--run", few, "--json", "--samples", 0, "--passages", 60))
+    found = json.loads(run_gpt(tmp_path, "memorized", "--run", few, "--json", "--samples", 0, "--passages", 40))
     records = [record for record in read_metrics(runs["learned"]) if record.get("val_loss")]
     assert not found["course_is_measured"]
     assert [point["validation_loss"] for point in found["course"]] == [record["val_loss"] for record in records]
-    assert [point["step"] for point in found["course"]] == [15, 30]
+    assert [point["step"] for point in found["course"]] == [10, 20]
 
 
 def test_a_sound_run_is_not_called_so(runs):
@@ -163,14 +175,14 @@ def test_figures_are_those_of_gpt_eval(runs):
 
 
 def test_what_samples_share_with_the_training_text_is_shown_with_its_place(runs):
-    arguments = ("--run", runs["memorized"], "--checkpoint", "last", "--samples", 6)
+    arguments = ("--run", runs["memorized"], "--checkpoint", "last", "--samples", 3, "--passages", 20)
     output = run_gpt(runs["home"], "memorized", *arguments)
     assert re.search(
         r"^Memorized: \d+% of its training passages come out word for word \(0% before, ", output, re.MULTILINE
     )
     found = json.loads(run_gpt(runs["home"], "memorized", *arguments, "--json"))
     samples, text = found["samples"], python_text()
-    assert (samples["count"], found["validation_text"]["count"]) == (6, 6)
+    assert (samples["count"], found["validation_text"]["count"]) == (3, 3)
     assert samples["longest_characters"] > found["validation_text"]["longest_characters"]
     assert samples["longest"][0]["characters"] == samples["longest_characters"] == len(samples["longest"][0]["text"])
     pieces = dict(enumerate(piece for split, piece in documents(text[60_000:62_400], 150) if split == "train"))
@@ -181,8 +193,7 @@ def test_what_samples_share_with_the_training_text_is_shown_with_its_place(runs)
         where = f"{placed['file']}: document {placed['document']}, line {placed['line']}: "
         assert f"{placed['characters']} characters of {where}" in output
         assert len(found["samples"]["longest"]) > number
-    again = json.loads(run_gpt(runs["home"], "memorized", *arguments, "--json"))
-    assert again == found  # seeds are fixed
+    assert found["sentence"] in output  # seeds are fixed, and both show the same samples
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,7 @@ def test_the_other_spelling_and_a_base_that_is_gone(runs, tmp_path):
     config = read_config(moved)
     write_config(moved, replace(config, init_from=str(tmp_path / "gone")))
     assert "(name what the run began with by --base)" in run_gpt(tmp_path, "memorised", "--run", moved, code=2)
-    found = run_gpt(tmp_path, "memorised", "--run", moved, "--base", runs["base"], "--samples", 0, "--passages", 60)
+    found = run_gpt(tmp_path, "memorised", "--run", moved, "--base", runs["base"], "--samples", 0, "--passages", 40)
     assert "\nLearned: " in found
 
 

@@ -140,3 +140,5 @@ def test_weights_that_are_not_finite_and_no_passages_are_refused(model, monkeypa
         read(model, list(range(200)), 30, monkeypatch)
     with pytest.raises(InputError, match="`passages` is 0; it must be at least 1"):
         read(model, list(range(200)), 30, monkeypatch, most=0)
+    with pytest.raises(InputError, match="tokens of the train split is 1; it must be at least 2"):
+        read(model, [1], 30, monkeypatch)
