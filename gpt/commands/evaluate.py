@@ -35,7 +35,7 @@ BATCH_TOKENS = 8192  # in one forward pass
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What was found of one model."""
 
     source: str
@@ -46,7 +46,7 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class _Corpus:
+class Corpus:
     """What all models are evaluated on."""
 
     name: str
@@ -57,7 +57,7 @@ class _Corpus:
     """None where the split is of texts."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Corpus":
+    def of(cls, dataset: Dataset) -> "Corpus":
         return cls(str(dataset.path), dataset.validation, dataset.tokenizer, dataset)
 
     @property
@@ -66,14 +66,16 @@ class _Corpus:
 
 
 @dataclass(frozen=True)
-class _Protocol:
+class Protocol:
     """How all models are evaluated."""
 
-    corpus: _Corpus
+    corpus: Corpus
     device: str
     dtype: WeightDtype
     stride: int | None
     tokens: int | None
+    context_length: int | None = None
+    """The most that a model sees; by default each its own context."""
 
     @property
     def precision(self) -> str:
@@ -122,33 +124,33 @@ def evaluate(
     require_model(path)
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = _corpus(path, data, text, Reading(field, separator, encoding))
-    protocol = _Protocol(corpus, choose_device(device), dtype, stride, tokens)
+    corpus = corpus_of(path, data, text, Reading(field, separator, encoding))
+    protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
         log.info(f"using {loaded.source}")
     if corpus.dataset:
         _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
-    first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
+    first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
-    found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
-    found += [_compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
+    found: list[tuple[Result, dict[str, Difference]]] = [(first, {})]
+    found += [compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
     _print(found, protocol, json)
     if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
 
 
-def _print(found: list[tuple[_Result, dict[str, Difference]]], protocol: _Protocol, json: bool) -> None:
+def _print(found: list[tuple[Result, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:
     """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
-        runs = [_as_json(result, differences) for result, differences in found]
+        runs = [result_json(result, differences) for result, differences in found]
         print(json_module.dumps({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
     else:
         first = found[0][0].source
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Corpus:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> Corpus:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -163,12 +165,12 @@ def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -
             split = text_split(TextFiles([*files], how=how), tokenizer)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
-        return _Corpus(" ".join(map(str, files)), split, tokenizer)
+        return Corpus(" ".join(map(str, files)), split, tokenizer)
     if how != Reading():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
-    return _Corpus.of(open_dataset(data or _only_dataset(run)))
+    return Corpus.of(open_dataset(data or _only_dataset(run)))
 
 
 def _only_dataset(run: Path) -> Path:
@@ -180,9 +182,9 @@ def _only_dataset(run: Path) -> Path:
     return paths[0]
 
 
-def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:
+def compared(first: Result, loaded: LoadedRun, protocol: Protocol) -> tuple[Result, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
-    result = _result(loaded, protocol)
+    result = measure(loaded, protocol)
     alike = loaded.tokenizer.fingerprint == protocol.corpus.tokenizer.fingerprint
     differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
     if alike:
@@ -203,9 +205,10 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
         )
 
 
-def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True) -> _Result:
+def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) -> Result:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
-    corpus, tokenizer, context_length = protocol.corpus, loaded.tokenizer, loaded.config.context_length
+    corpus, tokenizer = protocol.corpus, loaded.tokenizer
+    context_length = protocol.context_length or loaded.config.context_length
     split, dataset = corpus.split, corpus.dataset
     if tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         if protocol.tokens is not None:
@@ -231,7 +234,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
     )
     assert sums is not None
     best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
-    return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
+    return Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
@@ -243,7 +246,7 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
     return (newest if same_data else loaded.state).get("evaluations") or 0
 
 
-def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:
+def _as_text(result: Result, differences: dict[str, Difference], protocol: Protocol, first: str) -> str:
     rows = format_evaluation(result.evaluation, protocol.precision, protocol.corpus.what)
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
@@ -253,7 +256,7 @@ def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Pro
     )
 
 
-def _as_json(result: _Result, differences: dict[str, Difference]) -> dict[str, Any]:
+def result_json(result: Result, differences: dict[str, Difference]) -> dict[str, Any]:
     found = {
         name: {"value": d.value, "se": d.standard_error, "ci95": d.spread and d.spread.half_width}
         for name, d in differences.items()

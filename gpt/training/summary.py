@@ -6,14 +6,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
+from gpt.evaluation.copies import BY_HEART, SEARCHED_TOKENS, find_copies
 from gpt.evaluation.loss import Evaluation
-from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, format_evaluation, source_rows
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
@@ -129,6 +130,11 @@ def _table(
         if words := overfitted(run, trainer.config, state, loaded.state):
             table.add_row("overfitted", words)
         table.add_row("learned by heart", _copied(loaded, validation.dataset))
+        if trainer.config.init_from != "scratch":
+            from gpt.training.memorized import memorized_rows
+
+            for row in memorized_rows(run, trainer.config, state, loaded, validation.dataset):
+                table.add_row(*map(printable, row))
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {state.evaluations} evaluations" if state.evaluations > 1 else ""
@@ -154,16 +160,17 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """Say what samples, drawn as sample.py draws them, share with the training text."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
     engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
-    texts: dict[int, str] = {}
+    ids: dict[int, list[int]] = {}
     try:
         prompts = [sample_prompt(dataset)]
         with log.through(logging.NullHandler()):  # nobody asked for these, nor for what is said of them
             for number, _, sample in engine.complete(prompts, sampling, HEART_SAMPLES):
-                texts[number] = sample.text
+                ids[number] = sample.ids
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"
     try:
-        copies = find_copies(list(texts.values()), dataset.train, loaded.tokenizer)
+        texts = [np.array(of_sample, dtype=np.int64) for of_sample in ids.values()]
+        copies = find_copies(texts, dataset.train, loaded.tokenizer, SEARCHED_TOKENS)
     except Exception as error:  # the training has ended well, whatever becomes of its data or of memory
         if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
             raise
@@ -171,8 +178,8 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     where = "the training text" if copies.searched == 1 else f"{copies.searched:.0%} of the training text (searched)"
     longest = f"the longest stretch that stands letter for letter in {where} has {copies.longest:,} characters"
     if copies.by_heart:
-        return f"{copies.by_heart} of {copies.samples} samples hold {BY_HEART}+ characters of it; {longest}"
-    return f"no: of {copies.samples} samples, {longest}"
+        return f"{copies.by_heart} of {len(copies.found)} samples hold {BY_HEART}+ characters of it; {longest}"
+    return f"no: of {len(copies.found)} samples, {longest}"
 
 
 def _last_training_losses(run: Path) -> list[float]:
