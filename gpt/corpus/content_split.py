@@ -6,15 +6,18 @@
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpt.choices import Overlap
+from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import PASSAGES, Corpus, documents_at
+from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, contents_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -25,7 +28,7 @@ from gpt.corpus.split import (
     ByContent,
     ByEnd,
     distinct,
-    key_of,
+    key_of_folded,
     passage_size,
     passages,
     require_share,
@@ -41,6 +44,7 @@ MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what 
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
+LISTED = 2  # version of what is listed of passages
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class SplitWhole(SplitByContent):
 
 def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """List the passages of the corpus: keys in order, the characters of each, and which of them are to validate."""
-    tasks = corpus.tasks(digest(size), size)
+    tasks = corpus.tasks(digest(LISTED, size), size)
     corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
     rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
     given = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
@@ -146,14 +150,35 @@ def _chosen(
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
-    """Write (key, characters, number of its document among those that are kept) of each passage of a slice."""
-    rows = [
-        (key_of(passage), len(passage), number)
-        for number, document in enumerate(documents_at(text, kept))
-        for passage in passages(document.text, size)
-    ]
-    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 3))
+    """Write (key, characters, number of its document among those that are kept, words) of each passage of a slice.
+
+    The hashes of its words are written, too.
+    """
+    rows, counts, batch, held = list[tuple[int, int, int]](), [np.empty(0, dtype=np.int64)], list[bytes](), 0
+    with open(f"{place}{WORD_HASHES}", "wb") as words:
+        for number, characters, passage in chain(_cut(contents_at(text, kept), size), [(0, 0, None)]):
+            if held >= BATCH_BYTES or (batch and passage is None):
+                hashes, found = word_hashes(batch)
+                words.write(hashes.data)
+                counts.append(found)
+                batch, held = [], 0
+            if passage is not None:
+                batch.append(folded(passage))
+                rows.append((key_of_folded(batch[-1]), characters, number))
+                held += len(batch[-1])
+    columns = np.array(rows, dtype=np.uint64).reshape(-1, 3)
+    np.save(f"{place}{PASSAGES}", np.column_stack([columns, np.concatenate(counts).astype(np.uint64)]))
     return {}
+
+
+def _cut(contents: Iterator[bytes], size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield of each passage the number of its document, its characters, and its text."""
+    for number, content in enumerate(contents):
+        if len(content) <= 2 * size:
+            yield number, len(content if content.isascii() else content.decode()), content
+        else:
+            for passage in passages(content.decode(), size):
+                yield number, len(passage), passage.encode()
 
 
 @dataclass(frozen=True)

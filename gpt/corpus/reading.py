@@ -9,7 +9,7 @@ import json
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -30,7 +30,7 @@ LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of 
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
-PASSAGES = ".passages.npy"  # once it is divided by them (content_split.py)
+PASSAGES, WORD_HASHES = ".passages.npy", ".words"  # once it is divided by them (content_split.py)
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,28 @@ class _SliceWriter:
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
+    for name, content, learned in _records(place, kept):
+        document = Document(name.decode("utf-8", "surrogatepass"), content.decode())
+        yield replace(document, learned=_spans(learned)) if learned else document
+
+
+def contents_at(place: Path, kept: np.ndarray) -> Iterator[bytes]:
+    """Yield the texts of a slice that are kept, (N,) bool, in order, as UTF-8."""
+    for _, content, _ in _records(place, kept):
+        yield content
+
+
+def _records(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield name, text, and bounds of what is learned, of those documents of a slice."""
     file = Path(f"{place}{TEXTS}")
     bounds = np.append(np.fromfile(f"{place}{PLACES}", dtype="<u8"), np.uint64(file.stat().st_size))
     with open(file, "rb") as texts:
         for start, stop in zip(bounds[:-1][kept].tolist(), bounds[1:][kept].tolist(), strict=True):
             texts.seek(start)
             record = texts.read(stop - start)
-            name, content, learned = LENGTHS.unpack_from(record)
+            name, content, _ = LENGTHS.unpack_from(record)
             begin = LENGTHS.size + name
-            text = record[begin : begin + content].decode()
-            document = Document(record[LENGTHS.size : begin].decode("utf-8", "surrogatepass"), text)
-            yield replace(document, learned=_spans(record[begin + content :])) if learned else document
+            yield record[LENGTHS.size : begin], record[begin : begin + content], record[begin + content :]
 
 
 def _spans(content: bytes) -> Spans:
@@ -202,11 +213,19 @@ class Corpus:
         self.report: dict[str, Any] = {}
         say_notices(notices)
 
-    def tasks(self, key: str, *arguments: Any) -> list[Task]:
-        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments."""
+    def tasks(self, key: str | Callable[[Path], str], *arguments: Any) -> list[Task]:
+        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments.
+
+        `key` names what its result hangs on beside the text, or tells that by where its passages are.
+        """
         listed = self.passages or [None] * len(self.places)
         return [
-            Task(digest(own, kept, key), each.label, (text, kept, passages, *arguments), each.bytes)
+            Task(
+                digest(own, kept, key(passages) if passages and callable(key) else key),
+                each.label,
+                (text, kept, passages, *arguments),
+                each.bytes,
+            )
             for own, each, text, kept, passages in zip(
                 self.digests, self.slices, self.places, self.kept, listed, strict=True
             )
