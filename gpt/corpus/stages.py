@@ -18,11 +18,12 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 
 from gpt.corpus.executor import lost_worker, open_executor, worker_count
 from gpt.errors import InputError
-from gpt.files import aside, read_json, remove_directory, sync, write_whole
+from gpt.files import aside, read_json, remove_directory, sync
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 
@@ -30,6 +31,7 @@ MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
 POLL_SECONDS = 0.5
+SHARED = "shared"  # name of a file in it, which says that other machines read and write there, too
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
@@ -56,7 +58,10 @@ class Stages:
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
-        worker_count(workers)
+        if worker_count(workers) and part[1] == 1:
+            forget_before_a_restart(directory)
+        else:
+            (directory / SHARED).touch()
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
@@ -219,15 +224,33 @@ def _do(work: Work, result: Path, arguments: tuple[Any, ...]) -> None:
     finish(result, place, work(place, *arguments))
 
 
+def forget_before_a_restart(work: Path) -> None:
+    """Remove results that this machine has written before it was started anew: they may not have reached the disk.
+
+    A process that is killed loses nothing of what it has written, and waiting for the disk would take a third of the
+    time. What several machines share is written through to the disk, and kept.
+    """
+    try:
+        now = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        now = f"{psutil.boot_time() / 60:.0f}"
+    file = work / "started"
+    if file.exists() and file.read_text() != now:
+        for result in work.glob("*-*.json"):
+            result.unlink()
+    file.write_text(now)
+
+
 def new_place(result: Path) -> Path:
     """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
     return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
-    """Declare a result whole: its files are on the disk."""
-    for file in place.parent.glob(f"{place.name}.*"):
-        sync(file)
+    """Declare a result whole: its files are there, and on the disk if other machines share them."""
     written = place.with_name(f"{place.name}.result")
-    write_whole(written, json.dumps({"place": place.name, "result": found}))
+    written.write_text(json.dumps({"place": place.name, "result": found}))
+    if (result.parent / SHARED).exists():
+        for file in place.parent.glob(f"{place.name}.*"):
+            sync(file)
     written.replace(result)
