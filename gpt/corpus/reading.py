@@ -5,12 +5,12 @@ between them), and the hashes of the texts in order.
 """
 
 import hashlib
-import json
 import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -56,7 +56,7 @@ class Filters:
             return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
         if self.max_characters is not None and len(text) > self.max_characters:
             return Skipped(document.name, f"longer than {self.max_characters:,} characters")
-        return replace(document, text=text)
+        return document if text is document.text else replace(document, text=text)
 
 
 def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:
@@ -130,11 +130,12 @@ class _SliceWriter:
         self.content.update(self.hashes[-1])
         self.places.append(self._size)
         lengths = LENGTHS.pack(len(name), len(content), len(learned))
-        self._size += sum(map(self._texts.write, (lengths, name, content, learned)))
+        self._size += self._texts.write(b"".join((lengths, name, content, learned)))
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
-        line = json.dumps({key: value for key, value in entry.items() if value != ""}) + "\n"
+        pairs = [f'"{key}": {value if key == "bytes" else quoted(value)}' for key, value in entry.items() if value != ""]
+        line = f"{{{', '.join(pairs)}}}\n"  # as json.dumps has it, which takes longer
         self.content.update(line.encode())
         self._entries.write(line)
 

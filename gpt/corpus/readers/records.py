@@ -1,7 +1,6 @@
 """Documents of files that hold records, such as JSON Lines: one field of each is a text."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ from gpt.corpus.documents import Document, Reading, Refused, Skipped
 MAX_FIELDS = 20  # that are named
 WORDS = {"JSON Lines": "line", "JSON": "entry", "CSV": "row", "Parquet": "row"}  # what their records are called
 DEEPEST_NAMED = 4  # objects within each other whose fields are named
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -71,9 +69,11 @@ def _document(record: Record, field: str | None, format: str) -> Document | Skip
 
 def clean(text: str) -> str:
     """Return a text with \\n as its line ends, and without half surrogate pairs: JSON can spell them, UTF-8 cannot."""
-    if not text.isascii() and SURROGATE.search(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n") if "\r" in text else text
 
 
 # ---- fields ----
