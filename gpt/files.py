@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
 from gpt.terminal import one_line
 
+SYNCED = 8  # files at a time that are waited for: most disks do several in the time of one
 DEEPEST = 100  # objects and lists within each other; ours have five
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 
@@ -53,8 +55,8 @@ def write_directory(path: Path) -> Generator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in sorted(partial.iterdir()):
-            sync(file)
+        with ThreadPoolExecutor(SYNCED) as pool:
+            list(pool.map(sync, partial.iterdir()))
         sync(partial)
         if path.exists():
             path.rename(aside(path, REPLACED))

@@ -211,11 +211,11 @@ class _Filter:
     @staticmethod
     def tables(hashes: np.ndarray) -> np.ndarray:
         """Return which of their first bits the hashes have, and which of those of a product: (2, B) uint8, packed."""
-        size = 1 << min(30, max(16, len(hashes).bit_length() + 4))
-        tables = np.zeros((2, size), dtype=bool)
+        tables = np.zeros((2, 1 << min(27, max(13, len(hashes).bit_length() + 1))), dtype=np.uint8)
         for table, values in zip(tables, (hashes, hashes * np.uint64(FACTOR)), strict=True):
-            table[(values >> np.uint64(65 - size.bit_length())).view(np.int64)] = True
-        return np.packbits(tables, axis=1, bitorder="little")
+            bytes_, bits = _places(table, values)
+            np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
+        return tables
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of those hashes that are there, and their places in the index."""
@@ -229,7 +229,12 @@ class _Filter:
 
 
 def _is_in(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the bits of a packed table that the first bits of values name, (N,) uint8."""
+    """Return the bits of a packed table that values have, (N,) uint8."""
+    bytes_, bits = _places(table, values)
+    return table.take(bytes_) >> bits & np.uint8(1)
+
+
+def _places(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bytes of a packed table, and the bits of those, that the first bits of values name."""
     shift = 65 - len(table).bit_length()
-    bits = (values >> np.uint64(shift - 3)).astype(np.uint8) & np.uint8(7)
-    return table.take((values >> np.uint64(shift)).view(np.int64)) >> bits & np.uint8(1)
+    return (values >> np.uint64(shift)).view(np.int64), (values >> np.uint64(shift - 3)).astype(np.uint8) & np.uint8(7)

@@ -185,7 +185,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
-        write_whole(path, json.dumps(head | self._content(), indent=0))
+        write_whole(path, json.dumps(head | self._content(), separators=(",\n", ": ")))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
