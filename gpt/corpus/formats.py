@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of
-from gpt.corpus.documents import AUTO, CUT, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.documents import AUTO, CUT, LARGEST, NONE, Document, Notice, Reading, Refused, Skipped, end_of_part
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
 from gpt.corpus.readers.parquet import parquet
@@ -191,7 +191,10 @@ def separator_text(how: Reading) -> str:
 
 
 def divided(blocks: Iterator[str], separators: list[Separator]) -> Iterator[tuple[str, Separator | None]]:
-    """Yield the texts between separators, and by which they are divided; None where there is none."""
+    """Yield the texts between separators, and by which they are divided; None where there is none.
+
+    A text that is too long to stay one comes in parts.
+    """
     has_lines = any(separator.is_line for separator in separators)
     rest = "\n" if has_lines else ""  # of the blocks, in which a separator may have begun; a line follows a line end
     lead = len(rest)  # of a text: characters that are none of it
@@ -209,6 +212,11 @@ def divided(blocks: Iterator[str], separators: list[Separator]) -> Iterator[tupl
             pieces.append(rest[place + lead : cut])
             place, lead = cut, 0
         rest = rest[place:]
+        if sum(map(len, pieces)) > LARGEST:
+            found = _joined(pieces)
+            end = end_of_part(found)
+            yield found[:end], chosen
+            pieces.append(found[end:])
     del rest
     yield _joined(pieces), chosen
 
@@ -221,15 +229,22 @@ def _joined(pieces: list[str]) -> str:
 
 
 def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> Documents:
-    """Yield the documents of a plain text: one, or those between the separators that it holds."""
+    """Yield the documents of a plain text: one, or those between the separators that it holds.
+
+    One that is too long comes in parts, each a document.
+    """
     source = TextStream(stream, name, how, suffix)
     if how.range is not None and how.range.start:
         name = f"{name}, from byte {how.range.start}"
-    number, separator = 0, None
+    number, part, separator = 0, 0, None
     for found, separator in divided(source.blocks(), separators_of(how, suffix)):
         if separator is None:
-            yield source.document(name, found)
-            yield from _notices_of_whole(found, name, how) if how.range is None else ()
+            part += 1
+            if part == 1:
+                yield source.document(name, found)
+                yield from _notices_of_whole(found, name, how) if how.range is None else ()
+            elif found:
+                yield source.document(f"{name}, part {part}", found, is_whole=False)
         elif found and not found.isspace():
             number += 1
             yield source.document(f"{name}, document {number}", found, is_whole=False)

@@ -114,7 +114,6 @@ class _Grams:
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield which words begin a gram, and the hashes, (G,) uint64 each, some at a time."""
         total = int(self._ends[-1]) if len(self._ends) else 0
-        words = np.memmap(self._words, dtype="<u4", mode="r") if total else np.empty(0, dtype="<u4")
         for begin in range(0, total, CHUNK):
             end = min(total, begin + CHUNK)
             first = int(np.searchsorted(self._ends, begin, side="right"))
@@ -123,10 +122,11 @@ class _Grams:
             lengths = np.diff(edges.ravel(), prepend=0)
             places = np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
             if len(places):
-                hashes = rolling(_spread(words[begin : end + WORDS - 1]), WORDS)
-                yield begin + places, hashes[places]
+                words = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
+                yield begin + places, rolling(_spread(words), WORDS)[places]
         for length, starts in self._short.items():
             if len(starts):
+                words = np.memmap(self._words, dtype="<u4", mode="r")
                 spread = _spread(words[starts[:, None] + np.arange(length)])
                 yield starts, functools.reduce(lambda sum_, word: sum_ * np.uint64(WORD_FACTOR) + word, spread.T)
 

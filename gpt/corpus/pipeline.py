@@ -43,7 +43,7 @@ from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer, require_bpe_size
 
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
-LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
+LEAST_FOR_FAST = 1 << 22  # bytes of input: for less, loading gigatoken takes longer than it saves
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
 LEAST_SECONDS = 3.0
 KEPT = "what is finished is kept, and the same command goes on"

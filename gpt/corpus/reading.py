@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 
 from gpt.choices import Normalization
-from gpt.corpus.documents import Document, Notice, Skipped
+from gpt.corpus.documents import LARGEST, Document, Notice, Skipped, parts_of
 from gpt.corpus.slices import Slice
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
@@ -112,6 +112,10 @@ class _SliceWriter:
         self._enter(document=left.name, bytes=size, reason=left.reason)
 
     def _add(self, document: Document) -> None:
+        if len(document.text) > 2 * LARGEST and not document.learned and isinstance(self._filters(document), Document):
+            for part in parts_of(document):
+                self._add(part)
+            return
         self.counts["documents"] += 1
         self.counts["characters"] += len(document.text)
         content = document.text.encode()

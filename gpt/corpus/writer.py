@@ -76,8 +76,9 @@ class ShardWriter:
     def _write(self) -> None:
         name = f"{self.split}-{len(self.shards)}.bin"
         digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
-        ids = np.concatenate(self._pending)
-        facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
+        text_bytes = sum(int(self._lengths[ids].sum()) for ids in self._pending)
+        largest = max(int(ids.max()) for ids in self._pending)
+        facts = (self._pending_tokens, self._pending_documents, text_bytes, largest)
         info = ShardInfo(name, self.split, *facts, digest)
         if self._masks:
             mask, learned = mask_name(name), sum(int(part.sum()) for part in self._masks)

@@ -14,6 +14,8 @@ from gpt.corpus.readers.records import Record, documents_of, json_fault
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
+SMALL, LONGEST = 1 << 26, 400 << 20  # bytes of a line: what is read without asking, and at most
+MOST_MEMORY = 800 << 20  # bytes that a line may take: as text, and as what it says
 MARK = b"\xef\xbb\xbf"
 
 
@@ -47,14 +49,31 @@ class Lines:
         return self
 
     def __next__(self) -> Line:
-        line = next(self._stream)
+        line = self._stream.readline(LONGEST)
+        if not line:
+            raise StopIteration
         self._number += 1
+        if len(line) > SMALL and (fault := self._too_long(line)):
+            return Line(self._number, "", fault=fault)
         if isinstance(line, str):
             return Line(self._number, line.removeprefix("\ufeff"))
         try:
             return Line(self._number, (line.removeprefix(MARK) if self._number == 1 else line).decode())
         except UnicodeDecodeError as error:
             return self._faulty(line, error)
+
+    def _too_long(self, line: str | bytes) -> str:
+        """Say of a long line why it is not read, and pass over the rest of it; '' where memory suffices for it."""
+        size, end = len(line), "\n" if isinstance(line, str) else b"\n"
+        needed = _needed(line) if size < LONGEST or line.endswith(end) else MOST_MEMORY + 1
+        if needed <= MOST_MEMORY:
+            return ""
+        while not line.endswith(end) and (line := self._stream.readline(SMALL)):
+            size += len(line)
+        return (
+            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
+            "its text into a file of its own, which is read in parts, or into several records"
+        )
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
         """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
@@ -71,6 +90,15 @@ class Lines:
         name, how = f"{self._name}, line {self._number}", self._how
         fault = "" if how.bad_bytes == "replace" else bad_bytes(how, name, damage.bad, error.start)
         return Line(self._number, text, damage.bad, fault)
+
+
+def _needed(line: str | bytes) -> int:
+    """Count the bytes of memory that a line takes, as text and as what it says at a time, at most."""
+    if isinstance(line, str):
+        return 8 * len(line)
+    width = 1 if line.isascii() else 4 if any(bytes([lead]) in line for lead in range(0xF0, 0xF5)) else 2
+    escaped = 1 if b"\\u" not in line else 4 if (b"\\ud" in line or b"\\uD" in line) else 2
+    return (width + max(width, escaped)) * len(line)
 
 
 def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
