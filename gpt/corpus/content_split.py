@@ -8,16 +8,16 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpt.choices import Overlap
+from gpt.corpus.documents import batches
 from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, contents_at
+from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -154,31 +154,27 @@ def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int)
 
     The hashes of its words are written, too.
     """
-    rows, counts, batch, held = list[tuple[int, int, int]](), [np.empty(0, dtype=np.int64)], list[bytes](), 0
+    rows = list[tuple[int, int, int, int]]()
     with open(f"{place}{WORD_HASHES}", "wb") as words:
-        for number, characters, passage in chain(_cut(contents_at(text, kept), size), [(0, 0, None)]):
-            if held >= BATCH_BYTES or (batch and passage is None):
-                hashes, found = word_hashes(batch)
-                words.write(hashes.data)
-                counts.append(found)
-                batch, held = [], 0
-            if passage is not None:
-                batch.append(folded(passage))
-                rows.append((key_of_folded(batch[-1]), characters, number))
-                held += len(batch[-1])
-    columns = np.array(rows, dtype=np.uint64).reshape(-1, 3)
-    np.save(f"{place}{PASSAGES}", np.column_stack([columns, np.concatenate(counts).astype(np.uint64)]))
+        for batch in batches(_cut(text, kept, size), lambda passage: len(passage[2]), BATCH_BYTES):
+            hashes, counts = word_hashes([passage for _, _, passage in batch])
+            words.write(hashes.data)
+            rows += [
+                (key_of_folded(passage), characters, number, count)
+                for (number, characters, passage), count in zip(batch, counts.tolist(), strict=True)
+            ]
+    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 4))
     return {}
 
 
-def _cut(contents: Iterator[bytes], size: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield of each passage the number of its document, its characters, and its text."""
-    for number, content in enumerate(contents):
+def _cut(text: Path, kept: np.ndarray, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield of each passage of a slice the number of its document, its characters, and its text, folded."""
+    for number, (_, content, _) in enumerate(records_at(text, kept)):
         if len(content) <= 2 * size:
-            yield number, len(content if content.isascii() else content.decode()), content
+            yield number, len(content if content.isascii() else content.decode()), folded(content)
         else:
             for passage in passages(content.decode(), size):
-                yield number, len(passage), passage.encode()
+                yield number, len(passage), folded(passage.encode())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
 CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
-MOST_HITS = 1 << 20  # grams that are held until those of a passage are added up
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
 GRAMS, HITS = ".grams.npy", ".hits.npy"
@@ -100,13 +99,12 @@ class _Grams:
         sides = divide.sides(self.rows[:, 0])
         self.is_mine = sides == SIDES.index(side)
         is_last = np.append((self.rows[1:, 2] != self.rows[:-1, 2]) | (sides[1:] != sides[:-1]), True)[: len(counts)]
-        lasts = np.flatnonzero(is_last)
-        piece = np.cumsum(is_last) - is_last  # of each passage
-        stops = np.minimum(self._ends, self._ends[lasts][piece] - (WORDS - 1))
-        self._stops = np.where(self.is_mine, np.maximum(stops, self._begins), self._begins)  # before which grams begin
-        firsts = self._begins[np.append(0, lasts[:-1] + 1)[: len(lasts)]]
-        lengths = np.where(self.is_mine[lasts], self._ends[lasts] - firsts, 0)
-        self._short = {length: firsts[lengths == length] for length in range(1, WORDS)}
+        ends = self._ends[is_last]  # of the pieces
+        lasts = ends[np.cumsum(is_last) - is_last] - (WORDS - 1)  # where none begins any more, for each passage
+        stops = np.maximum(np.minimum(self._ends, lasts), self._begins)
+        self._stops = np.where(self.is_mine, stops, self._begins)
+        lengths = np.diff(ends, prepend=0) * self.is_mine[is_last]
+        self._short = {length: (ends - length)[lengths == length] for length in range(1, WORDS)}
         self.sizes = self._stops - self._begins
         """How many grams each passage has."""
         self.sizes[self.passages(np.concatenate([*self._short.values()]))] = 1
@@ -156,30 +154,25 @@ def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: 
 def scan_slice(
     place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
-    """Find which grams of validation a slice's training has, and write them: see `Hits`."""
+    """Write which grams of validation a slice's training has.
+
+    They are (passage, gram, how often, grams of the passage), (4, H) int64, in order.
+    """
     filtered = _Filter(np.load(index / "grams.npy", mmap_mode="r"), np.load(index / "tables.npy"))
-    own, pending = _Grams(listed, divide, TRAIN), np.empty((3, 0), dtype=np.int64)
+    own, found, count = _Grams(listed, divide, TRAIN), [NONE.view(np.int64)], max(1, len(filtered.hashes))
     for places, hashes in own:
         which, met = filtered.find(hashes)
-        pending = np.concatenate([pending, [own.passages(places[which]), met, np.ones_like(met)]], axis=1)
-        if pending.shape[1] > MOST_HITS:
-            pending = _summed(pending)
-    passages, met, counts = _summed(pending)
-    np.save(f"{place}{HITS}", np.stack([passages, met, counts, own.sizes[passages]]))
+        found.append(own.passages(places[which]) * count + met)
+    hits, counts = np.unique(np.concatenate(found), return_counts=True)
+    np.save(f"{place}{HITS}", np.stack([hits // count, hits % count, counts, own.sizes[hits // count]]))
     return {}
-
-
-def _summed(hits: np.ndarray) -> np.ndarray:
-    """Join hits of one passage and gram, and add their numbers up, (3, H)."""
-    order = np.lexsort((hits[1], hits[0]))
-    passages, met, counts = hits[:, order]
-    starts = np.flatnonzero(np.append(True, (passages[1:] != passages[:-1]) | (met[1:] != met[:-1]))[: len(met)])
-    return np.stack([passages[starts], met[starts], np.add.reduceat(counts, starts) if len(starts) else counts])
 
 
 def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: float) -> Iterator[Leak]:
     """Yield the passages of a slice's training that share too much, by what `scan_slice` found at the place."""
     passages, grams, counts, sizes = np.load(f"{place}{HITS}")
+    if not len(passages):
+        return
     shares = np.bincount(passages, weights=counts / sizes)
     starts = index.starts[grams]
     owners = index.starts[grams + 1] - starts  # of each gram, how many
@@ -206,7 +199,7 @@ class _Filter:
 
     def __init__(self, hashes: np.ndarray, tables: np.ndarray) -> None:
         """Take the hashes, (G,) uint64 in order, and their `tables`."""
-        self._hashes, self._tables = hashes, tables
+        self.hashes, self._tables = hashes, tables
 
     @staticmethod
     def tables(hashes: np.ndarray) -> np.ndarray:
@@ -221,10 +214,8 @@ class _Filter:
         """Return the numbers of those hashes that are there, and their places in the index."""
         likely = np.flatnonzero(_is_in(self._tables[0], hashes))
         likely = likely[_is_in(self._tables[1], hashes[likely] * np.uint64(FACTOR)) == 1]
-        if not len(likely) or not len(self._hashes):
-            return likely[:0], likely[:0]
-        places = np.minimum(np.searchsorted(self._hashes, hashes[likely]), len(self._hashes) - 1)
-        there = self._hashes[places] == hashes[likely]
+        places = np.minimum(np.searchsorted(self.hashes, hashes[likely]), len(self.hashes) - 1)
+        there = self.hashes[places] == hashes[likely]
         return likely[there], places[there]
 
 

@@ -53,45 +53,33 @@ def word_hashes(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """
     content = b"".join((b"\n", b"\n".join(texts), b"\n" * 17))
     codes = np.frombuffer(content.translate(LETTERS), dtype=np.uint8, count=len(content) & ~7)
-    if content.isascii():
-        is_letter = codes != 0
-        edges = np.flatnonzero(is_letter[1:] != is_letter[:-1]) + 1
-        starts, stops = edges[::2], edges[1::2]
-    else:
-        codes, starts, stops = _words_beyond_ascii(content, codes)
-    hashes = _hashed(codes.view("<u8"), starts, stops - starts)
+    kinds = (codes != 0).view(np.uint8)  # of each byte
+    if not content.isascii():
+        kinds[codes > 0x7F] = _kinds_beyond_ascii(content.translate(None, ASCII))
+    edges = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+    is_start = kinds[edges] != SEPARATOR
+    starts = edges[is_start]
+    hashes = _hashed(codes.view("<u8"), starts, np.diff(edges, append=0)[is_start])
     ends = np.cumsum([len(text) + 1 for text in texts])
     return (hashes >> np.uint64(32)).astype("<u4"), np.diff(np.searchsorted(starts, ends), prepend=0)
 
 
-def _words_beyond_ascii(content: bytes, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return bytes, with zeros for those between words, and where words start and stop."""
-    codes = codes.copy()
-    characters = content.translate(None, ASCII).decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
-    points, places = np.frombuffer(characters, dtype="<u4"), np.flatnonzero(codes >= 0xC0)
+def _kinds_beyond_ascii(content: bytes) -> np.ndarray:
+    """Say of each byte of characters beyond ASCII what it is; of two neighbors that are words, it is not the same."""
+    points = np.frombuffer(content.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds = _kinds().take(np.minimum(points, TABLED - 1))
-    sizes = 2 + (points > 0x7FF) + (points > 0xFFFF)  # in bytes
-    for byte in range(4):
-        codes[places[(kinds == SEPARATOR) & (sizes > byte)] + byte] = 0
-    is_letter, alone = codes != 0, places[kinds == WORD]
-    begins = np.append(False, is_letter[1:] & ~is_letter[:-1])
-    begins[alone] = True
-    behind = alone + sizes[kinds == WORD]
-    begins[behind] = is_letter[behind]
-    stops = np.flatnonzero(is_letter[:-1] & (begins[1:] | ~is_letter[1:])) + 1
-    return codes, np.flatnonzero(begins), stops
+    kinds += (kinds == WORD) & (np.arange(len(kinds)) % 2 == 1)
+    return np.repeat(kinds, 2 + (points > 0x7FF) + (points > 0xFFFF))
 
 
 def _hashed(eights: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Hash some bytes, eight at a time, by where they start and how many they are: (N,) uint64."""
     hashes = _eight_at(eights, starts, lengths) * np.uint64(FACTOR)
-    longer, done = np.flatnonzero(lengths > 8), 0
-    while len(longer):
-        done += 8
-        left, before = lengths[longer] - done, hashes[longer]
-        before = (before ^ (before >> np.uint64(32))) + _eight_at(eights, starts[longer] + done, left)
+    for done in range(8, int(lengths.max(initial=0)), 8):
+        longer = np.flatnonzero(lengths > done)
+        before = hashes[longer]
+        before = (before ^ (before >> np.uint64(32))) + _eight_at(eights, starts[longer] + done, lengths[longer] - done)
         hashes[longer] = before * np.uint64(FACTOR)
-        longer = longer[left > 8]
     return hashes
 
 
@@ -108,10 +96,9 @@ def _kinds() -> np.ndarray:
     """Say of each code point what it is."""
     categories = "".join(map(unicodedata.category, map(chr, range(TABLED))))  # of two letters each
     major = np.frombuffer(categories[::2].encode(), dtype=np.uint8)
-    kinds = np.where(np.isin(major, np.frombuffer(b"LNM", dtype=np.uint8)), LETTER, SEPARATOR).astype(np.uint8)
+    kinds = np.isin(major, np.frombuffer(b"LNM", dtype=np.uint8)).view(np.uint8)
     for first, last in WITHOUT_SPACES:
-        part = kinds[first : last + 1]
-        part[part == LETTER] = WORD
+        kinds[first : last + 1] *= WORD
     return kinds
 
 

@@ -83,12 +83,11 @@ class Guard:
         found = self._scan(divide)
         report.before = found.share
         while True:
-            index, leaks = found.index, found.leaks(self._most, watched)
+            index, leaks = found.index, found.leaks(self._most, watched) if found.share else []
             report.after, report.grams, report.left = found.share, len(index.grams), len(leaks)
-            changes = self._changes(divide, leaks, index, report) if self._mode != "report" else {}
-            more = (
-                set() if changes or self._mode == "report" else index.known_from_many(found.seen, self._most) - watched
-            )
+            changes = self._changes(divide, leaks, index, report) if leaks and self._mode != "report" else {}
+            is_done = changes or self._mode == "report" or not found.share
+            more = set[int]() if is_done else index.known_from_many(found.seen, self._most) - watched
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
                 found = self._scan(divide)
@@ -143,12 +142,7 @@ class Guard:
         return place < len(self._known) and int(self._known[place]) == key
 
     def _said(self, report: OverlapReport) -> dict[str, Any]:
-        done = [f"{count:,} {words}" for count, words in (
-            (report.moved, "moved to validation"),
-            (report.returned, "moved to training"),
-            (report.dropped, "dropped"),
-        ) if count]  # fmt: skip
-        was = f", and was {report.before:.2%} before: of passages {', '.join(done)}" if done else ""
+        was = _done(report) if report.moved or report.returned or report.dropped else ""
         log.info(f"overlap: {report.after:.2%} of validation's 13-grams stand in training{was}")
         if report.left:
             log.warning(
@@ -156,3 +150,13 @@ class Guard:
                 "that are made from a template; `overlap` drop leaves them out"
             )
         return asdict(report)
+
+
+def _done(report: OverlapReport) -> str:
+    """Say what was done to passages, and what there was before."""
+    done = [f"{count:,} {words}" for count, words in (
+        (report.moved, "moved to validation"),
+        (report.returned, "moved to training"),
+        (report.dropped, "dropped"),
+    ) if count]  # fmt: skip
+    return f", and was {report.before:.2%} before: of passages {', '.join(done)}"

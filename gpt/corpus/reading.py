@@ -138,7 +138,7 @@ class _SliceWriter:
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
-        pairs = [f'"{key}": {value if key == "bytes" else quoted(value)}' for key, value in entry.items() if value != ""]
+        pairs = [f'"{key}": {quoted(is_) if isinstance(is_, str) else is_}' for key, is_ in entry.items() if is_ != ""]
         line = f"{{{', '.join(pairs)}}}\n"  # as json.dumps has it, which takes longer
         self.content.update(line.encode())
         self._entries.write(line)
@@ -146,18 +146,12 @@ class _SliceWriter:
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
-    for name, content, learned in _records(place, kept):
+    for name, content, learned in records_at(place, kept):
         document = Document(name.decode("utf-8", "surrogatepass"), content.decode())
         yield replace(document, learned=_spans(learned)) if learned else document
 
 
-def contents_at(place: Path, kept: np.ndarray) -> Iterator[bytes]:
-    """Yield the texts of a slice that are kept, (N,) bool, in order, as UTF-8."""
-    for _, content, _ in _records(place, kept):
-        yield content
-
-
-def _records(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:
+def records_at(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yield name, text, and bounds of what is learned, of those documents of a slice."""
     file = Path(f"{place}{TEXTS}")
     bounds = np.append(np.fromfile(f"{place}{PLACES}", dtype="<u8"), np.uint64(file.stat().st_size))
@@ -218,22 +212,16 @@ class Corpus:
         self.report: dict[str, Any] = {}
         say_notices(notices)
 
-    def tasks(self, key: str | Callable[[Path], str], *arguments: Any) -> list[Task]:
+    def tasks(self, key: str | Callable[[Path | None], str], *arguments: Any) -> list[Task]:
         """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments.
 
         `key` names what its result hangs on beside the text, or tells that by where its passages are.
         """
-        listed = self.passages or [None] * len(self.places)
+        named, listed = key if callable(key) else lambda _: key, self.passages or [None] * len(self.places)
+        own = zip(self.digests, self.slices, self.places, self.kept, listed, strict=True)
         return [
-            Task(
-                digest(own, kept, key(passages) if passages and callable(key) else key),
-                each.label,
-                (text, kept, passages, *arguments),
-                each.bytes,
-            )
-            for own, each, text, kept, passages in zip(
-                self.digests, self.slices, self.places, self.kept, listed, strict=True
-            )
+            Task(digest(name, kept, named(where)), each.label, (text, kept, where, *arguments), each.bytes)
+            for name, each, text, kept, where in own
         ]
 
     def __iter__(self) -> Iterator[Document]:

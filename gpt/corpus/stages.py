@@ -230,10 +230,7 @@ def forget_before_a_restart(work: Path) -> None:
     A process that is killed loses nothing of what it has written, and waiting for the disk would take a third of the
     time. What several machines share is written through to the disk, and kept.
     """
-    try:
-        now = Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        now = f"{psutil.boot_time() / 60:.0f}"
+    now = str(psutil.boot_time())
     file = work / "started"
     if file.exists() and file.read_text() != now:
         for result in work.glob("*-*.json"):

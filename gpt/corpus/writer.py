@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt.corpus.documents import batches as in_batches
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
@@ -143,11 +144,4 @@ def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
 
 def batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     """Yield some megabytes of pieces at a time."""
-    batch, characters = list[Piece](), 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    yield batch
+    return in_batches(pieces, lambda piece: len(piece.text), BATCH_CHARACTERS)
