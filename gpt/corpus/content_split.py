@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpt.choices import Overlap
-from gpt.corpus.documents import batches
 from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, records_at
+from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, batches, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,

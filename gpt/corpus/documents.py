@@ -1,15 +1,13 @@
 """What a corpus is made of: documents, what is left out of them, and how files are read for them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
 from gpt.text.chat_template import Spans
 
-T = TypeVar("T")
 LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
@@ -105,15 +103,3 @@ class Reading:
 def hash_fraction(name: str) -> float:
     """Return the number from 0 to below 1 that a name has on every machine, and that nobody chose."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
-
-
-def batches(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Yield items some at a time: each batch but the last has that size, at least."""
-    batch, held = list[T](), 0
-    for item in items:
-        batch.append(item)
-        held += size(item)
-        if held >= most:
-            yield batch
-            batch, held = [], 0
-    yield batch

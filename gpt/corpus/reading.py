@@ -8,11 +8,11 @@ import hashlib
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from gpt.errors import bounded, check_limits, require
 from gpt.log import log
 from gpt.text.chat_template import Spans
 
+T = TypeVar("T")
 VERSION = 2  # of what is kept of a slice, and of how it is read and encoded
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
@@ -162,6 +163,18 @@ def records_at(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, by
             name, content, _ = LENGTHS.unpack_from(record)
             begin = LENGTHS.size + name
             yield record[LENGTHS.size : begin], record[begin : begin + content], record[begin + content :]
+
+
+def batches(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Yield items some at a time: each batch but the last has that size, at least."""
+    batch, held = list[T](), 0
+    for item in items:
+        batch.append(item)
+        held += size(item)
+        if held >= most:
+            yield batch
+            batch, held = [], 0
+    yield batch
 
 
 def _spans(content: bytes) -> Spans:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt.corpus.documents import batches as in_batches
 from gpt.corpus.ledger import Outcome, write_ledger
+from gpt.corpus.reading import batches as in_batches
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
