@@ -16,7 +16,7 @@ from gpt.corpus.stages import digest
 CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS, HITS = ".grams.npy", ".hits.npy"
+GRAMS, OWNERS_OF, HITS = ".grams.npy", ".owners.npy", ".hits.npy"
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class Index:
     @classmethod
     def build(cls, corpus: Corpus, divide: ByContent) -> "Index":
         """Build it from all that validates, and save what the workers need where they can read it."""
-        pairs, keys, lengths, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int](), 0
+        hashes, owners, keys, lengths = [NONE], [NONE.astype(np.uint32)], list[int](), list[int]()
         tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
         for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
-            pairs.append(np.load(f"{place}{GRAMS}"))
-            pairs[-1][:, 1] += np.uint64(base)
+            hashes.append(np.load(f"{place}{GRAMS}"))
+            owners.append(np.load(f"{place}{OWNERS_OF}") + np.uint32(len(keys)))
             keys += found["keys"]
             lengths += found["lengths"]
-            base = len(keys)
-        together = np.concatenate(pairs)
-        together = together[np.argsort(together[:, 0], kind="stable")]  # of parts that are in order
-        starts = np.flatnonzero(np.append(True, together[1:, 0] != together[:-1, 0])[: len(together)])
-        unique, owners = together[starts, 0], together[:, 1].astype(np.int64)
+        together, owner = np.concatenate(hashes), np.concatenate(owners)
+        order = np.argsort(together, kind="stable")  # of parts that are in order
+        together, owner = together[order], owner[order]
+        starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
+        unique = together[starts]
         own = digest(corpus.digests, unique)
         index = cls(
-            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owners)), owners,
-            np.bincount(owners, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
+            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
+            np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
         )  # fmt: skip
         index.place.mkdir(exist_ok=True)
         np.save(index.place / "grams.npy", unique)
@@ -139,15 +139,16 @@ def _spread(words: np.ndarray) -> np.ndarray:
 
 
 def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
-    """Write the 13-grams of what validates in a slice, (P, 2) of each gram, in order, and the number of its passage."""
+    """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
     own = _Grams(listed, divide, VALIDATION)
-    found = [(hashes, own.passages(places).astype(np.uint64)) for places, hashes in own] or [(NONE, NONE)]
-    hashes, owners = map(np.concatenate, zip(*found, strict=True))
+    numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
+    found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
+    hashes, owner = map(np.concatenate, zip(*found, strict=True))
     order = np.argsort(hashes, kind="stable")  # which leaves those of a passage together
-    hashes, owners = hashes[order], (np.cumsum(own.is_mine) - 1).astype(np.uint64)[owners[order].view(np.int64)]
-    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1]))[: len(hashes)]
-    pairs = np.column_stack([hashes[is_new], owners[is_new]])
-    np.save(f"{place}{GRAMS}", pairs)
+    hashes, owner = hashes[order], owner[order]
+    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
+    np.save(f"{place}{GRAMS}", hashes[is_new])
+    np.save(f"{place}{OWNERS_OF}", owner[is_new])
     return {"keys": own.rows[own.is_mine, 0].tolist(), "lengths": own.rows[own.is_mine, 1].tolist()}
 
 
@@ -164,7 +165,8 @@ def scan_slice(
         which, met = filtered.find(hashes)
         found.append(own.passages(places[which]) * count + met)
     hits, counts = np.unique(np.concatenate(found), return_counts=True)
-    np.save(f"{place}{HITS}", np.stack([hits // count, hits % count, counts, own.sizes[hits // count]]))
+    passages, met = np.divmod(hits, count)
+    np.save(f"{place}{HITS}", np.stack([passages, met, counts, own.sizes[passages]]))
     return {}
 
 
@@ -183,7 +185,7 @@ def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: 
     passages, others = np.divmod(pairs, max(1, len(index.keys)))
     over = counts > limits[others]
     leaking = np.union1d(passages[over], np.flatnonzero(shares > most)).tolist()
-    rows = np.load(f"{listed}{PASSAGES}") if leaking else []
+    rows = np.load(f"{listed}{PASSAGES}", mmap_mode="r")
     for passage in leaking:
         mine = slice(*np.searchsorted(passages, [passage, passage + 1]).tolist())
         of_other = float((counts[mine] / index.sizes[others[mine]])[over[mine]].max(initial=0.0))

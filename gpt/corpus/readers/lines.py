@@ -64,11 +64,10 @@ class Lines:
 
     def _too_long(self, line: str | bytes) -> str:
         """Say of a long line why it is not read, and pass over the rest of it; '' where memory suffices for it."""
-        size, end = len(line), "\n" if isinstance(line, str) else b"\n"
-        needed = _needed(line) if size < LONGEST or line.endswith(end) else MOST_MEMORY + 1
-        if needed <= MOST_MEMORY:
+        size = len(line)
+        if (size < LONGEST or _is_whole(line)) and _needed(line) <= MOST_MEMORY:
             return ""
-        while not line.endswith(end) and (line := self._stream.readline(SMALL)):
+        while not _is_whole(line) and (line := self._stream.readline(SMALL)):
             size += len(line)
         return (
             f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
@@ -90,6 +89,10 @@ class Lines:
         name, how = f"{self._name}, line {self._number}", self._how
         fault = "" if how.bad_bytes == "replace" else bad_bytes(how, name, damage.bad, error.start)
         return Line(self._number, text, damage.bad, fault)
+
+
+def _is_whole(line: str | bytes) -> bool:
+    return line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n")
 
 
 def _needed(line: str | bytes) -> int:
