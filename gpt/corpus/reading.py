@@ -26,7 +26,7 @@ from gpt.log import log
 from gpt.text.chat_template import Spans
 
 T = TypeVar("T")
-VERSION = 2  # of what is kept of a slice, and of how it is read and encoded
+VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
