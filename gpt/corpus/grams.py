@@ -55,7 +55,7 @@ def word_hashes(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     codes = np.frombuffer(content.translate(LETTERS), dtype=np.uint8, count=len(content) & ~7)
     kinds = (codes != 0).view(np.uint8)  # of each byte
     if not content.isascii():
-        kinds[codes > 0x7F] = _kinds_beyond_ascii(content.translate(None, ASCII))
+        _mark_beyond_ascii(kinds, codes)
     edges = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
     is_start = kinds[edges] != SEPARATOR
     starts = edges[is_start]
@@ -64,12 +64,14 @@ def word_hashes(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return (hashes >> np.uint64(32)).astype("<u4"), np.diff(np.searchsorted(starts, ends), prepend=0)
 
 
-def _kinds_beyond_ascii(content: bytes) -> np.ndarray:
-    """Say of each byte of characters beyond ASCII what it is; of two neighbors that are words, it is not the same."""
-    points = np.frombuffer(content.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass"), dtype="<u4")
+def _mark_beyond_ascii(marks: np.ndarray, codes: np.ndarray) -> None:
+    """Mark each byte of characters beyond ASCII with what these are; two neighbors that are words differ."""
+    high = np.flatnonzero(codes > 0x7F)
+    characters = codes[high].tobytes().decode("utf-8", "surrogatepass")
+    points = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds = _kinds().take(np.minimum(points, TABLED - 1))
     kinds += (kinds == WORD) & (np.arange(len(kinds)) % 2 == 1)
-    return np.repeat(kinds, 2 + (points > 0x7FF) + (points > 0xFFFF))
+    marks[high] = np.repeat(kinds, 2 + (points > 0x7FF) + (points > 0xFFFF))
 
 
 def _hashed(eights: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -94,8 +96,7 @@ def _eight_at(eights: np.ndarray, places: np.ndarray, lengths: np.ndarray) -> np
 @functools.cache
 def _kinds() -> np.ndarray:
     """Say of each code point what it is."""
-    categories = "".join(map(unicodedata.category, map(chr, range(TABLED))))  # of two letters each
-    major = np.frombuffer(categories[::2].encode(), dtype=np.uint8)
+    major = np.frombuffer("".join(map(unicodedata.category, map(chr, range(TABLED))))[::2].encode(), dtype=np.uint8)
     kinds = np.isin(major, np.frombuffer(b"LNM", dtype=np.uint8)).view(np.uint8)
     for first, last in WITHOUT_SPACES:
         kinds[first : last + 1] *= WORD

@@ -230,8 +230,7 @@ def forget_before_a_restart(work: Path) -> None:
     A process that is killed loses nothing of what it has written, and waiting for the disk would take a third of the
     time. What several machines share is written through to the disk, and kept.
     """
-    now = str(psutil.boot_time())
-    file = work / "started"
+    file, now = work / "started", str(psutil.boot_time())
     if file.exists() and file.read_text() != now:
         for result in work.glob("*-*.json"):
             result.unlink()
