@@ -1,13 +1,15 @@
 """What a corpus is made of: documents, what is left out of them, and how files are read for them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
 from gpt.text.chat_template import Spans
 
+LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
@@ -21,6 +23,23 @@ class Document:
     note: str = ""
     learned: Spans = ()
     """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
+
+
+def end_of_part(text: str) -> int:
+    """Return where a part ends of a text that is too long to stay one: after the last line or word of its last half."""
+    half = len(text) // 2
+    return text.rfind("\n", half) + 1 or text.rfind(" ", half) + 1 or len(text)
+
+
+def parts_of(document: Document) -> Iterator[Document]:
+    """Divide a document into parts of at most `LARGEST` characters; the first has its name, and its note."""
+    start, number = 0, 1
+    while start < len(document.text):
+        text = document.text[start : start + LARGEST]
+        if len(document.text) > start + LARGEST:
+            text = text[: end_of_part(text)]
+        yield replace(document, text=text) if number == 1 else Document(f"{document.name}, part {number}", text)
+        start, number = start + len(text), number + 1
 
 
 @dataclass(frozen=True)

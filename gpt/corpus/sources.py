@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encoding
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
+from gpt.corpus.executor import TimedFile
 from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
-from gpt.corpus.stages import TimedFile
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
 from gpt.files import told_apart

@@ -19,8 +19,8 @@ from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
 
 from gpt.corpus.documents import Notice, Reading, Skipped
+from gpt.corpus.executor import timed
 from gpt.corpus.pace import DISK
-from gpt.corpus.stages import timed
 from gpt.errors import InputError
 
 BUFFER = 1 << 20  # bytes: what a peek shows

@@ -8,7 +8,7 @@ import re
 import pytest
 from corpus_files import found_in, texts_in
 
-from gpt.corpus.formats import FORM_FEED, MARKER, Separator, divided
+from gpt.corpus.separators import FORM_FEED, MARKER, Separator, divided
 from gpt.errors import InputError
 
 END = "<|endoftext|>"

@@ -15,6 +15,8 @@ from gpt.corpus.readers.records import Record, documents_of, json_fault
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
+SMALL, LONGEST = 1 << 26, 400 << 20  # bytes of a line: what is read without asking, and at most
+MOST_MEMORY = 800 << 20  # bytes that a line may take: as text, and as what it says
 MARK = b"\xef\xbb\xbf"
 
 
@@ -53,17 +55,33 @@ class Lines:
 
     def __next__(self) -> Line:
         try:
-            line = next(self._stream)
+            line = self._stream.readline(LONGEST)
         except UnicodeDecodeError as error:
             where = f"after line {self._number}" if self._number else "in its first line"
             raise ValueError(f"not {self._wide.upper()}, as it begins: {error.reason} {where}") from None
+        if not line:
+            raise StopIteration
         self._number += 1
+        if len(line) > SMALL and (fault := self._too_long(line)):
+            return Line(self._number, "", fault=fault)
         if isinstance(line, str):
             return Line(self._number, line.removeprefix("\ufeff"))
         try:
             return Line(self._number, (line.removeprefix(MARK) if self._number == 1 else line).decode())
         except UnicodeDecodeError as error:
             return self._faulty(line, error)
+
+    def _too_long(self, line: str | bytes) -> str:
+        """Say of a long line why it is not read, and pass over the rest of it; '' where memory suffices for it."""
+        size = len(line)
+        if (size < LONGEST or _is_whole(line)) and _needed(line) <= MOST_MEMORY:
+            return ""
+        while not _is_whole(line) and (line := self._stream.readline(SMALL)):
+            size += len(line)
+        return (
+            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
+            "its text into a file of its own, which is read in parts, or into several records"
+        )
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
         """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
@@ -80,6 +98,19 @@ class Lines:
         name, how = f"{self._name}, line {self._number}", self._how
         fault = "" if how.bad_bytes == "replace" else bad_bytes(how, name, damage.bad, error.start)
         return Line(self._number, text, damage.bad, fault)
+
+
+def _is_whole(line: str | bytes) -> bool:
+    return line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n")
+
+
+def _needed(line: str | bytes) -> int:
+    """Count the bytes of memory that a line takes, as text and as what it says at a time, at most."""
+    if isinstance(line, str):
+        return 8 * len(line)
+    width = 1 if line.isascii() else 4 if any(bytes([lead]) in line for lead in range(0xF0, 0xF5)) else 2
+    escaped = 1 if b"\\u" not in line else 4 if (b"\\ud" in line or b"\\uD" in line) else 2
+    return (width + max(width, escaped)) * len(line)
 
 
 def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:

@@ -10,10 +10,10 @@ from gpt.corpus.decoding import lost
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
 
 MOST_WAITING = 1000  # records that wait for the first text
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FIELDS = 20  # that are named
 WORDS = {"JSON Lines": "line", "JSON": "entry", "CSV": "row", "Parquet": "row"}  # what their records are called
 DEEPEST_NAMED = 4  # objects within each other whose fields are named
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(NamedTuple):
