@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from gpt.analysis.cost import adapter_count
 from gpt.commands.runs import look
 from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import DEFAULT_DATA, TrainConfig
@@ -274,9 +275,9 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
 def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
     """Say what is trained, from where to where."""
-    parameters = trainer.model.parameter_count()
+    trained = f" with {adapter_count(trainer.config):,} trained in adapters" if trainer.config.lora.rank else ""
     reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
-    return f"run: {run}, {parameters:,} parameters, {reach}"
+    return f"run: {run}, {trainer.model.parameter_count():,} parameters{trained}, {reach}"
 
 
 def _where(config: TrainConfig, world: World) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt.analysis.cost import adapter_count
 from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
@@ -64,7 +65,7 @@ class Trainer:
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
-        self.utilization = Utilization(config.model, world, self.dtype)
+        self.utilization = Utilization(config.model, world, self.dtype, config.lora.rank and adapter_count(config))
         model.train()
 
     def step(self, state: TrainState, batch: Batch) -> Record:
