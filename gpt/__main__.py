@@ -23,6 +23,7 @@ COMMANDS = {
     "tokenizer": "tokenizer",
     "runs": "runs",
     "data": "data",
+    "merge": "merge",
     "export": "export",
     "cost": "cost",
 }
