@@ -138,7 +138,8 @@ class TrainConfig:
     """End after this many evaluations in a row without a new best validation loss; by default never."""
     recompute: Recompute = "none"
     """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
-    that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic)."""
+    that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic). With
+    adapters on mlp.fc_out, activations always are."""
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

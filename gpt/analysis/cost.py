@@ -182,19 +182,18 @@ def _of_adapters(
     """Change a forecast to that of a model which is frozen and has adapters: they alone have gradients and moments.
 
     Frozen layers keep nothing of what goes into them: not the normalized inputs, nor the activation's result. Adapters
-    do, and where some of it is dropped, a byte for each value tells which. Attention's result is kept anyway. The head
-    has no gradient.
+    do, but for the activation's result, which is computed again; attention's result is kept a second time where some of
+    it is dropped. The head has no gradient.
     """
     C, model, lora, layers = config.model.n_embd, config.model, config.lora, adapter_layers(config)
     own = adapter_count(config) * FLOAT32
     held = 0 if lora.base_dtype == "float32" else sum(i * o for i, o in layers)
     held *= 2 + (value_bytes if value_bytes < FLOAT32 else 0)  # no copy is made of what is short enough
-    saves = config.recompute == "activations"  # what goes into the second layer of each MLP
-    inputs = sum(i for i, _ in layers if not (saves and i == 4 * C))
-    kept = inputs * (value_bytes + 1 if lora.dropout else value_bytes) + len(layers) * lora.rank * value_bytes
-    kept -= model.n_layer * (2 if saves else 6) * C * value_bytes
+    inputs = sum(i for i, _ in layers if i != 4 * C)
     if not lora.dropout and "attention.out_proj" in lora.targets:
-        kept -= model.n_layer * C * value_bytes
+        inputs -= model.n_layer * C
+    kept = (inputs + len(layers) * lora.rank) * value_bytes
+    kept -= model.n_layer * (2 if config.recompute == "activations" else 6) * C * value_bytes
     if config.recompute == "blocks":
         kept //= model.n_layer
     chunked = tokens > chunk_rows(model.vocab_size, device)

@@ -84,19 +84,22 @@ class LoRALinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., I) → (..., O)."""
-        # The adapter comes first: where activations are computed again, the backward pass stops before the large
-        # product, of which it needs nothing.
-        dropped = input
-        if self.training and self.dropout:
-            dropped, _ = torch.native_dropout(input, self.dropout, True)  # it keeps a byte for each value, not a float
-        update = F.linear(F.linear(dropped, self.lora_A), self.lora_B)
-        return torch.add(self._frozen(input), update, alpha=self.scale)
+        dropped = _Dropout.apply(input, self.dropout) if self.training and self.dropout else input
+        y = F.linear(self.scale * F.linear(dropped, self.lora_A), self.lora_B, self._bias(input))  # (..., O)
+        # The large product comes last, and is added in place: where activations are computed again, the backward pass
+        # stops before it, of which it needs nothing; and memory for one result is taken, not for three.
+        if self.weight.dtype != y.dtype or y.dtype != input.dtype:
+            return y + self._frozen(input)
+        return y.flatten(0, -2).addmm_(input.flatten(0, -2), self.weight.t()).view_as(y)
+
+    def _bias(self, input: Tensor) -> Tensor | None:
+        return self.bias if self.bias is None else self.bias.to(input.dtype)
 
     def _frozen(self, x: Tensor) -> Tensor:
-        """Map by the layer as it was, (..., I) → (..., O)."""
-        if self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
-            return F.linear(x, self.weight, self.bias)
-        return _HeldLinear.apply(x, self.weight, self.bias)
+        """Map by the weight as it was, (..., I) → (..., O), where it is of another dtype than is computed in."""
+        if torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, self.weight)
+        return _HeldLinear.apply(x, self.weight)
 
     def merged_weight(self) -> Tensor:
         """Compute W + scale · B·A, (O, I): in float32 at least, then rounded to W's dtype."""
@@ -108,18 +111,39 @@ class LoRALinear(nn.Linear):
         return f"{super().extra_repr()}, rank={self.lora_A.size(0)}, scale={self.scale:g}"
 
 
-class _HeldLinear(torch.autograd.Function):
-    """A linear layer whose frozen weight is held in another dtype than it computes in: no copy of it is kept."""
+class _Dropout(torch.autograd.Function):
+    """Dropout that keeps nothing but its result, which the adapter needs anyway.
+
+    What is dropped becomes −0, and no other value is: so the result tells by itself what was, and no mask is kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        result = (x / (1 - p)).add_(0.0)  # which makes −0 to 0
+        result.masked_fill_(torch.empty_like(x, dtype=torch.bool).bernoulli_(p), -0.0)
+        ctx.save_for_backward(result)
+        ctx.p = p
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
+        (result,) = ctx.saved_tensors
+        dropped = (result == 0) & result.signbit()
+        return (gradient / (1 - ctx.p)).masked_fill_(dropped, 0.0), None
+
+
+class _HeldLinear(torch.autograd.Function):
+    """A product with a frozen weight that is held in another dtype than it is computed in: no copy of it is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return F.linear(x, weight.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         (weight,) = ctx.saved_tensors
-        return gradient @ weight.to(gradient.dtype), None, None
+        return gradient @ weight.to(gradient.dtype), None
 
 
 # ---- surgery ----

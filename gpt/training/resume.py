@@ -13,7 +13,7 @@ from gpt.distributed.parallel import gather, scatter
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-from gpt.memory import is_out_of_memory
+from gpt.memory import is_out_of_memory, return_freed_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import METRICS, write_config, write_tokenizer
 from gpt.tracking.jsonl import read_metrics
@@ -83,7 +83,7 @@ def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
     Raises InputError if those cannot be had, or do not fit.
     """
     if trainer.config.init_from != "scratch":
-        _load_base(run, trainer)
+        load_base(run, trainer)
     _write_start(run, trainer, validation)
     return TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
 
@@ -118,7 +118,7 @@ def resume(
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
     if config.lora.rank:
-        _load_base(run, trainer, resumes=True)
+        load_base(run, trainer, resumes=True)
     load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
     moments = saved.optimizer if saved else {}
     shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
@@ -203,7 +203,7 @@ def _require_finite(run: Path, step: int, sick: str | None) -> None:
         raise InputError(f"{run}: {sick} of step {step} has numbers that are not finite; {newest_before(run, step)}")
 
 
-def _load_base(run: Path, trainer: Trainer, resumes: bool = False) -> None:
+def load_base(run: Path, trainer: Trainer, resumes: bool = False) -> None:
     """Put the weights of `init_from` into the model, all or those that are frozen; the config keeps their SHA-256."""
     config, world, digests = trainer.config, trainer.world, []
 
@@ -213,6 +213,7 @@ def _load_base(run: Path, trainer: Trainer, resumes: bool = False) -> None:
         return weights
 
     load_weights(trainer.model, world, read, run, trained=not config.lora.rank)
+    return_freed_memory(trainer.device)
     trainer.config = replace(config, init_sha256=world.broadcast(digests[0] if digests else None))
 
 
@@ -232,8 +233,9 @@ def load_weights(
             raise InputError(f"{run}: the weights do not fit the model of its config.json")
 
     world.from_main(read_fitting)
-    for name, part in scatter(weights, own, world).items():
-        own[name].copy_(part)
+    for name, place in own.items():  # one after the other, and each is let go of then
+        whole = {name: weights.pop(name)} if world.is_main else {}
+        place.copy_(scatter(whole, {name: place}, world)[name])
 
 
 def _require_continuation(
