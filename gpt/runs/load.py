@@ -70,11 +70,13 @@ def load_run(
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
     checkpoint: str | int = "best",
+    adapter: str | Path | None = None,
 ) -> LoadedRun:
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
-    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
+    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen;
+    named as `adapter`, on the base that `source` names, by default its own, and `checkpoint` is one of the adapter's.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
     dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
@@ -84,7 +86,10 @@ def load_run(
     if dtype == "int8" and device != "cpu":
         raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
     choose_device(device.partition(":")[0])
-    stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
+    if adapter is not None:
+        stored = _on_base(read_source(adapter, str(checkpoint)), source)
+    else:
+        stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
     kind = choose_weight_dtype(dtype, device)
     model = _adapted(stored, prepacked or kind == torch.int8) if stored.is_adapter else _built(stored)
     if kind != torch.int8:
@@ -129,6 +134,13 @@ def _built(stored: Stored) -> GPT:
 # ---- adapters, and what they are put on ----
 
 
+def _on_base(stored: Stored, source: str | Path | None) -> Stored:
+    """Name where the base of adapters is. Raises InputError if they are none."""
+    if stored.run is None or not stored.is_adapter:
+        raise InputError(f"`adapter` {stored.path}: holds whole weights, and no adapter; name it by `run`")
+    return stored if source is None else replace(stored, run=replace(stored.run, init_from=str(source)))
+
+
 def _adapted(stored: Stored, merged: bool) -> GPT:
     """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
     from gpt.model.lora import Adapter, add_adapter, merge
@@ -160,7 +172,8 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
             raise
         raise InputError(
             f"{run}: holds adapters alone, and what they were trained on, {source} with the SHA-256 {wanted}, cannot "
-            f"be had ({error}): put it back, or name by `init_from` in its config.json where it is now"
+            f"be had ({error}): put it back, write where it is now into `init_from` of its config.json, or sample with "
+            f"`run` BASE `adapter` {run}"
         ) from None
     found = [weights_sha256(base.weights)] if wanted is not None else []
     earlier = checkpoints.list_checkpoints(base.path) if base.run is not None and found != [wanted] else []
