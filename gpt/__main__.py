@@ -25,6 +25,7 @@ COMMANDS = {
     "tokenizer": "tokenizer",
     "runs": "runs",
     "data": "data",
+    "merge": "merge",
     "export": "export",
     "cost": "cost",
 }

@@ -29,10 +29,9 @@ from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, save, step_of
 from gpt.runs.directory import open_run
 from gpt.text.tokenizer import Tokenizer
-from gpt.training.resume import resume
+from gpt.training.resume import begin, resume
 from gpt.training.signals import StopRequest
-from gpt.training.start import training_loader
-from gpt.training.state import TrainState
+from gpt.training.start import new_model, training_loader
 from gpt.training.summary import report
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
@@ -142,13 +141,12 @@ class Training:
 
     def __init__(self, config, dataset, run, world=None, resumes=False, **allowed):
         self.config, self.dataset, self.run = config, dataset, run
-        self.model = GPT(config.model).to(world.device if world else "cpu")
+        self.model = new_model(config, world.device if world else "cpu")
         self.trainer = Trainer(self.model, config, world)
         self.validation = Validation(config, dataset)
         self.loader = training_loader(config, dataset)
         state = resume(run, self.trainer, self.validation, **allowed) if resumes else None
-        self.state = state or TrainState()
-        self.state.learn_from(dataset, self.validation.windows)
+        self.state = state or begin(run, self.trainer, self.validation)
 
     def step(self):
         """Do the next step; its record."""

@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.require_interactive()
     device = choose_device(command.device)
 
-    def load(name: str | None, checkpoint: str = "best") -> LoadedRun:
-        return load_run(name, device, command.dtype, prepacked=not command.compile, checkpoint=checkpoint)
+    def load(name: str | None, checkpoint: str = "best", adapter: str | None = None) -> LoadedRun:
+        return load_run(name, device, command.dtype, not command.compile, checkpoint, adapter)
 
-    run = load(command.run, command.checkpoint)
+    run = load(command.run, command.checkpoint, command.adapter)
     if prompts is None:
         interact(run, command.sampling, command.stop_texts, load, command.allow_commands)
         return
@@ -120,8 +120,10 @@ class SampleCommand:
 
     run: str | None = None
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
+    adapter: str | None = None
+    """Run that trained adapters, to be put on the weights that --run names, by default its own base."""
     checkpoint: str = "best"
-    """Of the run: best (by validation loss), last, or the number of a step."""
+    """Of the run, or of the adapter: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from gpt.analysis.cost import adapter_count
 from gpt.commands.runs import look
 from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import DEFAULT_DATA, TrainConfig
@@ -272,9 +273,14 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
 def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
     """Say what is trained, from where to where."""
-    parameters = trainer.model.parameter_count()
     reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
-    return f"run: {run}, {parameters:,} parameters, {reach}"
+    reach += _adapters(trainer) if trainer.config.lora.rank else ""
+    return f"run: {run}, {trainer.model.parameter_count():,} parameters, {reach}"
+
+
+def _adapters(trainer: Trainer) -> str:
+    lora = trainer.config.lora
+    return f"; {adapter_count(trainer.config):,} of them, adapters of rank {lora.rank}, are trained"
 
 
 def _where(config: TrainConfig, world: World) -> str:

@@ -19,6 +19,7 @@ from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
 from gpt.model.config import ModelConfig
+from gpt.model.lora import merged_weights
 from gpt.model.transformer import GPT, empty_model
 from gpt.text.tokenizer import Tokenizer
 
@@ -181,13 +182,15 @@ def _shard_names(index: Path) -> list[str]:
 def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     """Write a directory that AutoModelForCausalLM and AutoTokenizer load. Biases that the model lacks become zeros.
 
+    An adapter is merged into the weights that are written.
+
     Raises InputError if `to` exists and is not empty, or if their GPT-2 cannot compute what the model does.
     """
     _require_gpt2(model.config, to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
     to.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
+    state = merged_weights(model)
     tensors = {}
     for name, our_name, transposed in weight_names(model.config.n_layer):
         tensor = state[our_name].cpu() if our_name in state else _zero_bias(state, our_name)

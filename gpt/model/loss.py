@@ -110,7 +110,9 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         matrix = weight.to(dtype)
-        losses, hidden_gradients, weight_gradient = [], [], torch.zeros_like(weight)
+        # A frozen head has no gradient, and no memory is taken for one.
+        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        losses, hidden_gradients = [], []
         total = precise(hidden.new_zeros(()))
         for part, aims in _chunks(hidden.to(dtype), targets, weight.size(0)):
             logits = softcap(precise(part @ matrix.t()), cap)  # (rows, V)
@@ -119,6 +121,8 @@ class _ChunkedLoss(torch.autograd.Function):
             total += loss.sum()
             gradient = gradient.to(dtype)
             hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
+            if weight_gradient is None:
+                continue
             if dtype == weight.dtype:
                 weight_gradient.addmm_(gradient.t(), part)
             else:
@@ -131,7 +135,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None
+        return hidden_gradient * scale, None if weight_gradient is None else weight_gradient * scale, None, None, None
 
 
 def _losses_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -162,6 +163,16 @@ def read_state(path: Path) -> dict[str, Any]:
     if wrong is not None:
         raise InputError(f"{path / STATE}: {wrong[0]!r} is {wrong[1]!r:.100}, which this program does not write")
     return state
+
+
+def weights_sha256(weights: Tensors) -> str:
+    """Hash weights by their names, shapes and values in float32, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(json.dumps([name, list(values.shape)]).encode())
+        digest.update(values.view(torch.uint8).numpy() if values.dim() else values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:

@@ -20,10 +20,10 @@ class Optimizer:
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
         """Set up fused AdamW, with weight decay on matrices and embeddings only; Muon for blocks' matrices if the
-        config says so."""
+        config says so. What is frozen has no part in it."""
         self.model = model
         matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
-        others = [parameter for parameter in model.parameters() if parameter not in matrices]
+        others = [p for p in model.parameters() if p.requires_grad and p not in matrices]
         groups = [
             {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
@@ -82,7 +82,7 @@ class Optimizer:
 
         Raises InputError unless they belong to this model and these optimizers.
         """
-        parameters = dict(self.model.named_parameters())
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         keys = {name: self._keys(self._optimizer_of(parameter)) for name, parameter in parameters.items()}
         if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in keys[name]}:
             raise InputError("the saved state is another model's, or another `optimizer.name`'s; it cannot go on")

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpt.distributed.parallel import gather, scatter
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-from gpt.memory import is_out_of_memory
+from gpt.memory import is_out_of_memory, return_freed_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import METRICS, write_config, write_tokenizer
 from gpt.tracking.jsonl import read_metrics
@@ -39,7 +40,7 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
     entries |= {"tokens": state.step * config.batch_tokens, "schedule": Schedule.of(config).state_dict()}
     failure, sick = None, None
     try:
-        weights = gather(dict(trainer.model.named_parameters()), world)
+        weights = gather({n: p for n, p in trainer.model.named_parameters() if p.requires_grad}, world)
         moments = gather(trainer.optimizer.state_dict(), world)
         sick = first_not_finite(weights)
         if world.is_main and sick is None:
@@ -83,7 +84,7 @@ def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
     Raises InputError if those cannot be had, or do not fit.
     """
     if trainer.config.init_from != "scratch":
-        load_weights(trainer.model, trainer.world, lambda: initial_weights(trainer.config), run)
+        load_base(run, trainer)
     _write_start(run, trainer, validation)
     state = TrainState()
     state.learn_from(validation.dataset, validation.windows)
@@ -119,6 +120,8 @@ def resume(
         _require_continuation(run, config, validation, TrainState.of(entries), allow_other_data)
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
+    if config.lora.rank:
+        load_base(run, trainer, resumes=True)
     load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
     moments = saved.optimizer if saved else {}
     shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
@@ -203,12 +206,28 @@ def _require_finite(run: Path, step: int, sick: str | None) -> None:
         raise InputError(f"{run}: {sick} of step {step} has numbers that are not finite; {newest_before(run, step)}")
 
 
-def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Tensor]], run: Path) -> None:
+def load_base(run: Path, trainer: Trainer, resumes: bool = False) -> None:
+    """Put the weights of `init_from` into the model, all or those that are frozen; the config keeps their SHA-256."""
+    config, world, digests = trainer.config, trainer.world, []
+
+    def read() -> dict[str, Tensor]:
+        weights, digest = initial_weights(config, run if resumes else None)
+        digests.append(digest)
+        return weights
+
+    load_weights(trainer.model, world, read, run, trained=not config.lora.rank)
+    return_freed_memory(trainer.device)
+    trainer.config = replace(config, init_sha256=world.broadcast(digests[0] if digests else None))
+
+
+def load_weights(
+    model: nn.Module, world: World, read: Callable[[], dict[str, Tensor]], run: Path, trained: bool = True
+) -> None:
     """Put the whole weights that rank 0 reads into the model, each rank's part in its place.
 
-    Raises InputError, which names `run`, if they do not fit.
+    They are all that are trained, or all that are not. Raises InputError, which names `run`, if they do not fit.
     """
-    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad == trained}
     weights: dict[str, Tensor] = {}  # rank 0's alone
 
     def read_fitting() -> None:
@@ -217,8 +236,9 @@ def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Te
             raise InputError(f"{run}: the weights do not fit the model of its config.json")
 
     world.from_main(read_fitting)
-    for name, part in scatter(weights, own, world).items():
-        own[name].copy_(part)
+    for name, place in own.items():  # one after the other, and each is let go of then
+        whole = {name: weights.pop(name)} if world.is_main else {}
+        place.copy_(scatter(whole, {name: place}, world)[name])
 
 
 def _require_continuation(

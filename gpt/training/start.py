@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,14 +16,25 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
-from gpt.runs.load import load_run, load_tokenizer
+from gpt.runs.integrity import weights_sha256
+from gpt.runs.load import cropped, load_tokenizer, read_base
 from gpt.training.guard import first_not_finite
 
 
 def new_model(config: TrainConfig, device: str) -> GPT:
-    """Make a model with the random weights of the config's seed."""
+    """Make a model with the random weights of the config's seed; with adapters where those are trained."""
     torch.manual_seed(config.seed)
-    return GPT(config.model).to(device)
+    return (_with_adapters(config) if config.lora.rank else GPT(config.model)).to(device)
+
+
+def _with_adapters(config: TrainConfig) -> GPT:
+    """Make a model whose weights are frozen, still random, with adapters that change nothing yet."""
+    from gpt.model.lora import add_adapter, new_adapter
+
+    model = GPT(config.model)
+    base_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.lora.base_dtype]
+    add_adapter(model, new_adapter(model, config.lora), config.lora.dropout, base_dtype)
+    return model
 
 
 def training_loader(config: TrainConfig, dataset: Dataset) -> Loader:
@@ -44,22 +56,27 @@ def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
-    """Load the weights of `init_from`, their context and vocabulary cropped to the model's."""
-    source = load_run(config.init_from)
-    weights = source.model.state_dict()
-    rows = {"position_embedding.weight": config.model.context_length}
-    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.model.vocab_size)  # no padding
-    for name in rows.keys() & weights.keys():
-        weights[name] = weights[name][: rows[name]]
-    sick = first_not_finite(weights)
+def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Tensor], str]:
+    """Load the weights of `init_from`, their context and vocabulary cropped to the model's, and give their SHA-256.
+
+    `run`: whose adapters were trained on them so far. Raises InputError if they are not finite, not those of
+    `init_sha256`, or weights and adapters that new adapters cannot be put on.
+    """
+    source = read_base(config, run)
+    if source.is_adapter and config.lora.rank:
+        raise InputError(
+            f"`init_from` {config.init_from}: holds adapters itself: fold them into its weights by gpt merge, and "
+            "train new ones on what that writes"
+        )
+    sick = first_not_finite(source.weights)
     if sick is not None:
         raise InputError(
             f"`init_from` {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
             "such as those of an earlier checkpoint"
         )
-    log.info(f"weights: {source.source}")
-    return weights
+    digest = weights_sha256(source.weights)
+    log.info(f"weights: {source.name}, SHA-256 {digest}")
+    return cropped(source.weights, config.model), digest
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt.analysis.cost import adapter_count
 from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
@@ -37,6 +38,10 @@ from gpt.training.sources import source_losses
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
 
+ADAPTERS_MAP_FROM = (
+    4 << 20
+)  # bytes: what a large frozen model computes comes and goes in such pieces, a third of its peak
+
 MicroBatches = list[tuple[int, tuple[Tensor, ...]]]  # numbered: inputs, targets, and documents where they are told
 
 
@@ -55,7 +60,7 @@ class Trainer:
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
-        retain_freed_memory(world.device, keep=config.recompute == "none")
+        retain_freed_memory(world.device, config.recompute == "none", ADAPTERS_MAP_FROM if config.lora.rank else None)
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         self.reduction = "rows" if isinstance(config.data, tuple) else "sum"  # of losses; a row is of one source
         self.row_losses = torch.zeros(self.rows)  # of this process, in the newest step
@@ -67,7 +72,7 @@ class Trainer:
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
-        self.utilization = Utilization(config.model, world, self.dtype)
+        self.utilization = Utilization(config.model, world, self.dtype, config.lora.rank and adapter_count(config))
         model.train()
 
     def step(self, state: TrainState, batch: Batch) -> Record:
