@@ -29,6 +29,7 @@ from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
+from gpt.training.cooldown import cool_down
 from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.guard import diverged_at
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(
     run: Path, trainer: Trainer, state: TrainState, validation: Validation, stop: StopRequest, profile: bool = False
 ) -> bool:
-    """Train, evaluate, record and save. True if the training is finished: by its last step, or early.
+    """Train, evaluate, record and save. True if the training is finished: by its last step, or early, cooled down.
 
     False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
     Raises InputError if batch after batch had to be skipped, or if the data can no longer be read, once what was done
@@ -103,10 +104,12 @@ def fit(
             record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
             _tell_whose(record, loader, validation.dataset, run)
             state.record = record
-            if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
+            if state.unevaluated or state.is_over(config) or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
                 if state.unevaluated:
                     break
+                if state.cooldown_steps(config):
+                    cool_down(run, trainer, state)
             tracking.write(record)
             state.warn_of_overfitting(record)
             if trainer.guard.gave_up:

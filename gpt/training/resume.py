@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import Schedule, branch_point
 from gpt.training.start import initial_weights
-from gpt.training.state import TrainState
+from gpt.training.state import START, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation, evaluates_completely
 
@@ -79,13 +80,14 @@ def _earlier(run: Path) -> str:
 def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
     """Begin a training with the weights of the model as they are, or with those of `init_from`.
 
-    Raises InputError if those cannot be had, or do not fit.
+    Raises InputError if those cannot be had, do not fit, or are not those that the config names by their hash.
     """
-    config = trainer.config
-    if config.init_from != "scratch":
-        load_weights(trainer.model, trainer.world, lambda: initial_weights(config), run)
+    if trainer.config.init_from != "scratch":
+        _load_base(run, trainer)
     _write_start(run, trainer, validation)
-    return TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
+    state = TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
+    state.unevaluated = START if trainer.config.evaluation.at_start else None
+    return state
 
 
 def resume(
@@ -117,10 +119,7 @@ def resume(
         _require_continuation(run, config, validation, TrainState.of(entries), allow_other_data)
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
-    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
-    moments = saved.optimizer if saved else {}
-    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
+    restore(run, trainer, saved)
     if from_step is not None or entries["step"] != newest:
         world.from_main(lambda: set_later_aside(run, entries["step"]))
     with _as_written(run):
@@ -130,6 +129,15 @@ def resume(
     meet_conditions(trainer.state_dict()["conditions"], entries.get("conditions", {}), trainer.device)
     _write_start(run, trainer, validation)
     return state
+
+
+def restore(run: Path, trainer: Trainer, saved: checkpoint.Checkpoint | None) -> None:
+    """Put the weights and moments of a checkpoint, which rank 0 has read, into model and optimizer."""
+    world = trainer.world
+    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
+    moments = saved.optimizer if saved else {}
+    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
+    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
 
 
 def _keep_records(run: Path) -> None:
@@ -199,6 +207,19 @@ def _evaluates_alike(state: TrainState, validation: Validation) -> bool:
 def _require_finite(run: Path, step: int, sick: str | None) -> None:
     if sick is not None:
         raise InputError(f"{run}: {sick} of step {step} has numbers that are not finite; {newest_before(run, step)}")
+
+
+def _load_base(run: Path, trainer: Trainer) -> None:
+    """Put the weights of `init_from` into the model; the config keeps their SHA-256."""
+    config, world, digests = trainer.config, trainer.world, []
+
+    def read() -> dict[str, Tensor]:
+        weights, digest = initial_weights(config)
+        digests.append(digest)
+        return weights
+
+    load_weights(trainer.model, world, read, run)
+    trainer.config = replace(config, init_sha256=world.broadcast(digests[0] if digests else None))
 
 
 def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Tensor]], run: Path) -> None:

@@ -15,6 +15,7 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
+from gpt.runs.integrity import weights_sha256
 from gpt.runs.load import load_run, load_tokenizer
 from gpt.training.guard import first_not_finite
 
@@ -44,10 +45,19 @@ def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
-    """Load the weights of `init_from`, their context and vocabulary cropped to the model's."""
+def initial_weights(config: TrainConfig) -> tuple[dict[str, Tensor], str]:
+    """Load the weights of `init_from`, their context and vocabulary cropped to the model's, and give their SHA-256.
+
+    Raises InputError if they are not finite, or not those of `init_sha256`.
+    """
     source = load_run(config.init_from)
     weights = source.model.state_dict()
+    digest = weights_sha256(weights)
+    if config.init_sha256 not in (None, digest):
+        raise InputError(
+            f"`init_from` {config.init_from}: its weights have the SHA-256 {digest}, and `init_sha256` is "
+            f"{config.init_sha256}: they have changed since; restore them, or begin a new run without `init_sha256`"
+        )
     rows = {"position_embedding.weight": config.model.context_length}
     rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.model.vocab_size)  # no padding
     for name in rows.keys() & weights.keys():
@@ -58,8 +68,8 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
             f"`init_from` {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
             "such as those of an earlier checkpoint"
         )
-    log.info(f"weights: {source.source}")
-    return weights
+    log.info(f"weights: {source.source}, SHA-256 {digest}")
+    return weights, digest
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:

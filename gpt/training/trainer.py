@@ -32,7 +32,6 @@ from gpt.training.exact import conditions, is_exact
 from gpt.training.guard import NO_TARGETS, GradientGuard, LossScale
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
-from gpt.training.schedule import lr_multiplier
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
 
@@ -75,7 +74,7 @@ class Trainer:
         Raises StepFailed where memory or the compiler leave no way to do it.
         """
         start = time.perf_counter()
-        rate = lr_multiplier(state.step, self.config.steps, self.config.optimizer)
+        rate = state.rate(self.config)
         self.optimizer.set_lr(rate)
         first = state.step * self.config.batch_sequences  # sample of the whole batch
         own = range(first + self.first_row, first + self.first_row + self.rows)
