@@ -162,7 +162,9 @@ class TrainConfig:
         if isinstance(self.data, tuple):
             weighted_paths(self.data)  # which raises
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
-            raise InputError("`early_stopping_patience` needs evaluations to count: give `evaluation.every`, or leave it out (None)")
+            raise InputError(
+                "`early_stopping_patience` needs evaluations to count: give `evaluation.every`, or leave it out (None)"
+            )
         if self.batch_tokens % self.model.context_length:
             nearest = nearest_multiple(self.batch_tokens, self.model.context_length)
             raise InputError(

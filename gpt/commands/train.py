@@ -23,6 +23,7 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
 from gpt.log import log
+from gpt.presets import FINETUNE
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
 from gpt.tracking.jsonl import Record
@@ -250,6 +251,10 @@ def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig
     Raises InputError if the two cannot go together.
     """
     config, done = command.config, None
+    if config.preset == FINETUNE and not command.resumes:
+        from gpt.training.finetuning import plan
+
+        return plan(config, command.asked, dataset, world, timed=not command.dry_run)
     if command.resumes:
         done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:

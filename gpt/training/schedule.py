@@ -8,7 +8,11 @@ from typing import Any
 from gpt.config import OptimizerConfig, TrainConfig
 from gpt.config_io import to_dict
 
-MOST_JUMP = {"cosine": 2.0, "linear": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
+MOST_JUMP = {
+    "cosine": 2.0,
+    "linear": 2.0,
+    "wsd": 1.1,
+}  # times what it was, once it comes down; wsd has a way without a jump
 MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
 LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
@@ -16,10 +20,10 @@ LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
     """Compute the learning rate as a fraction of its peak: a linear warm-up, then down to the final fraction.
 
-    cosine: half a period of it (Loshchilov and Hutter 2017). linear: a straight line. wsd: stable at the peak, then that
-    line during the last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0,
-    which would move nothing: the first step of warm-up has a part of the peak, and the last step the final fraction;
-    where that is 0, the way down is one step longer than the training.
+    cosine: half a period of it (Loshchilov and Hutter 2017). linear: a straight line. wsd: stable at the peak, then
+    such a line during the last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No
+    step has the rate 0, which would move nothing: the first step of warm-up has a part of the peak, and the last step
+    the final fraction; where that is 0, the way down is one step longer than the training.
     """
     floor, warmup = config.min_lr_ratio, _warmup(steps, config)
     end = steps if floor > 0 else steps + 1  # when the final fraction is reached

@@ -168,6 +168,8 @@ class TrainState:
         self.evaluation, self.last_validation_loss = evaluation, evaluation.loss
         self.evaluations += 1
         self.evaluations_since_best += 1
+        if self.step == 0:
+            self.first_sums = sums
         if not self._is_lower:
             return
         one, two = (s if s is None else Measured(windows.weighted(s.numpy()), windows) for s in (self.best_sums, sums))
@@ -254,7 +256,11 @@ def _pack(sums: Tensor | None) -> str | None:
 
 def _unpack(text: str | None) -> Tensor | None:
     """Give the way back from `_pack`."""
-    return None if not text else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64).reshape(-1, 3))
+    return (
+        None
+        if not text
+        else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64).reshape(-1, 3))
+    )
 
 
 def due(step: int, every: int) -> bool:
