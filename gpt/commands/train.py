@@ -99,12 +99,11 @@ def fit(
     ):
         while state.goes_on(config, last) and not world.any(stop.is_set(batches.fault(state.step))):
             # An evaluation that was cut short is made up for before the next step.
-            record = state.unevaluated or trainer.step(state, batches.batch(state.step))
+            state.record = record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
             record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
             _tell_whose(record, loader, validation.dataset, run)
-            state.record = record
             if state.unevaluated or state.is_over(config) or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
                 if state.unevaluated:
@@ -174,8 +173,7 @@ def _tracking(run: Path, state: TrainState, config: TrainConfig, last: int, worl
     display = ProgressDisplay(
         config.steps, state.step, last, state.elapsed_s, state.last_validation_loss, quiet=not world.is_main
     )
-    finished_steps = state.step - 1 if state.unevaluated else state.step
-    return Tracking(run, config, display, finished_steps, lambda: state.saved_step, world.is_main)
+    return Tracking(run, config, display, state.step - bool(state.unevaluated), lambda: state.saved_step, world.is_main)
 
 
 # ---- what is checked before ----

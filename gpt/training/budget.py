@@ -112,14 +112,14 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     elif done is None and not asked.length:
         steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
         steps = within_limit(steps, config, dataset, loader)
-    steps = max(1, steps)
     if done is None and asked.minutes is None:
-        config = _with_length(config, steps, asked)
-    config = dataclasses.replace(config, steps=steps)
+        config = _with_length(config, max(1, steps), asked)
+    else:
+        config = dataclasses.replace(config, steps=max(1, steps))
     require_few_epochs(config, dataset, loader)
     if done is None or asked.length:
-        words = _words(config, steps / epoch, suit.most_epochs(config.model), dataset)
-        log.info("\n".join([*words, *source_lines(config, dataset)]))
+        epochs = config.steps / epoch, suit.most_epochs(config.model)
+        log.info("\n".join([*_words(config, *epochs, dataset), *source_lines(config, dataset)]))
     return config
 
 
@@ -202,14 +202,12 @@ def per_epoch(config: TrainConfig, asked: Asked, epoch: float) -> tuple[TrainCon
 
 def evaluations_in(config: TrainConfig, steps: int) -> int:
     """Count the evaluations in so many steps."""
-    before = int(config.evaluation.at_start)
-    return before + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
+    return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
 
 
 def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) -> list[str]:
-    model = config.model
+    model, tokens = config.model, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
-    tokens = f"{dataset.train.tokens:,} tokens"
     lines = [
         f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
         f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"

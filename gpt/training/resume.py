@@ -86,7 +86,7 @@ def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
         _load_base(run, trainer)
     _write_start(run, trainer, validation)
     state = TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
-    state.unevaluated = START if trainer.config.evaluation.at_start else None
+    state.unevaluated = {**START} if trainer.config.evaluation.at_start else None
     return state
 
 

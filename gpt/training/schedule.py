@@ -69,7 +69,7 @@ class Cooldown:
     def end(self) -> int:
         return self.begin + self.steps
 
-    def rate(self, step: int) -> float:
+    def at(self, step: int) -> float:
         """Compute the rate as a fraction of its peak: a straight line, which reaches 0 one step after the last."""
         return self.factor * (self.end - step) / (self.steps + 1)
 

@@ -106,14 +106,9 @@ class TrainState:
 
     @property
     def is_best(self) -> bool:
-        """Tell whether the weights are evaluated, and better than those of all checkpoints."""
-        return self._is_lower and not self.within_error
-
-    @property
-    def _is_lower(self) -> bool:
-        """Tell whether the weights' loss is known, and below the best one; what is no number never is."""
+        """Tell whether the weights are evaluated, and better than those of all checkpoints: NaN never is."""
         best = math.inf if self.best_validation_loss is None else self.best_validation_loss
-        return self.evaluation is not None and self.evaluation.loss < best
+        return self.evaluation is not None and self.evaluation.loss < best and not self.within_error
 
     def out_of_patience(self, config: TrainConfig) -> bool:
         """Tell whether as many evaluations in a row as early_stopping_patience asks for brought no new best loss."""
@@ -122,9 +117,9 @@ class TrainState:
 
     def is_over(self, config: TrainConfig) -> bool:
         """Tell whether no step is left to be done."""
-        if self.cooldown is not None:
-            return self.step >= self.cooldown.end
-        return self.step == config.steps or (self.out_of_patience(config) and not self.cooldown_steps(config))
+        if self.cooldown is None and self.out_of_patience(config):
+            return not self.cooldown_steps(config)
+        return self.step >= (self.cooldown.end if self.cooldown else config.steps)
 
     def goes_on(self, config: TrainConfig, last: int) -> bool:
         """Tell whether there is something to do: steps up to the last, or an evaluation to be made up for."""
@@ -141,8 +136,9 @@ class TrainState:
 
     def rate(self, config: TrainConfig) -> float:
         """Compute the rate of the next step, as a fraction of its peak."""
-        end = self.cooldown
-        return end.rate(self.step) if end else lr_multiplier(self.step, config.steps, config.optimizer)
+        return (
+            self.cooldown.at(self.step) if self.cooldown else lr_multiplier(self.step, config.steps, config.optimizer)
+        )
 
     def unsaved_steps(self) -> str:
         """Say what would be lost if the training ended at this moment."""
@@ -157,20 +153,19 @@ class TrainState:
     def count_step(self) -> None:
         """Count a step as done; of the weights that it moved nothing is known yet."""
         self.step += 1
-        self.evaluation = self.complete_evaluation = None
-        self.within_error = False
+        self.evaluation, self.complete_evaluation, self.within_error = None, None, False
 
     def judge(self, evaluation: Evaluation, sums: Tensor, windows: Windows, min_gain: float = 0.0) -> None:
         """Take over an evaluation of the weights as they are now, and what it made of each piece of the windows.
 
         They are the best if they beat the best before by `min_gain` standard errors, and after a cool-down by anything.
         """
-        self.evaluation, self.last_validation_loss = evaluation, evaluation.loss
+        self.evaluation, self.last_validation_loss, self.within_error = evaluation, evaluation.loss, False
         self.evaluations += 1
         self.evaluations_since_best += 1
         if self.step == 0:
             self.first_sums = sums
-        if not self._is_lower:
+        if not self.is_best:
             return
         one, two = (s if s is None else Measured(windows.weighted(s.numpy()), windows) for s in (self.best_sums, sums))
         gain = loss_difference(one, two, windows.strata) if one and two else None
@@ -194,18 +189,17 @@ class TrainState:
 
     def _best_with_this(self) -> tuple[float | None, int | None]:
         """Give the best loss and its step, once this moment is saved."""
-        is_best = self.is_best and self.evaluation
-        return (is_best.loss, self.step) if is_best else (self.best_validation_loss, self.best_step)
+        own = self.evaluation if self.is_best else None
+        return (own.loss, self.step) if own else (self.best_validation_loss, self.best_step)
 
     # ---- on disk ----
 
     def state_dict(self) -> dict[str, Any]:
         """Give every entry ready for JSON, as it is once this moment is saved."""
-        entries = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        del entries["saved_step"]
-        ready = {name: asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()}
-        best = dict(zip(("best_validation_loss", "best_step"), self._best_with_this(), strict=True))
-        return ready | best | {name: _pack(getattr(self, name)) for name in OF_PIECES}
+        entries = {e.name: getattr(self, e.name) for e in dataclasses.fields(self) if e.name != "saved_step"}
+        ready: dict[str, Any] = {k: asdict(v) if dataclasses.is_dataclass(v) else v for k, v in entries.items()}
+        ready |= zip(("best_validation_loss", "best_step"), self._best_with_this(), strict=True)
+        return ready | {name: _pack(ready[name]) for name in OF_PIECES if ready[name] is not None}
 
     @staticmethod
     def of(entries: dict[str, Any]) -> "TrainState":
@@ -249,9 +243,9 @@ def _without_evaluations(record: Record | None) -> Record | None:
     return {key: value for key, value in record.items() if key != "sample" and not key.startswith(OF_EVALUATIONS)}
 
 
-def _pack(sums: Tensor | None) -> str | None:
+def _pack(sums: Tensor) -> str:
     """Write the sums of an evaluation's pieces, (P, 3) float64, as text for JSON, to the last bit."""
-    return None if sums is None else base64.b64encode(sums.numpy().astype("<f8").tobytes()).decode()
+    return base64.b64encode(sums.numpy().astype("<f8").tobytes()).decode()
 
 
 def _unpack(text: str | None) -> Tensor | None:

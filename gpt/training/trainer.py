@@ -76,21 +76,19 @@ class Trainer:
         start = time.perf_counter()
         rate = state.rate(self.config)
         self.optimizer.set_lr(rate)
-        first = state.step * self.config.batch_sequences  # sample of the whole batch
-        own = range(first + self.first_row, first + self.first_row + self.rows)
-        hashes = row_hashes(own, *batch.tensors).sum()
+        first, after = (step * self.config.batch_sequences for step in (state.step, state.step + 1))  # samples
+        hashes = row_hashes(range(first, after)[self.first_row :][: self.rows], *batch.tensors).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
-        samples = [*range(first, first + self.config.batch_sequences)]
         if fault is None:
             self.scale.accept()
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
             with self._undone(*before):
                 self._move_weights(state.step)
         else:
-            log.warning(f"step {state.step + 1}: batch skipped (samples {samples[0]} to {samples[-1]}): {fault}")
+            log.warning(f"step {state.step + 1}: batch skipped (samples {first} to {after - 1}): {fault}")
         self.model.zero_grad(set_to_none=True)
         self.world.hurry()
         state.count_step()
@@ -107,7 +105,7 @@ class Trainer:
             **self.compiled.figures(),
             "exact": is_exact(self.config.exact, self.device),
         }
-        return record if fault is None else record | {"skipped": fault, "samples": samples}
+        return record if fault is None else record | {"skipped": fault, "samples": [*range(first, after)]}
 
     def gradient(self, step: int, batch: Batch, count: float) -> tuple[float, float]:
         """Leave the gradient of the step's batch in the parameters; return its loss and its norm, equal on all ranks.
