@@ -17,7 +17,7 @@ from gpt.memory import is_out_of_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import METRICS, write_config, write_tokenizer
 from gpt.tracking.jsonl import read_metrics
-from gpt.training.continuation import judge, set_later_aside, starting_point
+from gpt.training.continuation import judge, saved_schedule, set_later_aside, starting_point
 from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import Schedule, branch_point
@@ -116,7 +116,7 @@ def resume(
         return None
     newest = entries["step"]
     with _as_written(run):
-        _require_continuation(run, config, validation, TrainState.of(entries), allow_other_data)
+        _require_continuation(run, config, validation, entries, allow_other_data)
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
     restore(run, trainer, saved)
@@ -241,8 +241,9 @@ def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Te
 
 
 def _require_continuation(
-    run: Path, config: TrainConfig, validation: Validation, state: TrainState, allow_other_data: bool
+    run: Path, config: TrainConfig, validation: Validation, entries: dict[str, Any], allow_other_data: bool
 ) -> None:
+    state, schedule = TrainState.of(entries), saved_schedule(entries, run)
     data, windows = validation.dataset, validation.windows
     if state.dataset_fingerprint != data.fingerprint:
         if not allow_other_data:
@@ -262,6 +263,11 @@ def _require_continuation(
             )
         log.warning(
             f"`evaluation.tokens` {now} and not {tokens}: losses so far are forgotten, and a new best is sought"
+        )
+    if state.cooldown and schedule != Schedule.of(config):
+        raise InputError(
+            f"{run}: has stopped early, and its rate has come down from its best step; another length or rate is for a "
+            "new run from these weights (`init_from`)"
         )
     if state.step > config.steps:
         raise InputError(
