@@ -16,12 +16,13 @@ from gpt.corpus.reading import HASHES, Corpus
 from gpt.corpus.split import Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
+from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
+SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
 LARGEST_SOURCES = 20  # that the report names
@@ -122,7 +123,7 @@ def _report(corpus: Corpus, results: Sequence[Result], shards: list[ShardInfo], 
 
 
 def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide) -> None:
-    """Raise InputError if a split is shorter than the window of any preset."""
+    """Raise InputError if a split is shorter than the least window that anything is trained on."""
     for split in SPLITS:
         tokens = sum(shard.tokens for shard in shards if shard.split == split)
         if tokens < SMALLEST_WINDOW:

@@ -164,7 +164,7 @@ def test_the_settings_of_reading_are_used_and_recorded(tmp_path):
 def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
     options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
-    assert "the smallest window needs 65" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
+    assert "the smallest window needs 17" in refused("data/prepare.py", "files", *options, cwd=tmp_path)
     assert not (tmp_path / "data" / "s").exists()
 
 
