@@ -108,8 +108,7 @@ def fit(
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
                 if state.unevaluated:
                     break
-                if state.cooldown_steps(config):
-                    cool_down(run, trainer, state)
+                cool_down(run, trainer, state)
             tracking.write(record)
             state.warn_of_overfitting(record)
             if trainer.guard.gave_up:

@@ -13,12 +13,13 @@ from gpt.training.trainer import Trainer
 
 
 def cool_down(run: Path, trainer: Trainer, state: TrainState) -> None:
-    """Begin it: take the best weights and moments from their checkpoint. Where that cannot be read, the training ends.
+    """Begin it where it is due: take the best weights and moments. Where they cannot be read, the training ends.
 
     Steps go on being counted, so that a step is done once and reads what no other one has read.
     """
     best, steps = state.best_step, state.cooldown_steps(trainer.config)
-    assert best, "a cool-down begins with the weights of a step"
+    if not steps or best is None:
+        return
     chosen: list[checkpoint.Checkpoint] = []  # rank 0's alone
 
     def read() -> dict[str, Any] | str:
