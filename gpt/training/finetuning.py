@@ -159,10 +159,11 @@ def _evaluation_words(config: TrainConfig, dataset: Dataset) -> list[str]:
     often = f"every {evaluation.every} steps" if evaluation.every else "at the end"
     lines = [f"evaluated {first}{often}, on {part}"]
     if config.early_stopping_patience:
+        errors = "standard error" if evaluation.min_gain == 1 else "standard errors"
+        down = f"; then goes back to the best, from which the rate falls to 0 in {config.cooldown:.0%} of its steps"
         lines.append(
             f"stops after {config.early_stopping_patience} evaluations without a new best, which must beat the one "
-            f"before by {evaluation.min_gain:g} standard errors of their difference; then goes back to the best, from "
-            f"which the rate falls to 0 in {config.cooldown:.0%} of its steps"
+            f"before by {evaluation.min_gain:g} {errors} of their difference{down if config.cooldown else ''}"
         )
     return lines
 
