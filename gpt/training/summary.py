@@ -42,7 +42,8 @@ def report_stop(run: Path, state: TrainState) -> None:
     """Say what a training that was stopped has left, draw loss.png, and say how to go on."""
     on = go_on(run)
     if not state.step:
-        log.info(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
+        saved = "" if state.evaluations else ", and nothing is saved"  # but what it begins with, as the first best
+        log.info(f"stopped before the first step: nothing was trained{saved}; begin again with: {on}")
         return
     _draw(run)
     log.info(f"stopped after step {state.step:,}, saved; go on with: {on}")
