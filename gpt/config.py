@@ -30,8 +30,9 @@ class OptimizerConfig(Limited):
     """Muon's peak learning rate: the size of a step's singular values."""
     muon_momentum: float = bounded(0.95, ge=0, lt=1)
     """Decay of Muon's momentum, per step."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """After the warm-up: a cosine down to the final rate, or stable at the peak and then a straight line down to it."""
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    """After the warm-up: a cosine or a straight line down to the final rate, or stable at the peak and then the line
+    (wsd)."""
     decay_ratio: float = bounded(0.4, ge=0, le=1)
     """Fraction of all steps in which wsd comes down; at least one step does. With 0 it never comes down."""
     min_lr_ratio: float = bounded(0.1, ge=0, le=1)
@@ -59,6 +60,13 @@ class EvaluationConfig(Limited):
 
     every: int = bounded(250, ge=0)
     """Steps between evaluations; 0 evaluates after the last step only."""
+    per_epoch: int | None = bounded(None, ge=1)
+    """Evaluations in an epoch, from which `every` follows once the data is known."""
+    at_start: bool = False
+    """Evaluate before the first step as well, and save the weights that training begins with: the first best."""
+    min_gain: float = bounded(0.0, ge=0)
+    """Standard errors by which a new best loss must be below the best before: those of the paired difference, piece by
+    piece. With 0, or where there is too little text for an error, any lower loss is a new best."""
     tokens: int = bounded(10_000_000, ge=1)
     """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly. Each
     of several datasets gets the same part of them."""
@@ -136,6 +144,9 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     early_stopping_patience: int | None = bounded(None, ge=1)
     """End after this many evaluations in a row without a new best validation loss; by default never."""
+    cooldown: float = bounded(0.0, ge=0, le=1)
+    """Where early_stopping_patience ends it: go back to the best weights, let the rate fall to 0 in this share of their
+    steps, and keep what is better. 0 ends it at once."""
     recompute: Recompute = "none"
     """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
     that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic). With
@@ -153,7 +164,9 @@ class TrainConfig:
         if self.lora.rank:
             self._require_adaptable()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
-            raise InputError("`early_stopping_patience` needs evaluations to count: give `evaluation.every`")
+            raise InputError(
+                "`early_stopping_patience` needs evaluations to count: give `evaluation.every`, or leave it out (None)"
+            )
         if self.batch_tokens % self.model.context_length:
             nearest = nearest_multiple(self.batch_tokens, self.model.context_length)
             raise InputError(

@@ -27,6 +27,7 @@ from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import CONFIG, METRICS, go_on, is_locked, is_run, nearest_run, read_config
 from gpt.terminal import one_line
 from gpt.tracking.jsonl import Record, read_metrics
+from gpt.training.schedule import Cooldown
 from gpt.training.state import TrainState
 
 RUNS = Path("runs")
@@ -151,7 +152,7 @@ def look(path: Path) -> RunEntry:
         state = "damaged"
     else:
         state = "finished" if _is_finished(config, saved) else "stopped"
-    best = min(filter(_has_loss, records), key=lambda record: record["val_loss"], default=None)
+    best = min(filter(_may_be_best, records), key=lambda record: record["val_loss"], default=None)
     changed, size = _written(path)
     return RunEntry(
         run=str(path),
@@ -172,8 +173,19 @@ def look(path: Path) -> RunEntry:
 
 def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
     """Tell whether no step is left to be done, nor an evaluation that was cut short."""
-    state = TrainState(step=saved.get("step", 0), evaluations_since_best=saved.get("evaluations_since_best") or 0)
+    cooldown = saved.get("cooldown")
+    state = TrainState(
+        step=saved.get("step", 0),
+        evaluations_since_best=saved.get("evaluations_since_best") or 0,
+        best_step=saved.get("best_step"),
+        cooldown=Cooldown(**cooldown) if cooldown else None,
+    )
     return state.is_over(config) and not saved.get("unevaluated")
+
+
+def _may_be_best(record: Record) -> bool:
+    """Tell whether an evaluation's loss is a number, and not lower than the best by too little to be the next."""
+    return _has_loss(record) and not record.get("within_error")
 
 
 def _has_loss(record: Record) -> bool:

@@ -24,12 +24,14 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
 from gpt.log import log
+from gpt.presets import FINETUNE
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
 from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
+from gpt.training.cooldown import cool_down
 from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.guard import diverged_at
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(
     run: Path, trainer: Trainer, state: TrainState, validation: Validation, stop: StopRequest, profile: bool = False
 ) -> bool:
-    """Train, evaluate, record and save. True if the training is finished: by its last step, or early.
+    """Train, evaluate, record and save. True if the training is finished: by its last step, or early, cooled down.
 
     False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
     Raises InputError if batch after batch had to be skipped, or if the data can no longer be read, once what was done
@@ -98,16 +100,16 @@ def fit(
     ):
         while state.goes_on(config, last) and not world.any(stop.is_set(batches.fault(state.step))):
             # An evaluation that was cut short is made up for before the next step.
-            record = state.unevaluated or trainer.step(state, batches.batch(state.step))
+            state.record = record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
             record |= {"elapsed_s": state.elapsed_s, **loader.epoch(state.step)}
             if "skipped" in record and world.is_main:
                 _tell_whose(record, loader, validation.dataset, run)
-            state.record = record
-            if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
+            if state.unevaluated or state.is_over(config) or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
                 if state.unevaluated:
                     break
+                cool_down(run, trainer, state)
             tracking.write(record)
             state.warn_of_overfitting(record)
             if trainer.guard.gave_up:
@@ -169,8 +171,7 @@ def _tracking(run: Path, state: TrainState, config: TrainConfig, last: int, worl
     display = ProgressDisplay(
         config.steps, state.step, last, state.elapsed_s, state.last_validation_loss, quiet=not world.is_main
     )
-    finished_steps = state.step - 1 if state.unevaluated else state.step
-    return Tracking(run, config, display, finished_steps, lambda: state.saved_step, world.is_main)
+    return Tracking(run, config, display, state.step - bool(state.unevaluated), lambda: state.saved_step, world.is_main)
 
 
 # ---- what is checked before ----
@@ -246,6 +247,10 @@ def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig
     Raises InputError if the two cannot go together.
     """
     config, done = command.config, None
+    if config.preset == FINETUNE and not command.resumes:
+        from gpt.training.finetuning import plan
+
+        return plan(config, command.asked, dataset, world, timed=not command.options.dry_run)
     if command.resumes:
         done = command.options.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:

@@ -18,13 +18,14 @@ from gpt.corpus.sources import Identity, Source, TextFile
 from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
+from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
+SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
 LARGEST_SOURCES = 20  # that the report names

@@ -28,6 +28,7 @@ from gpt.files import read_json, write_whole
 from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
 
+SHORTEST_CONTEXT = 16  # tokens: of a split with fewer, and one more to predict, nothing is prepared or learned
 REMEMBERED = ".verified.json"  # beside the shards; in the user's cache where that directory cannot be written to
 FORMAT = ("gpt-verified", 1)
 

@@ -232,9 +232,13 @@ KINDS: dict[str, Kind] = {
     "unevaluated": RECORD,
     "record": RECORD,
     "best_validation_loss": maybe(number),
+    "best_step": maybe(count),
     "last_validation_loss": maybe(number),
     "evaluations_since_best": maybe(count),
     "best_sums": maybe(text),
+    "first_sums": maybe(text),
+    "within_error": maybe(lambda value: type(value) is bool),
+    "cooldown": maybe(entries(best_step=count, begin=count, steps=count, factor=finite)),
     "overfitting": maybe(
         entries(total=number, count=count, best=maybe(number), at_best=maybe(number), said=lambda v: type(v) is bool)
     ),

@@ -49,6 +49,11 @@ class Optimizer:
         """Tell whether its state was allocated or loaded."""
         return not any(_without_state(optimizer) for optimizer in self.optimizers)
 
+    def forget(self) -> None:
+        """Give the memory of all state back, before another one is loaded."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
     def allocate(self) -> None:
         """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
         fresh = [{p: _zeros(p, self._keys(each)) for p in _without_state(each)} for each in self.optimizers]

@@ -18,12 +18,12 @@ from gpt.memory import is_out_of_memory, return_freed_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import METRICS, write_config, write_tokenizer
 from gpt.tracking.jsonl import read_metrics
-from gpt.training.continuation import judge, set_later_aside, starting_point
+from gpt.training.continuation import judge, saved_schedule, set_later_aside, starting_point
 from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import Schedule, branch_point
 from gpt.training.start import initial_weights
-from gpt.training.state import TrainState
+from gpt.training.state import START, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation, evaluates_completely
 
@@ -81,12 +81,12 @@ def _earlier(run: Path) -> str:
 def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
     """Begin a training with the weights of the model as they are, or with those of `init_from`.
 
-    Raises InputError if those cannot be had, or do not fit.
+    Raises InputError if those cannot be had, do not fit, or are not those that the config names by their hash.
     """
     if trainer.config.init_from != "scratch":
         load_base(run, trainer)
     _write_start(run, trainer, validation)
-    state = TrainState()
+    state = TrainState(unevaluated={**START} if trainer.config.evaluation.at_start else None)
     state.learn_from(validation.dataset, validation.windows)
     return state
 
@@ -117,15 +117,12 @@ def resume(
         return None
     newest = entries["step"]
     with _as_written(run):
-        _require_continuation(run, config, validation, TrainState.of(entries), allow_other_data)
+        _require_continuation(run, config, validation, entries, allow_other_data)
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
     if config.lora.rank:
         load_base(run, trainer, resumes=True)
-    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
-    moments = saved.optimizer if saved else {}
-    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
+    restore(run, trainer, saved)
     if from_step is not None or entries["step"] != newest:
         world.from_main(lambda: set_later_aside(run, entries["step"]))
     with _as_written(run):
@@ -135,6 +132,15 @@ def resume(
     meet_conditions(trainer.state_dict()["conditions"], entries.get("conditions", {}), trainer.device)
     _write_start(run, trainer, validation)
     return state
+
+
+def restore(run: Path, trainer: Trainer, saved: checkpoint.Checkpoint | None) -> None:
+    """Put the weights and moments of a checkpoint, which rank 0 has read, into model and optimizer."""
+    world = trainer.world
+    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
+    moments = saved.optimizer if saved else {}
+    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
+    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
 
 
 def _keep_records(run: Path) -> None:
@@ -242,8 +248,9 @@ def load_weights(
 
 
 def _require_continuation(
-    run: Path, config: TrainConfig, validation: Validation, state: TrainState, allow_other_data: bool
+    run: Path, config: TrainConfig, validation: Validation, entries: dict[str, Any], allow_other_data: bool
 ) -> None:
+    state, schedule = TrainState.of(entries), saved_schedule(entries, run)
     data, windows, corpora = validation.dataset, validation.windows, _corpora(state, validation.dataset)
     if state.dataset_fingerprint != data.fingerprint:
         if not allow_other_data:
@@ -270,6 +277,11 @@ def _require_continuation(
         log.warning(
             f"data: {data.path} was prepared anew, of other texts or with other settings{corpora}; what is learned of "
             "it is the same, token for token"
+        )
+    if state.cooldown and schedule != Schedule.of(config):
+        raise InputError(
+            f"{run}: has stopped early, and its rate has come down from its best step; another length or rate is for a "
+            "new run from these weights (`init_from`)"
         )
     if state.step > config.steps:
         raise InputError(

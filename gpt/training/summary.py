@@ -26,7 +26,9 @@ from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command, printable, show
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.plot import draw_losses
+from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, continued, sample_prompt
+from gpt.training.schedule import Cooldown
 from gpt.training.state import RISE, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
@@ -41,7 +43,8 @@ def report_stop(run: Path, state: TrainState) -> None:
     """Say what a training that was stopped has left, draw loss.png, and say how to go on."""
     on = go_on(run)
     if not state.step:
-        log.info(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
+        saved = "" if state.evaluations else ", and nothing is saved"  # but what it begins with, as the first best
+        log.info(f"stopped before the first step: nothing was trained{saved}; begin again with: {on}")
         return
     _draw(run)
     log.info(f"stopped after step {state.step:,}, saved; go on with: {on}")
@@ -57,7 +60,7 @@ def _draw(run: Path) -> str:
 
 def report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint; Ctrl-C is told that all is saved."""
-    if state.out_of_patience(trainer.config):
+    if state.cooldown or state.out_of_patience(trainer.config):
         patience = trainer.config.early_stopping_patience
         log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
     with Interruptible(words=f"{run} is finished and saved"):
@@ -81,6 +84,8 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
     except InputError as error:
         show(f"(no sample: {error})")
     show("\n")
+    if loaded and (words := outcome(TrainState.of(loaded.state), validation.windows)):
+        show(f"{words}\n")
 
 
 def _load_best(run: Path, home: str) -> LoadedRun | None:
@@ -138,6 +143,8 @@ def _table(
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {state.evaluations} evaluations" if state.evaluations > 1 else ""
+    if state.cooldown:
+        table.add_row("cool-down", cooldown_words(state.cooldown, state))
     if loaded:
         table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
     dataset = validation.dataset
@@ -154,6 +161,15 @@ def complete_words(evaluation: Evaluation, step: int) -> str:
     return (
         f"{dict(format_evaluation(evaluation))['validation loss']}, after step {step:,}: {evaluation.tokens:,} tokens"
     )
+
+
+def cooldown_words(cooldown: Cooldown, state: TrainState) -> str:
+    """Say what came of a cool-down."""
+    if not cooldown.steps:
+        return f"none, as step {cooldown.best_step:,} could not be gone back to"
+    steps = f"{cooldown.steps:,} {'step' if cooldown.steps == 1 else 'steps'} from step {cooldown.best_step:,}"
+    better = state.best_step == state.step
+    return f"{steps}: {'better, and kept' if better else f'no better than step {cooldown.best_step:,}, which is kept'}"
 
 
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:

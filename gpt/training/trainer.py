@@ -33,7 +33,6 @@ from gpt.training.exact import conditions, is_exact
 from gpt.training.guard import NO_TARGETS, GradientGuard, LossScale
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
-from gpt.training.schedule import lr_multiplier
 from gpt.training.sources import source_losses
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
@@ -83,7 +82,7 @@ class Trainer:
         Raises StepFailed where memory or the compiler leave no way to do it.
         """
         start = time.perf_counter()
-        rate = lr_multiplier(state.step, self.config.steps, self.config.optimizer)
+        rate = state.rate(self.config)
         self.optimizer.set_lr(rate)
         samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
         hashes = row_hashes(samples[self.first_row :][: self.rows], *batch.tensors).sum()

@@ -78,8 +78,9 @@ class Validation:
         if tokens:
             record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
         result = summarize(sums, self.windows)
-        state.judge(result, sums, self.windows)
+        state.judge(result, sums, self.windows, self.config.evaluation.min_gain)
         record |= evaluation_record(result) | self._by_source(sums, self.windows)
+        record |= {"within_error": True} if state.within_error else {}
         return True
 
     def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:

@@ -173,7 +173,7 @@ def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
     options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
     complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
-    assert "the smallest window needs 65" in complaint
+    assert "the smallest window needs 17" in complaint
     assert not (tmp_path / "data" / "s").exists()
     wanted = int(re.search(r"give about ([\d,]+) characters in all, which are 10 now", complaint)[1].replace(",", ""))
     (tmp_path / "small.txt").write_text("Long enough. " * (wanted * 5 // 4 // 13))
@@ -185,7 +185,7 @@ def test_what_validates_by_itself_and_is_too_small_is_named(tmp_path):
     (tmp_path / "held.txt").write_text("Too short.")
     options = ("--input", "a.txt", "--validation", "held.txt", "--name", "s", "--tokenizer", "bytes")
     complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
-    assert "the validation split has 11 tokens (10 characters), and the smallest window needs 65" in complaint
+    assert "the validation split has 11 tokens (10 characters), and the smallest window needs 17" in complaint
     assert "give more text by --validation. Nothing was written" in complaint
     complaint = refused("data/prepare.py", "files", *options, "--validation-share", "0.2", cwd=tmp_path)
     assert "--validation-share has no effect beside --validation, all of which validates: give one" in complaint
