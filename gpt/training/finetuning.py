@@ -58,7 +58,7 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
     epoch = loader.windows / config.batch_sequences  # in steps
     if config.evaluation.per_epoch and asked.settings & EVALUATED != {"evaluation.every"}:
         config, asked = per_epoch(config, asked, epoch)
-    most = suit.lora_epochs if _lora(config) else suit.epochs
+    most = suit.lora_epochs if config.lora.rank else suit.epochs
     if asked.minutes is not None:
         _, config = steps_in(asked, config, dataset, world, 0, _with_length)
     elif asked.epochs is not None:
@@ -74,11 +74,6 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
     return config
 
 
-def _lora(config: TrainConfig) -> bool:
-    """Tell whether adapters alone are trained."""
-    return getattr(getattr(config, "lora", None), "rank", 0) > 0
-
-
 def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, suit: Suit) -> TrainConfig:
     """Fit windows and batch to the text: windows that both splits can fill, and LEAST_STEPS batches in an epoch."""
     tokens, context_length = dataset.train.tokens, config.model.context_length
@@ -88,7 +83,7 @@ def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, s
         if fewest < context_length:
             changes["model.context_length"] = context_length = longest_window(fewest)
     sequences = min(suit.batch_tokens, tokens // LEAST_STEPS) // context_length
-    if _lora(config):
+    if config.lora.rank:
         sequences = min(sequences, LORA_SEQUENCES)
         changes |= {"model.dropout": 0.0, "optimizer.weight_decay": 0.0}
     shared = max(1, sequences // world.size) * world.size  # among the processes, equally
@@ -105,7 +100,7 @@ def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int
     counts = parameters(config.model)
     size = sum(count for name, count in counts.items() if name != "n-gram embedding")  # of which few move in a step
     changes: dict[str, Any] = {
-        "optimizer.learning_rate": rate_for(size, _lora(config), steps),
+        "optimizer.learning_rate": rate_for(size, config.lora.rank > 0, steps),
         "optimizer.warmup_steps": max(LEAST_WARMUP, round(WARMUP * steps)),
     }
     if asked.length:
@@ -140,7 +135,7 @@ def _words(
         lines.append(
             f"windows of {context_length:,} tokens, {why}: the run has that context, its weights {weights_context:,}"
         )
-    kind = "adapters on weights" if _lora(config) else "weights"
+    kind = "adapters on weights" if config.lora.rank else "weights"
     lines.append(
         f"rate {optimizer.learning_rate:g} at its peak, for {kind} of {sum(parameters(config.model).values()):,} "
         f"parameters; {optimizer.warmup_steps} steps of warm-up, then {optimizer.schedule} to "
