@@ -1,14 +1,16 @@
-"""Write a run as a Hugging Face model."""
+"""Write a run as a Hugging Face model, its adapters merged into it or beside it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from tyro.conf import DisallowNone
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
+from gpt.errors import InputError
 from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
-from gpt.runs.load import load_run
+from gpt.runs.directory import by_name, is_run, read_config
+from gpt.runs.load import LoadedRun, load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,14 +18,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tyro.cli(export, args=arguments, config=(DisallowNone,))
 
 
-def export(to: Path, run: Path | None = None, checkpoint: str = "best") -> None:
+def export(
+    to: Path, run: Path | None = None, checkpoint: str = "best", adapter: FlagCreatePairsOff[bool] = False
+) -> None:
     """Write a checkpoint as a directory that Hugging Face transformers loads.
 
     Args:
         to: New directory to write.
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Best, last, or the number of a step.
+        adapter: Write adapters as PEFT reads them, and their base beside them: TO/adapter and TO/base. Without this,
+            they are merged into the weights that are written.
     """
     loaded = load_run(run, checkpoint=checkpoint)
+    if adapter:
+        _export_adapter(loaded, to)
+        return
     huggingface.export(loaded.model, loaded.tokenizer, to)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+
+
+def _export_adapter(loaded: LoadedRun, to: Path) -> None:
+    from gpt.interop.peft import Base
+    from gpt.interop.peft_export import write_adapter, write_readme
+    from gpt.model.lora import adapter_of, remove_adapter
+
+    adapter = adapter_of(loaded.model)
+    if adapter is None or not is_run(loaded.path):
+        raise InputError(f"{loaded.path}: has no adapters; leave `adapter` out, or name a run trained by `lora.rank`")
+    huggingface.require_new(to)
+    config = read_config(loaded.path)
+    remove_adapter(loaded.model)
+    huggingface.export(loaded.model, loaded.tokenizer, to / "base")
+    name, _, revision = config.init_from.partition("@")
+    on_hub = not by_name(config.init_from).is_dir()  # where PEFT finds it from anywhere
+    base = Base(name, revision or None) if on_hub else Base(str((to / "base").absolute()), None)
+    write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
+    write_readme(to / "adapter", str(base.name), config.init_sha256, loaded.source)
+    print(f'{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained("{to / "adapter"}")')
