@@ -204,7 +204,16 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
     }
+    results["adapters"] = with_adapters(parallel, dataset, out, world)
     return results | skip(config, dataset, out, world) | run_out(config, dataset, out, world)
+
+
+def with_adapters(parallel: str, dataset: Dataset, out: Path, world: World) -> str:
+    """Train as the run `adapters` did; what differs when one with dropout, on a base in bfloat16, is resumed."""
+    config = replace(read_config(out / "adapters"), parallel=parallel)
+    begun(config, dataset, out / f"{parallel}-adapters", world).fit()
+    lora = replace(config.lora, dropout=0.2, base_dtype="bfloat16")
+    return exact(replace(config, lora=lora, recompute="blocks"), dataset, out, world, f"{parallel}-adapters-exact")
 
 
 def agreements(world: World) -> dict[str, object]:
