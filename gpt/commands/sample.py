@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
@@ -24,8 +24,11 @@ from gpt.files import parse_json
 from gpt.generation.completion import SEED_BITS, TextEngine
 from gpt.generation.sampling import SamplingConfig
 from gpt.log import log
-from gpt.runs.load import LoadedRun, load_run
+from gpt.runs.load import LoadedRun, Target, load_run, read_source
 from gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt.runs.adapters import Adapters
 
 BATCH = 16
 STANDARD_INPUT = Path("-")
@@ -46,9 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def load(name: str | None, checkpoint: str = "best") -> LoadedRun:
         return load_run(name, device, command.dtype, prepacked=not command.compile, checkpoint=checkpoint)
 
-    run = load(command.run, command.checkpoint)
+    run, adapters = (
+        (load(command.run, command.checkpoint), None)
+        if not command.adapter
+        else _adapted(command, device, prompts is None)
+    )
     if prompts is None:
-        interact(run, command.sampling, command.stop_texts, load, command.allow_commands)
+        from gpt.apps.adapters import Switch
+
+        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
+        interact(run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
         return
     if command.run is None:
         log.info(f"using {run.source}")
@@ -71,6 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_text(events, len(prompts), command.samples, command.echo)
     if seed_by_chance and sampling.temperature > 0:
         log.info(f"the same again: --seed {sampling.seed}")
+
+
+def _adapted(command: "SampleCommand", device: str, several: bool) -> tuple[LoadedRun, "Adapters"]:
+    """Put the first of the adapters on their base: the one that is named, or that it names itself."""
+    from gpt.runs.adapters import Adapters, base_of
+
+    first, run = command.adapter[0], command.run
+    if len(command.adapter) > 1 and not several:
+        raise InputError("--adapter: several are for a session, where /adapter switches; give one")
+    base = base_of(first) if run is None else read_source(run, command.checkpoint)
+    if base.is_adapter:
+        raise InputError(f"--run {run}: has adapters itself; name by --run what these were trained on, or leave it out")
+    adapters = Adapters(base, Target.of(device, command.dtype, not command.compile), command.adapter)
+    return adapters.load(first), adapters
 
 
 class PromptFile:
@@ -124,6 +148,10 @@ class SampleCommand:
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
     checkpoint: str = "best"
     """Of the run: best (by validation loss), last, or the number of a step."""
+    adapter: UseAppendAction[tuple[str, ...]] = ()
+    """Adapter to put on that run, or on its own base: a run that trained one, or a directory of PEFT's.
+
+    In a session it may be given several times: /adapter switches."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None
@@ -164,6 +192,8 @@ class SampleCommand:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
         if self.allow_commands and not self.interactive:
             raise InputError("--allow-commands: has a meaning with --interactive only")
+        if self.adapter and self.run is None and self.checkpoint != "best":
+            raise InputError("--checkpoint: is of --run, the base; name that as well")
         if "" in self.stop:
             raise InputError("--stop is empty; it must have at least one character")
         given = [

@@ -273,7 +273,11 @@ def _read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     file = inside(path, WEIGHTS)
     if not file.exists():
         pickled = (path / PICKLED).exists()
-        advice = f": only {PICKLED} is, which is pickled; convert it by: {CONVERT} {shlex.quote(str(path))}" if pickled else ""
+        advice = (
+            f": only {PICKLED} is, which is pickled; convert it by: {CONVERT} {shlex.quote(str(path))}"
+            if pickled
+            else ""
+        )
         raise InputError(f"{file}: is missing{advice}")
     try:
         tensors = load_file(file)

@@ -55,9 +55,7 @@ def write_readme(to: Path, base: str, sha256: str | None, source: str) -> None:
     (to / "README.md").write_text(text, encoding="utf-8")
 
 
-def _their_config(
-    layers: dict[str, tuple[int, float]], known: list[str], base: Base, dropout: float
-) -> dict[str, Any]:
+def _their_config(layers: dict[str, tuple[int, float]], known: list[str], base: Base, dropout: float) -> dict[str, Any]:
     """Say by PEFT's config of which rank and scale each layer's adapter is: what most have, then what others have."""
     alphas = {name: _alpha(rank, scale) for name, (rank, scale) in layers.items()}
     rank = Counter(rank for rank, _ in layers.values()).most_common(1)[0][0]

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
+from gpt.model.lora import Adapter, add_adapter, merge
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
@@ -80,13 +81,36 @@ def load_run(
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
     generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
-    device = choose_device(device) if device == "auto" else device
-    if dtype == "int8" and device != "cpu":
-        raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
-    choose_device(device.partition(":")[0])
+    target = Target.of(device, dtype, prepacked)
     stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
-    kind = choose_weight_dtype(dtype, device)
-    model = _adapted(stored, prepacked or kind == torch.int8) if stored.is_adapter else _built(stored)
+    return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
+
+
+class Target(NamedTuple):
+    """Where a model is to compute, and as what."""
+
+    device: str
+    kind: torch.dtype
+    prepacked: bool
+
+    @classmethod
+    def of(cls, device: str, dtype: WeightDtype, prepacked: bool) -> "Target":
+        """Choose what is left open. Raises InputError if there is no such device, or no such dtype there."""
+        device = choose_device(device) if device == "auto" else device
+        if dtype == "int8" and device != "cpu":
+            raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
+        choose_device(device.partition(":")[0])
+        return cls(device, choose_weight_dtype(dtype, device), prepacked)
+
+    @property
+    def merged(self) -> bool:
+        """Tell whether adapters are folded into the weights: in float32, before these are rounded to anything else."""
+        return self.prepacked or self.kind == torch.int8
+
+
+def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
+    """Move a model, of what was read, to where it is to compute, in evaluation mode."""
+    device, kind, prepacked = target
     if kind != torch.int8:
         model.to(device, kind)
     if kind == torch.int8 or (prepacked and can_prepack(model)):
@@ -113,7 +137,7 @@ def read_source(source: str | Path, checkpoint: str = "best") -> Stored:
     return Stored(config, huggingface.read_weights(path, config), {}, path, huggingface.pinned(str(source), path))
 
 
-def _built(stored: Stored) -> GPT:
+def build(stored: Stored) -> GPT:
     """Build a model of what was read. Raises InputError if its parts do not fit each other."""
     config, weights = stored.config, stored.weights
     try:
@@ -130,18 +154,26 @@ def _built(stored: Stored) -> GPT:
 
 
 def _adapted(stored: Stored, merged: bool) -> GPT:
-    """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
-    from gpt.model.lora import Adapter, add_adapter, merge
-
     assert stored.run
-    base = read_base(stored.run, stored.path)
-    model = _built(replace(base, config=stored.config, weights=cropped(base.weights, stored.config)))
+    return put_on(read_base(stored.run, stored.path), stored, merged)
+
+
+def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
+    """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
+    assert adapter.run
+    whole = replace(base, config=adapter.config, weights=cropped(base.weights, adapter.config))
     try:
-        add_adapter(model, Adapter.of(stored.weights, stored.run.lora.scale))
+        return put_adapter_on(whole, Adapter.of(adapter.weights, adapter.run.lora.scale), merged)
     except InputError as error:
-        raise InputError(f"{stored.name}: its adapters do not fit its base, {base.name}: {error}") from None
+        raise InputError(f"{adapter.name}: its adapters do not fit its base, {base.name}: {error}") from None
+
+
+def put_adapter_on(base: Stored, adapter: Adapter, merged: bool) -> GPT:
+    """Build a model with an adapter on it. Raises InputError if they do not fit each other."""
+    model = build(base)
+    add_adapter(model, adapter)
     if merged:
-        merge(model)  # in float32, before the weights are rounded to anything else
+        merge(model)
     return model
 
 

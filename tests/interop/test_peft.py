@@ -1,4 +1,4 @@
-"""Adapters of PEFT's format, both ways: PEFT itself is the reference. Its part is left out where it is not installed."""
+"""Adapters in PEFT's format, both ways: PEFT is the reference, and left out where it is not installed."""
 
 import copy
 import json
@@ -187,8 +187,8 @@ def written(path, config=None, dtype=torch.float32, name="", prefix="transformer
     shapes = {"c_attn": (24, 72), "attn.c_proj": (24, 24), "c_fc": (24, 96), "mlp.c_proj": (96, 24)}
     tensors, generator = {}, torch.Generator().manual_seed(3)
     for layer in layers:
-        I, O = next(shape for end, shape in shapes.items() if layer.endswith(end))
-        for part, shape in (("A", (2, I)), ("B", (O, 2))):
+        inputs, outputs = next(shape for end, shape in shapes.items() if layer.endswith(end))
+        for part, shape in (("A", (2, inputs)), ("B", (outputs, 2))):
             key = f"base_model.model.{prefix}{layer}.lora_{part}{name}.weight"
             tensors[key] = torch.randn(shape, generator=generator).to(dtype)
     save_file(tensors, path / "adapter_model.safetensors")

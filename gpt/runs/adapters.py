@@ -1,0 +1,162 @@
+"""A base that is read once, and the adapters that are put on it one after another.
+
+They are those of runs that trained them here, which name their base by its hash, and directories of PEFT's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from gpt.errors import InputError
+from gpt.interop import peft
+from gpt.log import log
+from gpt.model.lora import Adapter
+from gpt.runs.checkpoint import list_checkpoints
+from gpt.runs.directory import is_run, read_config
+from gpt.runs.integrity import weights_sha256
+from gpt.runs.load import (
+    LoadedRun,
+    Stored,
+    Target,
+    build,
+    put_adapter_on,
+    put_on,
+    read_base,
+    read_source,
+    ready,
+)
+
+NONE = "none"  # in place of an adapter's name
+RUNS = Path("runs")
+
+
+class Adapters:
+    """The adapters of a base, each put on its weights anew: these are kept as they were read."""
+
+    def __init__(self, base: Stored, target: Target, given: Sequence[str | Path] = ()) -> None:
+        """`given`: adapters that need not lie under runs/. Raises InputError unless all of them are for the base."""
+        self.base, self.target = base, target
+        self.given = {path: self._described(path) for path in map(find, given)}
+        self.current: Path | None = None
+        """The adapter that was put on last."""
+
+    @classmethod
+    def of(cls, run: LoadedRun, target: Target) -> "Adapters":
+        """Read the base of a model that was loaded: it is that itself, unless it is a run that trained adapters."""
+        config = read_config(run.path) if is_run(run.path) else None
+        if config is not None and config.lora.rank:
+            adapters = cls(read_base(config, run.path), target)
+            adapters.current = run.path
+            return adapters
+        base = read_source(run.path, str(run.state["step"]) if run.state else "best")
+        return cls(replace(base, name=run.source), target)
+
+    def load(self, name: str | Path, checkpoint: str = "best") -> LoadedRun:
+        """Give the base with an adapter on it, merged where the target asks for that; or, for none, without.
+
+        Raises InputError if there is no such adapter, or if it is for another base.
+        """
+        if name == NONE:
+            self.current = None
+            return ready(build(self.base), self.base, self.target)
+        path = find(name)
+        if peft.is_adapter(path):
+            model = put_adapter_on(self.base, self._read_peft(path), self.target.merged)
+            stored = replace(self.base, name=f"{self.base.name}, with the adapter {path}")
+            self._compare_base(path)
+        else:
+            stored = read_source(path, checkpoint)
+            self._require_base(stored.path)
+            model = put_on(self.base, stored, self.target.merged)
+        self.current = path
+        return ready(model, stored, self.target)
+
+    def list(self) -> dict[Path, str]:
+        """Describe those that were given, and those under runs/ that are for this base."""
+        found = dict(self.given)
+        for path in _under(RUNS):
+            try:
+                found.setdefault(path, self._described(path))
+            except InputError:
+                continue  # another base's
+        return found
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the base's weights."""
+        return weights_sha256(self.base.weights)
+
+    def _described(self, path: Path) -> str:
+        """Say what an adapter is. Raises InputError if it is not for this base."""
+        if peft.is_adapter(path):
+            ranks = {layer.A.size(0) for layer in self._read_peft(path).layers.values()}
+            return f"PEFT's, rank {' and '.join(map(str, sorted(ranks)))}"
+        self._require_base(path)
+        config, steps = read_config(path), list_checkpoints(path)
+        if not steps:
+            raise InputError(f"{path}: has no checkpoint yet")
+        return f"rank {config.lora.rank}, {', '.join(config.lora.targets)}"
+
+    def _read_peft(self, path: Path) -> Adapter:
+        adapter = peft.read_adapter(path, self.base.config)
+        for name, layer in adapter.layers.items():
+            have, wanted = (layer.B.size(0), layer.A.size(1)), tuple(self.base.weights[f"{name}.weight"].shape)
+            if have != wanted:
+                raise InputError(
+                    f"{path}: maps {have[1]} numbers to {have[0]} at {name}, and {self.base.name} has {wanted[1]} and "
+                    f"{wanted[0]} there: it is for another base"
+                )
+        return adapter
+
+    def _compare_base(self, path: Path) -> None:
+        """Warn where an adapter of PEFT's says that it was trained on something else: only shapes can be compared."""
+        base = peft.base_of(path)
+        names = {str(base.name), str(base.source)} | {str(Path(str(base.name)).absolute())}
+        ours = {self.base.name, self.base.name.partition("@")[0], str(self.base.path.absolute())}
+        if base.name and not names & ours:
+            log.warning(f"{path}: was trained on {base.source}, and is put on {self.base.name}, whose shapes fit")
+
+    def _require_base(self, path: Path) -> None:
+        config = read_config(path)
+        if not config.lora.rank:
+            raise InputError(f"{path}: is a run without adapters, a model of its own: name it by `run`")
+        if config.init_sha256 != self.sha256:
+            raise InputError(
+                f"{path}: was trained on {config.init_from} with the SHA-256 {config.init_sha256}, and "
+                f"{self.base.name} has {self.sha256}: name its own base, or leave the base out"
+            )
+
+
+def base_of(adapter: str | Path) -> Stored:
+    """Read the base that an adapter names. Raises InputError if it names none, or that is not what it was."""
+    path = find(adapter)
+    if not peft.is_adapter(path):
+        config = read_config(path)
+        if config.lora.rank:
+            return read_base(config, path)
+        raise InputError(f"{path}: is a run without adapters, a model of its own: name it by `run`")
+    source = peft.base_of(path).source
+    if source is None:
+        raise InputError(f"{path}: does not say by base_model_name_or_path what it was trained on: name that by `run`")
+    return read_source(source)
+
+
+def find(name: str | Path) -> Path:
+    """Return the directory of an adapter, also one below runs/ by its bare name. Raises InputError if there is none."""
+    path = Path(name)
+    places = [path, RUNS / path] if path.parent == Path() else [path]
+    found = next((place for place in places if is_run(place) or peft.is_adapter(place)), None)
+    if found is None:
+        is_what = "is neither a run nor an adapter of PEFT's" if path.exists() else "there is no such directory"
+        raise InputError(f"{name}: {is_what}; name a run that trained adapters, or a directory with {peft.CONFIG}")
+    return found
+
+
+def _under(parent: Path) -> Iterator[Path]:
+    """Yield what may be an adapter, also beside the base that `gpt export --adapter` wrote."""
+    for path in sorted(parent.glob("*")):
+        if peft.is_adapter(path) or is_run(path):
+            yield path
+        elif peft.is_adapter(path / "adapter"):
+            yield path / "adapter"
