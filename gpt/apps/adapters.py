@@ -1,8 +1,9 @@
 """What an interactive session says and does of adapters."""
 
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.runs.adapters import NONE, Adapters
-from gpt.runs.load import LoadedRun, Target
+from gpt.runs.load import LoadedRun
 
 
 class Switch:
@@ -16,10 +17,10 @@ class Switch:
         """List the adapters of a model's base, a line each; a star stands before the one that is on it."""
         adapters = self._of(run)
         found = adapters.list()
-        width = max(len(str(name)) for name in (NONE, *found))
-        rows = {NONE: adapters.base.name} | {str(path): what for path, what in found.items()}
-        current = str(adapters.current or NONE)
-        return "".join(f"{'*' if name == current else ' '} {name:{width}}  {what}\n" for name, what in rows.items())
+        rows = [(NONE, adapters.base.name, adapters.current is None)]
+        rows += [(str(path), what, adapters.is_on(path)) for path, what in found.items()]
+        width = max(len(name) for name, *_ in rows)
+        return "".join(f"{'*' if on else ' '} {name:{width}}  {what}\n" for name, what, on in rows)
 
     def put(self, run: LoadedRun, name: str) -> LoadedRun:
         """Give a model's base with another adapter, or with none. Raises InputError as `Adapters.load`."""

@@ -55,7 +55,7 @@ def merge(
     unchecked: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
 ) -> None:
-    """Fold a run's adapters into the weights that they were trained on; write a run without adapters.
+    """Fold a run's adapters into its base's weights, and write a run without them.
 
     It is refused where the loss on validation data would be worse by more than 0.001 nats.
 

@@ -18,13 +18,13 @@ from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
 from gpt.config_io import FLAGS
-from gpt.device import choose_device
+from gpt.device import Target, choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
 from gpt.generation.completion import SEED_BITS, TextEngine
 from gpt.generation.sampling import SamplingConfig
 from gpt.log import log
-from gpt.runs.load import LoadedRun, Target, load_run, read_source
+from gpt.runs.load import LoadedRun, load_run
 from gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,16 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _adapted(command: "SampleCommand", device: str, several: bool) -> tuple[LoadedRun, "Adapters"]:
     """Put the first of the adapters on their base: the one that is named, or that it names itself."""
-    from gpt.runs.adapters import Adapters, base_of
+    from gpt.runs.adapters import Adapters
 
-    first, run = command.adapter[0], command.run
     if len(command.adapter) > 1 and not several:
         raise InputError("--adapter: several are for a session, where /adapter switches; give one")
-    base = base_of(first) if run is None else read_source(run, command.checkpoint)
-    if base.is_adapter:
-        raise InputError(f"--run {run}: has adapters itself; name by --run what these were trained on, or leave it out")
-    adapters = Adapters(base, Target.of(device, command.dtype, not command.compile), command.adapter)
-    return adapters.load(first), adapters
+    target = Target.of(device, command.dtype, not command.compile)
+    adapters = Adapters.open(command.adapter, target, command.run, command.checkpoint)
+    return adapters.load(command.adapter[0], command.checkpoint), adapters
 
 
 class PromptFile:
@@ -146,12 +143,12 @@ class SampleCommand:
 
     run: str | None = None
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
-    checkpoint: str = "best"
-    """Of the run: best (by validation loss), last, or the number of a step."""
     adapter: UseAppendAction[tuple[str, ...]] = ()
-    """Adapter to put on that run, or on its own base: a run that trained one, or a directory of PEFT's.
+    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base.
 
-    In a session it may be given several times: /adapter switches."""
+    It may be given several times where lines are answered: /adapter switches."""
+    checkpoint: str = "best"
+    """Of the run, or of an adapter's run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None
@@ -192,8 +189,6 @@ class SampleCommand:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
         if self.allow_commands and not self.interactive:
             raise InputError("--allow-commands: has a meaning with --interactive only")
-        if self.adapter and self.run is None and self.checkpoint != "best":
-            raise InputError("--checkpoint: is of --run, the base; name that as well")
         if "" in self.stop:
             raise InputError("--stop is empty; it must have at least one character")
         given = [

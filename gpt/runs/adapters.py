@@ -3,11 +3,14 @@
 They are those of runs that trained them here, which name their base by its hash, and directories of PEFT's.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from gpt.config import TrainConfig
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import peft
 from gpt.log import log
@@ -18,7 +21,6 @@ from gpt.runs.integrity import weights_sha256
 from gpt.runs.load import (
     LoadedRun,
     Stored,
-    Target,
     build,
     put_adapter_on,
     put_on,
@@ -40,6 +42,29 @@ class Adapters:
         self.given = {path: self._described(path) for path in map(find, given)}
         self.current: Path | None = None
         """The adapter that was put on last."""
+
+    @classmethod
+    def open(
+        cls, given: Sequence[str | Path], target: Target, source: str | Path | None = None, checkpoint: str = "best"
+    ) -> "Adapters":
+        """Read the base `source` of adapters, by default what the first one names; `checkpoint` is for one of PEFT's.
+
+        Raises InputError if there is no such base, or if it is not that of all adapters.
+        """
+        first = find(given[0])
+        if not peft.is_adapter(first):
+            config = _trained(first)
+            named = config if source is None else replace(config, init_from=str(source))
+            return cls(read_base(named, first), target, given)
+        source = peft.base_of(first).source if source is None else source
+        if source is None:
+            raise InputError(f"{first}: does not say by base_model_name_or_path for what it is: name that by `run`")
+        base = read_source(source, checkpoint)
+        if base.is_adapter:
+            raise InputError(
+                f"`run` {source}: has adapters itself, and two cannot be put on one base: merge that first"
+            )
+        return cls(base, target, given)
 
     @classmethod
     def of(cls, run: LoadedRun, target: Target) -> "Adapters":
@@ -66,21 +91,24 @@ class Adapters:
             stored = replace(self.base, name=f"{self.base.name}, with the adapter {path}")
             self._compare_base(path)
         else:
+            self._require_base(path)
             stored = read_source(path, checkpoint)
-            self._require_base(stored.path)
             model = put_on(self.base, stored, self.target.merged)
         self.current = path
         return ready(model, stored, self.target)
 
     def list(self) -> dict[Path, str]:
         """Describe those that were given, and those under runs/ that are for this base."""
-        found = dict(self.given)
+        found, given = dict(self.given), [path.resolve() for path in self.given]
         for path in _under(RUNS):
-            try:
-                found.setdefault(path, self._described(path))
-            except InputError:
-                continue  # another base's
+            if path.resolve() not in given:
+                with contextlib.suppress(InputError):  # another base's
+                    found[path] = self._described(path)
         return found
+
+    def is_on(self, path: Path) -> bool:
+        """Tell whether an adapter is the one that was put on last."""
+        return self.current is not None and self.current.resolve() == path.resolve()
 
     @cached_property
     def sha256(self) -> str:
@@ -92,9 +120,8 @@ class Adapters:
         if peft.is_adapter(path):
             ranks = {layer.A.size(0) for layer in self._read_peft(path).layers.values()}
             return f"PEFT's, rank {' and '.join(map(str, sorted(ranks)))}"
-        self._require_base(path)
-        config, steps = read_config(path), list_checkpoints(path)
-        if not steps:
+        config = self._require_base(path)
+        if not list_checkpoints(path):
             raise InputError(f"{path}: has no checkpoint yet")
         return f"rank {config.lora.rank}, {', '.join(config.lora.targets)}"
 
@@ -117,29 +144,22 @@ class Adapters:
         if base.name and not names & ours:
             log.warning(f"{path}: was trained on {base.source}, and is put on {self.base.name}, whose shapes fit")
 
-    def _require_base(self, path: Path) -> None:
-        config = read_config(path)
-        if not config.lora.rank:
-            raise InputError(f"{path}: is a run without adapters, a model of its own: name it by `run`")
+    def _require_base(self, path: Path) -> TrainConfig:
+        config = _trained(path)
         if config.init_sha256 != self.sha256:
             raise InputError(
-                f"{path}: was trained on {config.init_from} with the SHA-256 {config.init_sha256}, and "
+                f"`adapter` {path}: was trained on {config.init_from} with the SHA-256 {config.init_sha256}, and "
                 f"{self.base.name} has {self.sha256}: name its own base, or leave the base out"
             )
+        return config
 
 
-def base_of(adapter: str | Path) -> Stored:
-    """Read the base that an adapter names. Raises InputError if it names none, or that is not what it was."""
-    path = find(adapter)
-    if not peft.is_adapter(path):
-        config = read_config(path)
-        if config.lora.rank:
-            return read_base(config, path)
-        raise InputError(f"{path}: is a run without adapters, a model of its own: name it by `run`")
-    source = peft.base_of(path).source
-    if source is None:
-        raise InputError(f"{path}: does not say by base_model_name_or_path what it was trained on: name that by `run`")
-    return read_source(source)
+def _trained(path: Path) -> TrainConfig:
+    """Read the config of a run that trained adapters. Raises InputError if it trained none."""
+    config = read_config(path)
+    if not config.lora.rank:
+        raise InputError(f"`adapter` {path}: holds whole weights, and no adapter; name it by `run`")
+    return config
 
 
 def find(name: str | Path) -> Path:

@@ -4,13 +4,13 @@ import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from gpt.choices import WeightDtype
 from gpt.config import TrainConfig
-from gpt.device import choose_device, choose_weight_dtype
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
@@ -71,41 +71,26 @@ def load_run(
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
     checkpoint: str | int = "best",
+    adapter: str | Path | None = None,
 ) -> LoadedRun:
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
-    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
+    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen;
+    named as `adapter`, on the base that `source` names, by default its own, and `checkpoint` is one of the adapter's. A
+    directory of PEFT's can be the adapter, too; `checkpoint` is then one of the base's.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
     dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
     generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
     target = Target.of(device, dtype, prepacked)
+    if adapter is not None:
+        from gpt.runs.adapters import Adapters
+
+        return Adapters.open([adapter], target, source, str(checkpoint)).load(adapter, str(checkpoint))
     stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
     return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
-
-
-class Target(NamedTuple):
-    """Where a model is to compute, and as what."""
-
-    device: str
-    kind: torch.dtype
-    prepacked: bool
-
-    @classmethod
-    def of(cls, device: str, dtype: WeightDtype, prepacked: bool) -> "Target":
-        """Choose what is left open. Raises InputError if there is no such device, or no such dtype there."""
-        device = choose_device(device) if device == "auto" else device
-        if dtype == "int8" and device != "cpu":
-            raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
-        choose_device(device.partition(":")[0])
-        return cls(device, choose_weight_dtype(dtype, device), prepacked)
-
-    @property
-    def merged(self) -> bool:
-        """Tell whether adapters are folded into the weights: in float32, before these are rounded to anything else."""
-        return self.prepacked or self.kind == torch.int8
 
 
 def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
@@ -192,7 +177,8 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
             raise
         raise InputError(
             f"{run}: holds adapters alone, and what they were trained on, {source} with the SHA-256 {wanted}, cannot "
-            f"be had ({error}): put it back, or name by `init_from` in its config.json where it is now"
+            f"be had ({error}): put it back, write where it is now into `init_from` of its config.json, or sample with "
+            f"`run` BASE `adapter` {run}"
         ) from None
     found = [weights_sha256(base.weights)] if wanted is not None else []
     earlier = checkpoints.list_checkpoints(base.path) if base.run is not None and found != [wanted] else []

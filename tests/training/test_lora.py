@@ -149,6 +149,27 @@ def test_a_base_that_has_gone_is_told_with_its_hash_and_what_to_do(make_training
     load_run(run)
 
 
+def test_an_adapter_is_put_on_its_base_by_hand(make_training, config, tmp_path):
+    run = trained_adapters(make_training, config)
+    own = load_run(run).model.state_dict()
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    loaded = load_run(tmp_path / "elsewhere", adapter=run)
+    require_equal(loaded.model.state_dict(), own)
+    assert loaded.path == run
+    options = ("--prompt", "x = ", "--max-tokens", 5, "--device", "cpu", "--seed", 1)
+    by_hand = run_gpt(tmp_path, "sample", "--run", "elsewhere", "--adapter", run, *options)
+    (tmp_path / "elsewhere").rename(tmp_path / "base")
+    assert by_hand == run_gpt(tmp_path, "sample", "--run", run, *options)
+    assert by_hand == run_gpt(tmp_path, "sample", "--adapter", run, *options)
+    with pytest.raises(InputError, match="`adapter` .*base: holds whole weights, and no adapter"):
+        load_run(adapter=tmp_path / "base")
+    change_best(tmp_path / "base", 1.01)
+    for path in list_checkpoints(tmp_path / "base")[:-1]:
+        shutil.rmtree(path)
+    with pytest.raises(InputError, match="others now"):
+        load_run(tmp_path / "base", adapter=run)
+
+
 def change_best(run, scale):
     """Write the best checkpoint of a run with other weights, as if they had been trained so."""
     best = checkpoint.load_best(run)
