@@ -1,0 +1,173 @@
+"""Adapters that are put on one base after another: of runs here, and of PEFT's."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import SHAPE, heard, require_equal, variant
+from safetensors.torch import save_file
+
+from gpt import InputError, Tokenizer, TrainConfig, load_run
+from gpt.device import Target
+from gpt.interop import huggingface
+from gpt.model.lora import LoRAConfig, new_adapter
+from gpt.runs import checkpoint
+from gpt.runs.adapters import Adapters
+from gpt.runs.directory import TOKENIZER, write_config
+from gpt.runs.integrity import weights_sha256
+
+PLAIN = Target("cpu", torch.float32, prepacked=False)
+
+
+def save_run(path, config, tensors):
+    path.mkdir(parents=True)
+    write_config(path, config)
+    Tokenizer.utf8_bytes().save(path / TOKENIZER)
+    checkpoint.save(path, tensors, {}, {"step": 3, "evaluation": {"loss": 1.0}})
+    return path
+
+
+def save_adapter(path, base, weights, seed=0, **changes):
+    """A run as one that trained adapters, with B ≠ 0."""
+    torch.manual_seed(seed)
+    lora = LoRAConfig(rank=2, alpha=6.0)
+    tensors = {}
+    for name, layer in new_adapter(variant("gpt2"), lora).layers.items():
+        torch.manual_seed(seed + len(tensors))
+        tensors[f"{name}.lora_A"] = layer.A
+        tensors[f"{name}.lora_B"] = 0.2 * torch.randn(layer.B.shape)
+    config = TrainConfig(batch_tokens=480, model=SHAPE, lora=lora, init_from=str(base), init_sha256=weights_sha256(weights))
+    return save_run(path, replace(config, **changes), tensors)
+
+
+def save_peft(path, width=32, **config):
+    path.mkdir(parents=True)
+    basic = {"peft_type": "LORA", "target_modules": ["c_attn"], "layers_to_transform": [1], "r": 2, "lora_alpha": 3}
+    (path / "adapter_config.json").write_text(json.dumps(basic | config))
+    key = "base_model.model.transformer.h.1.attn.c_attn.lora_"
+    torch.manual_seed(7)
+    a, b = torch.randn(2, width), torch.randn(96, 2)
+    save_file({f"{key}A.weight": a, f"{key}B.weight": b}, path / "adapter_model.safetensors")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A base, two runs of adapters for it, one for another base, and two of PEFT's."""
+    monkeypatch.chdir(tmp_path)
+    weights = variant("gpt2").state_dict()
+    base = save_run(tmp_path / "runs" / "base", TrainConfig(batch_tokens=480, model=SHAPE), weights)
+    for seed, name in enumerate(("one", "two")):
+        save_adapter(tmp_path / "runs" / name, base, weights, seed)
+    other = weights | {"final_norm.bias": weights["final_norm.bias"] + 1}
+    save_adapter(tmp_path / "runs" / "another base's", base, other)
+    save_peft(tmp_path / "runs" / "theirs")
+    save_peft(tmp_path / "elsewhere")
+    return tmp_path
+
+
+def names(adapters):
+    return [str(path) for path in adapters.list()]
+
+
+def test_those_of_the_base_are_listed_and_those_that_were_given(home):
+    adapters = Adapters.open(["one", "elsewhere"], PLAIN)
+    assert names(adapters) == ["runs/one", "elsewhere", "runs/theirs", "runs/two"]
+    assert adapters.list()[next(iter(adapters.list()))].startswith("rank 2, attention.qkv")
+    assert names(Adapters.of(load_run("base"), PLAIN)) == ["runs/one", "runs/theirs", "runs/two"]
+    assert names(Adapters.open([home / "runs" / "two"], PLAIN)) == [str(home / "runs/two"), "runs/one", "runs/theirs"]
+
+
+@pytest.mark.parametrize("prepacked", [False, True])
+def test_they_are_switched_on_weights_that_are_read_once(home, monkeypatch, prepacked):
+    ids = torch.arange(20).unsqueeze(0)
+    expected = {name: load_run(name, prepacked=prepacked).model(ids) for name in ("base", "one", "two")}
+    assert not torch.equal(expected["one"], expected["two"])
+    adapters = Adapters.of(load_run("one"), PLAIN._replace(prepacked=prepacked))
+    before = weights_sha256(adapters.base.weights)
+    monkeypatch.setattr("gpt.runs.adapters.read_base", None)
+    for name in ("two", "none", "one", "theirs", "two", "none"):
+        loaded = adapters.load(name)
+        assert loaded.tokenizer.vocab_size == 257
+        if name in expected or name == "none":
+            assert torch.equal(loaded.model(ids), expected["base" if name == "none" else name]), name
+        assert adapters.current is None if name == "none" else adapters.current.name == name
+    assert weights_sha256(adapters.base.weights) == before
+
+
+def test_one_of_ours_on_its_base_is_the_run_itself(home):
+    one = load_run("one")
+    for loaded in (load_run(adapter="one"), load_run("base", adapter="runs/one")):
+        require_equal(loaded.model.state_dict(), one.model.state_dict())
+        assert (loaded.source, loaded.path) == (one.source, one.path)
+
+
+def test_one_of_theirs_is_put_on_a_run_and_the_difference_is_said(home):
+    weights = load_run("base").model.state_dict()
+    with heard() as lines:
+        loaded = load_run("base", adapter="theirs")
+    assert not lines
+    assert loaded.source == "runs/base, step 3, with the adapter runs/theirs"
+    found = loaded.model.state_dict()
+    assert torch.equal(found["blocks.1.attention.qkv.weight"], weights["blocks.1.attention.qkv.weight"])
+    assert found["blocks.1.attention.qkv.lora_A"].shape == (2, 32)
+    save_peft(home / "other", base_model_name_or_path="openai-community/gpt2", revision="abc")
+    with heard() as lines:
+        load_run("base", adapter="other")
+    wanted = "other: was trained on openai-community/gpt2@abc, and is put on runs/base, step 3, whose shapes fit"
+    assert lines == [wanted]
+
+
+def test_one_of_theirs_finds_its_base(home):
+    exported = home / "exported"
+    model = variant("gpt2")
+    huggingface.export(model, Tokenizer.utf8_bytes(), exported)
+    save_peft(home / "third", base_model_name_or_path=str(exported))
+    with heard() as lines:
+        loaded = load_run(adapter="third")
+    assert not lines
+    assert loaded.path == exported
+    assert torch.equal(loaded.model.state_dict()["token_embedding.weight"], model.token_embedding.weight)
+    with pytest.raises(InputError, match="theirs: does not say by base_model_name_or_path for what it is: name that"):
+        load_run(adapter="theirs")
+
+
+def test_another_base_is_refused_by_hash_or_by_shapes(home):
+    with pytest.raises(InputError, match="base's: is for the weights of .* with the SHA-256 .*, and .* has others now"):
+        load_run("base", adapter="another base's")
+    adapters = Adapters.open(["one"], PLAIN)
+    with pytest.raises(InputError, match="`adapter` runs/another base's: was trained on .* with the SHA-256"):
+        adapters.load("another base's")
+    save_peft(home / "runs" / "wider", width=40)
+    with pytest.raises(InputError, match="wider: maps 40 numbers to 96 at blocks.1.attention.qkv, and .* has 32 and 96"):
+        adapters.load("wider")
+    with pytest.raises(InputError, match="wider: maps"):
+        Adapters.open(["one", "wider"], PLAIN)
+    assert "runs/wider" not in names(adapters)
+    assert adapters.current is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"adapter": "nothing"}, "nothing: there is no such directory; name a run that trained adapters"),
+        ({"adapter": "."}, ".: is neither a run nor an adapter of PEFT's"),
+        ({"adapter": "base"}, "`adapter` runs/base: holds whole weights, and no adapter"),
+        ({"source": "one", "adapter": "theirs"}, "`run` one: has adapters itself"),
+        ({"source": "one", "adapter": "two"}, "runs/two: is for the weights of one"),
+    ],
+)
+def test_what_is_no_adapter_or_no_base_is_refused(home, given, words):
+    with pytest.raises(InputError, match=words):
+        load_run(**given)
+
+
+def test_a_run_that_saved_nothing_yet_is_not_listed(home):
+    for path in checkpoint.list_checkpoints(home / "runs" / "one"):
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    assert names(Adapters.open(["two"], PLAIN)) == ["runs/two", "runs/theirs"]
+    with pytest.raises(InputError, match="runs/one: has no checkpoint yet"):
+        Adapters.open(["two", "one"], PLAIN)
