@@ -57,7 +57,7 @@ def merge(
 ) -> None:
     """Fold a run's adapters into its base's weights, and write a run without them.
 
-    It is refused where the loss on validation data would be worse by more than 0.001 nats.
+    It is refused where validation loss would be worse by more than 0.001 nats.
 
     Args:
         to: New directory to write.

@@ -275,9 +275,14 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
 def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
     """Say what is trained, from where to where."""
-    trained = f" with {adapter_count(trainer.config):,} trained in adapters" if trainer.config.lora.rank else ""
     reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
-    return f"run: {run}, {trainer.model.parameter_count():,} parameters{trained}, {reach}"
+    reach += _adapters(trainer) if trainer.config.lora.rank else ""
+    return f"run: {run}, {trainer.model.parameter_count():,} parameters, {reach}"
+
+
+def _adapters(trainer: Trainer) -> str:
+    lora = trainer.config.lora
+    return f"; {adapter_count(trainer.config):,} of them, adapters of rank {lora.rank}, are trained"
 
 
 def _where(config: TrainConfig, world: World) -> str:

@@ -26,7 +26,7 @@ from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.hashing import mix, row_hashes
 from gpt.log import log
-from gpt.memory import GLIBC_MAPS_FROM, is_out_of_memory, release_memory, retain_freed_memory
+from gpt.memory import is_out_of_memory, release_memory, retain_freed_memory
 from gpt.model.transformer import GPT
 from gpt.tracking.jsonl import Record
 from gpt.training.exact import conditions, is_exact
@@ -59,8 +59,7 @@ class Trainer:
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
-        saving = config.recompute != "none" or config.lora.rank > 0
-        retain_freed_memory(world.device, not saving, ADAPTERS_MAP_FROM if config.lora.rank else GLIBC_MAPS_FROM)
+        retain_freed_memory(world.device, config.recompute == "none", ADAPTERS_MAP_FROM if config.lora.rank else None)
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         model.set_recompute(config.recompute)
         self.parallel_model = parallelize(model, config.parallel, world)
