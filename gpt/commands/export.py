@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
@@ -11,6 +12,9 @@ from gpt.interop import huggingface
 from gpt.interrupts import Interruptible
 from gpt.runs.directory import by_name, is_run, read_config
 from gpt.runs.load import LoadedRun, load_run
+
+if TYPE_CHECKING:
+    from gpt.interop.peft import Base
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +43,6 @@ def export(
 
 
 def _export_adapter(loaded: LoadedRun, to: Path) -> None:
-    from gpt.interop.peft import Base
     from gpt.interop.peft_export import write_adapter, write_readme
     from gpt.model.lora import adapter_of, remove_adapter
 
@@ -50,9 +53,17 @@ def _export_adapter(loaded: LoadedRun, to: Path) -> None:
     config = read_config(loaded.path)
     remove_adapter(loaded.model)
     huggingface.export(loaded.model, loaded.tokenizer, to / "base")
-    name, _, revision = config.init_from.partition("@")
-    on_hub = not by_name(config.init_from).is_dir()  # where PEFT finds it from anywhere
-    base = Base(name, revision or None) if on_hub else Base(str((to / "base").absolute()), None)
+    base = named_base(config.init_from, to / "base")
     write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
     write_readme(to / "adapter", str(base.name), config.init_sha256, loaded.source)
     print(f'{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained("{to / "adapter"}")')
+
+
+def named_base(init_from: str, exported: Path) -> "Base":
+    """Name a base so that PEFT opens it: as it is on the hub, from where all have it, else where it was exported to."""
+    from gpt.interop.peft import Base
+
+    if by_name(init_from).is_dir():
+        return Base(str(exported.absolute()), None)
+    name, _, revision = init_from.partition("@")
+    return Base(name, revision or None)

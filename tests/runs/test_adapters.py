@@ -1,70 +1,24 @@
 """Adapters that are put on one base after another: of runs here, and of PEFT's."""
 
-import json
-from dataclasses import replace
-
 import pytest
 import torch
-from helpers import SHAPE, heard, require_equal, variant
-from safetensors.torch import save_file
+from adapter_files import adapters_of_a_base, save_peft
+from helpers import heard, require_equal, variant
 
-from gpt import InputError, Tokenizer, TrainConfig, load_run
+from gpt import InputError, Tokenizer, load_run
 from gpt.device import Target
 from gpt.interop import huggingface
-from gpt.model.lora import LoRAConfig, new_adapter
 from gpt.runs import checkpoint
 from gpt.runs.adapters import Adapters
-from gpt.runs.directory import TOKENIZER, write_config
 from gpt.runs.integrity import weights_sha256
 
 PLAIN = Target("cpu", torch.float32, prepacked=False)
 
 
-def save_run(path, config, tensors):
-    path.mkdir(parents=True)
-    write_config(path, config)
-    Tokenizer.utf8_bytes().save(path / TOKENIZER)
-    checkpoint.save(path, tensors, {}, {"step": 3, "evaluation": {"loss": 1.0}})
-    return path
-
-
-def save_adapter(path, base, weights, seed=0, **changes):
-    """A run as one that trained adapters, with B ≠ 0."""
-    torch.manual_seed(seed)
-    lora = LoRAConfig(rank=2, alpha=6.0)
-    tensors = {}
-    for name, layer in new_adapter(variant("gpt2"), lora).layers.items():
-        torch.manual_seed(seed + len(tensors))
-        tensors[f"{name}.lora_A"] = layer.A
-        tensors[f"{name}.lora_B"] = 0.2 * torch.randn(layer.B.shape)
-    config = TrainConfig(batch_tokens=480, model=SHAPE, lora=lora, init_from=str(base), init_sha256=weights_sha256(weights))
-    return save_run(path, replace(config, **changes), tensors)
-
-
-def save_peft(path, width=32, **config):
-    path.mkdir(parents=True)
-    basic = {"peft_type": "LORA", "target_modules": ["c_attn"], "layers_to_transform": [1], "r": 2, "lora_alpha": 3}
-    (path / "adapter_config.json").write_text(json.dumps(basic | config))
-    key = "base_model.model.transformer.h.1.attn.c_attn.lora_"
-    torch.manual_seed(7)
-    a, b = torch.randn(2, width), torch.randn(96, 2)
-    save_file({f"{key}A.weight": a, f"{key}B.weight": b}, path / "adapter_model.safetensors")
-    return path
-
-
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A base, two runs of adapters for it, one for another base, and two of PEFT's."""
     monkeypatch.chdir(tmp_path)
-    weights = variant("gpt2").state_dict()
-    base = save_run(tmp_path / "runs" / "base", TrainConfig(batch_tokens=480, model=SHAPE), weights)
-    for seed, name in enumerate(("one", "two")):
-        save_adapter(tmp_path / "runs" / name, base, weights, seed)
-    other = weights | {"final_norm.bias": weights["final_norm.bias"] + 1}
-    save_adapter(tmp_path / "runs" / "another base's", base, other)
-    save_peft(tmp_path / "runs" / "theirs")
-    save_peft(tmp_path / "elsewhere")
-    return tmp_path
+    return adapters_of_a_base(tmp_path)
 
 
 def names(adapters):
@@ -140,7 +94,9 @@ def test_another_base_is_refused_by_hash_or_by_shapes(home):
     with pytest.raises(InputError, match="`adapter` runs/another base's: was trained on .* with the SHA-256"):
         adapters.load("another base's")
     save_peft(home / "runs" / "wider", width=40)
-    with pytest.raises(InputError, match="wider: maps 40 numbers to 96 at blocks.1.attention.qkv, and .* has 32 and 96"):
+    with pytest.raises(
+        InputError, match="wider: maps 40 numbers to 96 at blocks.1.attention.qkv, and .* has 32 and 96"
+    ):
         adapters.load("wider")
     with pytest.raises(InputError, match="wider: maps"):
         Adapters.open(["one", "wider"], PLAIN)
