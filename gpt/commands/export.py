@@ -31,8 +31,7 @@ def export(
         to: New directory to write.
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Best, last, or the number of a step.
-        adapter: Write adapters as PEFT reads them, and their base beside them: TO/adapter and TO/base. Without this,
-            they are merged into the weights that are written.
+        adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
     """
     loaded = load_run(run, checkpoint=checkpoint)
     if adapter:

@@ -6,9 +6,9 @@ They are those of runs that trained them here, which name their base by its hash
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
+from gpt.choices import WeightDtype
 from gpt.config import TrainConfig
 from gpt.device import Target
 from gpt.errors import InputError
@@ -36,9 +36,14 @@ RUNS = Path("runs")
 class Adapters:
     """The adapters of a base, each put on its weights anew: these are kept as they were read."""
 
-    def __init__(self, base: Stored, target: Target, given: Sequence[str | Path] = ()) -> None:
-        """`given`: adapters that need not lie under runs/. Raises InputError unless all of them are for the base."""
-        self.base, self.target = base, target
+    def __init__(
+        self, base: Stored, target: Target, given: Sequence[str | Path] = (), sha256: str | None = None
+    ) -> None:
+        """`given`: adapters that need not lie under runs/. Raises InputError unless all of them are for the base.
+
+        `sha256`: the hash of the base's weights, if it is known.
+        """
+        self.base, self.target, self._sha256 = base, target, sha256
         self.given = {path: self._described(path) for path in map(find, given)}
         self.current: Path | None = None
         """The adapter that was put on last."""
@@ -55,7 +60,7 @@ class Adapters:
         if not peft.is_adapter(first):
             config = _trained(first)
             named = config if source is None else replace(config, init_from=str(source))
-            return cls(read_base(named, first), target, given)
+            return cls(read_base(named, first), target, given, config.init_sha256)
         source = peft.base_of(first).source if source is None else source
         if source is None:
             raise InputError(f"{first}: does not say by base_model_name_or_path for what it is: name that by `run`")
@@ -71,7 +76,7 @@ class Adapters:
         """Read the base of a model that was loaded: it is that itself, unless it is a run that trained adapters."""
         config = read_config(run.path) if is_run(run.path) else None
         if config is not None and config.lora.rank:
-            adapters = cls(read_base(config, run.path), target)
+            adapters = cls(read_base(config, run.path), target, sha256=config.init_sha256)
             adapters.current = run.path
             return adapters
         base = read_source(run.path, str(run.state["step"]) if run.state else "best")
@@ -110,10 +115,11 @@ class Adapters:
         """Tell whether an adapter is the one that was put on last."""
         return self.current is not None and self.current.resolve() == path.resolve()
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """The hash of the base's weights."""
-        return weights_sha256(self.base.weights)
+        self._sha256 = self._sha256 or weights_sha256(self.base.weights)
+        return self._sha256
 
     def _described(self, path: Path) -> str:
         """Say what an adapter is. Raises InputError if it is not for this base."""
@@ -152,6 +158,21 @@ class Adapters:
                 f"{self.base.name} has {self.sha256}: name its own base, or leave the base out"
             )
         return config
+
+
+def load_adapter(
+    adapter: str | Path,
+    source: str | Path | None = None,
+    device: str = "cpu",
+    dtype: WeightDtype = "float32",
+    prepacked: bool = False,
+    checkpoint: str = "best",
+) -> LoadedRun:
+    """Load an adapter on the base `source`, by default its own, as `load_run` loads a run.
+
+    `checkpoint` is one of the adapter's run; for an adapter of PEFT's, of the base. Raises InputError as `Adapters`.
+    """
+    return Adapters.open([adapter], Target.of(device, dtype, prepacked), source, checkpoint).load(adapter, checkpoint)
 
 
 def _trained(path: Path) -> TrainConfig:

@@ -71,24 +71,17 @@ def load_run(
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
     checkpoint: str | int = "best",
-    adapter: str | Path | None = None,
 ) -> LoadedRun:
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
-    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen;
-    named as `adapter`, on the base that `source` names, by default its own, and `checkpoint` is one of the adapter's. A
-    directory of PEFT's can be the adapter, too; `checkpoint` is then one of the base's.
+    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
     dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
     generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
     target = Target.of(device, dtype, prepacked)
-    if adapter is not None:
-        from gpt.runs.adapters import Adapters
-
-        return Adapters.open([adapter], target, source, str(checkpoint)).load(adapter, str(checkpoint))
     stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
     return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
 

@@ -9,6 +9,7 @@ from helpers import TINY, run_gpt, run_here
 
 from gpt import load_run
 from gpt.commands.export import named_base
+from gpt.runs.adapters import load_adapter
 from gpt.runs.directory import read_config
 
 
@@ -41,7 +42,7 @@ def test_gpt_export_writes_adapters_beside_their_base(tmp_path, monkeypatch):
     ids = torch.arange(40).unsqueeze(0)
     expected = load_run("one").model(ids)
     assert (load_run("base").model(ids) - expected).abs().max() > 0.01
-    assert (load_run(adapter="out/adapter").model(ids) - expected).abs().max() < 1e-5
+    assert (load_adapter("out/adapter").model(ids) - expected).abs().max() < 1e-5
     for given, words in [(("base",), "has no adapters"), (("one",), "exists and is not empty")]:
         assert words in run_gpt(tmp_path, "export", "--run", *given, "--to", "out", "--adapter", code=2)
     peft = pytest.importorskip("peft")

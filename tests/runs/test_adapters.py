@@ -9,7 +9,7 @@ from gpt import InputError, Tokenizer, load_run
 from gpt.device import Target
 from gpt.interop import huggingface
 from gpt.runs import checkpoint
-from gpt.runs.adapters import Adapters
+from gpt.runs.adapters import Adapters, load_adapter
 from gpt.runs.integrity import weights_sha256
 
 PLAIN = Target("cpu", torch.float32, prepacked=False)
@@ -52,7 +52,7 @@ def test_they_are_switched_on_weights_that_are_read_once(home, monkeypatch, prep
 
 def test_one_of_ours_on_its_base_is_the_run_itself(home):
     one = load_run("one")
-    for loaded in (load_run(adapter="one"), load_run("base", adapter="runs/one")):
+    for loaded in (load_adapter("one"), load_adapter("runs/one", "base")):
         require_equal(loaded.model.state_dict(), one.model.state_dict())
         assert (loaded.source, loaded.path) == (one.source, one.path)
 
@@ -60,7 +60,7 @@ def test_one_of_ours_on_its_base_is_the_run_itself(home):
 def test_one_of_theirs_is_put_on_a_run_and_the_difference_is_said(home):
     weights = load_run("base").model.state_dict()
     with heard() as lines:
-        loaded = load_run("base", adapter="theirs")
+        loaded = load_adapter("theirs", "base")
     assert not lines
     assert loaded.source == "runs/base, step 3, with the adapter runs/theirs"
     found = loaded.model.state_dict()
@@ -68,7 +68,7 @@ def test_one_of_theirs_is_put_on_a_run_and_the_difference_is_said(home):
     assert found["blocks.1.attention.qkv.lora_A"].shape == (2, 32)
     save_peft(home / "other", base_model_name_or_path="openai-community/gpt2", revision="abc")
     with heard() as lines:
-        load_run("base", adapter="other")
+        load_adapter("other", "base")
     wanted = "other: was trained on openai-community/gpt2@abc, and is put on runs/base, step 3, whose shapes fit"
     assert lines == [wanted]
 
@@ -79,17 +79,17 @@ def test_one_of_theirs_finds_its_base(home):
     huggingface.export(model, Tokenizer.utf8_bytes(), exported)
     save_peft(home / "third", base_model_name_or_path=str(exported))
     with heard() as lines:
-        loaded = load_run(adapter="third")
+        loaded = load_adapter("third")
     assert not lines
     assert loaded.path == exported
     assert torch.equal(loaded.model.state_dict()["token_embedding.weight"], model.token_embedding.weight)
     with pytest.raises(InputError, match="theirs: does not say by base_model_name_or_path for what it is: name that"):
-        load_run(adapter="theirs")
+        load_adapter("theirs")
 
 
 def test_another_base_is_refused_by_hash_or_by_shapes(home):
     with pytest.raises(InputError, match="base's: is for the weights of .* with the SHA-256 .*, and .* has others now"):
-        load_run("base", adapter="another base's")
+        load_adapter("another base's", "base")
     adapters = Adapters.open(["one"], PLAIN)
     with pytest.raises(InputError, match="`adapter` runs/another base's: was trained on .* with the SHA-256"):
         adapters.load("another base's")
@@ -116,7 +116,7 @@ def test_another_base_is_refused_by_hash_or_by_shapes(home):
 )
 def test_what_is_no_adapter_or_no_base_is_refused(home, given, words):
     with pytest.raises(InputError, match=words):
-        load_run(**given)
+        load_adapter(**given)
 
 
 def test_a_run_that_saved_nothing_yet_is_not_listed(home):
