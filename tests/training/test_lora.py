@@ -289,3 +289,14 @@ def test_training_says_how_much_it_trains(dataset, config, tmp_path):
     unknown = ("--lora.targets", "mlp.fc_inn", "--run-dir", "another", "--dry-run")
     assert "There are: attention.qkv" in run_gpt(tmp_path, "train", *given, *unknown, code=2)
     assert read_config(tmp_path / "on-base").init_from == str(tmp_path / "base")
+
+
+def test_compiled_it_trains_adapters_alike(make_training, config, dynamo):
+    config = replace(config, lora=replace(LORA, dropout=0.0))
+    training, reference = make_training(replace(config, compile="on")), make_training(config, "reference")
+    records = [[each.step() for _ in range(3)] for each in (training, reference)]
+    assert all(record["compiled"] for record in records[0]) and dynamo() > 0
+    for one, two in zip(*records, strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+    for name, tensor in weights(reference).items():
+        torch.testing.assert_close(weights(training)[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
