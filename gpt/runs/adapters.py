@@ -103,12 +103,13 @@ class Adapters:
         return ready(model, stored, self.target)
 
     def list(self) -> dict[Path, str]:
-        """Describe those that were given, and those under runs/ that are for this base."""
-        found, given = dict(self.given), [path.resolve() for path in self.given]
-        for path in _under(RUNS):
-            if path.resolve() not in given:
+        """Describe those that were given, those under runs/ that are for this base, and the one that is on it."""
+        found, known = dict(self.given), [path.resolve() for path in self.given]
+        for path in [*_under(RUNS), *([self.current] if self.current else [])]:
+            if path.resolve() not in known:
                 with contextlib.suppress(InputError):  # another base's
                     found[path] = self._described(path)
+                    known.append(path.resolve())
         return found
 
     def is_on(self, path: Path) -> bool:

@@ -71,6 +71,13 @@ def test_the_base_is_read_once(session, monkeypatch):
     assert read == ["runs/base", "runs/two", "runs/one"]
 
 
+def test_one_that_lies_elsewhere_is_listed_while_it_is_on(session):
+    session.type("/adapter elsewhere")
+    assert session.type("/adapters").splitlines()[-1] == "* elsewhere    PEFT's, rank 2"
+    session.type("/adapter two")
+    assert "elsewhere" not in session.type("/adapters")
+
+
 def test_another_model_has_adapters_of_its_own(session, home):
     session.type("/adapter one")
     session.type("/load runs/two")

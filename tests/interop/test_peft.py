@@ -349,6 +349,7 @@ def test_the_base_is_named_as_a_run_takes_it(tmp_path):
     assert not peft.is_adapter(tmp_path / "none")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_model_without_its_head_has_names_of_its_own(base, tmp_path):
     settings = {"target_modules": ["c_attn", "mlp.c_proj"]}
     model = theirs(base, tmp_path, GPT2Model, **settings)
