@@ -50,6 +50,13 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
     yield "ln_f.bias", "final_norm.bias", False
 
 
+def linear_layers(n_layer: int) -> Iterator[tuple[str, str]]:
+    """Yield (their name, our name) of every linear layer of the blocks; theirs without the prefix `transformer.`."""
+    for theirs, ours, transposed in weight_names(n_layer):
+        if transposed:
+            yield theirs.removesuffix(".weight"), ours.removesuffix(".weight")
+
+
 # ---- reading ----
 
 
@@ -187,8 +194,7 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     Raises InputError if `to` exists and is not empty, or if their GPT-2 cannot compute what the model does.
     """
     _require_gpt2(model.config, to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
+    require_new(to)
     to.mkdir(parents=True, exist_ok=True)
     state = merged_weights(model)
     tensors = {}
@@ -205,8 +211,24 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     write_tokenizer(tokenizer, to, model.config.context_length)
 
 
+def require_new(to: Path) -> None:
+    """Raise InputError if a directory to write exists and is not empty."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
+
+
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
-    """Raise InputError, naming what departs from GPT-2, where their class has no place for it.
+    """Raise InputError, naming what departs from GPT-2, where their class has no place for it."""
+    found = departures(config)
+    if found:
+        raise InputError(
+            f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
+            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
+        )
+
+
+def departures(config: ModelConfig) -> list[str]:
+    """List the settings of a model for which Hugging Face's GPT-2 has no place.
 
     Settings are allowed by name: one that is new departs until somebody has thought about it.
     """
@@ -219,12 +241,7 @@ def _require_gpt2(config: ModelConfig, to: Path) -> None:
     if config.ngram == 1:
         allowed.add("ngram_buckets")
     names = [field.name for field in dataclasses.fields(config) if field.name not in allowed]
-    found = [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
-    if found:
-        raise InputError(
-            f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
-            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
-        )
+    return [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
 
 
 def _zero_bias(state: dict[str, Tensor], name: str) -> Tensor:

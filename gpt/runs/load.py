@@ -10,11 +10,12 @@ import torch
 
 from gpt.choices import WeightDtype
 from gpt.config import TrainConfig
-from gpt.device import choose_device, choose_weight_dtype
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
+from gpt.model.lora import Adapter, add_adapter, merge
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
@@ -70,28 +71,24 @@ def load_run(
     dtype: WeightDtype = "float32",
     prepacked: bool = False,
     checkpoint: str | int = "best",
-    adapter: str | Path | None = None,
 ) -> LoadedRun:
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
-    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen;
-    named as `adapter`, on the base that `source` names, by default its own, and `checkpoint` is one of the adapter's.
+    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
     dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
     generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
-    device = choose_device(device) if device == "auto" else device
-    if dtype == "int8" and device != "cpu":
-        raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
-    choose_device(device.partition(":")[0])
-    if adapter is not None:
-        stored = _on_base(read_source(adapter, str(checkpoint)), source)
-    else:
-        stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
-    kind = choose_weight_dtype(dtype, device)
-    model = _adapted(stored, prepacked or kind == torch.int8) if stored.is_adapter else _built(stored)
+    target = Target.of(device, dtype, prepacked)
+    stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
+    return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
+
+
+def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
+    """Move a model, of what was read, to where it is to compute, in evaluation mode."""
+    device, kind, prepacked = target
     if kind != torch.int8:
         model.to(device, kind)
     if kind == torch.int8 or (prepacked and can_prepack(model)):
@@ -118,7 +115,7 @@ def read_source(source: str | Path, checkpoint: str = "best") -> Stored:
     return Stored(config, huggingface.read_weights(path, config), {}, path, huggingface.pinned(str(source), path))
 
 
-def _built(stored: Stored) -> GPT:
+def build(stored: Stored) -> GPT:
     """Build a model of what was read. Raises InputError if its parts do not fit each other."""
     config, weights = stored.config, stored.weights
     try:
@@ -134,26 +131,27 @@ def _built(stored: Stored) -> GPT:
 # ---- adapters, and what they are put on ----
 
 
-def _on_base(stored: Stored, source: str | Path | None) -> Stored:
-    """Name where the base of adapters is. Raises InputError if they are none."""
-    if stored.run is None or not stored.is_adapter:
-        raise InputError(f"`adapter` {stored.path}: holds whole weights, and no adapter; name it by `run`")
-    return stored if source is None else replace(stored, run=replace(stored.run, init_from=str(source)))
-
-
 def _adapted(stored: Stored, merged: bool) -> GPT:
-    """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
-    from gpt.model.lora import Adapter, add_adapter, merge
-
     assert stored.run
-    base = read_base(stored.run, stored.path)
-    model = _built(replace(base, config=stored.config, weights=cropped(base.weights, stored.config)))
+    return put_on(read_base(stored.run, stored.path), stored, merged)
+
+
+def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
+    """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
+    assert adapter.run
+    whole = replace(base, config=adapter.config, weights=cropped(base.weights, adapter.config))
     try:
-        add_adapter(model, Adapter.of(stored.weights, stored.run.lora.scale))
+        return put_adapter_on(whole, Adapter.of(adapter.weights, adapter.run.lora.scale), merged)
     except InputError as error:
-        raise InputError(f"{stored.name}: its adapters do not fit its base, {base.name}: {error}") from None
+        raise InputError(f"{adapter.name}: its adapters do not fit its base, {base.name}: {error}") from None
+
+
+def put_adapter_on(base: Stored, adapter: Adapter, merged: bool) -> GPT:
+    """Build a model with an adapter on it. Raises InputError if they do not fit each other."""
+    model = build(base)
+    add_adapter(model, adapter)
     if merged:
-        merge(model)  # in float32, before the weights are rounded to anything else
+        merge(model)
     return model
 
 

@@ -14,6 +14,7 @@ from gpt import GPT, InputError, load_run
 from gpt.config import OptimizerConfig
 from gpt.model.lora import LoRAConfig, LoRALinear, merged_weights
 from gpt.runs import checkpoint
+from gpt.runs.adapters import load_adapter
 from gpt.runs.checkpoint import list_checkpoints, load_newest
 from gpt.runs.directory import read_config
 from gpt.runs.integrity import weights_sha256
@@ -153,7 +154,7 @@ def test_an_adapter_is_put_on_its_base_by_hand(make_training, config, tmp_path):
     run = trained_adapters(make_training, config)
     own = load_run(run).model.state_dict()
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    loaded = load_run(tmp_path / "elsewhere", adapter=run)
+    loaded = load_adapter(run, tmp_path / "elsewhere")
     require_equal(loaded.model.state_dict(), own)
     assert loaded.path == run
     options = ("--prompt", "x = ", "--max-tokens", 5, "--device", "cpu", "--seed", 1)
@@ -162,12 +163,12 @@ def test_an_adapter_is_put_on_its_base_by_hand(make_training, config, tmp_path):
     assert by_hand == run_gpt(tmp_path, "sample", "--run", run, *options)
     assert by_hand == run_gpt(tmp_path, "sample", "--adapter", run, *options)
     with pytest.raises(InputError, match="`adapter` .*base: holds whole weights, and no adapter"):
-        load_run(adapter=tmp_path / "base")
+        load_adapter(tmp_path / "base")
     change_best(tmp_path / "base", 1.01)
     for path in list_checkpoints(tmp_path / "base")[:-1]:
         shutil.rmtree(path)
     with pytest.raises(InputError, match="others now"):
-        load_run(tmp_path / "base", adapter=run)
+        load_adapter(run, tmp_path / "base")
 
 
 def change_best(run, scale):

@@ -21,7 +21,7 @@ def tuned(finished, make_training, tiny_config):
     """A finished run that began with the weights of another."""
     base = finished(tiny_config, "base")
     training = make_training(replace(tiny_config, init_from=str(base), steps=6, seed=2), "tuned")
-    training.model.load_state_dict(initial_weights(training.config))
+    training.model.load_state_dict(initial_weights(training.config)[0])
     assert training.fit()
     return training
 
