@@ -9,6 +9,9 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
 
+# Many tests start Python: each module is compiled once, not by each process.
+test unit test-lowest test-slow: export PYTHONDONTWRITEBYTECODE =
+
 train: $(VENV)/installed
 	$(BIN)/python train.py
 

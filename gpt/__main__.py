@@ -20,14 +20,18 @@ COMMANDS = {
     "sample": "sample",
     "eval": "evaluate",
     "score": "score",
+    "memorized": "memorized",
+    "forgot": "forgot",
     "tokenizer": "tokenizer",
     "runs": "runs",
     "data": "data",
+    "merge": "merge",
     "export": "export",
     "cost": "cost",
 }
 
 
+OTHER_SPELLINGS = {"memorised": "memorized"}
 # What other programs call them.
 CALLED = {"version": "--version", "list": "runs", "info": "runs", "generate": "sample", "evaluate": "eval"}
 
@@ -37,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
+    command = OTHER_SPELLINGS.get(command, command)
     if command in ("-h", "--help", "help"):
         print(usage())
     elif command in ("-V", "--version"):

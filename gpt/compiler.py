@@ -205,10 +205,10 @@ def _random_state(device: str) -> Generator[None]:
 
 
 def _alike(result: Tensor, expected: Tensor, arguments: tuple[Tensor, ...], rounding: float) -> bool:
-    """Tell whether two results differ by rounding alone; a sum over an argument's elements may by that for each."""
+    """Tell whether two results differ by rounding alone; sums over an argument's elements may by that for each."""
     if not torch.isfinite(expected).all():
         return True  # a model that is broken in either way
-    scale = float(expected.abs().max()) + (arguments[-1].numel() if expected.dim() == 0 else 0)
+    scale = float(expected.abs().max()) + (arguments[-1].numel() if expected.dim() < 2 else 0)
     return float((result - expected).abs().max()) <= rounding * scale
 
 

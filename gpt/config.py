@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from gpt.choices import ComputeDtype, Device, Exact, Parallel, Recompute
-from gpt.errors import InputError, bounded, check_limits
+from gpt.errors import InputError, Limited, bounded, check_limits
 from gpt.model.config import ModelConfig
+from gpt.model.lora import LoRAConfig
 
 DEFAULT_DATA = Path("data/python")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Limited):
     """What moves the weights, how fast at which step, and the gradient clip."""
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -29,8 +30,9 @@ class OptimizerConfig:
     """Muon's peak learning rate: the size of a step's singular values."""
     muon_momentum: float = bounded(0.95, ge=0, lt=1)
     """Decay of Muon's momentum, per step."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """After the warm-up: a cosine down to the final rate, or stable at the peak and then a straight line down to it."""
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    """After the warm-up: a cosine or a straight line down to the final rate, or stable at the peak and then the line
+    (wsd)."""
     decay_ratio: float = bounded(0.4, ge=0, le=1)
     """Fraction of all steps in which wsd comes down; at least one step does. With 0 it never comes down."""
     min_lr_ratio: float = bounded(0.1, ge=0, le=1)
@@ -48,29 +50,34 @@ class OptimizerConfig:
     skip_spikes: bool = False
     """Skip a batch whose gradient norm is over 6 standard deviations above the mean of the last 128 accepted ones."""
 
-    def __post_init__(self) -> None:
-        check_limits(self, "optimizer.")
+    prefix = "optimizer."
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Limited):
     """When the validation split is read. It always is after the last step, and then also completely,
     unless that would take longer than all training."""
 
     every: int = bounded(250, ge=0)
     """Steps between evaluations; 0 evaluates after the last step only."""
+    per_epoch: int | None = bounded(None, ge=1)
+    """Evaluations in an epoch, from which `every` follows once the data is known."""
+    at_start: bool = False
+    """Evaluate before the first step as well, and save the weights that training begins with: the first best."""
+    min_gain: float = bounded(0.0, ge=0)
+    """Standard errors by which a new best loss must be below the best before: those of the paired difference, piece by
+    piece. With 0, or where there is too little text for an error, any lower loss is a new best."""
     tokens: int = bounded(10_000_000, ge=1)
     """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly. Each
     of several datasets gets the same part of them."""
     sample_tokens: int = bounded(48, ge=0)
     """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 
-    def __post_init__(self) -> None:
-        check_limits(self, "evaluation.")
+    prefix = "evaluation."
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Limited):
     """When the run is saved. It always is at a new best validation loss and when training ends or is stopped."""
 
     every: int = bounded(250, ge=0)
@@ -78,8 +85,7 @@ class CheckpointConfig:
     keep: int = bounded(2, ge=1)
     """Newest checkpoints kept, beside the best."""
 
-    def __post_init__(self) -> None:
-        check_limits(self, "checkpoint.")
+    prefix = "checkpoint."
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class TrainConfig:
     init_from: str = "scratch"
     """Where the weights begin: 'scratch', a run, by path or by name below runs/, or a Hugging Face GPT-2 (directory or
     hub id, such as openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
+    init_sha256: str | None = None
+    """SHA-256 of the weights of init_from, which a run keeps; where it is given, other weights are refused."""
     steps: int = bounded(1000, ge=1)
     """Optimizer steps; the learning-rate schedule spans them."""
     stop_at: int | None = bounded(None, ge=1)
@@ -136,10 +144,15 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     early_stopping_patience: int | None = bounded(None, ge=1)
     """End after this many evaluations in a row without a new best validation loss; by default never."""
+    cooldown: float = bounded(0.0, ge=0, le=1)
+    """Where early_stopping_patience ends it: go back to the best weights, let the rate fall to 0 in this share of their
+    steps, and keep what is better. 0 ends it at once."""
     recompute: Recompute = "none"
     """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
-    that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic)."""
+    that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic). With
+    adapters on mlp.fc_out, activations always are."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -148,13 +161,29 @@ class TrainConfig:
         check_limits(self)
         if isinstance(self.data, tuple):
             weighted_paths(self.data)  # which raises
+        if self.lora.rank:
+            self._require_adaptable()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
-            raise InputError("`early_stopping_patience` needs evaluations to count: give `evaluation.every`")
+            raise InputError(
+                "`early_stopping_patience` needs evaluations to count: give `evaluation.every`, or leave it out (None)"
+            )
         if self.batch_tokens % self.model.context_length:
             nearest = nearest_multiple(self.batch_tokens, self.model.context_length)
             raise InputError(
                 f"`batch_tokens` is {self.batch_tokens:,}, which is not a multiple of `model.context_length` "
                 f"({self.model.context_length:,}): use `batch_tokens` {nearest}"
+            )
+
+    def _require_adaptable(self) -> None:
+        """Raise InputError where adapters have nothing to be put on, or an optimizer that is not for them."""
+        if self.init_from == "scratch":
+            raise InputError(
+                f"`lora.rank` {self.lora.rank}: adapters are for trained weights: name a run or a model by `init_from`"
+            )
+        if self.optimizer.name == "muon":
+            raise InputError(
+                "`optimizer.name` muon: is not for adapters, as it makes each matrix orthogonal by itself, and of an "
+                "adapter only the product of two is a weight: use `optimizer.name` adamw with `lora.rank`"
             )
 
     @property

@@ -3,15 +3,21 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
+import io
 import itertools
+import os
+import re
+import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from unittest import mock
 
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -92,6 +98,47 @@ def _path_or_several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
         is_instance=lambda value: isinstance(value, Path | tuple),
         str_from_instance=lambda value: [*value] if isinstance(value, tuple) else [str(value)],
     )
+
+
+COLOR = re.compile(r"\x1b\[[\d;]*m")
+WIDE = "10000"  # columns: no line of a complaint is broken, as paths and names in it are to be copied
+
+
+def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, **options: Any) -> Any:
+    """Give what `tyro.cli`, or another of its kind, makes of arguments, by default those of the process.
+
+    What is wrong with them is told in plain lines, where tyro draws a box; help is shown as tyro does.
+    """
+    given, told = sys.argv[1:] if arguments is None else arguments, io.StringIO()
+    width = {} if {"-h", "--help"} & {*given} else {"COLUMNS": WIDE}
+    try:
+        with contextlib.redirect_stderr(told), mock.patch.dict(os.environ, width):
+            return cli(what, args=given, registry=FLAGS, **options)
+    except SystemExit as end:
+        if end.code:
+            told = io.StringIO(_unboxed(told.getvalue()))
+        raise
+    finally:
+        print(told.getvalue(), end="", file=sys.stderr, flush=True)
+
+
+def _unboxed(complaint: str) -> str:
+    """Take away what tyro draws around the lines of a complaint, of lines or of ASCII, between them and above."""
+    framed = [line[2:].removesuffix("│").rstrip() for line in COLOR.sub("", complaint).splitlines()[1:]]
+    words = "\n".join(line for line in framed if line.strip("─-╯ ")) or "the arguments are wrong"
+    first, *more = re.sub(r"no type matching .*\nGot errors:\n- (<[^>]*>: )?", "", words).splitlines()
+    first = first.removeprefix("Error parsing ")
+    return "\n".join([f"error: {first[0].lower()}{first[1:]}", *more, ""])
+
+
+def later(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function with the same arguments that gives the call with these, to be made when they were all read."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(function, *arguments, **named)
+
+    return call
 
 
 def _docstrings(config: type) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Where to compute, and in which precision."""
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +37,28 @@ def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[wanted]
+
+
+class Target(NamedTuple):
+    """Where a model is to compute, and as what."""
+
+    device: str
+    kind: torch.dtype
+    prepacked: bool
+
+    @classmethod
+    def of(cls, device: str, dtype: WeightDtype, prepacked: bool) -> "Target":
+        """Choose what is left open. Raises InputError if there is no such device, or no such dtype there."""
+        device = choose_device(device) if device == "auto" else device
+        if dtype == "int8" and device != "cpu":
+            raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
+        choose_device(device.partition(":")[0])
+        return cls(device, choose_weight_dtype(dtype, device), prepacked)
+
+    @property
+    def merged(self) -> bool:
+        """Tell whether adapters are folded into the weights: in float32, before these are rounded to anything else."""
+        return self.prepacked or self.kind == torch.int8
 
 
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:

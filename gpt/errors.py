@@ -92,3 +92,12 @@ def check_limits(config: Any, prefix: str = "") -> None:
         value, limits = getattr(config, field.name), field.metadata.get("limits")
         if limits is not None and isinstance(value, int | float):
             require(limits.allow(value), f"`{prefix}{field.name}`", value, str(limits))
+
+
+class Limited:
+    """What a dataclass of settings inherits, so that the limits of its fields are checked on construction."""
+
+    prefix = ""  # of the fields' names in messages; not annotated, as it would be a field then
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.prefix)

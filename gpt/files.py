@@ -4,18 +4,21 @@ What is written goes under another name, to the disk, and then gets its own: a c
 """
 
 import contextlib
+import errno
 import glob
 import json
 import os
 import shutil
 from collections import defaultdict
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
 from gpt.terminal import one_line
 
+SYNCED = 8  # files at a time that are waited for: most disks do several in the time of one
 DEEPEST = 100  # objects and lists within each other; ours have five
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
 
@@ -54,8 +57,8 @@ def write_directory(path: Path) -> Generator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in sorted(partial.iterdir()):
-            sync(file)
+        with ThreadPoolExecutor(SYNCED) as pool:
+            list(pool.map(sync, partial.iterdir()))
         sync(partial)
         if path.exists():
             path.rename(aside(path, REPLACED))
@@ -79,6 +82,11 @@ def clean_up(parent: Path, names: str) -> None:
             leftover.rename(parent / name)
         elif leftover.suffix in (PARTIAL, REPLACED, REMOVED):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether a disk has no room, or this user none on it; NumPy says so in its own words."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "requested and" in str(error))
 
 
 def sync(path: Path) -> None:

@@ -128,16 +128,23 @@ class Halving:
 # ---- what is freed ----
 
 
-def retain_freed_memory(device: str, keep: bool = True) -> None:
+def return_freed_memory(device: str) -> None:
+    """Have glibc give back what it kept of freed tensors so far, where it is in pieces too small for those to come."""
+    if device == "cpu" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def retain_freed_memory(device: str, keep: bool = True, maps_from: int | None = None) -> None:
     """Have glibc, which gives large tensors back to the system and asks for them again at every step, keep them.
 
     Each time the system would fill them with zeros anew: a fifth of a small model's time. What is kept is in pieces,
-    though, which makes the peak higher. Does nothing elsewhere.
+    though, which makes the peak higher. With `maps_from`, tensors of so many bytes and more are given back, whatever
+    `keep` says. Does nothing elsewhere.
     """
     if device == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+        libc, keep = ctypes.CDLL(None), keep and maps_from is None
         if not (keep and libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)):
-            libc.mallopt(M_MMAP_THRESHOLD, GLIBC_MAPS_FROM)  # the most that older ones take
+            libc.mallopt(M_MMAP_THRESHOLD, maps_from or GLIBC_MAPS_FROM)  # 32 MB is the most that older ones take
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2 * GLIBC_MAPS_FROM)
 
 

@@ -5,6 +5,7 @@ GPT-2's four sizes follow Radford et al. 2019 (table 2); their training settings
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -87,16 +88,26 @@ def shakespeare_char_modern() -> TrainConfig:
     )
 
 
+FINETUNE = "finetune"
+
+
 def finetune() -> TrainConfig:
-    """Train briefly and gently from trained weights (`init_from`) on little data."""
+    """Train trained weights (`init_from`) on a text of one's own, as long as validation improves.
+
+    What hangs on the text and the weights (gpt.training.finetuning) stands here as it is for GPT-2 and 1 MB.
+    """
     return TrainConfig(
-        preset="finetune",
+        preset=FINETUNE,
         steps=200,
         batch_tokens=8192,
         model=ModelConfig(dropout=0.1),
-        optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=20, weight_decay=0.01, beta2=0.99),
-        evaluation=EvaluationConfig(every=25),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5, schedule="linear", min_lr_ratio=0.0, warmup_steps=6, weight_decay=0.01, beta2=0.99
+        ),
+        evaluation=EvaluationConfig(every=25, per_epoch=4, at_start=True, min_gain=1.0),
         checkpoint=CheckpointConfig(every=50),
+        early_stopping_patience=3,
+        cooldown=0.1,
     )
 
 
@@ -159,7 +170,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "nano": nano,
     "shakespeare-char-cpu": shakespeare_char_cpu,
     "shakespeare-char-modern": shakespeare_char_modern,
-    "finetune": finetune,
+    FINETUNE: finetune,
     "gpt2-modern": gpt2_modern,
     "gpt2": gpt2,
     "gpt2-medium": gpt2_medium,
@@ -187,6 +198,8 @@ class Suit:
     learning_rate: float | None = None
     ngram: int = 3
     ngram_buckets: int = 32768
+    lora_epochs: float = 0
+    """In which adapters forget less."""
 
     def most_epochs(self, model: ModelConfig) -> float:
         """Tell how often a model should read the text."""
@@ -204,10 +217,20 @@ SMALL = (
 NGRAM_EPOCHS = 1  # n-grams teach a small model most, at any size of text; the second time it knows them by heart
 # Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two.
 TRAINED = (
-    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1),
-    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1),
-    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1),
+    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1, lora_epochs=6),
+    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1, lora_epochs=4),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1, lora_epochs=3),
 )
+# The peak rate by the number of trained weights: (parameters, for all of them, for adapters alone). GPT-2's are those
+# that others use; that of small weights, all of them trained, is ours (benchmarks/LOG.md).
+RATES = (
+    (560e3, 2.5e-3, 7e-3),
+    (124e6, 5e-5, 5e-4),
+    (355e6, 3e-5, 3e-4),
+    (774e6, 2e-5, 2e-4),
+    (1558e6, 1.5e-5, 1.5e-4),
+)
+LORA_HURRY, FEW_STEPS = 1.5, 100  # times the rate, of adapters that are trained for fewer steps
 LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ngram=1)  # gpt2's shape, on CUDA
 LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
 
@@ -218,6 +241,16 @@ def suit_for(device: str, init_from: str, tokens: int) -> Suit:
         return LARGE
     rows = SMALL if init_from == "scratch" else TRAINED
     return next(suit for suit in rows if tokens <= suit.tokens)
+
+
+def rate_for(parameters: int, lora: bool, steps: int) -> float:
+    """Choose the peak rate for trained weights: by a straight line between those of the table, in logarithms."""
+    size, sizes = math.log(parameters), [math.log(row[0]) for row in RATES]
+    rates = [math.log(row[2 if lora else 1]) for row in RATES]
+    above = min(max(1, bisect_left(sizes, size)), len(sizes) - 1)  # beyond the table, its first or last line goes on
+    share = (size - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
+    rate = math.exp(rates[above - 1] + share * (rates[above] - rates[above - 1]))
+    return float(f"{rate * (LORA_HURRY if lora and steps < FEW_STEPS else 1):.2g}")
 
 
 def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[TrainConfig, str]:

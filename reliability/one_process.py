@@ -36,16 +36,16 @@ class Process(Script):
 class Campaign:
     """Trainings of one process that are disturbed, each until it is finished."""
 
-    def __init__(self, dataset: Dataset, directory: Path, steps: int = STEPS) -> None:
-        """Set up; an undisturbed run is trained first, for its weights."""
-        self.dataset, self.directory, self.steps = dataset, directory, steps
+    def __init__(self, dataset: Dataset, directory: Path, steps: int = STEPS, more: tuple[str, ...] = ()) -> None:
+        """Set up, with more options for each; an undisturbed run is trained first, for its weights."""
+        self.dataset, self.directory, self.steps, self.more = dataset, directory, steps, more
         directory.mkdir(exist_ok=True)
         assert self.training("undisturbed").end() == 0
         require_valid_metrics(directory / "undisturbed", steps)
         self.expected = weights(directory / "undisturbed", steps)
 
     def training(self, name: str) -> Process:
-        return Process(self.dataset, self.directory / name, "--steps", str(self.steps))
+        return Process(self.dataset, self.directory / name, "--steps", str(self.steps), *self.more)
 
     def require_undisturbed(self, run: Path) -> None:
         """A finished run has all records, and the weights of the one that was not disturbed."""

@@ -21,15 +21,17 @@ import torch
 from gpt import GPT, ModelConfig
 from gpt.__main__ import main as gpt_main
 from gpt.commands import clean_errors, sample, train
+from gpt.config import TrainConfig
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Piece
 from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, save, step_of
-from gpt.training.resume import resume
+from gpt.runs.directory import open_run
+from gpt.text.tokenizer import Tokenizer
+from gpt.training.resume import begin, resume
 from gpt.training.signals import StopRequest
-from gpt.training.start import training_loader
-from gpt.training.state import TrainState
+from gpt.training.start import new_model, training_loader
 from gpt.training.summary import report
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
@@ -139,14 +141,12 @@ class Training:
 
     def __init__(self, config, dataset, run, world=None, resumes=False, **allowed):
         self.config, self.dataset, self.run = config, dataset, run
-        self.model = GPT(config.model).to(world.device if world else "cpu")
+        self.model = new_model(config, world.device if world else "cpu")
         self.trainer = Trainer(self.model, config, world)
         self.validation = Validation(config, dataset)
         self.loader = training_loader(config, dataset)
         state = resume(run, self.trainer, self.validation, **allowed) if resumes else None
-        self.state = state or TrainState(
-            evaluated_windows=len(self.validation.windows), dataset_fingerprint=dataset.fingerprint
-        )
+        self.state = state or begin(run, self.trainer, self.validation)
 
     def step(self):
         """Do the next step; its record."""
@@ -201,6 +201,20 @@ def save_steps(run, losses):
 def steps_of(run):
     """The steps of a run's checkpoints."""
     return [step_of(path) for path in list_checkpoints(run)]
+
+
+def saved_run(home, name, noise=0.0, tokenizer=None, context=48):
+    """A run of one checkpoint, which was not trained: its weights are those of any other of its shape, and noise."""
+    tokenizer = tokenizer or Tokenizer.utf8_bytes()
+    torch.manual_seed(0)
+    model = GPT(replace(SHAPE, vocab_size=tokenizer.vocab_size, context_length=context))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=noise)
+    config = TrainConfig(run_dir=home / name, batch_tokens=context, model=model.config)
+    with open_run(config, tokenizer, resume=False) as run:
+        save(run, model.state_dict(), {}, {"step": 1, "evaluation": None})
+    return run
 
 
 CLOCKED = ("elapsed_s", "tokens_per_s", "mfu")

@@ -1,6 +1,7 @@
 """`gpt` itself: commands, help and mistyped names."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -24,6 +25,7 @@ def test_usage_lists_every_command_with_what_it_does(monkeypatch):
     usage = call()
     assert usage == call("--help") == call("-h") == call("help")
     assert usage.startswith("usage: gpt COMMAND [options]\n")
+    assert max(map(len, usage.splitlines())) < 120
     for command, module in COMMANDS.items():
         tree = ast.parse((ROOT / "gpt" / "commands" / f"{module}.py").read_text(encoding="utf-8"))
         summary = ast.get_docstring(tree).splitlines()[0]
@@ -53,6 +55,21 @@ def test_help_fills_its_lines_and_none_is_too_long(command, columns, monkeypatch
         indent = len(following) - len(following.lstrip())
         if indent > 5 and following.strip() and line[:indent].endswith("  ") and line[indent:].strip():
             assert len(f"{line.rstrip()} {following.split()[0]}") > len(line) - 1, following
+
+
+OTHERS = {
+    "torchrun": "--max-restarts --nnodes --nproc-per-node --rdzv-backend --rdzv-endpoint --rdzv-id --signals-to-handle"
+}
+OTHERS |= {"sbatch": "--array", "sha256sum": "--check", "benchmarks": "--nanogpt --texts"}
+
+
+def test_every_flag_that_readme_and_docs_name_is_there():
+    known = set(" ".join(OTHERS.values()).split())
+    for command in HELPS:
+        known.update(re.findall(r"--[a-z][\w.-]*", call(*command, "--help")))
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named = re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", file.read_text(encoding="utf-8"))
+        assert set(named) <= known, file.name
 
 
 def test_the_version_is_told():

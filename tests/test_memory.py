@@ -1,11 +1,9 @@
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import ROOT
 from out_of_memory import REPORTS
+from processes import run_script
 
 from gpt import InputError, memory
 from gpt.memory import Halving, causes, free_memory, is_out_of_memory, peak_memory, used_memory
@@ -92,7 +90,7 @@ def test_memory_is_counted_in_bytes():
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-def test_freed_memory_is_kept_and_used_again():
+def test_freed_memory_is_kept_and_used_again(tmp_path):
     """In a process of its own: a tensor of 40 MB, freed and made again, is no new memory to the system."""
     code = """
 import resource, torch
@@ -105,13 +103,13 @@ for step in range(15):
     del tensor
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    assert int(printed(code)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
+    assert int(printed(code, tmp_path)) < 15_000  # pages of 4 kB, each tensor having 9,766; without it some 50,000
 
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 @pytest.mark.parametrize("keep", [True, False])
-def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(keep):
+def test_freed_memory_goes_back_to_the_system_if_it_is_not_to_be_kept(tmp_path, keep):
     code = f"""
 import torch
 from gpt.memory import retain_freed_memory
@@ -123,18 +121,28 @@ held = used_memory()
 del tensor
 print(held - used_memory())
 """
-    assert (int(printed(code)) > 39_000_000) == (not keep)
+    assert (int(printed(code, tmp_path)) > 39_000_000) == (not keep)
 
 
-def printed(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+def printed(code, directory):
+    program = directory / "program.py"
+    program.write_text(code)
+    return run_script(program, cwd=directory)
 
 
 @pytest.mark.process
+@pytest.mark.skipif(platform.system() != "Linux", reason="another system than Linux")
 def test_the_peak_is_that_of_this_process_and_not_of_the_one_that_started_it(tmp_path):
-    """Which getrusage would say, where a large process starts a small one."""
-    small = "from gpt.memory import peak_memory; print(peak_memory('cpu'))"
-    large = "import subprocess, sys; held = bytearray(3 * 10**9)"
-    large += f"; subprocess.run([sys.executable, '-c', {small!r}], check=True)"
-    output = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert 10**7 < int(output) < 10**9
+    """Which getrusage says, too, where a large process starts a small one: one that holds 100 MB in thirty places."""
+    small = "import resource; from gpt.memory import peak_memory"
+    small += "; print(peak_memory('cpu'), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    large = f"""
+import mmap, os, subprocess, sys
+file = os.memfd_create("held")
+os.ftruncate(file, 10**8)
+held = [mmap.mmap(file, 10**8, mmap.MAP_SHARED | mmap.MAP_POPULATE) for _ in range(30)]
+subprocess.run([sys.executable, "-c", {small!r}], check=True)
+"""
+    ours, inherited = map(int, printed(large, tmp_path).split())
+    assert 10**7 < ours < 10**9
+    assert inherited > 29 * 10**8, "the large process was none"

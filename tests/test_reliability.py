@@ -6,7 +6,7 @@ import pytest
 
 from gpt.tracking.jsonl import read_metrics
 from reliability.disks import damages, full_disks
-from reliability.one_process import Campaign
+from reliability.one_process import Campaign, Process
 from reliability.ranks import dead_ranks, two_launchers
 
 pytestmark = pytest.mark.process
@@ -20,6 +20,16 @@ def test_kills_and_signals(dataset, tmp_path):
     campaign = Campaign(dataset, tmp_path / "campaign", steps=40)
     assert all_survived(*campaign.kills(4, random.Random(1)))
     assert all_survived(campaign.signals(3, random.Random(3)))
+
+
+@pytest.mark.slow
+def test_kills_of_a_training_of_adapters(dataset, tmp_path):
+    """Their dropout included, which each step draws anew."""
+    assert Process(dataset, tmp_path / "base", "--steps", "4").end() == 0
+    adapters = ("--init-from", str(tmp_path / "base"), "--lora.rank", "4", "--lora.dropout", "0.2")
+    campaign = Campaign(dataset, tmp_path / "campaign", 24, (*adapters, "--optimizer.name", "adamw"))
+    assert all("lora_" in name for name in campaign.expected)
+    assert all_survived(*campaign.kills(2, random.Random(4)))
 
 
 def test_damaged_files(tiny_config, dataset, tmp_path):

@@ -14,6 +14,8 @@ COMMANDS = [
     ["sample", "--prompt", "The", "--max-tokens", "20", "--seed", "1"],
     ["eval", "--json"],
     ["score", "--text", "The model"],
+    ["memorized", "--samples", "4"],
+    ["forgot", "--base", "runs/mine-gpt2"],
     ["export", "--to", "exported"],
     ["runs"],
     ["cost", "gpt2"],

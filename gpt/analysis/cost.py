@@ -1,7 +1,7 @@
 """What a model costs: parameters, floating-point operations, memory. Pure functions of the config."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from gpt.config import TrainConfig
@@ -41,8 +41,28 @@ def parameter_count(model: ModelConfig) -> int:
     return _built(model).parameter_count()
 
 
-def flops_per_token(model: ModelConfig) -> int:
+def adapter_layers(config: TrainConfig) -> list[tuple[int, int]]:
+    """List the inputs and outputs of every layer that gets an adapter; none where all weights are trained.
+
+    Raises InputError for targets that no block has.
+    """
+    if not config.lora.rank:
+        return []
+    from gpt.model.lora import target_layers
+
+    found = target_layers(_built(config.model), config.lora.targets).values()
+    return [(layer.in_features, layer.out_features) for layer in found]
+
+
+def adapter_count(config: TrainConfig) -> int:
+    """Count the parameters of adapters."""
+    return sum(config.lora.rank * sum(sizes) for sizes in adapter_layers(config))
+
+
+def flops_per_token(model: ModelConfig, adapters: int = 0) -> int:
     """Count the floating-point operations to train on one token: 6·N + 12·L·H·Q·T.
+
+    Where only so many parameters of `adapters` are trained, the gradients of the N others are left out: 4·N.
 
     The PaLM paper's count (Chowdhery et al. 2022, appendix B): forward and backward passes, N without embeddings that
     are only looked up, attention over the whole context and not only its causal half, or over the window of layers
@@ -53,7 +73,7 @@ def flops_per_token(model: ModelConfig) -> int:
     seen = sum(
         min(model.context_length, model.window_of(layer) or model.context_length) for layer in range(model.n_layer)
     )
-    return 6 * multiplied + 12 * model.n_head * model.head_dim * seen
+    return (4 if adapters else 6) * multiplied + 6 * adapters + 12 * model.n_head * model.head_dim * seen
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ def training_memory(
     """Forecast the memory of a training step with `micro_batch_size` sequences at a time, in values of `value_bytes`.
 
     Weights, gradients, AdamW's two moments and Muon's one are float32; Muon's step holds its matrices four times more.
-    Below float32, a copy of the weights is kept as well.
+    Below float32, a copy of the weights is kept as well. With adapters, these alone have gradients and moments.
     """
     model = config.model
     C, L = model.n_embd, model.n_layer
@@ -110,7 +130,7 @@ def training_memory(
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch_size < share
-    return Memory(
+    memory = Memory(
         program=program,
         weights=weights if sharded == 1 else count // sharded + weights // L + FLOAT32 * model.vocab_size * C,
         gradients=count // sharded if not accumulates else count,
@@ -121,6 +141,7 @@ def training_memory(
         lost=LOST_ON_CPU if device == "cpu" else 0.0,
         keeps_gradients=accumulates or (processes > 1 and sharded == 1),
     )
+    return _of_adapters(config, memory, tokens, value_bytes, sharded, device) if config.lora.rank else memory
 
 
 def _matrix_count(model: ModelConfig) -> int:
@@ -153,6 +174,37 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
         mask = 1 if device == "cuda" else FLOAT32
         block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
     return block
+
+
+def _of_adapters(
+    config: TrainConfig, memory: Memory, tokens: int, value_bytes: int, sharded: int, device: str
+) -> Memory:
+    """Change a forecast to that of a model which is frozen and has adapters: they alone have gradients and moments.
+
+    Frozen layers keep nothing of what goes into them: not the normalized inputs, nor the activation's result. Adapters
+    do, but for the activation's result, which is computed again; attention's result is kept a second time where some of
+    it is dropped. The head has no gradient.
+    """
+    C, model, lora, layers = config.model.n_embd, config.model, config.lora, adapter_layers(config)
+    own = adapter_count(config) * FLOAT32
+    held = 0 if lora.base_dtype == "float32" else sum(i * o for i, o in layers)
+    held *= 2 + (value_bytes if value_bytes < FLOAT32 else 0)  # no copy is made of what is short enough
+    inputs = sum(i for i, _ in layers if i != 4 * C)
+    if not lora.dropout and "attention.out_proj" in lora.targets:
+        inputs -= model.n_layer * C
+    kept = (inputs + len(layers) * lora.rank) * value_bytes
+    kept -= model.n_layer * (2 if config.recompute == "activations" else 6) * C * value_bytes
+    if config.recompute == "blocks":
+        kept //= model.n_layer
+    chunked = tokens > chunk_rows(model.vocab_size, device)
+    return replace(
+        memory,
+        weights=memory.weights + (own - held) // sharded,
+        gradients=own,
+        optimizer=2 * own // sharded,
+        activations=memory.activations + tokens * kept,
+        logits=memory.logits - chunked * 2 * FLOAT32 * model.vocab_size * C,
+    )
 
 
 def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
@@ -202,7 +254,10 @@ def cost_lines(config: TrainConfig) -> list[str]:
     model = config.model
     lines = [f"{name:28} {count:>15,}" for name, count in parameters(model).items()]
     lines.append(f"{'parameters':28} {parameter_count(model):>15,}")
-    lines.append(f"{'training FLOPs per token':28} {flops_per_token(model):>15,}")
+    adapters = adapter_count(config)
+    if adapters:
+        lines.append(f"{'adapters, which are trained':28} {adapters:>15,}")
+    lines.append(f"{'training FLOPs per token':28} {flops_per_token(model, adapters):>15,}")
     lines.append(f"{'steps':28} {config.steps:>15,}")
     lines.append(f"{'training tokens':28} {config.steps * config.batch_tokens:>15,}")
     return lines

@@ -8,6 +8,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gpt.apps.line_editor import Notes, typed_by_hand
 from gpt.apps.repl import ALTERNATIVES, Load, Session, Turn, answer_lines
@@ -19,6 +20,9 @@ from gpt.runs.load import LoadedRun
 from gpt.text.added import Marked
 from gpt.text.chat_template import ASSISTANT, ChatTemplate, Message
 
+if TYPE_CHECKING:
+    from gpt.apps.adapters import Switch
+
 HELP = """\
 Type a text and the model answers it; several lines can be pasted. A text that begins with / is typed with two of them.
   /system TEXT              what the model is told before the conversation; without a text, there is none
@@ -27,6 +31,8 @@ Type a text and the model answers it; several lines can be pasted. A text that b
   /why                      what else the model would have written instead of the last token
   /save FILE                write the conversation into a new file, as a line that gpt prepare instruct reads
   /load RUN                 go on with another model
+  /adapters                 the adapters of the model's base, and which of them is on it
+  /adapter NAME             go on with another of them, or with none
   /temperature 0.7          randomness; 0 always takes the likeliest token; so /top-k, /top-p, /min-p,
                             /repetition-penalty, /max-tokens and /seed
   /reset                    forget the conversation, and go back to the settings of the command line
@@ -47,12 +53,13 @@ class Chat(Session):
         stops: tuple[str, ...],
         load: Load,
         write: Callable[[str], None],
+        adapters: "Switch",
         trusted: bool = True,
         system: str = "",
         as_json: bool = False,
     ) -> None:
         """Begin a conversation. Raises InputError for a run without a chat template. See `Session` for the rest."""
-        super().__init__(run, sampling, stops, load, write, trusted)
+        super().__init__(run, sampling, stops, load, write, adapters, trusted)
         self.template = require_template(run)
         self.first_system = self.system = system
         self.as_json, self.trimmed = as_json, False
@@ -161,14 +168,14 @@ class Chat(Session):
         messages = [message._asdict() for message in [*system, *self.messages]]
         return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
-    def _load(self, argument: str) -> None:
-        before = self.run
-        super()._load(argument)
-        try:
-            self.template = require_template(self.run)
-        except InputError:
-            self.run = before
-            raise
+    def _replace_run(self, line: str, get: Callable[[], LoadedRun]) -> None:
+        def conversing() -> LoadedRun:
+            run = get()
+            require_template(run)
+            return run
+
+        super()._replace_run(line, conversing)
+        self.template = require_template(self.run)
 
     def _reset(self, _: str) -> None:
         self.messages, self.system, self.trimmed = [], self.first_system, False
@@ -190,6 +197,7 @@ def converse(
     sampling: SamplingConfig,
     stops: tuple[str, ...],
     load: Load,
+    adapters: "Switch",
     allow_commands: bool = False,
     system: str = "",
     as_json: bool = False,
@@ -197,7 +205,7 @@ def converse(
     """Answer lines until they end: typed in a terminal, or out of a pipe; see `gpt.apps.repl.interact`."""
     notes = Notes()
     trusted = allow_commands or typed_by_hand()
-    session = Chat(run, sampling, stops, load, notes.write, trusted, system, as_json)
+    session = Chat(run, sampling, stops, load, notes.write, adapters, trusted, system, as_json)
     welcome = f"{run.source}: type what it is to answer, /help for the commands, Ctrl-D to leave"
     if not as_json:
         notes.write(f"{welcome}\n")

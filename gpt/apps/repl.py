@@ -4,10 +4,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt.apps.line_editor import Notes, line_reader, typed_by_hand
+from gpt.apps.saving import save
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
@@ -15,6 +15,9 @@ from gpt.generation.score import TokenScore
 from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs.load import LoadedRun
+
+if TYPE_CHECKING:
+    from gpt.apps.adapters import Switch
 
 HELP = """\
 Type a text and the model continues it; several lines can be pasted. An empty line goes on from where it stopped.
@@ -25,6 +28,8 @@ A text that begins with / is typed with two of them.
   /why                      what else the model would have written instead of the last token
   /save FILE                write the text so far into a new file
   /load RUN                 go on with another model
+  /adapters                 which adapters there are for this model's base
+  /adapter NAME             go on with another adapter on the same base, or with none
   /temperature 0.7          randomness; 0 always takes the likeliest token
   /top-k 50                 draw among the 50 likeliest tokens
   /top-p 0.9                draw among the likeliest tokens that have 0.9 of the probability together
@@ -47,6 +52,8 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/seed": ("seed", int),
 }
 OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model from the network"}
+OUTSIDE |= {"/adapters": "reads files", "/adapter": "reads files"}
+TAKE_WORDS = ("/add", "/save", "/load", "/adapter")
 ALTERNATIVES, BAR_WIDTH = 10, 40  # lines of /why, and characters of a bar for probability 1
 
 
@@ -74,10 +81,11 @@ class Session:
         stops: tuple[str, ...],
         load: Load,
         write: Callable[[str], None],
+        adapters: "Switch",
         trusted: bool = True,
     ) -> None:
         """Begin a session. `trusted` lines come from a person, or may reach files and the network all the same."""
-        self.trusted, self.takes_more = trusted, {*OUTSIDE, "/add"}
+        self.trusted, self.adapters, self.takes_more = trusted, adapters, {*TAKE_WORDS}
         self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
         self.text = ""
@@ -89,6 +97,8 @@ class Session:
             "/why": self._why,
             "/save": self._save,
             "/load": self._load,
+            "/adapters": lambda _: self.write(self.adapters.listing(self.run)),
+            "/adapter": self._adapter,
             "/reset": self._reset,
             "/help": lambda _: self.write(HELP + "\n"),
             "/quit": self._quit,
@@ -155,8 +165,7 @@ class Session:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        ends = run.answer_ends if run.tokenizer.added else ()
-        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
+        engine = TextEngine(run.model, run.tokenizer, 1, ends=run.answer_ends if run.tokenizer.added else ())
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text = turn.begun
         self.turns.append(turn)
@@ -212,15 +221,7 @@ class Session:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
         if not (text := self._saved_text()):
             raise InputError("/save: there is no text yet; continue one first")
-        try:
-            path = Path(argument).expanduser()
-            with open(path, "x", encoding="utf-8", newline="") as file:
-                file.write(text)
-        except FileExistsError:
-            raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
-            raise InputError(f"/save {argument}: cannot be written ({error})") from None
-        self.write(f"{path}: {len(text):,} characters\n")
+        self.write(f"{save(argument, text)}: {len(text):,} characters\n")
 
     def _saved_text(self) -> str:
         """Give what /save writes."""
@@ -229,13 +230,20 @@ class Session:
     def _load(self, argument: str) -> None:
         if not argument:
             raise InputError("/load takes a run directory, such as: /load runs/python-nano")
+        self._replace_run(f"/load {argument}", lambda: self.load(argument))
+
+    def _adapter(self, name: str) -> None:
+        self._replace_run(f"/adapter {name}", lambda: self.adapters.put(self.run, name))
+
+    def _replace_run(self, line: str, get: Callable[[], LoadedRun]) -> None:
+        """Go on with another model. Raises OutOfMemory, and keeps the present one, if there is no room for both."""
         try:
-            run = self.load(argument)
+            run = get()
             _ = run.tokenizer  # which is read only now: without one, the present model stays
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"/load {argument}: out of memory beside the present model, which stays") from None
+            raise OutOfMemory(f"{line}: out of memory beside the present model, which stays") from None
         self.run = run
         self.write(f"{self.run.source}\n")
 
@@ -251,14 +259,20 @@ class Session:
 
 
 def interact(
-    run: LoadedRun, sampling: SamplingConfig, stops: tuple[str, ...], load: Load, allow_commands: bool = False
+    run: LoadedRun,
+    sampling: SamplingConfig,
+    stops: tuple[str, ...],
+    load: Load,
+    adapters: "Switch",
+    allow_commands: bool = False,
 ) -> None:
     """Answer lines until they end: typed in a terminal, or out of a pipe.
 
     A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
     """
     notes = Notes()
-    session = Session(run, sampling, stops, load, notes.write, trusted=allow_commands or typed_by_hand())
+    trusted = allow_commands or typed_by_hand()
+    session = Session(run, sampling, stops, load, notes.write, adapters, trusted)
     notes.write(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
     answer_lines(session, notes)
 

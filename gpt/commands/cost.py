@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from gpt.analysis.cost import FLOAT32, cost_lines, memory_lines, training_memory
 from gpt.config import TrainConfig
-from gpt.config_io import FLAGS, overlay, settings_type
+from gpt.config_io import later, overlay, parse, settings_type
 from gpt.log import log
 from gpt.presets import PRESETS
 from gpt.presets import preset as find_preset
@@ -26,7 +26,7 @@ else:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    tyro.cli(cost, args=arguments, registry=FLAGS)
+    parse(tyro.cli, later(cost), arguments)()
     log.info(f"forecast its time here: gpt train {shlex.join(arguments)} --dry-run")
 
 

@@ -1,9 +1,10 @@
-"""Check a dataset, and show what is in it: documents and where they come from, what was left out, what a step read."""
+"""Check a dataset, and show its documents, where they come from, and what a step of training read."""
 
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from tyro.conf import DisallowNone, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.config import TrainConfig
-from gpt.config_io import FLAGS
+from gpt.config_io import later, parse
 from gpt.corpus.ledger import LEDGER, losses
 from gpt.corpus.origins import Names, has_ledger, names_of
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -33,6 +34,7 @@ from gpt.training.start import training_loader
 
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
+SAID = arg(help_behavior_hint="")  # help tells the default in words
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]
 DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help lists the options."
 
@@ -40,23 +42,33 @@ DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help list
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `gpt data verify` or `gpt data show`; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"verify": verify, "show": show_data}
+    commands = {"verify": later(verify), "show": later(show_data)}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         raise InputError(f"there is no gpt data {arguments[0]!r}; {did_you_mean(arguments[0], commands)}")
     with Interruptible():
-        return subcommand_cli_from_dict(
-            commands, args=arguments, prog="gpt data", description=DESCRIPTION, config=(DisallowNone,), registry=FLAGS
-        )
+        options = {"prog": "gpt data", "description": DESCRIPTION, "config": (DisallowNone,)}
+        return parse(subcommand_cli_from_dict, commands, arguments, **options)()
+
+
+def _require_dataset(directory: Path) -> None:
+    """Raise InputError where there is none, which lists those that there are."""
+    if directory.exists():
+        return
+    there = sorted(str(path.parent) for path in Path("data").glob("*/manifest.json"))
+    near = get_close_matches(str(Path("data") / directory.name), there, n=1, cutoff=0.8)
+    known = f"; there are: {', '.join(there)}" if there else ", nor in data/; make one: gpt prepare"
+    raise InputError(f"{directory}: there is no dataset here{f'; did you mean {near[0]}?' if near else known}")
 
 
 def verify(directory: Directory) -> int:
-    """Check every shard and mask: header, size, ids and hash. Exit code 1 if one is not as it should be.
+    """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
-    Every byte is read, whatever was checked before. Shards without a manifest have no hashes.
+    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with.
 
     Args:
-        directory: The dataset, as data/python.
+        directory: The dataset's directory, such as data/python.
     """
+    _require_dataset(directory)
     tokens = bad = count = masks = 0
     splits = set(SPLITS)
     for shard in verify_shards(directory):
@@ -84,27 +96,29 @@ def verify(directory: Directory) -> int:
 
 
 def show_data(
-    directory: Annotated[Path | None, Positional, arg(metavar="[DIR]")] = None,
-    split: Literal["train", "validation"] | None = None,
-    document: int | None = None,
-    text: str | None = None,
-    run: Path | None = None,
-    step: int | None = None,
+    directory: Annotated[Path | None, Positional, arg(metavar="[DIR]", help_behavior_hint="")] = None,
+    split: Annotated[Literal["train", "validation"] | None, SAID] = None,
+    document: Annotated[int | None, SAID] = None,
+    text: Annotated[str | None, SAID] = None,
+    run: Annotated[Path | None, SAID] = None,
+    step: Annotated[int | None, SAID] = None,
     dropped: Annotated[tuple[str, ...] | None, arg(metavar="[REASON]", help_behavior_hint="")] = None,
 ) -> int:
-    """Show a dataset: sizes, documents, where a text stands, what a step has read.
+    """Show a dataset: its sizes and first documents, or what an option asks for.
 
-    Documents are those between end-of-text ids, and count from 0.
+    A document is what stands between two end-of-text tokens. They are numbered from 0, in each split by itself.
 
     Args:
-        directory: The dataset, as data/python; with --run, by default the one that it was trained on.
-        split: Whose documents; by default those of train, and with --text of both.
-        document: Print the document of this number.
-        text: Print each place where this text stands, letter for letter. Exit code 1 if there is none.
-        run: Print what a step of this run has read. Exit code 1 if the run's recorded hash is of something else.
-        step: The step, as metrics.jsonl counts them, from 1.
-        dropped: Print what was left out of the input, or lost there: all, or for one reason. Exit code 1 if nothing.
+        directory: The dataset's directory, such as data/python. With --run it may be left out: the run knows its own.
+        split: Show documents of this split; otherwise those of train, or with --text of both.
+        document: Print the whole document of this number.
+        text: Find this text, letter for letter, and print each place where it stands. Exit code 1 if there is none.
+        run: With --step: print the text that a step of this run has read. Exit code 1 if the data has changed since.
+        step: The number of that step, the first being 1.
+        dropped: Print what was left out of the input, and why: all, or that with this reason. Exit code 1 if nothing.
     """
+    if dropped is not None and split:
+        raise InputError("--split and --dropped: what was left out is in neither split; leave --split out")
     _require_one(document, text, run, step, dropped)
     run = by_name(run) if run else None
     config = read_config(run) if run else None
@@ -116,6 +130,7 @@ def show_data(
     if directory is None:
         first = " first: gpt data show DIR --dropped REASON" if dropped else ""
         raise InputError(f"name a dataset, as data/python,{first or ' or a run with --run'}")
+    _require_dataset(directory)
     if dropped is not None:
         return _show_dropped(directory, " ".join(dropped))
     dataset = open_dataset(directory)
@@ -155,13 +170,20 @@ def _show_overview(dataset: Dataset, listed: str) -> None:
         print(f"{split.name:10} {split.tokens:>15,} tokens  {count:,} documents  {len(infos):,} shards{text}")
         counts[split.name] = count
     documents = _documents(dataset, listed)
-    for number in range(min(LISTED, counts[listed])):
+    shown = min(LISTED, counts[listed])
+    for number in range(shown):
         span = documents.span(number)
         beginning = "".join(documents.text(span[: 4 * BEGINNING]))
         name = names(listed, number)
         source = f" of {name}" if name else ""
         print(f"{listed} {number}: {len(span):,} tokens{source}: {one_line(beginning)[:BEGINNING]}")
-    log.info(f"a whole one: gpt data show {shlex.quote(str(dataset.path))} --split {listed} --document 0")
+    if shown:
+        which = f"the first {shown} of {counts[listed]:,} documents" if counts[listed] > shown else "all documents"
+        option = f"--split {listed} --document {counts[listed] - 1}"
+        path = shlex.quote(str(dataset.path))
+        log.info(f"these are {which} of {listed}; a whole one, by its number: gpt data show {path} {option}")
+    if dataset.corpus_fingerprint:
+        log.info(f"corpus fingerprint: {dataset.corpus_fingerprint}")
 
 
 def _show_document(dataset: Dataset, split: str, number: int) -> None:

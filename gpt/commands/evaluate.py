@@ -1,4 +1,4 @@
-"""Tell how well runs predict a whole validation split, or your own text, and by how much one is better than another."""
+"""Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
 import json as json_module
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 from gpt.choices import Device, WeightDtype
-from gpt.config_io import FLAGS
+from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
@@ -30,11 +30,12 @@ from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
 from gpt.text.tokenizer import Tokenizer
 
+SAID = arg(help_behavior_hint="")  # help tells the default in words
 BATCH_TOKENS = 8192  # in one forward pass
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What was found of one model."""
 
     source: str
@@ -45,7 +46,7 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class _Corpus:
+class Corpus:
     """What all models are evaluated on."""
 
     name: str
@@ -56,7 +57,7 @@ class _Corpus:
     """None where the split is of texts."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Corpus":
+    def of(cls, dataset: Dataset) -> "Corpus":
         return cls(str(dataset.path), dataset.validation, dataset.tokenizer, dataset)
 
     @property
@@ -65,14 +66,16 @@ class _Corpus:
 
 
 @dataclass(frozen=True)
-class _Protocol:
+class Protocol:
     """How all models are evaluated."""
 
-    corpus: _Corpus
+    corpus: Corpus
     device: str
     dtype: WeightDtype
     stride: int | None
     tokens: int | None
+    context_length: int | None = None
+    """The most that a model sees; by default each its own context."""
 
     @property
     def precision(self) -> str:
@@ -82,38 +85,38 @@ class _Protocol:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with Interruptible():
-        tyro.cli(evaluate, args=arguments, registry=FLAGS, config=(DisallowNone,))
+        parse(tyro.cli, later(evaluate), arguments, config=(DisallowNone,))()
 
 
 def evaluate(
-    run: Path | None = None,
+    run: Annotated[Path | None, SAID] = None,
     checkpoint: str = "best",
-    against: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
-    data: Path | None = None,
-    text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
-    field: str | None = None,
+    against: Annotated[tuple[Path, ...], SAID] = (),
+    data: Annotated[Path | None, SAID] = None,
+    text: Annotated[tuple[Path, ...], SAID] = (),
+    field: Annotated[str | None, SAID] = None,
     separator: str = AUTO,
-    encoding: str | None = None,
-    stride: int | None = None,
-    tokens: int | None = None,
-    json: FlagCreatePairsOff[bool] = False,
+    encoding: Annotated[str | None, SAID] = None,
+    stride: Annotated[int | None, SAID] = None,
+    tokens: Annotated[int | None, SAID] = None,
+    json: Annotated[FlagCreatePairsOff[bool], SAID] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
     """Evaluate runs on a validation split, or on your text, and compare them.
 
     Args:
-        run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
-        checkpoint: Of that run: best, last, or the number of a step. Of the others it is the best.
-        against: Others; the difference of each from the first has an error of its own, taken of differences.
-        data: Dataset directory; by default the one that the run was trained on.
-        text: Files and directories of text instead, as gpt prepare files takes them; - is standard input.
-        field: Field or column of JSON, CSV, TSV and Parquet that holds the text.
-        separator: What ends a document within a file, or none, as gpt prepare files has it.
-        encoding: Encoding of files that are neither UTF-8 nor marked, such as cp1252.
-        stride: Tokens from window to window, by default the context; fewer take longer and lower the loss.
-        tokens: Predict so many only, spread evenly over the split; by default all.
-        json: Print one JSON object instead.
+        run: The run to evaluate: its path, its name below runs/, or a Hugging Face GPT-2. By default the newest run.
+        checkpoint: Which of its checkpoints: best, last, or the number of a step. Other runs are taken at their best.
+        against: Other runs to compare it with: how much better or worse each is, and how sure that is.
+        data: Evaluate on the validation split of this dataset; by default on that of the run's own.
+        text: Evaluate on files and directories of text, as gpt prepare files takes them; - is standard input.
+        field: With --text: the field or column of JSON, CSV, TSV and Parquet that holds the text.
+        separator: With --text: what ends a document within a file, or none, as gpt prepare files has it.
+        encoding: With --text: how files are encoded that are neither UTF-8 nor marked, such as cp1252.
+        stride: Tokens from window to window, by default the context. Fewer show more of what is before each: slower.
+        tokens: Predict so many tokens only, spread evenly over the split; by default all.
+        json: Print one JSON object instead of the tables.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
         dtype: Precision of the weights, as gpt sample has it.
     """
@@ -121,33 +124,33 @@ def evaluate(
     require_model(path)
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = _corpus(path, data, text, Reading(field, separator, encoding))
-    protocol = _Protocol(corpus, choose_device(device), dtype, stride, tokens)
+    corpus = corpus_of(path, data, text, Reading(field, separator, encoding))
+    protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
         log.info(f"using {loaded.source}")
     if corpus.dataset:
         _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
-    first = _result(loaded, protocol, chosen_by_loss=checkpoint == "best")
+    first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
-    found: list[tuple[_Result, dict[str, Difference]]] = [(first, {})]
-    found += [_compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
+    found: list[tuple[Result, dict[str, Difference]]] = [(first, {})]
+    found += [compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
     _print(found, protocol, json)
     if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
 
 
-def _print(found: list[tuple[_Result, dict[str, Difference]]], protocol: _Protocol, json: bool) -> None:
+def _print(found: list[tuple[Result, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:
     """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
-        runs = [_as_json(result, differences) for result, differences in found]
+        runs = [result_json(result, differences) for result, differences in found]
         print(json_module.dumps({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
     else:
         first = found[0][0].source
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> _Corpus:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> Corpus:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -162,12 +165,12 @@ def _corpus(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -
             split = text_split(TextFiles([*files], how=how), tokenizer)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
-        return _Corpus(" ".join(map(str, files)), split, tokenizer)
+        return Corpus(" ".join(map(str, files)), split, tokenizer)
     if how != Reading():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
-    return _Corpus.of(open_dataset(data or _only_dataset(run)))
+    return Corpus.of(open_dataset(data or _only_dataset(run)))
 
 
 def _only_dataset(run: Path) -> Path:
@@ -179,9 +182,9 @@ def _only_dataset(run: Path) -> Path:
     return paths[0]
 
 
-def _compared(first: _Result, loaded: LoadedRun, protocol: _Protocol) -> tuple[_Result, dict[str, Difference]]:
+def compared(first: Result, loaded: LoadedRun, protocol: Protocol) -> tuple[Result, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
-    result = _result(loaded, protocol)
+    result = measure(loaded, protocol)
     alike = loaded.tokenizer.fingerprint == protocol.corpus.tokenizer.fingerprint
     differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
     if alike:
@@ -202,9 +205,10 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
         )
 
 
-def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True) -> _Result:
+def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) -> Result:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
-    corpus, tokenizer, context_length = protocol.corpus, loaded.tokenizer, loaded.config.context_length
+    corpus, tokenizer = protocol.corpus, loaded.tokenizer
+    context_length = protocol.context_length or loaded.config.context_length
     split, dataset = corpus.split, corpus.dataset
     if tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         if protocol.tokens is not None:
@@ -230,7 +234,7 @@ def _result(loaded: LoadedRun, protocol: _Protocol, chosen_by_loss: bool = True)
     )
     assert sums is not None
     best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
-    return _Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
+    return Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
@@ -242,7 +246,7 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
     return (newest if same_data else loaded.state).get("evaluations") or 0
 
 
-def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Protocol, first: str) -> str:
+def _as_text(result: Result, differences: dict[str, Difference], protocol: Protocol, first: str) -> str:
     rows = format_evaluation(result.evaluation, protocol.precision, protocol.corpus.what)
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
@@ -252,7 +256,7 @@ def _as_text(result: _Result, differences: dict[str, Difference], protocol: _Pro
     )
 
 
-def _as_json(result: _Result, differences: dict[str, Difference]) -> dict[str, Any]:
+def result_json(result: Result, differences: dict[str, Difference]) -> dict[str, Any]:
     found = {
         name: {"value": d.value, "se": d.standard_error, "ci95": d.spread and d.spread.half_width}
         for name, d in differences.items()

@@ -7,9 +7,10 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 from tyro.extras import subcommand_cli_from_dict
 
+from gpt.config_io import parse
 from gpt.corpus.executor import Execution, worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
@@ -44,7 +45,7 @@ ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how 
     name: make_dataclass(
         "Asked",
         [
-            ("recipe", _Annotated[recipe, arg(name="")]),
+            ("recipe", _Annotated[recipe, arg(name=""), OmitArgPrefixes]),
             ("how", Annotated[Execution, arg(name="")], AS_USUAL),
             ("replace", Annotated[FlagCreatePairsOff[bool], arg(help=REPLACE)], False),
             ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
     prog, conf = program_name(), (DisallowNone,)
-    asked = subcommand_cli_from_dict(ASKED, args=arguments, prog=prog, description=DESCRIPTION, config=conf)
+    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=prog, description=DESCRIPTION, config=conf)
     with Interruptible():
         if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run

@@ -184,7 +184,7 @@ def _add_tokens(
     validation = round(share * total)
     findings.add(tokens={"total": total, "validation": validation})
     train, validation_split = (_Counted(n, c) for n, c in zip(SPLITS, (total - validation, validation), strict=True))
-    return Dataset(recipe.place().expanduser(), tokenizer, train, validation_split, "", {}, [])
+    return Dataset(recipe.place().expanduser(), tokenizer, train, validation_split, "", {}, [], None)
 
 
 def _masks(found: Preview, tokenizer: Tokenizer, examples: Examples) -> Facts:

@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.config import TrainConfig
-from gpt.config_io import to_dict
+from gpt.config_io import later, parse, to_dict
 from gpt.errors import InputError
 from gpt.files import read_json
 from gpt.log import log
@@ -27,6 +27,7 @@ from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import CONFIG, METRICS, go_on, is_locked, is_run, nearest_run, read_config
 from gpt.terminal import one_line
 from gpt.tracking.jsonl import Record, read_metrics
+from gpt.training.schedule import Cooldown
 from gpt.training.state import TrainState
 
 RUNS = Path("runs")
@@ -49,6 +50,8 @@ class RunEntry:
     changed: float
     """When the last file was written, in seconds since 1970."""
     bytes: int
+    corpus_fingerprint: str | None
+    """Of all that its data was made of, as the newest checkpoint and the data's report.json have it."""
     fault: str | None
     """What is wrong with a damaged run."""
     config: dict[str, Any] | None
@@ -68,7 +71,7 @@ class RunEntry:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    tyro.cli(runs, args=arguments)
+    parse(tyro.cli, later(runs), arguments)()
 
 
 def runs(
@@ -149,7 +152,7 @@ def look(path: Path) -> RunEntry:
         state = "damaged"
     else:
         state = "finished" if _is_finished(config, saved) else "stopped"
-    best = min(filter(_has_loss, records), key=lambda record: record["val_loss"], default=None)
+    best = min(filter(_may_be_best, records), key=lambda record: record["val_loss"], default=None)
     changed, size = _written(path)
     return RunEntry(
         run=str(path),
@@ -160,6 +163,7 @@ def look(path: Path) -> RunEntry:
         best_step=best["step"] if best else None,
         changed=changed,
         bytes=size,
+        corpus_fingerprint=saved.get("corpus_fingerprint"),
         fault="; ".join(faults) or None,
         config=to_dict(config) if config else None,
         last=records[-1] if records else None,
@@ -169,8 +173,19 @@ def look(path: Path) -> RunEntry:
 
 def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
     """Tell whether no step is left to be done, nor an evaluation that was cut short."""
-    state = TrainState(step=saved.get("step", 0), evaluations_since_best=saved.get("evaluations_since_best") or 0)
+    cooldown = saved.get("cooldown")
+    state = TrainState(
+        step=saved.get("step", 0),
+        evaluations_since_best=saved.get("evaluations_since_best") or 0,
+        best_step=saved.get("best_step"),
+        cooldown=Cooldown(**cooldown) if cooldown else None,
+    )
     return state.is_over(config) and not saved.get("unevaluated")
+
+
+def _may_be_best(record: Record) -> bool:
+    """Tell whether an evaluation's loss is a number, and not lower than the best by too little to be the next."""
+    return _has_loss(record) and not record.get("within_error")
 
 
 def _has_loss(record: Record) -> bool:
@@ -236,6 +251,8 @@ def _comparison(entries: list[RunEntry]) -> list[list[str]]:
         "tokens": lambda entry: (entry.last or {}).get("tokens"),
         "seconds": lambda entry: (entry.last or {}).get("elapsed_s"),
     }
+    if any(entry.corpus_fingerprint for entry in entries):
+        figures["corpus fingerprint"] = lambda entry: entry.corpus_fingerprint and entry.corpus_fingerprint[:12]
     return [*rows, *([name, *empty, *(_shown(figure(entry)) for entry in entries)] for name, figure in figures.items())]
 
 

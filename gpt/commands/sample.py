@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
@@ -17,8 +17,8 @@ from gpt.apps.render import print_json, print_text
 from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
-from gpt.config_io import FLAGS
-from gpt.device import choose_device
+from gpt.config_io import parse
+from gpt.device import Target, choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
 from gpt.generation.completion import SEED_BITS, TextEngine
@@ -27,6 +27,9 @@ from gpt.log import log
 from gpt.runs.load import LoadedRun, load_run
 from gpt.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from gpt.runs.adapters import Adapters
+
 BATCH = 16
 STANDARD_INPUT = Path("-")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
@@ -34,9 +37,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt sample` with options from the command line."""
-    command = tyro.cli(
-        SampleCommand, args=arguments, prog=Path(sys.argv[0]).name, registry=FLAGS, config=(DisallowNone,)
-    )
+    command = parse(tyro.cli, SampleCommand, arguments, prog=Path(sys.argv[0]).name, config=(DisallowNone,))
     command.check()
     prompts = command.read_prompts()
     if prompts is None:
@@ -46,15 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def load(name: str | None, checkpoint: str = "best") -> LoadedRun:
         return load_run(name, device, command.dtype, prepacked=not command.compile, checkpoint=checkpoint)
 
-    run = load(command.run, command.checkpoint)
-    if command.chat:
-        from gpt.apps.chat import converse
-
-        own = (command.system or "", command.json)
-        converse(run, command.sampling, command.stop_texts, load, command.allow_commands, *own)
-        return
+    run, adapters = (
+        (load(command.run, command.checkpoint), None)
+        if not command.adapter
+        else _adapted(command, device, prompts is None)
+    )
     if prompts is None:
-        interact(run, command.sampling, command.stop_texts, load, command.allow_commands)
+        from gpt.apps.adapters import Switch
+
+        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
+        if command.chat:
+            from gpt.apps.chat import converse
+
+            own = (command.allow_commands, command.system or "", command.json)
+            converse(run, command.sampling, command.stop_texts, load, switch, *own)
+            return
+        interact(run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
         return
     if command.run is None:
         log.info(f"using {run.source}")
@@ -77,6 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_text(events, len(prompts), command.samples, command.echo)
     if seed_by_chance and sampling.temperature > 0:
         log.info(f"the same again: --seed {sampling.seed}")
+
+
+def _adapted(command: "SampleCommand", device: str, several: bool) -> tuple[LoadedRun, "Adapters"]:
+    """Put the first of the adapters on their base: the one that is named, or that it names itself."""
+    from gpt.runs.adapters import Adapters
+
+    if len(command.adapter) > 1 and not several:
+        raise InputError("--adapter: several are for a session, where /adapter switches; give one")
+    target = Target.of(device, command.dtype, not command.compile)
+    adapters = Adapters.open(command.adapter, target, command.run, command.checkpoint)
+    return adapters.load(command.adapter[0], command.checkpoint), adapters
 
 
 class PromptFile:
@@ -128,8 +147,12 @@ class SampleCommand:
 
     run: str | None = None
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
+    adapter: UseAppendAction[tuple[str, ...]] = ()
+    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base.
+
+    It may be given several times where lines are answered: /adapter switches."""
     checkpoint: str = "best"
-    """Of the run: best (by validation loss), last, or the number of a step."""
+    """Of the run, or of an adapter's run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None

@@ -11,7 +11,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 from gpt import commands as cli
 from gpt.apps.render import Totals, bits, print_score_json, print_scores
 from gpt.choices import Device, WeightDtype
-from gpt.config_io import FLAGS
+from gpt.config_io import later, parse
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.generation.score import TokenScore, score_text
@@ -19,7 +19,7 @@ from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import quoted
 from gpt.runs.load import load_run
-from gpt.terminal import command
+from gpt.terminal import command, program_name
 
 SECONDS = 10.0  # between two lines of progress
 
@@ -27,7 +27,7 @@ SECONDS = 10.0  # between two lines of progress
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gpt score` with options from the command line."""
     with Interruptible():
-        tyro.cli(score, args=arguments, prog=Path(sys.argv[0]).name, registry=FLAGS, config=(DisallowNone,))
+        parse(tyro.cli, later(score), arguments, prog=program_name(), config=(DisallowNone,))()
 
 
 def score(

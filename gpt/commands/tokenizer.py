@@ -3,24 +3,28 @@
 import json as json_module
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import tiktoken
 from rich.console import Console
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt import commands as cli
 from gpt.apps.tokens import Count, has_colors, print_colored, print_json, print_lines, tokens_of
 from gpt.commands.prepare import chosen_tokenizer
+from gpt.config_io import later, parse
 from gpt.corpus.comparison import ROUNDS, Figures, Suitable, comparison_lines, divided, made_from, suitable
 from gpt.corpus.comparison import compare as compare_tokenizers
+from gpt.corpus.documents import Document, FileOptions, Reading
 from gpt.corpus.pipeline import say_what_was_read
 from gpt.corpus.sample import Sample
 from gpt.corpus.sources import TextFiles
+from gpt.corpus.text_split import read_source
 from gpt.corpus.vocabulary import AUTO, TRAINER_CHARACTERS, VOCABULARIES, SplitSizes, make_tokenizer, parse_tokenizer
 from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
@@ -38,22 +42,24 @@ ENCODINGS = [name for name in tiktoken.list_encoding_names() if name != "gpt2"] 
 MAX_INPUTS = 3  # that the next command names
 Names = Annotated[list[tuple[str, ...]], UseAppendAction, arg(metavar="NAME [NAME ...]")]
 NoPairs = FlagCreatePairsOff[bool]
+AS_USUAL = FileOptions()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the subcommands. Raises InputError, or exits with a message where an option itself is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    known: dict[str, Callable[..., None]] = {"train": train, "show": show, "compare": compare}
+    known = {"train": later(train), "show": later(show), "compare": later(compare)}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"there is no gpt tokenizer {arguments[0]!r}; {did_you_mean(arguments[0], known)}")
     with Interruptible():
-        subcommand_cli_from_dict(known, args=arguments, prog="gpt tokenizer", description=DESCRIPTION)
+        options = {"prog": "gpt tokenizer", "description": DESCRIPTION, "config": (DisallowNone, OmitArgPrefixes)}
+        parse(subcommand_cli_from_dict, known, arguments, **options)()
 
 
 # ---- train ----
 
 
-def train(input: list[Path], out: Path, vocab_size: int | None = None, field: str | None = None) -> None:
+def train(input: list[Path], out: Path, vocab_size: int | None = None, reading: FileOptions = AS_USUAL) -> None:
     """Train a byte-level BPE on your text, for gpt prepare --tokenizer. The same text gives the same file everywhere.
 
     Of a corpus of over 50 million characters, passages from all over it are read.
@@ -62,11 +68,10 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, field: st
         input: Files and directories, as gpt prepare files takes them.
         out: Directory to write tokenizer.json to, or a file ending in .json.
         vocab_size: Tokens, with the 256 bytes and end-of-text; by default what suits the text's size.
-        field: Field of JSON Lines (.jsonl) files that holds the text.
     """
     if vocab_size is not None:
         require_bpe_size(vocab_size, "`vocab_size` ")
-    source, file = TextFiles(input, field), _writable(out.expanduser(), input)
+    source, file = TextFiles(input, how=Reading(**vars(reading))), _writable(out.expanduser(), input)
     with Progress() as progress:
         sample = Sample(source, TRAINER_CHARACTERS, progress)
         say_what_was_read(sample)
@@ -84,7 +89,7 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, field: st
     )
     name = "mine" if file.parent == Path() else file.parent.name
     log.info(
-        f"next: {command('prepare')} files {_as_options(input, field)} --name {shlex.quote(name)} "
+        f"next: {command('prepare')} files {_as_options(input, reading)} --name {shlex.quote(name)} "
         f"--tokenizer {shlex.quote(str(file))}"
     )
 
@@ -132,15 +137,16 @@ def show(
     tokenizer: str | None = None,
     file: Path | None = None,
     json: NoPairs = False,
+    reading: FileOptions = AS_USUAL,
 ) -> None:
     """Show a text as tokens: in colors; in a pipe one a line, with id, bytes and text.
 
     Bytes that are not whole characters are escaped, as \\xf0. In a line, the text is what the token completes.
 
     Args:
-        text: The text; by default it is read from --file or standard input, as it stands, with its last line's end.
+        text: The text; by default it is that of --file, or standard input as it stands, with its last line's end.
         tokenizer: gpt2, bytes, a run, dataset, file, Hugging Face GPT-2, or tiktoken's name; or the newest run's.
-        file: File of the text (UTF-8).
+        file: File of the text, whose documents are shown one after another, as gpt prepare files reads them.
         json: Print one JSON object instead, with bytes as lists of numbers.
     """
     if text is not None and file is not None:
@@ -152,15 +158,11 @@ def show(
             "gpt tokenizer train"
         )
     encoder = _opened(name)
-    if file is not None:
-        text = cli.read_text(f"--file {file}", lambda encoding: file.read_bytes().decode(encoding))
-    elif text is None:
-        if cli.at_terminal():
-            log.info("type the text; Ctrl-D on an empty line ends it")
-        text = cli.read_standard_input()
-    if not text:
+    texts = [_given(text, reading)] if file is None else _documents(file, reading)
+    if not any(texts):
         raise InputError("the text is empty; there is nothing to show")
-    console, count, tokens = Console(highlight=False), Count(), tokens_of(encoder, text)
+    console, count = Console(highlight=False), Count()
+    tokens = chain.from_iterable(tokens_of(encoder, text) for text in texts)
     if json:
         print_json(tokens, name, count)
     elif has_colors(console):
@@ -170,6 +172,24 @@ def show(
         print_lines(count.of(tokens))
         log.info(str(count))
     log.info(f"next: gpt tokenizer compare --input {shlex.quote(str(file)) if file else 'FILES'}")
+
+
+def _given(text: str | None, reading: FileOptions) -> str:
+    """Return the text, or standard input. Raises InputError for options that would have no effect."""
+    if others := reading.changed():
+        raise InputError(f"`{next(iter(others))}` says how to read --file; give that, or leave it out")
+    if text is None and cli.at_terminal():
+        log.info("type the text; Ctrl-D on an empty line ends it")
+    return text if text is not None else cli.read_standard_input()
+
+
+def _documents(file: Path, reading: FileOptions) -> list[str]:
+    """Read the documents of a file, and say what is left out. Raises InputError for a file that is not there."""
+    try:
+        found = [*read_source(TextFiles([file], how=Reading(**vars(reading))))]
+    except InputError as error:
+        raise InputError(str(error).replace("`input`", "`file`")) from None
+    return [each.text for each in found if isinstance(each, Document)]
 
 
 def _newest_tokenizer() -> str:
@@ -189,8 +209,8 @@ def _newest_tokenizer() -> str:
 def compare(
     input: list[Path],
     tokenizer: Names = [],  # noqa: B006 tyro appends to a list of its own
-    field: str | None = None,
     json: NoPairs = False,
+    reading: FileOptions = AS_USUAL,
 ) -> None:
     """Compare tokenizers on your text: bytes per token, speed, and size of vocabulary.
 
@@ -200,10 +220,9 @@ def compare(
     Args:
         input: Files and directories, as gpt prepare files takes them.
         tokenizer: gpt2, bytes, char, bpe:VOCAB, auto, a run, dataset, file, Hugging Face GPT-2, or tiktoken's name.
-        field: Field of JSON Lines (.jsonl) files that holds the text.
         json: Print one JSON object instead.
     """
-    source = TextFiles(input, field)
+    source = TextFiles(input, how=Reading(**vars(reading)))
     names = list(dict.fromkeys(map(_checked, (name for some in tokenizer for name in some) if tokenizer else COMPARED)))
     encoders: dict[str, Encoder | InputError] = {name: _at_hand(name) for name in names if not _is_made(name)}
     with Progress() as progress:
@@ -217,11 +236,7 @@ def compare(
         found = compare_tokenizers({name: encoders[name] for name in names}, held_out, progress)
     size = sum(len(text.encode()) for text in held_out)
     if json:
-        amounts = {
-            "documents": sample.counts["documents"],
-            "characters": sample.counts["characters"],
-            "sampled": sample.sampled,
-        }
+        amounts = {name: sample.counts[name] for name in ("documents", "characters")} | {"sampled": sample.sampled}
         result = amounts | {"held_out_bytes": size, "suitable": asdict(suits), "tokenizers": list(map(asdict, found))}
         print(json_module.dumps(result))
     else:
@@ -229,7 +244,9 @@ def compare(
     for each in found:
         if each.fault:
             log.warning(f"{each.name} is left out: {each.fault}")
-    log.info(f"next: {command('prepare')} files {_as_options(input, field)} --name mine --tokenizer {suits.tokenizer}")
+    log.info(
+        f"next: {command('prepare')} files {_as_options(input, reading)} --name mine --tokenizer {suits.tokenizer}"
+    )
 
 
 def _print_comparison(found: list[Figures], suits: Suitable, sample: Sample, held_out: int) -> None:
@@ -275,7 +292,8 @@ def _at_hand(name: str) -> Encoder | InputError:
         raise
 
 
-def _as_options(inputs: list[Path], field: str | None) -> str:
-    """Write the input as flags, or stand-ins for many."""
+def _as_options(inputs: list[Path], reading: FileOptions) -> str:
+    """Write the input as flags, or stand-ins for many, and how it is read where that is not as usual."""
     names = shlex.join(map(str, inputs)) if len(inputs) <= MAX_INPUTS else "FILES"
-    return f"--input {names}" + ("" if field is None else f" --field {shlex.quote(field)}")
+    others = [f"`{name}` {shlex.quote(str(value))}" for name, value in reading.changed().items()]
+    return " ".join([f"--input {names}", *others])

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from gpt.analysis.cost import adapter_count
 from gpt.commands.runs import look
 from gpt.commands.train_options import TrainCommand, parse_train
 from gpt.config import DEFAULT_DATA, TrainConfig
@@ -23,12 +24,14 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
 from gpt.log import log
+from gpt.presets import FINETUNE
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
 from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
+from gpt.training.cooldown import cool_down
 from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.guard import diverged_at
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = world.broadcast(command)
         dataset = begin_with(command, world)
         config = settle(command, dataset, world) if dataset else command.config
-        if dataset is None or command.dry_run:
+        if dataset is None or command.options.dry_run:
             if world.is_main:
                 print(json.dumps(to_dict(config), indent=2), flush=True)
             log.info("\n".join(forecast_lines(config, dataset, world)))  # which all processes try together
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = resume(run, trainer, validation, **command.how_to_resume) if command.resumes else None
             state = state or begin(run, trainer, validation)  # a run may have ended before its first checkpoint
             log.info(_beginning(run, trainer, state))
-            finished = fit(run, trainer, state, validation, stop, command.profile)
+            finished = fit(run, trainer, state, validation, stop, command.options.profile)
             if world.is_main and finished:
                 report(run, trainer, state, validation)
             elif world.is_main:
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(
     run: Path, trainer: Trainer, state: TrainState, validation: Validation, stop: StopRequest, profile: bool = False
 ) -> bool:
-    """Train, evaluate, record and save. True if the training is finished: by its last step, or early.
+    """Train, evaluate, record and save. True if the training is finished: by its last step, or early, cooled down.
 
     False if `stop` or `stop_at` ended it before. With `profile`, a few steps are traced.
     Raises InputError if batch after batch had to be skipped, or if the data can no longer be read, once what was done
@@ -97,16 +100,16 @@ def fit(
     ):
         while state.goes_on(config, last) and not world.any(stop.is_set(batches.fault(state.step))):
             # An evaluation that was cut short is made up for before the next step.
-            record = state.unevaluated or trainer.step(state, batches.batch(state.step))
+            state.record = record = state.unevaluated or trainer.step(state, batches.batch(state.step))
             state.elapsed_s = time.perf_counter() - start
-            record |= {"elapsed_s": state.elapsed_s, "epoch": loader.epoch(state.step)}
-            record |= validation.dataset.by_source("epoch", loader.epochs(state.step))
-            _tell_whose(record, loader, validation.dataset, run)
-            state.record = record
-            if state.unevaluated or state.step == config.steps or due(state.step, config.evaluation.every):
+            record |= {"elapsed_s": state.elapsed_s, **loader.epoch(state.step)}
+            if "skipped" in record and world.is_main:
+                _tell_whose(record, loader, validation.dataset, run)
+            if state.unevaluated or state.is_over(config) or due(state.step, config.evaluation.every):
                 validation.evaluate(trainer, state, record, stop, lambda: save(run, trainer, state))
                 if state.unevaluated:
                     break
+                cool_down(run, trainer, state)
             tracking.write(record)
             state.warn_of_overfitting(record)
             if trainer.guard.gave_up:
@@ -129,8 +132,6 @@ def fit(
 
 def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
     """Say of which documents, and of which datasets of a mixture, the samples of a skipped step are."""
-    if "skipped" not in record or not log.is_main:
-        return
     step, samples = record["step"], record["samples"]
     see = f"see them by gpt data show --run {quoted(run)} --step {step}"
     if len(dataset.sources) > 1:
@@ -170,8 +171,7 @@ def _tracking(run: Path, state: TrainState, config: TrainConfig, last: int, worl
     display = ProgressDisplay(
         config.steps, state.step, last, state.elapsed_s, state.last_validation_loss, quiet=not world.is_main
     )
-    finished_steps = state.step - 1 if state.unevaluated else state.step
-    return Tracking(run, config, display, finished_steps, lambda: state.saved_step, world.is_main)
+    return Tracking(run, config, display, state.step - bool(state.unevaluated), lambda: state.saved_step, world.is_main)
 
 
 # ---- what is checked before ----
@@ -186,12 +186,12 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
     if named and not command.resumes:
         world.from_main(lambda: require_unused(named))
     missing = [path for path in paths if not path.exists()]
-    if command.dry_run and missing:
+    if command.options.dry_run and missing:
         log.warning(f"{missing[0]}: is not there yet; the forecast goes without it")
         return None
     world.from_main(lambda: prepare_default(DEFAULT_DATA) if DEFAULT_DATA in missing else None)
     dataset = open_data(command.config, world)
-    if world.is_main and named is None and not command.dry_run:
+    if world.is_main and named is None and not command.options.dry_run:
         point_out_unfinished(command.config)
     return dataset
 
@@ -247,8 +247,12 @@ def settle(command: TrainCommand, dataset: Dataset, world: World) -> TrainConfig
     Raises InputError if the two cannot go together.
     """
     config, done = command.config, None
+    if config.preset == FINETUNE and not command.resumes:
+        from gpt.training.finetuning import plan
+
+        return plan(config, command.asked, dataset, world, timed=not command.options.dry_run)
     if command.resumes:
-        done = command.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
+        done = command.options.from_step or world.broadcast(_last_step(config.run_dir) if world.is_main else None)
     else:
         config = suited(config, command.asked, dataset, world.device)
     config = fit_to_dataset(config, dataset, command.resumes)
@@ -267,7 +271,7 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
     Raises InputError if that cannot be, or if the run's tokenizer is not the dataset's.
     """
-    world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.allow_other_data))
+    world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.options.allow_other_data))
     with ExitStack() as stack:
         text = dataset.tokenizer, command.resumes, dataset.recipe.get("chat_template")
         yield world.from_main(lambda: stack.enter_context(open_run(config, *text)))
@@ -275,9 +279,14 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
 
 def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:
     """Say what is trained, from where to where."""
-    parameters = trainer.model.parameter_count()
     reach = f"from step {state.step:,} to {trainer.config.steps:,}{trainer.micro_batch.in_words()}"
-    return f"run: {run}, {parameters:,} parameters, {reach}"
+    reach += _adapters(trainer) if trainer.config.lora.rank else ""
+    return f"run: {run}, {trainer.model.parameter_count():,} parameters, {reach}"
+
+
+def _adapters(trainer: Trainer) -> str:
+    lora = trainer.config.lora
+    return f"; {adapter_count(trainer.config):,} of them, adapters of rank {lora.rank}, are trained"
 
 
 def _where(config: TrainConfig, world: World) -> str:

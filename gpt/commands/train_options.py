@@ -17,13 +17,14 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.choices import Device
+from gpt.commands.other_names import CALLED
 from gpt.config import TrainConfig, nearest_multiple
-from gpt.config_io import FLAGS, differences, overlay, settings_type
+from gpt.config_io import differences, overlay, parse, settings_type
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
 from gpt.presets import PRESETS, preset, preset_for
-from gpt.runs.directory import is_run, nearest_run, newest_run, read_config, require_unused
+from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned
 from gpt.terminal import program_name
 from gpt.training.budget import Asked
@@ -32,37 +33,6 @@ if TYPE_CHECKING:
     Settings = dict[str, Any]
 else:
     Settings = settings_type(TrainConfig, left_out=("preset",))
-
-# What other programs call it.
-CALLED = {
-    "--lr": "--optimizer.learning-rate",
-    "--learning-rate": "--optimizer.learning-rate",
-    "--weight-decay": "--optimizer.weight-decay",
-    "--warmup-steps": "--optimizer.warmup-steps",
-    "--grad-clip": "--optimizer.gradient-clip",
-    "--batch-size": "--batch-tokens, a step's tokens (--micro-batch-size: sequences at a time)",
-    "--gradient-accumulation-steps": "--batch-tokens, with --micro-batch-size",
-    "--block-size": "--model.context-length",
-    "--context-length": "--model.context-length",
-    "--eval-every": "--evaluation.every",
-    "--save-every": "--checkpoint.every",
-    "--gpu": "--device cuda",
-    "--cpu": "--device cpu",
-    "--dropout": "--model.dropout",
-    "--n-layer": "--model.n-layer",
-    "--max-steps": "--steps",
-    "--max-iters": "--steps",
-    "--num-epochs": "--epochs",
-    "--num-train-epochs": "--epochs",
-    "--eval-interval": "--evaluation.every",
-    "--save-interval": "--checkpoint.every",
-    "--output-dir": "--run-dir",
-    "--out-dir": "--run-dir",
-    "--preset": "PRESET, without a flag,",
-    "--run": "--run-dir",
-    "--dataset": "--data",
-    "--model": "--init-from, for weights, or a preset's name in the first place",
-}
 
 SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")  # can change in a new run only
 _PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."
@@ -111,16 +81,12 @@ class TrainCommand:
     reason: str
     """Which settings it began with, and why."""
     resumes: bool
-    dry_run: bool = False
-    profile: bool = False
-    allow_other_data: bool = False
-    allow_rate_jump: bool = False
-    from_step: int | None = None
+    options: Options
 
     @property
     def how_to_resume(self) -> dict[str, Any]:
         """The arguments of `gpt.training.resume.resume` that the command line gave."""
-        return {name: getattr(self, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
+        return {name: getattr(self.options, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
 
 
 def parse_train(arguments: Sequence[str]) -> TrainCommand:
@@ -130,7 +96,7 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     Raises InputError; exits with a message where a flag itself is wrong.
     """
     _require_known_flags(arguments)
-    options = _preset_apart(tyro.cli(Options, args=list(arguments), prog=program_name(), registry=FLAGS))
+    options = _preset_apart(parse(tyro.cli, Options, list(arguments), prog=program_name()))
     file = {} if options.config is None else _read_settings(options.config)
     where = f"--config {options.config}"
     given = overlay(overlay(TrainConfig(), _plain(file), where), _plain(options.settings))
@@ -150,18 +116,9 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
         _require_same_training(base, config)
     elif config.init_from != "scratch":
         _require_architecture(base, config)
-        config = dataclasses.replace(config, init_from=pinned(config.init_from))
-    return TrainCommand(
-        config,
-        Asked(named, bool(name), options.epochs, options.minutes, options.allow_rate_jump),
-        reason,
-        resumes,
-        options.dry_run,
-        options.profile,
-        options.allow_other_data,
-        options.allow_rate_jump,
-        options.from_step,
-    )
+        config = dataclasses.replace(config, init_from=pinned(config.init_from, absolute=config.lora.rank > 0))
+    asked = Asked(named, bool(name), options.epochs, options.minutes, options.allow_rate_jump)
+    return TrainCommand(config, asked, reason, resumes, options)
 
 
 def _require_known_flags(arguments: Sequence[str]) -> None:
@@ -225,9 +182,8 @@ def _begun(named: str, init_from: str, device: Device) -> tuple[TrainConfig, str
         reason = f"preset {base.preset}: {why}"
     if init_from != "scratch":  # the architecture comes from the weights
         model = dataclasses.replace(model_config(init_from), dropout=base.model.dropout)
-        base = dataclasses.replace(
-            base, model=model, batch_tokens=nearest_multiple(base.batch_tokens, model.context_length)
-        )
+        batch_tokens = nearest_multiple(base.batch_tokens, model.context_length)
+        base = dataclasses.replace(base, model=model, batch_tokens=batch_tokens, init_from=init_from)
     return base, reason
 
 
@@ -272,7 +228,7 @@ def _resumed(run: Path | None, named: str) -> tuple[TrainConfig, str]:
 
 def _init_of_resumed(before: str, now: str) -> str:
     """Give what --init-from names now, as a run keeps it: with the commit of a hub id, and the path of a run's name."""
-    if before.startswith(f"{now}@") or Path(before) in (Path(now), Path("runs") / now):
+    if before.startswith(f"{now}@") or Path(before) in (Path(now), Path("runs") / now, by_name(now).absolute()):
         return before
     return pinned(now) if "@" in now and now != before else now
 
@@ -280,7 +236,7 @@ def _init_of_resumed(before: str, now: str) -> str:
 def _require_same_training(before: TrainConfig, now: TrainConfig) -> None:
     """Raise InputError where what the steps done so far were made with changes; the rest can."""
     for name, was, is_now in differences(before, now):
-        if name.startswith("model.") or name in (*SAME_WEIGHTS, "init_from"):
+        if name.startswith(("model.", "lora.")) or name in (*SAME_WEIGHTS, "init_from", "init_sha256"):
             same_weights = name in (*SAME_WEIGHTS, "model.dropout") or (name == "model.context_length" and is_now < was)
             with_them = " from these weights with --init-from" if same_weights else ""
             raise InputError(

@@ -18,13 +18,14 @@ from gpt.corpus.sources import Identity, Source, TextFile
 from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
+from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, write_whole
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
-SMALLEST_WINDOW = 65  # tokens: the shortest context of any preset (64), and one more to predict
+SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
 LARGEST_SOURCES = 20  # that the report names
@@ -49,8 +50,8 @@ class Result:
 
 def assemble(
     partial: Path, corpus: Corpus, results: Sequence[Result], tokenizer: Tokenizer, recipe: dict[str, Any]
-) -> list[ShardInfo]:
-    """Write all files of the dataset into an empty directory, and return its shards."""
+) -> tuple[list[ShardInfo], str]:
+    """Write all files of the dataset into an empty directory, and return its shards and the corpus fingerprint."""
     named = list(_named(results))
     files: dict[str, dict[str, str]] = {result.key: {} for result in results}  # as the dataset calls those of a slice
     for result, shard, called in named:
@@ -74,7 +75,7 @@ def assemble(
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
     write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
     write_manifest(partial, tokenizer, shards, recipe, fingerprint)
-    return shards
+    return shards, fingerprint
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:

@@ -6,6 +6,7 @@
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpt.choices import Overlap
+from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import PASSAGES, Corpus, documents_at
+from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, batches, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -25,7 +27,7 @@ from gpt.corpus.split import (
     ByContent,
     ByEnd,
     distinct,
-    key_of,
+    key_of_folded,
     passage_size,
     passages,
     require_share,
@@ -36,11 +38,13 @@ from gpt.errors import InputError, require
 from gpt.files import read_json, write_whole
 from gpt.log import log
 
+MAX_OVERLAP = 0.1
 WHOLE = 1 << 62  # characters of a passage: no document is cut into several
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
+LISTED = 2  # version of what is listed of passages
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class SplitByContent:
 
     share: float = 0.1
     overlap: Overlap = "move"
-    max_overlap: float = 0.1
+    max_overlap: float = MAX_OVERLAP
     """The share of its 13-grams that a passage of training may have in common with validation."""
     whole: ClassVar[bool] = False
     """No document is cut."""
@@ -111,9 +115,16 @@ class SplitWhole(SplitByContent):
     whole: ClassVar[bool] = True
 
 
+def reported(corpus: Corpus, divide: ByContent) -> ByContent:
+    """Report what training knows of what validates, by a split that is made elsewhere, and change nothing of it."""
+    keys, _, _ = _listed(corpus, divide.passage)
+    divide, corpus.report["overlap"] = Guard(corpus, "report", MAX_OVERLAP, keys[:0], (0.0, 0.0))(divide)
+    return divide
+
+
 def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """List the passages of the corpus: keys in order, the characters of each, and which of them are to validate."""
-    tasks = corpus.tasks(digest(size), size)
+    tasks = corpus.tasks(digest(LISTED, size), size)
     corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
     rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
     given = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
@@ -146,14 +157,31 @@ def _chosen(
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
-    """Write (key, characters, number of its document among those that are kept) of each passage of a slice."""
-    rows = [
-        (key_of(passage), len(passage), number)
-        for number, document in enumerate(documents_at(text, kept))
-        for passage in passages(document.text, size)
-    ]
-    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 3))
+    """Write (key, characters, number of its document among those that are kept, words) of each passage of a slice.
+
+    The hashes of its words are written, too.
+    """
+    rows = list[tuple[int, int, int, int]]()
+    with open(f"{place}{WORD_HASHES}", "wb") as words:
+        for batch in batches(_cut(text, kept, size), lambda passage: len(passage[2]), BATCH_BYTES):
+            hashes, counts = word_hashes([passage for _, _, passage in batch])
+            words.write(hashes.data)
+            rows += [
+                (key_of_folded(passage), characters, number, count)
+                for (number, characters, passage), count in zip(batch, counts.tolist(), strict=True)
+            ]
+    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 4))
     return {}
+
+
+def _cut(text: Path, kept: np.ndarray, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield of each passage of a slice the number of its document, its characters, and its text, folded."""
+    for number, (_, content, _) in enumerate(records_at(text, kept)):
+        if len(content) <= 2 * size:
+            yield number, len(content if content.isascii() else content.decode()), folded(content)
+        else:
+            for passage in passages(content.decode(), size):
+                yield number, len(passage), folded(passage.encode())
 
 
 @dataclass(frozen=True)

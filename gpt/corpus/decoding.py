@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import CUT, Document, Notice, Reading, Skipped
 from gpt.errors import InputError, did_you_mean
 
 SAMPLE = 1 << 20  # bytes of the beginning, by which a file is judged; as many are decoded at once
@@ -27,12 +27,20 @@ BINARY = "binary: it has a zero byte"
 SAVE_AS_TEXT = "save it as plain text from the program that wrote it"
 UNPACK = "unpack it first"
 OFFICE = {".docx": "a Word document", ".pptx": "a presentation", ".xlsx": "a spreadsheet", ".epub": "an e-book"}
+OFFICE |= {".docm": OFFICE[".docx"], ".pptm": OFFICE[".pptx"], ".xlsm": OFFICE[".xlsx"], ".xps": "a printed page"}
+OFFICE |= {".pages": "a Pages document", ".key": OFFICE[".pptx"], ".numbers": OFFICE[".xlsx"]}
 OFFICE |= {".odt": "an OpenDocument text", ".odp": OFFICE[".pptx"], ".ods": OFFICE[".xlsx"]}
 KINDS = {
     b"%PDF-": "a PDF: convert it to text first, such as with pdftotext",
     b"\xd0\xcf\x11\xe0": f"an old Office document: {SAVE_AS_TEXT}",
     b"7z\xbc\xaf\x27\x1c": f"a 7z archive: {UNPACK}",
     b"Rar!\x1a\x07": f"a rar archive: {UNPACK}",
+    b"\x1f\x9d": f"packed by compress: {UNPACK}",
+    b"\x04\x22\x4d\x18": f"packed by lz4: {UNPACK}",
+    b"%!PS": "PostScript: convert it to text first, such as with ps2ascii",
+    b"SQLite format 3\0": "an SQLite database: export its text as JSON Lines or CSV",
+    b"ARROW1": "an Arrow or Feather file: write it as Parquet",
+    b"\x93NUMPY": "a NumPy array: what it holds is no text",
     b"{\\rtf": f"a Rich Text document: {SAVE_AS_TEXT}",
 }
 
@@ -145,10 +153,15 @@ class TextStream:
             return Skipped(name, bad_bytes(self._how, name, bad, self._first_bad if is_whole else None))
         return Document(name, text, replaced(bad))
 
+    def cut(self) -> Iterator[Notice]:
+        """Say that only the beginning was read, if that is so."""
+        if self.is_cut:
+            yield Notice(CUT, f"{self._name}: only its beginning was read")
+
     def _checked(self, text: str) -> str:
         if "\0" in text:
             raise ValueError(BINARY)
-        return text.replace("\r\n", "\n")
+        return text.replace("\r\n", "\n") if "\r" in text else text  # to find one takes far shorter
 
     def _decoded(self, block: bytes, final: bool = False) -> str:
         state = self._decoder.getstate()
@@ -194,7 +207,11 @@ def is_utf8(encoding: str | None) -> bool:
 def bad_bytes(how: Reading, name: str, bad: int, where: int | None) -> str:
     """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
     first = "" if where is None else f", the first at byte {where}"
-    reason = f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}"
+    return lost(how, name, f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}")
+
+
+def lost(how: Reading, name: str, reason: str) -> str:
+    """Say why a text is left out that is not all text. Raises InputError where that is an error."""
     if how.bad_bytes == "error":
         raise InputError(f"{name}: {reason}; give `bad_bytes` replace or skip to go on without")
     return f"{reason}; `bad_bytes` replace keeps the text"

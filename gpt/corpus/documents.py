@@ -1,13 +1,16 @@
 """What a corpus is made of: documents, what is left out of them, and how files are read for them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
 from gpt.text.added import Spans
 from gpt.text.chat_template import PLAIN_SOURCE
 
+LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
@@ -23,6 +26,23 @@ class Document:
     """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
     specials: Spans = ()
     """Which characters are special tokens of a chat template."""
+
+
+def end_of_part(text: str) -> int:
+    """Return where a part ends of a text that is too long to stay one: after the last line or word of its last half."""
+    half = len(text) // 2
+    return text.rfind("\n", half) + 1 or text.rfind(" ", half) + 1 or len(text)
+
+
+def parts_of(document: Document) -> Iterator[Document]:
+    """Divide a document into parts of at most `LARGEST` characters; the first has its name, and its note."""
+    start, number = 0, 1
+    while start < len(document.text):
+        text = document.text[start : start + LARGEST]
+        if len(document.text) > start + LARGEST:
+            text = text[: end_of_part(text)]
+        yield replace(document, text=text) if number == 1 else Document(f"{document.name}, part {number}", text)
+        start, number = start + len(text), number + 1
 
 
 @dataclass(frozen=True)
@@ -61,21 +81,34 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How files are read: the settings that all formats share."""
+class FileOptions:
+    """How files are read."""
 
     field: str | None = None
-    """The field that holds the text, where there are fields: `text`, or `data.content` of an object in an object."""
+    """Field or column of JSON, CSV, TSV and Parquet that holds the text; data.content is a field of the object data."""
     separator: str = AUTO
-    """What stands between the documents of a text file; 'auto' finds the usual ones, and 'none' keeps files whole."""
+    """What ends a document within a text, such as '###', or none; auto finds <|endoftext|>, in .txt form feeds, too."""
     encoding: str | None = None
-    """Of files that are not UTF-8 and have no byte-order mark."""
+    """Encoding of files that are neither UTF-8 nor marked, such as cp1252; by default the likely one is proposed."""
     bad_bytes: BadBytes = "replace"
+    """Replace single bytes that are no UTF-8 by U+FFFD, skip their document, or end with an error; they are counted."""
     html: Markup = "drop"
+    """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
     max_unpacked: int = bounded(100, ge=1)
-    """How many times its size a compressed file may unpack to; 64 MiB in any case."""
+    """How many times its size a compressed file may unpack to; 64 MiB in any case. The rest is left out."""
     zstd_window: int = bounded(27, ge=10, le=31)
-    """The largest window of a .zst file, as a power of 2 bytes: about what reading it takes of memory."""
+    """Largest window of a .zst file, as a power of 2; what zstd --long=31 wrote needs 31, and 2 GiB of memory."""
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not as usual."""
+        usual = vars(FileOptions())
+        return {name: value for name, value in vars(self).items() if name in usual and value != usual[name]}
+
+
+@dataclass(frozen=True)
+class Reading(FileOptions):
+    """How one file is read: with the options, and what part of it as what."""
+
     range: Range | None = None
     """Of a large file, the part that is read."""
     most: int | None = None

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from gpt.corpus.https import RANGE_NOT_SATISFIABLE, Failed, get, new_client, persistently
 from gpt.errors import InputError
-from gpt.files import aside, inside, sync, write_whole
+from gpt.files import aside, inside, is_full, sync, write_whole
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DIRECTORY = ".downloads"  # beside the datasets
 ETAG, HASH, LOCK = ".etag", ".sha256", ".lock"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 KEPT = "what was downloaded is kept, and the same command goes on from there"
 
 
@@ -67,7 +66,7 @@ def download(files: Sequence[RemoteFile], directory: Path, headers: Mapping[str,
             with Interruptible(words=KEPT), _alone(directory):
                 _fetch(missing(files, directory), len(files), directory, headers or {})
         except OSError as error:
-            advice = f"make room there; {KEPT}" if error.errno in FULL else "it must be a directory to write to"
+            advice = f"make room there; {KEPT}" if is_full(error) else "it must be a directory to write to"
             raise InputError(f"{directory}: {error.strerror or error}; {advice}") from None
     return paths
 

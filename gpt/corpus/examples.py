@@ -14,11 +14,11 @@ import numpy as np
 from gpt.choices import Faulty
 from gpt.corpus.assembly import Result
 from gpt.corpus.documents import Document, Skipped
+from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
-from gpt.corpus.stages import timed
 from gpt.corpus.unpacking import HIDDEN
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
 from gpt.dataset.manifest import SPLITS

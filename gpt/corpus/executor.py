@@ -1,28 +1,33 @@
-"""Who does the work of preparing: this process, processes of this machine, or the workers of a Dask cluster.
+"""Who does the work of preparing, and what takes its time: this process, processes of this machine, or of a cluster.
 
 All have the interface of `concurrent.futures.Executor`, and give the same results. The workers of a cluster must see
 the same files under the same paths; before the first task each says whether it does, and which program it has.
 """
 
 import importlib.metadata
+import io
 import multiprocessing
 import os
 import platform
 import signal
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpt.choices import EncoderName
+from gpt.corpus.pace import DISK
 from gpt.errors import InputError
 
+T = TypeVar("T")
 DASK = "dask://"
 INSTALL = "pip install 'gpt[cluster]'"
 ALL = "all"
@@ -45,6 +50,29 @@ class Execution:
         if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
             return int(part), int(parts)
         raise InputError(f"`part` {self.part}: give I/N with I from 1 to N, as 3/8 for the third of eight jobs")
+
+
+class _Noted(threading.local):
+    seconds: Any = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
+
+
+NOTED = _Noted()
+
+
+def timed(on: str, call: Callable[..., T], *arguments: Any) -> T:
+    """Call a function, and note on what its seconds were spent: those that nothing within it has noted."""
+    start = time.perf_counter() - NOTED.seconds.total()
+    try:
+        return call(*arguments)
+    finally:
+        NOTED.seconds[on] += time.perf_counter() - start - NOTED.seconds.total()
+
+
+class TimedFile(io.FileIO):
+    """A file that notes how long it is read."""
+
+    def readinto(self, buffer: Any) -> int:
+        return timed(DISK, super().readinto, buffer)
 
 
 def cores() -> int:

@@ -5,22 +5,23 @@
 3. Everything else is text, or is called what it is.
 """
 
-import dataclasses
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
-from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream, mark_of
-from gpt.corpus.documents import AUTO, CUT, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream
+from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.pipes import suffix_of_pipe
+from gpt.corpus.readers.html import html
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
-from gpt.corpus.readers.parquet import parquet
-from gpt.corpus.readers.tables import DELIMITERS, table
+from gpt.corpus.readers.parquet import INSTALL, parquet
+from gpt.corpus.readers.tables import table
+from gpt.corpus.separators import END_OF_TEXT, Separator, divided, separators_of
 from gpt.corpus.unpacking import TooLarge
 from gpt.errors import InputError
 
@@ -28,22 +29,12 @@ Documents = Iterator[Document | Skipped | Notice]
 Reader = Callable[[io.BufferedReader, str, Reading], Documents]
 RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_values}
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
-HTML = (".html", ".htm")
+HTML = (".html", ".htm", ".xhtml")
+MARKUP = {".xml": "tags", ".svg": "tags", ".fb2": "tags", ".ipynb": "braces"}  # which are learned with the text
 ARCHIVES = (".zip", ".tar", *unpacking.SUFFIXES)  # as far as names tell
 PIPE = "|"  # in place of a file's name
 DEEPEST = 4  # archives and compressed files within each other
-INSTALL = "pip install 'gpt[data]'"
-END_OF_TEXT = "<|endoftext|>"
-FORM_FEEDS = ("", ".txt", ".text")  # where a form feed ends a document; in source code it stands between sections
-MAX_BLANKS = 16  # after a marker in its line
-
-
-def require_parquet() -> None:
-    """Raise InputError where nothing is installed that reads Parquet."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"this corpus is in Parquet; install what reads it: {INSTALL} ({error})") from None
+SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # what names of special tokens look like, as <|im_start|>
 
 
 class FileReader:
@@ -82,17 +73,18 @@ class FileReader:
                 return partial(self._compressed, compression=compression, file=file, depth=depth)
         if head.startswith(unpacking.ZIP) and suffix not in OFFICE:
             return partial(self._archive, entries=unpacking.zip_entries, depth=depth)
-        if head[257:262] == unpacking.TAR:
+        if head[257:262] == unpacking.TAR or suffix == ".tar":
             return partial(self._archive, entries=unpacking.tar_entries, depth=depth)
         if file == PIPE:
-            suffix = _suffix_of_pipe(head, self._how.field)
+            suffix = suffix_of_pipe(head, self._how.field)
             if not suffix and self._how.field is not None:
                 raise Refused("", f"begins like plain text, which has no field {self._how.field!r}; leave `field` out")
         if self._how.examples and RECORDS.get(suffix) is not json_lines:
             raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
-        if suffix in HTML and self._how.html == "drop":
-            return html
-        return RECORDS.get(suffix) or partial(text, suffix=suffix)
+        if suffix in RECORDS:
+            return partial(named, reader=partial(records, reader=RECORDS[suffix]))
+        is_page = suffix in HTML and self._how.html == "drop"
+        return partial(named, reader=html if is_page else partial(text, suffix=suffix))
 
     def _compressed(
         self, stream: io.BufferedReader, name: str, how: Reading, compression: str, file: str, depth: int
@@ -119,6 +111,7 @@ class FileReader:
                     yield Skipped("/".join([name, *hidden]), unpacking.HIDDEN)
                 said_hidden.add(hidden)
             else:
+                yield from _markup(name, parts)
                 yield from self.documents(entry[1], "/".join([name, *parts]), parts[-1] if parts else "", depth + 1)
         if entry is None:
             yield Skipped(name, "an archive without files")
@@ -130,6 +123,13 @@ class FileReader:
         return self._budget
 
 
+def _markup(archive: str, parts: tuple[str, ...]) -> Iterator[Notice]:
+    """Say of an entry of an archive that it is taken for text with its markup; sources.py says it of files."""
+    if marks := MARKUP.get(PurePosixPath(parts[-1] if parts else "").suffix.lower()):
+        message = f"{'/'.join([archive, *parts])}: taken as it stands; the {marks} are learned with the text"
+        yield Notice("markup in archives", message, warns=True)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"install what reads it: {INSTALL} ({error})"
@@ -138,136 +138,95 @@ def _reason(error: Exception) -> str:
     return f"{error.format}: {error}" if isinstance(error, Refused) else str(error)
 
 
-def _suffix_of_pipe(head: bytes, field: str | None) -> str:
-    """Tell by the beginning of a pipe what its file's suffix would be; '' for plain text."""
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    mark, encoding = mark_of(head)
-    begin = head[len(mark) :].decode(encoding or "utf-8", "replace").lstrip()
-    if re.match(r'\[\s*[\[{"\]]', begin):
-        return ".json"
-    if re.match(r'\{\s*["}]', begin):
-        return ".jsonl"
-    columns = {column.strip('" ') for column in re.split(f"[{DELIMITERS}]", begin.partition("\n")[0].rstrip("\r"))}
-    return ".csv" if field in columns else ""
-
-
 # ---- plain text ----
 
 
-@dataclass(frozen=True)
-class Separator:
-    """What stands between documents: a pattern, as long as `longest` at most, and how it is called."""
-
-    pattern: re.Pattern[str]
-    longest: int
-    called: str
-    is_line: bool = False  # then it begins with the line end before it, and ends before the one after it
-
-
-MARKER = Separator(
-    re.compile(rf"\n{re.escape(END_OF_TEXT)}[ \t]{{0,{MAX_BLANKS}}}(?=\n)"),
-    len(END_OF_TEXT) + MAX_BLANKS + 2,
-    f"lines of {END_OF_TEXT}",
-    True,
-)
-FORM_FEED = Separator(re.compile("\f"), 1, "form feeds")
-
-
-def separators_of(how: Reading, suffix: str) -> list[Separator]:
-    """Return what may stand between the documents of a text; the first that is found there, does."""
-    if how.separator == AUTO:
-        return [MARKER, FORM_FEED] if suffix in FORM_FEEDS and how.range is None else [MARKER]
-    literal = separator_text(how)
-    return (
-        [] if how.separator == NONE else [Separator(re.compile(re.escape(literal)), len(literal), repr(how.separator))]
-    )
-
-
-def separator_text(how: Reading) -> str:
-    """Return the separator that was given, with what stands for a line's end and the like in it."""
-    escaped = {"\\n": "\n", "\\t": "\t", "\\f": "\f", "\\r": "\r", "\\\\": "\\"}
-    return re.sub(r"\\[ntfr\\]", lambda match: escaped[match[0]], how.separator).replace("\r\n", "\n")
-
-
-def divided(blocks: Iterator[str], separators: list[Separator]) -> Iterator[tuple[str, Separator | None]]:
-    """Yield the texts between separators, and by which they are divided; None where there is none."""
-    has_lines = any(separator.is_line for separator in separators)
-    rest = "\n" if has_lines else ""  # of the blocks, in which a separator may have begun; a line follows a line end
-    lead = len(rest)  # of a text: characters that are none of it
-    chosen, pieces, longest = None, [], max((separator.longest for separator in separators), default=0)
-    for block in chain(blocks, [None]):
-        rest += block if block is not None else "\n" if has_lines else ""
-        chosen = chosen or next((each for each in separators if each.pattern.search(rest)), None)
-        place = 0
-        for match in chosen.pattern.finditer(rest) if chosen else ():
-            pieces.append(rest[place + lead : match.start()])
-            yield _joined(pieces), chosen
-            place, lead = match.end(), int(has_lines and chosen is not FORM_FEED)
-        cut = len(rest) - has_lines if block is None else max(place, len(rest) - longest)
-        if place + lead <= cut:
-            pieces.append(rest[place + lead : cut])
-            place, lead = cut, 0
-        rest = rest[place:]
-    del rest
-    yield _joined(pieces), chosen
-
-
-def _joined(pieces: list[str]) -> str:
-    """Join a text, and keep it only once."""
-    text = "".join(pieces)
-    pieces.clear()
-    return text
-
-
 def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> Documents:
-    """Yield the documents of a plain text: one, or those between the separators that it holds."""
+    """Yield the documents of a plain text: one, or those between the separators that it holds.
+
+    One that is too long comes in parts, each a document.
+    """
     source = TextStream(stream, name, how, suffix)
     if how.range is not None and how.range.start:
         name = f"{name}, from byte {how.range.start}"
-    number, separator = 0, None
+    number, part, separator = 0, 0, None
     for found, separator in divided(source.blocks(), separators_of(how, suffix)):
         if separator is None:
-            yield source.document(name, found)
-            yield from _notices_of_whole(found, name, how) if how.range is None else ()
+            part += 1
+            if part == 1:
+                yield source.document(name, found)
+            elif found:
+                yield source.document(f"{name}, part {part}", found, is_whole=False)
         elif found and not found.isspace():
             number += 1
             yield source.document(f"{name}, document {number}", found, is_whole=False)
         del found
-    if separator is not None and (how.range is None or not how.range.start):
-        count = f"{number:,} {'document' if number == 1 else 'documents'}"
-        message = f"{name}: {count}, divided at {separator.called}; `separator` none keeps it as one"
-        yield Notice("divided files", message)
-    yield from _cut(source, name)
-
-
-def _notices_of_whole(found: str, name: str, how: Reading) -> Iterator[Notice]:
-    """Say of a text that is one document where this may not be meant."""
-    if how.separator == AUTO and END_OF_TEXT in found:
-        yield Notice(
-            "markers within lines",
-            f"{name}: has {END_OF_TEXT} within lines, which is learned as any other text; `separator` '{END_OF_TEXT}' "
-            "ends a document at each",
-            warns=True,
+    if separator is None:
+        yield from _without(name, how)
+    elif how.range is None or not how.range.start:
+        message = (
+            f"{name}: {_counted(number, 'document')}, divided at {separator.called}; `separator` none keeps it as one"
         )
-    elif how.separator not in (AUTO, NONE):
-        yield Notice("no separator", f"{name}: does not have the separator {how.separator!r}: one document")
+        yield Notice("divided files", message)
+    if separator is not None and not number:
+        yield Skipped(name, "empty")
+    yield from source.cut()
 
 
-def _cut(source: TextStream, name: str) -> Iterator[Notice]:
-    if source.is_cut:
-        yield Notice(CUT, f"{name}: only its beginning was read")
+def records(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:
+    """Yield the documents of a file of records; the text in each is divided at separators, as that of a file is."""
+    separators, by, first, number, count = separators_of(how, ".jsonl"), None, "", 0, 0
+    for record in reader(stream, name, how):
+        if isinstance(record, Document) and (texts := _texts_of(record, separators)):
+            by, first, number = texts[0][1], first or record.name, number + 1
+            parts = [part for part, _ in texts if part and not part.isspace()]
+            for place, part in enumerate(parts, 1):
+                note = record.note if "\ufffd" in part else ""
+                yield Document(f"{record.name}, document {place}", part, note)
+            if not parts:
+                yield Skipped(record.name, "empty")
+            count += len(parts)
+        else:
+            yield record
+        del record
+    if by is None:
+        yield from _without(name, how, " for each record")
+    else:
+        found = f"{_counted(number, 'record')} divided at {by.called} into {_counted(count, 'document')}"
+        yield Notice("divided files", f"{name}: {found}, the first {first}; `separator` none keeps each as one")
 
 
-def html(stream: io.BufferedReader, name: str, how: Reading) -> Documents:
-    """Yield what a reader sees of an HTML page, in the encoding that it says it has."""
-    from gpt.corpus.encodings import declared_by_html
-    from gpt.corpus.readers.html import text_of
+def _texts_of(record: Document, separators: list[Separator]) -> list[tuple[str, Separator | None]]:
+    """Divide the text of a record; there is none where nothing divides it."""
+    if record.learned or not any(separator.literal in record.text for separator in separators):
+        return []
+    texts = list(divided(iter([record.text]), separators))
+    return texts if texts[0][1] else []
 
-    encoding = declared_by_html(stream.peek(SAMPLE)) or how.encoding
-    source = TextStream(stream, name, dataclasses.replace(how, encoding=encoding))
-    page = "".join(source.blocks())
-    found = source.document(name, text_of(page))
-    is_empty = isinstance(found, Skipped) and found.reason == "empty"
-    yield Skipped(name, "has no text beside its tags") if is_empty else found
-    yield from _cut(source, name)
+
+def _without(name: str, how: Reading, each: str = "") -> Iterator[Notice]:
+    """Say that a separator was given, and is not there."""
+    if how.separator not in (AUTO, NONE) and how.range is None:
+        yield Notice("no separator", f"{name}: does not have the separator {how.separator!r}: one document{each}")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def named(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:
+    """Yield what a reader does, and say which names of special tokens are learned with it as text."""
+    names, first = Counter[str](), ""
+    for found in reader(stream, name, how):
+        if isinstance(found, Document) and "<|" in found.text and (inside := SPECIAL.findall(found.text)):
+            names.update(inside)
+            line = f"line {found.text[: found.text.index(inside[0])].count(chr(10)) + 1}"
+            first = first or (line if found.name == name else found.name)
+        yield found
+        del found
+    if names:
+        where = " within lines" if how.separator == AUTO and not how.examples else ""
+        what = f"{name}: has {', '.join(sorted(names))}{where} ({names.total():,} in all, the first in {first})"
+        ends = f"; `separator` '{END_OF_TEXT}' ends a document at each" if END_OF_TEXT in names else ""
+        ends = "; what ends an answer is learned without them" if how.examples else ends
+        yield Notice("names of special tokens", f"{what}, learned as any other text{ends}", warns=True)

@@ -1,20 +1,22 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
+import functools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.corpus.grams import BATCH_CHARACTERS, FACTOR, grams
-from gpt.corpus.reading import PASSAGES, Corpus, documents_at
-from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, cut
+from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
+from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus
+from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
-FOLLOWING = 1000  # characters, in which 12 words stand
+CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
-GRAMS, SEEN = ".grams.npy", ".seen.npy"
+NONE = np.empty(0, dtype=np.uint64)
+GRAMS, OWNERS_OF, HITS = ".grams.npy", ".owners.npy", ".hits.npy"
 
 
 @dataclass(frozen=True)
@@ -43,43 +45,37 @@ class Index:
     sizes: np.ndarray
     """How many different grams each passage has."""
     keys: np.ndarray
-    limits: np.ndarray
-    """How many of its grams training may know of each passage."""
     lengths: np.ndarray
     """Their characters."""
 
     @classmethod
-    def build(cls, corpus: Corpus, divide: ByContent, most: float, watched: set[int]) -> "Index":
-        """Build it from all that validates, and save it where the workers can read it."""
-        key = (asdict(divide), most, sorted(watched))
-        pairs, keys, lengths, base = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int](), 0
-        tasks = corpus.tasks(digest(asdict(divide)), divide)
+    def build(cls, corpus: Corpus, divide: ByContent) -> "Index":
+        """Build it from all that validates, and save what the workers need where they can read it."""
+        hashes, owners, keys, lengths = [NONE], [NONE.astype(np.uint32)], list[int](), list[int]()
+        tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
         for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
-            pairs.append(np.load(f"{place}{GRAMS}"))
-            pairs[-1][:, 1] += np.uint64(base)
+            hashes.append(np.load(f"{place}{GRAMS}"))
+            owners.append(np.load(f"{place}{OWNERS_OF}") + np.uint32(len(keys)))
             keys += found["keys"]
             lengths += found["lengths"]
-            base = len(keys)
-        together = np.concatenate(pairs)
-        together = together[np.lexsort((together[:, 1], together[:, 0]))]
-        unique, starts = np.unique(together[:, 0], return_index=True)
-        owners = together[:, 1].astype(np.int64)
-        sizes = np.bincount(owners, minlength=len(keys))
-        limits = np.array([0.0 if each in watched else most for each in keys]) * sizes
-        own = digest(key, corpus.digests, unique)
+        together, owner = np.concatenate(hashes), np.concatenate(owners)
+        order = np.argsort(together, kind="stable")  # of parts that are in order
+        together, owner = together[order], owner[order]
+        starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
+        unique = together[starts]
+        own = digest(corpus.digests, unique)
         index = cls(
-            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owners)), owners, sizes,
-            np.array(keys, dtype=np.uint64), limits, np.array(lengths, dtype=np.int64),
+            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
+            np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
         )  # fmt: skip
         index.place.mkdir(exist_ok=True)
-        held = {"grams": unique, "starts": index.starts, "owners": owners, "sizes": sizes, "keys": index.keys}
-        for name, values in (held | {"limits": limits, "tables": _Filter.tables(unique)}).items():
-            np.save(index.place / f"{name}.npy", values)
+        np.save(index.place / "grams.npy", unique)
+        np.save(index.place / "tables.npy", _Filter.tables(unique))
         return index
 
-    def share(self, seen: np.ndarray) -> float:
-        """Return the share of the grams that were met."""
-        return float(seen.mean()) if len(seen) else 0.0
+    def limits(self, most: float, watched: set[int]) -> np.ndarray:
+        """Return how many of its grams training may know of each passage; of those that are watched, none."""
+        return np.array([0.0 if each in watched else most for each in self.keys.tolist()]) * self.sizes
 
     def known_from_many(self, seen: np.ndarray, most: float) -> set[int]:
         """Return the keys of passages of which more than the share was met."""
@@ -87,83 +83,117 @@ class Index:
         return {int(key) for key in self.keys[met > most * self.sizes]}
 
 
-Passage = tuple[int, str, str]  # its key, its text, and what follows on the same side
+class _Grams:
+    """The 13-grams that one side of a slice has, by the words that were listed of its passages.
+
+    Of neighboring passages of a side, which are one piece of the text, a gram is of the passage in which it begins; a
+    piece of fewer than 13 words has one gram.
+    """
+
+    def __init__(self, listed: Path, divide: ByContent, side: str) -> None:
+        """Read the passages of a slice."""
+        self.rows, self._words = np.load(f"{listed}{PASSAGES}"), Path(f"{listed}{WORD_HASHES}")
+        counts = self.rows[:, 3].astype(np.int64)
+        self._ends = np.cumsum(counts)  # of the passages, in words
+        self._begins = self._ends - counts
+        sides = divide.sides(self.rows[:, 0])
+        self.is_mine = sides == SIDES.index(side)
+        is_last = np.append((self.rows[1:, 2] != self.rows[:-1, 2]) | (sides[1:] != sides[:-1]), True)[: len(counts)]
+        ends = self._ends[is_last]  # of the pieces
+        lasts = ends[np.cumsum(is_last) - is_last] - (WORDS - 1)  # where none begins any more, for each passage
+        stops = np.maximum(np.minimum(self._ends, lasts), self._begins)
+        self._stops = np.where(self.is_mine, stops, self._begins)
+        lengths = np.diff(ends, prepend=0) * self.is_mine[is_last]
+        self._short = {length: (ends - length)[lengths == length] for length in range(1, WORDS)}
+        self.sizes = self._stops - self._begins
+        """How many grams each passage has."""
+        self.sizes[self.passages(np.concatenate([*self._short.values()]))] = 1
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield which words begin a gram, and the hashes, (G,) uint64 each, some at a time."""
+        total = int(self._ends[-1]) if len(self._ends) else 0
+        for begin in range(0, total, CHUNK):
+            end = min(total, begin + CHUNK)
+            first = int(np.searchsorted(self._ends, begin, side="right"))
+            own = slice(first, int(np.searchsorted(self._begins, end)))
+            edges = np.column_stack([self._begins[own], self._stops[own]]).clip(begin, end) - begin
+            lengths = np.diff(edges.ravel(), prepend=0)
+            places = np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
+            if len(places):
+                words = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
+                yield begin + places, rolling(_spread(words), WORDS)[places]
+        for length, starts in self._short.items():
+            if len(starts):
+                words = np.memmap(self._words, dtype="<u4", mode="r")
+                spread = _spread(words[starts[:, None] + np.arange(length)])
+                yield starts, functools.reduce(lambda sum_, word: sum_ * np.uint64(WORD_FACTOR) + word, spread.T)
+
+    def passages(self, places: np.ndarray) -> np.ndarray:
+        """Return of which passages words are, by their places."""
+        return np.searchsorted(self._ends, places, side="right")
 
 
-def _passages(text: Path, kept: np.ndarray, listed: Path, divide: ByContent, side: str) -> Iterator[list[Passage]]:
-    """Yield the passages of one side, some at a time."""
-    rows = np.load(f"{listed}{PASSAGES}")
-    is_mine = divide.sides(rows[:, 0]) == SIDES.index(side)
-    wanted, batch, size = np.unique(rows[is_mine, 2]), list[Passage](), 0
-    starts = np.searchsorted(rows[:, 2], wanted).tolist()
-    stops = np.searchsorted(rows[:, 2], wanted, side="right").tolist()
-    mine, keys, lengths = is_mine.tolist(), rows[:, 0].tolist(), rows[:, 1].tolist()
-    chosen = np.zeros(len(kept), dtype=bool)
-    chosen[np.flatnonzero(kept)[wanted.astype(np.int64)]] = True
-    for document, start, stop in zip(documents_at(text, chosen), starts, stops, strict=True):
-        texts = [*cut(document.text, lengths[start:stop]), ""]
-        for place, passage, following in zip(range(start, stop), texts, texts[1:], strict=False):
-            if mine[place]:
-                goes_on = place + 1 < stop and mine[place + 1]
-                batch.append((keys[place], passage, following[:FOLLOWING] if goes_on else ""))
-                size += len(passage)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
+def _spread(words: np.ndarray) -> np.ndarray:
+    """Give words hashes of 64 bits by those of 32."""
+    return (words.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
 
 
 def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
-    """Write the 13-grams of what validates in a slice, (P, 2) of each gram and the number of its passage."""
-    pairs, keys, lengths = [np.empty((0, 2), dtype=np.uint64)], list[int](), list[int]()
-    for batch in _passages(text, kept, listed, divide, VALIDATION):
-        for (key, passage, _), found in zip(batch, grams([each[1:] for each in batch]), strict=True):
-            own = np.unique(found)
-            pairs.append(np.column_stack([own, np.full(len(own), len(keys), dtype=np.uint64)]))
-            keys.append(key)
-            lengths.append(len(passage))
-    np.save(f"{place}{GRAMS}", np.concatenate(pairs))
-    return {"keys": keys, "lengths": lengths}
+    """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
+    own = _Grams(listed, divide, VALIDATION)
+    numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
+    found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
+    hashes, owner = map(np.concatenate, zip(*found, strict=True))
+    order = np.argsort(hashes, kind="stable")  # which leaves those of a passage together
+    hashes, owner = hashes[order], owner[order]
+    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
+    np.save(f"{place}{GRAMS}", hashes[is_new])
+    np.save(f"{place}{OWNERS_OF}", owner[is_new])
+    return {"keys": own.rows[own.is_mine, 0].tolist(), "lengths": own.rows[own.is_mine, 1].tolist()}
 
 
 def scan_slice(
-    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path, most: float
+    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
-    """Find what of a slice's training shares too much; write which grams of validation it has."""
-    held = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in index.glob("*.npy")}
-    seen, filtered = np.zeros(len(held["grams"]), dtype=bool), _Filter(held["grams"], held["tables"])
-    leaks = []
-    for batch in _passages(text, kept, listed, divide, TRAIN):
-        found = list(grams([each[1:] for each in batch]))
-        ends = np.cumsum([len(own) for own in found])
-        which, met = filtered.find(np.concatenate([held["grams"][:0], *found]))
-        seen[met] = True
-        owners = np.searchsorted(ends, which, side="right")
-        for number in np.unique(owners).tolist():
-            key, passage, _ = batch[number]
-            share, others = _shares(met[owners == number], len(found[number]), held, most)
-            if share > most:
-                leaks.append(list(asdict(Leak(key, len(passage), share, others)).values()))
-    np.save(f"{place}{SEEN}", np.packbits(seen))
-    return {"leaks": leaks}
+    """Write which grams of validation a slice's training has.
 
-
-def _shares(met: np.ndarray, size: int, held: dict[str, np.ndarray], most: float) -> tuple[float, list[int]]:
-    """Return what a passage shares with validation, and the keys of the passages there with which.
-
-    `met` are the places of its grams in the index, of `size` grams in all.
+    They are (passage, gram, how often, grams of the passage), (4, H) int64, in order.
     """
-    own, starts = len(met) / size, held["starts"]
-    met = np.unique(met)
-    met = met[starts[met + 1] - starts[met] <= OWNERS]
-    owners = np.concatenate([held["owners"][starts[gram] : starts[gram + 1]] for gram in met]) if len(met) else met
-    owners, counts = np.unique(owners, return_counts=True)
-    over = counts > held["limits"][owners]
-    of_other = float((counts / held["sizes"][owners])[over].max(initial=0.0))
-    if over.any() and of_other <= most:  # one that is known from many places
-        of_other = float(np.nextafter(most, 1))
-    chosen = owners if own > most else owners[over]
-    return max(own, of_other), held["keys"][chosen].tolist()
+    filtered = _Filter(np.load(index / "grams.npy", mmap_mode="r"), np.load(index / "tables.npy"))
+    own, found, count = _Grams(listed, divide, TRAIN), [NONE.view(np.int64)], max(1, len(filtered.hashes))
+    for places, hashes in own:
+        which, met = filtered.find(hashes)
+        found.append(own.passages(places[which]) * count + met)
+    hits, counts = np.unique(np.concatenate(found), return_counts=True)
+    passages, met = np.divmod(hits, count)
+    np.save(f"{place}{HITS}", np.stack([passages, met, counts, own.sizes[passages]]))
+    return {}
+
+
+def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: float) -> Iterator[Leak]:
+    """Yield the passages of a slice's training that share too much, by what `scan_slice` found at the place."""
+    passages, grams, counts, sizes = np.load(f"{place}{HITS}")
+    if not len(passages):
+        return
+    shares = np.bincount(passages, weights=counts / sizes)
+    starts = index.starts[grams]
+    owners = index.starts[grams + 1] - starts  # of each gram, how many
+    passages, starts, owners = (each[owners <= OWNERS] for each in (passages, starts, owners))
+    numbers = np.arange(int(owners.sum())) - np.repeat(np.cumsum(owners) - owners, owners)
+    pairs = np.repeat(passages, owners) * len(index.keys) + index.owners[np.repeat(starts, owners) + numbers]
+    pairs, counts = np.unique(pairs, return_counts=True)
+    passages, others = np.divmod(pairs, max(1, len(index.keys)))
+    over = counts > limits[others]
+    leaking = np.union1d(passages[over], np.flatnonzero(shares > most)).tolist()
+    rows = np.load(f"{listed}{PASSAGES}", mmap_mode="r")
+    for passage in leaking:
+        mine = slice(*np.searchsorted(passages, [passage, passage + 1]).tolist())
+        of_other = float((counts[mine] / index.sizes[others[mine]])[over[mine]].max(initial=0.0))
+        if over[mine].any() and of_other <= most:  # one that is known from many places
+            of_other = float(np.nextafter(most, 1))
+        chosen = others[mine] if shares[passage] > most else others[mine][over[mine]]
+        key, characters = rows[passage, :2].tolist()
+        yield Leak(key, characters, max(float(shares[passage]), of_other), index.keys[chosen].tolist())
 
 
 class _Filter:
@@ -171,29 +201,33 @@ class _Filter:
 
     def __init__(self, hashes: np.ndarray, tables: np.ndarray) -> None:
         """Take the hashes, (G,) uint64 in order, and their `tables`."""
-        self._hashes, self._tables = hashes, tables
+        self.hashes, self._tables = hashes, tables
 
     @staticmethod
     def tables(hashes: np.ndarray) -> np.ndarray:
-        """Return which of their first bits the hashes have, and which of those of a product, (2, 2^bits) bool."""
-        bits = min(27, max(16, len(hashes).bit_length() + 3))
-        tables = np.zeros((2, 1 << bits), dtype=bool)
+        """Return which of their first bits the hashes have, and which of those of a product: (2, B) uint8, packed."""
+        tables = np.zeros((2, 1 << min(27, max(13, len(hashes).bit_length() + 1))), dtype=np.uint8)
         for table, values in zip(tables, (hashes, hashes * np.uint64(FACTOR)), strict=True):
-            table[_first_bits(values, table)] = True
+            bytes_, bits = _places(table, values)
+            np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
         return tables
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of those hashes that are there, and their places in the index."""
-        first, second = self._tables
-        likely = np.flatnonzero(first.take(_first_bits(hashes, first)))
-        likely = likely[second.take(_first_bits(hashes[likely] * np.uint64(FACTOR), second))]
-        if not len(likely) or not len(self._hashes):
-            return likely[:0], likely[:0]
-        places = np.minimum(np.searchsorted(self._hashes, hashes[likely]), len(self._hashes) - 1)
-        there = self._hashes[places] == hashes[likely]
+        likely = np.flatnonzero(_is_in(self._tables[0], hashes))
+        likely = likely[_is_in(self._tables[1], hashes[likely] * np.uint64(FACTOR)) == 1]
+        places = np.minimum(np.searchsorted(self.hashes, hashes[likely]), len(self.hashes) - 1)
+        there = self.hashes[places] == hashes[likely]
         return likely[there], places[there]
 
 
-def _first_bits(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the place of each value in a table, (N,) int64."""
-    return (values >> np.uint64(65 - len(table).bit_length())).view(np.int64)
+def _is_in(table: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the bits of a packed table that values have, (N,) uint8."""
+    bytes_, bits = _places(table, values)
+    return table.take(bytes_) >> bits & np.uint8(1)
+
+
+def _places(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bytes of a packed table, and the bits of those, that the first bits of values name."""
+    shift = 65 - len(table).bit_length()
+    return (values >> np.uint64(shift)).view(np.int64), (values >> np.uint64(shift - 3)).astype(np.uint8) & np.uint8(7)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt.corpus.documents import Document, Reading, Skipped
-from gpt.corpus.readers.records import MAX_FIELDS, Record, clean
+from gpt.corpus.readers.records import MAX_FIELDS, Record, spelled
 from gpt.text.chat_template import ASSISTANT, ROLES, ChatTemplate, Message, Plain, Rendered
 from gpt.text.templates import template_of
 
@@ -38,7 +38,7 @@ def examples_of(records: Iterator[Record], name: str, how: Reading) -> Iterator[
         except ValueError as fault:
             yield Skipped(record.name, str(fault))
         else:
-            yield Document(record.name, text, record.note, learned, specials)
+            yield spelled(Document(record.name, text, record.note, learned, specials), how)
     if record is None and how.range is None:
         yield Skipped(name, "has no line of JSON")
 
@@ -117,7 +117,7 @@ def _text(value: dict[str, Any], field: str, which: str = "") -> str:
     if not isinstance(value[field], str):
         whose = f"the field {field!r} of {which}" if which else f"its field {field!r}"
         raise ValueError(f"{whose} is {_type(value[field])}, and must be a text")
-    return clean(value[field])
+    return value[field].replace("\r\n", "\n")
 
 
 def _type(value: object) -> str:

@@ -5,16 +5,20 @@
 3. Families come in the order of a hash, so that nobody chooses, until validation has its share of the characters.
 4. A document of validation whose passages still stand in training in some number goes there with its family, and
    others take its place, until there is none.
+
+The guard of other splits (overlap.py) moves passages and not families. On the standard library of Python 3.11 that
+leaves 0.62 % of validation's 13-grams in training, and 9 % of the text validates where 4 % is asked for; this, 0.53 %.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
-from gpt.corpus.documents import Document, hash_fraction
+from gpt.corpus.content_split import WHOLE, reported
+from gpt.corpus.documents import hash_fraction
 from gpt.corpus.grams import rolling
-from gpt.corpus.split import TRAIN, VALIDATION, Piece, Split, require_share
+from gpt.corpus.reading import Corpus
+from gpt.corpus.split import VALIDATION, ByContent, Split, key_of, require_share
 
 PASSAGE = 50  # characters
 FAMILY = 0.1  # of the smaller one's passages: what makes two documents relatives
@@ -22,24 +26,19 @@ LEAK = 0.05  # of a document's passages in training: more is not validation
 LARGEST = 1 / 8  # of validation that one family may be: figures over fewer documents say little
 
 
-@dataclass(frozen=True)
-class ByName:
-    """Lets some documents validate, whole."""
-
-    validation: frozenset[str]
-
-    def __call__(self, document: Document) -> Iterator[Piece]:
-        yield Piece(document.name, VALIDATION if document.name in self.validation else TRAIN, document.text)
-
-
 def by_family(share: float) -> Split:
-    """Split documents so that near-copies stay on one side.
+    """Split documents so that near-copies stay on one side; report what of validation's 13-grams training has.
 
     Raises InputError for a share of validation that leaves nothing on one side.
     """
     require_share(share)
 
-    return lambda corpus: ByName(frozenset(validation_names({each.name: each.text for each in corpus}, share)))
+    def split(corpus: Corpus) -> ByContent:
+        names = validation_names({each.name: each.text for each in corpus}, share)
+        sides = {key_of(each.text): VALIDATION for each in corpus if each.name in names}
+        return reported(corpus, ByContent(WHOLE, 0, sides))
+
+    return split
 
 
 def validation_names(texts: Mapping[str, str], share: float) -> set[str]:

@@ -5,7 +5,8 @@
    13-grams, or of those of one passage of validation, as where that is quoted.
 3. What shares too much is moved to validation, or dropped; where validation would become too large, its passages go to
    training instead. Then it begins again, until there is nothing more to do; no passage moves twice. If a passage of
-   validation is still known from many places, a little from each, all that knows any of it shares too much.
+   validation is still known from many places, a little from each, all that knows any of it shares too much. What cannot
+   be moved in the end is dropped, unless that is half of the text.
 
 Of two passages that were on opposite sides before text was added, none moves. Of one that was there and a new one, the
 new one does: it goes to the side of the other.
@@ -13,14 +14,15 @@ new one does: it goes to the side of the other.
 
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt.choices import Overlap
-from gpt.corpus.gram_index import SEEN, Index, Leak, scan_slice
+from gpt.corpus.gram_index import HITS, Index, Leak, leaks_of, scan_slice
 from gpt.corpus.reading import Corpus
-from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent
+from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 from gpt.errors import InputError
 from gpt.log import log
@@ -45,6 +47,28 @@ class OverlapReport:
     """Passages of training that share too much and are left there."""
 
 
+class _Found:
+    """What training shares with validation."""
+
+    def __init__(self, index: Index, places: list[tuple[Path, Path]]) -> None:
+        """Take of each slice where its hits are, and where its passages are listed."""
+        self.index, self._places = index, places
+        self.seen = np.zeros(len(index.grams), dtype=bool)
+        """Which grams were met, (G,)."""
+        for place, _ in places:
+            self.seen[np.load(f"{place}{HITS}", mmap_mode="r")[1]] = True
+        self.share = float(self.seen.mean()) if len(self.seen) else 0.0
+
+    def leaks(self, most: float, watched: set[int]) -> list[Leak]:
+        """List what shares too much, each of equal passages once."""
+        leaks, limits = dict[int, Leak](), self.index.limits(most, watched)
+        for place, listed in self._places:
+            for leak in leaks_of(place, listed, self.index, limits, most):
+                twins = leaks.get(leak.key)  # they move together
+                leaks[leak.key] = replace(leak, characters=leak.characters + (twins.characters if twins else 0))
+        return [*leaks.values()]
+
+
 class Guard:
     """Finds what shares too much, and changes sides until nothing does."""
 
@@ -56,34 +80,29 @@ class Guard:
 
     def __call__(self, divide: ByContent) -> tuple[ByContent, dict[str, Any]]:
         """Return what divides the text, and the report. Raises InputError where too much would be dropped."""
-        report, watched, first = OverlapReport(), set[int](), True
+        report, watched = OverlapReport(), set[int]()
+        found = self._scan(divide)
+        report.before = found.share
         while True:
-            index = Index.build(self._corpus, divide, self._most, watched)
-            leaks, seen = self._scan(divide, index)
-            report.after, report.grams, report.left = index.share(seen), len(index.grams), len(leaks)
-            if first:
-                report.before, first = report.after, False
-            changes = self._changes(divide, leaks, index, report) if self._mode != "report" else {}
+            index, leaks = found.index, found.leaks(self._most, watched) if found.share else []
+            report.after, report.grams, report.left = found.share, len(index.grams), len(leaks)
+            changes = self._changes(divide, leaks, index, report) if leaks and self._mode != "report" else {}
+            is_done = changes or self._mode == "report" or not found.share
+            more = set[int]() if is_done else index.known_from_many(found.seen, self._most) - watched
+            watched |= more
+            changes |= self._rest(leaks, report) if not (changes or more) else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
-                continue
-            more = index.known_from_many(seen, self._most) - watched if self._mode != "report" else set()
-            if not more:
+                found = self._scan(divide)
+            elif not more:
                 return divide, self._said(report)
-            watched |= more
 
-    def _scan(self, divide: ByContent, index: Index) -> tuple[list[Leak], np.ndarray]:
-        """Hold all of training against the index: what shares too much, and which grams were met, (G,) bool."""
-        leaks, seen = dict[int, Leak](), np.zeros(len(index.grams), dtype=bool)
-        key = digest(asdict(divide), index.digest, self._most)
-        tasks = self._corpus.tasks(key, divide, index.place, self._most)
-        for place, found in self._corpus.stages.run("comparing training with validation", scan_slice, tasks):
-            for leak in (Leak(*leak) for leak in found["leaks"]):
-                twins = leaks.get(leak.key)  # they move together
-                size = leak.characters + (twins.characters if twins else 0)
-                leaks[leak.key] = replace(leak, characters=size)
-            seen |= np.unpackbits(np.load(f"{place}{SEEN}"), count=len(seen)).astype(bool)
-        return [*leaks.values()], seen
+    def _scan(self, divide: ByContent) -> "_Found":
+        """Hold all of training against all that validates."""
+        index, corpus = Index.build(self._corpus, divide), self._corpus
+        tasks = corpus.tasks(lambda listed: digest(division_key(divide, listed), index.digest), divide, index.place)
+        found = corpus.stages.run("comparing training with validation", scan_slice, tasks)
+        return _Found(index, [(place, task.arguments[2]) for task, (place, _) in zip(tasks, found, strict=True)])
 
     def _changes(self, divide: ByContent, leaks: list[Leak], index: Index, report: OverlapReport) -> dict[int, str]:
         """Choose new sides, by key, for what shares most at first, as far as that is allowed."""
@@ -110,6 +129,21 @@ class Guard:
                         report.returned += 1
         return changes
 
+    def _rest(self, leaks: list[Leak], report: OverlapReport) -> dict[int, str]:
+        """Drop what still shares too much, and was not there before; nothing where that would be too much to lose."""
+        if not leaks or self._mode == "report":
+            return {}
+        new = [leak for leak in leaks if not self._is_known(leak.key)]
+        size = sum(leak.characters for leak in new)
+        if not new or size > MOST_DROPPED * self._corpus.counts["characters"]:
+            return {}
+        report.dropped += len(new)
+        log.warning(
+            f"{len(new):,} passages of training, {size:,} characters, are dropped: they share more than "
+            f"{self._most:.0%} with validation, which would become too large with them; `overlap` report keeps them"
+        )
+        return dict.fromkeys((leak.key for leak in new), DROPPED)
+
     def _require_little(self, leaks: list[Leak]) -> None:
         """Raise InputError where too much would be dropped."""
         total = sum(leak.characters for leak in leaks)
@@ -125,16 +159,22 @@ class Guard:
         return place < len(self._known) and int(self._known[place]) == key
 
     def _said(self, report: OverlapReport) -> dict[str, Any]:
-        done = [f"{count:,} {words}" for count, words in (
-            (report.moved, "moved to validation"),
-            (report.returned, "moved to training"),
-            (report.dropped, "dropped"),
-        ) if count]  # fmt: skip
-        was = f", and was {report.before:.2%} before: of passages {', '.join(done)}" if done else ""
+        was = _done(report) if report.moved or report.returned or report.dropped else ""
         log.info(f"overlap: {report.after:.2%} of validation's 13-grams stand in training{was}")
         if report.left:
+            advice = "" if self._mode == "report" else "; `overlap` drop leaves them out"
             log.warning(
                 f"{report.left:,} passages of training share more than {self._most:.0%} with validation, as texts do "
-                "that are made from a template; `overlap` drop leaves them out"
+                f"that are made from a template{advice}"
             )
         return asdict(report)
+
+
+def _done(report: OverlapReport) -> str:
+    """Say what was done to passages, and what there was before."""
+    done = [f"{count:,} {words}" for count, words in (
+        (report.moved, "moved to validation"),
+        (report.returned, "moved to training"),
+        (report.dropped, "dropped"),
+    ) if count]  # fmt: skip
+    return f", and was {report.before:.2%} before: of passages {', '.join(done)}"

@@ -1,4 +1,4 @@
-"""How far a stage of preparing is, how fast, and what limits it: the line that is shown while it runs."""
+"""How far a stage of preparing is, how fast, and what limits it: the line that is shown, and what takes the time."""
 
 import time
 from collections import Counter

@@ -23,18 +23,17 @@ import numpy as np
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
 from gpt.corpus.documents import Skipped
-from gpt.corpus.duplicates import drop_duplicates
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
-from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, name_at
+from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates, name_at
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
 from gpt.corpus.slices import cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
-from gpt.corpus.stages import Stages, Task, digest, say_done, wait_for_all, work_in
+from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_dataset, open_written
@@ -47,10 +46,9 @@ from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer, require_bpe_size
 
 LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
-LEAST_FOR_FAST = 1 << 24  # bytes of input: for less, loading gigatoken takes longer than it saves
+LEAST_FOR_FAST = 1 << 22  # bytes of input: for less, loading gigatoken takes longer than it saves
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
 LEAST_SECONDS = 3.0
-KEPT = "what is finished is kept, and the same command goes on"
 
 
 def prepare(
@@ -98,9 +96,9 @@ def prepare(
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
-            shards = assemble(partial, corpus, results, made, recipe)
+            shards, fingerprinted = assemble(partial, corpus, results, made, recipe)
             interruptible.finish()
-    dataset = open_written(out, made, shards, recipe)
+    dataset = open_written(out, made, shards, recipe, fingerprinted)
     _say_what_came_of_it(stages, dataset, before, corpus)
     return dataset
 

@@ -9,9 +9,10 @@ from typing import Any
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
 from gpt.corpus.documents import AUTO, NONE, Range, Reading
-from gpt.corpus.formats import END_OF_TEXT, RECORDS, separator_text
+from gpt.corpus.executor import TimedFile
+from gpt.corpus.formats import RECORDS
 from gpt.corpus.readers.lines import json_lines
-from gpt.corpus.stages import TimedFile
+from gpt.corpus.separators import END_OF_TEXT, separator_text
 
 CHUNK = 1 << 22  # bytes that are searched at once
 

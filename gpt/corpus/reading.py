@@ -5,19 +5,19 @@ between them), and the hashes of the texts in order.
 """
 
 import hashlib
-import json
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import numpy as np
 
 from gpt.choices import Normalization
-from gpt.corpus.documents import Document, Notice, Skipped
+from gpt.corpus.documents import LARGEST, Document, Notice, Skipped, parts_of
 from gpt.corpus.slices import Slice
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
@@ -25,13 +25,15 @@ from gpt.errors import bounded, check_limits, require
 from gpt.log import log
 from gpt.text.added import Spans
 
+T = TypeVar("T")
 VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
 SPECIAL = 1 << 62
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
-PASSAGES = ".passages.npy"  # once it is divided by them (content_split.py)
+HASHES_AT_ONCE = 1 << 21  # of documents, that are compared, about
+PASSAGES, WORD_HASHES = ".passages.npy", ".words"  # once it is divided by them (content_split.py)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Filters:
             return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
         if self.max_characters is not None and len(text) > self.max_characters:
             return Skipped(document.name, f"longer than {self.max_characters:,} characters")
-        return replace(document, text=text)
+        return document if text is document.text else replace(document, text=text)
 
 
 def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:
@@ -91,7 +93,10 @@ class _SliceWriter:
         self.notices, self.skipped, self.repaired = list[Any](), list[Any](), list[Any]()  # the first of them
 
     def read(self, source: Source, part: Any) -> None:
-        """Read a part; its entry, after those of its documents, says how many bytes it has."""
+        """Read a part; its entry, after those of its documents, says how many bytes it has.
+
+        Raises InputError where it was changed meanwhile.
+        """
         before, identity = self.counts["documents"], source.identity(part)
         self.counts["files"] += not identity.goes_on
         for found in source.read(part):
@@ -103,7 +108,7 @@ class _SliceWriter:
                 self.notices.append([found.kind, found.message, found.warns])
             del found  # so that it is gone before the next one is there
         self.counts["files_read"] += self.counts["documents"] > before and not identity.goes_on
-        self._enter(source=identity.name, bytes=identity.bytes)
+        self._enter(source=source.identity(part).name, bytes=identity.bytes)
 
     def leave_out(self, left: Skipped, size: int = 0) -> None:
         """Enter what is no document of the corpus."""
@@ -113,6 +118,10 @@ class _SliceWriter:
         self._enter(document=left.name, bytes=size, reason=left.reason)
 
     def _add(self, document: Document) -> None:
+        if len(document.text) > 2 * LARGEST and not document.learned and isinstance(self._filters(document), Document):
+            for part in parts_of(document):
+                self._add(part)
+            return
         self.counts["documents"] += 1
         self.counts["characters"] += len(document.text)
         content = document.text.encode()
@@ -131,28 +140,46 @@ class _SliceWriter:
         self.content.update(self.hashes[-1])
         self.places.append(self._size)
         lengths = LENGTHS.pack(len(name), len(content), len(learned))
-        self._size += sum(map(self._texts.write, (lengths, name, content, learned)))
+        self._size += self._texts.write(b"".join((lengths, name, content, learned)))
         self._enter(document=found.name, bytes=size, note=found.note)
 
     def _enter(self, **entry: Any) -> None:
-        line = json.dumps({key: value for key, value in entry.items() if value != ""}) + "\n"
+        pairs = [f'"{key}": {quoted(is_) if isinstance(is_, str) else is_}' for key, is_ in entry.items() if is_ != ""]
+        line = f"{{{', '.join(pairs)}}}\n"  # as json.dumps has it, which takes longer
         self.content.update(line.encode())
         self._entries.write(line)
 
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
+    for name, content, learned in records_at(place, kept):
+        document = Document(name.decode("utf-8", "surrogatepass"), content.decode())
+        yield _marked(document, learned) if learned else document
+
+
+def records_at(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield name, text, and bounds of what is learned, of those documents of a slice."""
     file = Path(f"{place}{TEXTS}")
     bounds = np.append(np.fromfile(f"{place}{PLACES}", dtype="<u8"), np.uint64(file.stat().st_size))
     with open(file, "rb") as texts:
         for start, stop in zip(bounds[:-1][kept].tolist(), bounds[1:][kept].tolist(), strict=True):
             texts.seek(start)
             record = texts.read(stop - start)
-            name, content, learned = LENGTHS.unpack_from(record)
+            name, content, _ = LENGTHS.unpack_from(record)
             begin = LENGTHS.size + name
-            text = record[begin : begin + content].decode()
-            document = Document(record[LENGTHS.size : begin].decode("utf-8", "surrogatepass"), text)
-            yield _marked(document, record[begin + content :]) if learned else document
+            yield record[LENGTHS.size : begin], record[begin : begin + content], record[begin + content :]
+
+
+def batches(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Yield items some at a time: each batch but the last has that size, at least."""
+    batch, held = list[T](), 0
+    for item in items:
+        batch.append(item)
+        held += size(item)
+        if held >= most:
+            yield batch
+            batch, held = [], 0
+    yield batch
 
 
 def _marks(document: Document) -> bytes:
@@ -212,19 +239,52 @@ class Corpus:
         self.report: dict[str, Any] = {}
         say_notices(notices)
 
-    def tasks(self, key: str, *arguments: Any) -> list[Task]:
-        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments."""
-        listed = self.passages or [None] * len(self.places)
+    def tasks(self, key: str | Callable[[Path | None], str], *arguments: Any) -> list[Task]:
+        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments.
+
+        `key` names what its result hangs on beside the text, or tells that by where its passages are.
+        """
+        named, listed = key if callable(key) else lambda _: key, self.passages or [None] * len(self.places)
+        own = zip(self.digests, self.slices, self.places, self.kept, listed, strict=True)
         return [
-            Task(digest(own, kept, key), each.label, (text, kept, passages, *arguments), each.bytes)
-            for own, each, text, kept, passages in zip(
-                self.digests, self.slices, self.places, self.kept, listed, strict=True
-            )
+            Task(digest(name, kept, named(where)), each.label, (text, kept, where, *arguments), each.bytes)
+            for name, each, text, kept, where in own
         ]
 
     def __iter__(self) -> Iterator[Document]:
         for place, kept in zip(self.places, self.kept, strict=True):
             yield from documents_at(place, kept)
+
+
+def drop_duplicates(corpus: Corpus, directory: Path) -> np.ndarray:
+    """Mark in `corpus.kept` the documents that stay; return of each document the number of the first like it, (N,).
+
+    Documents are numbered through all slices; the array lies in a file of the directory. Memory is bounded: in each
+    slice the hashes lie in order, so that those which begin alike are compared, a bucket at a time.
+    """
+    bases = np.cumsum([0, *corpus.sizes])
+    total = int(bases[-1])
+    if not total:
+        return np.empty(0, dtype=np.int64)
+    firsts = np.lib.format.open_memmap(directory / "firsts.npy", mode="w+", dtype=np.int64, shape=(total,))
+    slices = [np.load(f"{place}{HASHES}", mmap_mode="r") for place in corpus.places]
+    buckets = max(1, total // HASHES_AT_ONCE)
+    edges = [np.uint64(number * 2**64 // buckets) for number in range(1, buckets)]
+    cuts = [[0, *np.searchsorted(rows[:, 0], edges).tolist(), len(rows)] for rows in slices]
+    for bucket in range(buckets):
+        parts = [rows[cut[bucket] : cut[bucket + 1]] for rows, cut in zip(slices, cuts, strict=True)]
+        numbers = np.concatenate([part[:, 2].astype(np.int64) + base for part, base in zip(parts, bases, strict=False)])
+        hashes = np.concatenate([part[:, :2] for part in parts])
+        order = np.lexsort((numbers, hashes[:, 1], hashes[:, 0]))
+        numbers, hashes = numbers[order], hashes[order]
+        begins = np.append(True, (hashes[1:] != hashes[:-1]).any(axis=1))[: len(numbers)]
+        firsts[numbers] = numbers[np.maximum.accumulate(np.where(begins, np.arange(len(numbers)), 0))]
+    corpus.kept = [
+        firsts[base : base + size] == np.arange(base, base + size)
+        for base, size in zip(bases, corpus.sizes, strict=False)
+    ]
+    corpus.counts["repeated"] = total - sum(int(kept.sum()) for kept in corpus.kept)
+    return firsts
 
 
 def say_notices(notices: Sequence[Notice]) -> None:

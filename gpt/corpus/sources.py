@@ -13,15 +13,14 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encoding
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
-from gpt.corpus.formats import ARCHIVES, HTML, PIPE, RECORDS, FileReader
+from gpt.corpus.executor import TimedFile
+from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
-from gpt.corpus.stages import TimedFile
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
 from gpt.errors import InputError, check_limits
 from gpt.files import told_apart
 from gpt.log import log
 
-MARKUP = {".xml": "tags", ".ipynb": "braces"}  # which are learned with the text
 OUR_FILES = ("manifest.json", "checkpoints")
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
@@ -158,19 +157,23 @@ class TextFiles:
         yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
 
     def identity(self, part: "TextFile") -> Identity:
-        if part.is_pipe or not part.path.is_file():
-            unknown = uuid.uuid4().hex  # what it holds is not known before it is read
-            return Identity(part.name, 0, unknown, part.validates)
-        status = part.path.stat()
+        """Tell what a file is. Raises InputError where it is another one than when it was divided."""
+        state = part.state
+        if part.known not in ("", state):
+            what = "was changed" if state else "was removed"
+            raise InputError(
+                f"{part.path}: {what} while it was read; once it stays as it is, give the same command again"
+            )
+        if not state:  # what it holds is not known before it is read
+            return Identity(part.name, 0, uuid.uuid4().hex, part.validates)
         where = part.range if part.range and part.path.suffix.lower() != ".parquet" else None
-        size = where.stop - where.start if where else status.st_size
-        times = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-        content = f"{part.path.absolute()} {status.st_size} {times} {part.range}"
+        size = where.stop - where.start if where else part.path.stat().st_size
         goes_on = bool(part.range and part.range.start)
-        return Identity(part.name, size, content, part.validates, goes_on)
+        return Identity(part.name, size, f"{part.path.absolute()} {state} {part.range}", part.validates, goes_on)
 
     def divided(self, part: "TextFile", size: int) -> list["TextFile"]:
-        if part.is_pipe or not part.path.is_file() or part.path.stat().st_size < 2 * size:
+        part = replace(part, known=part.state)
+        if not part.known or part.path.stat().st_size < 2 * size:
             return [part]
         try:
             ranges = ranges_of(part.path, self.how, size)
@@ -224,6 +227,16 @@ class TextFile:
     path: Path
     range: Range | None = None
     validates: bool = False
+    known: str = ""
+    """Its state when it was divided."""
+
+    @property
+    def state(self) -> str:
+        """What tells its content from another one; '' of what is no regular file."""
+        if self.is_pipe or not self.path.is_file():
+            return ""
+        status = self.path.stat()
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
     @property
     def is_pipe(self) -> bool:

@@ -8,7 +8,6 @@ of small numbers validate. So a text stays on its side, whatever is added to the
 import dataclasses
 import hashlib
 import itertools
-import unicodedata
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt.corpus.documents import Document
+from gpt.corpus.grams import folded
 from gpt.corpus.reading import PASSAGES, Corpus
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
@@ -111,7 +111,8 @@ def pieces_of(
 ) -> Iterator[tuple[Document, Iterator[Piece]]]:
     """Yield each document of a slice with its pieces.
 
-    `rows` are the passages of the slice, if they are known: (key, characters, number of the document), (P, 3) uint64.
+    `rows` are the passages of the slice, if they are known: (key, characters, number of the document, words), (P, 4)
+    uint64.
     """
     if rows is None or not isinstance(divide, ByContent):
         yield from ((document, divide(document)) for document in documents)
@@ -133,10 +134,12 @@ def cut(text: str, lengths: list[int]) -> list[str]:
 
 def key_of(text: str) -> int:
     """Return a text's number, of 64 bits: that of all that differ from it in blanks, case or Unicode's forms."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text).lower()
-    content = text.encode("utf-8", "surrogatepass").translate(LOWER, BLANKS)
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return key_of_folded(folded(text.encode("utf-8", "surrogatepass")))
+
+
+def key_of_folded(content: bytes) -> int:
+    """Return the number of a text that is folded."""
+    return int.from_bytes(hashlib.blake2b(content.translate(LOWER, BLANKS), digest_size=8).digest(), "little")
 
 
 def passages(text: str, size: int) -> Iterator[str]:

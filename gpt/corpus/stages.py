@@ -6,13 +6,11 @@ was killed goes on where it was. Tasks run in this process or in others, which c
 
 import contextlib
 import hashlib
-import io
 import json
-import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,13 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 
-from gpt.corpus.executor import lost_worker, open_executor, worker_count
+from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
-from gpt.files import aside, read_json, remove_directory, sync, write_whole
+from gpt.files import aside, is_full, read_json, remove_directory, sync
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 
@@ -34,6 +33,12 @@ AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
 POLL_SECONDS = 0.5
 COUNTED = ("documents", "kept", "left_out", "unread")  # that a slice's result says when it was read
+KEPT = "what is finished is kept, and the same command goes on"
+RESULTS = "*-*.json"  # their names, as a pattern
+FULL = "the disk is full; make room there, and give the same command again"
+SHARED = "shared"  # name of a file in it, which says that other machines read and write there, too
+STARTED = "started"  # name of one that says when the machine was started that writes there alone
+BOOT_TOLERANCE = 5  # seconds by which the system's answer to that may differ
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
@@ -61,7 +66,7 @@ class Stages:
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
-        worker_count(workers)
+        forget_what_may_be_lost(directory, shared=not worker_count(workers) or part[1] > 1)
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
@@ -158,7 +163,10 @@ class Stages:
 
 @contextlib.contextmanager
 def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interruptible]]:
-    """Give a directory for results, for this process alone. It is removed unless there is more to do in it."""
+    """Give a directory for results, for this process alone. It is removed unless there is more to do in it.
+
+    Raises InputError where the disk becomes full.
+    """
     work = aside(out, WORK).absolute()
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -170,13 +178,18 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     _require_alone(work, out, part[1])
     kept = f"; {out} is as it was" if out.exists() else ""
     interruptible = Interruptible(work, f"nothing was written{kept}")
+    if any(work.glob(RESULTS)):  # of a preparation that did not end: what stops this one early does not cost them
+        interruptible.keep(KEPT)
     _done(work, part[0]).unlink(missing_ok=True)  # of a job of this number that ended before
     with lock, interruptible:
         try:
             yield work, interruptible
-        except BaseException:
+        except BaseException as error:
             if not interruptible.keeps:
                 remove_directory(work)
+            if isinstance(error, OSError) and is_full(error):
+                left = "what is finished is kept" if interruptible.keeps else f"nothing was written{kept}"
+                raise InputError(f"{out.parent}: {FULL}: {left}") from None
             raise
         if part[0] == 1:
             remove_directory(work)
@@ -226,41 +239,38 @@ def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
-class _Noted(threading.local):
-    seconds: Any = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
-
-
-_NOTED = _Noted()
-
-
-def timed(on: str, call: Callable[..., T], *arguments: Any) -> T:
-    """Call a function, and note on what its seconds were spent: those that nothing within it has noted."""
-    start = time.perf_counter() - _NOTED.seconds.total()
-    try:
-        return call(*arguments)
-    finally:
-        _NOTED.seconds[on] += time.perf_counter() - start - _NOTED.seconds.total()
-
-
-class TimedFile(io.FileIO):
-    """A file that notes how long it is read."""
-
-    def readinto(self, buffer: Any) -> int:
-        return timed(DISK, super().readinto, buffer)
-
-
 def _do(work: Work, result: Path, task: Task) -> Counter[str]:
     """Do a task; return what is to be shown of it. That is in no file: files hang on nothing but the input."""
-    place, _NOTED.seconds = new_place(result), Counter()
+    place, NOTED.seconds = new_place(result), Counter()
     found = timed(PARSING, work, place, *task.arguments)
     timed(DISK, finish, result, place, found)
     tokens = sum(shard["tokens"] for shard in found.get("shards", ()))
-    return _NOTED.seconds + Counter(_counts(found) | {"slices": 1, "bytes": task.bytes, "tokens": tokens})
+    return NOTED.seconds + Counter(_counts(found) | {"slices": 1, "bytes": task.bytes, "tokens": tokens})
 
 
 def _counts(found: dict[str, Any]) -> dict[str, int]:
     """Return what a result counts of its documents, if it does."""
     return {name: found[name] for name in COUNTED if type(found.get(name)) is int}
+
+
+def forget_what_may_be_lost(work: Path, shared: bool) -> None:
+    """Remove results that one machine alone has written, if it was started anew, or if others join it now.
+
+    They may not have reached the disk: a process that is killed loses nothing of what it has written, and to wait for
+    the disk would take a third of the time. What several machines share is written through to the disk, and kept.
+    """
+    file, now = work / STARTED, psutil.boot_time()
+    with contextlib.suppress(OSError, ValueError):
+        if not shared and abs(float(file.read_text()) - now) < BOOT_TOLERANCE:
+            return
+    if file.exists():
+        for result in work.glob(RESULTS):
+            result.unlink(missing_ok=True)
+    if shared:
+        file.unlink(missing_ok=True)
+        (work / SHARED).touch()
+    else:
+        file.write_text(str(now))
 
 
 def new_place(result: Path) -> Path:
@@ -269,9 +279,10 @@ def new_place(result: Path) -> Path:
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
-    """Declare a result whole: its files are on the disk."""
-    for file in place.parent.glob(f"{place.name}.*"):
-        sync(file)
+    """Declare a result whole: its files are there, and on the disk if other machines share them."""
     written = place.with_name(f"{place.name}.result")
-    write_whole(written, json.dumps({"place": place.name, "result": found}))
+    written.write_text(json.dumps({"place": place.name, "result": found}))
+    if (result.parent / SHARED).exists():
+        for file in place.parent.glob(f"{place.name}.*"):
+            sync(file)
     written.replace(result)

@@ -1,5 +1,6 @@
 """Texts as a split in memory, encoded with a tokenizer that is there: what a dataset of them would have on disk."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,22 +36,31 @@ def text_split(source: Source, tokenizer: Tokenizer) -> Split:
 
 
 def _pieces(source: Source, tokenizer: Tokenizer) -> Iterator[Piece]:
-    """Yield the documents, and say what is left out, and what is to be said of files."""
-    notices, skipped = list[Notice](), 0
+    """Yield the documents. Raises InputError for a character that the tokenizer lacks."""
+    for found in read_source(source):
+        if isinstance(found, Document):
+            try:
+                tokenizer.require_known(found.text)
+            except InputError as error:
+                raise InputError(f"{found.name}: {error}") from None
+            yield Piece(found.name, VALIDATION, found.text)
+
+
+def read_source(source: Source) -> Iterator[Document | Skipped]:
+    """Yield the documents and what is left out; say that, what was mended, and what is to be said of files."""
+    notices, said = list[Notice](), Counter[str]()
     for part in source.parts():
         for found in (part,) if isinstance(part, Skipped) else source.read(part):
-            if isinstance(found, Document):
-                try:
-                    tokenizer.require_known(found.text)
-                except InputError as error:
-                    raise InputError(f"{found.name}: {error}") from None
-                yield Piece(found.name, VALIDATION, found.text)
-            elif isinstance(found, Notice):
+            if isinstance(found, Notice):
                 notices.append(found)
-            else:
-                skipped += 1
-                if skipped <= MAX_SHOWN:
-                    log.info(one_line(f"skipped {found.name}: {found.reason}"))
-    if skipped > MAX_SHOWN:
-        log.info(f"skipped {skipped - MAX_SHOWN:,} more")
+                continue
+            done = "skipped" if isinstance(found, Skipped) else "kept"
+            if reason := found.reason if isinstance(found, Skipped) else found.note:
+                said[done] += 1
+                if said[done] <= MAX_SHOWN:
+                    log.info(one_line(f"{done} {found.name}: {reason}"))
+            yield found
+    for done, count in said.items():
+        if count > MAX_SHOWN:
+            log.info(f"{done} {count - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     say_notices(notices)

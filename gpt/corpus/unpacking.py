@@ -19,8 +19,9 @@ from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
 
 from gpt.corpus.documents import Notice, Reading, Skipped
+from gpt.corpus.executor import timed
 from gpt.corpus.pace import DISK
-from gpt.corpus.stages import timed
+from gpt.errors import InputError
 
 BUFFER = 1 << 20  # bytes: what a peek shows
 CHUNK = 1 << 16  # bytes of compressed data that are read at once
@@ -34,16 +35,8 @@ MAGIC = {
     "zstd": (b"(\xb5/\xfd", *SKIPPABLE),
 }
 ZIP, TAR = (b"PK\x03\x04", b"PK\x05\x06"), b"ustar"  # an empty zip, too; what tar has at byte 257
-SUFFIXES = {
-    ".gz": "",
-    ".bz2": "",
-    ".xz": "",
-    ".zst": "",
-    ".tgz": ".tar",
-    ".tbz2": ".tar",
-    ".txz": ".tar",
-    ".tzst": ".tar",
-}
+SUFFIXES = dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), "")  # and what is left of a name without
+SUFFIXES |= dict.fromkeys((".tgz", ".tbz2", ".txz", ".tzst"), ".tar")
 HIDDEN = "hidden, or a directory of tools"
 TOOL_DIRECTORIES = {"__pycache__", "node_modules", "__MACOSX"}
 
@@ -213,13 +206,20 @@ def _damage(compression: str, error: Exception, how: Reading) -> str:
 
 
 def seekable(stream: io.BufferedReader) -> IO[bytes]:
-    """Return a stream to jump about in: a copy of what is in a pipe or an archive, in memory or a nameless file."""
+    """Return a stream to jump about in: a copy of what is in a pipe or an archive, in memory or a nameless file.
+
+    Raises InputError where there is no room for that.
+    """
     if isinstance(stream.raw, io.FileIO) and stream.seekable():
         stream.seek(0)
         return stream
     copy = tempfile.SpooledTemporaryFile(IN_MEMORY)
     while piece := stream.read(BUFFER):
-        copy.write(piece)
+        try:
+            copy.write(piece)
+        except OSError as error:
+            advice = "to read what is packed in a pipe or an archive takes room there; name another place by TMPDIR"
+            raise InputError(f"{tempfile.gettempdir()}: {error.strerror}; {advice}") from None
     copy.seek(0)
     return copy
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.pace import TOKENIZING
+from gpt.corpus.reading import batches as in_batches
 from gpt.corpus.reading import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
-from gpt.corpus.stages import timed
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
 from gpt.dataset.shards import ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
@@ -78,8 +79,9 @@ class ShardWriter:
     def _write(self) -> None:
         name = f"{self.split}-{len(self.shards)}.bin"
         digest = write_shard(Path(f"{self.stem}.{name}"), self._pending)
-        ids = np.concatenate(self._pending)
-        facts = (len(ids), self._pending_documents, int(self._lengths[ids].sum()), int(ids.max()))
+        text_bytes = sum(int(self._lengths[ids].sum()) for ids in self._pending)
+        largest = max(int(ids.max()) for ids in self._pending)
+        facts = (self._pending_tokens, self._pending_documents, text_bytes, largest)
         info = ShardInfo(name, self.split, *facts, digest)
         if self._masks:
             mask, learned = mask_name(name), sum(int(part.sum()) for part in self._masks)
@@ -144,11 +146,4 @@ def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
 
 def batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     """Yield some megabytes of pieces at a time."""
-    batch, characters = list[Piece](), 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    yield batch
+    return in_batches(pieces, lambda piece: len(piece.text), BATCH_CHARACTERS)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +28,7 @@ from gpt.files import read_json, write_whole
 from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
 
+SHORTEST_CONTEXT = 16  # tokens: of a split with fewer, and one more to predict, nothing is prepared or learned
 REMEMBERED = ".verified.json"  # beside the shards; in the user's cache where that directory cannot be written to
 FORMAT = ("gpt-verified", 1)
 
@@ -44,16 +45,13 @@ class Dataset:
     fingerprint: str
     recipe: dict[str, Any]
     shards: list[ShardInfo]
+    corpus_fingerprint: str | None
+    """The SHA-256 over all that it was made of, as its report has it; None where nothing says it."""
 
     @property
     def sources(self) -> tuple["Source", ...]:
         """What it is made of: of one dataset itself, of a `Mixture` several, the heaviest first."""
         return (Source(self.path.resolve().name, self, Fraction(1)),)
-
-    def by_source(self, figure: str, values: Iterable[Any]) -> dict[str, Any]:
-        """Name a figure of each source of a mixture: 'epoch/code'. Of a dataset alone there are none."""
-        sources = self.sources
-        return {f"{figure}/{s.name}": value for s, value in zip(sources, values, strict=True)} if sources[1:] else {}
 
     @property
     def shortest(self) -> int:
@@ -118,24 +116,32 @@ def open_dataset(path: str | Path, shards: list[ShardInfo] | None = None) -> Dat
         shards = [about.info(file, opened[file], found) for file in opened if file not in about.masks]
     elif [file for info in shards for file in info.files] != [*opened]:
         raise InputError(f"{path}: holds other shards here than where the first process looks; give all the same")
-    return _assembled(about.path, about.tokenizer, shards, opened, about.recipe)
+    return _assembled(about.path, about.tokenizer, shards, opened, about.recipe, about.corpus_fingerprint)
 
 
-def open_written(path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any]) -> Dataset:
+def open_written(
+    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], recipe: dict[str, Any], corpus: str | None
+) -> Dataset:
     """Open a dataset that this process has just written: nothing is read and hashed again."""
     kinds = {file: Shard if file == info.file else Mask for info in infos for file in info.files}
     opened = {file: kind(path / file) for file, kind in kinds.items()}
-    return _assembled(path, tokenizer, infos, opened, recipe)
+    return _assembled(path, tokenizer, infos, opened, recipe, corpus)
 
 
 def _assembled(
-    path: Path, tokenizer: Tokenizer, infos: list[ShardInfo], opened: dict[str, Shard], recipe: dict[str, Any]
+    path: Path,
+    tokenizer: Tokenizer,
+    infos: list[ShardInfo],
+    opened: dict[str, Shard],
+    recipe: dict[str, Any],
+    corpus: str | None,
 ) -> Dataset:
     for info in infos:
         for mask in [*info.files][1:]:
             attach(opened[mask], opened[info.file])
     train, validation = (Split(name, [opened[info.file] for info in infos if info.split == name]) for name in SPLITS)
-    return Dataset(path, tokenizer, train, validation, fingerprint(tokenizer.fingerprint, infos), recipe, infos)
+    content = fingerprint(tokenizer.fingerprint, infos)
+    return Dataset(path, tokenizer, train, validation, content, recipe, infos, corpus)
 
 
 # ---- what is done once ----

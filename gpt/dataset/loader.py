@@ -5,9 +5,9 @@ say (`gpt.dataset.order`). So the next step's batch is known, and is read while 
 (`Prefetcher`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -29,10 +29,12 @@ class Batch:
     """The id that follows each, (B, T) int64; those that do not count are IGNORE_INDEX."""
     documents: Tensor | None = None
     """Which document each input is part of, (B, T) int64: a run of equal numbers. None where none is kept apart."""
+    sources: dict[str, list[int]] = field(default_factory=dict)
+    """The rows of each source of a mixture, by its name; empty where there is one dataset."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that there is of it, in this order."""
+        """All tensors that there are of it, in this order."""
         return (self.inputs, self.targets) if self.documents is None else (self.inputs, self.targets, self.documents)
 
 
@@ -72,22 +74,24 @@ class Loader:
         seed: int,
         samples: MakeSamples = Stream,
         end_of_text: int | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         """Read the samples that are made of (split, T, seed): by default the windows of its plain stream.
 
-        With the id `end_of_text`, batches tell documents apart.
+        With the id `end_of_text`, batches tell documents apart; with the `names` of a mixture's sources, these.
         """
         self.batch_size, self.context_length, self.end_of_text = batch, context_length, end_of_text
-        self.source = samples(split, context_length, seed)
+        self.source, self.names = samples(split, context_length, seed), names
 
     @property
     def windows(self) -> int:
         """Samples in which every source could be read once."""
         return sum(self.source.counts)
 
-    def epoch(self, step: int) -> float:
-        """Tell how often the whole split has been read after so many steps."""
-        return step * self.batch_size / self.windows
+    def epoch(self, step: int) -> dict[str, float]:
+        """Tell how often all was read after so many steps ("epoch"), and each source of a mixture ("epoch/code")."""
+        of_sources = zip(self.names, self.epochs(step), strict=True) if self.names else ()
+        return {"epoch": step * self.batch_size / self.windows, **{f"epoch/{name}": n for name, n in of_sources}}
 
     def samples(self, step: int) -> range:
         """Return the numbers of the samples that a step reads; steps and samples count from 0."""
@@ -104,7 +108,15 @@ class Loader:
         for x, y, sample in zip(inputs, targets, samples, strict=True):
             self.source.fill(x, y, sample)
         documents = None if self.end_of_text is None else self._documents(inputs, samples)
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), documents)
+        sources = self._sources(samples) if self.names else {}
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), documents, sources)
+
+    def _sources(self, samples: range) -> dict[str, list[int]]:
+        """List the rows of each source of a mixture."""
+        rows: dict[str, list[int]] = {name: [] for name in self.names}
+        for row, sample in enumerate(samples):
+            rows[self.names[self.source.locate(sample)[0]]].append(row)
+        return rows
 
     def _documents(self, inputs: np.ndarray, samples: range) -> Tensor:
         """Number the documents of each row, (B, T): one begins with each piece of the split, and with each end-of-text.
@@ -169,4 +181,4 @@ class Prefetcher:
         if self._gpu is None:
             return batch
         torch.cuda.set_device(self._gpu)
-        return Batch(*(tensor.pin_memory() for tensor in batch.tensors))
+        return Batch(*(tensor.pin_memory() for tensor in batch.tensors), sources=batch.sources)

@@ -114,9 +114,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 names.append(name)
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
-        manifest["tokenizer_fingerprint"]
-        if not all(isinstance(manifest.get("recipe", {}).get(name, ""), str) for name in TEXTS):
-            raise TypeError("its sample_prompt or chat_template is no text")
+        texts = [manifest["tokenizer_fingerprint"], manifest.get("corpus_fingerprint", "")]
+        texts += [manifest.get("recipe", {}).get(name, "") for name in TEXTS]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a fingerprint, the sample_prompt or the chat_template is no text")
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError) as error:
@@ -149,6 +150,8 @@ class Description:
     promised: dict[str, ShardInfo]
     """What the manifest says of the shard of each file; empty where other programs wrote them, and there is none."""
     recipe: dict[str, Any]
+    corpus_fingerprint: str | None
+    """Of all that it was made of; None where the manifest does not say it, or there is none."""
 
     def open(self, file: str) -> Shard:
         """Open a shard or a mask. Raises InputError unless header, size and manifest agree."""
@@ -226,7 +229,8 @@ def describe(path: Path) -> Description:
         tokenizer = Tokenizer.gpt2()
     if has_manifest and manifest["tokenizer_fingerprint"] != tokenizer.fingerprint:
         raise InputError(f"{path}: manifest.json was written with another tokenizer than tokenizer.json; {REPAIR}")
-    return Description(path, tokenizer, splits, masks, promised, manifest.get("recipe", {}))
+    corpus = manifest.get("corpus_fingerprint") or None
+    return Description(path, tokenizer, splits, masks, promised, manifest.get("recipe", {}), corpus)
 
 
 def _no_dataset(path: Path) -> InputError:

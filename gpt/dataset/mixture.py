@@ -124,7 +124,8 @@ class Mixture(Dataset):
             parts = [samples(part.dataset.train, context_length, seed) for part in self.parts]
             return Interleaved(parts, whole_weights([part.weight for part in self.parts]))
 
-        return Loader(self.train, batch, context_length, seed, interleaved, end_of_text)
+        names = [part.name for part in self.parts]
+        return Loader(self.train, batch, context_length, seed, interleaved, end_of_text, names)
 
 
 def open_weighted(paths: Mapping[Path, Fraction], open_one: Callable[[Path], Dataset] = open_dataset) -> Dataset:
@@ -145,15 +146,16 @@ def mix_datasets(weighted: Sequence[tuple[Dataset, Fraction]]) -> Mixture:
     _require_different(datasets)
     shares = [weight / total for _, weight in ordered]
     names = source_names([dataset.path for dataset in datasets])
-    heaviest = datasets[0]
+    heaviest, made_of = datasets[0], [dataset.corpus_fingerprint for dataset in datasets]
     return Mixture(
         Path(" ".join(f"{dataset.path}={float(weight):g}" for dataset, weight in ordered)),
         heaviest.tokenizer,
         Split("train", [shard for dataset in datasets for shard in dataset.train.shards]),
         Split("validation", [shard for dataset in datasets for shard in dataset.validation.shards]),
-        _fingerprint(datasets, shares),
+        _fingerprint([dataset.fingerprint for dataset in datasets], shares),
         heaviest.recipe | _one_template(datasets),
         [*chain.from_iterable(dataset.shards for dataset in datasets)],
+        _fingerprint(made_of, shares) if all(made_of) else None,
         tuple(Source(*each) for each in zip(names, datasets, shares, strict=True)),
     )
 
@@ -182,8 +184,8 @@ def whole_weights(shares: Sequence[Fraction]) -> list[int]:
     return [int(share * common) for share in shares]
 
 
-def _fingerprint(datasets: list[Dataset], shares: list[Fraction]) -> str:
-    content = [[dataset.fingerprint, str(share)] for dataset, share in zip(datasets, shares, strict=True)]
+def _fingerprint(fingerprints: Sequence[str | None], shares: list[Fraction]) -> str:
+    content = [[fingerprint, str(share)] for fingerprint, share in zip(fingerprints, shares, strict=True)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -44,6 +44,8 @@ class Evaluation:
     document_mask: bool = False
     answers_only: bool = False
     """Of a split with masks: the tokens are those that are learned."""
+    answers_of: str = ""
+    """Of a mixture in which not all have masks: the names of the sources of which that is so."""
 
     @property
     def factor(self) -> float:
@@ -152,5 +154,6 @@ def summarize(sums: Tensor, windows: Windows) -> Evaluation:
         context_length=windows.context_length,
         stride=windows.stride,
         document_mask=windows.document_mask,
-        answers_only=windows.split.is_masked,
+        answers_only=windows.answers_only,
+        answers_of=windows.answers_of,
     )

@@ -40,6 +40,7 @@ class MixedWindows(Windows):
             Windows(source.dataset.validation, context_length, end_of_text, tokens=share, document_mask=document_mask)
             for source in sources
         ]
+        self.with_masks = [source.name for source in sources if source.dataset.validation.is_masked]
         self.source_weights = np.array([float(source.weight) for source in sources])
         self.places = np.cumsum([0] + [part.split.tokens for part in self.parts])  # where the splits begin and end
         self.whole = sum(part.whole for part in self.parts)
@@ -57,6 +58,16 @@ class MixedWindows(Windows):
         """Give a budget of tokens for all sources that is enough for so many windows."""
         largest = len(self.parts) * max(part.split.tokens for part in self.parts)
         return 1 + bisect_left(range(1, largest), windows, key=self.within)
+
+    @property
+    def answers_only(self) -> bool:
+        """Tell whether only what is learned is predicted of every source."""
+        return len(self.with_masks) == len(self.parts)
+
+    @property
+    def answers_of(self) -> str:
+        """Name the sources of which that is so, where it is not so of all."""
+        return "" if self.answers_only else ", ".join(self.with_masks)
 
     @property
     def split_tokens(self) -> int:

@@ -121,3 +121,57 @@ def student_t(freedom: float) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
+# ---- shares: how many of so many ----
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of some cases are so."""
+
+    hits: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        """The share, from 0 to 1; NaN of no cases."""
+        return self.hits / self.of if self.of else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The interval that holds the true share in 95 of 100 cases (Wilson 1927): all of it where there are none."""
+        if not self.of:
+            return 0.0, 1.0
+        z = 1.959964
+        middle = (self.hits + z * z / 2) / (self.of + z * z)
+        half = z / (self.of + z * z) * math.sqrt(self.hits * (self.of - self.hits) / self.of + z * z / 4)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Excess:
+    """By how much one share is above another, with one case added of each kind, so that none is too sure of itself."""
+
+    value: float
+    standard_error: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Tell whether it is more than two standard errors."""
+        return self.value > 2 * self.standard_error
+
+
+def excess(first: Share, other: Share) -> Excess:
+    """Estimate by how much the share of one is above that of another, of other cases (Agresti and Caffo 2000)."""
+    one, two = ((share.hits + 1) / (share.of + 2) for share in (first, other))
+    variance = one * (1 - one) / (first.of + 2) + two * (1 - two) / (other.of + 2)
+    return Excess(one - two, math.sqrt(variance))
+
+
+def paired_excess(first: np.ndarray, other: np.ndarray) -> Excess:
+    """The same of the same cases, (N,) bool each: only those tell of which one is so (Agresti and Min 2005)."""
+    count = len(first) + 2
+    more, less = int((first & ~other).sum()) + 0.5, int((other & ~first).sum()) + 0.5
+    value = (more - less) / count
+    return Excess(value, math.sqrt(more + less - (more - less) ** 2 / count) / count)

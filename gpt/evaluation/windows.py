@@ -110,6 +110,16 @@ class Windows:
         return inputs.eq(self.end_of_text).cumsum(dim=1)
 
     @property
+    def answers_only(self) -> bool:
+        """Tell whether only what is learned is predicted, of all that there is."""
+        return self.split.is_masked
+
+    @property
+    def answers_of(self) -> str:
+        """Name the sources of which that is so, where it is not so of all: see `MixedWindows`."""
+        return ""
+
+    @property
     def split_tokens(self) -> int:
         """Tokens of the split, of which all but one can be predicted; of a split with masks those that are, and one."""
         return 1 + self.split.count_learned(1, self.split.tokens)

@@ -28,7 +28,7 @@ def format_evaluation(evaluation: Evaluation, precision: str = "", what: str = "
     ]
     if e.context_length:
         protocol = f"context {e.context_length:,}, stride {e.stride:,}" + e.document_mask * ", inside documents"
-        protocol += e.answers_only * ", answers only"
+        protocol += ", answers only" if e.answers_only else f", answers only of {e.answers_of}" if e.answers_of else ""
         rows.append(("protocol", f"{protocol}, {precision}" if precision else protocol))
     if e.units:
         rows.append(("standard errors", f"of {e.units}, taken as independent"))
@@ -36,12 +36,14 @@ def format_evaluation(evaluation: Evaluation, precision: str = "", what: str = "
 
 
 def source_rows(record: dict[str, Any]) -> list[Row]:
-    """Format the loss on each source of a mixture, and how often it was read, from the record of an evaluation."""
+    """Format the losses on each source of a mixture, and how often it was read, from the record of an evaluation."""
     rows = []
     for name in (key.partition("/")[2] for key in record if key.startswith("val_loss/")):
         loss, error, half = (record.get(f"val_loss{kind}/{name}") for kind in ("", "_se", "_ci95"))
         if loss is not None:
             words = figure(f"{loss:.4f}", error, (loss - (half or 0), loss + (half or 0)), 4, " nats per token")
+            trained = record.get(f"train_loss/{name}")  # None where the step had no target of it
+            words += "" if trained is None else f"; {trained:.4f} in the training batch"
             rows.append((f"on {name}", f"{words}; read {record.get(f'epoch/{name}', math.nan):.3g} times"))
     return rows
 

@@ -6,6 +6,7 @@ a draw from what is left.
 Letters in shapes: B rows, V vocabulary, N candidates.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -86,6 +87,22 @@ def candidates(logits: Tensor, sampling: SamplingConfig, seen: Sequence[Tensor] 
         least = sampling.min_p * probabilities.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(probabilities < least, -torch.inf)
     return ids, scores.softmax(dim=-1)
+
+
+@torch.no_grad()
+def draw_logprob(logits: Tensor, ids: Tensor, sampling: SamplingConfig) -> float:
+    """Give the natural logarithm of the probability that just these ids are drawn one after another: −∞ for never.
+
+    From logits (T, V) and ids (T,), at a temperature above 0 and without a repetition penalty.
+    """
+    if logits.device.type == "mps":  # which has no float64
+        logits, ids = logits.cpu(), ids.cpu()
+    own = logits.gather(1, ids.unsqueeze(1))  # (T, 1)
+    if ((logits > own).sum(dim=-1) >= sampling.top_k).any():
+        return -math.inf  # as of most texts, and quicker than what follows
+    kept, probabilities = candidates(logits, sampling)  # (T, N)
+    drawn = torch.where(kept == ids.unsqueeze(1), probabilities, 0.0).sum(dim=-1)
+    return float(drawn.log().sum())
 
 
 def apply_penalty(logits: Tensor, penalty: float, seen: Sequence[Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
 from gpt.interop.huggingface_tokenizer import TOKENIZER_FILES, write_json, write_template, write_tokenizer
 from gpt.model.config import ModelConfig
+from gpt.model.lora import merged_weights
 from gpt.model.transformer import GPT, empty_model
 from gpt.text.chat_template import ChatTemplate
 from gpt.text.tokenizer import Tokenizer
@@ -48,6 +49,13 @@ def weight_names(n_layer: int) -> Iterator[tuple[str, str, bool]]:
                 yield f"h.{layer}.{name}", f"blocks.{layer}.{ours}.{kind}", name in _TRANSPOSED
     yield "ln_f.weight", "final_norm.weight", False
     yield "ln_f.bias", "final_norm.bias", False
+
+
+def linear_layers(n_layer: int) -> Iterator[tuple[str, str]]:
+    """Yield (their name, our name) of every linear layer of the blocks; theirs without the prefix `transformer.`."""
+    for theirs, ours, transposed in weight_names(n_layer):
+        if transposed:
+            yield theirs.removesuffix(".weight"), ours.removesuffix(".weight")
 
 
 # ---- reading ----
@@ -182,15 +190,15 @@ def _shard_names(index: Path) -> list[str]:
 def export(model: GPT, tokenizer: Tokenizer, to: Path, template: ChatTemplate | None = None) -> None:
     """Write a directory that AutoModelForCausalLM and AutoTokenizer load. Biases that the model lacks become zeros.
 
-    With a chat template, apply_chat_template writes as it does, and generating ends where it ends an answer.
+    An adapter is merged into the weights that are written. With a chat template, apply_chat_template writes as it does,
+    and generating ends where it ends an answer.
 
     Raises InputError if `to` exists and is not empty, or if their GPT-2 cannot compute what the model does.
     """
     _require_gpt2(model.config, to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
+    require_new(to)
     to.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
+    state = merged_weights(model)
     tensors = {}
     for name, our_name, transposed in weight_names(model.config.n_layer):
         tensor = state[our_name].cpu() if our_name in state else _zero_bias(state, our_name)
@@ -207,8 +215,24 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path, template: ChatTemplate | 
         write_template(template, tokenizer, to)
 
 
+def require_new(to: Path) -> None:
+    """Raise InputError if a directory to write exists and is not empty."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
+
+
 def _require_gpt2(config: ModelConfig, to: Path) -> None:
-    """Raise InputError, naming what departs from GPT-2, where their class has no place for it.
+    """Raise InputError, naming what departs from GPT-2, where their class has no place for it."""
+    found = departures(config)
+    if found:
+        raise InputError(
+            f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
+            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
+        )
+
+
+def departures(config: ModelConfig) -> list[str]:
+    """List the settings of a model for which Hugging Face's GPT-2 has no place.
 
     Settings are allowed by name: one that is new departs until somebody has thought about it.
     """
@@ -221,12 +245,7 @@ def _require_gpt2(config: ModelConfig, to: Path) -> None:
     if config.ngram == 1:
         allowed.add("ngram_buckets")
     names = [field.name for field in dataclasses.fields(config) if field.name not in allowed]
-    found = [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
-    if found:
-        raise InputError(
-            f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
-            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
-        )
+    return [f"model.{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(gpt2, name)]
 
 
 def _zero_bias(state: dict[str, Tensor], name: str) -> Tensor:

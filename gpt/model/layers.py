@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gpt.model.lora import LoRALinear
+
 
 def layer_norm(n_embd: int, eps: float, bias: bool) -> nn.Module:
     """Build LayerNorm (Ba et al. 2016), (..., C) → (..., C)."""
@@ -55,9 +57,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) → (B, T, C)."""
         x = self.fc_in(x)  # (B, T, F)
-        if self.recompute and torch.is_grad_enabled():
+        adapted = isinstance(self.fc_out, LoRALinear)  # which keeps a copy of what it gets, with some of it dropped
+        if (self.recompute or adapted) and torch.is_grad_enabled():
             # Keeps x alone. The backward pass activates it again, and stops before it would multiply again.
-            x = checkpoint(self.activate_and_project, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(self.activate_and_project, x, use_reentrant=False, preserve_rng_state=adapted)
         else:
             x = self.activate_and_project(x)
         return self.residual_dropout(x)

@@ -44,16 +44,22 @@ def chunk_rows(vocab_size: int, device: str) -> int:
     return max(LEAST_ROWS, (CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES) // (4 * vocab_size))
 
 
-def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0, by_row: bool = False) -> Tensor:
     """Compute the cross-entropy in nats, summed over the targets that count: (..., C), (V, C) and (...) → ().
 
-    A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step.
+    A sum, so that micro-batches with different numbers of targets add up to the mean over a whole step. With `by_row`,
+    the sum of each row of targets, (B, T), comes after it, without a gradient: (1 + B,).
     """
-    hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
-    if hidden.size(0) <= chunk_rows(weight.size(0), hidden.device.type):
-        logits = softcap(F.linear(hidden, weight), cap)
-        return F.cross_entropy(precise(logits), targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    return _ChunkedLoss.apply(hidden, weight, targets, cap, arithmetic_dtype(hidden))
+    states, aims = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
+    if states.size(0) > chunk_rows(weight.size(0), states.device.type):
+        total, losses = _ChunkedLoss.apply(states, weight, aims, cap, arithmetic_dtype(states))
+    else:
+        logprobs = F.log_softmax(precise(softcap(F.linear(states, weight), cap)), dim=1)
+        total = F.nll_loss(logprobs, aims, ignore_index=IGNORE_INDEX, reduction="sum")
+        if not by_row:
+            return total
+        losses = F.nll_loss(logprobs.detach(), aims, ignore_index=IGNORE_INDEX, reduction="none")
+    return torch.cat([total.view(1), losses.view_as(targets).sum(1)]) if by_row else total
 
 
 @torch.no_grad()
@@ -94,43 +100,55 @@ def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Compute the sum, and in the forward pass already the gradients, which only need to be scaled later."""
+    """Compute the sum, and in the forward pass already its gradients, which only need to be scaled later.
+
+    Beside the sum, (), each target's loss is returned, (N,), which has no gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         matrix = weight.to(dtype)
-        hidden_gradients, weight_gradient = [], torch.zeros_like(weight)
+        # A frozen head has no gradient, and no memory is taken for one.
+        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        losses, hidden_gradients = [], []
         total = precise(hidden.new_zeros(()))
         for part, aims in _chunks(hidden.to(dtype), targets, weight.size(0)):
             logits = softcap(precise(part @ matrix.t()), cap)  # (rows, V)
-            loss, gradient = _loss_and_gradient(logits, aims, cap)
-            total += loss
+            loss, gradient = _losses_and_gradient(logits, aims, cap)
+            losses.append(loss)
+            total += loss.sum()
             gradient = gradient.to(dtype)
             hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
+            if weight_gradient is None:
+                continue
             if dtype == weight.dtype:
                 weight_gradient.addmm_(gradient.t(), part)
             else:
                 weight_gradient += gradient.t() @ part
         ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
-        return total
+        each = torch.cat(losses)
+        ctx.mark_non_differentiable(each)
+        return total, each
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None
+        return hidden_gradient * scale, None if weight_gradient is None else weight_gradient * scale, None, None, None
 
 
-def _loss_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """Compute a chunk's summed loss from (rows, V), and its gradient by the logits before the cap: softmax − one-hot.
+def _losses_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """Compute a chunk's losses (rows,) from (rows, V), and the gradient of their sum by the logits before the cap.
 
-    The gradient takes the place of the logits.
+    It is softmax − one-hot for a target that counts, and takes the place of the logits.
     """
     slope = 1 - (logits / cap).square() if cap else None
     counted = targets != IGNORE_INDEX
     aims = targets.clamp(min=0).unsqueeze(1)  # (rows, 1)
     normalizer = logits.logsumexp(1, keepdim=True)
-    loss = ((normalizer - logits.gather(1, aims)).squeeze(1) * counted).sum()
+    losses = (normalizer - logits.gather(1, aims)).squeeze(1) * counted
     gradient = logits.sub_(normalizer).exp_()
     gradient.scatter_add_(1, aims, gradient.new_full(aims.shape, -1.0))
     gradient *= counted.unsqueeze(1)
-    return loss, gradient if slope is None else gradient.mul_(slope)
+    return losses, gradient if slope is None else gradient.mul_(slope)

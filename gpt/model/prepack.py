@@ -21,6 +21,7 @@ from gpt.model.attention import Segment, attend
 from gpt.model.batch_invariant import BLOCKS, BatchInvariant
 from gpt.model.cache import ALIGNMENT
 from gpt.model.layers import ACTIVATIONS, MLP
+from gpt.model.lora import LoRALinear
 from gpt.model.transformer import GPT
 
 PREPACKED_FOR = 16  # rows; other numbers are multiplied as well
@@ -105,13 +106,13 @@ def can_prepack(model: GPT) -> bool:
 def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
     """Pack a model's linear layers in place, and the matrix that embeds tokens once more as the head that it is.
 
-    Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
+    Adapters are merged first, in float32. Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
     """
     if dtype == torch.int8 and "fbgemm" not in torch.backends.quantized.supported_engines:
         raise InputError("`dtype` int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
     linear = Int8Linear if dtype == torch.int8 else PrepackedLinear
     layers: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
-        (module, name, child.weight, child.bias)
+        (module, name, child.merged_weight() if isinstance(child, LoRALinear) else child.weight, child.bias)
         for module in model.modules()
         for name, child in module.named_children()
         if isinstance(child, nn.Linear)

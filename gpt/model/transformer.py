@@ -146,22 +146,23 @@ class GPT(nn.Module):
         ids: Tensor,
         cache: Cache | None = None,
         targets: Tensor | None = None,
-        reduction: Literal["sum", "none"] = "sum",
+        reduction: Literal["sum", "rows", "none"] = "sum",
         last: bool = False,
         documents: Tensor | None = None,
     ) -> Tensor:
         """Compute logits of the next token at every position, (B, T) → (B, T, V), or at the last alone, → (B, V).
 
         With targets (B, T), compute their cross-entropy in nats instead, without ever holding the logits of all
-        positions: the sum, (), or with reduction none and without a gradient each one's, (B, T), zero where a target is
-        IGNORE_INDEX. `documents`, as `hidden_states` takes them, are kept apart.
+        positions: the sum, (); with reduction rows also, without a gradient, that of each sequence after it, (1 + B,);
+        or with reduction none and without a gradient each one's, (B, T), zero where a target is IGNORE_INDEX.
+        `documents`, as `hidden_states` takes them, are kept apart.
         """
         hidden = self.hidden_states(ids, cache, documents)
         if targets is None:
             return self.head(hidden[:, -1] if last else hidden)
         if reduction == "none":
             return next_token_losses(hidden, self.head, targets, self.config.vocab_size)
-        return next_token_loss(hidden, self.head_weight, targets, self.config.logit_softcap)
+        return next_token_loss(hidden, self.head_weight, targets, self.config.logit_softcap, reduction == "rows")
 
     @property
     def device(self) -> torch.device:

@@ -40,7 +40,7 @@ from gpt.runs.integrity import (
 )
 
 NAME, NAMES = re.compile(r"step-(\d{8,})"), "step-*"
-Rank = tuple[object, int | None, float, int]
+Rank = tuple[object, int | None, float, float, int]
 Faults = tuple[type[Exception], ...]
 
 
@@ -160,13 +160,13 @@ def load_best(run: Path) -> Checkpoint:
 
 
 def prune(run: Path, keep: int, branch: int = 0) -> None:
-    """Remove all but the newest `keep` checkpoints, the best, and the newest that is not beyond the step `branch`.
+    """Remove all but the newest `keep` checkpoints, the best, and the newest of steps up to `branch`.
 
     What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
     """
     with _said():
         checkpoints, ranks = list_checkpoints(run), _ranks(run)
-        kept = checkpoints[-keep:] + [path for path in checkpoints if step_of(path) <= branch][-1:]
+        kept = checkpoints[-keep:] + [path for path in checkpoints if 0 < step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
             with _said():
@@ -202,12 +202,16 @@ def _ranks(
 
 
 def _rank(path: Path) -> Rank:
-    """Return a checkpoint's data, how much of it was predicted, and what is least for the best: loss, age."""
+    """Return a checkpoint's data, how much of it was predicted, and what is least for the best: loss, age.
+
+    One whose loss was lower than the best so far, but not enough to be the next, stands behind that.
+    """
     state = read_state(path)
-    evaluation = state.get("evaluation") or {}
+    evaluation, best = state.get("evaluation") or {}, state.get("best_validation_loss")
     loss = evaluation.get("loss", math.inf)
     loss = loss if math.isfinite(loss) else math.inf
-    return state.get("dataset_fingerprint"), evaluation.get("tokens"), loss, -step_of(path)
+    rank = max(loss, best) if state.get("within_error") and best is not None else loss
+    return state.get("dataset_fingerprint"), evaluation.get("tokens"), rank, -loss, -step_of(path)
 
 
 def _sorted(ranks: dict[Path, Rank]) -> list[Path]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -164,6 +165,16 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def weights_sha256(weights: Tensors) -> str:
+    """Hash weights by their names, shapes and values in float32, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(json.dumps([name, list(values.shape)]).encode())
+        digest.update(values.view(torch.uint8).numpy() if values.dim() else values.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def fingerprint(manifest: dict[str, Any]) -> str:
     """Hash the manifest's content (SHA-256): so a flipped bit in it is told from another format."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
@@ -221,13 +232,18 @@ KINDS: dict[str, Kind] = {
     "unevaluated": RECORD,
     "record": RECORD,
     "best_validation_loss": maybe(number),
+    "best_step": maybe(count),
     "last_validation_loss": maybe(number),
     "evaluations_since_best": maybe(count),
     "best_sums": maybe(text),
+    "first_sums": maybe(text),
+    "within_error": maybe(lambda value: type(value) is bool),
+    "cooldown": maybe(entries(best_step=count, begin=count, steps=count, factor=finite)),
     "overfitting": maybe(
         entries(total=number, count=count, best=maybe(number), at_best=maybe(number), said=lambda v: type(v) is bool)
     ),
     "dataset_fingerprint": maybe(text),
+    "corpus_fingerprint": maybe(text),
     "micro_batch": maybe(entries(size=lambda value: count(value) and value > 0)),
 }
 

@@ -1,7 +1,7 @@
 """A trained model, ready to use: from a run, or from Hugging Face's files."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from gpt.choices import WeightDtype
-from gpt.device import choose_device, choose_weight_dtype
+from gpt.config import TrainConfig
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import huggingface, huggingface_tokenizer
 from gpt.log import log
 from gpt.model.config import ModelConfig
+from gpt.model.lora import Adapter, add_adapter, merge
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
 from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, by_name, is_run, nearest_run, newest_run, read_config
-from gpt.runs.integrity import CorruptCheckpoint, Gone
+from gpt.runs.integrity import CorruptCheckpoint, Gone, Tensors, weights_sha256
 from gpt.text.chat_template import ChatTemplate
 from gpt.text.templates import template_at
 from gpt.text.tokenizer import Tokenizer
@@ -56,6 +58,25 @@ class LoadedRun:
         return self.template.ends if self.tokenizer.added and self.template else ()
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What lies on disk of a model, read and not yet built."""
+
+    config: ModelConfig
+    weights: Tensors
+    """Of a run that trained adapters, these alone."""
+    state: dict[str, Any]
+    path: Path
+    name: str
+    run: TrainConfig | None = None
+    """The settings that it was trained with; None for a Hugging Face model."""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Tell whether its weights are adapters, which need a base."""
+        return self.run is not None and self.run.lora.rank > 0
+
+
 def load_run(
     source: str | Path | None = None,
     device: str = "cpu",
@@ -66,45 +87,126 @@ def load_run(
     """Load a run's checkpoint, or a Hugging Face GPT-2 (directory or hub id), in evaluation mode.
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
-    validation loss), last, or a step.
+    validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
     Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
-    dtype there. Damaged checkpoints are passed over with a warning. `prepacked` makes it fast on a CPU, where a model
-    in float32 can then only be evaluated and generate; int8 always is; a warning says where a sample then depends on
-    those beside it.
+    dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
+    `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
+    generate; int8 always is; a warning says where a sample then depends on those beside it.
     """
-    device = choose_device(device) if device == "auto" else device
-    if dtype == "int8" and device != "cpu":
-        raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
-    choose_device(device.partition(":")[0])
-    source = newest_run(with_checkpoint=True) if source is None else source
+    target = Target.of(device, dtype, prepacked)
+    stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
+    return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
+
+
+def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
+    """Move a model, of what was read, to where it is to compute, in evaluation mode."""
+    device, kind, prepacked = target
+    if kind != torch.int8:
+        model.to(device, kind)
+    if kind == torch.int8 or (prepacked and can_prepack(model)):
+        prepack(model, kind)
+    if prepacked and device == "cpu" and kind != torch.bfloat16 and not keeps_bits(model):
+        log.warning(
+            f"{stored.name}: on this processor, the last bits of a sample can depend on what is sampled beside it"
+        )
+    if prepacked:
+        model.requires_grad_(False)
+    return LoadedRun(model.eval(), stored.name, stored.path, stored.state)
+
+
+def read_source(source: str | Path, checkpoint: str = "best") -> Stored:
+    """Read what `load_run` builds a model of."""
     path = by_name(source)
     if is_run(path):
-        chosen = _choose(path, str(checkpoint))
-        config, weights, state = read_config(path).model, chosen.model, chosen.state
-        name = f"{path}, step {state['step']:,}"
-    else:
-        path = _find(source)
-        if checkpoint != "best":
-            raise InputError(f"`checkpoint` {checkpoint}: {source} is a Hugging Face model, which has none to choose")
-        config = huggingface.read_config(path)
-        weights, state = huggingface.read_weights(path, config), {}
-        name = huggingface.pinned(str(source), path)
+        chosen, run = _choose(path, checkpoint), read_config(path)
+        return Stored(run.model, chosen.model, chosen.state, path, f"{path}, step {chosen.state['step']:,}", run)
+    path = _find(source)
+    if checkpoint != "best":
+        raise InputError(f"`checkpoint` {checkpoint}: {source} is a Hugging Face model, which has none to choose")
+    config = huggingface.read_config(path)
+    return Stored(config, huggingface.read_weights(path, config), {}, path, huggingface.pinned(str(source), path))
+
+
+def build(stored: Stored) -> GPT:
+    """Build a model of what was read. Raises InputError if its parts do not fit each other."""
+    config, weights = stored.config, stored.weights
     try:
         if config.n_layer > len(weights):  # a file can ask for more modules than memory holds
             raise RuntimeError(f"{config.n_layer} layers, and {len(weights)} weights")
         model = empty_model(config)
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{name}: its weights do not fit its config.json: {error}") from None
-    kind = choose_weight_dtype(dtype, device)
-    if kind != torch.int8:
-        model.to(device, kind)
-    if kind == torch.int8 or (prepacked and can_prepack(model)):
-        prepack(model, kind)
-    if prepacked and device == "cpu" and kind != torch.bfloat16 and not keeps_bits(model):
-        log.warning(f"{name}: on this processor, the last bits of a sample can depend on what is sampled beside it")
-    model.requires_grad_(not prepacked)
-    return LoadedRun(model.eval(), name, path, state)
+        raise InputError(f"{stored.name}: its weights do not fit its config.json: {error}") from None
+    return model
+
+
+# ---- adapters, and what they are put on ----
+
+
+def _adapted(stored: Stored, merged: bool) -> GPT:
+    assert stored.run
+    return put_on(read_base(stored.run, stored.path), stored, merged)
+
+
+def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
+    """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
+    assert adapter.run
+    whole = replace(base, config=adapter.config, weights=cropped(base.weights, adapter.config))
+    try:
+        return put_adapter_on(whole, Adapter.of(adapter.weights, adapter.run.lora.scale), merged)
+    except InputError as error:
+        raise InputError(f"{adapter.name}: its adapters do not fit its base, {base.name}: {error}") from None
+
+
+def put_adapter_on(base: Stored, adapter: Adapter, merged: bool) -> GPT:
+    """Build a model with an adapter on it. Raises InputError if they do not fit each other."""
+    model = build(base)
+    add_adapter(model, adapter)
+    if merged:
+        merge(model)
+    return model
+
+
+def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
+    """Read the weights of `init_from`, whole, with adapters of their own merged: those of `init_sha256` if it is given.
+
+    `run`: whose adapters were trained on them. Raises InputError if they cannot be had, or are others now.
+    """
+    source, wanted = config.init_from, config.init_sha256
+    if run is not None and wanted is None:
+        raise InputError(f"{run}: its config.json does not say by `init_sha256` for which weights its adapters are")
+    try:
+        base = _whole(read_source(source))
+    except InputError as error:
+        if run is None:
+            raise
+        raise InputError(
+            f"{run}: holds adapters alone, and what they were trained on, {source} with the SHA-256 {wanted}, cannot "
+            f"be had ({error}): put it back, write where it is now into `init_from` of its config.json, or sample with "
+            f"`run` BASE `adapter` {run}"
+        ) from None
+    found = [weights_sha256(base.weights)] if wanted is not None else []
+    earlier = checkpoints.list_checkpoints(base.path) if base.run is not None and found != [wanted] else []
+    while found and found[-1] != wanted and earlier:  # the best checkpoint may be another one by now
+        base = _whole(read_source(source, str(checkpoints.step_of(earlier.pop()))))
+        found.append(weights_sha256(base.weights))
+    if found and found[-1] != wanted:
+        raise InputError(
+            f"{run or '`init_sha256`'}: is for the weights of {source} with the SHA-256 {wanted}, and {base.path} has "
+            f"others now, with {found[0]}: restore them, or train anew from what it has"
+        )
+    return base
+
+
+def _whole(stored: Stored) -> Stored:
+    return replace(stored, weights=_adapted(stored, merged=True).state_dict()) if stored.is_adapter else stored
+
+
+def cropped(weights: Tensors, config: ModelConfig) -> Tensors:
+    """Crop context and vocabulary to those of a model; those that only pad the vocabulary go."""
+    rows = {"position_embedding.weight": config.context_length}
+    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.vocab_size)
+    return {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in weights.items()}
 
 
 def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:
@@ -131,10 +233,15 @@ def model_config(source: str | Path) -> ModelConfig:
     return read_config(path).model if is_run(path) else huggingface.read_config(_find(source))
 
 
-def pinned(source: str) -> str:
-    """Name a run, or a Hugging Face model, so that it stays the same: with its commit if it is on the hub."""
+def pinned(source: str, absolute: bool = False) -> str:
+    """Name a run, or a Hugging Face model, so that it stays the same: with its commit if it is on the hub.
+
+    `absolute`: a directory by its whole path, for who comes from elsewhere.
+    """
     path = by_name(source)
-    return str(path) if path.is_dir() else huggingface.pinned(source, _find(source))
+    if path.is_dir():
+        return str(path.absolute() if absolute else path)
+    return huggingface.pinned(source, _find(source))
 
 
 def _find(source: str | Path) -> Path:

@@ -4,13 +4,13 @@ A tokenizer is its ranks (the bytes of each token, in id order), the pattern tha
 its special tokens: end-of-text, and those added behind it. `tokenizer.json` holds that: loading needs no network.
 """
 
-import base64
 import codecs
 import contextlib
 import hashlib
 import heapq
 import itertools
 import json
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -178,19 +178,19 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
     def _content(self) -> dict[str, Any]:
-        ranks = [base64.b64encode(token).decode() for token in self.ranks]
+        ranks = [b2a_base64(token, newline=False).decode() for token in self.ranks]
         return {"pattern": self.pattern, "ranks": ranks, "special_tokens": self.special_tokens}
 
     def save(self, path: Path) -> None:
         head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "fingerprint": self.fingerprint}
-        write_whole(path, json.dumps(head | self._content(), indent=0))
+        write_whole(path, json.dumps(head | self._content(), separators=(",\n", ": ")))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote. Raises InputError if the file is missing, of another format, or changed."""
         content = read_json(path, "a tokenizer", "prepare the dataset again with its recipe", (FORMAT, VERSION))
         try:
-            ranks = [base64.b64decode(token, validate=True) for token in content["ranks"]]
+            ranks = [a2b_base64(token, strict_mode=True) for token in content["ranks"]]
             special = content["special_tokens"]
             first, in_order = [*special][:1], {name: id for id, name in enumerate(special, len(ranks))}
             if special != in_order or first not in ([], [END_OF_TEXT]):

@@ -39,8 +39,7 @@ class MetricsFile:
         write_whole(self.path, "".join(map(_line, kept)))
         self._file = open(self.path, "ab", buffering=0)
         self._whole_bytes = self._file.seek(0, os.SEEK_END)
-        self._waiting = b""
-        self._failed = False
+        self._waiting, self._failed = b"", False
 
     def write(self, record: Record) -> None:
         self._waiting += _line(record).encode()

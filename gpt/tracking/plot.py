@@ -31,7 +31,7 @@ class Picture:
 def draw_losses(run: Path) -> Path:
     """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
 
-    Of a mixture also the validation loss on each source.
+    Of a mixture also both on each source, in one color.
     """
     import matplotlib
 
@@ -41,16 +41,9 @@ def draw_losses(run: Path) -> Path:
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-    axes.plot(
-        [r["step"] for r in records],
-        [math.nan if r["train_loss"] is None else r["train_loss"] for r in records],  # a gap where a batch was skipped
-        color="#9db7d5",
-        linewidth=1,
-        label="training batch",
-    )
+    axes.plot(*_line(records, "train_loss"), color="#9db7d5", linewidth=1, label="training batch")
     axes.errorbar(
-        [r["step"] for r in evaluated],
-        [math.nan if r["val_loss"] is None else r["val_loss"] for r in evaluated],
+        *_line(evaluated, "val_loss"),
         yerr=[r.get("val_loss_ci95") or 0 for r in evaluated],
         color="#c44e52",
         marker="o",
@@ -60,8 +53,10 @@ def draw_losses(run: Path) -> Path:
     )
     sources = dict.fromkeys(name for record in evaluated for name in record if name.startswith("val_loss/"))
     for name in sources:  # of a mixture
-        losses = [math.nan if r.get(name) is None else r[name] for r in evaluated]
-        axes.plot([r["step"] for r in evaluated], losses, linewidth=1, marker=".", label=f"on {name.partition('/')[2]}")
+        source = name.partition("/")[2]
+        (line,) = axes.plot(*_line(evaluated, name), linewidth=1, marker=".", label=f"on {source}")
+        batches = _line(records, f"train_loss/{source}")
+        axes.plot(*batches, color=line.get_color(), linewidth=0.7, alpha=0.5, label=f"training batch, {source}")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
@@ -76,3 +71,8 @@ def draw_losses(run: Path) -> Path:
         pyplot.close(figure)
         partial.unlink(missing_ok=True)
     return run / PICTURE
+
+
+def _line(records: list[Record], figure: str) -> tuple[list[int], list[float]]:
+    """Give the steps of some records, and a figure at each; a gap where there is none, as where a batch was skipped."""
+    return [r["step"] for r in records], [math.nan if r.get(figure) is None else r[figure] for r in records]

@@ -4,13 +4,13 @@ import dataclasses
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import overlay, to_dict
-from gpt.dataset.dataset import Dataset
+from gpt.dataset.dataset import SHORTEST_CONTEXT, Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
 from gpt.distributed.world import World
@@ -27,7 +27,6 @@ EVALUATIONS = 10  # at least, where nobody says how often: the first must not co
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
 MOST_EPOCHS = 4.0  # of a dataset of a mixture: beyond, a repeat is worth less and less (Muennighoff et al. 2023)
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
-SHORTEST_CONTEXT = 16
 WARMUP = 0.1  # of the steps at most
 LEAST_EVALUATED = 200_000  # tokens, seconds of a small model's time
 
@@ -77,12 +76,17 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
         changes = {name: value for name, value in after.items() if value != before[name]}
     context_length = changes.get("model.context_length", config.model.context_length)
     longest = dataset.shortest - 1
-    if "model.context_length" not in asked.settings and SHORTEST_CONTEXT <= longest < context_length:
-        changes["model.context_length"] = context_length = 1 << longest.bit_length() - 1
+    if "model.context_length" not in asked.settings and longest < context_length:
+        changes["model.context_length"] = context_length = longest_window(longest)
     else:
         context_length = config.model.context_length if "model.context_length" in asked.settings else context_length
     changes["batch_tokens"] = nearest_multiple(changes.get("batch_tokens", config.batch_tokens), context_length)
-    return _laid_over(config, changes, asked)
+    return laid_over(config, changes, asked)
+
+
+def longest_window(tokens: int) -> int:
+    """Choose a window for a split in which so many tokens can be predicted: a power of two, the least one at least."""
+    return max(SHORTEST_CONTEXT, 1 << tokens.bit_length() - 1)
 
 
 def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, done: int | None = None) -> TrainConfig:
@@ -93,30 +97,29 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     """
     loader = training_loader(config, dataset)
     epoch = loader.windows / config.batch_sequences  # in steps
-    suit = suit_for(world.device, config.init_from, dataset.train.tokens)
-    steps = config.steps
+    suit, steps = suit_for(world.device, config.init_from, dataset.train.tokens), config.steps
+    if "evaluation.per_epoch" in asked.settings:
+        config, asked = per_epoch(config, asked, epoch)
     if asked.epochs is not None:
         steps = round(asked.epochs * epoch)
     elif asked.minutes is not None:
         if done is not None and done < config.steps:
             log.info(f"`minutes`: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        steps, evaluations = _steps_in(asked, config, dataset, world, done or 0)
+        steps, config = steps_in(asked, config, dataset, world, done or 0)
         if done:
             steps = steps_with(steps, done, config, world, asked.rate_jump)
-        else:
-            config = _with_length(config, steps, asked, evaluations)
     elif done is None and not asked.length:
         steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
-        steps = _within_limit(steps, config, dataset, loader)
-    steps = max(1, steps)
+        steps = within_limit(steps, config, dataset, loader)
     if done is None and asked.minutes is None:
-        config = _with_length(config, steps, asked)
-    config = dataclasses.replace(config, steps=steps)
-    _require_few_epochs(config, dataset, loader)
+        config = _with_length(config, max(1, steps), asked)
+    else:
+        config = dataclasses.replace(config, steps=max(1, steps))
+    require_few_epochs(config, dataset, loader)
     if done is None or asked.length:
-        words = _words(config, steps / epoch, suit.most_epochs(config.model), dataset)
-        log.info("\n".join([*words, *source_lines(config, dataset)]))
+        epochs = config.steps / epoch, suit.most_epochs(config.model)
+        log.info("\n".join([*_words(config, *epochs, dataset), *source_lines(config, dataset)]))
     return config
 
 
@@ -125,27 +128,27 @@ def _limit(config: TrainConfig, dataset: Dataset) -> float:
     return config.max_epochs or (MOST_EPOCHS if len(dataset.sources) > 1 else math.inf)
 
 
-def _within_limit(steps: int, config: TrainConfig, dataset: Dataset, loader: Loader) -> int:
+def within_limit(steps: int, config: TrainConfig, dataset: Dataset, loader: Loader) -> int:
     """Give so many steps, or the most in which no dataset is read more often than it may be; 0 if not even one."""
     limit, tried = _limit(config, dataset), min(steps, sys.maxsize - 1)
     return steps if limit == math.inf else bisect_right(range(1, tried + 1), limit, key=lambda n: max(loader.epochs(n)))
 
 
-def _require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) -> None:
+def require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) -> None:
     """Raise InputError if a dataset would be read more often than it may be."""
-    most = _within_limit(config.steps, config, dataset, loader)
+    most = within_limit(config.steps, config, dataset, loader)
     if most == config.steps:
         return
     times, source = max(zip(loader.epochs(config.steps), dataset.sources, strict=True), key=lambda pair: pair[0])
     fewer = f"`steps` {most}, " if most else ""
     smaller = "a smaller weight, " if len(dataset.sources) > 1 else ""
     raise InputError(
-        f"`steps` {config.steps:,}: {source.dataset.path} would be read {_times_words(times)} times, and at most "
+        f"`steps` {config.steps:,}: {source.dataset.path} would be read {times_words(times)} times, and at most "
         f"{_limit(config, dataset):g} are allowed: use {fewer}{smaller}more text, or `max_epochs` {math.ceil(times)}"
     )
 
 
-def _times_words(times: float) -> str:
+def times_words(times: float) -> str:
     return f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
 
 
@@ -157,7 +160,7 @@ def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
     total = sum(config.datasets.values())
     note = [] if total == 1 else [f"the weights add up to {float(total):g}; their proportions count"]
     return note + [
-        f"{source.name} is read {_times_words(times)} times: {float(source.weight):.1%} of all tokens, of its "
+        f"{source.name} is read {times_words(times)} times: {float(source.weight):.1%} of all tokens, of its "
         f"{source.dataset.train.tokens:,}"
         for source, times in zip(dataset.sources, loader.epochs(config.steps), strict=True)
     ]
@@ -176,21 +179,35 @@ def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int
         changes["optimizer.warmup_steps"] = min(config.optimizer.warmup_steps, max(1, round(WARMUP * steps)))
     elif config.evaluation.every and "steps" not in asked.settings:
         changes["evaluation.every"] = min(config.evaluation.every, every)
-    config = dataclasses.replace(_laid_over(config, changes, asked), steps=steps)
-    share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / _times(config, steps)
+    config = dataclasses.replace(laid_over(config, changes, asked), steps=steps)
+    share = (
+        MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / evaluations_in(config, steps)
+    )
     least = LEAST_EVALUATED if asked.length and asked.minutes is None else config.model.context_length
-    return _laid_over(config, {"evaluation.tokens": min(config.evaluation.tokens, max(least, int(share)))}, asked)
+    return laid_over(config, {"evaluation.tokens": min(config.evaluation.tokens, max(least, int(share)))}, asked)
 
 
-def _times(config: TrainConfig, steps: int) -> int:
+def per_epoch(config: TrainConfig, asked: Asked, epoch: float) -> tuple[TrainConfig, Asked]:
+    """Set how often a run is evaluated whose epoch has so many steps, as though its user had named it.
+
+    Raises InputError for two ways to say it.
+    """
+    if {"evaluation.per_epoch", "evaluation.every"} <= asked.settings:
+        raise InputError("`evaluation.per_epoch` and `evaluation.every`: each says how often; give one of them")
+    assert config.evaluation.per_epoch
+    every = max(1, round(epoch / config.evaluation.per_epoch))
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, every=every))
+    return config, dataclasses.replace(asked, settings=asked.settings | {"evaluation.every"})
+
+
+def evaluations_in(config: TrainConfig, steps: int) -> int:
     """Count the evaluations in so many steps."""
-    return -(-steps // config.evaluation.every) if config.evaluation.every else 1
+    return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
 
 
 def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) -> list[str]:
-    model = config.model
+    model, tokens = config.model, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
-    tokens = f"{dataset.train.tokens:,} tokens"
     lines = [
         f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
         f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
@@ -204,10 +221,16 @@ def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) ->
     return lines
 
 
-def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int) -> tuple[int, int]:
+WithLength = Callable[[TrainConfig, int, Asked, int], TrainConfig]
+
+
+def steps_in(
+    asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int, with_length: WithLength | None = None
+) -> tuple[int, TrainConfig]:
     """Estimate, by a trial of seconds, how many more steps fit into the minutes, evaluations included.
 
-    Also return how many evaluations a new run should make at least: fewer where those of the named size take long.
+    Also return the config of a new run with that length, as `with_length` makes it of so many steps and the least
+    number of evaluations: fewer where those of the named size take long.
     """
     assert asked.minutes is not None
     dtype = choose_dtype(config.dtype, world.device)
@@ -219,12 +242,12 @@ def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World,
         evaluations = min(evaluations, max(1, int(affordable)))
 
     def planned(steps: int) -> TrainConfig:
-        new = config if done else _with_length(config, steps, asked, evaluations)
+        new = config if done else (with_length or _with_length)(config, steps, asked, evaluations)
         return dataclasses.replace(new, steps=done + steps)
 
     def seconds(steps: int) -> float:
         plan = planned(steps)
-        windows = _times(plan, steps) * len(validation_windows(plan, dataset))
+        windows = evaluations_in(plan, steps) * len(validation_windows(plan, dataset))
         if evaluates_completely(plan, dataset):
             windows += len(validation_windows(plan, dataset, complete=True))
         return steps * pace.step + windows * pace.window
@@ -234,12 +257,12 @@ def _steps_in(asked: Asked, config: TrainConfig, dataset: Dataset, world: World,
         middle = (steps + too_many) // 2
         steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)
     steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
-    times = _times(planned(steps), steps)
+    times = evaluations_in(planned(steps), steps)
     log.info(
         f"`minutes` {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
         f"{'evaluation' if times == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
-    return steps, evaluations
+    return steps, planned(steps) if not done else config
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
@@ -250,7 +273,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     return flat
 
 
-def _laid_over(config: TrainConfig, changes: dict[str, Any], asked: Asked) -> TrainConfig:
+def laid_over(config: TrainConfig, changes: dict[str, Any], asked: Asked) -> TrainConfig:
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in asked.settings:

@@ -40,19 +40,20 @@ class Forecast:
             self.config, sequences, world.device, self.dtype.itemsize, world.size, world.nodes, self._program
         )
 
-    def seconds(self) -> tuple[float, float] | None:
+    def seconds(self, at_least: float | None = None) -> tuple[float, float] | None:
         """Forecast the time of training and of its evaluations, by a trial; None where that would not fit.
 
-        Takes a few seconds. All processes do it together.
+        Takes at least so many seconds, by default TRIAL_SECONDS. All processes do it together.
         """
         config, dataset, world = self.config, self.dataset, self.world
         trial = trial_sequences(config, self.micro_batch, world.device)
         if world.any(self.memory(trial).peak > free_memory(world.device) + self._program):
             return None
-        pace = measure_pace(config, world, self.dtype, trial)
+        pace = measure_pace(config, world, self.dtype, trial, at_least)
         windows = 0
         if dataset is not None:
             times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
+            times += config.evaluation.at_start
             windows = times * len(validation_windows(config, dataset))
             if evaluates_completely(config, dataset):
                 windows += len(validation_windows(config, dataset, complete=True))
@@ -93,14 +94,16 @@ def trial_sequences(config: TrainConfig, micro_batch: int, device: str) -> int:
     return micro_batch if device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context_length))
 
 
-def measure_pace(config: TrainConfig, world: World, dtype: torch.dtype, trial: int) -> Pace:
+def measure_pace(
+    config: TrainConfig, world: World, dtype: torch.dtype, trial: int, at_least: float | None = None
+) -> Pace:
     """Try a few steps of `trial` sequences, or of half as many, again and again, where memory runs out on any rank.
 
     Raises MemoryError if it does with a single one.
     """
     while True:
         try:
-            pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype)
+            pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype, at_least)
             break
         except MemoryError:
             if trial == 1:
@@ -111,7 +114,9 @@ def measure_pace(config: TrainConfig, world: World, dtype: torch.dtype, trial: i
     return Pace(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
 
 
-def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torch.dtype) -> tuple[float, float]:
+def trial_seconds(
+    config: TrainConfig, sequences: int, world: World, dtype: torch.dtype, at_least: float | None = None
+) -> tuple[float, float]:
     """Time a forward and backward pass of some sequences, and an optimizer step, on random tokens, in seconds.
 
     Raise MemoryError on all ranks if what a first step takes is too much for one.
@@ -154,5 +159,7 @@ def trial_seconds(config: TrainConfig, sequences: int, world: World, dtype: torc
         passes.append(middle - start)
         steps.append(time.perf_counter() - middle)
         if end is None:
-            end = time.perf_counter() + TRIAL_SECONDS  # the first is slower, and may not be the only one
+            end = time.perf_counter() + (
+                TRIAL_SECONDS if at_least is None else at_least
+            )  # the first is slower, and may not be the only one
     return min(passes[1:]), min(steps[1:])

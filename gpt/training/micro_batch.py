@@ -112,7 +112,7 @@ def compiled_loss(loss: Callable[..., Tensor], config: TrainConfig, world: World
 
     Raises CompilerFailed on all of them if it is asked for and does not work on one.
     """
-    rounding = ROUNDING_WITH_DROPOUT if config.model.dropout else ROUNDING[dtype]
+    rounding = ROUNDING_WITH_DROPOUT if config.model.dropout or config.lora.rank else ROUNDING[dtype]
     compiled = Compiled(loss, config.compile, world.device, rounding=rounding)
     if compiled.works:
         compiled.try_out()

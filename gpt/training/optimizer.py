@@ -20,10 +20,10 @@ class Optimizer:
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
         """Set up fused AdamW, with weight decay on matrices and embeddings only; Muon for blocks' matrices if the
-        config says so."""
+        config says so. What is frozen has no part in it."""
         self.model = model
         matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
-        others = [parameter for parameter in model.parameters() if parameter not in matrices]
+        others = [p for p in model.parameters() if p.requires_grad and p not in matrices]
         groups = [
             {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
@@ -49,12 +49,14 @@ class Optimizer:
         """Tell whether its state was allocated or loaded."""
         return not any(_without_state(optimizer) for optimizer in self.optimizers)
 
+    def forget(self) -> None:
+        """Give the memory of all state back, before another one is loaded."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
     def allocate(self) -> None:
         """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
-        fresh = []
-        for optimizer in self.optimizers:
-            keys = self._keys(optimizer)
-            fresh.append({parameter: _zeros(parameter, keys) for parameter in _without_state(optimizer)})
+        fresh = [{p: _zeros(p, self._keys(each)) for p in _without_state(each)} for each in self.optimizers]
         for optimizer, states in zip(self.optimizers, fresh, strict=True):
             optimizer.state.update(states)
 
@@ -73,9 +75,7 @@ class Optimizer:
 
     def state_dict(self) -> Tensors:
         """Return every tensor of the state as 'PARAMETER/KEY'."""
-        states = {}
-        for optimizer in self.optimizers:
-            states |= optimizer.state
+        states = {parameter: own for each in self.optimizers for parameter, own in each.state.items()}
         return {
             f"{name}/{key}": value
             for name, parameter in self.model.named_parameters()
@@ -87,7 +87,7 @@ class Optimizer:
 
         Raises InputError unless they belong to this model and these optimizers.
         """
-        parameters = dict(self.model.named_parameters())
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         keys = {name: self._keys(self._optimizer_of(parameter)) for name, parameter in parameters.items()}
         if shapes and shapes.keys() != {f"{name}/{key}" for name in parameters for key in keys[name]}:
             raise InputError("the saved state is another model's, or another `optimizer.name`'s; it cannot go on")

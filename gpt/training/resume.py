@@ -2,26 +2,28 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from gpt.config import TrainConfig
+from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import gather, scatter
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-from gpt.memory import is_out_of_memory
+from gpt.memory import is_out_of_memory, return_freed_memory
 from gpt.runs import checkpoint
 from gpt.runs.directory import METRICS, write_config, write_tokenizer
 from gpt.tracking.jsonl import read_metrics
-from gpt.training.continuation import judge, set_later_aside, starting_point
+from gpt.training.continuation import judge, saved_schedule, set_later_aside, starting_point
 from gpt.training.exact import meet_conditions
 from gpt.training.guard import first_not_finite, newest_before
 from gpt.training.schedule import Schedule, branch_point
 from gpt.training.start import initial_weights
-from gpt.training.state import TrainState
+from gpt.training.state import START, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation, evaluates_completely
 
@@ -38,7 +40,7 @@ def save(run: Path, trainer: Trainer, state: TrainState, must: bool = False) -> 
     entries |= {"tokens": state.step * config.batch_tokens, "schedule": Schedule.of(config).state_dict()}
     failure, sick = None, None
     try:
-        weights = gather(dict(trainer.model.named_parameters()), world)
+        weights = gather({n: p for n, p in trainer.model.named_parameters() if p.requires_grad}, world)
         moments = gather(trainer.optimizer.state_dict(), world)
         sick = first_not_finite(weights)
         if world.is_main and sick is None:
@@ -79,13 +81,14 @@ def _earlier(run: Path) -> str:
 def begin(run: Path, trainer: Trainer, validation: Validation) -> TrainState:
     """Begin a training with the weights of the model as they are, or with those of `init_from`.
 
-    Raises InputError if those cannot be had, or do not fit.
+    Raises InputError if those cannot be had, do not fit, or are not those that the config names by their hash.
     """
-    config = trainer.config
-    if config.init_from != "scratch":
-        load_weights(trainer.model, trainer.world, lambda: initial_weights(config), run)
+    if trainer.config.init_from != "scratch":
+        load_base(run, trainer)
     _write_start(run, trainer, validation)
-    return TrainState(evaluated_windows=len(validation.windows), dataset_fingerprint=validation.dataset.fingerprint)
+    state = TrainState(unevaluated={**START} if trainer.config.evaluation.at_start else None)
+    state.learn_from(validation.dataset, validation.windows)
+    return state
 
 
 def resume(
@@ -114,13 +117,12 @@ def resume(
         return None
     newest = entries["step"]
     with _as_written(run):
-        _require_continuation(run, config, validation, TrainState.of(entries), allow_other_data)
+        _require_continuation(run, config, validation, entries, allow_other_data)
     saved, entries = judge(chosen[0] if chosen else None, entries, config, run, world, allow_rate_jump)
     _require_finite(run, entries["step"], world.broadcast(first_not_finite(saved.model if saved else {})))
-    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
-    moments = saved.optimizer if saved else {}
-    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
-    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
+    if config.lora.rank:
+        load_base(run, trainer, resumes=True)
+    restore(run, trainer, saved)
     if from_step is not None or entries["step"] != newest:
         world.from_main(lambda: set_later_aside(run, entries["step"]))
     with _as_written(run):
@@ -130,6 +132,15 @@ def resume(
     meet_conditions(trainer.state_dict()["conditions"], entries.get("conditions", {}), trainer.device)
     _write_start(run, trainer, validation)
     return state
+
+
+def restore(run: Path, trainer: Trainer, saved: checkpoint.Checkpoint | None) -> None:
+    """Put the weights and moments of a checkpoint, which rank 0 has read, into model and optimizer."""
+    world = trainer.world
+    load_weights(trainer.model, world, lambda: saved.model if saved else {}, run)
+    moments = saved.optimizer if saved else {}
+    shapes = world.broadcast({name: (list(tensor.shape), tensor.dtype) for name, tensor in moments.items()})
+    trainer.optimizer.load_state_dict(scatter(moments, trainer.optimizer.empty_state(shapes), world))
 
 
 def _keep_records(run: Path) -> None:
@@ -176,7 +187,7 @@ def _restore_evaluations(
         state.take_best_from(_comparable(best, validation))
     else:
         state.forget_evaluations()
-    state.evaluated_windows, state.dataset_fingerprint = len(validation.windows), validation.dataset.fingerprint
+    state.learn_from(validation.dataset, validation.windows)
     complete = state.complete_evaluation or not evaluates_completely(config, validation.dataset, state.step)
     lacks = state.is_over(config) and not (state.evaluation and complete)  # where it was not the end before
     state.unevaluated = state.record if cut_short or lacks else None
@@ -201,12 +212,28 @@ def _require_finite(run: Path, step: int, sick: str | None) -> None:
         raise InputError(f"{run}: {sick} of step {step} has numbers that are not finite; {newest_before(run, step)}")
 
 
-def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Tensor]], run: Path) -> None:
+def load_base(run: Path, trainer: Trainer, resumes: bool = False) -> None:
+    """Put the weights of `init_from` into the model, all or those that are frozen; the config keeps their SHA-256."""
+    config, world, digests = trainer.config, trainer.world, []
+
+    def read() -> dict[str, Tensor]:
+        weights, digest = initial_weights(config, run if resumes else None)
+        digests.append(digest)
+        return weights
+
+    load_weights(trainer.model, world, read, run, trained=not config.lora.rank)
+    return_freed_memory(trainer.device)
+    trainer.config = replace(config, init_sha256=world.broadcast(digests[0] if digests else None))
+
+
+def load_weights(
+    model: nn.Module, world: World, read: Callable[[], dict[str, Tensor]], run: Path, trained: bool = True
+) -> None:
     """Put the whole weights that rank 0 reads into the model, each rank's part in its place.
 
-    Raises InputError, which names `run`, if they do not fit.
+    They are all that are trained, or all that are not. Raises InputError, which names `run`, if they do not fit.
     """
-    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad == trained}
     weights: dict[str, Tensor] = {}  # rank 0's alone
 
     def read_fitting() -> None:
@@ -215,21 +242,25 @@ def load_weights(model: nn.Module, world: World, read: Callable[[], dict[str, Te
             raise InputError(f"{run}: the weights do not fit the model of its config.json")
 
     world.from_main(read_fitting)
-    for name, part in scatter(weights, own, world).items():
-        own[name].copy_(part)
+    for name, place in own.items():  # one after the other, and each is let go of then
+        whole = {name: weights.pop(name)} if world.is_main else {}
+        place.copy_(scatter(whole, {name: place}, world)[name])
 
 
 def _require_continuation(
-    run: Path, config: TrainConfig, validation: Validation, state: TrainState, allow_other_data: bool
+    run: Path, config: TrainConfig, validation: Validation, entries: dict[str, Any], allow_other_data: bool
 ) -> None:
-    data, windows = validation.dataset, validation.windows
+    state, schedule = TrainState.of(entries), saved_schedule(entries, run)
+    data, windows, corpora = validation.dataset, validation.windows, _corpora(state, validation.dataset)
     if state.dataset_fingerprint != data.fingerprint:
         if not allow_other_data:
             raise InputError(
-                f"{data.path}: is not the dataset that {run} was trained on, or has changed since; "
+                f"{data.path}: is not the dataset that {run} was trained on, or has changed since{corpora}; "
                 "restore it, begin a new run from these weights with `init_from`, or go on with `allow_other_data`"
             )
-        log.warning(f"data: {data.path} is not what {run} was trained on so far; it goes on with it, and a new best")
+        log.warning(
+            f"data: {data.path} is not what {run} was trained on so far{corpora}; it goes on with it, and a new best"
+        )
     elif not _evaluates_alike(state, validation):
         tokens = windows.budget_of(state.evaluated_windows)
         now = config.evaluation.tokens
@@ -242,8 +273,24 @@ def _require_continuation(
         log.warning(
             f"`evaluation.tokens` {now} and not {tokens}: losses so far are forgotten, and a new best is sought"
         )
+    elif corpora:
+        log.warning(
+            f"data: {data.path} was prepared anew, of other texts or with other settings{corpora}; what is learned of "
+            "it is the same, token for token"
+        )
+    if state.cooldown and schedule != Schedule.of(config):
+        raise InputError(
+            f"{run}: has stopped early, and its rate has come down from its best step; another length or rate is for a "
+            "new run from these weights (`init_from`)"
+        )
     if state.step > config.steps:
         raise InputError(
             f"`steps` {config.steps}: {run} has done {state.step} steps already; "
             "give a larger number to train on, or leave `steps` out"
         )
+
+
+def _corpora(state: TrainState, data: Dataset) -> str:
+    """Tell the corpora apart that a run was trained on and that it is to go on with, where both say what they are."""
+    before, now = state.corpus_fingerprint, data.corpus_fingerprint
+    return f" (corpus {before[:12]}, and now {now[:12]})" if before and now and before != now else ""

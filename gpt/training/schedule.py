@@ -8,7 +8,11 @@ from typing import Any
 from gpt.config import OptimizerConfig, TrainConfig
 from gpt.config_io import to_dict
 
-MOST_JUMP = {"cosine": 2.0, "wsd": 1.1}  # times what it was, once it comes down; wsd has a way without a jump
+MOST_JUMP = {
+    "cosine": 2.0,
+    "linear": 2.0,
+    "wsd": 1.1,
+}  # times what it was, once it comes down; wsd has a way without a jump
 MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
 LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
@@ -16,10 +20,10 @@ LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
     """Compute the learning rate as a fraction of its peak: a linear warm-up, then down to the final fraction.
 
-    cosine: half a period of it (Loshchilov and Hutter 2017). wsd: stable at the peak, then a straight line during the
-    last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No step has the rate 0,
-    which would move nothing: the first step of warm-up has a part of the peak, and the last step the final fraction;
-    where that is 0, the way down is one step longer than the training.
+    cosine: half a period of it (Loshchilov and Hutter 2017). linear: a straight line. wsd: stable at the peak, then
+    such a line during the last `decay_ratio` of all steps, at least one (Hägele et al. 2024). `step` counts from 0. No
+    step has the rate 0, which would move nothing: the first step of warm-up has a part of the peak, and the last step
+    the final fraction; where that is 0, the way down is one step longer than the training.
     """
     floor, warmup = config.min_lr_ratio, _warmup(steps, config)
     end = steps if floor > 0 else steps + 1  # when the final fraction is reached
@@ -34,7 +38,7 @@ def lr_multiplier(step: int, steps: int, config: OptimizerConfig) -> float:
 
 def decay_start(steps: int, config: OptimizerConfig) -> int:
     """Count the steps that are done when the learning rate begins to come down."""
-    if config.schedule == "cosine":
+    if config.schedule != "wsd":
         return _warmup(steps, config)
     decaying = max(1, round(config.decay_ratio * steps)) if config.decay_ratio else 0
     return max(_warmup(steps, config), steps - decaying)
@@ -45,8 +49,29 @@ def _warmup(steps: int, config: OptimizerConfig) -> int:
 
 
 def branch_point(steps: int, config: OptimizerConfig) -> int:
-    """Count the steps after which a run can still become longer, as its rate is the same; 0 with cosine."""
+    """Count the steps after which a run can still become longer, as its rate is the same; 0 but with wsd."""
     return decay_start(steps, config) if config.schedule == "wsd" else 0
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """The end of a training that stopped early: some steps from its best weights, in which the rate falls to 0."""
+
+    best_step: int
+    """Of the weights that it began with."""
+    begin: int
+    """Steps that were done before."""
+    steps: int
+    factor: float
+    """The rate before it comes down, as a fraction of its peak."""
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.steps
+
+    def at(self, step: int) -> float:
+        """Compute the rate as a fraction of its peak: a straight line, which reaches 0 one step after the last."""
+        return self.factor * (self.end - step) / (self.steps + 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
-from gpt.runs.load import load_run, load_tokenizer
+from gpt.runs.integrity import weights_sha256
+from gpt.runs.load import cropped, load_tokenizer, read_base
 from gpt.text.added import extends
 from gpt.training.guard import first_not_finite
 
@@ -23,9 +25,19 @@ VOCABULARIES = ("token_embedding.weight", "lm_head.weight")  # which have a row 
 
 
 def new_model(config: TrainConfig, device: str) -> GPT:
-    """Make a model with the random weights of the config's seed."""
+    """Make a model with the random weights of the config's seed; with adapters where those are trained."""
     torch.manual_seed(config.seed)
-    return GPT(config.model).to(device)
+    return (_with_adapters(config) if config.lora.rank else GPT(config.model)).to(device)
+
+
+def _with_adapters(config: TrainConfig) -> GPT:
+    """Make a model whose weights are frozen, still random, with adapters that change nothing yet."""
+    from gpt.model.lora import add_adapter, new_adapter
+
+    model = GPT(config.model)
+    base_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.lora.base_dtype]
+    add_adapter(model, new_adapter(model, config.lora), config.lora.dropout, base_dtype)
+    return model
 
 
 def training_loader(config: TrainConfig, dataset: Dataset) -> Loader:
@@ -47,41 +59,52 @@ def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def initial_weights(config: TrainConfig) -> dict[str, Tensor]:
-    """Load the weights of `init_from`, their context and vocabulary cropped to the model's."""
-    source = load_run(config.init_from)
-    weights = source.model.state_dict()
-    rows = {"position_embedding.weight": config.model.context_length}
-    rows |= dict.fromkeys(VOCABULARIES, config.model.vocab_size)  # no padding
-    for name in rows.keys() & weights.keys():
-        weights[name] = weights[name][: rows[name]]
-    _add_rows(config, weights)
-    sick = first_not_finite(weights)
+def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Tensor], str]:
+    """Load the weights of `init_from`, their context and vocabulary cropped to the model's, and give their SHA-256.
+
+    `run`: whose adapters were trained on them so far. Raises InputError if they are not finite, not those of
+    `init_sha256`, or weights and adapters that new adapters cannot be put on.
+    """
+    source = read_base(config, run)
+    if source.is_adapter and config.lora.rank:
+        raise InputError(
+            f"`init_from` {config.init_from}: holds adapters itself: fold them into its weights by gpt merge, and "
+            "train new ones on what that writes"
+        )
+    sick = first_not_finite(source.weights)
     if sick is not None:
         raise InputError(
             f"`init_from` {config.init_from}: {sick} has numbers that are not finite; begin with other weights, "
             "such as those of an earlier checkpoint"
         )
-    log.info(f"weights: {source.source}")
-    return weights
+    digest = weights_sha256(source.weights)
+    log.info(f"weights: {source.name}, SHA-256 {digest}")
+    return with_added_rows(cropped(source.weights, config.model), config), digest
 
 
-def _add_rows(config: TrainConfig, weights: dict[str, Tensor]) -> None:
-    """Give special tokens that the weights were not made for the mean of the others, embedding and head alike.
+def with_added_rows(weights: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """Give special tokens that the weights were not made for the mean of the others, in the embedding and a head alike.
 
-    A row by chance could be larger than all others, and win every draw before it has learned anything.
+    A row by chance could be larger than all others, and win every draw before it has learned anything. Raises
+    InputError where they would never learn, since adapters alone are trained.
     """
     try:
         known = load_tokenizer(config.init_from).vocab_size
     except InputError:  # said where tokenizers are compared
-        return
+        return weights
     added = config.model.vocab_size - known
-    for name in VOCABULARIES if added > 0 else ():
-        if name in weights:
-            old = weights[name][:known]
-            weights[name] = torch.cat([old, old.float().mean(0, keepdim=True).to(old.dtype).expand(added, -1)])
-    if added > 0:
-        log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
+    if added <= 0:
+        return weights
+    if config.lora.rank:
+        raise InputError(
+            f"`lora.rank` {config.lora.rank}: the data has {added} special tokens that {config.init_from} lacks, whose "
+            "rows would stay as they begin, as adapters alone are trained: train all weights (leave `lora.rank` out), or "
+            "prepare the data with `template` plain"
+        )
+    log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
+    rows = {name: weights[name][:known] for name in VOCABULARIES if name in weights}
+    means = {name: old.float().mean(0, keepdim=True).to(old.dtype) for name, old in rows.items()}
+    return weights | {name: torch.cat([old, means[name].expand(added, -1)]) for name, old in rows.items()}
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
+from gpt.evaluation.copies import BY_HEART, SEARCHED_TOKENS, find_copies
 from gpt.evaluation.loss import Evaluation
-from gpt.evaluation.memorization import BY_HEART, find_copies
 from gpt.evaluation.words import difference_words, format_evaluation, source_rows
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
@@ -25,7 +26,9 @@ from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command, printable, show
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.plot import draw_losses
+from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
+from gpt.training.schedule import Cooldown
 from gpt.training.state import RISE, TrainState
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
@@ -40,7 +43,8 @@ def report_stop(run: Path, state: TrainState) -> None:
     """Say what a training that was stopped has left, draw loss.png, and say how to go on."""
     on = go_on(run)
     if not state.step:
-        log.info(f"stopped before the first step: nothing was trained, and nothing is saved; begin again with: {on}")
+        saved = "" if state.evaluations else ", and nothing is saved"  # but what it begins with, as the first best
+        log.info(f"stopped before the first step: nothing was trained{saved}; begin again with: {on}")
         return
     _draw(run)
     log.info(f"stopped after step {state.step:,}, saved; go on with: {on}")
@@ -56,7 +60,7 @@ def _draw(run: Path) -> str:
 
 def report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
     """Draw loss.png, and print the table and a sample from the best checkpoint; Ctrl-C is told that all is saved."""
-    if state.out_of_patience(trainer.config):
+    if state.cooldown or state.out_of_patience(trainer.config):
         patience = trainer.config.early_stopping_patience
         log.info(f"stopped early: {patience} evaluations in a row without a new best validation loss")
     with Interruptible(words=f"{run} is finished and saved"):
@@ -81,6 +85,8 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
     except InputError as error:
         show(f"(no sample: {error})")
     show("\n")
+    if loaded and (words := outcome(TrainState.of(loaded.state), validation.windows)):
+        show(f"{words}\n")
 
 
 def _load_best(run: Path, home: str) -> LoadedRun | None:
@@ -130,11 +136,21 @@ def _table(
         if words := overfitted(run, trainer.config, state, loaded.state):
             table.add_row("overfitted", words)
         table.add_row("learned by heart", _copied(loaded, validation.dataset))
+        if trainer.config.init_from != "scratch":
+            from gpt.training.memorized import memorized_rows
+
+            for row in memorized_rows(run, trainer.config, state, loaded, validation.dataset):
+                table.add_row(*map(printable, row))
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {state.evaluations} evaluations" if state.evaluations > 1 else ""
+    if state.cooldown:
+        table.add_row("cool-down", cooldown_words(state.cooldown, state))
     if loaded:
         table.add_row("best checkpoint", f"step {loaded.state['step']:,}{evaluations}")
+    dataset = validation.dataset
+    corpus = f", corpus fingerprint {dataset.corpus_fingerprint[:12]}" if dataset.corpus_fingerprint else ""
+    table.add_row("data", printable(f"{dataset.path}{corpus}"))
     table.add_row("run", printable(str(run)))
     table.add_row("picture", printable(picture))
     table.add_row("sample from it", printable(f"{command('sample')} --run {quoted(run)}"))
@@ -148,20 +164,30 @@ def complete_words(evaluation: Evaluation, step: int) -> str:
     )
 
 
+def cooldown_words(cooldown: Cooldown, state: TrainState) -> str:
+    """Say what came of a cool-down."""
+    if not cooldown.steps:
+        return f"none, as step {cooldown.best_step:,} could not be gone back to"
+    steps = f"{cooldown.steps:,} {'step' if cooldown.steps == 1 else 'steps'} from step {cooldown.best_step:,}"
+    better = state.best_step == state.step
+    return f"{steps}: {'better, and kept' if better else f'no better than step {cooldown.best_step:,}, which is kept'}"
+
+
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """Say what samples, drawn as sample.py draws them, share with the training text."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
     engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES, ends=answer_ends(dataset))
-    texts: dict[int, str] = {}
+    ids: dict[int, list[int]] = {}
     try:
         prompts = [sample_prompt(dataset)]
         with log.through(logging.NullHandler()):  # nobody asked for these, nor for what is said of them
             for number, _, sample in engine.complete(prompts, sampling, HEART_SAMPLES):
-                texts[number] = sample.text
+                ids[number] = sample.ids
     except InputError as error:
         return f"not known: no sample could be drawn ({error})"
     try:
-        copies = find_copies(list(texts.values()), dataset.train, loaded.tokenizer)
+        texts = [np.array(of_sample, dtype=np.int64) for of_sample in ids.values()]
+        copies = find_copies(texts, dataset.train, loaded.tokenizer, SEARCHED_TOKENS)
     except Exception as error:  # the training has ended well, whatever becomes of its data or of memory
         if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
             raise
@@ -169,8 +195,8 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     where = "the training text" if copies.searched == 1 else f"{copies.searched:.0%} of the training text (searched)"
     longest = f"the longest stretch that stands letter for letter in {where} has {copies.longest:,} characters"
     if copies.by_heart:
-        return f"{copies.by_heart} of {copies.samples} samples hold {BY_HEART}+ characters of it; {longest}"
-    return f"no: of {copies.samples} samples, {longest}"
+        return f"{copies.by_heart} of {len(copies.found)} samples hold {BY_HEART}+ characters of it; {longest}"
+    return f"no: of {len(copies.found)} samples, {longest}"
 
 
 def _last_training_losses(run: Path) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt.analysis.cost import adapter_count
 from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
@@ -32,9 +33,13 @@ from gpt.training.exact import conditions, is_exact
 from gpt.training.guard import NO_TARGETS, GradientGuard, LossScale
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
-from gpt.training.schedule import lr_multiplier
+from gpt.training.sources import source_losses
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
+
+ADAPTERS_MAP_FROM = (
+    4 << 20
+)  # bytes: what a large frozen model computes comes and goes in such pieces, a third of its peak
 
 MicroBatches = list[tuple[int, tuple[Tensor, ...]]]  # numbered: inputs, targets, and documents where they are told
 
@@ -54,8 +59,10 @@ class Trainer:
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
-        retain_freed_memory(world.device, keep=config.recompute == "none")
+        retain_freed_memory(world.device, config.recompute == "none", ADAPTERS_MAP_FROM if config.lora.rank else None)
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
+        self.reduction = "rows" if isinstance(config.data, tuple) else "sum"  # of losses; a row is of one source
+        self.row_losses = torch.zeros(self.rows)  # of this process, in the newest step
         model.set_recompute(config.recompute)
         self.parallel_model = parallelize(model, config.parallel, world)
         self.optimizer = Optimizer(model, config.optimizer)  # of the parameters as they are then
@@ -64,7 +71,7 @@ class Trainer:
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
-        self.utilization = Utilization(config.model, world, self.dtype)
+        self.utilization = Utilization(config.model, world, self.dtype, config.lora.rank and adapter_count(config))
         model.train()
 
     def step(self, state: TrainState, batch: Batch) -> Record:
@@ -75,16 +82,14 @@ class Trainer:
         Raises StepFailed where memory or the compiler leave no way to do it.
         """
         start = time.perf_counter()
-        rate = lr_multiplier(state.step, self.config.steps, self.config.optimizer)
+        rate = state.rate(self.config)
         self.optimizer.set_lr(rate)
-        first = state.step * self.config.batch_sequences  # sample of the whole batch
-        own = range(first + self.first_row, first + self.first_row + self.rows)
-        hashes = row_hashes(own, *batch.tensors).sum()
+        samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
+        hashes = row_hashes(samples[self.first_row :][: self.rows], *batch.tensors).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
-        samples = [*range(first, first + self.config.batch_sequences)]
         if fault is None:
             self.scale.accept()
             clip_gradients(self.model, self.config.optimizer.gradient_clip, norm)
@@ -100,6 +105,7 @@ class Trainer:
             "step": state.step,
             "tokens": state.step * self.config.batch_tokens,
             "train_loss": loss if math.isfinite(loss) else None,
+            **(source_losses(batch, self.row_losses, counted, self.world) if self.reduction == "rows" else {}),
             "learning_rate": rate * self.config.optimizer.learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
@@ -108,7 +114,7 @@ class Trainer:
             **self.compiled.figures(),
             "exact": is_exact(self.config.exact, self.device),
         }
-        return record if fault is None else record | {"skipped": fault, "samples": samples}
+        return record if fault is None else record | {"skipped": fault, "samples": [*samples]}
 
     def gradient(self, step: int, batch: Batch, count: float) -> tuple[float, float]:
         """Leave the gradient of the step's batch in the parameters; return its loss and its norm, equal on all ranks.
@@ -118,29 +124,32 @@ class Trainer:
         """
         scale_before = self.scale.state_dict()
         while True:
-            size = self.micro_batch.size
-            parts = [*enumerate(zip(*(tensor.split(size) for tensor in batch.tensors), strict=True))]
-            total = (
+            split = (tensor.split(self.micro_batch.size) for tensor in batch.tensors)
+            parts = [*enumerate(zip(*split, strict=True))]
+            losses = (
                 self.accumulate(step, parts, count) if self.rehearsed or self._rehearse(step, parts, count) else None
             )
-            if total is None:
+            if losses is None:
                 self._give_way(step, batch, count)
                 continue
+            if self.reduction == "rows":
+                self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
+            own_loss = float(sum(loss.view(-1)[0] for loss in losses))
             own_norm = gradient_norm(self.model, self.scale.value)
-            loss, norm = self.world.sum(float(total), own_norm / self.world.size)
+            loss, norm = self.world.sum(own_loss, own_norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
                 self.scale.load_state_dict(scale_before)  # it was not the scale
                 return loss, norm
 
-    def accumulate(self, step: int, parts: MicroBatches, count: float, send: bool = True) -> Tensor | None:
+    def accumulate(self, step: int, parts: MicroBatches, count: float, send: bool = True) -> list[Tensor] | None:
         """Add up this rank's gradients over numbered micro-batches, and send them with the last, unless not `send`.
 
-        Returns this rank's part of the loss; None if memory ran out on any rank, or the compiler failed.
+        Returns what each micro-batch has of the loss, with reduction rows that of its rows after it; None if memory ran
+        out on any rank, or the compiler failed.
         """
-        world, model = self.world, self.parallel_model
-        total = torch.zeros((), device=self.device)
+        world, model, losses = self.world, self.parallel_model, []
         model.zero_grad(set_to_none=True)
         for number, part in parts:
             is_last = send and number == parts[-1][0]
@@ -149,18 +158,18 @@ class Trainer:
                 reseed(self.device, mix(self.config.seed, step, number, world.rank))
                 loss = self.forward(*map(self._there, part)) / count
                 if not is_last:
-                    total += self._backward(loss)
+                    losses.append(self._backward(loss))
             if memory.failed:
                 break
         if self.micro_batch.failed(memory, model, step + 1):  # asked before anything is sent, which others wait for
             return None
         if send:
             with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=True):
-                total += self._backward(loss)
+                losses.append(self._backward(loss))
             if memory.failed:
                 self.micro_batch.require_no_peers(memory, step + 1)
                 return None
-        return total
+        return losses
 
     def _there(self, ids: Tensor) -> Tensor:
         """Bring ids to the device; a GPU goes on with its work meanwhile where they are in pinned memory."""
@@ -168,7 +177,7 @@ class Trainer:
 
     def _backward(self, loss: Tensor) -> Tensor:
         with self.compiled.watch():
-            (loss * (self.world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
+            (loss.view(-1)[0] * (self.world.size * self.scale.value)).backward()  # the ranks' gradients are averaged
         return loss.detach()
 
     @property
@@ -177,9 +186,12 @@ class Trainer:
         return self.compiled if self.compiled.works else self.loss
 
     def loss(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Sum the losses of sequences, (B, T) ids and as many targets, and the documents that are kept apart."""
+        """Sum the losses of sequences, of (B, T) ids and as many targets, and the documents that are kept apart.
+
+        As `GPT.forward` has it, () or with reduction rows (1 + B,).
+        """
         with autocast(self.device, self.dtype):
-            return self.parallel_model(inputs, targets=targets, documents=documents)
+            return self.parallel_model(inputs, targets=targets, documents=documents, reduction=self.reduction)
 
     def _rehearse(self, step: int, parts: MicroBatches, count: float) -> bool:
         """Go through one micro-batch of each size, without sending and with it; False if that failed."""

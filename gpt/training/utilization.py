@@ -19,8 +19,9 @@ ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix
 class Utilization:
     """Measures the matrix speed while training goes on. Of several processes all ask for each step's share."""
 
-    def __init__(self, model: ModelConfig, world: World, dtype: torch.dtype) -> None:
-        self.flops_per_token, self.world, self.dtype = flops_per_token(model), world, dtype
+    def __init__(self, model: ModelConfig, world: World, dtype: torch.dtype, adapters: int = 0) -> None:
+        """Set up; of adapters alone, so many parameters are trained."""
+        self.flops_per_token, self.world, self.dtype = flops_per_token(model, adapters), world, dtype
         self.measured_peak_flops: float | None = None  # of all devices together: the best that was measured
         self.steps = self.measured = 0
 

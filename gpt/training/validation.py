@@ -24,10 +24,11 @@ def validation_windows(config: TrainConfig, dataset: Dataset, complete: bool = F
     """Choose what an evaluation predicts: as much of the validation split as the budget allows, or all of it."""
     budget = None if complete else config.evaluation.tokens
     context_length, end_of_text = config.model.context_length, dataset.tokenizer.end_of_text
-    mask = config.document_mask
     if len(dataset.sources) > 1:
-        return MixedWindows(dataset.validation, dataset.sources, context_length, end_of_text, budget, mask)
-    return Windows(dataset.validation, context_length, end_of_text, tokens=budget, document_mask=mask)
+        return MixedWindows(
+            dataset.validation, dataset.sources, context_length, end_of_text, budget, config.document_mask
+        )
+    return Windows(dataset.validation, context_length, end_of_text, tokens=budget, document_mask=config.document_mask)
 
 
 def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | None = None) -> bool:
@@ -77,8 +78,9 @@ class Validation:
         if tokens:
             record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
         result = summarize(sums, self.windows)
-        state.judge(result, sums, self.windows)
+        state.judge(result, sums, self.windows, self.config.evaluation.min_gain)
         record |= evaluation_record(result) | self._by_source(sums, self.windows)
+        record |= {"within_error": True} if state.within_error else {}
         return True
 
     def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:

@@ -56,7 +56,7 @@ def written():
 @pytest.fixture(params=[CHATML_SOURCE, PLAIN_SOURCE], ids=["chatml", "plain"])
 def session(request, written, asked):
     run = made_run(request.param)
-    return Chat(run, SamplingConfig(max_tokens=8, seed=1), (), lambda _: made_run(PLAIN_SOURCE), written.append)
+    return Chat(run, SamplingConfig(max_tokens=8, seed=1), (), lambda _: made_run(PLAIN_SOURCE), written.append, None)
 
 
 def test_all_turns_so_far_are_asked_and_the_template_says_what_ends_an_answer(session, asked, written):
@@ -75,7 +75,7 @@ def test_all_turns_so_far_are_asked_and_the_template_says_what_ends_an_answer(se
 def test_old_turns_are_left_out_whole_and_the_system_text_stays(written, asked, said):
     """Beside the longest end of the conversation, from a question on, that leaves room."""
     run, rng = made_run(CHATML_SOURCE, 200), random.Random(0)
-    session = Chat(run, SamplingConfig(max_tokens=20, seed=1), (), None, written.append, system="Be brief.")
+    session = Chat(run, SamplingConfig(max_tokens=20, seed=1), (), None, written.append, None, system="Be brief.")
     system, messages = [Message("system", "Be brief.")], []
     for number in range(1, 15):
         messages.append(Message("user", "x" * rng.randrange(1, 60)))
@@ -140,7 +140,7 @@ def test_commands(session, asked, written, tmp_path):
 
 def test_a_template_may_refuse_a_system_text(written, asked):
     source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML_SOURCE
-    session = Chat(made_run(source), SamplingConfig(seed=1), (), None, written.append)
+    session = Chat(made_run(source), SamplingConfig(seed=1), (), None, written.append, None)
     with pytest.raises(InputError, match="no system"):
         session.answer("/system x")
     session.answer("y")
@@ -157,7 +157,7 @@ def test_a_run_without_a_template_is_refused_with_what_to_do(session, written):
     bare = made_run(PLAIN_SOURCE)
     bare.template = None
     with pytest.raises(InputError, match="`chat`: a model was not trained on conversations.*gpt prepare instruct"):
-        converse(bare, SamplingConfig(), (), None)
+        converse(bare, SamplingConfig(), (), None, None)
     session.load = lambda _: bare
     before = session.run
     with pytest.raises(InputError, match="not trained on conversations"):

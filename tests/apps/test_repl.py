@@ -28,7 +28,7 @@ def session(run, written):
             raise InputError(f"{name}: no such run")
         return SimpleNamespace(model=run.model, tokenizer=run.tokenizer, source="another model")
 
-    return Session(run, SamplingConfig(max_tokens=8, seed=1), (), load, written.append)
+    return Session(run, SamplingConfig(max_tokens=8, seed=1), (), load, written.append, adapters=None)
 
 
 def answer(session, written, line):
@@ -94,7 +94,7 @@ def test_words_are_added_to_the_text_so_far(session, written):
 @pytest.mark.parametrize("line", ["/quit", "/exit"])
 def test_a_session_can_be_left_by_a_command(run, monkeypatch, capsys, line):
     monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines(line, "never read"))
-    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None)
+    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None, adapters=None)
     assert "never read" not in capsys.readouterr().out
 
 
@@ -106,7 +106,7 @@ def test_what_the_log_says_stands_in_brackets_on_a_line_of_its_own(run, monkeypa
     shown = []
     monkeypatch.setattr("gpt.apps.line_editor.show", shown.append)
     monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
-    interact(run, SamplingConfig(max_tokens=70, temperature=0), (), load=None)
+    interact(run, SamplingConfig(max_tokens=70, temperature=0), (), load=None, adapters=None)
     text = "".join(shown[1:])
     note = "[the context of 48 tokens is full: the oldest half is dropped, and the rest read again]"
     assert text == "x" + "ab" * 30 + "c\n" + note + "de" * 4 + "\n"
@@ -282,7 +282,7 @@ def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(run, monkeypa
         raise line
 
     monkeypatch.setattr(repl, "line_reader", lambda commands: read)
-    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None)
+    interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None, adapters=None)
     output = capsys.readouterr().out
     assert output.startswith("a model: ")
     assert "unknown command '/nonsense'" in output
@@ -291,7 +291,7 @@ def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(run, monkeypa
 
 def test_a_pipe_is_answered_line_by_line_without_control_codes(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"def \n/undo\nbroken \xff\n")))
-    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load=None)
+    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load=None, adapters=None)
     output = capsys.readouterr().out
     assert "back to the beginning" in output
     assert "broken \ufffd" in output
@@ -313,7 +313,7 @@ def test_lines_of_a_pipe_reach_no_file_and_no_network_unless_that_is_allowed(
         loaded.append(name)
         return run
 
-    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load, allowed)
+    interact(run, SamplingConfig(max_tokens=3, seed=1, top_k=1), (), load, None, allowed)
     output = capsys.readouterr().out
     assert (tmp_path / "keys").exists() == bool(loaded) == allowed
     assert output.count("--allow-commands") == (0 if allowed else 2)
@@ -325,7 +325,7 @@ def test_what_a_model_writes_does_not_steer_the_terminal_of_a_session(run, monke
     monkeypatch.setattr(run.model, "forward", lambda *_, **__: one_id(27))
     for terminal in (True, False):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        interact(run, SamplingConfig(max_tokens=5), (), load=None)
+        interact(run, SamplingConfig(max_tokens=5), (), load=None, adapters=None)
         output = capsys.readouterr().out
         assert ("\x1b" in output) != terminal
         assert output.count("\u241b" if terminal else "\x1b") >= 5

@@ -75,7 +75,9 @@ def test_the_overview_has_sizes_and_first_documents(dataset, tmp_path):
     assert re.fullmatch(r"train +[\d,]+ tokens  90 documents  1 shards  [\d,]+ bytes of text", lines[0])
     assert re.fullmatch(r"validation +[\d,]+ tokens  10 documents  1 shards  4,000 bytes of text", lines[1])
     assert [line.split(":")[0] for line in lines[2:]] == [f"train {number}" for number in range(5)]
-    assert "--document 0" in errors
+    assert "these are the first 5 of 90 documents of train; a whole one, by its number: gpt data show " in errors
+    assert "--split train --document 89\n" in errors
+    assert f"corpus fingerprint: {dataset.corpus_fingerprint}\n" in errors
 
 
 def test_a_document_is_printed_as_it_is(dataset, tmp_path):
@@ -290,12 +292,39 @@ def test_data_that_has_changed_since_is_said(run, copy, tmp_path, dataset):
         (("verify", "none"), "none: there is no dataset here"),
         (("verfy", "none"), "there is no gpt data 'verfy'; did you mean 'verify'?"),
         (("show", "DATA", "--split", "test"), "test"),
+        (
+            ("show", "DATA", "--split", "train", "--dropped"),
+            "error: --split and --dropped: what was left out is in neither",
+        ),
+        (("show", "DATA", "more"), "error: unrecognized options: more"),
+        (("show", "DATA", "--document", "one"), "error: --document: 'one' is no whole number"),
+        (("verify",), "error: missing from gpt data verify:"),
+        (("verify", "none"), "error: none: there is no dataset here, nor in data/; make one: gpt prepare"),
     ],
 )
 def test_what_is_wrong_is_told(dataset, tmp_path, arguments, said):
     named = [str(dataset.path) if argument == "DATA" else argument for argument in arguments]
     errors = data(*named, cwd=tmp_path, code=2)[1]
     assert said in " ".join(errors.replace("│", " ").split())
+    assert "│" not in errors
+
+
+def test_a_dataset_that_is_not_there_lists_those_that_are(dataset, tmp_path):
+    for name in ("novels", "poems"):
+        shutil.copytree(dataset.path, tmp_path / "data" / name)
+    (tmp_path / "data" / "notes").mkdir()
+    for command in ("show", "verify"):
+        assert data(command, "xyz", cwd=tmp_path, code=2)[1] == (
+            "error: xyz: there is no dataset here; there are: data/novels, data/poems\n"
+        )
+        near = data(command, "data/poem", cwd=tmp_path, code=2)[1]
+        assert near == "error: data/poem: there is no dataset here; did you mean data/poems?\n"
+    assert "did you mean data/poems?" in data("show", "poems", cwd=tmp_path, code=2)[1]
+
+
+def test_help_tells_no_default_that_is_none(tmp_path):
+    for command in ("show", "verify"):
+        assert "None" not in data(command, "--help", cwd=tmp_path)[0]
 
 
 def test_no_step_reads_the_validation_split(run, tmp_path):

@@ -53,6 +53,8 @@ def test_the_standard_library_is_the_default_corpus(standard_library):
     assert "train tokens" in output
     assert dataset.train.tokens > 1_000_000
     assert 0.01 < dataset.validation.tokens / dataset.train.tokens < 0.15
+    overlap = json.loads((dataset.path / "report.json").read_text())["overlap"]
+    assert 0 < overlap["after"] == overlap["before"] < 0.02
     text = dataset.tokenizer.decode(dataset.validation.read(0, 20_000).tolist())
     assert "def " in text
     assert "<|endoftext|>" in text
@@ -69,16 +71,22 @@ def test_the_standard_library_leaves_out_tests_packages_and_code_pages(python_do
 
 @pytest.mark.process
 def test_the_standard_library_validates_with_what_it_does_not_train_on(python_documents):
-    """Of no document stands more than a tenth in training, counted by the passages themselves."""
+    """Of no document stands more than a tenth in training, counted by the passages themselves, of 50 characters.
+
+    Each passage holds all of one of the pieces of 25 that a text is cut into, so few passages need be looked at.
+    """
     texts = {split: [d.text for d in python_documents if d.split == split] for split in ("train", "validation")}
     characters = {split: sum(map(len, own)) for split, own in texts.items()}
     assert 0.035 < characters["validation"] / sum(characters.values()) < 0.05
     assert len(texts["validation"]) >= 36
     assert effective_number(np.array([len(text) for text in texts["validation"]])) > 12
     wanted = {text[place : place + 50] for text in texts["validation"] for place in range(len(text) - 49)}
+    pieces = {text[place : place + 25] for text in texts["validation"] for place in range(len(text) - 24)}
     trained = set()
     for text in texts["train"]:
-        trained.update(wanted.intersection(text[place : place + 50] for place in range(len(text) - 49)))
+        known = [place for place in range(0, len(text), 25) if text[place : place + 25] in pieces]
+        around = {start for place in known for start in range(max(0, place - 25), place + 1)}
+        trained.update(wanted.intersection(text[place : place + 50] for place in around))
     for text in texts["validation"]:
         passages = [text[place : place + 50] for place in range(len(text) - 49)]
         assert sum(passage in trained for passage in passages) <= 0.1 * len(passages), text[:200]
@@ -165,7 +173,7 @@ def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     (tmp_path / "small.txt").write_text("Too short.")
     options = ("--input", "small.txt", "--name", "s", "--tokenizer", "bytes")
     complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
-    assert "the smallest window needs 65" in complaint
+    assert "the smallest window needs 17" in complaint
     assert not (tmp_path / "data" / "s").exists()
     wanted = int(re.search(r"give about ([\d,]+) characters in all, which are 10 now", complaint)[1].replace(",", ""))
     (tmp_path / "small.txt").write_text("Long enough. " * (wanted * 5 // 4 // 13))
@@ -177,7 +185,7 @@ def test_what_validates_by_itself_and_is_too_small_is_named(tmp_path):
     (tmp_path / "held.txt").write_text("Too short.")
     options = ("--input", "a.txt", "--validation", "held.txt", "--name", "s", "--tokenizer", "bytes")
     complaint = refused("data/prepare.py", "files", *options, cwd=tmp_path)
-    assert "the validation split has 11 tokens (10 characters), and the smallest window needs 65" in complaint
+    assert "the validation split has 11 tokens (10 characters), and the smallest window needs 17" in complaint
     assert "give more text by --validation. Nothing was written" in complaint
     complaint = refused("data/prepare.py", "files", *options, "--validation-share", "0.2", cwd=tmp_path)
     assert "--validation-share has no effect beside --validation, all of which validates: give one" in complaint

@@ -176,9 +176,9 @@ def test_what_preparing_would_refuse_is_refused(notes, tmp_path, options, said):
 
 
 def test_a_text_that_is_too_short_to_train_on_is_said(tmp_path):
-    (tmp_path / "a.txt").write_text("a few words " * 30)
+    (tmp_path / "a.txt").write_text("a few words " * 10)
     rows, _ = looked(tmp_path, "files", "--input", "a.txt", "--name", "n", "--tokenizer", "bytes")
-    said = "the validation split would have about 36 tokens, and the smallest window needs 65: give more text"
+    said = "the validation split would have about 12 tokens, and the smallest window needs 17: give more text"
     assert rows["training"] == [said]
     assert "preset" not in rows
 

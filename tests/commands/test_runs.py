@@ -145,6 +145,15 @@ def test_another_directory_is_listed_and_none_is_no_error(make, tmp_path):
     assert call(tmp_path, "empty", "--json")[0] == "[]\n"
 
 
+def test_the_corpus_that_runs_were_trained_on_is_compared_where_they_say_it(make, tmp_path):
+    make("one", {10: 3.0}, state={"corpus_fingerprint": "a1" * 32})
+    make("two", {10: 4.0})
+    (line,) = (line for line in call(tmp_path, "one", "two")[0].splitlines() if line.startswith("corpus"))
+    assert line.split() == ["corpus", "fingerprint", "a1a1a1a1a1a1", "-"]
+    entries = {entry["run"]: entry for entry in json.loads(call(tmp_path, "--json")[0])}
+    assert [entries[f"runs/{name}"]["corpus_fingerprint"] for name in ("one", "two")] == ["a1" * 32, None]
+
+
 def test_runs_are_compared_by_settings_that_differ_and_losses(make, tmp_path):
     make("one", {10: 3.0, 20: 2.0}, seed=1)
     make("two", {10: 4.0, 20: 4.5}, seed=2)

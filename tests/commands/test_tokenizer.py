@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -219,8 +220,11 @@ def test_the_newest_runs_tokenizer_is_the_default(home, trained_run):
         (("x", "--tokenizer", "bpe:5"), "at least 257"),
         (("x", "--tokenizer", "notes"), "--tokenizer notes: is a directory without a tokenizer.json"),
         (("x", "--file", "notes/b.md"), "TEXT and --file: give one of them"),
-        (("--file", "none", "--tokenizer", "bytes"), "--file none: cannot be read (No such file or directory)"),
-        (("--file", "bad.txt", "--tokenizer", "bytes"), "--file bad.txt: is not UTF-8"),
+        (("--file", "none", "--tokenizer", "bytes"), "--file none: does not exist"),
+        (("--file", "bad.txt", "--tokenizer", "bytes"), "bad.txt: not UTF-8: invalid continuation byte at byte 3; "),
+        (("--file", "bad.txt", "--tokenizer", "bytes"), "give it by --encoding cp1252"),
+        (("--file", "lines.jsonl", "--tokenizer", "bytes"), "--file lines.jsonl: --field must name the field"),
+        (("x", "--bad-bytes", "skip", "--tokenizer", "bytes"), "--bad-bytes says how to read --file; give that"),
         (("", "--tokenizer", "bytes"), "the text is empty"),
         (("--tokenizer", "bytes"), "the text is empty"),
     ],
@@ -310,6 +314,51 @@ def test_what_cannot_be_compared_is_refused(home, arguments, message):
 
 def test_a_mistyped_subcommand_is_told(home):
     assert refused(home, "sho", "x") == "error: there is no gpt tokenizer 'sho'; did you mean 'show'?\n"
+
+
+# ---- how files are read ----
+
+
+@pytest.fixture
+def odd(home):
+    """Files that are read well by the right options alone."""
+    (home / "latin.txt").write_bytes("".join(f"Ein Müller hörte es {i} mal. ###" for i in range(200)).encode("latin-1"))
+    (home / "bad.txt").write_bytes("".join(f"Müller hörte es {i} mal. " for i in range(200)).encode() + b"\xff.")
+    return home
+
+
+READ_ALIKE = {
+    "another encoding": ("latin.txt", "--separator", "###", "--encoding", "cp1252"),
+    "a field": ("lines.jsonl", "--field", "body"),
+    "bad bytes": ("bad.txt",),
+}
+
+
+@pytest.mark.parametrize("options", READ_ALIKE.values(), ids=READ_ALIKE)
+def test_all_commands_read_a_text_as_prepare_does(odd, options):
+    """What is shown is what prepare encodes, and as many documents and characters are learned from, and compared."""
+    name, *rest = options
+    output, _ = call(odd, "files", "--input", *options, "--name", "own", "--tokenizer", "bytes", command="prepare")
+    dataset = open_dataset(odd / "data" / "own")
+    report = json.loads((odd / "data" / "own" / "report.json").read_text())
+    shown = json.loads(call(odd, "show", "--file", name, *rest, "--tokenizer", "bytes", "--json")[0])
+    ends = dataset.tokenizer.end_of_text
+    prepared = [i for split in (dataset.train, dataset.validation) for i in split.read(0, split.tokens) if i != ends]
+    assert sorted(token["id"] for token in shown["tokens"]) == sorted(prepared)
+    compared = json.loads(call(odd, "compare", "--input", *options, "--tokenizer", "bytes", "--json")[0])
+    counts = compared["documents"], compared["characters"]
+    assert counts == (report["documents"]["read"], report["characters"]["read"])
+    output, errors = call(odd, "train", "--input", *options, "--vocab-size", "280", "--out", "tok")
+    assert f"of {counts[1]:,} characters in {counts[0]:,} documents" in output
+    assert f"next: gpt prepare files --input {shlex.join(options)} --name tok" in errors
+
+
+def test_what_is_bad_is_treated_as_asked_for(odd):
+    for arguments in (("show", "--file"), ("compare", "--input"), ("train", "--out", "tok", "--input")):
+        tokenizer = () if arguments[0] == "train" else ("--tokenizer", "bytes")
+        errors = refused(odd, *arguments, "bad.txt", "--bad-bytes", "error", *tokenizer)
+        assert "bad.txt: 1 bad byte that is no UTF-8, the first at byte 5290; give --bad-bytes" in errors
+    assert "kept bad.txt: 1 bad byte" in call(odd, "show", "--file", "bad.txt", "--tokenizer", "bytes")[1]
 
 
 @pytest.mark.parametrize("name", ["train", "show", "compare"])

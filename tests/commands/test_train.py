@@ -164,7 +164,7 @@ def test_whole_numbers_may_have_an_exponent(capsys):
     assert settings("nano", "--steps", "1e3").steps == settings("nano", "--steps=1_000").steps == 1000
     assert settings("nano", "--stop-at", "2e1").stop_at == 20
     assert settings("nano", "--micro-batch-size", "auto").micro_batch_size == "auto"
-    assert "Error parsing --steps: '1.5' is no whole number" in refused(capsys, "nano", "--steps", "1.5")
+    assert "error: --steps: '1.5' is no whole number" in refused(capsys, "nano", "--steps", "1.5")
 
 
 @pytest.mark.parametrize("name", ["minutes", "epochs", "dry_run", "resume"])

@@ -192,7 +192,9 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
         "train.py", "--init-from", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path
     )
     assert f"weights: {source}, step 40" in output
-    first = json.loads((tmp_path / "runs" / "python-finetune" / "metrics.jsonl").read_text().splitlines()[0])
+    before, first, *_ = map(json.loads, (tmp_path / "runs/python-finetune/metrics.jsonl").read_text().splitlines())
+    assert (before["step"], first["step"]) == (0, 1)
+    assert before["val_loss"] < 5.0
     assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
     own = ("--input", ROOT / "gpt", "--name", "own")
     run_here("data/prepare.py", "files", *own, "--tokenizer", "bpe:300", cwd=tmp_path)

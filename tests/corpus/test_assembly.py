@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -21,6 +22,7 @@ from gpt.corpus.sources import TextFiles, Texts
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.documents import Documents
 from gpt.errors import InputError
+from reliability.disks import small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +81,8 @@ def test_the_report_counts_what_is_there(folder, tmp_path):
     assert report["longest"] == {"document": f"notes/{longest.name}", "bytes": longest.stat().st_size}
     assert sum(source["share"] for source in report["sources"].values()) < 1.0001
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    assert report["corpus_fingerprint"] == manifest["corpus_fingerprint"]
+    assert report["corpus_fingerprint"] == manifest["corpus_fingerprint"] == dataset.corpus_fingerprint
+    assert open_dataset(dataset.path).corpus_fingerprint == dataset.corpus_fingerprint
 
 
 def test_the_fingerprint_is_of_inputs_settings_tokenizer_and_shards(folder, tmp_path):
@@ -407,3 +410,65 @@ def test_the_command_takes_the_settings_and_records_them(folder, tmp_path):
     assert "workers" not in dataset.recipe
     left = report_of(tmp_path / "data" / "n")["documents"]["left_out"]
     assert left["shorter than N,NNN characters"] == sum(path.stat().st_size < 1000 for path in folder.glob("*.txt"))
+
+
+class Meddled(TextFiles):
+    """Files one of which is meddled with once a part has begun to be read."""
+
+    def read(self, part):
+        for found in super().read(part):
+            yield found
+            meddle, self.meddle = self.meddle, lambda: None
+            meddle()
+
+
+MEDDLED = {
+    "longer": (lambda file: file.open("a").write("more\n"), "was changed"),
+    "other bytes": (lambda file: file.write_bytes(file.read_bytes().replace(b"1", b"2")), "was changed"),
+    "another file": (
+        lambda file: (file.with_name("z").write_text("z"), file.with_name("z").replace(file)),
+        "was changed",
+    ),
+    "gone": (lambda file: file.unlink(), "was removed"),
+    "a directory": (lambda file: (file.unlink(), file.mkdir()), "was removed"),
+}
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "notes/30.txt"])
+@pytest.mark.parametrize("how", MEDDLED)
+def test_a_file_that_changes_while_it_is_read_is_refused_by_name(folder, tmp_path, name, how):
+    """Be it the file that is read, of which other slices are read later, or one that comes later."""
+    lines = "".join(
+        json.dumps({"text": f"line {number} {random.Random(number).random()}"}) + "\n" for number in range(3000)
+    )
+    (tmp_path / "lines.jsonl").write_text(lines)
+    source = Meddled([tmp_path / "lines.jsonl", folder], "text")
+    change, what = MEDDLED[how]
+    source.meddle = lambda: change(tmp_path / name)
+    message = f"{name}: {what} while it was read; once it stays as it is, give the same command again"
+    with pytest.raises(InputError, match=message):
+        prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+    assert not (tmp_path / "d").exists()
+    if (how, name) == ("longer", "lines.jsonl"):
+        dataset = prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+        assert sum(split.tokens for split in (dataset.train, dataset.validation)) > 50_000
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_full_disk_is_said_with_its_place_and_later_it_goes_on(folder, tmp_path, monkeypatch, keeps):
+    """With one that is full at each size, from none at all to nearly enough."""
+    monkeypatch.setattr(pipeline, "LEAST_TO_KEEP", 0 if keeps else 1 << 40)
+    wanted = content_of(written(folder, tmp_path / "d").path)
+    with small_disk(tmp_path / "disk", 1 << 22) as mounted:
+        if not mounted:
+            pytest.skip("no disk can be mounted here")
+        for free in (0, 50_000, 200_000, 400_000, 600_000):
+            left = "what is finished is kept" if keeps and free else "nothing was written"  # not even that it began
+            ballast = tmp_path / "disk" / "ballast"
+            ballast.write_bytes(bytes(max(0, shutil.disk_usage(tmp_path / "disk").free - free)))
+            with pytest.raises(InputError, match=f"disk: the disk is full; make room there, and .* again: {left}$"):
+                written(folder, tmp_path / "disk" / "d")
+            assert not (tmp_path / "disk" / "d").exists()
+            ballast.unlink()
+        assert content_of(written(folder, tmp_path / "disk" / "d").path) == wanted

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import run_here
 from instruction_files import lines_of, made
+from processes import Script
 
 from gpt import InputError
 from gpt.corpus import pipeline, slices
@@ -258,3 +259,49 @@ def test_of_a_directory_hidden_files_are_passed_over_and_others_are_refused(tmp_
     assert "--input: 1 line is no example" in said
     assert "chats/README.md: examples are read from JSON Lines (.jsonl)" in said
     run_here("data/prepare.py", "instruct", *options, "--faulty", "skip", cwd=tmp_path)
+
+
+INSTRUCT = ("instruct", "--input", "a.jsonl", "--max-tokens", "64", "--tokenizer", "bytes")
+
+
+def of_the_dataset(out):
+    """The content of its files, but for where it lies."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "report.json"}
+
+
+@pytest.fixture
+def in_slices(tmp_path, monkeypatch):
+    """Examples in several slices, each with shards and masks of its own."""
+    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(400)))
+    monkeypatch.setattr(slices, "LEAST_BYTES", 4096)
+    monkeypatch.setattr(pipeline, "LEAST_FOR_WORKERS", 0)
+    return tmp_path
+
+
+@pytest.mark.process
+def test_jobs_that_share_the_examples_write_the_same_bytes(in_slices):
+    program = in_slices / "prepare.py"
+    program.write_text(
+        "from gpt.__main__ import main\nfrom gpt.corpus import slices\n\n"
+        "if __name__ == '__main__':\n    slices.LEAST_BYTES = 4096\n    main()\n"
+    )
+    command = ("prepare", *INSTRUCT, "--workers", "1", "--name", "parts", "--part")
+    jobs = [Script(program, *command, part, cwd=in_slices) for part in ("2/2", "1/2")]
+    run_here("data/prepare.py", *INSTRUCT, "--name", "whole", "--workers", "1", cwd=in_slices)
+    assert [job.end() for job in jobs] == [0, 0], [job.said() for job in jobs]
+    whole = of_the_dataset(in_slices / "data" / "whole")
+    assert of_the_dataset(in_slices / "data" / "parts") == whole
+    assert sum(name.endswith(".mask.bin") for name in whole) > 3
+    assert open_dataset(in_slices / "data" / "parts").train.is_masked
+
+
+@pytest.mark.process
+def test_a_dask_cluster_writes_the_same_examples(in_slices):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    run_here("data/prepare.py", *INSTRUCT, "--name", "alone", "--workers", "1", cwd=in_slices)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        workers = cluster.scheduler_address.replace("tcp://", "dask://")
+        run_here("data/prepare.py", *INSTRUCT, "--name", "together", "--workers", workers, cwd=in_slices)
+    assert of_the_dataset(in_slices / "data" / "together") == of_the_dataset(in_slices / "data" / "alone")

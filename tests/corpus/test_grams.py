@@ -1,4 +1,4 @@
-"""The 13-grams, held against words found by a regular expression."""
+"""Words and their hashes, held against words found by a regular expression."""
 
 import random
 import unicodedata
@@ -6,38 +6,51 @@ import unicodedata
 import numpy as np
 import pytest
 from helpers import random_text
-from word_grams import grams_of
+from word_grams import words_of
 
-from gpt.corpus import grams as module
-from gpt.corpus.grams import grams
+from gpt.corpus.grams import folded, rolling, word_hashes
 
 
 def hashed(texts):
-    return [found.tolist() for found in grams([(text, "") for text in texts])]
+    hashes, counts = word_hashes([folded(text.encode("utf-8", "surrogatepass")) for text in texts])
+    assert sum(counts.tolist()) == len(hashes)
+    return [part.tolist() for part in np.split(hashes, np.cumsum(counts)[:-1])]
 
 
-@pytest.mark.parametrize("batch", [1, 500, 1 << 17])
-def test_equal_grams_have_equal_hashes_and_others_have_others(monkeypatch, batch):
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", batch)
-    rng = random.Random(batch)
-    texts = [random_text(rng, rng.randrange(400)) for _ in range(60)]
-    texts += [
-        "the cat sat on the mat " * 5,
-        "The  CAT, sat: on the mat" * 3,
-        "",
-        " \n",
-        "one",
-        "\u4e00\u4e8c" * 20,
-        "x" * 5000,
-    ]
+ODD = [
+    "the cat sat on the mat " * 5,
+    "The  CAT, sat: on the mat" * 3,
+    "",
+    " \n",
+    "one",
+    "\u4e00\u4e8c" * 20,
+    "x" * 5000,
+    "Ünï ΣΑΣ İstanbul K 日本語のテキスト a日b ก\u0e48 “quoted” text’s 😀",
+    "e\u0301te\u0301 \u1112\u1161\u11ab 한글",
+    "\ud800 half a pair",
+    "12345678 123456789 12345678" + "9" * 9,
+    "zero\0byte",
+]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_equal_words_have_equal_hashes_and_others_have_others(together):
+    rng = random.Random(together)
+    texts = [random_text(rng, rng.randrange(400)) for _ in range(60)] + ODD
     number_of, numbers = {}, {}
-    for text, found in zip(texts, hashed(texts), strict=True):
-        wanted = grams_of(text)
+    for text, found in zip(texts, hashed(texts) if together else [hashed([text])[0] for text in texts], strict=True):
+        wanted = words_of(text)
         assert len(found) == len(wanted), text
-        for gram, number in zip(wanted, found, strict=True):
-            assert number_of.setdefault(gram, number) == number
-            assert numbers.setdefault(number, gram) == gram
-    assert len(numbers) > 500
+        for word, number in zip(wanted, found, strict=True):
+            assert number_of.setdefault(word, number) == number
+            assert numbers.setdefault(number, word) == word
+    assert len(numbers) > 1500
+
+
+def test_words_of_any_length_count_with_all_their_letters():
+    words = ["a" * length + last for length in range(40) for last in "bcd"]
+    [found] = hashed([" ".join(words)])
+    assert len(set(found)) == len(words)
 
 
 def test_what_is_between_words_case_and_unicodes_forms_make_no_difference():
@@ -53,17 +66,17 @@ def test_what_is_between_words_case_and_unicodes_forms_make_no_difference():
     assert rest == [first] * len(rest)
 
 
-def test_hashes_fill_their_64_bits():
-    found = np.array(hashed([" ".join(str(number) for number in range(3000))])[0], dtype=np.uint64)
-    ones = [(found >> np.uint64(bit) & np.uint64(1)).mean() for bit in range(64)]
-    assert 0.45 < min(ones) <= max(ones) < 0.55
+def test_folding_is_composing_and_lower_case_but_for_letters_of_ascii(rng):
+    lower = bytes(range(256)).lower()
+    texts = [random_text(rng, rng.randrange(200)) for _ in range(100)] + ODD
+    texts += [unicodedata.normalize("NFD", text) for text in texts]
+    for text in texts:
+        wanted = unicodedata.normalize("NFC", text).lower().encode("utf-8", "surrogatepass")
+        assert folded(text.encode("utf-8", "surrogatepass")).translate(lower) == wanted, text
 
 
-def test_what_follows_completes_the_grams_of_a_text_and_gives_none_of_its_own(rng):
-    text = " ".join(random_text(rng, 30) for _ in range(60))
-    whole = hashed([text])[0]
-    for cut in (0, 1, len(text) // 3, len(text) - 1, len(text)):
-        first, rest = (found.tolist() for found in grams([(text[:cut], text[cut:]), (text[cut:], "")]))
-        if cut == 0 or not text[cut - 1 : cut + 1].isalnum():  # not within a word
-            assert (first + rest) == whole or cut == len(text)
-        assert first == whole[: len(first)]
+def test_hashes_fill_their_bits():
+    words = np.array(hashed([" ".join(str(number) for number in range(3000))])[0], dtype=np.uint64)
+    for found, bits in ((words, 32), (rolling(words, 13), 64)):
+        ones = [(found >> np.uint64(bit) & np.uint64(1)).mean() for bit in range(bits)]
+        assert 0.45 < min(ones) <= max(ones) < 0.55

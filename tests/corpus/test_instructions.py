@@ -6,9 +6,10 @@ import pytest
 from instruction_files import lines_of, made
 
 from gpt import InputError
-from gpt.corpus.documents import Document, Reading
+from gpt.corpus.documents import Document, Notice, Reading
 from gpt.corpus.examples import Examples
 from gpt.corpus.ledger import read_ledger
+from gpt.corpus.reading import say_notices
 from gpt.corpus.sources import TextFiles
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
@@ -17,7 +18,9 @@ USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content
 def read(tmp_path, content, name="a.jsonl"):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     source = TextFiles([tmp_path / name], how=Reading(examples=True))
-    return [found for part in source.parts() for found in source.read(part)]
+    found = [found for part in source.parts() for found in source.read(part)]
+    say_notices([each for each in found if isinstance(each, Notice)])
+    return [each for each in found if not isinstance(each, Notice)]
 
 
 def learned(document):
@@ -31,7 +34,7 @@ def learned(document):
         ({"prompt": " 2 + 2 =", "completion": " 4 "}, " 2 + 2 = 4 ", [" 4 $"]),
         ({"prompt": "", "completion": "x", "id": 7}, "x", ["x$"]),
         ({"prompt": "a\r\n", "completion": "b\r\nc"}, "a\nb\nc", ["b\nc$"]),
-        ({"prompt": "\ud800", "completion": "<|endoftext|>"}, "\ufffd\ufffd\ufffd<|endoftext|>", ["<|endoftext|>$"]),
+        ({"prompt": "\ud800", "completion": "<|endoftext|>"}, "\ufffd<|endoftext|>", ["<|endoftext|>$"]),
         ({"messages": [USER, ANSWER]}, "### User:\nHi\n### Assistant:\nHello!", ["Hello!$"]),
         (
             {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
@@ -147,3 +150,18 @@ def test_faults_can_be_skipped_and_are_counted(tmp_path, said):
     report = json.loads((tmp_path / "d" / "report.json").read_text())
     assert report["documents"] == {"read": 59, "kept": 59, "left_out": {"has no field 'completion'": 1}}
     assert [e["document"] for e in read_ledger(tmp_path / "d") if "reason" in e] == ["a.jsonl, line 4"]
+
+
+def test_what_is_learned_otherwise_than_it_is_meant_is_said(tmp_path, said):
+    """Names of special tokens, and characters that UTF-8 cannot spell."""
+    lines = [{"prompt": "a", "completion": "b"}, {"prompt": "\ud83d", "completion": "<|im_end|>b\udc00<|endoftext|>"}]
+    found = read(tmp_path, "\n".join(map(json.dumps, lines)))
+    assert [each.note for each in found] == [
+        "",
+        "2 lone surrogates, which UTF-8 cannot spell: replaced by U+FFFD",
+    ]
+    assert learned(found[1]) == ["<|im_end|>b\ufffd<|endoftext|>$"]  # a character for a character
+    assert said == [
+        "a.jsonl: has <|endoftext|>, <|im_end|> (2 in all, the first in a.jsonl, line 2), learned as any other text; "
+        "what ends an answer is learned without them"
+    ]

@@ -9,6 +9,7 @@ from word_grams import grams_of
 
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document
+from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
 from gpt.corpus.slices import cut
 from gpt.corpus.sources import Texts
@@ -166,6 +167,57 @@ def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refuse
     assert validating / sum(map(len, texts.values())) < 0.35
     with pytest.raises(InputError, match="`overlap` drop would leave out .* of .* characters"):
         divided(texts, tmp_path / "b", overlap="drop")
+
+
+@pytest.mark.parametrize("mode", ["move", "drop"])
+def test_what_validation_has_no_room_for_is_dropped_and_said(texts, tmp_path, said, mode):
+    """Near-copies of a few documents, more than may be moved: no passage of training shares too much in the end."""
+    rng = random.Random(1)
+    sides, _ = divided(texts, tmp_path / "first")
+    chosen = [name for name, own in sides.items() if own == {VALIDATION}][:4]
+    for name in chosen:
+        for number in range(25):
+            texts[f"{name} {number}"] = f"{text_of(rng, 60)} {texts[name]} {text_of(rng, 60)}"
+    guarded, report = divided(texts, tmp_path / "second", overlap=mode)
+    assert report["before"] > 0.1
+    assert report["left"] == 0
+    assert report["after"] == pytest.approx(share_of(guarded), abs=1e-12)
+    kept = {name for name, own in guarded.items() if TRAIN in own}
+    validation = grams_on(VALIDATION, guarded)
+    for name in kept:
+        own = {gram for piece in guarded[name].pieces if piece.split == TRAIN for gram in grams_of(piece.text)}
+        assert len(own & validation) <= 0.1 * len(own), name
+    dropped = [name for name, own in guarded.items() if not own]
+    assert len(dropped) == report["dropped"] > 10
+    total = sum(map(len, texts.values()))
+    validating = sum(len(piece.text) for own in guarded.values() for piece in own.pieces if piece.split == VALIDATION)
+    assert 0.05 < validating / total < 0.35
+    if mode == "move":
+        assert report["moved"] > 0
+        size = sum(len(texts[name]) for name in dropped)
+        assert (
+            f"{len(dropped)} passages of training, {size:,} characters, are dropped: they share more than 10% with "
+            "validation, which would become too large with them; `overlap` report keeps them"
+        ) in said
+
+
+def test_a_split_by_families_is_left_as_it_is_and_reported(texts, tmp_path, said):
+    rng = random.Random(2)
+    names = list(texts)
+    for number, name in enumerate(names[:60]):  # a little of each stands in another one, too
+        words = texts[name].split()
+        texts[f"quoting {number}"] = f"{text_of(rng, 300)} {' '.join(words[:16])} {text_of(rng, 300)}"
+    corpus = corpus_of(texts, tmp_path)
+    divide = by_family(0.2)(corpus)
+    sides = {name: Sides(divide(Document(name, text))) for name, text in texts.items()}
+    assert {name for name, own in sides.items() if own == {VALIDATION}} == validation_names(texts, 0.2)
+    assert all(len(own.pieces) == 1 for own in sides.values())
+    report = corpus.report["overlap"]
+    assert report["after"] == report["before"] == pytest.approx(share_of(sides), abs=1e-12)
+    assert 0 < report["after"] < 0.05
+    assert report["moved"] == report["dropped"] == 0
+    assert said[0] == f"overlap: {report['after']:.2%} of validation's 13-grams stand in training"
+    assert not any("`overlap`" in line for line in said)  # which that recipe has not
 
 
 def test_all_that_repeats_itself_can_still_be_divided(tmp_path):

@@ -7,13 +7,14 @@ from collections import Counter
 
 import pytest
 
-from gpt.corpus import pipeline, slices, stages
+from gpt.corpus import pipeline, slices
 from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.executor import NOTED, timed
 from gpt.corpus.pace import LIMITS, Pace, limit, share_kept
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.reading import read_slice
 from gpt.corpus.sources import TextFiles, Texts
-from gpt.corpus.stages import Stages, Task, timed
+from gpt.corpus.stages import Stages, Task
 from gpt.corpus.writer import write_slice
 from gpt.log import Progress
 
@@ -64,7 +65,7 @@ def test_what_was_not_measured_is_not_said():
 
 
 def test_seconds_are_noted_once_on_the_innermost_that_they_are_spent_on(clock, monkeypatch):
-    monkeypatch.setattr(stages._NOTED, "seconds", Counter(), raising=False)
+    monkeypatch.setattr(NOTED, "seconds", Counter(), raising=False)
 
     def wait(seconds):
         clock.now += seconds
@@ -82,7 +83,7 @@ def test_seconds_are_noted_once_on_the_innermost_that_they_are_spent_on(clock, m
         return 1 / 0
 
     assert timed("parsing", inner) == "found"
-    assert dict(stages._NOTED.seconds) == {"disk": 6, "tokenizing": 11, "parsing": 2}
+    assert dict(NOTED.seconds) == {"disk": 6, "tokenizing": 11, "parsing": 2}
 
 
 def working(place, seconds, clock):

@@ -140,10 +140,10 @@ def test_the_tokenizer_of_another_dataset_or_run_is_used_as_it_is(tmp_path):
     ("texts", "message"),
     [
         (
-            {"train": "a" * 500, "validation": "b" * 30},
-            r"the validation split has 31 tokens \(30 characters\).*needs 65",
+            {"train": "a" * 500, "validation": "b" * 15},
+            r"the validation split has 16 tokens \(15 characters\).*needs 17",
         ),
-        ({"train": "a" * 30, "validation": "b" * 500}, "the train split has 31 tokens"),
+        ({"train": "a" * 15, "validation": "b" * 500}, "the train split has 16 tokens"),
         ({"train": "a" * 500}, r"the validation split has 0 tokens \(0 characters\)"),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 
 from gpt.corpus import ranges
 from gpt.corpus.documents import Document, Notice, Reading, Skipped
-from gpt.corpus.formats import END_OF_TEXT
 from gpt.corpus.ranges import ranges_of
+from gpt.corpus.separators import END_OF_TEXT
 from gpt.corpus.sources import TextFiles
 from gpt.errors import InputError
 

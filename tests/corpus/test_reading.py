@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt.corpus.documents import Document, Notice, Skipped
-from gpt.corpus.duplicates import drop_duplicates
-from gpt.corpus.reading import ENTRIES, MAX_NOTICES, Corpus, Filters, name_at, say_notices
+from gpt.corpus.reading import ENTRIES, MAX_NOTICES, Corpus, Filters, drop_duplicates, name_at, say_notices
 from gpt.corpus.slices import Slice
 from gpt.corpus.sources import Identity
 from gpt.corpus.stages import Stages
@@ -58,7 +57,7 @@ def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(
 @pytest.mark.parametrize("bucket", [1, 2, 1 << 21])
 def test_of_each_content_the_first_document_stays(tmp_path, monkeypatch, bucket):
     """By a plain dictionary, over slices."""
-    monkeypatch.setattr("gpt.corpus.duplicates.BUCKET", bucket)
+    monkeypatch.setattr("gpt.corpus.reading.HASHES_AT_ONCE", bucket)
     rng = random.Random(bucket)
     texts = [str(rng.randrange(200)) for _ in range(500)]
     documents = [Document(f"{number}", text) for number, text in enumerate(texts)]

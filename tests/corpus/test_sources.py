@@ -127,7 +127,7 @@ def test_json_lines_give_a_document_a_line(tmp_path):
     lines = [{"other": 1}, {"text": "one"}, {"text": 5}, {"text": ""}, {"text": "half \ud800 pair"}, [1]]
     path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n\n", encoding="utf-8")
     texts, skipped = read(TextFiles([path], "text"))
-    assert texts == {"x.jsonl, line 2": "one", "x.jsonl, line 5": "half \ufffd\ufffd\ufffd pair"}
+    assert texts == {"x.jsonl, line 2": "one", "x.jsonl, line 5": "half \ufffd pair"}
     none = "has no text in the field 'text'"
     assert {name.split(", line ")[1]: reason for name, reason in skipped.items()} == {
         "1": none,
@@ -165,7 +165,9 @@ def test_json_lines_without_text_are_refused_with_the_fields_there_are(tmp_path,
 def test_json_lines_without_a_line_of_json_are_skipped(tmp_path, content, field):
     (tmp_path / "x.jsonl").write_text(content)
     texts, skipped = read(TextFiles([tmp_path / "x.jsonl"], field))
-    first = "; the first is left out: not JSON: Expecting value at character 1" if content.strip() else ""
+    first = (
+        "; the first is left out: not JSON: Expecting value at character 1 (x.jsonl, line 1)" if content.strip() else ""
+    )
     assert (texts, skipped) == ({}, {"x.jsonl": f"has no line of JSON{first}"})
 
 

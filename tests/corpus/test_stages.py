@@ -69,6 +69,29 @@ def test_after_a_failure_what_was_done_is_there(tmp_path):
     assert not (tmp_path / "calls").exists()
 
 
+@pytest.mark.parametrize("started", ["0.0", "", "\0\0"])  # another start; what a loss of power left of the file
+def test_after_a_restart_of_the_machine_nothing_is_believed_that_was_not_waited_for(tmp_path, started):
+    results(tmp_path, square)
+    (tmp_path / "work" / "started").write_text(started)
+    assert results(tmp_path, square) == [number**2 for number in range(7)]
+    assert calls(tmp_path) == sorted([*range(7)] * 2)
+
+
+def test_what_other_machines_share_is_on_the_disk_before_it_counts_and_outlives_a_restart(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("gpt.corpus.stages.sync", lambda file: synced.append(file.name))
+    results(tmp_path, square)
+    assert not synced
+    (tmp_path / "calls").unlink()
+    (tmp_path / "shared").mkdir()
+    for _ in range(2):
+        with Stages(tmp_path / "shared", Progress(), part=(1, 2)) as stages:
+            running = stages.run("testing", square, tasks(tmp_path)[:1])
+            assert [result for _, result in running] == [{"square": 0}]
+    assert calls(tmp_path) == [0]
+    assert len(synced) == 2
+
+
 @pytest.mark.process
 def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path):
     assert results(tmp_path, killed_at_first, workers=2) == [number**2 for number in range(7)]

@@ -1,4 +1,5 @@
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -8,6 +9,7 @@ import random
 import re
 import sys
 import tarfile
+import tempfile
 import zipfile
 
 import pytest
@@ -221,3 +223,12 @@ def test_an_encrypted_entry_and_an_empty_archive_are_named():
     content[content.index(b"PK\1\2") + 8] |= 1
     assert skipped_in(bytes(content), "x.zip") == {"x.zip/a.txt": "encrypted"}
     assert skipped_in(zipped({}), "x.zip") == {"x.zip": "an archive without files"}
+
+
+def test_no_room_for_what_is_packed_within_is_no_reason_to_leave_it_out(monkeypatch):
+    def write(self, piece):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", write)
+    with pytest.raises(InputError, match="No space left on device; to read what is packed .* another place by TMPDIR"):
+        found_in(gzip.compress(zipped({"a.txt": b"one"})), "x.zip.gz")

@@ -1,5 +1,6 @@
 """Several datasets in one run: whose sample comes when, and which sample of its own it is."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -204,9 +205,31 @@ def test_whole_weights_are_exact():
     assert whole_weights([1 - tiny, tiny]) == [10**30 - 1, 1]
 
 
-def test_a_figure_of_each_source_has_its_name(parts, mixture):
-    assert mixture.by_source("epoch", [1, 2, 3]) == {"epoch/middle": 1, "epoch/large": 2, "epoch/small": 3}
-    assert parts[0].by_source("epoch", [1]) == {}
+def test_the_corpus_of_a_mixture_is_that_of_all_with_their_weights_if_all_say_it(parts):
+    def corpus(weights, datasets=parts):
+        return mix_datasets([*zip(datasets, map(Fraction, weights), strict=True)]).corpus_fingerprint
+
+    other = [replace(parts[0], corpus_fingerprint="f" * 64), *parts[1:]]
+    assert corpus((3, 6, 1)) == corpus((6, 12, 2))
+    assert len({corpus((3, 6, 1)), corpus((3, 5, 1)), corpus((3, 6, 1), other)}) == 3
+    assert corpus((3, 6, 1), [replace(parts[0], corpus_fingerprint=None), *parts[1:]]) is None
+
+
+def test_how_often_each_source_is_read_has_its_name(parts, mixture):
+    loader, alone = mixture.loader(4, 32, 0), parts[0].loader(4, 32, 0)
+    read = dict(zip(("epoch/middle", "epoch/large", "epoch/small"), loader.epochs(7), strict=True))
+    assert loader.epoch(7) == {"epoch": 28 / loader.windows, **read}
+    assert alone.epoch(7) == {"epoch": 28 / alone.windows}
+
+
+def test_a_batch_tells_the_rows_of_each_source_however_it_is_divided(parts, mixture):
+    loader = mixture.loader(8, 32, 5)
+    located = [loader.source.locate(sample)[0] for sample in loader.samples(3)]
+    for first, count in ((0, 8), (2, 3), (7, 1)):
+        own = located[first:][:count]
+        rows = {name: [r for r, s in enumerate(own) if s == n] for n, name in enumerate(("middle", "large", "small"))}
+        assert loader.batch(3, first, count).sources == rows
+    assert parts[0].loader(8, 32, 5).batch(3).sources == {}
 
 
 def test_a_run_goes_on_where_another_number_of_processes_left_it(mixture):

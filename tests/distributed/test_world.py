@@ -13,10 +13,12 @@ from out_of_memory import REPORTS
 from processes import world
 
 from gpt import InputError
+from gpt.config import OptimizerConfig
 from gpt.distributed import launch, parallel
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import ProcessLost
+from gpt.model.lora import LoRAConfig
 from gpt.runs.checkpoint import load_newest
 from gpt.runs.directory import open_run
 from gpt.tracking.jsonl import read_metrics
@@ -28,8 +30,8 @@ ALONE = "step 1: process 1, while the others wait for what it sends: "
 
 
 @pytest.fixture(scope="module")
-def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
-    """One process trains `whole`, `modern`, and `single` in part; three processes then do what world_program.py says.
+def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
+    """One process trains `whole`, `modern`, `mixed` and a part of `single`; three then do what world_program.py says.
 
     Three, as two add their numbers alike in any order; with shares of the batch that have a smaller micro-batch at
     their end. Returns (directory, results).
@@ -39,12 +41,27 @@ def worlds(dataset, tiny_shape, modern_shape, tmp_path_factory):
         tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=4
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
-    for name, chosen in (("whole", config), ("single", replace(config, stop_at=2)), ("modern", modern)):
+    mixed = replace(config, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources), steps=2)
+    for name, chosen in (
+        ("whole", config),
+        ("single", replace(config, stop_at=2)),
+        ("modern", modern),
+        ("mixed", mixed),
+    ):
         named = replace(chosen, run_dir=out / name)
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
-            Training(named, dataset, run).fit()
+            Training(named, mixture if name == "mixed" else dataset, run).fit()
+    train_adapters(replace(config, init_from=str(out / "whole")), dataset, out / "adapters")
     return out, together("all", 3, dataset, out)
+
+
+def train_adapters(config, dataset, path):
+    """Train adapters without dropout, whose numbers depend on the process, beside frozen weights."""
+    lora, optimizer = LoRAConfig(rank=4, dropout=0.0), OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
+    config = replace(config, lora=lora, optimizer=optimizer, run_dir=path)
+    with open_run(config, dataset.tokenizer, resume=False) as run:
+        Training(config, dataset, run).fit()
 
 
 PROGRAM = Path(__file__).with_name("world_program.py")
@@ -75,6 +92,24 @@ def test_several_processes_have_the_losses_of_one(seen):
     assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
     assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
     assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+
+
+def test_several_processes_have_the_losses_of_one_on_each_source(seen):
+    out, mode, _ = seen
+    for name in ("python", "more"):
+        one, two = ([r[f"train_loss/{name}"] for r in read_metrics(out / run)] for run in ("mixed", f"{mode}-mixed"))
+        assert two == pytest.approx(one, rel=1e-5)
+        assert len(one) == 2
+
+
+def test_several_processes_train_adapters_as_one_does_and_resume_exactly(seen):
+    out, mode, results = seen
+    assert losses(out / f"{mode}-adapters") == pytest.approx(losses(out / "adapters"), rel=1e-4)
+    one, two = (load_newest(out / name).model for name in ("adapters", f"{mode}-adapters"))
+    assert one.keys() == two.keys() and all("lora_" in name for name in one)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    assert [result["adapters"] for result in results] == [""] * 3
 
 
 def test_several_processes_with_muon_have_the_weights_of_one(seen):

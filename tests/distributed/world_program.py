@@ -22,6 +22,7 @@ from helpers import Training, same
 from gpt import GPT, InputError, TrainConfig
 from gpt.compiler import CompilerFailed
 from gpt.dataset.dataset import Dataset, open_dataset
+from gpt.dataset.mixture import open_weighted
 from gpt.distributed.launch import join_world
 from gpt.distributed.parallel import gather, parallelize
 from gpt.distributed.world import World
@@ -196,6 +197,8 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     modern = replace(read_config(out / "modern"), parallel=parallel)
     begun(config, dataset, out / parallel, world).fit()
     begun(modern, dataset, out / f"{parallel}-modern", world).fit()
+    mixed = replace(read_config(out / "mixed"), parallel=parallel)
+    begun(mixed, open_weighted(mixed.datasets), out / f"{parallel}-mixed", world).fit()
     dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
     narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=1)
     results: Result = {
@@ -204,7 +207,16 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
     }
+    results["adapters"] = with_adapters(parallel, dataset, out, world)
     return results | skip(config, dataset, out, world) | run_out(config, dataset, out, world)
+
+
+def with_adapters(parallel: str, dataset: Dataset, out: Path, world: World) -> str:
+    """Train as the run `adapters` did; what differs when one with dropout, on a base in bfloat16, is resumed."""
+    config = replace(read_config(out / "adapters"), parallel=parallel)
+    begun(config, dataset, out / f"{parallel}-adapters", world).fit()
+    lora = replace(config.lora, dropout=0.2, base_dtype="bfloat16")
+    return exact(replace(config, lora=lora, recompute="blocks"), dataset, out, world, f"{parallel}-adapters-exact")
 
 
 def agreements(world: World) -> dict[str, object]:

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from gpt.evaluation.statistics import FEWEST_PIECES, effective_number, ratio_errors, spread, student_t
+from gpt.evaluation.statistics import (
+    FEWEST_PIECES,
+    Share,
+    effective_number,
+    excess,
+    paired_excess,
+    ratio_errors,
+    spread,
+    student_t,
+)
 
 TRUE = 2.0
 
@@ -125,3 +134,40 @@ def test_students_t_is_that_of_tables(freedom, tabulated):
 def test_the_effective_number_is_of_equal_units():
     assert effective_number(np.full(7, 3.0)) == pytest.approx(7)
     assert effective_number(np.array([1e9, 1, 1])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("hits", "of"), [(0, 10), (5, 10), (12, 100), (10, 10), (1, 1)])
+def test_intervals_of_shares_hold_what_a_test_would_not_reject(hits, of):
+    """As Wilson has it: the true shares p from which the one found is at most 1.96 √(p (1 − p) / n) away."""
+    share, true = Share(hits, of), np.linspace(0, 1, 100_001)
+    held = true[np.abs(true - hits / of) <= 1.959964 * np.sqrt(true * (1 - true) / of)]
+    assert share.interval == pytest.approx((held.min(), held.max()), abs=1e-5)
+    assert share.value == hits / of
+
+
+def test_a_share_of_nothing_may_be_any():
+    assert Share(0, 0).interval == (0.0, 1.0)
+    assert np.isnan(Share(0, 0).value)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize(("one", "two"), [(1000, 100), (60, 7), (1, 1)])
+def test_of_equal_shares_one_is_seldom_surely_above_the_other(rate, one, two):
+    generator = np.random.default_rng(0)
+    sure = [
+        excess(Share(int(generator.binomial(one, rate)), one), Share(int(generator.binomial(two, rate)), two)).is_sure
+        for _ in range(2000)
+    ]
+    assert np.mean(sure) < 0.05
+    pairs = generator.random((2000, 2, one)) < rate
+    assert np.mean([paired_excess(*pair).is_sure for pair in pairs]) < 0.05
+
+
+def test_shares_that_differ_are_told_apart():
+    assert excess(Share(20, 100), Share(2, 100)).is_sure
+    assert not excess(Share(1, 100), Share(0, 100)).is_sure
+    known = np.arange(100) < 50
+    assert not paired_excess(known, known).is_sure
+    found = paired_excess(np.arange(100) < 60, known)  # ten that the other lacks, and none of the other's
+    assert found.is_sure
+    assert found.value == pytest.approx(10 / 102)

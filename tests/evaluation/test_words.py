@@ -38,6 +38,14 @@ def test_each_figure_has_its_error_its_interval_and_its_protocol():
     ]
 
 
+def test_answers_only_is_said_of_what_it_is_so():
+    def protocol(**changes):
+        return dict(format_evaluation(replace(RESULT, **changes)))["protocol"]
+
+    assert protocol(answers_only=True).endswith("stride 32, answers only")
+    assert protocol(answers_of="chats, tasks").endswith("stride 32, answers only of chats, tasks")
+
+
 def test_a_part_of_the_split_is_not_called_the_whole():
     rows = dict(format_evaluation(replace(RESULT, split_tokens=9991)))
     assert rows["evaluated on"] == "999 tokens, 3,000 bytes: 10.0% of the validation split, spread evenly"

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -9,7 +11,7 @@ from transformers import (
 )
 
 from gpt import SamplingConfig
-from gpt.generation.sampling import candidates, sample, sample_generator
+from gpt.generation.sampling import candidates, draw_logprob, sample, sample_generator
 
 
 def random_logits(B=4, V=100):
@@ -118,3 +120,28 @@ def test_a_row_is_the_same_at_any_batch_size(options):
 def test_samples_and_seeds_draw_different_numbers():
     draws = {torch.rand(1, generator=sample_generator(seed, i)).item() for seed in range(20) for i in range(20)}
     assert len(draws) == 400
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(), SamplingConfig(temperature=1.3, top_k=5, top_p=0.9, min_p=0.05)]
+)
+def test_how_likely_ids_are_drawn_is_the_product_of_the_probabilities(sampling):
+    logits = random_logits(B=6)
+    ids = torch.stack([probabilities(logits, sampling)[row].multinomial(1)[0] for row in range(6)])
+    wanted = probabilities(logits, sampling)[range(6), ids].log().sum()
+    assert draw_logprob(logits, ids, sampling) == pytest.approx(float(wanted))
+    drawn = sum(
+        torch.equal(sample(logits[:2], sampling, [sample_generator(i, 0), sample_generator(i, 1)]), ids[:2])
+        for i in range(1000)
+    )
+    chance = math.exp(draw_logprob(logits[:2], ids[:2], sampling))
+    assert abs(drawn / 1000 - chance) < 4 * math.sqrt(chance * (1 - chance) / 1000)
+    ids[3] = logits[3].argmin()
+    assert draw_logprob(logits, ids, sampling) == -math.inf
+
+
+def test_what_is_among_the_likeliest_by_a_tie_may_be_drawn():
+    logits = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])
+    one = math.exp(draw_logprob(logits, torch.tensor([3]), SamplingConfig(temperature=1, top_k=2)))
+    assert one == pytest.approx(math.e / (math.e**3 + 3 * math.e))
+    assert draw_logprob(logits, torch.tensor([4]), SamplingConfig(temperature=1, top_k=2)) == -math.inf

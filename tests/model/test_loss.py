@@ -44,6 +44,22 @@ def test_the_loss_and_its_gradients_are_the_formula(case, cap):
         torch.testing.assert_close(ours, reference, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("cap", [0.0, 5.0])
+def test_the_sums_of_rows_come_after_the_sum_and_change_nothing_of_it(case, cap):
+    hidden, weight, targets = case
+    targets[1] = IGNORE_INDEX
+    alone = next_token_loss(*case, cap)
+    found = next_token_loss(*case, cap, by_row=True)
+    assert torch.equal(found[0], alone)
+    expected = [by_formula(hidden[row : row + 1], weight, targets[row : row + 1], cap).item() for row in range(3)]
+    assert found[1:].tolist() == pytest.approx(expected, rel=1e-10)
+    assert expected[1] == 0
+    for ours, reference in zip(
+        *(torch.autograd.grad(loss, (hidden, weight)) for loss in (found[0], alone)), strict=True
+    ):
+        assert torch.equal(ours, reference)
+
+
 def test_a_batch_without_targets_has_loss_zero_and_no_nan(case):
     hidden, weight, targets = case
     loss = next_token_loss(hidden, weight, torch.full_like(targets, IGNORE_INDEX))

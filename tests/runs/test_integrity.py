@@ -144,6 +144,7 @@ def test_a_manifest_of_brackets_is_damaged_and_no_crash(run, said):
         {"evaluations": "ten"},
         {"best_validation_loss": []},
         {"dataset_fingerprint": {}},
+        {"corpus_fingerprint": 7},
         {"complete_evaluation": {}},
         {"evaluation": {"loss": 10**400}},
         {"step": -7},

@@ -67,7 +67,7 @@ def test_a_trial_masks_documents_where_training_does(tiny_config, monkeypatch, m
 def test_a_trial_gives_way_where_memory_runs_out(tiny_config, monkeypatch):
     tried = []
 
-    def trial(config, sequences, world, dtype):
+    def trial(config, sequences, *_):
         tried.append(sequences)
         if sequences > 2:
             raise MemoryError

@@ -1,21 +1,25 @@
 """A training on several datasets: what is recorded of each, and that it goes on and is repeated like one on one."""
 
+import copy
 import re
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
-from helpers import require_equal, weights, without_clock
+from helpers import CLOCKED, require_equal, weights, without_clock
 
 from gpt import InputError
+from gpt.choices import IGNORE_INDEX
 from gpt.commands import train
 from gpt.config import EvaluationConfig
 from gpt.dataset.mixture import mix_datasets
 from gpt.evaluation.loss import evaluate
+from gpt.model import loss
 from gpt.runs.checkpoint import load_best, load_newest
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.plot import draw_losses
+from gpt.training.guard import NO_TARGETS
 from gpt.training.validation import validation_windows
 
 FIGURES = ("val_loss", "val_loss_se", "val_loss_ci95", "val_bits_per_byte")
@@ -63,6 +67,8 @@ def test_the_picture_has_a_line_for_each_source(make_mixed, short, monkeypatch):
     evaluated = [record for record in read_metrics(training.run) if "val_loss" in record]
     for name in ("python", "more"):
         assert drawn[f"on {name}"] == [record[f"val_loss/{name}"] for record in evaluated]
+        losses = [record[f"train_loss/{name}"] for record in read_metrics(training.run)]
+        assert drawn[f"training batch, {name}"] == losses
 
 
 def test_how_often_each_source_was_read_is_recorded(make_mixed, short, mixture):
@@ -166,7 +172,89 @@ def test_the_last_table_has_a_row_for_each_source(make_mixed, short, capsys):
     training.report()
     printed = capsys.readouterr().out
     for name in ("python", "more"):
-        assert re.search(rf"on {name} +\d\.\d{{4}} ± 0\.\d{{4}} nats per token .*; read 0\.\d+ times", printed)
+        words = (
+            rf"on {name} +\d\.\d{{4}} ± 0\.\d{{4}} nats per token .*; (\d\.\d{{4}}) in the training batch; read 0\.\d+"
+        )
+        (loss,) = re.findall(words, printed)
+        assert loss == f"{load_best(training.run).state['record'][f'train_loss/{name}']:.4f}"
+
+
+@pytest.mark.parametrize("changes", [{}, {"recompute": "blocks"}, {"document_mask": True}, {"compile": "on"}])
+def test_a_step_records_the_mean_loss_of_the_targets_of_each_source(make_mixed, short, mixture, dynamo, changes):
+    """Beside the formula, with the weights as they were before the step; a row has few targets, another none."""
+    config = replace(short, model=replace(short.model, dropout=0.0), **changes)
+    training = make_mixed(config)
+    for step in range(3):
+        before = copy.deepcopy(training.model).double()
+        batch = training.loader.batch(step)
+        batch.targets[0, 2:] = batch.targets[1] = IGNORE_INDEX
+        record = training.trainer.step(training.state, batch)
+        losses = before(batch.inputs, targets=batch.targets, reduction="none", documents=batch.documents)
+        counted = batch.targets != IGNORE_INDEX
+        located = torch.tensor([training.loader.source.locate(sample)[0] for sample in training.loader.samples(step)])
+        for number, source in enumerate(mixture.sources):
+            own = located == number
+            expected = losses[own].sum().item() / counted[own].sum().item() if counted[own].any() else None
+            assert record[f"train_loss/{source.name}"] == (expected and pytest.approx(expected, rel=1e-5))
+        assert record["train_loss"] == pytest.approx((losses.sum() / counted.sum()).item(), rel=1e-5)
+        assert record["compiled"] == (config.compile == "on")
+
+
+def test_a_source_without_a_target_in_a_step_has_no_loss_there(make_mixed, short):
+    training = make_mixed(short)
+    batch = training.loader.batch(0)
+    batch.targets[batch.sources["more"]] = IGNORE_INDEX
+    record = training.trainer.step(training.state, batch)
+    assert record["train_loss/more"] is None
+    assert record["train_loss/python"] == pytest.approx(record["train_loss"], rel=1e-6)
+    batch = training.loader.batch(1)
+    batch.targets[:] = IGNORE_INDEX
+    assert (
+        training.trainer.step(training.state, batch).items()
+        >= {
+            "train_loss/python": None,
+            "train_loss/more": None,
+            "skipped": NO_TARGETS,
+        }.items()
+    )
+
+
+def test_losses_of_sources_change_no_bit_of_what_is_learned(make_mixed, short, monkeypatch):
+    """In chunks, too: three of each micro-batch."""
+    monkeypatch.setattr(loss, "chunk_rows", lambda *_: 50)
+    told, untold = make_mixed(short), make_mixed(short, "untold")
+    untold.trainer.reduction = "sum"
+    for _ in range(4):
+        one, two = told.step(), untold.step()
+        assert one["train_loss/python"] > 0
+        assert {name: one[name] for name in two if name not in CLOCKED} == {
+            name: value for name, value in two.items() if name not in CLOCKED
+        }
+    require_equal(weights(told), weights(untold))
+
+
+def test_one_dataset_alone_has_no_losses_of_sources(make_training, tiny_config):
+    training = make_training(tiny_config)
+    assert not [name for name in training.step() if "/" in name]
+    assert training.trainer.row_losses.eq(0).all()
+
+
+def test_a_step_done_again_in_smaller_parts_has_the_same_losses_of_sources(make_mixed, short):
+    config = replace(short, model=replace(short.model, dropout=0.0))
+    whole, halved = make_mixed(config), make_mixed(config, "halved")
+    honest, calls = halved.trainer.loss, []
+
+    def loss(*given):
+        calls.append(len(given[0]))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(*given)
+
+    halved.trainer.loss = loss
+    one, two = whole.step(), halved.step()
+    assert calls == [4, 2, 2, 2, 2]
+    for name in ("python", "more"):
+        assert two[f"train_loss/{name}"] == pytest.approx(one[f"train_loss/{name}"], rel=1e-6)
 
 
 def test_batches_do_not_depend_on_the_micro_batch(make_mixed, short):

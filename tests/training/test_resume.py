@@ -1,6 +1,7 @@
 """A run that goes on: as if it had never stopped, or from the beginning where nothing is saved; on which data."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -124,6 +125,34 @@ def test_other_data_can_be_allowed(make_training, tiny_config, said):
     before = len(said)
     assert Training(training.config, other, training.run, resumes=True, allow_other_data=True).state.step == 5
     assert "it goes on with it" in said[before]
+
+
+def test_checkpoints_tell_of_what_corpus_the_data_was_made(make_training, tiny_config, said):
+    """The same shards of another corpus are what the run has learned from; other shards are not, whatever they say."""
+    training = make_training(replace(tiny_config, stop_at=5))
+    training.fit()
+    own = training.dataset.corpus_fingerprint
+    state = json.loads((list_checkpoints(training.run)[-1] / "state.json").read_text())
+    assert state["corpus_fingerprint"] == own and len(own) == 64
+    alike = replace(training.dataset, corpus_fingerprint="f" * 64)
+    corpora = f"(corpus {own[:12]}, and now ffffffffffff)"
+    before = len(said)
+    again = Training(training.config, alike, training.run, resumes=True)
+    assert (again.state.step, again.state.corpus_fingerprint) == (5, "f" * 64)
+    assert said[before].startswith(
+        f"data: {alike.path} was prepared anew, of other texts or with other settings {corpora}"
+    )
+    with pytest.raises(InputError, match=re.escape(f"or has changed since {corpora}; restore it")):
+        Training(training.config, replace(alike, fingerprint="other"), training.run, resumes=True)
+
+
+def test_a_checkpoint_from_before_there_was_a_corpus_fingerprint_goes_on(make_training, tiny_config, said):
+    training = make_training(replace(tiny_config, stop_at=5))
+    training.state.corpus_fingerprint = None
+    training.fit()
+    before = len(said)
+    assert make_training(tiny_config, resume=True).state.corpus_fingerprint == training.dataset.corpus_fingerprint
+    assert not any("corpus" in line for line in said[before:])
 
 
 def test_the_best_of_other_data_is_forgotten(make_training, tiny_config, monkeypatch):

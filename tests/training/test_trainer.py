@@ -47,7 +47,7 @@ def test_recomputing_changes_nothing_that_is_learned(make_training, modern_shape
 
 def test_freed_memory_is_kept_unless_something_is_recomputed(make_training, tiny_config, monkeypatch):
     kept = []
-    monkeypatch.setattr(trainer_module, "retain_freed_memory", lambda device, keep: kept.append(keep))
+    monkeypatch.setattr(trainer_module, "retain_freed_memory", lambda device, keep, *_: kept.append(keep))
     for recompute in ("none", "activations", "blocks"):
         make_training(replace(tiny_config, recompute=recompute), recompute)
     assert kept == [True, False, False]

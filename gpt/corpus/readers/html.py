@@ -4,8 +4,15 @@ Its own scanner, since Python's html.parser takes quadratic time for hostile pag
 for some. What begins here ends where the HTML standard says: a tag at its >, a comment at -->, a script at its end tag.
 """
 
-import html
+import html as entities
+import io
 import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gpt.corpus.decoding import SAMPLE, TextStream
+from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.encodings import declared_by_html
 
 ENDS = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in ("script", "style", "template", "noscript")}
 WITHIN_LINES = {"a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img", "ins"}
@@ -17,6 +24,17 @@ BLANKS = re.compile(r"[ \t\n\r\f]+")
 TAG = re.compile(r"</?([a-zA-Z][^\s/>]*)")
 TAG_END = re.compile(r">|=\s*([\"'])")  # or a value in quotes, in which > is a letter
 COMMENT = re.compile(r"<(?:!|\?|/[^a-zA-Z])")
+
+
+def html(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped | Notice]:
+    """Yield what a reader sees of an HTML page, in the encoding that it says it has."""
+    encoding = declared_by_html(stream.peek(SAMPLE)) or how.encoding
+    source = TextStream(stream, name, replace(how, encoding=encoding))
+    page = "".join(source.blocks())
+    found = source.document(name, text_of(page))
+    is_empty = isinstance(found, Skipped) and found.reason == "empty"
+    yield Skipped(name, "has no text beside its tags") if is_empty else found
+    yield from source.cut()
 
 
 def text_of(page: str) -> str:
@@ -67,7 +85,7 @@ class _Text:
             if self._pieces[-1][-1:] in ("", " ", "\n", "\t"):
                 raw = raw.lstrip(" ")
         if raw:
-            self._pieces.append(html.unescape(raw))
+            self._pieces.append(entities.unescape(raw))
 
     def add_tag(self, name: str, is_end: bool) -> None:
         """Begin another line, paragraph or cell, if a tag does."""

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gpt.corpus.decoding import TextStream
 from gpt.corpus.documents import Document, Notice, Reading, Skipped
@@ -97,7 +98,13 @@ def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[
 def _judged(found: Iterator[Document | Skipped], source: TextStream) -> Iterator[Document | Skipped]:
     """Leave documents out for what was bad in them, or say how much it was."""
     for each in found:
-        yield source.document(each.name, each.text, is_whole=False) if isinstance(each, Document) else each
+        if isinstance(each, Document):
+            judged = source.document(each.name, each.text, is_whole=False)
+            if each.note and isinstance(judged, Document):
+                judged = replace(judged, note=each.note)
+            yield judged
+        else:
+            yield each
 
 
 def _array(text: _Text, name: str) -> Iterator[Record]:

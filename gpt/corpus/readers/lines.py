@@ -7,13 +7,16 @@ import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gpt.corpus.decoding import BAD_SHARE, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
+from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
 from gpt.corpus.readers.records import Record, documents_of, json_fault
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
+SMALL, LONGEST = 1 << 26, 400 << 20  # bytes of a line: what is read without asking, and at most
+MOST_MEMORY = 800 << 20  # bytes that a line may take: as text, and as what it says
 MARK = b"\xef\xbb\xbf"
 
 
@@ -29,13 +32,17 @@ class Line(NamedTuple):
 class Lines:
     """Iterates over lines with their ends: UTF-8, or what a byte-order mark says, or what `encoding` does for others.
 
-    Raises ValueError for a file of two or four bytes a letter that is damaged, and InputError where bad bytes are one.
+    Raises ValueError for a file of two or four bytes a letter that is damaged, or has no mark, and InputError where bad
+    bytes are an error.
     """
 
     def __init__(self, stream: io.BufferedReader, name: str, how: Reading) -> None:
         self._name, self._how, self._number = name, how, how.range.before if how.range else 0
         head = stream.peek(SAMPLE)
         wide = wide_encoding(head, how)
+        if b"\0" in head and not wide and (guess := wide_guess(head)):
+            raise ValueError(f"{BINARY}; {guess}")
+        self._wide = wide
         self._stream = io.TextIOWrapper(stream, wide, newline="\n") if wide else stream
         given = how.encoding is not None and not is_utf8(how.encoding)
         self._encoding = how.encoding if given else None
@@ -47,14 +54,34 @@ class Lines:
         return self
 
     def __next__(self) -> Line:
-        line = next(self._stream)
+        try:
+            line = self._stream.readline(LONGEST)
+        except UnicodeDecodeError as error:
+            where = f"after line {self._number}" if self._number else "in its first line"
+            raise ValueError(f"not {self._wide.upper()}, as it begins: {error.reason} {where}") from None
+        if not line:
+            raise StopIteration
         self._number += 1
+        if len(line) > SMALL and (fault := self._too_long(line)):
+            return Line(self._number, "", fault=fault)
         if isinstance(line, str):
             return Line(self._number, line.removeprefix("\ufeff"))
         try:
             return Line(self._number, (line.removeprefix(MARK) if self._number == 1 else line).decode())
         except UnicodeDecodeError as error:
             return self._faulty(line, error)
+
+    def _too_long(self, line: str | bytes) -> str:
+        """Say of a long line why it is not read, and pass over the rest of it; '' where memory suffices for it."""
+        size = len(line)
+        if (size < LONGEST or _is_whole(line)) and _needed(line) <= MOST_MEMORY:
+            return ""
+        while not _is_whole(line) and (line := self._stream.readline(SMALL)):
+            size += len(line)
+        return (
+            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
+            "its text into a file of its own, which is read in parts, or into several records"
+        )
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
         """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
@@ -71,6 +98,19 @@ class Lines:
         name, how = f"{self._name}, line {self._number}", self._how
         fault = "" if how.bad_bytes == "replace" else bad_bytes(how, name, damage.bad, error.start)
         return Line(self._number, text, damage.bad, fault)
+
+
+def _is_whole(line: str | bytes) -> bool:
+    return line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n")
+
+
+def _needed(line: str | bytes) -> int:
+    """Count the bytes of memory that a line takes, as text and as what it says at a time, at most."""
+    if isinstance(line, str):
+        return 8 * len(line)
+    width = 1 if line.isascii() else 4 if any(bytes([lead]) in line for lead in range(0xF0, 0xF5)) else 2
+    escaped = 1 if b"\\u" not in line else 4 if (b"\\ud" in line or b"\\uD" in line) else 2
+    return (width + max(width, escaped)) * len(line)
 
 
 def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:

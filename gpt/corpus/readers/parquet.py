@@ -9,9 +9,19 @@ from gpt.corpus.decoding import Damage, bad_bytes, replaced
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
 from gpt.corpus.readers.records import Record, documents_of, has_field, known
 from gpt.corpus.unpacking import seekable
+from gpt.errors import InputError
 
 BATCH_BYTES = 1 << 24  # of text, about, that are read at once
 MAX_ROWS = 1024
+INSTALL = "pip install 'gpt[data]'"
+
+
+def require_parquet() -> None:
+    """Raise InputError where nothing is installed that reads Parquet."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"this corpus is in Parquet; install what reads it: {INSTALL} ({error})") from None
 
 
 def parquet(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
@@ -29,6 +39,8 @@ def parquet(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Docu
                 raise Refused("Parquet", f"`field` must name the field that holds the text; {known(fields, 'row')}")
             if not has_field(fields, how.field):
                 raise Refused("Parquet", f"no row has a field {how.field!r}; {known(fields, 'row')}")
+            if (count := fields.count(how.field)) > 1:
+                raise Refused("Parquet", f"has {count} columns called {how.field!r}; rename the others")
             type_ = _path(content.schema_arrow, how.field)[2]
             if not _is_text(type_):
                 raise Refused("Parquet", f"the field {how.field!r} is no text but {type_}; {known(fields, 'row')}")

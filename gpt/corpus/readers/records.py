@@ -3,14 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from gpt.corpus.decoding import lost
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
 
+MOST_WAITING = 1000  # records that wait for the first text
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FIELDS = 20  # that are named
 WORDS = {"JSON Lines": "line", "JSON": "entry", "CSV": "row", "Parquet": "row"}  # what their records are called
 DEEPEST_NAMED = 4  # objects within each other whose fields are named
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -25,31 +28,33 @@ class Record(NamedTuple):
 def documents_of(records: Iterator[Record], name: str, format: str, how: Reading) -> Iterator[Document | Skipped]:
     """Yield the text in each record, and what is left out.
 
-    Raises Refused for a file without any text in the field, or with fields of which none is named; records before the
-    first text wait until there is one.
+    Raises Refused for a file without any text in the field, or with fields of which none is named; the first records
+    wait until there is a text.
     """
-    before: list[Skipped] | None = []
+    waiting, first, has_text = list[Skipped](), "", False
     fields: list[str] | None = None
     word = WORDS[format]
     for record in records:
-        found = _document(record, how.field, format)
-        if before is None:
+        found = _document(record, how, format)
+        if has_text:
             yield found
             del found, record  # so that a large one is gone before the next one is there
             continue
         if not record.fault and fields is None:
             fields = fields_of(record.value)
-        if isinstance(found, Document):
-            yield from [*before, found]
-            before = None
+        has_text = isinstance(found, Document)
+        if has_text or len(waiting) == MOST_WAITING:
+            yield from [*waiting, found]
+            waiting.clear()
         elif how.field is None and fields is not None:
             raise Refused(format, f"`field` must name the field that holds the text; {known(fields, word)}")
         else:
-            before.append(found)
-    if before is None:
+            waiting.append(found)
+            first = first or f"; the first is left out: {found.reason} ({found.name})"
+        del found, record
+    if has_text:
         return
     if fields is None:
-        first = f"; the first is left out: {before[0].reason}" if before else ""
         yield Skipped(name, f"has no {word} of {format.removesuffix(' Lines')}{first}")
     elif has_field(fields, how.field or ""):
         raise Refused(format, f"the field {how.field!r} holds no text in any {word}; {known(fields, word)}")
@@ -57,23 +62,31 @@ def documents_of(records: Iterator[Record], name: str, format: str, how: Reading
         raise Refused(format, f"no {word} has a field {how.field!r}; {known(fields, word)}")
 
 
-def _document(record: Record, field: str | None, format: str) -> Document | Skipped:
+def _document(record: Record, how: Reading, format: str) -> Document | Skipped:
     if record.fault:
         return Skipped(record.name, record.fault)
     is_text = isinstance(record.value, str) and format == "JSON"  # an array of strings has no fields
-    text = record.value if is_text else value_at(record.value, field)
+    text = record.value if is_text else value_at(record.value, how.field)
     if not isinstance(text, str):
-        return Skipped(record.name, f"has no text in the field {field!r}")
+        return Skipped(record.name, "is no text" if how.field is None else f"has no text in the field {how.field!r}")
     if not text or text.isspace():
         return Skipped(record.name, "empty")
-    return Document(record.name, clean(text), record.note)
+    return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how)
 
 
-def clean(text: str) -> str:
-    """Return a text with \\n as its line ends, and without half surrogate pairs: JSON can spell them, UTF-8 cannot."""
-    if not text.isascii() and SURROGATE.search(text):
-        text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return text.replace("\r\n", "\n")
+def spelled(document: Document, how: Reading) -> Document | Skipped:
+    """Treat lone surrogates, which JSON can spell and UTF-8 cannot, as bad bytes: replace each by U+FFFD, and say so.
+
+    The text stays as long as it is. Raises InputError where they are an error.
+    """
+    if document.text.isascii() or not SURROGATE.search(document.text):
+        return document
+    text, count = SURROGATE.subn("\ufffd", document.text)
+    reason = f"{count:,} lone surrogate{'s' * (count > 1)}, which UTF-8 cannot spell"
+    if how.bad_bytes != "replace":
+        return Skipped(document.name, lost(how, document.name, reason))
+    note = "; ".join(filter(None, (document.note, f"{reason}: replaced by U+FFFD")))
+    return replace(document, text=text, note=note)
 
 
 # ---- fields ----
@@ -126,5 +139,9 @@ def json_fault(error: ValueError, text: str) -> str:
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     if error.msg == "Extra data" and text[error.pos : error.pos + 1] in ("{", "["):
-        return f"holds more than one object, the second from character {error.pos + 1}; give each a line of its own"
-    return f"not JSON: {error.msg} at character {error.pos + 1}"
+        second = f"holds more than one object, the second from character {error.pos + 1}"
+        return f"{second}; give each a line of its own: jq -c . FILE"
+    if error.msg == "Extra data":
+        return f"goes on after its value, from character {error.pos + 1}: {text[error.pos : error.pos + 20].strip()!r}"
+    spread = "; if values are spread over lines, call the file .json" if error.pos >= len(text.rstrip()) else ""
+    return f"not JSON: {error.msg} at character {error.pos + 1}{spread}"

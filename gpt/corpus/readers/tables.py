@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 
 from gpt.corpus.decoding import replaced
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import Document, Reading, Refused, Skipped
 from gpt.corpus.readers.lines import Lines
 from gpt.corpus.readers.records import Record, documents_of
 
@@ -44,13 +44,16 @@ def _rows(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Record
             row = next(rows, None)
         except csv.Error as error:  # of this row alone; the next line begins another one
             number += 1
+            why = "its lines end with \\r alone; convert them, as with mac2unix" if "new-line" in str(error) else error
             rest = " and what follows: a quote is not closed" if "unexpected end" in str(error) else ""
-            yield Record(f"{name}, row {number}{rest.partition(':')[0]}", None, f"not CSV{rest[17:] or f': {error}'}")
+            yield Record(f"{name}, row {number}{rest.partition(':')[0]}", None, f"not CSV{rest[17:] or f': {why}'}")
             continue
         if row is None:
             return
         if not columns:
             columns = row
+            if how.field is not None and columns.count(how.field) > 1:
+                raise Refused("CSV", f"has {columns.count(how.field)} columns called {how.field!r}; rename the others")
             continue
         if row:
             number += 1

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.choices import BadBytes, Markup, Normalization, Overlap
+from gpt.choices import Normalization, Overlap
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import FileOptions, Reading
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
@@ -27,20 +27,7 @@ class Files:
     """Files, packed or not, archives, patterns such as 'notes/*.md', directories with all below, or - for stdin."""
     name: str
     """Name of the dataset, written to data/NAME."""
-    field: str | None = None
-    """Field or column of JSON, CSV, TSV and Parquet that holds the text; data.content is a field of the object data."""
-    separator: str = AUTO
-    """What ends a document within a file, such as '###', or none; auto finds <|endoftext|>, in .txt form feeds, too."""
-    encoding: str | None = None
-    """Encoding of files that are neither UTF-8 nor marked, such as cp1252; by default the likely one is proposed."""
-    bad_bytes: BadBytes = "replace"
-    """Replace single bytes that are no UTF-8 by U+FFFD, skip their document, or end with an error; they are counted."""
-    html: Markup = "drop"
-    """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
-    max_unpacked: int = 100
-    """How many times its size a compressed file may unpack to; 64 MiB in any case. The rest is left out."""
-    zstd_window: int = 27
-    """Largest window of a .zst file, as a power of 2; what zstd --long=31 wrote needs 31, and 2 GiB of memory."""
+    reading: FileOptions = dataclasses.field(default_factory=FileOptions)
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float | None = None
@@ -68,39 +55,19 @@ class Files:
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, how=self.reading(), validation=self.validation)
+        return TextFiles(self.input, how=Reading(**vars(self.reading)), validation=self.validation)
 
     def filters(self) -> Filters:
         """Return what becomes of documents first. Raises InputError for limits that nothing can keep."""
         return Filters(self.normalize, self.min_characters, self.max_characters)
 
-    def reading(self) -> Reading:
-        """Return how the files are read."""
-        return Reading(
-            field=self.field,
-            separator=self.separator,
-            encoding=self.encoding,
-            bad_bytes=self.bad_bytes,
-            html=self.html,
-            max_unpacked=self.max_unpacked,
-            zstd_window=self.zstd_window,
-        )
-
     def split(self) -> Split:
         return SplitByContent(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:
-        return {
-            "name": "files",
-            "tokenizer": self.tokenizer,
-            "input": [str(path) for path in self.input],
-            **{
-                name: value for name, value in vars(self.reading()).items() if name not in ("range", "most", "examples")
-            },
-            **vars(self.filters()),
-            **vars(self.split()),
-            "validation": [str(path) for path in self.validation],
-        }
+        settings = vars(self.reading) | vars(self.filters()) | vars(self.split())
+        paths = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
+        return {"name": "files", "tokenizer": self.tokenizer} | settings | paths
 
 
 def chosen_share(share: float | None, validation: list[Path]) -> float:

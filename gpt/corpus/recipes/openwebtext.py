@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.download import beside
-from gpt.corpus.formats import require_parquet
 from gpt.corpus.hub import Folder, list_folder
+from gpt.corpus.readers.parquet import require_parquet
 from gpt.corpus.recipes.parquet import ParquetOfHub
 from gpt.errors import check_limits
 

@@ -4,6 +4,7 @@ import tracemalloc
 import pytest
 from corpus_files import found_in, skipped_in, texts_in
 
+from gpt.corpus.readers import records
 from gpt.errors import InputError
 
 MARK = b"\xef\xbb\xbf"
@@ -27,6 +28,7 @@ HOSTILE = {
     "zeros before": (b'\0\0{"text": "a"}', "not JSON: Expecting value at character 1"),
     "two": (b'{"text": "a"}{"text": "b"}', "holds more than one object, the second from character 14"),
     "two apart": (b'{"text": "a"} {"text": "b"}', "holds more than one object, the second from character 15"),
+    "a comma": (b'{"text": "a"},', "goes on after its value, from character 14: ','"),
     "cut": (b'{"text": "a', "not JSON: Invalid control character at"),
     "Latin-1": (b'{"text": "\xfc"}', "not UTF-8: "),
 }
@@ -39,6 +41,23 @@ def test_a_bad_line_is_named_and_the_others_are_read(line, reason):
     skipped = skipped_in(content, "x.jsonl", "text")
     assert list(skipped) == ["x.jsonl, line 4"]
     assert skipped["x.jsonl, line 4"].startswith(reason)
+
+
+def test_a_file_of_lines_that_are_all_bad_names_the_first_with_its_remedy():
+    """As where files of one line without an end were put together."""
+    assert skipped_in(b'\n{"text": "a"}{"text": "b"}\n', "x.jsonl", "text") == {
+        "x.jsonl": "has no line of JSON; the first is left out: holds more than one object, the second from character "
+        "14; give each a line of its own: jq -c . FILE (x.jsonl, line 2)"
+    }
+
+
+def test_of_many_bad_lines_before_the_first_text_all_are_named_and_few_are_held(monkeypatch):
+    monkeypatch.setattr(records, "MOST_WAITING", 10)
+    content = b'{"other": 1}\n' * 25 + b'{"text": "fine"}\n' + b"[]\n"
+    assert list(skipped_in(content, "x.jsonl", "text")) == [f"x.jsonl, line {n}" for n in (*range(1, 26), 27)]
+    assert texts_in(content, "x.jsonl", "text") == {"x.jsonl, line 26": "fine"}
+    with pytest.raises(InputError, match="no line has a field 'text'; its fields are: other"):
+        found_in(content[: 25 * 13], "x.jsonl", "text")
 
 
 def lines(count):

@@ -1,0 +1,159 @@
+"""What a model makes of passages: the loss on them, and whether it would go on with their second halves by itself.
+
+1. A split is cut into passages of 100 tokens, of which at most so many are chosen, spread evenly.
+2. The model reads each once. From what it gives to each next token follow the loss, whether the second half is what it
+   finds likeliest after the first, token by token, and how likely it is drawn: nothing is generated.
+3. Of a short text, or a model of a short context, passages are shorter, so that there are enough of them.
+
+The measure is that of Carlini et al. 2022 (arXiv 2202.07646), with 50 tokens of prompt and 50 to come; its probability
+is that of Hayes et al. 2024 (arXiv 2410.19482).
+
+Letters in shapes: W passages, B of them at a time, P pieces of text (see `Windows`), T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt.choices import IGNORE_INDEX
+from gpt.dataset.dataset import Dataset
+from gpt.dataset.shards import Split
+from gpt.device import autocast, choose_dtype
+from gpt.errors import require
+from gpt.evaluation.compare import Measured
+from gpt.evaluation.statistics import FEWEST_PIECES
+from gpt.evaluation.windows import Windows
+from gpt.model.loss import chunk_rows, precise, require_finite
+from gpt.model.transformer import GPT
+
+LENGTH, SHORTEST = 100, 20  # tokens of a passage; shorter ones, of a short text, come out by chance
+MOST = 1000  # passages of a split
+BATCH_TOKENS = 8192
+DrawLogprob = Callable[[Tensor, Tensor], float]  # of logits (T, V) and ids (T,): how likely these are drawn from those
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model made of the passages of a split."""
+
+    measured: Measured
+    """Its losses."""
+    verbatim: np.ndarray
+    """Of each whole passage, whether its second half is what the model finds likeliest, (W,) bool."""
+    logprobs: np.ndarray
+    """How likely that half is drawn, (W,) float64 natural logarithms; −∞ for never."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        nats, tokens, _ = self.measured.sums.sum(axis=0)
+        return float(nats / tokens)
+
+
+class Passages:
+    """The passages of a dataset's two splits, of the same length, and how models read them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        context_length: int,
+        device: str,
+        drawn: DrawLogprob,
+        most: int = MOST,
+        document_mask: bool = False,
+    ) -> None:
+        """Choose at most `most` passages of each split, for models of at least this context.
+
+        With `document_mask`, a token sees what is before it in its document alone. Raises InputError for fewer than one
+        passage, for a split of fewer than two tokens, and where nothing of a split is learned.
+        """
+        require(most >= 1, "`passages`", most, "at least 1")
+        for split in (dataset.train, dataset.validation):
+            require(split.tokens > 1, f"the number of tokens of the {split.name} split", split.tokens, "at least 2")
+        self.length = passage_length((dataset.train, dataset.validation), context_length)
+        self.device, self.drawn, self.byte_lengths = device, drawn, dataset.tokenizer.byte_lengths()
+        steps, end = self.length - 1, dataset.tokenizer.end_of_text
+        self.train, self.validation = (
+            Windows(split, steps, end, tokens=most * steps, document_mask=document_mask)
+            for split in (dataset.train, dataset.validation)
+        )
+        for windows in (self.train, self.validation):
+            windows.require_targets()
+
+    @property
+    def suffix(self) -> int:
+        """Tokens of the second half of a passage; the first has as many, or one less."""
+        return self.length - self.length // 2
+
+    def read(self, model: GPT | None, windows: Windows) -> Reading:
+        """Read the passages of a split with a model in evaluation mode.
+
+        Without a model, all tokens are equally likely: the base of what began with random weights.
+        """
+        if model is None:
+            return _uniform(windows, self.byte_lengths, self.suffix)
+        return _read(model, windows, self.byte_lengths, self.suffix, self.device, self.drawn)
+
+
+def passage_length(splits: tuple[Split, Split], context_length: int) -> int:
+    """Choose how many tokens a passage has, so that the shorter split has enough of them for an error."""
+    shortest = min(split.tokens for split in splits)
+    return min(LENGTH, context_length + 1, shortest, max(SHORTEST, shortest // FEWEST_PIECES))
+
+
+def _read(
+    model: GPT, passages: Windows, byte_lengths: np.ndarray, suffix: int, device: str, drawn: DrawLogprob
+) -> Reading:
+    """Read passages. Raises InputError if the model's logits are not finite, or a shard cannot be read."""
+    sums = np.zeros((len(passages.documents), 3))
+    verbatim, logprobs = [], []
+    batch = max(1, min(BATCH_TOKENS, chunk_rows(model.config.vocab_size, device)) // passages.context_length)
+    for first in range(0, len(passages), batch):
+        chosen = range(len(passages))[first : first + batch]
+        inputs, targets, pieces = passages.read(chosen)
+        logits = _logits(model, inputs.to(device), passages, device)  # (B, T, V)
+        counted = targets != IGNORE_INDEX
+        losses = F.cross_entropy(logits[counted.to(device)], targets[counted].to(device), reduction="none")
+        _add(sums, losses.cpu().double().numpy(), targets, pieces, byte_lengths)
+        for row in np.flatnonzero(_are_whole(passages)[first : first + batch]).tolist():
+            last = int(passages.lasts[chosen[row]])
+            ids = torch.from_numpy(passages.split.read(last - suffix + 1, suffix))
+            second = logits[row, -suffix:, : len(byte_lengths)]
+            verbatim.append(bool((second.argmax(dim=-1).cpu() == ids).all()))
+            logprobs.append(drawn(second, ids.to(device)))
+    return Reading(Measured(sums, passages), np.array(verbatim, dtype=bool), np.array(logprobs, dtype=np.float64))
+
+
+@torch.no_grad()
+def _logits(model: GPT, inputs: Tensor, passages: Windows, device: str) -> Tensor:
+    with autocast(device, choose_dtype("auto", device)):
+        logits = precise(model.head(model.hidden_states(inputs, documents=passages.masked(inputs))))
+    require_finite(logits.flatten(0, 1))
+    return logits
+
+
+def _are_whole(passages: Windows) -> np.ndarray:
+    """Tell which passages are as long as the others, (W,) bool: all but perhaps the last one of the split."""
+    return passages.lasts - passages.begins == passages.context_length
+
+
+def _add(sums: np.ndarray, nats: np.ndarray, targets: Tensor, pieces: np.ndarray, byte_lengths: np.ndarray) -> None:
+    """Add the nats, tokens and bytes of the targets that count to those of their pieces, (P, 3)."""
+    counted = (targets != IGNORE_INDEX).numpy()
+    aims, of = targets.numpy()[counted], pieces[counted]
+    for column, values in enumerate((nats, np.ones(len(aims)), byte_lengths[aims])):
+        np.add.at(sums[:, column], of, values)
+
+
+def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> Reading:
+    sums, nats = np.zeros((len(passages.documents), 3)), math.log(len(byte_lengths))
+    for first in range(0, len(passages), BATCH_TOKENS // LENGTH):
+        _, targets, pieces = passages.read(range(len(passages))[first : first + BATCH_TOKENS // LENGTH])
+        _add(sums, np.full(int((targets != IGNORE_INDEX).sum()), nats), targets, pieces, byte_lengths)
+    count = int(_are_whole(passages).sum())
+    return Reading(Measured(sums, passages), np.zeros(count, dtype=bool), np.full(count, -suffix * nats))

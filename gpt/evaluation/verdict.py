@@ -1,0 +1,222 @@
+"""What was found of memorization, in words and for other programs: both are made of one `Memorization`."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from gpt.evaluation.memorization import (
+    SURE_ENOUGH,
+    Memorization,
+    Point,
+    Sides,
+    draws_needed,
+    mean_probability,
+    share_of,
+)
+from gpt.evaluation.passages import LENGTH, Reading
+from gpt.evaluation.statistics import Share
+from gpt.evaluation.words import Row
+
+SHOWN = 12  # points of the course
+ROUNDING = 1e-6  # a smaller error is none, as of what has the same probability in all passages
+LESS = "train for fewer epochs, on more text, or change fewer weights (LoRA, or a smaller model)"
+
+
+def sentence(m: Memorization) -> str:
+    """Say in a sentence or two whether it has learned or memorized, and what to change."""
+    return f"{_SENTENCES[m.verdict](m)}{_after(m)}"
+
+
+def _memorized(m: Memorization) -> str:
+    reasons = [_extracted_words(m)] if m.is_extractable else []
+    reasons += [_excess_words(m)] if m.is_mostly_excess else []
+    return f"Memorized: {', and '.join(reasons)}. What helps: {_better_step(m) or LESS}."
+
+
+def _learned(m: Memorization) -> str:
+    little = ", but mostly for its own text" if m.is_mostly_excess else ""
+    advice = _better_step(m) or ("more text" if m.is_mostly_excess else "")
+    change = f"What helps: {advice}." if advice else "Nothing needs to be changed."
+    return f"Learned{little}: {_excess_words(m)}, and {_extracted_words(m)}. {change}"
+
+
+def _nothing(m: Memorization) -> str:
+    gain = _plus_minus(m.train.gain.value, m.train.gain.standard_error)
+    return (
+        f"Nothing learned: on its training text it gained {gain} nats per token over {m.base}. If there is something "
+        "new in the text, train for more epochs, or at a higher rate."
+    )
+
+
+def _too_little(m: Memorization) -> str:
+    return (
+        f"Too little text to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, "
+        "or more of it to validation (`validation_share`)."
+    )
+
+
+def _counts(m: Memorization) -> str:
+    train, validation = (len(sides.tuned.measured.windows) for sides in (m.train, m.validation))
+    return f"{train:,} passages of training text and {validation:,} of validation text"
+
+
+_SENTENCES = {"memorized": _memorized, "learned": _learned, "nothing learned": _nothing, "too little text": _too_little}
+
+
+def _better_step(m: Memorization) -> str:
+    return f"use the best checkpoint, of step {m.rise.best_step:,}; or {LESS}" if m.rise and m.is_overfitted else ""
+
+
+def _after(m: Memorization) -> str:
+    """Say how the run went on, or how much worse than the best checkpoint this one is."""
+    if m.rise is None or not m.rise.is_sure:
+        return ""
+    rise = _plus_minus(m.rise.difference.value, m.rise.difference.standard_error)
+    if m.is_overfitted:
+        return f" Overfitted: the validation loss is {rise} above that of step {m.rise.best_step:,}."
+    later = f"by step {m.rise.later_step:,} the validation loss rose by {rise}"
+    return f" After it the run was overfitted: {later}; this one, step {m.step:,}, is the best and is kept."
+
+
+def _excess_words(m: Memorization) -> str:
+    assert m.excess_share is not None
+    share, error = m.excess_share, m.excess_share_error
+    if error is None or (error > SURE_ENOUGH and not m.is_mostly_excess):
+        known = "" if error is None else f", and its error is {error:.0%}"
+        return f"there is too little text to tell how much of the gain is excess (it is {share:.0%}{known})"
+    if share < 2 * error:
+        return f"what it gained on its training text holds for new text as well (excess {share:.0%} ± {error:.0%})"
+    return f"{share:.0%} ± {error:.0%} of what it gained on its training text holds for no other text"
+
+
+def _extracted_words(m: Memorization) -> str:
+    if not m.train.extracted.hits:
+        return "none of its training passages comes out word for word"
+    base, validation = share_of(m.train.base.verbatim), m.validation.extracted
+    return (
+        f"{_percent(m.train.extracted)} of its training passages come out word for word ({_percent(base)} before, "
+        f"{_percent(validation)} of validation text)"
+    )
+
+
+# ---- the table ----
+
+
+def verdict_rows(m: Memorization) -> list[Row]:
+    """Format the figures, one row each."""
+    shorter = "; shorter than usual, as the text or the context is" if m.prompt + m.suffix < LENGTH else ""
+    rows = [
+        ("base", m.base),
+        ("passages", f"{_counts(m)}, of {m.prompt} + {m.suffix} tokens, spread evenly{shorter}"),
+        ("training loss", _losses(m.train)),
+        ("validation loss", _losses(m.validation)),
+        ("excess", _excess_words(m) if m.has_gained else "none: it gained nothing certain on its training text"),
+        ("verbatim", _verbatim(m)),
+        ("when drawn", _drawn(m)),
+    ]
+    if m.rise is not None:
+        rise, judged = m.rise.difference, "overfitted" if m.rise.is_sure else "not overfitted by more than two errors"
+        words = f"{_plus_minus(rise.value, rise.standard_error, '+')} nats from step {m.rise.best_step:,}, the best"
+        rows.append((f"step {m.rise.later_step:,}", f"validation {words}: {judged}"))
+    if m.course:
+        source = "measured on the same passages" if m.course_is_measured else "as the training recorded them"
+        rows.append(("course", f"losses {source}"))
+        chosen = sorted({round(i * (len(m.course) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
+        rows += [("", _point(m.course[number])) for number in chosen]
+    return rows
+
+
+def _losses(sides: Sides) -> str:
+    gain = _plus_minus(sides.gain.value, sides.gain.standard_error, "+")
+    return f"{sides.tuned.loss:.4f} nats per token, the base {sides.base.loss:.4f}: gained {gain}"
+
+
+def _verbatim(m: Memorization) -> str:
+    parts = [("training", m.train.extracted), ("the base", share_of(m.train.base.verbatim))]
+    parts.append(("validation text", m.validation.extracted))
+    shares = ", ".join(f"{name} {_percent(share)} (95 %: {_interval(share)})" for name, share in parts)
+    return f"passages whose second half is likeliest after the first: {shares}"
+
+
+def _drawn(m: Memorization) -> str:
+    def chance(reading: Reading) -> str:
+        mean, error = mean_probability(reading.logprobs)
+        return f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
+
+    draws = draws_needed(m.train.tuned.logprobs)
+    often = f"the likeliest comes out within {draws:,.0f} with 90 %" if draws < 1e9 else "practically none comes out"
+    return (
+        f"probability of a second half as sample draws it: {chance(m.train.tuned)}, the base {chance(m.train.base)}, "
+        f"validation text {chance(m.validation.tuned)}; of draws, {often}"
+    )
+
+
+def _point(point: Point) -> str:
+    epoch = "" if point.epoch is None else f", epoch {point.epoch:.2f}"
+    training = "" if point.train_loss is None else f"training {point.train_loss:.4f}, "
+    return f"step {point.step:,}{epoch}: {training}validation {point.validation_loss:.4f}"
+
+
+def _percent(share: Share) -> str:
+    return "unknown" if not share.of else f"{share.value:.1%}" if 0 < share.value < 0.1 else f"{share.value:.0%}"
+
+
+def _interval(share: Share) -> str:
+    low, high = share.interval
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _plus_minus(value: float, error: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+# ---- for other programs ----
+
+
+def verdict_json(m: Memorization) -> dict[str, Any]:
+    """Give the same as values for JSON; None for what is not known."""
+    return {
+        "verdict": m.verdict,
+        "sentence": sentence(m),
+        "step": m.step,
+        "base": m.base,
+        "prompt_tokens": m.prompt,
+        "suffix_tokens": m.suffix,
+        "train": _side_json(m.train),
+        "validation": _side_json(m.validation),
+        "excess_share": m.excess_share,
+        "excess_share_se": m.excess_share_error,
+        "verbatim_over_base": asdict(m.over_base),
+        "verbatim_over_validation": asdict(m.over_validation),
+        "rise": None
+        if m.rise is None
+        else {
+            "best_step": m.rise.best_step,
+            "later_step": m.rise.later_step,
+            "value": m.rise.difference.value,
+            "se": m.rise.difference.standard_error,
+        },
+        "course": [asdict(point) for point in m.course],
+        "course_is_measured": m.course_is_measured,
+    }
+
+
+def _side_json(sides: Sides) -> dict[str, Any]:
+    def of(reading: Reading) -> dict[str, Any]:
+        share, (mean, error), draws = (
+            share_of(reading.verbatim),
+            mean_probability(reading.logprobs),
+            draws_needed(reading.logprobs),
+        )
+        return {
+            "loss": reading.loss,
+            "passages": share.of,
+            "verbatim": share.hits,
+            "verbatim_ci95": list(share.interval),
+            "drawn_probability": None if math.isnan(mean) else mean,
+            "drawn_probability_se": None if math.isnan(error) else error,
+            "draws_for_90_percent": None if math.isinf(draws) else draws,
+        }
+
+    gain = {"value": sides.gain.value, "se": sides.gain.standard_error}
+    return {"model": of(sides.tuned), "base": of(sides.base), "gain": gain}

@@ -1,0 +1,172 @@
+"""The plan of a fine-tuning, of which its user needs to name nothing: length, batch, rate and evaluations, and why.
+
+All of it follows from the size of the text and of the trained weights; whatever is named by a flag stays as it is. The
+tables are in gpt.presets, where they come from in docs/fine-tuning.md.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from gpt.analysis.cost import parameters
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import SHORTEST_CONTEXT, Dataset
+from gpt.distributed.world import World
+from gpt.errors import InputError
+from gpt.log import log
+from gpt.presets import FINETUNE, Suit, rate_for, suit_for
+from gpt.tracking.progress import duration
+from gpt.training.budget import (
+    BY_HEART,
+    EVALUATIONS,
+    MOST_EVALUATING,
+    Asked,
+    evaluations_in,
+    laid_over,
+    longest_window,
+    per_epoch,
+    require_few_epochs,
+    source_lines,
+    steps_in,
+    within_limit,
+)
+from gpt.training.forecast import Forecast
+from gpt.training.start import fit_to_dataset, training_loader
+from gpt.training.validation import FORWARD, validation_windows
+
+EVALUATED = {"evaluation.every", "evaluation.per_epoch"}
+LEAST_STEPS = 8  # in an epoch: of less text, batches become smaller and not fewer
+LORA_SEQUENCES = 32  # in a batch of adapters, which learn less from larger ones
+WARMUP, LEAST_WARMUP = 0.03, 5  # of the steps; steps
+MOST_SAMPLING = 0.1  # of the time
+SAMPLED = 60  # tokens that are learned from in the time that one is drawn, about, on a CPU
+LEAST_SAMPLE = 16  # tokens; a shorter sample shows nothing
+TRIAL_SECONDS = 0.2
+
+
+def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, timed: bool = True) -> TrainConfig:
+    """Set what the user of a new fine-tuning has not named, and say what was chosen and why, and the time it takes.
+
+    Raises InputError where weights and data cannot go together, or a split is shorter than the least window.
+    """
+    if config.init_from == "scratch":
+        raise InputError(f"preset {FINETUNE}: is for trained weights; name a run or a model by `init_from`")
+    weights_context = config.model.context_length
+    suit = suit_for(world.device, config.init_from, dataset.train.tokens)
+    config = fit_to_dataset(_shaped(config, asked, dataset, world, suit), dataset)
+    loader = training_loader(config, dataset)
+    epoch = loader.windows / config.batch_sequences  # in steps
+    if config.evaluation.per_epoch and asked.settings & EVALUATED != {"evaluation.every"}:
+        config, asked = per_epoch(config, asked, epoch)
+    most = suit.lora_epochs if config.lora.rank else suit.epochs
+    if asked.minutes is not None:
+        _, config = steps_in(asked, config, dataset, world, 0, _with_length)
+    elif asked.epochs is not None:
+        config = _with_length(config, max(1, round(asked.epochs * epoch)), asked)
+    elif "steps" in asked.settings:
+        config = _with_length(config, config.steps, asked)
+    else:
+        steps = within_limit(max(EVALUATIONS, math.ceil(most * epoch)), config, dataset, loader)
+        config = _with_length(config, max(1, steps), asked)
+    require_few_epochs(config, dataset, loader)
+    lines = [*_words(config, asked, dataset, epoch, most, weights_context), *source_lines(config, dataset)]
+    log.info("\n".join([*lines, _time_here(config, dataset, world)] if timed else lines))
+    return config
+
+
+def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, suit: Suit) -> TrainConfig:
+    """Fit windows and batch to the text: windows that both splits can fill, and LEAST_STEPS batches in an epoch."""
+    tokens, context_length = dataset.train.tokens, config.model.context_length
+    changes: dict[str, Any] = {}
+    if "model.context_length" not in asked.settings:
+        fewest = min(dataset.shortest - 1, max(SHORTEST_CONTEXT, tokens // LEAST_STEPS))
+        if fewest < context_length:
+            changes["model.context_length"] = context_length = longest_window(fewest)
+    sequences = min(suit.batch_tokens, tokens // LEAST_STEPS) // context_length
+    if config.lora.rank:
+        sequences = min(sequences, LORA_SEQUENCES)
+        changes |= {"model.dropout": 0.0, "optimizer.weight_decay": 0.0}
+    shared = max(1, sequences // world.size) * world.size  # among the processes, equally
+    changes["batch_tokens"] = shared * context_length
+    return laid_over(config, changes, asked)
+
+
+def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = 0) -> TrainConfig:
+    """Set the steps, and what hangs on their number: rate, warm-up, and how much each evaluation predicts and shows.
+
+    A length that the user has named is trained to its end, and not stopped early. `evaluations` counts for nothing
+    here, as epochs say how many there are.
+    """
+    counts = parameters(config.model)
+    size = sum(count for name, count in counts.items() if name != "n-gram embedding")  # of which few move in a step
+    changes: dict[str, Any] = {
+        "optimizer.learning_rate": rate_for(size, config.lora.rank > 0, steps),
+        "optimizer.warmup_steps": max(LEAST_WARMUP, round(WARMUP * steps)),
+    }
+    if asked.length:
+        changes["early_stopping_patience"] = None
+    config = dataclasses.replace(laid_over(config, changes, asked), steps=steps)
+    times, learned = evaluations_in(config, steps), steps * config.batch_tokens
+    share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * learned / times
+    shown = int(MOST_SAMPLING * learned / (SAMPLED * times))
+    limits = {
+        "evaluation.tokens": min(config.evaluation.tokens, max(config.model.context_length, int(share))),
+        "evaluation.sample_tokens": min(config.evaluation.sample_tokens, shown) if shown >= LEAST_SAMPLE else 0,
+    }
+    return laid_over(config, limits, asked)
+
+
+def _words(
+    config: TrainConfig, asked: Asked, dataset: Dataset, epoch: float, most: float, weights_context: int
+) -> list[str]:
+    """Say what was chosen, and why."""
+    context_length, optimizer, tokens = config.model.context_length, config.optimizer, dataset.train.tokens
+    epochs = config.steps / epoch
+    reason = "as asked for" if asked.length else "as suits so much text"
+    lines = [
+        f"{tokens:,} tokens to learn from, {dataset.validation.tokens:,} to validate: {epochs:.3g} epochs, {reason}; "
+        f"{config.steps:,} steps of {config.batch_tokens:,} tokens, {config.batch_sequences} windows of "
+        f"{context_length:,}; {epoch:.3g} steps an epoch"
+    ]
+    if epochs > BY_HEART * most:
+        lines.append(f"warning: {epochs:.3g} epochs: it will learn the text by heart; try `epochs` {most:g}")
+    if context_length < weights_context:
+        why = "as asked for" if "model.context_length" in asked.settings else "as the text is so short"
+        lines.append(
+            f"windows of {context_length:,} tokens, {why}: the run has that context, its weights {weights_context:,}"
+        )
+    kind = "adapters on weights" if config.lora.rank else "weights"
+    lines.append(
+        f"rate {optimizer.learning_rate:g} at its peak, for {kind} of {sum(parameters(config.model).values()):,} "
+        f"parameters; {optimizer.warmup_steps} steps of warm-up, then {optimizer.schedule} to "
+        f"{optimizer.min_lr_ratio:g}; dropout {config.model.dropout:g}, weight decay {optimizer.weight_decay:g}"
+    )
+    return [*lines, *_evaluation_words(config, dataset)]
+
+
+def _evaluation_words(config: TrainConfig, dataset: Dataset) -> list[str]:
+    """Say when it is evaluated, on what, and when that ends it."""
+    evaluation, windows = config.evaluation, validation_windows(config, dataset)
+    part = "the whole validation split"
+    if not windows.is_complete:
+        part = f"{windows.targets:,} tokens of the validation split, as all would take longer than the training"
+    first = "before the first step and " if evaluation.at_start else ""
+    often = f"every {evaluation.every} steps" if evaluation.every else "at the end"
+    lines = [f"evaluated {first}{often}, on {part}"]
+    if config.early_stopping_patience:
+        errors = "standard error" if evaluation.min_gain == 1 else "standard errors"
+        down = f"; then goes back to the best, from which the rate falls to 0 in {config.cooldown:.0%} of its steps"
+        lines.append(
+            f"stops after {config.early_stopping_patience} evaluations without a new best, which must beat the one "
+            f"before by {evaluation.min_gain:g} {errors} of their difference{down if config.cooldown else ''}"
+        )
+    return lines
+
+
+def _time_here(config: TrainConfig, dataset: Dataset, world: World) -> str:
+    """Say how long it takes here at most, by a trial, without the compiler, which would take longer than the trial."""
+    seconds = Forecast(dataclasses.replace(config, compile="off"), dataset, world).seconds(TRIAL_SECONDS)
+    if seconds is None:
+        return "time: not known, as a trial would not fit into the free memory"
+    training, evaluating = world.broadcast(seconds)
+    return f"time here: about {duration(training + evaluating)}, of which {duration(evaluating)} evaluations"

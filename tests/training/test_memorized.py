@@ -1,0 +1,82 @@
+"""What a fine-tuning says at its end of what it has learned."""
+
+import re
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+from helpers import run_gpt
+
+from gpt import InputError
+from gpt.evaluation.passages import MOST, Passages
+from gpt.runs.load import load_run
+from gpt.training import memorized
+from gpt.training.memorized import SECONDS, SHARE, memorized_rows, passages_in_time
+from gpt.training.start import initial_weights
+from gpt.training.state import TrainState
+
+
+@pytest.fixture
+def tuned(finished, make_training, tiny_config):
+    """A finished run that began with the weights of another."""
+    base = finished(tiny_config, "base")
+    training = make_training(replace(tiny_config, init_from=str(base), steps=6, seed=2), "tuned")
+    training.model.load_state_dict(initial_weights(training.config)[0])
+    assert training.fit()
+    return training
+
+
+def test_a_fine_tuning_ends_with_the_sentence_of_gpt_memorized(tuned, capsys, monkeypatch):
+    monkeypatch.setattr(memorized, "passages_in_time", lambda *_: MOST)  # however busy the machine is
+    capsys.readouterr()
+    tuned.report()
+    output = capsys.readouterr().out
+    row = re.search(r"^memorized +(.*)$", output, re.MULTILINE)[1].rstrip()
+    told = run_gpt(tuned.run.parent, "memorized", "--run", tuned.run, "--samples", 0)
+    first = told.splitlines()[1]
+    assert first.startswith(row)  # and there the last checkpoint is compared with the best
+    assert re.search(r"^ +gained -?0\.\d{3} on training and -?0\.\d{3} on validation text", output, re.MULTILINE)
+    assert f"more: gpt memorized --run {tuned.run}" in output
+    assert "learned by heart" in output
+
+
+def test_a_training_from_scratch_says_nothing_of_it(finished, make_training, tiny_config, capsys):
+    finished(tiny_config, "run")
+    make_training(tiny_config, "run", resume=True).report()
+    output = capsys.readouterr().out
+    assert "learned by heart" in output
+    assert not re.search(r"^memorized ", output, re.MULTILINE)
+
+
+def rows(tuned, state=None):
+    return memorized_rows(tuned.run, tuned.config, state or tuned.state, load_run(tuned.run), tuned.validation.dataset)
+
+
+@pytest.mark.parametrize("error", [InputError("it is gone"), OSError(5, "Input/output error"), MemoryError()])
+def test_what_cannot_be_told_is_said_in_its_row(tuned, monkeypatch, error):
+    monkeypatch.setattr(memorized, "load_run", mock.Mock(side_effect=error))
+    more = f"gpt memorized --run {tuned.run}"
+    assert rows(tuned) == [("memorized", f"not known ({error or 'out of memory'}); {more}")]
+
+
+def test_other_errors_are_none_of_its_business(tuned, monkeypatch):
+    monkeypatch.setattr(memorized, "load_run", mock.Mock(side_effect=KeyError("x")))
+    with pytest.raises(KeyError):
+        rows(tuned)
+
+
+def test_it_takes_a_small_part_of_the_time(tuned, tiny_config, monkeypatch):
+    config = replace(tiny_config, batch_tokens=3200)
+    slow, slower = (TrainState(step=100, elapsed_s=seconds) for seconds in (2400.0, 240_000.0))
+    # 320,000 tokens in 2,400 s, forward alone three times as fast: 400 a second. 5 % of the time are 120 s.
+    assert passages_in_time(slow, config) == 120 * 400 // 400
+    assert passages_in_time(TrainState(step=100, elapsed_s=1.0), config) == MOST
+    assert passages_in_time(slower, config) == 120  # of a training that is longer, no more are read
+    assert (SECONDS, SHARE) == (5.0, 0.05)
+    [(_, words)] = rows(tuned, TrainState(step=1, elapsed_s=10_000.0))
+    assert words.startswith("left out, as it would take longer than 5% of the training; gpt memorized --run ")
+    asked, honest = [], Passages.__init__
+    monkeypatch.setattr(Passages, "__init__", lambda *given: asked.append(given[5]) or honest(*given))
+    pace = tuned.config.batch_tokens * 100
+    rows(tuned, TrainState(step=100, elapsed_s=3 * pace / (4 * 100 * 20) * 5))  # twenty passages in five seconds
+    assert asked == [20]
