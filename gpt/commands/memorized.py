@@ -32,8 +32,11 @@ from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
+from gpt.runs.growing import grown
 from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import one_line, printable
+from gpt.text.added import extends
+from gpt.text.tokenizer import Tokenizer
 from gpt.tracking.jsonl import read_metrics
 from gpt.training.samples import sample_prompt
 
@@ -110,7 +113,7 @@ def _examined(
     """Read the passages with the run's base, with its checkpoint, and with others of its checkpoints."""
     config = read_config(path)
     source = config.init_from if base is None else base
-    began = None if source == "scratch" else _loaded_base(source, how)
+    began = None if source == "scratch" else _loaded_base(source, how, dataset.tokenizer)
     context = min(each.context_length for each in (config.model, *([began.config] if began else [])))
     drawn = partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, how[0], drawn, most, config.document_mask)
@@ -139,9 +142,10 @@ def _examined(
     return found, tuned
 
 
-def _loaded_base(source: str, how: tuple[str, WeightDtype]) -> LoadedRun:
+def _loaded_base(source: str, how: tuple[str, WeightDtype], tokenizer: Tokenizer) -> LoadedRun:
+    """Load the base, with rows for the special tokens that the data has and it lacks."""
     try:
-        return load_run(source, *how)
+        return grown(load_run(source, *how), tokenizer)
     except InputError as error:
         raise InputError(f"{error} (name what the run began with by `base`)") from None
 
@@ -158,7 +162,8 @@ def _require_same_ids(loaded: LoadedRun, dataset: Dataset) -> None:
             f"the tokenizer of {loaded.path} cannot be compared with that of {dataset.path}, only its size ({error})"
         )
         return
-    if wanted.fingerprint != own.fingerprint:
+    is_grown = loaded.config.vocab_size == own.vocab_size and extends(own, wanted)
+    if wanted.fingerprint != own.fingerprint and not is_grown:
         raise InputError(
             f"{dataset.path}: is written with another tokenizer than {loaded.path}; prepare the data with that one, or "
             "name another `base` or other `data`"

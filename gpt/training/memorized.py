@@ -13,6 +13,7 @@ from gpt.evaluation.words import Row
 from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.memory import is_out_of_memory
 from gpt.runs.directory import quoted
+from gpt.runs.growing import grown
 from gpt.runs.load import LoadedRun, load_run
 from gpt.training.state import TrainState
 
@@ -49,7 +50,7 @@ def passages_in_time(state: TrainState, config: TrainConfig) -> int:
 
 def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, most: int) -> Memorization:
     device = tuned.model.device.type
-    base = load_run(config.init_from, device)
+    base = grown(load_run(config.init_from, device), dataset.tokenizer)
     context, drawn = config.model.context_length, partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, device, drawn, most, config.document_mask)
     sides = [

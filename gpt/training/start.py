@@ -16,12 +16,11 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
+from gpt.runs.growing import with_mean_rows
 from gpt.runs.integrity import weights_sha256
 from gpt.runs.load import cropped, load_tokenizer, read_base
 from gpt.text.added import extends
 from gpt.training.guard import first_not_finite
-
-VOCABULARIES = ("token_embedding.weight", "lm_head.weight")  # which have a row for each id
 
 
 def new_model(config: TrainConfig, device: str) -> GPT:
@@ -83,10 +82,9 @@ def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[
 
 
 def with_added_rows(weights: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
-    """Give special tokens that the weights were not made for the mean of the others, in the embedding and a head alike.
+    """Give special tokens that the weights were not made for rows of their own (see `with_mean_rows`).
 
-    A row by chance could be larger than all others, and win every draw before it has learned anything. Raises
-    InputError where they would never learn, since adapters alone are trained.
+    Raises InputError where they would never learn, since adapters alone are trained.
     """
     try:
         known = load_tokenizer(config.init_from).vocab_size
@@ -98,13 +96,11 @@ def with_added_rows(weights: dict[str, Tensor], config: TrainConfig) -> dict[str
     if config.lora.rank:
         raise InputError(
             f"`lora.rank` {config.lora.rank}: the data has {added} special tokens that {config.init_from} lacks, whose "
-            "rows would stay as they begin, as adapters alone are trained: train all weights (leave `lora.rank` out), or "
-            "prepare the data with `template` plain"
+            "rows would stay as they begin, as adapters alone are trained: train all weights (leave `lora.rank` out), "
+            "or prepare the data with `template` plain"
         )
     log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
-    rows = {name: weights[name][:known] for name in VOCABULARIES if name in weights}
-    means = {name: old.float().mean(0, keepdim=True).to(old.dtype) for name, old in rows.items()}
-    return weights | {name: torch.cat([old, means[name].expand(added, -1)]) for name, old in rows.items()}
+    return with_mean_rows(weights, known, config.model.vocab_size)
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:
