@@ -16,6 +16,6 @@ def lines_of(count):
 
 def made(home, examples=None, tokenizer="bytes", overlap="report", **options):
     """The dataset of a.jsonl in a directory, at `d` beside it."""
-    source = TextFiles([home / "a.jsonl"], how=Reading(examples=True), **options)
+    source = TextFiles([home / "a.jsonl"], **{"how": Reading(examples=True)} | options)
     recipe = {"name": "instruct"}
     return prepare(source, SplitWhole(overlap=overlap), tokenizer, home / "d", recipe, examples=examples or Examples())

@@ -7,12 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.apps.line_editor import Notes, line_reader, typed_by_hand
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import TokenScore
-from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs.load import LoadedRun
 
@@ -85,7 +83,7 @@ class Session:
         trusted: bool = True,
     ) -> None:
         """Begin a session. `trusted` lines come from a person, or may reach files and the network all the same."""
-        self.trusted, self.adapters = trusted, adapters
+        self.trusted, self.adapters, self.takes_more = trusted, adapters, {*TAKE_WORDS}
         self.run, self.stops, self.load, self.write = run, stops, load, write
         self.original = self.sampling = sampling
         self.text = ""
@@ -123,13 +121,13 @@ class Session:
         """
         if "\n" in line or not line.startswith("/") or line.startswith("//"):
             line = line if "\n" in line else line.removeprefix("/")
-            self._go_on(Turn(self.text, line or self.text), shown=line)
+            self._take(line)
             return
         command, _, argument = line.partition(" ")
         if command in SETTINGS:
             self._set(command, argument.strip())
         elif command in self.commands:
-            if argument.strip() and command not in TAKE_WORDS:
+            if argument.strip() and command not in self.takes_more:
                 raise InputError(f"{command} takes nothing after it")
             if command in OUTSIDE and not self.trusted:
                 raise InputError(
@@ -157,11 +155,16 @@ class Session:
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.write(f"{name} is {value}\n")
 
+    def _take(self, line: str) -> None:
+        """Take what was typed and is no command."""
+        self._go_on(Turn(self.text, line or self.text), shown=line)
+
     def _go_on(self, turn: Turn, shown: str) -> None:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        engine = TextEngine(run.model, run.tokenizer, max_batch=1)
+        ends = run.answer_ends if run.tokenizer.added else ()
+        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text = turn.begun
         self.turns.append(turn)
@@ -173,8 +176,12 @@ class Session:
                 self.write(text)
         finally:
             self.write("\n")
-            if self.sampling.seed is not None:  # the next continuation draws other numbers, but repeatable ones
-                self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
+            self._next_seed()
+
+    def _next_seed(self) -> None:
+        """Let the next continuation draw other numbers, but repeatable ones."""
+        if self.sampling.seed is not None:
+            self.sampling = dataclasses.replace(self.sampling, seed=(self.sampling.seed + 1) % 2**63)
 
     def _add(self, words: str) -> None:
         if not words.strip():
@@ -211,17 +218,21 @@ class Session:
     def _save(self, argument: str) -> None:
         if not argument:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
-        if not self.text:
+        if not (text := self._saved_text()):
             raise InputError("/save: there is no text yet; continue one first")
         try:
             path = Path(argument).expanduser()
             with open(path, "x", encoding="utf-8", newline="") as file:
-                file.write(self.text)
+                file.write(text)
         except FileExistsError:
             raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
             raise InputError(f"/save {argument}: cannot be written ({error})") from None
-        self.write(f"{path}: {len(self.text):,} characters\n")
+        self.write(f"{path}: {len(text):,} characters\n")
+
+    def _saved_text(self) -> str:
+        """Give what /save writes."""
+        return self.text
 
     def _load(self, argument: str) -> None:
         if not argument:
@@ -252,40 +263,3 @@ class Session:
         if not self.turns:
             raise InputError(f"{command}: nothing was continued yet")
         return self.turns[-1]
-
-
-def interact(
-    run: LoadedRun,
-    sampling: SamplingConfig,
-    stops: tuple[str, ...],
-    load: Load,
-    adapters: "Switch",
-    allow_commands: bool = False,
-) -> None:
-    """Answer lines until they end: typed in a terminal, or out of a pipe.
-
-    A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
-    """
-    notes = Notes()
-    trusted = allow_commands or typed_by_hand()
-    session = Session(run, sampling, stops, load, notes.write, adapters, trusted)
-    notes.write(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
-    with log.through(notes):
-        read = line_reader(session.commands.keys() | SETTINGS)
-        while True:
-            try:
-                line = read(session.prompt)
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                continue  # the line that was being typed is dropped, as in a shell
-            try:
-                session.answer(line)
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                notes.write("[stopped]\n")
-            except BrokenPipeError:
-                raise
-            except (InputError, OSError) as error:
-                notes.write(f"{error}\n".replace("`", ""))

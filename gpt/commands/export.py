@@ -38,7 +38,7 @@ def export(
     if adapter:
         _export_adapter(loaded, to)
         return
-    huggingface.export(loaded.model, loaded.tokenizer, to)
+    huggingface.export(loaded.model, loaded.tokenizer, to, loaded.template)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
 
 

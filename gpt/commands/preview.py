@@ -169,6 +169,7 @@ def _add_tokens(
     assert isinstance(tokenizer, Tokenizer)
     if tokenizer.kind == "char" and isinstance(name, str):
         tokenizer = Tokenizer.char("".join(found.passages), tokenizer.end_of_text is not None)
+    tokenizer = examples.added_to(tokenizer) if examples else tokenizer
     size = sum(len(text.encode()) for text in tried)
     per_byte = sum(map(len, tokenizer.encode_batch(tried, threads=1))) / max(1, size)
     called = {"name": name if isinstance(name, str) else None, "kind": tokenizer.kind, "size": tokenizer.vocab_size}

@@ -14,7 +14,6 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
 
 from gpt.apps.render import print_json, print_text
-from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
 from gpt.config_io import parse
@@ -56,7 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gpt.apps.adapters import Switch
 
         switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
-        interact(run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
+        settings = (run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
+        if command.chat:
+            from gpt.apps.chat import converse
+
+            converse(*settings, command.system or "", command.json)
+        else:
+            from gpt.apps.interact import interact
+
+            interact(*settings)
         return
     if command.run is None:
         log.info(f"using {run.source}")
@@ -65,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if seed_by_chance:
         sampling = dataclasses.replace(sampling, seed=secrets.randbits(SEED_BITS))
     batch = min(command.batch, len(prompts) * command.samples)
-    events = TextEngine(run.model, run.tokenizer, batch, command.compile).complete(
+    events = TextEngine(run.model, run.tokenizer, batch, command.compile, run.answer_ends).complete(
         prompts,
         sampling,
         command.samples,
@@ -155,6 +162,10 @@ class SampleCommand:
     """File of prompts, a line each: as it stands, or a JSON string of several lines; - is standard input."""
     interactive: FlagCreatePairsOff[bool] = False
     """Answer lines one by one, also those of a pipe."""
+    chat: FlagCreatePairsOff[bool] = False
+    """Hold a conversation, by the template of a run that was trained on some; lines are typed, or a pipe's."""
+    system: str | None = None
+    """With --chat, what the model is told before the conversation."""
     allow_commands: FlagCreatePairsOff[bool] = False
     """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
     sampling: Annotated[SamplingConfig, arg(name="", help="")] = field(default_factory=SamplingConfig)
@@ -185,13 +196,15 @@ class SampleCommand:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name} is {value}; it must be at least {least}")
-        if self.allow_commands and not self.interactive:
-            raise InputError("--allow-commands: has a meaning with --interactive only")
+        if self.allow_commands and not (self.interactive or self.chat):
+            raise InputError("--allow-commands: has a meaning with --interactive only, and with --chat")
+        if self.system is not None and not self.chat:
+            raise InputError("--system: has a meaning with --chat only")
         if "" in self.stop:
             raise InputError("--stop is empty; it must have at least one character")
         given = [
             name
-            for name in ("prompt", "prompt_file", "prompts", "interactive")
+            for name in ("prompt", "prompt_file", "prompts", "interactive", "chat")
             if getattr(self, name) not in (None, False)
         ]
         if len(given) > 1:
@@ -210,7 +223,7 @@ class SampleCommand:
 
     def read_prompts(self) -> list[str] | PromptFile | None:
         """Give the prompts, or None if a person at a terminal, or a pipe's lines, are to give them."""
-        if self.interactive:
+        if self.interactive or self.chat:
             return None
         if self.prompt is not None:
             return [self.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]  # as a shell gives it
@@ -225,7 +238,7 @@ class SampleCommand:
     def require_interactive(self) -> None:
         """Raise InputError for options that an interactive session has no use for."""
         useless = {
-            "json": self.json,
+            "json": self.json and not self.chat,
             "samples": self.samples > 1,
             "logprobs": self.logprobs is not None,
             "echo": self.echo,

@@ -273,7 +273,8 @@ def opened_run(command: TrainCommand, config: TrainConfig, dataset: Dataset, wor
     """
     world.from_main(lambda: require_tokenizer(config, dataset, command.resumes, command.options.allow_other_data))
     with ExitStack() as stack:
-        yield world.from_main(lambda: stack.enter_context(open_run(config, dataset.tokenizer, command.resumes)))
+        text = dataset.tokenizer, command.resumes, dataset.recipe.get("chat_template")
+        yield world.from_main(lambda: stack.enter_context(open_run(config, *text)))
 
 
 def _beginning(run: Path, trainer: Trainer, state: TrainState) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from gpt.choices import BadBytes, Markup
 from gpt.errors import bounded
-from gpt.text.chat_template import Spans
+from gpt.text.added import Spans
+from gpt.text.chat_template import PLAIN_SOURCE
 
 LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
 AUTO, NONE = "auto", "none"  # in place of a separator
@@ -23,6 +24,8 @@ class Document:
     note: str = ""
     learned: Spans = ()
     """Of an example, which characters are learned; the one behind the last stands for end-of-text. () is all."""
+    specials: Spans = ()
+    """Which characters are special tokens of a chat template."""
 
 
 def end_of_part(text: str) -> int:
@@ -112,6 +115,8 @@ class Reading(FileOptions):
     """About how many bytes of a text are read, where its beginning will do."""
     examples: bool = False
     """Records are examples of prompts and answers (see instructions.py)."""
+    template: str = PLAIN_SOURCE
+    """By which conversations become text, in Jinja."""
 
 
 def hash_fraction(name: str) -> float:

@@ -25,7 +25,9 @@ from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
 from gpt.terminal import one_line
-from gpt.text.chat_template import Spans
+from gpt.text.added import Marked, Spans, in_parts, with_added
+from gpt.text.chat_template import PLAIN_SOURCE
+from gpt.text.templates import template_of
 from gpt.text.tokenizer import Tokenizer
 
 LONGEST_PROMPT = 400  # characters that are shown at each evaluation
@@ -39,10 +41,16 @@ class Examples:
     """Of an example, with its end-of-text; longer ones are cut at their end."""
     faulty: Faulty = "error"
     """What lines that teach nothing are: an error, once all are read, or left out."""
+    template: str = PLAIN_SOURCE
+    """By which conversations became text, in Jinja: its special tokens are added to the tokenizer."""
 
     def __post_init__(self) -> None:
         """Raise InputError for an example of no tokens."""
         check_limits(self)
+
+    def added_to(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Return the tokenizer that knows the template's special tokens, too."""
+        return with_added(tokenizer, template_of(self.template).tokens)
 
     def require_sound(self, corpus: Corpus) -> None:
         """Raise InputError for lines that are no examples, unless they are to be skipped. Hidden files are no lines."""
@@ -72,7 +80,8 @@ class Examples:
         tokens = sum(shard.tokens for result in results for shard in result.shards)
         log.info(f"{counts['learned']:,} of {tokens:,} tokens are learned, of answers and what ends them")
         corpus.report["examples"] = {name: counts[name] for name in ("learned", "cut", "cut_tokens", "unlearned")}
-        return {"sample_prompt": sample_prompt(corpus)}
+        prompt = sample_prompt(corpus)
+        return {"sample_prompt": prompt, "sample_specials": prompt.specials, "chat_template": self.template}
 
     def _require_none(self, faults: Sequence[Skipped], count: int) -> None:
         if not count or self.faulty == "skip":
@@ -85,31 +94,40 @@ class Examples:
         )
 
 
-def sample_prompt(corpus: Corpus) -> str:
+def sample_prompt(corpus: Corpus) -> Marked:
     """Choose what a model in training is asked at each evaluation: the first prompt that is not long, or ''."""
-    prompts = (document.text[: document.learned[0][0]] for document in corpus)
-    return next((prompt for prompt in prompts if 0 < len(prompt) <= LONGEST_PROMPT), "")
+    for document in corpus:
+        size = document.learned[0][0]
+        if 0 < size <= LONGEST_PROMPT:
+            return Marked(document.text[:size], tuple(span for span in document.specials if span[1] <= size))
+    return Marked("")
 
 
 def parts_of(text: str, learned: Spans) -> Iterator[tuple[str, bool]]:
     """Divide a text into parts that are learned and parts that are not; none of them is empty."""
-    place = 0
-    for start, stop in [*learned, (len(text), len(text))]:
-        for part, is_learned in ((text[place:start], False), (text[start:stop], True)):
-            if part:
-                yield part, is_learned
-        place = stop
+    return ((text[start:stop], is_learned) for start, stop, is_learned in in_parts(len(text), learned))
+
+
+def marked_parts_of(document: Document) -> Iterator[tuple[str, bool, bool]]:
+    """Divide an example further, at its special tokens: (part, whether it is learned, whether it is one)."""
+    inner = [*document.specials]
+    for start, stop, is_learned in in_parts(len(document.text), document.learned):
+        own = tuple((first - start, last - start) for first, last in inner if start <= first < stop)
+        for first, last, is_special in in_parts(stop - start, own):
+            yield document.text[start + first : start + last], is_learned, is_special
 
 
 def encode_examples(
     documents: Sequence[Document], tokenizer: Tokenizer, threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the ids of each example, (N,), and which are learned, (N + 1,) bool: the last one is its end-of-text."""
-    parts = [[*parts_of(document.text, document.learned)] for document in documents]
-    ids = iter(timed(TOKENIZING, tokenizer.encode_batch, [text for own in parts for text, _ in own], threads))
+    parts = [[*marked_parts_of(document)] for document in documents]
+    texts = [text for own in parts for text, _, is_special in own if not is_special]
+    ids = iter(timed(TOKENIZING, tokenizer.encode_batch, texts, threads))
+    special = {text: np.array([id], dtype=np.uint32) for text, id in tokenizer.special_tokens.items()}
     for document, own in zip(documents, parts, strict=True):
-        encoded = [next(ids) for _ in own]
-        learned = [np.full(len(each), is_learned) for each, (_, is_learned) in zip(encoded, own, strict=True)]
+        encoded = [special[text] if is_special else next(ids) for text, _, is_special in own]
+        learned = [np.full(len(each), is_learned) for each, (_, is_learned, _) in zip(encoded, own, strict=True)]
         ends = document.learned[-1][1] > len(document.text)
         yield np.concatenate(encoded), np.append(np.concatenate(learned), ends)
 

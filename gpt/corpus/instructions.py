@@ -5,7 +5,7 @@
     {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"}    a question and an answer (Alpaca)
     {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}    messages (ShareGPT)
 
-The last three become text by the chat template (see gpt/text/chat_template.py). Other fields are passed over.
+The last three become text by a chat template (see gpt/text/chat_template.py). Other fields are passed over.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from typing import Any
 
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.readers.records import MAX_FIELDS, Record, spelled
-from gpt.text.chat_template import ASSISTANT, ROLES, Message, Spans, render
+from gpt.text.chat_template import ASSISTANT, ROLES, ChatTemplate, Message, Plain, Rendered
+from gpt.text.templates import template_of
 
 FORMS = {
     "prompt": ("prompt", "completion"),
@@ -22,27 +23,28 @@ FORMS = {
     "conversations": ("conversations",),
 }
 SHAREGPT = {"human": "user", "gpt": ASSISTANT} | {role: role for role in ROLES}
+PLAIN = Plain()
 TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def examples_of(records: Iterator[Record], name: str, how: Reading) -> Iterator[Document | Skipped]:
     """Yield the examples of a file of records, and what is none, with the reason."""
-    record = None
+    record, template = None, template_of(how.template)
     for record in records:
         try:
             if record.fault:
                 raise ValueError(record.fault)
-            text, learned = example_of(record.value)
+            text, learned, specials = example_of(record.value, template)
         except ValueError as fault:
             yield Skipped(record.name, str(fault))
         else:
-            yield spelled(Document(record.name, text, record.note, learned), how)
+            yield spelled(Document(record.name, text, record.note, learned, specials), how)
     if record is None and how.range is None:
         yield Skipped(name, "has no line of JSON")
 
 
-def example_of(value: Any) -> tuple[str, Spans]:
-    """Return the text of an example, and which characters are learned, as `render` does.
+def example_of(value: Any, template: ChatTemplate = PLAIN) -> Rendered:
+    """Return the text of an example, which characters are learned, and which are special tokens.
 
     Raises ValueError, which says why, for what is none, or teaches nothing.
     """
@@ -61,20 +63,21 @@ def example_of(value: Any) -> tuple[str, Spans]:
     if forms == ["instruction"]:
         given = _text(value, "input") if value.get("input") is not None else ""
         asked = "\n\n".join(part for part in (_text(value, "instruction"), given) if part.strip())
-        return _conversation([Message("user", asked), Message(ASSISTANT, _text(value, "output"))])
+        return _conversation([Message("user", asked), Message(ASSISTANT, _text(value, "output"))], template)
     if forms == ["messages"]:
-        return _conversation(_messages(value["messages"], ("role", "content"), {role: role for role in ROLES}))
-    return _conversation(_messages(value["conversations"], ("from", "value"), SHAREGPT))
+        own = _messages(value["messages"], ("role", "content"), {role: role for role in ROLES})
+        return _conversation(own, template)
+    return _conversation(_messages(value["conversations"], ("from", "value"), SHAREGPT), template)
 
 
-def _completion(prompt: str, completion: str) -> tuple[str, Spans]:
+def _completion(prompt: str, completion: str) -> Rendered:
     if not completion.strip():
         raise ValueError("its completion is empty: there is nothing to learn")
     text = prompt + completion
-    return text, ((len(prompt), len(text) + 1),)
+    return Rendered(text, ((len(prompt), len(text) + 1),))
 
 
-def _conversation(messages: list[Message]) -> tuple[str, Spans]:
+def _conversation(messages: list[Message], template: ChatTemplate) -> Rendered:
     """Write a conversation. Raises ValueError where an answer is missing or empty, or follows another one."""
     answers = [number for number, message in enumerate(messages, 1) if message.role == ASSISTANT]
     if not answers:
@@ -84,7 +87,7 @@ def _conversation(messages: list[Message]) -> tuple[str, Spans]:
             raise ValueError(f"its message {number}, an answer, is empty: there is nothing to learn")
         if number - 1 in answers:
             raise ValueError(f"its messages {number - 1} and {number} are both answers; make one of them")
-    return render(messages)
+    return template.render(messages)
 
 
 def _messages(value: Any, fields: tuple[str, str], roles: dict[str, str]) -> list[Message]:

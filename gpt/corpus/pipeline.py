@@ -66,11 +66,10 @@ def prepare(
 ) -> Dataset | None:
     """Write the dataset directory `out`, and open it; of a dataset that is there see replacing.py, and `replace`.
 
-    `source` is one, or gives one, for which it may download: once it is clear that `out` can be written. `tokenizer` is
-    one, or its name (see `parse_tokenizer`); `recipe` is recorded in the manifest. For `workers` and `part` see
-    executor.py; a program that asks for more than one worker must be safe to import. Of several parts, the first writes
-    the dataset, and the others return None. With `examples`, documents are such, with no `filters`. `encoder` changes
-    only how long it takes. Raises InputError for an unknown tokenizer, what else is at `out`, or a corpus too small.
+    `source` is one, or gives one once `out` can be written. `tokenizer` is one, or its name (see `parse_tokenizer`);
+    `recipe` is recorded. For `workers` and `part` see executor.py; a program with several must be safe to import.
+    Of several parts, the first writes the dataset, and the others return None. With `examples` documents are such, with
+    no `filters`. `encoder` changes only the time. Raises InputError for an unknown tokenizer, or a corpus too small.
     """
     tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe, replace)
@@ -88,6 +87,7 @@ def prepare(
         say_what_was_read(corpus, _repetitions(corpus, firsts) if corpus.counts["repeated"] else ())
         divide = split(corpus)
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
+        made = examples.added_to(made) if examples else made
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
         if part[0] > 1:
             say_done(work, part)

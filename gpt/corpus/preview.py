@@ -128,7 +128,7 @@ class Preview:
             return
         content = kept.text.encode()
         self.counts["documents"] += 1
-        learned = str(kept.learned).encode() if kept.learned else b""
+        learned = str((kept.learned, kept.specials)).encode() if kept.learned else b""
         digest = hashlib.blake2b(content + learned, digest_size=16).digest()
         if digest in self._seen:
             self.counts["repeated"] += 1

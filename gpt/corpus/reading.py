@@ -23,10 +23,11 @@ from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
 from gpt.errors import bounded, check_limits, require
 from gpt.log import log
-from gpt.text.chat_template import Spans
+from gpt.text.added import Spans
 
 T = TypeVar("T")
 VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
+SPECIAL = 1 << 62
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MAX_NOTICES = 5  # that are said, of one kind
@@ -134,7 +135,7 @@ class _SliceWriter:
                 self.repaired.append([found.name, found.note])
         name = found.name.encode("utf-8", "surrogatepass")
         content = content if found.text is document.text else found.text.encode()
-        learned = np.array(found.learned, dtype="<u8").tobytes() if found.learned else b""
+        learned = _marks(found) if found.learned else b""
         self.hashes.append(hashlib.blake2b(content + learned if learned else content, digest_size=16).digest())
         self.content.update(self.hashes[-1])
         self.places.append(self._size)
@@ -151,9 +152,9 @@ class _SliceWriter:
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
-    for name, content, learned in records_at(place, kept):
+    for name, content, marks in records_at(place, kept):
         document = Document(name.decode("utf-8", "surrogatepass"), content.decode())
-        yield replace(document, learned=_spans(learned)) if learned else document
+        yield _marked(document, marks) if marks else document
 
 
 def records_at(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:
@@ -181,8 +182,17 @@ def batches(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator
     yield batch
 
 
-def _spans(content: bytes) -> Spans:
-    return tuple((start, stop) for start, stop in np.frombuffer(content, dtype="<u8").reshape(-1, 2).tolist())
+def _marks(document: Document) -> bytes:
+    """Write which characters are learned, and which are special tokens, whose first ones have the bit SPECIAL."""
+    specials = ((start | SPECIAL, stop) for start, stop in document.specials)
+    return np.array([*document.learned, *specials], dtype="<u8").tobytes()
+
+
+def _marked(document: Document, marks: bytes) -> Document:
+    """Give the way back from `_marks`."""
+    pairs: list[list[int]] = np.frombuffer(marks, dtype="<u8").reshape(-1, 2).tolist()
+    learned: Spans = tuple((start, stop) for start, stop in pairs if not start & SPECIAL)
+    return replace(document, learned=learned, specials=tuple((a ^ SPECIAL, b) for a, b in pairs if a & SPECIAL))
 
 
 def name_at(place: Path, number: int) -> str:

@@ -12,7 +12,11 @@ from typing import Any
 from gpt.corpus.vocabulary import AUTO
 from gpt.errors import InputError
 
-NO_SETTINGS = ("sample_prompt", "faulty")  # found by the recipe itself; of lines that are not in the dataset
+NO_SETTINGS = (
+    "sample_prompt",
+    "sample_specials",
+    "faulty",
+)  # found by the recipe itself; of lines that are not in the dataset
 
 
 def require_replaceable(out: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -3,16 +3,17 @@
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt.corpus.documents import hash_fraction
+from gpt.corpus.documents import Document, hash_fraction
 from gpt.corpus.reading import Corpus
 from gpt.corpus.split import Divide, Piece
 from gpt.dataset.manifest import SPLITS, read_manifest
 from gpt.errors import InputError
 from gpt.log import Progress, log
+from gpt.text.added import in_parts
 from gpt.text.tokenizer import Tokenizer
 
 AUTO = "auto"  # in place of a tokenizer's name: one that suits the size of the text
@@ -126,7 +127,7 @@ def corpus_tokenizer(
     """
 
     def pieces() -> Iterator[Piece]:
-        return (piece for document in corpus for piece in divide(document))
+        return (_plain(own, each) if each.specials else own for each in corpus for own in divide(each))
 
     if not isinstance(tokenizer, str):
         return tokenizer, recipe
@@ -138,6 +139,14 @@ def corpus_tokenizer(
         tokenizer = suitable_tokenizer(sizes.characters["train"])
         recipe = recipe | {"tokenizer": tokenizer}
     return make_tokenizer(tokenizer, pieces, sizes), recipe
+
+
+def _plain(piece: Piece, document: Document) -> Piece:
+    """Leave out a chat template's special tokens, of which no vocabulary is to be made."""
+    parts = (
+        document.text[a:b] for a, b, is_special in in_parts(len(document.text), document.specials) if not is_special
+    )
+    return replace(piece, text="".join(parts))
 
 
 def _grown_tokenizer(tokenizer: str, corpus: Corpus, recipe: dict[str, Any]) -> tuple[Tokenizer, dict[str, Any]] | None:

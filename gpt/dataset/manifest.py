@@ -16,6 +16,7 @@ from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 MANIFEST_VERSION, MASKED_VERSION = 1, 2  # of a dataset without masks, and with them
+TEXTS = ("sample_prompt", "chat_template")  # of a recipe
 SPLITS = ("train", "validation")
 SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
 MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
@@ -114,8 +115,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
         texts = [manifest["tokenizer_fingerprint"], manifest.get("corpus_fingerprint", "")]
-        if not all(isinstance(text, str) for text in [*texts, manifest.get("recipe", {}).get("sample_prompt", "")]):
-            raise TypeError("a fingerprint or the sample_prompt is no text")
+        texts += [manifest.get("recipe", {}).get(name, "") for name in TEXTS]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a fingerprint, the sample_prompt or the chat_template is no text")
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError) as error:

@@ -153,11 +153,23 @@ def mix_datasets(weighted: Sequence[tuple[Dataset, Fraction]]) -> Mixture:
         Split("train", [shard for dataset in datasets for shard in dataset.train.shards]),
         Split("validation", [shard for dataset in datasets for shard in dataset.validation.shards]),
         _fingerprint([dataset.fingerprint for dataset in datasets], shares),
-        heaviest.recipe,
+        heaviest.recipe | _one_template(datasets),
         [*chain.from_iterable(dataset.shards for dataset in datasets)],
         _fingerprint(made_of, shares) if all(made_of) else None,
         tuple(Source(*each) for each in zip(names, datasets, shares, strict=True)),
     )
+
+
+def _one_template(datasets: Sequence[Dataset]) -> dict[str, str]:
+    """Give the chat template of those that have one. Raises InputError for different ones."""
+    found = {dataset.recipe["chat_template"]: dataset for dataset in datasets if "chat_template" in dataset.recipe}
+    if len(found) > 1:
+        one, other, *_ = found.values()
+        raise InputError(
+            f"`data`: {one.path} and {other.path} are written with different chat templates, and a run has one; "
+            "prepare them with the same `template`"
+        )
+    return {"chat_template": next(iter(found))} if found else {}
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
@@ -14,6 +14,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.scheduler import FinishReason, Request
 from gpt.generation.score import TokenScore, score_ids, token_score
 from gpt.model.transformer import GPT
+from gpt.text.added import Marked
 from gpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -132,12 +133,22 @@ class CompletionStream:
 class TextEngine(Engine):
     """An engine of texts: it ends at the tokenizer's end-of-text, and draws only ids that it has.
 
+    Special tokens that were added are never drawn, as no answer has them: but for `ends`, which end a text.
     Several callers can complete texts with one, each in turn: what one of them steps, it steps for all.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 16, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        max_batch: int = 16,
+        compiled: bool = False,
+        ends: Collection[str] = (),
+    ) -> None:
         super().__init__(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled)
         self.tokenizer = tokenizer
+        self.never = [tokenizer.special_tokens[name] for name in tokenizer.added if name not in ends]
+        self.scheduler.stop_ids |= {tokenizer.special_tokens[name] for name in ends}
         self.streams: dict[Request, CompletionStream] = {}  # of all callers
 
     def complete(
@@ -228,12 +239,13 @@ class TextEngine(Engine):
 
 
 def opening_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Give the ids that a prompt begins with. An empty one begins a document: after end-of-text, or a line's end.
+    """Give the ids that a prompt begins with, which may be `Marked`.
 
-    A tokenizer that knows neither has its first id instead.
+    An empty one begins a document: after end-of-text, or a line's end. A tokenizer that knows neither has its first id
+    instead.
     """
     if prompt:
-        return tokenizer.encode(prompt)
+        return prompt.ids(tokenizer) if isinstance(prompt, Marked) else tokenizer.encode(prompt)
     if tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     try:

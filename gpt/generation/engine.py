@@ -49,7 +49,8 @@ class Engine:
     keep bits and as many threads, else up to rounding. KV memory is released as sequences finish. Sequences
     prefilled together are compacted once half of them are done.
 
-    Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn. When a text outgrows
+    Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn, nor those of `never`.
+    When a text outgrows
     the context, a warning says once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
     evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
@@ -70,6 +71,7 @@ class Engine:
         self.model, self.max_batch, self.vocab_size = model, max_batch, vocab_size
         self.scheduler = Scheduler(max_batch, model.config.context_length, end_of_text)
         self.runner = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
+        self.never: list[int] = []  # ids that are not drawn
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
         trainable = any(parameter.requires_grad for parameter in model.parameters())
@@ -134,6 +136,8 @@ class Engine:
         if not requests:
             return []
         logits = torch.cat(parts)[:, : self.vocab_size]
+        if self.never:
+            logits = logits.index_fill(1, torch.tensor(self.never, device=logits.device), -torch.inf)
         alike = defaultdict(list)  # rows by settings
         for row, request in enumerate(requests):
             alike[request.sampling].append(row)

@@ -56,6 +56,7 @@ class Scheduler:
 
     def __init__(self, max_batch: int, context_length: int, end_of_text: int | None) -> None:
         self.max_batch, self.context_length, self.end_of_text = max_batch, context_length, end_of_text
+        self.stop_ids = {end_of_text}  # and others that end a text as that does
         self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
         self.running: list[Request] = []
         self._tokens_before = 0  # read in prompts when the requests under way last had their turn
@@ -97,8 +98,8 @@ class Scheduler:
         return requests
 
     def append(self, request: Request, id: int) -> bool:
-        """Add a drawn id to a request, which may end it; False for end-of-text, which is no part of what was drawn."""
-        if id == self.end_of_text:
+        """Add a drawn id to a request, which may end it; False for a stop id, which is no part of what was drawn."""
+        if id in self.stop_ids:
             self.finish(request, "stop")
             return False
         request.output_ids.append(id)

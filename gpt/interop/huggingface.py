@@ -17,10 +17,11 @@ from torch import Tensor
 from gpt.config_io import overlay
 from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
-from gpt.interop.huggingface_tokenizer import write_json, write_tokenizer
+from gpt.interop.huggingface_tokenizer import TOKENIZER_FILES, write_json, write_template, write_tokenizer
 from gpt.model.config import ModelConfig
 from gpt.model.lora import merged_weights
 from gpt.model.transformer import GPT, empty_model
+from gpt.text.chat_template import ChatTemplate
 from gpt.text.tokenizer import Tokenizer
 
 _BLOCK_NAMES = {
@@ -84,7 +85,7 @@ def find(source: str) -> Path:
             snapshot_download(
                 repository,
                 revision=revision or None,
-                allow_patterns=["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"],
+                allow_patterns=["config.json", "*.safetensors*", *TOKENIZER_FILES],
                 ignore_patterns=["*/*"],  # the same weights for other programs
             )
         )
@@ -186,10 +187,11 @@ def _shard_names(index: Path) -> list[str]:
 # ---- writing ----
 
 
-def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
+def export(model: GPT, tokenizer: Tokenizer, to: Path, template: ChatTemplate | None = None) -> None:
     """Write a directory that AutoModelForCausalLM and AutoTokenizer load. Biases that the model lacks become zeros.
 
-    An adapter is merged into the weights that are written.
+    An adapter is merged into the weights that are written. With a chat template, apply_chat_template writes as it does,
+    and generating ends where it ends an answer.
 
     Raises InputError if `to` exists and is not empty, or if their GPT-2 cannot compute what the model does.
     """
@@ -209,6 +211,8 @@ def export(model: GPT, tokenizer: Tokenizer, to: Path) -> None:
     )
     write_json(to / "generation_config.json", special)
     write_tokenizer(tokenizer, to, model.config.context_length)
+    if template is not None:
+        write_template(template, tokenizer, to)
 
 
 def require_new(to: Path) -> None:

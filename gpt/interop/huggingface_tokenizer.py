@@ -6,12 +6,14 @@ from typing import Any
 
 from gpt.errors import InputError
 from gpt.files import read_json
+from gpt.text.chat_template import FILE, ChatTemplate
 from gpt.text.spelling import from_bytes, to_bytes
 from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 
 # tokenizers' regular expressions have no possessive quantifiers; without them the pattern means the same.
 GPT2_PATTERN_PLAIN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_VOCABULARY = 50257
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", FILE)  # of those on the hub
 OUR_TOKENIZER = "gpt_tokenizer.json"  # beside theirs, so that a round trip keeps every kind
 
 
@@ -52,10 +54,14 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) 
     pairs = all(isinstance(m, list) and len(m) == 2 and all(isinstance(part, str) for part in m) for m in merges)
     if not pairs:
         raise InputError(f"{path}: its tokenizer has merges that are not of two tokens each")
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    ordered = sorted(vocabulary, key=vocabulary.__getitem__)
     end_of_text = END_OF_TEXT in vocabulary
+    behind = ordered.index(END_OF_TEXT) + 1 if end_of_text and vocabulary[END_OF_TEXT] >= len(merges) else len(ordered)
+    tokens, added = ordered[:behind], ordered[behind:]  # such as a <pad> that somebody has added
     merged = [vocabulary.get(left + right, -1) for left, right in merges]
-    in_order = merged == sorted(merged) and -1 not in merged and sorted(vocabulary.values()) == list(range(len(tokens)))
+    in_order = (
+        merged == sorted(merged) and -1 not in merged and sorted(vocabulary.values()) == list(range(len(ordered)))
+    )
     if not in_order or (end_of_text and tokens[-1] != END_OF_TEXT):
         raise InputError(
             f"{path}: its tokenizer's ids are not in the order of its merges, with {END_OF_TEXT} last, as GPT-2's are; "
@@ -67,7 +73,7 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) 
         raise InputError(f"{path}: its tokenizer has a token that is not byte-level BPE (character {error})") from None
     kind = "gpt2" if len(tokens) == GPT2_VOCABULARY else "bpe"
     try:
-        return Tokenizer(kind, ranks, GPT2_PATTERN, end_of_text)
+        return Tokenizer(kind, ranks, GPT2_PATTERN, end_of_text, added)
     except InputError as error:
         raise InputError(f"{path}: its tokenizer cannot be used: {error}") from None
 
@@ -112,6 +118,17 @@ def write_tokenizer(tokenizer: Tokenizer, to: Path, context_length: int) -> None
     tokenizer.save(to / OUR_TOKENIZER)
 
 
+def write_template(template: ChatTemplate, tokenizer: Tokenizer, to: Path) -> None:
+    """Write chat_template.jinja beside the tokenizer, with nothing for bos_token, and what ends an answer."""
+    (to / FILE).write_text(template.source, encoding="utf-8")
+    config = read_json(to / "tokenizer_config.json")
+    config.pop("bos_token", None)  # a template would write it, and no conversation was learned with it
+    write_json(to / "tokenizer_config.json", config)
+    ends = [tokenizer.end_of_text, *(tokenizer.special_tokens[name] for name in template.ends)]
+    generation = read_json(to / "generation_config.json")
+    write_json(to / "generation_config.json", generation | {"eos_token_id": ends})
+
+
 def _their_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """Build tokenizer.json: a byte-level BPE, or for characters a plain list of words of one character."""
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
@@ -134,8 +151,9 @@ def _their_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         )
         theirs.decoder = decoders.ByteLevel()
     if tokenizer.end_of_text is not None:
-        theirs.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-        assert theirs.token_to_id(END_OF_TEXT) == tokenizer.end_of_text
+        special = tokenizer.special_tokens
+        theirs.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+        assert [theirs.token_to_id(name) for name in special] == [*special.values()]
     return json.loads(theirs.to_str())
 
 

@@ -23,9 +23,11 @@ from gpt.terminal import command
 from gpt.text.tokenizer import Tokenizer
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
+CHAT_TEMPLATE = "chat_template.jinja"  # of a run that was trained on conversations
 PICTURE, TRACE = "loss.png", "trace.json"
 LOCK, WANDB_ID = ".lock", "wandb-id.txt"
-BEFORE_CONFIG = {LOCK, TOKENIZER, f".{TOKENIZER}{PARTIAL}", f".{CONFIG}{PARTIAL}"}  # left by a start that was killed
+_HEAD = (TOKENIZER, CHAT_TEMPLATE, CONFIG)  # in the order in which they are written
+BEFORE_CONFIG = {LOCK, *_HEAD[:-1], *(f".{name}{PARTIAL}" for name in _HEAD)}  # left by a start that was killed
 FORMAT = "gpt-run"
 VERSION = 2
 
@@ -56,7 +58,9 @@ def write_config(path: Path, config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generator[Path]:
+def open_run(
+    config: TrainConfig, tokenizer: Tokenizer, resume: bool, chat_template: str | None = None
+) -> Generator[Path]:
     """Open the run directory to resume, or a new one: the config's, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
     It is this process's alone within the context: a lock that the system takes back when a process dies says so.
@@ -70,7 +74,7 @@ def open_run(config: TrainConfig, tokenizer: Tokenizer, resume: bool) -> Generat
             return
         require_unused(path, before)
         try:
-            _write_head(path, config, tokenizer)
+            _write_head(path, config, tokenizer, chat_template)
             yield path
         except BaseException:  # Ctrl-C, too
             _forget_unbegun(path, before)
@@ -152,10 +156,12 @@ def _claimed(config: TrainConfig) -> Path:
     return config.run_dir
 
 
-def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
+def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer, chat_template: str | None) -> None:
     """Write what of a run is there before its first step."""
     try:
         tokenizer.save(path / TOKENIZER)
+        if chat_template is not None:
+            write_whole(path / CHAT_TEMPLATE, chat_template)
         write_config(path, dataclasses.replace(config, run_dir=path))
     except OSError as error:
         raise OSError(f"`run_dir` {path}: cannot be written ({error.strerror}); make space, or name another") from error

@@ -21,6 +21,8 @@ from gpt.model.transformer import GPT, empty_model
 from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, by_name, is_run, nearest_run, newest_run, read_config
 from gpt.runs.integrity import CorruptCheckpoint, Gone, Tensors, weights_sha256
+from gpt.text.chat_template import ChatTemplate
+from gpt.text.templates import template_at
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -44,6 +46,16 @@ class LoadedRun:
     def tokenizer(self) -> Tokenizer:
         """Load it when it is first asked for. Raises InputError if there is none."""
         return load_tokenizer(self.path)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Load the chat template when it is first asked for; None where it was not trained on conversations."""
+        return template_at(self.path)
+
+    @property
+    def answer_ends(self) -> tuple[str, ...]:
+        """Name the special tokens that end an answer, which are the only added ones that are to be drawn."""
+        return self.template.ends if self.tokenizer.added and self.template else ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ def _adapted(stored: Stored, merged: bool) -> GPT:
 def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
     """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
     assert adapter.run
-    whole = replace(base, config=adapter.config, weights=cropped(base.weights, adapter.config))
+    whole = replace(base, config=adapter.config, weights=fitted(base, adapter.config))
     try:
         return put_adapter_on(whole, Adapter.of(adapter.weights, adapter.run.lora.scale), merged)
     except InputError as error:
@@ -190,11 +202,23 @@ def _whole(stored: Stored) -> Stored:
     return replace(stored, weights=_adapted(stored, merged=True).state_dict()) if stored.is_adapter else stored
 
 
-def cropped(weights: Tensors, config: ModelConfig) -> Tensors:
-    """Crop context and vocabulary to those of a model; those that only pad the vocabulary go."""
-    rows = {"position_embedding.weight": config.context_length}
-    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.vocab_size)
-    return {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in weights.items()}
+def fitted(base: Stored, config: ModelConfig) -> Tensors:
+    """Give weights the context and vocabulary of a model: what only pads the vocabulary goes.
+
+    Special tokens that are new get the mean of the others: a row by chance could win every draw before it has learned.
+    """
+    vocabularies = [name for name in ("token_embedding.weight", "lm_head.weight") if name in base.weights]
+    rows = {"position_embedding.weight": config.context_length} | dict.fromkeys(vocabularies, config.vocab_size)
+    weights = {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in base.weights.items()}
+    known = config.vocab_size
+    with contextlib.suppress(InputError):  # of no tokenizer, which is said where tokenizers are compared
+        known = load_tokenizer(base.path).vocab_size
+    if (added := config.vocab_size - known) > 0:
+        for name in vocabularies:
+            old = base.weights[name][:known]
+            weights[name] = torch.cat([old, old.float().mean(0, keepdim=True).to(old.dtype).expand(added, -1)])
+        log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
+    return weights
 
 
 def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:

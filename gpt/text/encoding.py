@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.text.tokenizer import encode_to_array, tiktoken_encoding
+from gpt.text.downloaded import tiktoken_encoding
+from gpt.text.tokenizer import encode_to_array
 
 
 class Encoder(Protocol):

@@ -1,7 +1,7 @@
 """Text to token ids and back: one class over tiktoken.Encoding for every kind of vocabulary.
 
 A tokenizer is its ranks (the bytes of each token, in id order), the pattern that cuts text into pieces, and
-its special tokens. That is what `tokenizer.json` holds, so loading one needs no network.
+its special tokens: end-of-text, and those added behind it. `tokenizer.json` holds that: loading needs no network.
 """
 
 import codecs
@@ -23,6 +23,7 @@ import tiktoken
 
 from gpt.errors import InputError
 from gpt.files import read_json, write_whole
+from gpt.text.downloaded import tiktoken_encoding
 from gpt.text.spelling import to_bytes
 
 END_OF_TEXT = "<|endoftext|>"
@@ -49,16 +50,18 @@ class Tokenizer:
 
     `kind` is 'gpt2', 'bytes', 'char' or 'bpe'; `vocab_size` counts all ids; `end_of_text` is the id that
     stands between documents, or None for a vocabulary without one (characters of a single document).
+    `special_tokens` has the ids that no text is encoded as: of end-of-text, and of those that were added.
     """
 
-    def __init__(self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True) -> None:
-        """Raise InputError for what tiktoken would fail on: see `_require_sound`."""
+    def __init__(
+        self, kind: str, ranks: Sequence[bytes], pattern: str, end_of_text: bool = True, added: Sequence[str] = ()
+    ) -> None:
+        """Raise InputError for what tiktoken would fail on: see `_require_sound`. `added` come after end-of-text."""
         _require_sound(kind, ranks, pattern)
-        self.kind = kind
-        self.ranks = list(ranks)
-        self.pattern = pattern
+        self.kind, self.pattern, self.ranks, self.added = kind, pattern, list(ranks), tuple(added)
         self.end_of_text = len(self.ranks) if end_of_text else None
-        self.vocab_size = len(self.ranks) + end_of_text
+        self.special_tokens = {n: i for i, n in enumerate([END_OF_TEXT, *added] if end_of_text else [], len(ranks))}
+        self.vocab_size = len(ranks) + len(self.special_tokens)
         self._encoding = tiktoken.Encoding(
             kind,
             pat_str=pattern,
@@ -111,10 +114,6 @@ class Tokenizer:
 
     # ---- text and ids ----
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        return {} if self.end_of_text is None else {END_OF_TEXT: self.end_of_text}
-
     def encode(self, text: str) -> list[int]:
         """Encode a text as ids. Never end-of-text: the text of a special token is text like any other.
 
@@ -148,18 +147,17 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes of one token. Raise InputError for an id out of range."""
-        if token == self.end_of_text:
-            return END_OF_TEXT.encode()
-        if not 0 <= token < len(self.ranks):
+        if not 0 <= token < self.vocab_size:
             raise InputError(f"token id {token} is outside this vocabulary of {self.vocab_size}")
-        return self.ranks[token]
+        words = len(self.ranks)
+        return self.ranks[token] if token < words else [*self.special_tokens][token - words].encode()
 
     def token_text(self, token: int) -> str:
         """Decode one token by itself; bytes that are not UTF-8 become U+FFFD. Raise InputError as above."""
         return self.token_bytes(token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
-        """Count the bytes of text that each id stands for, (V,) int64; end-of-text stands for none."""
+        """Count the bytes of text that each id stands for, (V,) int64; special tokens stand for none."""
         lengths = [len(token) for token in self.ranks]
         return np.array(lengths + [0] * len(self.special_tokens), dtype=np.int64)
 
@@ -194,9 +192,10 @@ class Tokenizer:
         try:
             ranks = [a2b_base64(token, strict_mode=True) for token in content["ranks"]]
             special = content["special_tokens"]
-            if special not in ({}, {END_OF_TEXT: len(ranks)}):
-                raise InputError(f"its special tokens are {special!r}; there is only {END_OF_TEXT}, the last id")
-            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(special))
+            first, in_order = [*special][:1], {name: id for id, name in enumerate(special, len(ranks))}
+            if special != in_order or first not in ([], [END_OF_TEXT]):
+                raise InputError(f"its special tokens are {special!r}; the first is {END_OF_TEXT}, after all other ids")
+            tokenizer = cls(content["kind"], ranks, content["pattern"], bool(special), [*special][1:])
             unchanged = tokenizer.fingerprint == content["fingerprint"]
         except (KeyError, TypeError, ValueError) as error:
             reason = error if isinstance(error, InputError) else repr(error)
@@ -253,19 +252,6 @@ def _require_sound(kind: str, ranks: Sequence[bytes], pattern: str) -> None:
             raise InputError("it has a token that is not one character")
     elif missing := {bytes([byte]) for byte in range(256)} - set(ranks):
         raise InputError(f"it lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}; some texts need them")
-
-
-def tiktoken_encoding(name: str) -> tiktoken.Encoding:
-    """Load one of tiktoken's encodings. Raise InputError if tiktoken can neither find nor download it."""
-    try:
-        return tiktoken.get_encoding(name)
-    except Exception as error:  # tiktoken lets through whatever its download raises
-        whose = "GPT-2's vocabulary" if name == "gpt2" else f"the vocabulary {name}"
-        raise InputError(
-            f"tiktoken could not get {whose} ({type(error).__name__}): it is downloaded once. Without a "
-            "network, set TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's cached files, copied from a "
-            "machine that has them, or choose another tokenizer: bytes, char or bpe:4096"
-        ) from error
 
 
 def encode_to_array(encoding: tiktoken.Encoding, text: str) -> np.ndarray:

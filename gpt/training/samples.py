@@ -11,6 +11,8 @@ from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig, sample
 from gpt.model.transformer import GPT
+from gpt.text.added import Marked
+from gpt.text.templates import template_of
 from gpt.text.tokenizer import Tokenizer
 
 SAMPLE_TEMPERATURE, SAMPLE_SEED = 0.6, 1
@@ -41,7 +43,7 @@ def _sample_text(model: GPT, dataset: Dataset, tokens: int, world: World | None 
     model.eval()
     prompt = sample_prompt(dataset)
     try:
-        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens, world))
+        text = prompt + "".join(continued(model, dataset.tokenizer, prompt, tokens, world, answer_ends(dataset)))
     except InputError as error:
         if world is not None and isinstance(error, OutOfMemory):
             raise  # of one rank alone, perhaps
@@ -52,14 +54,29 @@ def _sample_text(model: GPT, dataset: Dataset, tokens: int, world: World | None 
 
 
 def sample_prompt(dataset: Dataset) -> str:
-    return dataset.recipe.get("sample_prompt", "")
+    """Give the prompt of a dataset's recipe, with its special tokens if it is one of a chat template."""
+    text, specials = dataset.recipe.get("sample_prompt", ""), dataset.recipe.get("sample_specials")
+    return Marked(text, tuple((start, stop) for start, stop in specials)) if specials else text
 
 
-def continued(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, world: World | None = None) -> Iterator[str]:
+def answer_ends(dataset: Dataset) -> tuple[str, ...]:
+    """Name the special tokens that end an answer, by the dataset's chat template if it has one."""
+    source = dataset.recipe.get("chat_template")
+    return template_of(source).ends if source and dataset.tokenizer.added else ()
+
+
+def continued(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    world: World | None = None,
+    ends: tuple[str, ...] = (),
+) -> Iterator[str]:
     """Yield a prompt's continuation in pieces, as far as the context holds both; with a world, what rank 0 draws."""
     room = max(1, model.config.context_length - len(opening_ids(tokenizer, prompt)))
     sampling = SamplingConfig(max_tokens=min(tokens, room), temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
-    engine = TextEngine(model, tokenizer)
+    engine = TextEngine(model, tokenizer, ends=ends)
     if world is not None:
         engine.sample = lambda *arguments: torch.tensor(world.from_main(lambda: sample(*arguments).tolist()))
     for _, text, _ in engine.complete([prompt], sampling):

@@ -17,7 +17,8 @@ from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
 from gpt.runs.integrity import weights_sha256
-from gpt.runs.load import cropped, load_tokenizer, read_base
+from gpt.runs.load import fitted, load_tokenizer, read_base
+from gpt.text.added import extends
 from gpt.training.guard import first_not_finite
 
 
@@ -57,7 +58,7 @@ def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Tensor], str]:
-    """Load the weights of `init_from`, their context and vocabulary cropped to the model's, and give their SHA-256.
+    """Load the weights of `init_from`, their context and vocabulary fitted to the model's, and give their SHA-256.
 
     `run`: whose adapters were trained on them so far. Raises InputError if they are not finite, not those of
     `init_sha256`, or weights and adapters that new adapters cannot be put on.
@@ -76,7 +77,7 @@ def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[
         )
     digest = weights_sha256(source.weights)
     log.info(f"weights: {source.name}, SHA-256 {digest}")
-    return cropped(source.weights, config.model), digest
+    return fitted(source, config.model), digest
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:
@@ -95,7 +96,7 @@ def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allo
         )
         return
     have = dataset.tokenizer
-    if wanted.fingerprint != have.fingerprint and not allow_other:
+    if not allow_other and not (wanted.fingerprint == have.fingerprint if resumes else extends(have, wanted)):
         advice = ", or go on with `allow_other_data`" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
@@ -114,8 +115,9 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
     if config.model.vocab_size == vocab_size:
         return config
     fixed = resumes or config.init_from != "scratch"
-    if not resumes and fixed and vocab_size < config.model.vocab_size and _is_padded(config, dataset):
-        log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
+    if not resumes and fixed and _is_of_dataset(config, dataset):
+        if vocab_size < config.model.vocab_size:
+            log.info(f"vocabulary: {vocab_size:,} ids; those that pad it to {config.model.vocab_size:,} are left out")
         return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if fixed or not unset:
@@ -128,9 +130,9 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
 
 
-def _is_padded(config: TrainConfig, dataset: Dataset) -> bool:
-    """Tell whether the weights of `init_from` have more ids than their own tokenizer, which is also the dataset's."""
+def _is_of_dataset(config: TrainConfig, dataset: Dataset) -> bool:
+    """Tell whether the tokenizer of `init_from` is the dataset's, which may have more special tokens."""
     try:
-        return load_tokenizer(config.init_from).fingerprint == dataset.tokenizer.fingerprint
+        return extends(dataset.tokenizer, load_tokenizer(config.init_from))
     except InputError:
         return False

@@ -27,7 +27,7 @@ from gpt.terminal import command, printable, show
 from gpt.tracking.jsonl import read_metrics
 from gpt.tracking.plot import draw_losses
 from gpt.training.outcome import outcome
-from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, continued, sample_prompt
+from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
 from gpt.training.schedule import Cooldown
 from gpt.training.state import RISE, TrainState
 from gpt.training.trainer import Trainer
@@ -79,7 +79,8 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
     try:
         if loaded is None:
             raise InputError("the best checkpoint could not be loaded beside what is there")
-        for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS):
+        ends = answer_ends(validation.dataset)
+        for text in continued(loaded.model, loaded.tokenizer, prompt, SAMPLE_TOKENS, ends=ends):
             show(text)
     except InputError as error:
         show(f"(no sample: {error})")
@@ -175,7 +176,7 @@ def cooldown_words(cooldown: Cooldown, state: TrainState) -> str:
 def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     """Say what samples, drawn as sample.py draws them, share with the training text."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=SAMPLE_SEED)
-    engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES)
+    engine = TextEngine(loaded.model, loaded.tokenizer, HEART_SAMPLES, ends=answer_ends(dataset))
     ids: dict[int, list[int]] = {}
     try:
         prompts = [sample_prompt(dataset)]

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer
 from gpt import GPT, InputError, ModelConfig, Tokenizer
 from gpt.interop.huggingface import export
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer, recover_merges
+from gpt.text.added import with_added
 from gpt.text.spelling import from_bytes
 from gpt.text.tokenizer import END_OF_TEXT
 
@@ -66,6 +67,19 @@ def test_an_export_is_read_back(bpe, tmp_path, own_file):
     if not own_file:
         (path / OUR_TOKENIZER).unlink()
     assert read_tokenizer(path, bpe.vocab_size).fingerprint == bpe.fingerprint
+
+
+@pytest.mark.parametrize("own_file", [True, False])
+def test_special_tokens_behind_end_of_text_are_read_back(bpe, tmp_path, own_file):
+    """Such as a <pad> that somebody has added: they are ids that no text is encoded as."""
+    tokenizer = with_added(bpe, ["<pad>", "<|im_end|>"])
+    path = exported(tokenizer, tmp_path / "e")
+    theirs = AutoTokenizer.from_pretrained(path)
+    assert theirs.convert_tokens_to_ids(["<pad>", "<|im_end|>"]) == [bpe.vocab_size, bpe.vocab_size + 1]
+    assert theirs.encode("a<pad>b") == [*bpe.encode("a"), bpe.vocab_size, *bpe.encode("b")]
+    if not own_file:
+        (path / OUR_TOKENIZER).unlink()
+    assert read_tokenizer(path, tokenizer.vocab_size).fingerprint == tokenizer.fingerprint
 
 
 def test_their_gpt2_tokenizer_is_read(gpt2_tokenizer, tmp_path):

@@ -1,5 +1,7 @@
 """Masked data in training and evaluation: a gradient of answers alone, and figures of answers alone."""
 
+import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,6 +13,8 @@ from instruction_files import lines_of, made
 
 from gpt import InputError
 from gpt.config import EvaluationConfig
+from gpt.corpus.documents import Reading
+from gpt.corpus.examples import Examples
 from gpt.dataset.mixture import mix_datasets
 from gpt.evaluation.loss import evaluate
 from gpt.evaluation.mixture import MixedWindows
@@ -19,9 +23,15 @@ from gpt.evaluation.words import format_evaluation
 from gpt.model import loss as loss_module
 from gpt.model.loss import next_token_loss
 from gpt.runs.directory import open_run
+from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message
+from gpt.text.templates import template_of
 from gpt.training.start import training_loader
 
 IGNORE = -100
+LETTERS = (
+    "{% for m in messages %}{{ 'ME ' if m.role == 'assistant' else 'YOU ' }}{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}ME {% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +108,35 @@ def test_the_gradient_is_that_of_the_answers_alone(answers, tiny_shape, name, wi
     (-torch.stack(terms).sum()).backward()
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(found[key], parameter.grad, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.parametrize("template", [PLAIN_SOURCE, CHATML_SOURCE, LETTERS], ids=["plain", "chatml", "file"])
+def test_of_a_conversation_nothing_but_answers_and_their_ends_has_a_gradient(tmp_path, tiny_shape, template):
+    """Exactly zero at all other targets. What is learned is found here by the words of the answers alone."""
+    written = template_of(template)
+    end = {PLAIN_SOURCE: "\n### User:", CHATML_SOURCE: "<|im_end|>", LETTERS: "\nYOU"}[template]
+    talks = [
+        [Message("user", f"ask {n}"), Message("assistant", f"tell {n}."), Message("user", "<|im_end|> tell 1."),
+         Message("assistant", f"tell {n}, too.")]
+        for n in range(60)
+    ]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"messages": [m._asdict() for m in t]}) for t in talks))
+    data = made(tmp_path, Examples(template=template), how=Reading(examples=True, template=template))
+    batch = batch_of(data, tiny_shape)
+    torch.manual_seed(0)
+    hidden = torch.randn(*batch.inputs.shape, 16, requires_grad=True)
+    next_token_loss(hidden, torch.randn(data.tokenizer.vocab_size, 16), batch.targets).backward()
+    learned = batch.targets != IGNORE
+    assert (hidden.grad[~learned] == 0).all()
+    assert (hidden.grad[learned].abs().sum(-1) > 0).all()
+    ids, mask = data.train.read(0, data.train.tokens), data.train.learned(0, data.train.tokens)
+    ends = np.flatnonzero(ids == data.tokenizer.end_of_text) + 1
+    last = "" if written.ends else "<|endoftext|>"
+    for own, its in zip(np.split(ids, ends)[:-1], np.split(mask, ends)[:-1], strict=True):
+        said = data.tokenizer.decode(own[its].tolist())
+        number = re.match(r"tell (\d+)", said)[1]
+        gap = "\n" if template == LETTERS else ""  # which this template writes behind an answer
+        assert said == f"tell {number}.{end}tell {number}, too.{end if written.ends else gap + last}"
 
 
 def learned_by_the_text(ids):

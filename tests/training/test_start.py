@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import groupby
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from gpt import InputError
 from gpt.choices import IGNORE_INDEX
 from gpt.dataset.order import Stream
 from gpt.dataset.packing import Packed
-from gpt.training.start import fit_to_dataset, new_model, training_loader
+from gpt.text.added import with_added
+from gpt.training import start
+from gpt.training.start import (
+    fit_to_dataset,
+    initial_weights,
+    new_model,
+    require_tokenizer,
+    training_loader,
+)
 from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
 
@@ -97,3 +106,45 @@ def test_the_hash_of_a_batch_tells_whether_documents_are_masked(tiny_config, sho
         records.append(trainer.step(TrainState(), loader.batch(0)))
     assert records[0]["batch_hash"] != records[1]["batch_hash"]
     assert records[0]["train_loss"] != records[1]["train_loss"]
+
+
+@pytest.mark.parametrize("padding", [0, 7])
+@pytest.mark.parametrize("tied", [True, False])
+def test_special_tokens_that_weights_lack_begin_with_the_mean_of_the_others(
+    tiny_config, dataset, monkeypatch, tied, padding
+):
+    """Of those that have a token: rows that pad a vocabulary were never trained, and are replaced as well."""
+    known = dataset.tokenizer.vocab_size
+    model = replace(tiny_config.model, vocab_size=known + padding, tie_embeddings=tied)
+    config = replace(tiny_config, model=model, init_from="base")
+    source = new_model(config, "cpu")
+    before = {name: weight.clone() for name, weight in source.state_dict().items()}
+    added = replace(dataset, tokenizer=with_added(dataset.tokenizer, ["<|a|>", "<|b|>"]))
+    monkeypatch.setattr(start, "load_tokenizer", lambda _: dataset.tokenizer)
+    monkeypatch.setattr(start, "load_run", lambda _: SimpleNamespace(model=source, source="base"))
+    require_tokenizer(config, added, resumes=False)
+    config = fit_to_dataset(config, added)
+    assert config.model.vocab_size == known + 2
+    weights = initial_weights(config)
+    assert weights.keys() == before.keys()
+    for name, weight in weights.items():
+        if name not in start.VOCABULARIES:
+            assert torch.equal(weight, before[name])
+            continue
+        assert torch.equal(weight[:known], before[name][:known])
+        for row in weight[known:]:
+            torch.testing.assert_close(row.double(), before[name][:known].double().mean(0))
+    new_model(config, "cpu").load_state_dict(weights)
+
+
+def test_special_tokens_are_added_to_what_was_there_and_nothing_else(tiny_config, dataset, monkeypatch):
+    other = with_added(dataset.tokenizer, ["<|other|>"])
+    added = replace(dataset, tokenizer=with_added(dataset.tokenizer, ["<|a|>"]))
+    config = replace(tiny_config, init_from="base", run_dir="base")
+    monkeypatch.setattr(start, "load_tokenizer", lambda _: other)
+    with pytest.raises(InputError, match="is written with another tokenizer"):
+        require_tokenizer(config, added, resumes=False)
+    monkeypatch.setattr(start, "load_tokenizer", lambda _: dataset.tokenizer)
+    require_tokenizer(config, added, resumes=False)
+    with pytest.raises(InputError, match="is written with another tokenizer"):  # the run's model has no such rows
+        require_tokenizer(config, added, resumes=True)

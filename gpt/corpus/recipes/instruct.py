@@ -1,6 +1,7 @@
 """Prompts and answers, of which the answers are learned."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from gpt.corpus.examples import Examples
 from gpt.corpus.recipes.files import chosen_share, named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
+from gpt.text.chat_template import CHATML, PLAIN
+from gpt.text.templates import named_source
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Instruct:
     """Name of the dataset, written to data/NAME."""
     max_tokens: int = 1024
     """Cut longer examples to so many tokens, with their end-of-text: the context in which they will be learned."""
+    template: str = PLAIN
+    """How messages become text: plain, chatml, or a file in Jinja, such as a chat_template.jinja of transformers."""
     faulty: Faulty = "error"
     """Lines that are no examples, or whose answers are cut off, are an error, once all are read, or are skipped."""
     tokenizer: str = "gpt2"
@@ -47,15 +52,22 @@ class Instruct:
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, how=Reading(examples=True), validation=self.validation)
+        how = Reading(examples=True, template=named_source(self.template))
+        return TextFiles(self.input, how=how, validation=self.validation)
 
     def split(self) -> Split:
         return SplitWhole(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def examples(self) -> Examples:
         """Return what becomes of examples that are too long, and of lines that are none."""
-        return Examples(self.max_tokens, self.faulty)
+        return Examples(self.max_tokens, self.faulty, named_source(self.template))
 
     def record(self) -> dict[str, Any]:
         files = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
-        return {"name": "instruct", "tokenizer": self.tokenizer} | files | vars(self.examples()) | vars(self.split())
+        template = self.template if self.template in (PLAIN, CHATML) else self._named_template()
+        how = {"template": template, "max_tokens": self.max_tokens, "faulty": self.faulty}
+        return {"name": "instruct", "tokenizer": self.tokenizer} | files | how | vars(self.split())
+
+    def _named_template(self) -> str:
+        """Name a template's file so that another content is another setting."""
+        return f"{self.template}, SHA-256 {hashlib.sha256(named_source(self.template).encode()).hexdigest()[:16]}"

@@ -1,0 +1,193 @@
+"""A chat template in Jinja, as transformers has them: what it writes, what of that is learned, and what ends an answer.
+
+1. It is given `messages` (role and content), `add_generation_prompt`, `bos_token` (empty: we have none) and `eos_token`
+   (end-of-text), in the sandbox that transformers uses, with its `{% generation %}` and `raise_exception`.
+2. What it writes as <|name|> are special tokens. The same letters in a content stay letters: others stand for them
+   while the template is at work.
+3. Learned is what a `{% generation %}` block encloses. Without one it is what stands behind the prompt of each answer,
+   up to the special token that ends it, or else as with `plain`. So the prompt must be a beginning of the whole.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gpt.errors import InputError
+from gpt.text.added import Marked, Spans
+from gpt.text.chat_template import ASSISTANT, ROLES, Message, Rendered
+from gpt.text.tokenizer import END_OF_TEXT
+
+TOKEN = re.compile(r"<\|[^\s<>|'\"]+\|>")
+LAST_CODE_POINT = 0x10FFFD  # of private use; stand-ins are taken from here downwards
+OPEN, CLOSE = "generation", "endgeneration"
+PROBES = "4f1c", "9b07", "d2a8"  # contents that are found again in what is written
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers; `marks` are what blocks are enclosed by."""
+
+    marks = ("", "")
+
+
+class Generation(jinja2.ext.Extension):
+    """The block `{% generation %}`: marks where what it encloses begins and ends."""
+
+    tags = {OPEN}  # noqa: RUF012  # as Jinja wants it
+
+    def parse(self, parser: Any) -> Any:
+        """Read a block as a call of `_marked` with what it encloses."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements((f"name:{CLOSE}",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Any) -> str:
+        begin, end = cast("Environment", self.environment).marks
+        return f"{begin}{caller()}{end}"
+
+
+def _compiled(source: str) -> tuple[Environment, jinja2.Template]:
+    def raise_exception(message: object) -> None:
+        raise jinja2.TemplateError(str(message))
+
+    environment: Any = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment, environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise InputError(f"it is no template in Jinja ({error})") from None
+
+
+class JinjaTemplate:
+    """A template in Jinja (see `ChatTemplate`)."""
+
+    def __init__(self, source: str) -> None:
+        """Try it on a short conversation. Raises InputError if nothing can be learned from what it writes."""
+        self.source, self.tokens = source, ()
+        self._environment, self._template = _compiled(source)
+        asked, answered, again = (Message(*pair) for pair in zip(("user", ASSISTANT, "user"), PROBES, strict=True))
+        written = self._write([asked, answered, again], prompts=True)[0]
+        found = chain(TOKEN.findall(source), TOKEN.findall(written))
+        self.tokens = tuple(dict.fromkeys(token for token in found if token != END_OF_TEXT))
+        self.ends, self.heads = self._end(asked, answered), {}
+        if not self.ends:
+            self.heads = {role: self._head(asked, answered, role) for role in ROLES if role != ASSISTANT}
+            self.ends = tuple(dict.fromkeys(chain.from_iterable(TOKEN.findall(h)[:1] for h in self.heads.values())))
+        self.stops = tuple(dict.fromkeys(head for head in self.heads.values() if head and not TOKEN.search(head)))
+        self.render([asked, answered, again, answered])
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        text, specials, blocks = self._write(messages)
+        if specials and text.endswith(END_OF_TEXT) and specials[-1][1] == len(text):  # which every document has
+            text, specials = text[: -len(END_OF_TEXT)], specials[:-1]
+        if any(text[start:stop] == END_OF_TEXT for start, stop in specials):
+            raise InputError(
+                f"it writes {END_OF_TEXT} within a conversation, which stands between conversations; let it end a turn "
+                "by a token of its own, such as <|im_end|>"
+            )
+        learned = list[tuple[int, int]]()
+        for number, message in enumerate(messages):
+            if message.role == ASSISTANT:
+                prompt = self.prompt(messages[:number])
+                if not text.startswith(prompt):
+                    raise InputError(
+                        f"the prompt of message {number + 1}, an answer, is no beginning of what the template writes "
+                        "of the whole conversation, so that it would be learned otherwise than it is asked for"
+                    )
+                learned.append((len(prompt), self._stop(messages, number, text, specials, len(prompt))))
+        if blocks and learned and blocks[0][0] < learned[0][0]:
+            raise InputError("a {% generation %} block of it begins within the prompt")
+        return Rendered(text, self._ending(blocks, text, messages) if blocks else tuple(learned), specials)
+
+    def prompt(self, messages: Sequence[Message]) -> Marked:
+        text, specials, _ = self._write(messages, prompts=True)
+        return Marked(text, specials)
+
+    # ---- where an answer ends ----
+
+    def _end(self, asked: Message, answered: Message) -> tuple[str, ...]:
+        """Find the special token that ends an answer, also the last one."""
+        text, specials, _ = self._write([asked, answered])
+        behind = text.find(answered.content) + len(answered.content)
+        after = [text[start:stop] for start, stop in specials if start >= behind]
+        return tuple(after[:1]) if after and after[0] != END_OF_TEXT else ()
+
+    def _head(self, asked: Message, answered: Message, role: str) -> str:
+        """Find what stands between an answer and the content of a turn behind it; '' where that cannot be."""
+        try:
+            text = self._write([asked, answered, Message(role, PROBES[2])])[0]
+        except InputError:
+            return ""
+        begin, end = text.find(answered.content) + len(answered.content), text.rfind(PROBES[2])
+        return text[begin:end].rstrip() if begin < end else ""
+
+    def _stop(self, messages: Sequence[Message], number: int, text: str, specials: Spans, begin: int) -> int:
+        """Tell behind which character an answer ends that begins there, what ends it included."""
+        for start, stop in specials:
+            if self.ends and not self.heads and start >= begin and text[start:stop] == self.ends[0]:
+                return stop
+        if number == len(messages) - 1:
+            return len(text) + 1
+        so_far = self._write(messages[: number + 1])[0].removesuffix(END_OF_TEXT).rstrip()
+        if not text.startswith(so_far) or len(so_far) < begin:
+            raise InputError(f"what it writes up to message {number + 1}, an answer, is no beginning of the whole")
+        head = self.heads.get(messages[number + 1].role, "")
+        return len(so_far) + (len(head) if text.startswith(head, len(so_far)) else 0)
+
+    def _ending(self, blocks: Spans, text: str, messages: Sequence[Message]) -> Spans:
+        """Add end-of-text to what blocks enclose, where nothing else ends the last answer."""
+        at_end = messages[-1].role == ASSISTANT and blocks[-1][1] >= len(text.rstrip())
+        last = len(text) + 1 if at_end and (not self.ends or self.heads) else min(blocks[-1][1], len(text))
+        return (*blocks[:-1], (blocks[-1][0], last))
+
+    # ---- writing ----
+
+    def _write(self, messages: Sequence[Message], prompts: bool = False) -> tuple[str, Spans, Spans]:
+        """Write messages: the text, its special tokens, and what `{% generation %}` blocks enclose."""
+        tokens, given = (*self.tokens, END_OF_TEXT), "".join([self.source, *(message.content for message in messages)])
+        unused = _unused(set(given))
+        stand_ins = dict(zip(tokens, unused, strict=False))
+        marks = next(unused), next(unused)
+        pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+        content = [
+            {"role": role, "content": pattern.sub(lambda match: stand_ins[match[0]], said)} for role, said in messages
+        ]
+        try:
+            self._environment.marks = marks
+            text = self._template.render(
+                messages=content, add_generation_prompt=prompts, bos_token="", eos_token=END_OF_TEXT
+            )
+        except Exception as error:  # whatever a template does
+            raise InputError(f"the chat template cannot write this conversation: {error}") from None
+        return _told_apart(text, pattern, {char: token for token, char in stand_ins.items()}, marks)
+
+
+def _unused(known: set[str]) -> Iterator[str]:
+    """Yield characters that nobody uses here."""
+    return (chr(code) for code in range(LAST_CODE_POINT, 0x100000, -1) if chr(code) not in known)
+
+
+def _told_apart(
+    text: str, pattern: re.Pattern[str], letters: dict[str, str], marks: tuple[str, str]
+) -> tuple[Any, ...]:
+    """Put the letters back for which others stood, and tell where special tokens and marked blocks are."""
+    parts, size, specials, blocks, begin, place = list[str](), 0, [], [], 0, 0
+    found = re.compile(f"{pattern.pattern}|[{''.join((*letters, *marks))}]")
+    for match in found.finditer(text):
+        parts.append(text[place : match.start()])
+        size, place = size + match.start() - place, match.end()
+        if match[0] in marks:
+            begin = size if match[0] == marks[0] else begin
+            blocks += [(begin, size)] if match[0] == marks[1] and begin < size else []
+            continue
+        parts.append(letters.get(match[0], match[0]))
+        specials += [] if match[0] in letters else [(size, size + len(match[0]))]
+        size += len(parts[-1])
+    return "".join([*parts, text[place:]]), tuple(specials), tuple(blocks)
