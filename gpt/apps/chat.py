@@ -10,8 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from gpt.apps.interact import answer_lines
 from gpt.apps.line_editor import Notes, typed_by_hand
-from gpt.apps.repl import ALTERNATIVES, Load, Session, Turn, answer_lines
+from gpt.apps.repl import ALTERNATIVES, Load, Session, Turn
 from gpt.errors import InputError
 from gpt.generation.completion import Completion, TextEngine
 from gpt.generation.sampling import SamplingConfig
@@ -202,7 +203,7 @@ def converse(
     system: str = "",
     as_json: bool = False,
 ) -> None:
-    """Answer lines until they end: typed in a terminal, or out of a pipe; see `gpt.apps.repl.interact`."""
+    """Answer lines until they end: typed in a terminal, or out of a pipe; see `gpt.apps.interact`."""
     notes = Notes()
     trusted = allow_commands or typed_by_hand()
     session = Chat(run, sampling, stops, load, notes.write, adapters, trusted, system, as_json)

@@ -4,15 +4,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.apps.line_editor import Notes, line_reader, typed_by_hand
-from gpt.apps.saving import save
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.score import TokenScore
-from gpt.log import log
 from gpt.memory import is_out_of_memory
 from gpt.runs.load import LoadedRun
 
@@ -165,7 +163,8 @@ class Session:
         """Continue a turn's text, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
-        engine = TextEngine(run.model, run.tokenizer, 1, ends=run.answer_ends if run.tokenizer.added else ())
+        ends = run.answer_ends if run.tokenizer.added else ()
+        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text = turn.begun
         self.turns.append(turn)
@@ -221,7 +220,15 @@ class Session:
             raise InputError("/save takes the name of a new file, such as: /save story.txt")
         if not (text := self._saved_text()):
             raise InputError("/save: there is no text yet; continue one first")
-        self.write(f"{save(argument, text)}: {len(text):,} characters\n")
+        try:
+            path = Path(argument).expanduser()
+            with open(path, "x", encoding="utf-8", newline="") as file:
+                file.write(text)
+        except FileExistsError:
+            raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
+            raise InputError(f"/save {argument}: cannot be written ({error})") from None
+        self.write(f"{path}: {len(text):,} characters\n")
 
     def _saved_text(self) -> str:
         """Give what /save writes."""
@@ -256,45 +263,3 @@ class Session:
         if not self.turns:
             raise InputError(f"{command}: nothing was continued yet")
         return self.turns[-1]
-
-
-def interact(
-    run: LoadedRun,
-    sampling: SamplingConfig,
-    stops: tuple[str, ...],
-    load: Load,
-    adapters: "Switch",
-    allow_commands: bool = False,
-) -> None:
-    """Answer lines until they end: typed in a terminal, or out of a pipe.
-
-    A pipe's lines may be anybody's: they reach files and the network only with `allow_commands`.
-    """
-    notes = Notes()
-    trusted = allow_commands or typed_by_hand()
-    session = Session(run, sampling, stops, load, notes.write, adapters, trusted)
-    notes.write(f"{run.source}: type a text to continue it, /help for the commands, Ctrl-D to leave\n")
-    answer_lines(session, notes)
-
-
-def answer_lines(session: Session, notes: Notes) -> None:
-    """Answer lines until they end, or one of them ends the session."""
-    with log.through(notes):
-        read = line_reader(session.commands.keys() | SETTINGS)
-        while True:
-            try:
-                line = read(session.prompt)
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                continue  # the line that was being typed is dropped, as in a shell
-            try:
-                session.answer(line)
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                notes.write("[stopped]\n")
-            except BrokenPipeError:
-                raise
-            except (InputError, OSError) as error:
-                notes.write(f"{error}\n".replace("`", ""))

@@ -14,7 +14,6 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
 
 from gpt.apps.render import print_json, print_text
-from gpt.apps.repl import interact
 from gpt.choices import Device, WeightDtype
 from gpt.commands import at_terminal, read_standard_input, read_text
 from gpt.config_io import parse
@@ -56,13 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gpt.apps.adapters import Switch
 
         switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
+        settings = (run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
         if command.chat:
             from gpt.apps.chat import converse
 
-            own = (command.allow_commands, command.system or "", command.json)
-            converse(run, command.sampling, command.stop_texts, load, switch, *own)
-            return
-        interact(run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
+            converse(*settings, command.system or "", command.json)
+        else:
+            from gpt.apps.interact import interact
+
+            interact(*settings)
         return
     if command.run is None:
         log.info(f"using {run.source}")

@@ -152,9 +152,9 @@ class _SliceWriter:
 
 def documents_at(place: Path, kept: np.ndarray) -> Iterator[Document]:
     """Yield the documents of a slice that are kept, (N,) bool, in order."""
-    for name, content, learned in records_at(place, kept):
+    for name, content, marks in records_at(place, kept):
         document = Document(name.decode("utf-8", "surrogatepass"), content.decode())
-        yield _marked(document, learned) if learned else document
+        yield _marked(document, marks) if marks else document
 
 
 def records_at(place: Path, kept: np.ndarray) -> Iterator[tuple[bytes, bytes, bytes]]:

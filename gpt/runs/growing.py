@@ -1,27 +1,13 @@
-"""A vocabulary that grows by special tokens: the rows of embedding and head that weights lack for them."""
+"""A vocabulary that grows: a model with rows for special tokens that its own tokenizer lacks, to be compared."""
 
 import dataclasses
 
-import torch
-from torch import Tensor
-
 from gpt.errors import InputError
+from gpt.model.lora import merged_weights
 from gpt.model.transformer import empty_model
-from gpt.runs.load import LoadedRun
+from gpt.runs.load import LoadedRun, Stored, fitted
 from gpt.text.added import extends
 from gpt.text.tokenizer import Tokenizer
-
-VOCABULARIES = ("token_embedding.weight", "lm_head.weight")  # which have a row for each id
-
-
-def with_mean_rows(weights: dict[str, Tensor], known: int, size: int) -> dict[str, Tensor]:
-    """Give ids from `known` to before `size` the mean of the rows of the others, in the embedding and a head alike.
-
-    A row by chance could be larger than all others, and win every draw before it has learned anything.
-    """
-    rows = {name: weights[name][:known] for name in VOCABULARIES if name in weights}
-    means = {name: old.float().mean(0, keepdim=True).to(old.dtype) for name, old in rows.items()}
-    return weights | {name: torch.cat([old, means[name].expand(size - known, -1)]) for name, old in rows.items()}
 
 
 def grown(loaded: LoadedRun, tokenizer: Tokenizer) -> LoadedRun:
@@ -33,9 +19,9 @@ def grown(loaded: LoadedRun, tokenizer: Tokenizer) -> LoadedRun:
     if own.vocab_size == tokenizer.vocab_size or not extends(tokenizer, own):
         return loaded
     config = dataclasses.replace(loaded.config, vocab_size=tokenizer.vocab_size)
+    stored = Stored(loaded.config, merged_weights(loaded.model), {}, loaded.path, loaded.source)
     model = empty_model(config)
-    weights = with_mean_rows(loaded.model.state_dict(), own.vocab_size, tokenizer.vocab_size)
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(fitted(stored, config), assign=True)
     model.requires_grad_(any(parameter.requires_grad for parameter in loaded.model.parameters()))
     model.to(next(loaded.model.parameters()).device)  # what is no weight, too
     return dataclasses.replace(loaded, model=model.eval())

@@ -151,7 +151,7 @@ def _adapted(stored: Stored, merged: bool) -> GPT:
 def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
     """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
     assert adapter.run
-    whole = replace(base, config=adapter.config, weights=cropped(base.weights, adapter.config))
+    whole = replace(base, config=adapter.config, weights=fitted(base, adapter.config))
     try:
         return put_adapter_on(whole, Adapter.of(adapter.weights, adapter.run.lora.scale), merged)
     except InputError as error:
@@ -202,11 +202,23 @@ def _whole(stored: Stored) -> Stored:
     return replace(stored, weights=_adapted(stored, merged=True).state_dict()) if stored.is_adapter else stored
 
 
-def cropped(weights: Tensors, config: ModelConfig) -> Tensors:
-    """Crop context and vocabulary to those of a model; those that only pad the vocabulary go."""
-    rows = {"position_embedding.weight": config.context_length}
-    rows |= dict.fromkeys(("token_embedding.weight", "lm_head.weight"), config.vocab_size)
-    return {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in weights.items()}
+def fitted(base: Stored, config: ModelConfig) -> Tensors:
+    """Give weights the context and vocabulary of a model: what only pads the vocabulary goes.
+
+    Special tokens that are new get the mean of the others: a row by chance could win every draw before it has learned.
+    """
+    vocabularies = [name for name in ("token_embedding.weight", "lm_head.weight") if name in base.weights]
+    rows = {"position_embedding.weight": config.context_length} | dict.fromkeys(vocabularies, config.vocab_size)
+    weights = {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in base.weights.items()}
+    known = config.vocab_size
+    with contextlib.suppress(InputError):  # of no tokenizer, which is said where tokenizers are compared
+        known = load_tokenizer(base.path).vocab_size
+    if (added := config.vocab_size - known) > 0:
+        for name in vocabularies:
+            old = base.weights[name][:known]
+            weights[name] = torch.cat([old, old.float().mean(0, keepdim=True).to(old.dtype).expand(added, -1)])
+        log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
+    return weights
 
 
 def _choose(run: Path, wanted: str) -> checkpoints.Checkpoint:

@@ -16,9 +16,8 @@ from gpt.errors import InputError
 from gpt.log import log
 from gpt.model.transformer import GPT
 from gpt.presets import PRESETS
-from gpt.runs.growing import with_mean_rows
 from gpt.runs.integrity import weights_sha256
-from gpt.runs.load import cropped, load_tokenizer, read_base
+from gpt.runs.load import fitted, load_tokenizer, read_base
 from gpt.text.added import extends
 from gpt.training.guard import first_not_finite
 
@@ -59,7 +58,7 @@ def require_end_of_text(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Tensor], str]:
-    """Load the weights of `init_from`, their context and vocabulary cropped to the model's, and give their SHA-256.
+    """Load the weights of `init_from`, their context and vocabulary fitted to the model's, and give their SHA-256.
 
     `run`: whose adapters were trained on them so far. Raises InputError if they are not finite, not those of
     `init_sha256`, or weights and adapters that new adapters cannot be put on.
@@ -78,29 +77,22 @@ def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[
         )
     digest = weights_sha256(source.weights)
     log.info(f"weights: {source.name}, SHA-256 {digest}")
-    return with_added_rows(cropped(source.weights, config.model), config), digest
+    _require_learnable(config)
+    return fitted(source, config.model), digest
 
 
-def with_added_rows(weights: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
-    """Give special tokens that the weights were not made for rows of their own (see `with_mean_rows`).
-
-    Raises InputError where they would never learn, since adapters alone are trained.
-    """
+def _require_learnable(config: TrainConfig) -> None:
+    """Raise InputError for special tokens that are new, where adapters alone are trained: their rows would stay."""
     try:
-        known = load_tokenizer(config.init_from).vocab_size
+        added = config.model.vocab_size - load_tokenizer(config.init_from).vocab_size if config.lora.rank else 0
     except InputError:  # said where tokenizers are compared
-        return weights
-    added = config.model.vocab_size - known
-    if added <= 0:
-        return weights
-    if config.lora.rank:
+        return
+    if added > 0:
         raise InputError(
             f"`lora.rank` {config.lora.rank}: the data has {added} special tokens that {config.init_from} lacks, whose "
             "rows would stay as they begin, as adapters alone are trained: train all weights (leave `lora.rank` out), "
             "or prepare the data with `template` plain"
         )
-    log.info(f"vocabulary: {added:,} special tokens are added, which begin with the mean of the others")
-    return with_mean_rows(weights, known, config.model.vocab_size)
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from gpt import InputError, SamplingConfig, Tokenizer, generate
 from gpt.apps import repl
-from gpt.apps.repl import Session, interact
+from gpt.apps.interact import interact
+from gpt.apps.repl import Session
 
 
 @pytest.fixture
