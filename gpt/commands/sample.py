@@ -5,7 +5,7 @@ import io
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -27,6 +27,7 @@ from gpt.runs.load import LoadedRun, load_run
 from gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from gpt.apps.adapters import Switch
     from gpt.runs.adapters import Adapters
 
 BATCH = 16
@@ -55,15 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gpt.apps.adapters import Switch
 
         switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
-        settings = (run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
-        if command.chat:
-            from gpt.apps.chat import converse
-
-            converse(*settings, command.system or "", command.json)
-        else:
-            from gpt.apps.interact import interact
-
-            interact(*settings)
+        _answer_lines(command, run, load, switch)
         return
     if command.run is None:
         log.info(f"using {run.source}")
@@ -88,8 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log.info(f"the same again: --seed {sampling.seed}")
 
 
+def _answer_lines(command: "SampleCommand", run: LoadedRun, load: Callable[[str], LoadedRun], switch: "Switch") -> None:
+    settings = (run, command.sampling, command.stop_texts, load, switch, command.allow_commands)
+    if command.chat:
+        from gpt.apps.chat import converse
+
+        converse(*settings, command.system or "", command.json)
+    else:
+        from gpt.apps.interact import interact
+
+        interact(*settings)
+
+
 def _adapted(command: "SampleCommand", device: str, several: bool) -> tuple[LoadedRun, "Adapters"]:
     """Put the first of the adapters on their base: the one that is named, or that it names itself."""
+    from gpt.apps.adapters import Switch
     from gpt.runs.adapters import Adapters
 
     if len(command.adapter) > 1 and not several:

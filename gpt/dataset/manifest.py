@@ -115,8 +115,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
         texts = [manifest["tokenizer_fingerprint"], manifest.get("corpus_fingerprint", "")]
-        texts += [manifest.get("recipe", {}).get(name, "") for name in TEXTS]
-        if not all(isinstance(text, str) for text in texts):
+        if not all(isinstance(text, str) for text in [*texts, *(manifest.get("recipe", {}).get(n, "") for n in TEXTS)]):
             raise TypeError("a fingerprint, the sample_prompt or the chat_template is no text")
     except InputError:
         raise

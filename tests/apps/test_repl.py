@@ -94,7 +94,7 @@ def test_words_are_added_to_the_text_so_far(session, written):
 
 @pytest.mark.parametrize("line", ["/quit", "/exit"])
 def test_a_session_can_be_left_by_a_command(run, monkeypatch, capsys, line):
-    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines(line, "never read"))
+    monkeypatch.setattr("gpt.apps.interact.line_reader", lambda commands: iter_lines(line, "never read"))
     interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None, adapters=None)
     assert "never read" not in capsys.readouterr().out
 
@@ -103,7 +103,7 @@ def test_what_the_log_says_stands_in_brackets_on_a_line_of_its_own(run, monkeypa
     """Not in the middle of a word: only where a line of the text ends."""
     ids = iter(b"ab" * 30 + b"c\n" + b"de" * 10)
     monkeypatch.setattr(run.model, "forward", lambda *_, **__: one_id(next(ids)))
-    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines("x"))
+    monkeypatch.setattr("gpt.apps.interact.line_reader", lambda commands: iter_lines("x"))
     shown = []
     monkeypatch.setattr("gpt.apps.line_editor.show", shown.append)
     monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
@@ -282,7 +282,7 @@ def test_the_session_survives_errors_and_ctrl_c_and_ends_at_ctrl_d(run, monkeypa
             return line
         raise line
 
-    monkeypatch.setattr(repl, "line_reader", lambda commands: read)
+    monkeypatch.setattr("gpt.apps.interact.line_reader", lambda commands: read)
     interact(run, SamplingConfig(max_tokens=3, seed=1), (), load=None, adapters=None)
     output = capsys.readouterr().out
     assert output.startswith("a model: ")
@@ -322,7 +322,7 @@ def test_lines_of_a_pipe_reach_no_file_and_no_network_unless_that_is_allowed(
 
 
 def test_what_a_model_writes_does_not_steer_the_terminal_of_a_session(run, monkeypatch, capsys):
-    monkeypatch.setattr(repl, "line_reader", lambda commands: iter_lines("x", "/why", "/\x1b]0;title\x07"))
+    monkeypatch.setattr("gpt.apps.interact.line_reader", lambda commands: iter_lines("x", "/why", "/\x1b]0;title\x07"))
     monkeypatch.setattr(run.model, "forward", lambda *_, **__: one_id(27))
     for terminal in (True, False):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
