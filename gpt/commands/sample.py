@@ -95,7 +95,6 @@ def _answer_lines(command: "SampleCommand", run: LoadedRun, load: Callable[[str]
 
 def _adapted(command: "SampleCommand", device: str, several: bool) -> tuple[LoadedRun, "Adapters"]:
     """Put the first of the adapters on their base: the one that is named, or that it names itself."""
-    from gpt.apps.adapters import Switch
     from gpt.runs.adapters import Adapters
 
     if len(command.adapter) > 1 and not several:
