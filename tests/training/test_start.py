@@ -125,7 +125,7 @@ def test_special_tokens_that_weights_lack_begin_with_the_mean_of_the_others(
     require_tokenizer(config, added, resumes=False)
     config = fit_to_dataset(config, added)
     assert config.model.vocab_size == known + 2
-    weights = initial_weights(config)
+    weights, _ = initial_weights(config)
     assert weights.keys() == before.keys()
     for name, weight in weights.items():
         if name not in start.VOCABULARIES:
