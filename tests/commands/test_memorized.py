@@ -60,7 +60,7 @@ def trained(home, name, dataset, init_from, steps, every, rate=0.02, sequences=8
     ):
         training = Training(config, dataset, run)
         if init_from != "scratch":
-            training.model.load_state_dict(initial_weights(config))
+            training.model.load_state_dict(initial_weights(config)[0])
         assert training.fit()
     return run
 
