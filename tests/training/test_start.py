@@ -135,7 +135,7 @@ def test_special_tokens_that_weights_lack_begin_with_the_mean_of_the_others(
             continue
         assert torch.equal(weight[:known], before[name][:known])
         for row in weight[known:]:
-            torch.testing.assert_close(row.double(), before[name][:known].double().mean(0), check_dtype=False)
+            torch.testing.assert_close(row.double(), before[name][:known].double().mean(0))
     new_model(config, "cpu").load_state_dict(weights)
     with pytest.raises(InputError, match="`lora.rank` 4: the data has 2 special tokens that base lacks"):
         initial_weights(replace(config, lora=replace(config.lora, rank=4)))
