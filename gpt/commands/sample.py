@@ -182,7 +182,7 @@ class SampleCommand:
     echo: FlagCreatePairsOff[bool] = False
     """Give the prompt before its continuation; with --logprobs, its tokens' as well."""
     json: FlagCreatePairsOff[bool] = False
-    """Print one JSON object per sample, with the run, step and seed that it was drawn with."""
+    """Print one JSON object per sample, or per answer of --chat, with the run, step and seed that it was drawn with."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA, else MPS, else the CPU."""
     dtype: WeightDtype = "auto"

@@ -77,7 +77,22 @@ def initial_weights(config: TrainConfig, run: Path | None = None) -> tuple[dict[
         )
     digest = weights_sha256(source.weights)
     log.info(f"weights: {source.name}, SHA-256 {digest}")
+    _require_learnable(config)
     return fitted(source, config.model), digest
+
+
+def _require_learnable(config: TrainConfig) -> None:
+    """Raise InputError for special tokens that are new, where adapters alone are trained: their rows would stay."""
+    try:
+        added = config.model.vocab_size - load_tokenizer(config.init_from).vocab_size if config.lora.rank else 0
+    except InputError:  # said where tokenizers are compared
+        return
+    if added > 0:
+        raise InputError(
+            f"`lora.rank` {config.lora.rank}: the data has {added} special tokens that {config.init_from} lacks, whose "
+            "rows would stay as they begin, as adapters alone are trained: train all weights (leave `lora.rank` out), "
+            "or prepare the data with `template` plain"
+        )
 
 
 def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allow_other: bool = False) -> None:

@@ -229,6 +229,8 @@ def test_a_model_of_others_without_special_tokens_learns_to_converse(tmp_path, b
     run = load_run(tmp_path / "runs" / "talk")
     assert run.template.source == CHATML_SOURCE
     assert run.model.token_embedding.weight.shape == (bpe.vocab_size + 2, 16)
+    verdict = run_gpt(tmp_path, "memorized", "--run", "runs/talk", "--samples", 0, "--device", "cpu")
+    assert "the base" in verdict  # which has rows for the special tokens, too
     said = run_sample(tmp_path, "--chat", "--json", "--max-tokens", 5, "--seed", 1, stdin="Hello\n")
     assert json.loads(said)["question"] == "Hello"
     refusal = run_sample(tmp_path, "--chat", "--run", "base", code=2, stdin="Hello\n")
