@@ -32,8 +32,8 @@ Type a text and the model answers it; several lines can be pasted. A text that b
   /why                      what else the model would have written instead of the last token
   /save FILE                write the conversation into a new file, as a line that gpt prepare instruct reads
   /load RUN                 go on with another model
-  /adapters                 which adapters there are for this model's base
-  /adapter NAME             go on with another adapter on the same base, or with none
+  /adapters                 the adapters of the model's base, and which of them is on it
+  /adapter NAME             go on with another of them, or with none
   /temperature 0.7          randomness; 0 always takes the likeliest token; so /top-k, /top-p, /min-p,
                             /repetition-penalty, /max-tokens and /seed
   /reset                    forget the conversation, and go back to the settings of the command line

@@ -15,7 +15,6 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
-from gpt.config import TrainConfig
 from gpt.config_io import later, parse
 from gpt.corpus.origins import Names
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -32,10 +31,12 @@ from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
-from gpt.runs.beginning import load_beginning
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
+from gpt.runs.growing import grown
 from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import one_line, printable
+from gpt.text.added import extends
+from gpt.text.tokenizer import Tokenizer
 from gpt.tracking.jsonl import read_metrics
 from gpt.training.samples import sample_prompt
 
@@ -112,11 +113,11 @@ def _examined(
     """Read the passages with the run's base, with its checkpoint, and with others of its checkpoints."""
     config = read_config(path)
     source = config.init_from if base is None else base
-    began = None if source == "scratch" else _loaded_base(config, base, how)
+    began = None if source == "scratch" else _loaded_base(source, how, dataset.tokenizer)
     context = min(each.context_length for each in (config.model, *([began.config] if began else [])))
     drawn = partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, how[0], drawn, most, config.document_mask)
-    if began and base is not None:
+    if began:
         _require_same_ids(began, dataset)
     progress.doing = f"reading passages with {source if began else 'no base'}"
     of_base = [passages.read(began.model if began else None, split) for split in (passages.train, passages.validation)]
@@ -141,9 +142,10 @@ def _examined(
     return found, tuned
 
 
-def _loaded_base(config: TrainConfig, base: str | None, how: tuple[str, WeightDtype]) -> LoadedRun:
+def _loaded_base(source: str, how: tuple[str, WeightDtype], tokenizer: Tokenizer) -> LoadedRun:
+    """Load the base, with rows for the special tokens that the data has and it lacks."""
     try:
-        return load_run(base, *how) if base is not None else load_beginning(config, *how)
+        return grown(load_run(source, *how), tokenizer)
     except InputError as error:
         raise InputError(f"{error} (name what the run began with by `base`)") from None
 
@@ -160,7 +162,8 @@ def _require_same_ids(loaded: LoadedRun, dataset: Dataset) -> None:
             f"the tokenizer of {loaded.path} cannot be compared with that of {dataset.path}, only its size ({error})"
         )
         return
-    if wanted.fingerprint != own.fingerprint:
+    is_grown = loaded.config.vocab_size == own.vocab_size and extends(own, wanted)
+    if wanted.fingerprint != own.fingerprint and not is_grown:
         raise InputError(
             f"{dataset.path}: is written with another tokenizer than {loaded.path}; prepare the data with that one, or "
             "name another `base` or other `data`"

@@ -59,14 +59,11 @@ class Tokenizer:
         """Raise InputError for what tiktoken would fail on: see `_require_sound`. `added` come after end-of-text."""
         _require_sound(kind, ranks, pattern)
         self.kind, self.pattern, self.ranks, self.added = kind, pattern, list(ranks), tuple(added)
-        self.end_of_text = len(self.ranks) if end_of_text else None
         self.special_tokens = {n: i for i, n in enumerate([END_OF_TEXT, *added] if end_of_text else [], len(ranks))}
-        self.vocab_size = len(ranks) + len(self.special_tokens)
+        self.end_of_text, self.vocab_size = self.special_tokens.get(END_OF_TEXT), len(ranks) + len(self.special_tokens)
+        ids = {token: rank for rank, token in enumerate(ranks)}
         self._encoding = tiktoken.Encoding(
-            kind,
-            pat_str=pattern,
-            mergeable_ranks={token: rank for rank, token in enumerate(self.ranks)},
-            special_tokens=self.special_tokens,
+            kind, pat_str=pattern, mergeable_ranks=ids, special_tokens=self.special_tokens
         )
         self._characters = frozenset(token.decode() for token in self.ranks) if kind == "char" else None
 
