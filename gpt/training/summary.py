@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -135,12 +136,8 @@ def _table(
     if loaded:
         if words := overfitted(run, trainer.config, state, loaded.state):
             table.add_row("overfitted", words)
-        table.add_row("learned by heart", _copied(loaded, validation.dataset))
-        if trainer.config.init_from != "scratch":
-            from gpt.training.memorized import memorized_rows
-
-            for row in memorized_rows(run, trainer.config, state, loaded, validation.dataset):
-                table.add_row(*map(printable, row))
+        for row in _memorized(run, trainer.config, state, loaded, validation.dataset):
+            table.add_row(*map(printable, row))
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")
     evaluations = f", the best of {state.evaluations} evaluations" if state.evaluations > 1 else ""
@@ -155,6 +152,16 @@ def _table(
     table.add_row("picture", printable(picture))
     table.add_row("sample from it", printable(f"{command('sample')} --run {quoted(run)}"))
     return table
+
+
+def _memorized(
+    run: Path, config: TrainConfig, state: TrainState, loaded: LoadedRun, dataset: Dataset
+) -> Iterator[tuple[str, str]]:
+    yield "learned by heart", _copied(loaded, dataset)
+    if config.init_from != "scratch":
+        from gpt.training.memorized import memorized_rows
+
+        yield from memorized_rows(run, config, state, loaded, dataset)
 
 
 def complete_words(evaluation: Evaluation, step: int) -> str:

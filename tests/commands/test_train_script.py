@@ -200,7 +200,7 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     run_here("data/prepare.py", "files", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
     refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert "prepare the data with the model's tokenizer" in refused
-    run_here("data/prepare.py", "files", *own, "--tokenizer", source, cwd=tmp_path)
+    run_here("data/prepare.py", "files", *own, "--tokenizer", source, "--replace", cwd=tmp_path)
     assert "weights: " in run_here("train.py", "--init-from", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 
 
