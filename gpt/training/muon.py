@@ -5,7 +5,6 @@ Newton-Schulz iterations find it nearly; matrices of equal shape go through them
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,57 +15,40 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, a
 ITERATIONS = 5
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """For matrices within blocks. Of several processes each computes the same step; sharded matrices are gathered."""
 
-    def __init__(
-        self,
-        matrices: dict[Tensor, list[int]],
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-    ) -> None:
-        """Set up. `matrices`: for each parameter the rows of its matrices, which lie one below the other."""
-        self.rows = matrices
-        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, matrices: dict[Tensor, list[int]], lr: float, momentum: float, weight_decay: float) -> None:
+        """Set up. `matrices`: for each parameter the rows of its matrices, which lie one below the other.
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # ty: ignore[incompatible-method-override]
-        """Update all parameters by the gradients that they hold."""
-        assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter].setdefault("momentum", torch.zeros_like(parameter.detach()))
-        self.move(self.updates())
-
-    @torch.no_grad()
-    def updates(self) -> list[list[Tensor]]:
-        """Yield for each group and parameter what its step subtracts, as a fraction of the rate; change nothing yet.
-
-        The momentum must be there.
+        The momentum of each, `state[parameter]["momentum"]`, is to be put there before the first step.
         """
-        result = []
-        for group in self.param_groups:
-            updates = [whole(self._nesterov(parameter, group["momentum"])) for parameter in group["params"]]
-            pieces = [update.split(self.rows[p]) for p, update in zip(group["params"], updates, strict=True)]
-            orthogonalize_([piece for split in pieces for piece in split])
-            result.append([part(update, p) for p, update in zip(group["params"], updates, strict=True)])
-        return result
+        self.rows, self.parameters, self.state = matrices, list(matrices), dict[Tensor, dict[str, Tensor]]()
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
     @torch.no_grad()
-    def move(self, updates: list[list[Tensor]]) -> None:
-        """Make the step of these updates, in place: nothing of it takes memory."""
-        for group, own in zip(self.param_groups, updates, strict=True):
-            for parameter, update in zip(group["params"], own, strict=True):
-                self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"])
+    def updates(self) -> list[Tensor]:
+        """Return what a step subtracts from each parameter, as a fraction of the rate; change nothing yet."""
+        updates = [whole(self._nesterov(parameter)) for parameter in self.parameters]
+        pieces = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
+        orthogonalize_([piece for split in pieces for piece in split])
+        return [part(update, p) for p, update in zip(self.parameters, updates, strict=True)]
 
-    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+    @torch.no_grad()
+    def move(self, updates: list[Tensor]) -> None:
+        """Make the step of these updates, in place: nothing of it takes memory."""
+        for parameter, update in zip(self.parameters, updates, strict=True):
+            assert parameter.grad is not None
+            self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - self.momentum)
+            parameter.mul_(1 - self.lr * self.weight_decay)
+            parameter.add_(update, alpha=-self.lr)
+
+    def _nesterov(self, parameter: Tensor) -> Tensor:
         """Look ahead to the momentum after another step like this one (Nesterov 1983)."""
         gradient = parameter.grad
         assert gradient is not None
-        return gradient.lerp(self.state[parameter]["momentum"].lerp(gradient, 1 - momentum), momentum)
+        ahead = self.state[parameter]["momentum"].lerp(gradient, 1 - self.momentum)
+        return gradient.lerp(ahead, self.momentum)
 
 
 def orthogonalize_(matrices: list[Tensor]) -> None:

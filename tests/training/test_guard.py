@@ -143,8 +143,14 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_logged(make_training, tiny
     training = make_training(tiny_config)
     poison(training, {7, 8}, value)
     before = {}
-    adamw = training.trainer.optimizer.optimizers[0]
-    adamw.register_step_post_hook(lambda *_: before.update(step=training.state.step + 1, weights=weights(training)))
+    adamw = training.trainer.optimizer.adamw
+    original = adamw.step
+
+    def noted():
+        original()
+        before.update(step=training.state.step + 1, weights=weights(training))
+
+    adamw.step = noted
     originals = []
 
     def step(do):

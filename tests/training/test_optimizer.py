@@ -44,7 +44,8 @@ def test_a_step_is_adamw_by_its_formula_with_decay_on_matrices_only(model):
 
 
 def test_norms_and_biases_do_not_decay(model):
-    decaying = Optimizer(model, CONFIG).optimizers[0].param_groups[0]["params"]
+    ((decay, decaying), _) = Optimizer(model, CONFIG).adamw.groups
+    assert decay == CONFIG.weight_decay
     names = {name for name, p in model.named_parameters() if any(p is other for other in decaying)}
     assert names == {name for name, _ in model.named_parameters() if "norm" not in name and "bias" not in name}
 
@@ -86,9 +87,7 @@ def test_a_rate_is_a_fraction_of_each_methods_peak(model):
     optimizer = Optimizer(model, replace(MUON, learning_rate=0.01, muon_learning_rate=0.5))
     optimizer.set_lr(0.2)
     optimizer.set_lr(0.1)  # not of the rate before
-    adamw, muon = optimizer.optimizers
-    assert [group["lr"] for group in adamw.param_groups] == pytest.approx([0.001, 0.001])
-    assert [group["lr"] for group in muon.param_groups] == pytest.approx([0.05])
+    assert [method.lr for method in optimizer.optimizers] == pytest.approx([0.001, 0.05])
 
 
 def test_the_state_of_another_method_is_refused(model):
