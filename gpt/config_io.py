@@ -101,7 +101,10 @@ def _path_or_several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
 
 
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-WIDE = "10000"  # columns: no line of a complaint is broken, as paths and names in it are to be copied
+HELP, WIDE = (
+    {"-h", "--help"},
+    {"COLUMNS": "10000"},
+)  # no line of a complaint is broken, as paths and names in it are to be copied
 
 
 def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, **options: Any) -> Any:
@@ -110,9 +113,8 @@ def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, *
     What is wrong with them is told in plain lines, where tyro draws a box; help is shown as tyro does.
     """
     given, told = sys.argv[1:] if arguments is None else arguments, io.StringIO()
-    width = {} if {"-h", "--help"} & {*given} else {"COLUMNS": WIDE}
     try:
-        with contextlib.redirect_stderr(told), mock.patch.dict(os.environ, width):
+        with contextlib.redirect_stderr(told), mock.patch.dict(os.environ, {} if HELP & {*given} else WIDE):
             return cli(what, args=given, registry=FLAGS, **options)
     except SystemExit as end:
         if end.code:

@@ -8,6 +8,7 @@ neither are lines outside functions. `sys.settrace` serves every Python; `sys.mo
 
 import inspect
 import json
+import math
 import sys
 import threading
 from collections import defaultdict
@@ -77,6 +78,8 @@ def go(door: str, arguments: list[str]) -> Any:
     for owner, product in PRODUCTS:
         setattr(owner, product, watched(product, getattr(owner, product)))
     main = import_module(door).main
+    if pipeline := sys.modules.get("gpt.corpus.pipeline"):
+        pipeline.LEAST_SECONDS = math.inf  # a slow machine says how fast it was, which is no more of the way
     threading.settrace(trace)
     sys.settrace(trace)
     try:

@@ -24,7 +24,7 @@ class Muon:
         The momentum of each, `state[parameter]["momentum"]`, is to be put there before the first step.
         """
         self.rows, self.parameters, self.state = matrices, list(matrices), dict[Tensor, dict[str, Tensor]]()
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.peak, self.lr, self.momentum, self.weight_decay = lr, lr, momentum, weight_decay
 
     @torch.no_grad()
     def updates(self) -> list[Tensor]:

@@ -35,12 +35,11 @@ class Optimizer:
         if matrices:
             self.muons = [Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)]
         self.optimizers: list[AdamW | Muon] = [self.adamw, *self.muons]
-        self.peaks = [optimizer.lr for optimizer in self.optimizers]
 
     def set_lr(self, factor: float) -> None:
         """Let every weight move at this fraction of its peak rate."""
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            optimizer.lr = factor * peak
+        for optimizer in self.optimizers:
+            optimizer.lr = factor * optimizer.peak
 
     @property
     def has_state(self) -> bool:
@@ -116,7 +115,7 @@ class AdamW:
 
     def __init__(self, groups: Groups, lr: float, betas: tuple[float, float]) -> None:
         """Take groups as (weight decay, parameters). The state of each is to be put there before the first step."""
-        self.groups, self.lr, self.state = groups, lr, dict[Tensor, Tensors]()
+        self.groups, self.peak, self.lr, self.state = groups, lr, lr, dict[Tensor, Tensors]()
         self.settings: dict[str, Any] = {"beta1": betas[0], "beta2": betas[1], **FUSED}
         self.parameters = [parameter for _, group in groups for parameter in group]
 
