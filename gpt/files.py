@@ -61,6 +61,7 @@ def write_directory(path: Path) -> Generator[Path]:
             list(pool.map(sync, partial.iterdir()))
         sync(partial)
         if path.exists():
+            shutil.rmtree(aside(path, REPLACED), ignore_errors=True)  # a crash before this left it
             path.rename(aside(path, REPLACED))
         partial.rename(path)
         sync(path.parent)
@@ -72,6 +73,12 @@ def remove_directory(path: Path) -> None:
     """Remove a directory, renamed at once: half of it must not look like a whole one."""
     removed = path.rename(path.with_name(f"{path.name}{REMOVED}") if path.name[0] == "." else aside(path, REMOVED))
     shutil.rmtree(removed, ignore_errors=True)
+
+
+def bring_back(path: Path) -> None:
+    """Give a directory its name back, where a crash came between the two renames that were to replace it."""
+    if not path.exists() and aside(path, REPLACED).exists():
+        aside(path, REPLACED).rename(path)
 
 
 def clean_up(parent: Path, names: str) -> None:

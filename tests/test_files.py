@@ -12,6 +12,7 @@ from gpt.corpus.sources import Document, Skipped, TextFile, TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
 from gpt.files import (
+    bring_back,
     clean_up,
     inside,
     parse_json,
@@ -296,6 +297,18 @@ def test_a_directory_whose_replacement_never_came_gets_its_name_back(tmp_path):
     for names in ("a", "b"):
         clean_up(tmp_path, names)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial", "a", "b"]
+
+
+def test_what_a_crash_left_of_a_replacement_is_in_nobodys_way(tmp_path):
+    written(tmp_path / "a", "old")
+    (tmp_path / ".a.replaced").mkdir()
+    (tmp_path / ".a.replaced" / "file").write_text("older")
+    bring_back(tmp_path / "a")
+    written(tmp_path / "a", "new")
+    assert (tmp_path / "a" / "file").read_text() == "new"
+    (tmp_path / "a").rename(tmp_path / ".a.replaced")
+    bring_back(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_directory_is_removed_as_a_whole(tmp_path, monkeypatch):

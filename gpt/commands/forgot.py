@@ -23,6 +23,7 @@ from gpt.evaluation.words import around, difference_words, figure
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
+from gpt.runs.growing import beginning
 from gpt.runs.load import load_run, load_tokenizer, model_config, require_model
 from gpt.terminal import printable
 
@@ -71,7 +72,8 @@ def forgot(
     how = choose_device(device), dtype
     corpus = corpus_of(path, data, text, reading) if data or text or reading != Reading() else _package_text(path)
     protocol = Protocol(corpus, *how, stride=None, tokens=None, context_length=context)
-    first = measure(load_run(source, *how), protocol, chosen_by_loss=False)
+    began = beginning(read_config(path), *how) if base is None else load_run(base, *how)
+    first = measure(began, protocol, chosen_by_loss=False)
     tuned, differences = compared(first, load_run(path, *how, checkpoint=checkpoint), protocol)
     if json:
         runs = [result_json(first, {}), result_json(tuned, differences)]

@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
+from gpt.config import TrainConfig
 from gpt.config_io import later, parse
 from gpt.corpus.origins import Names
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -32,7 +33,7 @@ from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
-from gpt.runs.growing import grown
+from gpt.runs.growing import beginning, grown
 from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import one_line, printable
 from gpt.text.added import extends
@@ -113,7 +114,7 @@ def _examined(
     """Read the passages with the run's base, with its checkpoint, and with others of its checkpoints."""
     config = read_config(path)
     source = config.init_from if base is None else base
-    began = None if source == "scratch" else _loaded_base(source, how, dataset.tokenizer)
+    began = None if source == "scratch" else _loaded_base(config, base, how, dataset.tokenizer)
     context = min(each.context_length for each in (config.model, *([began.config] if began else [])))
     drawn = partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, how[0], drawn, most, config.document_mask)
@@ -142,10 +143,12 @@ def _examined(
     return found, tuned
 
 
-def _loaded_base(source: str, how: tuple[str, WeightDtype], tokenizer: Tokenizer) -> LoadedRun:
+def _loaded_base(
+    config: TrainConfig, base: str | None, how: tuple[str, WeightDtype], tokenizer: Tokenizer
+) -> LoadedRun:
     """Load the base, with rows for the special tokens that the data has and it lacks."""
     try:
-        return grown(load_run(source, *how), tokenizer)
+        return grown(beginning(config, *how) if base is None else load_run(base, *how), tokenizer)
     except InputError as error:
         raise InputError(f"{error} (name what the run began with by `base`)") from None
 

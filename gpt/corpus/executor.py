@@ -5,6 +5,7 @@ the same files under the same paths; before the first task each says whether it 
 """
 
 import importlib.metadata
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -31,6 +32,17 @@ T = TypeVar("T")
 DASK = "dask://"
 INSTALL = "pip install 'gpt[cluster]'"
 ALL = "all"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
+# What reads some files, and is not everywhere: what was left out for want of it is read once it is there.
+READERS = [name for name in ("pyarrow", "compression.zstd", "backports.zstd") if _is_installed(name)]
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,14 @@ def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None
         probe.unlink()
     if not answers:
         raise InputError(f"`workers` {workers}: the cluster has no worker yet; start some: dask worker HOST:PORT")
-    questions = ("version of this program", "tiktoken", "Python", "NumPy", "directory")
+    questions = (
+        "version of this program",
+        "tiktoken",
+        "Python",
+        "NumPy",
+        "set of readers of Parquet and zstd",
+        "directory",
+    )
     for name, answers_ in answers.items():
         for question, have, wanted in zip(questions, answers_, greeting_of(word), strict=True):
             if have != wanted:
@@ -172,7 +191,7 @@ def greeting(probe: str, directory: str) -> list[str]:
 
 def greeting_of(word: str) -> list[str]:
     versions = [importlib.metadata.version(name) for name in ("gpt", "tiktoken")]
-    return [*versions, platform.python_version(), np.__version__, word]
+    return [*versions, platform.python_version(), np.__version__, ", ".join(READERS) or "none", word]
 
 
 def _begin() -> None:

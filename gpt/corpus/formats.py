@@ -214,11 +214,17 @@ def _counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'s' * (number != 1)}"
 
 
+def _own_text(document: Document) -> str:
+    """Return a text without the special tokens that a template has put there."""
+    edges = [0, *(edge for span in document.specials for edge in span), len(document.text)]
+    return "".join(document.text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True))
+
+
 def named(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:
     """Yield what a reader does, and say which names of special tokens are learned with it as text."""
     names, first = Counter[str](), ""
     for found in reader(stream, name, how):
-        if isinstance(found, Document) and "<|" in found.text and (inside := SPECIAL.findall(found.text)):
+        if isinstance(found, Document) and "<|" in found.text and (inside := SPECIAL.findall(_own_text(found))):
             names.update(inside)
             line = f"line {found.text[: found.text.index(inside[0])].count(chr(10)) + 1}"
             first = first or (line if found.name == name else found.name)

@@ -39,7 +39,7 @@ from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_dataset, open_written
 from gpt.dataset.manifest import fingerprint, read_manifest, shard_info
 from gpt.errors import InputError, require
-from gpt.files import write_directory
+from gpt.files import bring_back, write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
@@ -108,8 +108,7 @@ def _say_what_came_of_it(stages: Stages, dataset: Dataset, before: str | None, c
 
     And whether the dataset is another one than before, and where all stands that was left out.
     """
-    took = sum(stages.seconds.values())
-    if took >= LEAST_SECONDS:
+    if (took := sum(stages.seconds.values())) >= LEAST_SECONDS:
         size, tokens = sum(each.bytes for each in corpus.slices), sum(shard.tokens for shard in dataset.shards)
         longest, seconds = max(stages.seconds.items(), key=lambda item: item[1])
         words = [f"{longest} took {seconds / took:.0%} of it", *filter(None, [limit(stages.spent)])]
@@ -258,6 +257,7 @@ def replaceable(out: Path, recipe: dict[str, Any], replace: bool = False) -> str
     Raises InputError where something else stands, and where the dataset is of other settings, unless it is to be
     replaced (see replacing.py).
     """
+    bring_back(out)
     for above in out.parents:
         if above.exists() and not above.is_dir():
             raise InputError(f"{out}: cannot be written, since {above} is a file")

@@ -18,6 +18,7 @@ import numpy as np
 
 from gpt.choices import Normalization
 from gpt.corpus.documents import LARGEST, Document, Notice, Skipped, parts_of
+from gpt.corpus.executor import READERS
 from gpt.corpus.slices import Slice
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
@@ -213,7 +214,7 @@ class Corpus:
 
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
         """Read what was not read before, on as many processes as `stages` has."""
-        self.digests = [digest(VERSION, each.digest, source.settings, asdict(filters)) for each in slices]
+        self.digests = [digest(VERSION, READERS, each.digest, source.settings, asdict(filters)) for each in slices]
         tasks = [
             Task(key, each.label, (source, each.parts, filters), each.bytes)
             for key, each in zip(self.digests, slices, strict=True)
@@ -263,8 +264,7 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> np.ndarray:
     slice the hashes lie in order, so that those which begin alike are compared, a bucket at a time.
     """
     bases = np.cumsum([0, *corpus.sizes])
-    total = int(bases[-1])
-    if not total:
+    if not (total := int(bases[-1])):
         return np.empty(0, dtype=np.int64)
     firsts = np.lib.format.open_memmap(directory / "firsts.npy", mode="w+", dtype=np.int64, shape=(total,))
     slices = [np.load(f"{place}{HASHES}", mmap_mode="r") for place in corpus.places]

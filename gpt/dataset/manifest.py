@@ -18,7 +18,8 @@ from gpt.text.tokenizer import Tokenizer
 MANIFEST_VERSION, MASKED_VERSION = 1, 2  # of a dataset without masks, and with them
 TEXTS = ("sample_prompt", "chat_template")  # of a recipe
 SPLITS = ("train", "validation")
-SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|val)")  # of a file's name; the last one counts: constrained_val_0.bin
+# Words of a file's name, not letters in it; the last one counts: train_of_books_val_0.bin
+SPLIT_WORD = re.compile(r"(?<![A-Za-z])(train|training|val|valid|validation)(?![A-Za-z])")
 MIN_IDS, MAX_IDS = 64, 1_000_000  # looked at to tell uint16 from uint32
 Found = tuple[int, str]  # a shard's largest id, and the SHA-256 of its file
 
@@ -254,7 +255,7 @@ def foreign_shards(path: Path) -> dict[str, str]:
     for file in sorted([*path.glob("*.bin"), *path.glob("*.npy")]):
         words = SPLIT_WORD.findall(file.name)
         if words and file.is_file() and not file.name.endswith(MASK):
-            shards[file.name] = "train" if words[-1] == "train" else "validation"
+            shards[file.name] = "train" if words[-1].startswith("train") else "validation"
             if (path / mask_name(file.name)).exists():
                 shards[mask_name(file.name)] = shards[file.name]
     if not shards:

@@ -1,13 +1,22 @@
-"""A vocabulary that grows: a model with rows for special tokens that its own tokenizer lacks, to be compared."""
+"""What a run began with, and models with rows for special tokens that their own tokenizer lacks, to be compared."""
 
 import dataclasses
 
+from gpt.choices import WeightDtype
+from gpt.config import TrainConfig
+from gpt.device import Target
 from gpt.errors import InputError
 from gpt.model.lora import merged_weights
 from gpt.model.transformer import empty_model
-from gpt.runs.load import LoadedRun, Stored, fitted
+from gpt.runs.load import LoadedRun, Stored, build, fitted, read_base, ready
 from gpt.text.added import extends
 from gpt.text.tokenizer import Tokenizer
+
+
+def beginning(config: TrainConfig, device: str = "cpu", dtype: WeightDtype = "float32") -> LoadedRun:
+    """Load the weights that a run began with, by their hash. Raises InputError if they cannot be had any more."""
+    base = read_base(config)
+    return ready(build(base), base, Target.of(device, dtype, False))
 
 
 def grown(loaded: LoadedRun, tokenizer: Tokenizer) -> LoadedRun:

@@ -88,10 +88,9 @@ def load_run(
 
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
     validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
-    Raises InputError if there is no such run, checkpoint, model or device, or nothing of it can be used, or not in that
-    dtype there; or if the base of adapters is not what it was. Damaged checkpoints are passed over with a warning.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
-    generate; int8 always is; a warning says where a sample then depends on those beside it.
+    generate; int8 always is; a warning says where a sample then depends on those beside it. Raises InputError for what
+    is not there, cannot be used there, or has another base than it was trained on; damaged checkpoints are passed over.
     """
     target = Target.of(device, dtype, prepacked)
     stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
@@ -186,9 +185,10 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
             f"`run` BASE `adapter` {run}"
         ) from None
     found = [weights_sha256(base.weights)] if wanted is not None else []
-    earlier = checkpoints.list_checkpoints(base.path) if base.run is not None and found != [wanted] else []
-    while found and found[-1] != wanted and earlier:  # the best checkpoint may be another one by now
-        base = _whole(read_source(source, str(checkpoints.step_of(earlier.pop()))))
+    homes = [base.path, *base.path.glob("until-step-*")] if base.run is not None and found != [wanted] else []
+    earlier = [(home, str(checkpoints.step_of(path))) for home in homes for path in checkpoints.list_checkpoints(home)]
+    while found and found[-1] != wanted and earlier:  # the best checkpoint may be another one by now, or set aside
+        base = _whole(read_source(*earlier.pop()))
         found.append(weights_sha256(base.weights))
     if found and found[-1] != wanted:
         raise InputError(

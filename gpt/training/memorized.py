@@ -13,8 +13,8 @@ from gpt.evaluation.words import Row
 from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.memory import is_out_of_memory
 from gpt.runs.directory import quoted
-from gpt.runs.growing import grown
-from gpt.runs.load import LoadedRun, load_run
+from gpt.runs.growing import beginning, grown
+from gpt.runs.load import LoadedRun
 from gpt.training.state import TrainState
 
 SECONDS, SHARE = 5.0, 0.05  # which it may take: these, or that part of the training if that is more
@@ -50,7 +50,7 @@ def passages_in_time(state: TrainState, config: TrainConfig) -> int:
 
 def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, most: int) -> Memorization:
     device = tuned.model.device.type
-    base = grown(load_run(config.init_from, device), dataset.tokenizer)
+    base = grown(beginning(config, device), dataset.tokenizer)
     context, drawn = config.model.context_length, partial(draw_logprob, sampling=SamplingConfig())
     passages = Passages(dataset, context, device, drawn, most, config.document_mask)
     sides = [

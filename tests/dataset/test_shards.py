@@ -119,10 +119,17 @@ def test_32_bits_without_a_header_are_refused_and_16_bits_never(tmp_path, rng, l
 def test_the_split_is_a_word_of_the_name(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     names = {"constrained_val_0.bin": 100, "interval-train-1.bin": 101, "val.bin": 102, "train_val.bin": 103}
-    for name, tokens in (names | {"constrained.bin": 104, "ovalbumin.bin": 105, "train.mask.bin": 106}).items():
+    others = {
+        "constrained.bin": 104,
+        "ovalbumin.bin": 105,
+        "train.mask.bin": 106,
+        "values.npy": 107,
+        "trainer.bin": 108,
+    }
+    for name, tokens in (names | others | {"train_values.bin": 109, "training.bin": 110, "valid.bin": 111}).items():
         (tmp_path / name).write_bytes(llm_c_shard(range(tokens)))
     dataset = open_dataset(tmp_path)
-    assert (dataset.train.tokens, dataset.validation.tokens) == (101, 100 + 102 + 103)
+    assert (dataset.train.tokens, dataset.validation.tokens) == (101 + 109 + 110, 100 + 102 + 103 + 111)
 
 
 @pytest.mark.parametrize("tokens", [-1, -256, -(2**31)])
