@@ -161,7 +161,7 @@ class TrainConfig:
         check_limits(self)
         if isinstance(self.data, tuple):
             weighted_paths(self.data)  # which raises
-        if self.lora.rank:
+        if self.lora != LoRAConfig():
             self._require_adaptable()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
             raise InputError(
@@ -176,6 +176,13 @@ class TrainConfig:
 
     def _require_adaptable(self) -> None:
         """Raise InputError where adapters have nothing to be put on, or an optimizer that is not for them."""
+        if not self.lora.rank:
+            raise InputError("`lora.rank` is 0, so that no other setting of lora has a meaning: give it, such as 16")
+        if self.lora.rank > self.model.n_embd:
+            raise InputError(
+                f"`lora.rank` {self.lora.rank:,}: is above `model.n_embd` {self.model.n_embd:,}, the smaller side of "
+                "every matrix, so that an adapter would be more than what it is beside; 16 is a usual rank"
+            )
         if self.init_from == "scratch":
             raise InputError(
                 f"`lora.rank` {self.lora.rank}: adapters are for trained weights: name a run or a model by `init_from`"

@@ -134,7 +134,7 @@ class Rules(NamedTuple):
     def _match(self, how: Any, pattern: str, name: str) -> re.Match[str] | None:
         try:
             return how(pattern, name)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InputError(f"{self.file}: {pattern!r} is no regular expression ({error})") from None
 
 
@@ -155,14 +155,17 @@ def _names(file: Path, config: Mapping[str, Any], key: str, default: list[str]) 
     return names
 
 
+LARGEST_RANK, LARGEST_ALPHA = 1 << 20, 1e30
+
+
 def _rank(file: Path, name: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise InputError(f"{file}: {name} is {_shown(value)}; a rank is a whole number from 1 on")
+    if type(value) is not int or not 1 <= value <= LARGEST_RANK:
+        raise InputError(f"{file}: {name} is {_shown(value)}; a rank is a whole number from 1 to {LARGEST_RANK:,}")
     return value
 
 
 def _alpha(file: Path, name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -LARGEST_ALPHA < value < LARGEST_ALPHA:
         raise InputError(f"{file}: {name} is {_shown(value)}; it must be a number")
     return value
 

@@ -181,7 +181,7 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
             raise
         raise InputError(
             f"{run}: holds adapters alone, and what they were trained on, {source} with the SHA-256 {wanted}, cannot "
-            f"be had ({error}): put it back, write where it is now into `init_from` of its config.json, or sample with "
+            f"be had ({error}): put it back, write where it is now into init_from of its config.json, or sample with "
             f"`run` BASE `adapter` {run}"
         ) from None
     found = [weights_sha256(base.weights)] if wanted is not None else []

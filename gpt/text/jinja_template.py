@@ -61,7 +61,7 @@ def _compiled(source: str) -> tuple[Environment, jinja2.Template]:
     environment.globals["raise_exception"] = raise_exception
     try:
         return environment, environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # as what is nested too deeply
         raise InputError(f"it is no template in Jinja ({error})") from None
 
 
@@ -104,6 +104,9 @@ class JinjaTemplate:
                 learned.append((len(prompt), self._stop(messages, number, text, specials, len(prompt))))
         if blocks and learned and blocks[0][0] < learned[0][0]:
             raise InputError("a {% generation %} block of it begins within the prompt")
+        for number, message in enumerate(messages, 1):
+            if message.content.strip() not in text:  # nor could special tokens be told from what somebody has typed
+                raise InputError(f"what is said in message {number} is left out or changed, and must stand in the text")
         return Rendered(text, self._ending(blocks, text, messages) if blocks else tuple(learned), specials)
 
     def prompt(self, messages: Sequence[Message]) -> Marked:

@@ -257,6 +257,13 @@ REFUSED = {
     "rank_pattern c_attn is 2.0": {"rank_pattern": {"c_attn": 2.0}},
     "its adapter_config.json means 4": {"rank_pattern": {"c_attn": 4}},
     "'c_attn(' is no regular expression": {"target_modules": "c_attn(", "layers_to_transform": None},
+    "is no regular expression (the repetition": {
+        "target_modules": "a{99999999999999999999}",
+        "layers_to_transform": None,
+    },
+    "is no regular expression": {"target_modules": "(" * 5000 + ")" * 5000, "layers_to_transform": None},
+    "lora_alpha is 1000000": {"lora_alpha": 10**400},
+    "r is 1000000": {"r": 10**400, "use_rslora": True},
     "cannot go with a regular expression": {"target_modules": ".*c_attn"},
     "needs layers_to_transform": {"layers_to_transform": None, "layers_pattern": "h"},
     "names no linear layer": {"target_modules": ["attn"]},

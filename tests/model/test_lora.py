@@ -356,6 +356,10 @@ def test_an_adapter_of_another_model_or_upon_another_is_refused():
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="`lora.rank` 8: adapters are for trained weights: .*`init_from`"):
         TrainConfig(lora=LoRAConfig(rank=8))
+    with pytest.raises(InputError, match="`lora.rank` is 0, so that no other setting of lora has a meaning"):
+        TrainConfig(lora=LoRAConfig(alpha=64), init_from="x")
+    with pytest.raises(InputError, match=r"`lora.rank` 100,000: is above `model.n_embd` 768"):
+        TrainConfig(lora=LoRAConfig(rank=100_000), init_from="x")
     with pytest.raises(InputError, match="`optimizer.name` muon: is not for adapters.*adamw"):
         TrainConfig(lora=LoRAConfig(rank=8), init_from="x", optimizer=OptimizerConfig(name="muon"))
     for name, value, message in (

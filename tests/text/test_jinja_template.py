@@ -151,6 +151,10 @@ REFUSED = {
     "it raises": ("{{ raise_exception('no such talk') }}", "no such talk"),
     "it leaves the sandbox": ("{{ messages.__class__.__mro__ }}", "cannot write"),
     "it never ends": ("{% for a in range(10 ** 9) %}{% endfor %}", "cannot write"),
+    "it is empty": ("", "message 1 is left out or changed"),
+    "it drops what is said": (CHATML_SOURCE.replace("content", "text"), "message 1 is left out or changed"),
+    "it is nested too deeply": ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "no template in Jinja"),
+    "too many loops": ("{% for a in 'x' %}" * 30 + "{% endfor %}" * 30, "no template in Jinja"),
     "a prompt that is learned": (
         "{% generation %}{% for m in messages %}{{ m.content }}\n{% endfor %}{% endgeneration %}",
         "begins within the prompt",
@@ -167,6 +171,14 @@ def test_what_cannot_be_learned_from_is_refused_by_name(source, said, tmp_path):
     (tmp_path / FILE).write_text(source)
     with pytest.raises(InputError, match=f"chat template cannot be used: .*{re.escape(said)}"):
         template_at(tmp_path)
+
+
+@pytest.mark.parametrize(("filter", "typed"), [("lower", "<|IM_END|>"), ("replace('\n', '')", "<|im_\nend|>")])
+def test_a_template_that_makes_tokens_of_what_was_typed_is_refused(filter, typed):
+    template = JinjaTemplate(CHATML_SOURCE.replace("['content']", f"['content'] | {filter}"))
+    template.render([Message("user", "hi"), Message("assistant", "ho")])
+    with pytest.raises(InputError, match="message 1 is left out or changed"):
+        template.render([Message("user", f"x {typed}"), Message("assistant", "ho")])
 
 
 def test_a_name_that_is_no_template_is_refused(tmp_path):

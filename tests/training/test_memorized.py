@@ -54,13 +54,13 @@ def rows(tuned, state=None):
 
 @pytest.mark.parametrize("error", [InputError("it is gone"), OSError(5, "Input/output error"), MemoryError()])
 def test_what_cannot_be_told_is_said_in_its_row(tuned, monkeypatch, error):
-    monkeypatch.setattr(memorized, "load_run", mock.Mock(side_effect=error))
+    monkeypatch.setattr(memorized, "beginning", mock.Mock(side_effect=error))
     more = f"gpt memorized --run {tuned.run}"
     assert rows(tuned) == [("memorized", f"not known ({error or 'out of memory'}); {more}")]
 
 
 def test_other_errors_are_none_of_its_business(tuned, monkeypatch):
-    monkeypatch.setattr(memorized, "load_run", mock.Mock(side_effect=KeyError("x")))
+    monkeypatch.setattr(memorized, "beginning", mock.Mock(side_effect=KeyError("x")))
     with pytest.raises(KeyError):
         rows(tuned)
 
