@@ -84,9 +84,8 @@ class FileReader:
             raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
         if suffix in RECORDS:
             return partial(named, reader=partial(records, reader=RECORDS[suffix]))
-        is_page = suffix in HTML and self._how.html == "drop"
         plain = partial(maybe_json if suffix in MAYBE_JSON else text, suffix=suffix)
-        return partial(named, reader=html if is_page else plain)
+        return partial(named, reader=html if suffix in HTML and self._how.html == "drop" else plain)
 
     def _compressed(
         self, stream: io.BufferedReader, name: str, how: Reading, compression: str, file: str, depth: int
