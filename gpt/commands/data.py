@@ -16,6 +16,7 @@ from gpt.config import TrainConfig
 from gpt.config_io import later, parse
 from gpt.corpus.ledger import LEDGER, losses
 from gpt.corpus.origins import Names, has_ledger, names_of
+from gpt.corpus.verify import verify_records
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader
@@ -63,7 +64,8 @@ def _require_dataset(directory: Path) -> None:
 def verify(directory: Directory) -> int:
     """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
-    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with.
+    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with. Of a
+    dataset of this program, its report, ledger, and what is kept of its slices and its split are checked, too.
 
     Args:
         directory: The dataset's directory, such as data/python.
@@ -86,9 +88,15 @@ def verify(directory: Directory) -> int:
         print(f"{shard.file:26} {shard.split:10} {facts}", flush=True)
     for split in splits:
         log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
+    records = [*verify_records(directory)]
+    for fault in records:
+        log.error(f"error: {fault}")
     files = "shards and masks" if masks else "shards"
     if bad:
         log.error(f"{directory}: {bad} of {count} {files} cannot be used")
+    elif records:
+        log.error(f"{directory}: its {files} are well, and what lies beside them is not")
+    if bad or records:
         return FAULTY
     against = "as manifest.json says" if (directory / "manifest.json").exists() else "no manifest.json, so no hashes"
     log.info(f"{directory}: {count:,} {files}, {tokens:,} tokens: all is well ({against})")

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream
 from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
-from gpt.corpus.pipes import suffix_of_pipe
+from gpt.corpus.pipes import suffix_of_json, suffix_of_pipe
 from gpt.corpus.readers.html import html
 from gpt.corpus.readers.json_values import json_values
 from gpt.corpus.readers.lines import json_lines
@@ -31,6 +31,7 @@ RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".jso
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
 HTML = (".html", ".htm", ".xhtml")
 MARKUP = {".xml": "tags", ".svg": "tags", ".fb2": "tags", ".ipynb": "braces"}  # which are learned with the text
+MAYBE_JSON = ("", ".txt")  # by which names JSON goes that are not its own
 ARCHIVES = (".zip", ".tar", *unpacking.SUFFIXES)  # as far as names tell
 PIPE = "|"  # in place of a file's name
 DEEPEST = 4  # archives and compressed files within each other
@@ -83,8 +84,8 @@ class FileReader:
             raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
         if suffix in RECORDS:
             return partial(named, reader=partial(records, reader=RECORDS[suffix]))
-        is_page = suffix in HTML and self._how.html == "drop"
-        return partial(named, reader=html if is_page else partial(text, suffix=suffix))
+        plain = partial(maybe_json if suffix in MAYBE_JSON else text, suffix=suffix)
+        return partial(named, reader=html if suffix in HTML and self._how.html == "drop" else plain)
 
     def _compressed(
         self, stream: io.BufferedReader, name: str, how: Reading, compression: str, file: str, depth: int
@@ -171,6 +172,19 @@ def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -
     if separator is not None and not number:
         yield Skipped(name, "empty")
     yield from source.cut()
+
+
+def maybe_json(stream: io.BufferedReader, name: str, how: Reading, suffix: str) -> Documents:
+    """Yield the documents of a plain text, and say so where it seems to be JSON, which its name does not tell."""
+    is_first = how.range is None or not how.range.start
+    if is_first and (found := suffix_of_json(stream.peek(SAMPLE))):
+        called = {".json": "a JSON array", ".jsonl": "JSON Lines"}[found]
+        packing = PurePosixPath(name).suffix.lower()
+        wanted = f"{found}{packing}" if packing in unpacking.SUFFIXES else found
+        message = f"{name}: begins like {called}, and is taken as it stands; the braces are learned with the text"
+        remedy = f"to read its records, give it a name that ends in {wanted}, and name their `field`"
+        yield Notice("JSON by another name", f"{message}; {remedy}", warns=True)
+    yield from text(stream, name, how, suffix)
 
 
 def records(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:

@@ -1,7 +1,7 @@
 """From documents to a dataset directory.
 
 1. A plan divides the source into slices. Each is read once; its texts are kept at hand (reading.py).
-2. Of documents of one content, the first stays (duplicates.py).
+2. Of documents of one content, the first stays (reading.py).
 3. A policy divides the documents between training and validation (split.py, content_split.py, overlap.py).
 4. The tokenizer is loaded, or made from what trains (vocabulary.py).
 5. Each slice is encoded into shards of its own (writer.py), unless the dataset that is replaced has just those.
@@ -216,9 +216,7 @@ def _encoded(
 
         write = fastest(tokenizer)
     if corpus.before and (reused := reuse(out, stages, write, tasks)):
-        log.info(f"{reused:,} of {len(tasks):,} slices are as in {out}, and need not be encoded again; new or changed:")
-        new = [task.label for task in tasks if not stages.result(write, task).exists()]
-        log.info(f"slices that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
+        _say_what_is_new(out, reused, len(tasks), [t.label for t in tasks if not stages.result(write, t).exists()])
     results = list(stages.run("encoding", write, tasks))
     for task, (_, found) in zip(tasks, results, strict=True):
         if DISAGREEMENT in found:
@@ -227,6 +225,17 @@ def _encoded(
             results = list(stages.run("encoding by tiktoken", plain, tasks))
             break
     return [Result(task.key, place, found) for task, (place, found) in zip(tasks, results, strict=True)]
+
+
+def _say_what_is_new(out: Path, reused: int, total: int, new: list[str]) -> None:
+    """Say how many slices are as they were, and with what those begin that are to be encoded."""
+    if reused == total:
+        log.info(f"all {total:,} slices are as in {out}, and none is encoded again")
+        return
+    ends = "; new or changed:" if new else ""  # none where the others were encoded before a kill
+    log.info(f"{reused:,} of {total:,} slices are as in {out}, and need not be encoded again{ends}")
+    if new:
+        log.info(f"slices that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
 
 
 def _encoding_tasks(
