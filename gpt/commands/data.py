@@ -64,8 +64,8 @@ def _require_dataset(directory: Path) -> None:
 def verify(directory: Directory) -> int:
     """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
-    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with. Of a
-    dataset of this program, its report, ledger, and what is kept of its slices and its split are checked, too.
+    All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with. Of
+    ours, report, ledger, slices and split are checked, too.
 
     Args:
         directory: The dataset's directory, such as data/python.
