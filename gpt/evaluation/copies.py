@@ -1,7 +1,8 @@
-"""Whether a model gives back its training text letter for letter: the longest stretches that texts share with it.
+"""Whether a model gives back its training text token for token: the longest stretches that texts share with it.
 
 Ids are searched, by a suffix array; what is found goes on by as many letters as it does, since the same letters can be
-other ids where a stretch begins and ends.
+other ids where a stretch begins and ends. A stretch whose letters are other ids throughout is not found: in letters,
+the longest one may be longer.
 """
 
 from collections.abc import Sequence
