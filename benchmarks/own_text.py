@@ -65,7 +65,7 @@ def our_run(work: Path, text: str, seed: int) -> tuple[Result, Dataset]:
 def copies(output: str) -> dict[str, int]:
     """What train.py's last table says of six samples."""
     by_heart = re.search(r"learned by heart +(?:(\d+) of 6 samples|no: of 6)", output)
-    longest = re.search(r"token for token in .* has ([\d,]+) characters", output)
+    longest = re.search(r"letter for letter in .* has ([\d,]+) characters", output)
     assert by_heart and longest, output
     return {"samples_by_heart": int(by_heart[1] or 0), "longest_copy": int(longest[1].replace(",", ""))}
 

@@ -104,9 +104,9 @@ def test_each_result_has_its_rows():
 
 def test_own_text_reads_the_last_table_and_sums_up_the_worst(tmp_path):
     tables = {
-        "learned by heart no: of 6 samples, the longest stretch that stands token for token in the training text has "
+        "learned by heart no: of 6 samples, the longest stretch that stands letter for letter in the training text has "
         "1,011 characters": (0, 1011),
-        "learned by heart 3 of 6 samples hold 100+ characters of it; the longest stretch that stands token for token "
+        "learned by heart 3 of 6 samples hold 100+ characters of it; the longest stretch that stands letter for letter "
         "in 27% of the training text (searched) has 412 characters": (3, 412),
     }
     for output, (by_heart, longest) in tables.items():

@@ -207,13 +207,12 @@ class _Placed:
 
     sample: int
     characters: int
-    tokens: int
     file: str
     """'' where that is not known."""
     document: int
     """Of its dataset's training split, from 0."""
     line: int
-    """Of the document, from 1, in which its first whole token begins."""
+    """Of the document, from 1, in which it begins."""
     dataset: str
     text: str
 
@@ -221,7 +220,7 @@ class _Placed:
 def _placed(dataset: Dataset, copies: Copies) -> list[_Placed]:
     """Find where the longest stretches stand, the longest first."""
     order = sorted(range(len(copies.found)), key=lambda number: -copies.found[number].characters)
-    chosen = [number for number in order[:SHOWN] if copies.found[number].tokens]
+    chosen = [number for number in order[:SHOWN] if copies.found[number].text]
     ends = [*accumulate(source.dataset.train.tokens for source in dataset.sources)]
     placed = []
     for number in chosen:
@@ -231,8 +230,8 @@ def _placed(dataset: Dataset, copies: Copies) -> list[_Placed]:
         place = copy.place - (ends[index] - source.train.tokens)
         documents = Documents(source.train, dataset.tokenizer)
         document = int(documents.numbers(np.array([place]))[0])
-        where = Names(source)("train", document), document, documents.line(place), str(source.path)
-        placed.append(_Placed(number, copy.characters, copy.tokens, *where, copy.text))
+        where = Names(source)("train", document), document, documents.line(place) + copy.lines, str(source.path)
+        placed.append(_Placed(number, copy.characters, *where, copy.text))
     return placed
 
 

@@ -10,21 +10,21 @@
 4. Where only the longest stretch of each run is wanted, an array need not hold all of a block: what has no stretch in
    common with them that is longer than those found before is left out, and of a large text that is nearly all.
 
-It knows nothing of letters, models or files, and what it finds is exact.
+Ids are any whole numbers, such as those of tokens or of letters: it knows nothing of models or files. What it finds is
+exact.
 
 Letters in shapes: N ids of a text, Q ids that are looked up.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpt.dataset.shards import Split
-
-FIRST_TOKENS, BLOCK_TOKENS = 1 << 16, 1 << 20  # of which an array is made at a time: up to some 100 MB
+FIRST_IDS, BLOCK_IDS = 1 << 16, 1 << 20  # of which an array is made at a time: up to some 100 MB
 KEY_BITS = 64  # of the numbers that are sorted
-LONGEST_GRAM, TABLE_BITS, FACTOR = 16, 20, np.uint64(0x9E3779B97F4A7C15)
+TABLE_BITS = 22  # 4 MB
+FACTOR, OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 NO_ID = -1  # stands in no text: put it between runs that are looked up together
 END = -2  # what follows a text, before every id and NO_ID
 COMPARED = 8  # ids at once
@@ -38,14 +38,15 @@ class SuffixArray:
         self.ids, self.order = ids, suffix_order(ids)
         self._padded = np.concatenate([ids.astype(np.int64), np.full(COMPARED, END)])
 
-    def longest_matches(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def longest_matches(self, ids: np.ndarray, begins: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Find for each place of `ids`, (Q,) int64, the longest run that begins there and stands in the text.
 
         Give its length and where it stands, (Q,) each; 0 and −1 for an id that the text lacks. Of several places of a
-        longest run it is any, but always the same one. NO_ID is in no run.
+        longest run it is any, but always the same one. NO_ID is in no run. With `begins` only those places of `ids`.
         """
         wanted = np.concatenate([ids, np.full(COMPARED, NO_ID)])
-        count = len(ids)
+        begins = np.arange(len(ids)) if begins is None else begins
+        count = len(begins)
         lengths, places = np.zeros(count, dtype=np.int64), np.full(count, -1)
         low, high = np.zeros(count, dtype=np.int64), np.full(count, len(self.order))
         of_low, of_high = lengths.copy(), lengths.copy()  # ids in common with the suffixes around what is left
@@ -54,10 +55,10 @@ class SuffixArray:
             middle = (low[open_ones] + high[open_ones]) // 2
             there = self.order[middle]
             common = np.minimum(of_low[open_ones], of_high[open_ones])  # which all that lie between have, too
-            self._extend(wanted, open_ones, there, common)
+            self._extend(wanted, begins[open_ones], there, common)
             better = common > lengths[open_ones]
             lengths[open_ones[better]], places[open_ones[better]] = common[better], there[better]
-            after = self._padded[there + common] < wanted[open_ones + common]  # what is looked up comes after it
+            after = self._padded[there + common] < wanted[begins[open_ones] + common]  # it comes before what is wanted
             low[open_ones[after]], of_low[open_ones[after]] = middle[after] + 1, common[after]
             high[open_ones[~after]], of_high[open_ones[~after]] = middle[~after], common[~after]
             open_ones = open_ones[low[open_ones] < high[open_ones]]
@@ -171,66 +172,106 @@ class Match:
     """Where it begins in the text."""
 
 
-def longest_shared(split: Split, runs: Sequence[np.ndarray], chosen: Sequence[range] | None = None) -> list[Match]:
-    """Find of each run of ids, (Q,) int64, the longest stretch that stands in a split: exactly, in bounded memory.
+def longest_shared(pieces: Iterable[np.ndarray], runs: Sequence[np.ndarray]) -> list[Match]:
+    """Find of each run of ids, (Q,) int64, the longest stretch that stands in a text: exactly, in bounded memory.
 
-    Of several that are equally long it is one of them, always the same. With `chosen`, only these ranges of the split
-    are searched, and no stretch goes on from one into another. Raises InputError if a shard cannot be read.
+    The text comes piece by piece, one after another, (N,) each; its places count from the beginning of the first. Of
+    several stretches that are equally long it is one of them, always the same. NO_ID in a run is in no stretch.
     """
-    best, longest = [Match(0, 0, 0)] * len(runs), max(map(len, runs), default=0)
-    if not longest:
-        return best
-    wanted = np.concatenate([np.append(run, NO_ID) for run in runs])
-    ends = np.cumsum([len(run) + 1 for run in runs])
-    for begin, ids in _blocks(split, longest, chosen):
-        least = 1 + min(match.length for match in best)  # fewer ids are no news of any run
-        if least > longest:
+    best, room = [Match(0, 0, 0)] * len(runs), [_longest_possible(run) for run in runs]
+    reach = max(room, default=0)
+    for begin, ids in _blocks(pieces, reach) if reach else ():
+        open_ones = [number for number, most in enumerate(room) if best[number].length < most]
+        if not open_ones:
             break
-        kept, places = _without_strangers(ids, wanted, least)
-        lengths, there = SuffixArray(kept).longest_matches(wanted)
-        for number, (run, end) in enumerate(zip(runs, ends.tolist(), strict=True)):
-            own = slice(end - 1 - len(run), end - 1)
-            start = int(lengths[own].argmax()) if len(run) else 0
-            if len(run) and (length := int(lengths[own][start])) > best[number].length:
-                best[number] = Match(length, start, begin + int(places[there[own][start]]))
+        wanted = np.concatenate([np.append(runs[number], NO_ID) for number in open_ones])
+        news = [1 + best[number].length for number in open_ones]  # so many ids, at the least, are news of a run
+        sizes = [1 + len(runs[number]) for number in open_ones]
+        kept, places, asked = _in_common(ids, wanted, np.repeat([_rounded(length) for length in news], sizes))
+        lengths, there = SuffixArray(kept).longest_matches(wanted, asked)
+        for number, end, size in zip(open_ones, np.cumsum(sizes).tolist(), sizes, strict=True):
+            own = slice(*np.searchsorted(asked, [end - size, end]))
+            if lengths[own].max(initial=0) > best[number].length:
+                first = own.start + int(lengths[own].argmax())
+                start, place = int(asked[first]) - (end - size), begin + int(places[there[first]])
+                best[number] = Match(int(lengths[first]), start, place)
     return best
 
 
-def _blocks(split: Split, reach: int, chosen: Sequence[range] | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Read a split block by block, each with `reach` ids of the next one: yield its beginning and ids.
+def _rounded(length: int) -> int:
+    """Round down to 1, 2, 3, 4, 6, 8, 12, 16 …, so that there are few lengths."""
+    return length & 3 << max(0, length.bit_length() - 2)
+
+
+def _longest_possible(run: np.ndarray) -> int:
+    """Count the ids of the longest part of a run that has no NO_ID."""
+    return int(np.diff(np.flatnonzero(np.concatenate([[NO_ID], run, [NO_ID]]) == NO_ID)).max()) - 1
+
+
+def _blocks(pieces: Iterable[np.ndarray], reach: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Join pieces to blocks, each with `reach` ids of the next one: yield its beginning and ids.
 
     The first is a short one, after which much of the others is no news.
     """
-    size = FIRST_TOKENS
-    for part in [range(split.tokens)] if chosen is None else chosen:
-        start = part.start
-        while start < part.stop:
-            yield start, split.read(start, min(size + reach, part.stop - start))
-            start, size = start + size, BLOCK_TOKENS
+    begin, size, parts, count = 0, FIRST_IDS, list[np.ndarray](), 0
+    for piece in pieces:
+        parts, count = [*parts, piece], count + len(piece)
+        while count >= size + reach:
+            held = np.concatenate(parts)
+            yield begin, held[: size + reach]
+            parts, begin, count, size = [held[size:]], begin + size, count - size, BLOCK_IDS
+    if count:
+        yield begin, np.concatenate(parts)
 
 
-def _without_strangers(ids: np.ndarray, wanted: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out of a text what is in no stretch of `least` ids that it shares with what is looked up.
+def _in_common(ids: np.ndarray, wanted: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leave out of a text, and of what is looked up, (Q,), what is in no stretch that they share.
 
-    Give what is left, with an id that is nowhere else in each gap, and the places of it in the text. A hash decides, by
-    which too much may be kept, and nothing is lost.
+    A stretch has so many ids at the least as `least` says for each place that is looked up, (Q,). Give what is left of
+    the text, with an id that is nowhere else in each gap; the places of it in the text; and the places of `wanted` at
+    which such a stretch may begin. A hash decides, by which too much may be kept, and nothing is lost.
     """
-    n = min(least, LONGEST_GRAM)
-    table = np.zeros(1 << TABLE_BITS, dtype=bool)
-    table[_gram_hashes(wanted, n)] = True
-    begins = table[_gram_hashes(ids, n)]
     changes = np.zeros(len(ids) + 1, dtype=np.int64)  # in how many such stretches an id is, from each id to the next
-    changes[: len(begins)] += begins
-    changes[n : n + len(begins)] -= begins
+    asked = np.zeros(len(wanted), dtype=bool)
+    lengths = np.unique(least).tolist()
+    for n, of_text, of_wanted in zip(lengths, _gram_hashes(ids, lengths), _gram_hashes(wanted, lengths), strict=True):
+        own = np.flatnonzero(least[: len(of_wanted)] == n)
+        begins = _among(of_text, of_wanted[own])
+        changes[begins] += 1
+        changes[begins + n] -= 1
+        asked[own[_among(of_wanted[own], of_text[begins])]] = True
     covered = np.cumsum(changes[:-1]) > 0
     places = np.flatnonzero(covered | np.append(False, covered[:-1]))
-    return np.where(covered[places], ids[places], max(ids.max(initial=0), wanted.max()) + 1), places
+    stranger = max(ids.max(initial=0), wanted.max()) + 1
+    return np.where(covered[places], ids[places], stranger), places, np.flatnonzero(asked)
 
 
-def _gram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
-    """Hash each run of n ids to TABLE_BITS, (N − n + 1,); none where there are fewer."""
-    count = max(0, len(ids) - n + 1)
-    hashes = np.zeros(count, dtype=np.uint64)
-    for offset in range(n if count else 0):
-        hashes = (hashes + ids[offset : offset + count].astype(np.uint64)) * FACTOR
-    return hashes >> np.uint64(64 - TABLE_BITS)
+def _among(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Find the places of hashes that are among others, (N,); a table of some bits of these spares most of the search."""
+    table, shift = np.zeros(1 << TABLE_BITS, dtype=bool), np.uint64(64 - TABLE_BITS)
+    table[others >> shift] = True
+    likely = np.flatnonzero(table[hashes >> shift])
+    ordered = np.append(np.sort(others), np.uint64(0))
+    found = ordered[np.searchsorted(ordered[:-1], hashes[likely])]
+    return likely[found == hashes[likely]]
+
+
+def _gram_hashes(ids: np.ndarray, lengths: list[int]) -> Iterator[np.ndarray]:
+    """Hash each run of n ids to 64 bits, (N − n + 1,), for lengths n in rising order; none where there are fewer.
+
+    Each of two shorter runs, one behind the other or overlapping, that are all of it: in some log n steps.
+    """
+    hashes, known = ids.astype(np.uint64), 1
+    for n in lengths:
+        while 2 * known <= n:
+            hashes, known = _joined(hashes, known), 2 * known
+        yield _joined(hashes, n - known) * FACTOR
+
+
+def _joined(hashes: np.ndarray, further: int) -> np.ndarray:
+    """Hash runs of which those of `hashes` are the beginning, and those so much further on are the end."""
+    if not further:
+        return hashes
+    joined = hashes[: max(0, len(hashes) - further)] * FACTOR
+    joined ^= hashes[further:] * OTHER
+    return joined ^ joined >> np.uint64(32)

@@ -200,7 +200,7 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
             raise
         return f"not known: the training text could not be searched ({error or 'out of memory'})"
     where = "the training text" if copies.searched == 1 else f"{copies.searched:.0%} of the training text (searched)"
-    longest = f"the longest stretch that stands token for token in {where} has {copies.longest:,} characters"
+    longest = f"the longest stretch that stands letter for letter in {where} has {copies.longest:,} characters"
     if copies.by_heart:
         return f"{copies.by_heart} of {len(copies.found)} samples hold {BY_HEART}+ characters of it; {longest}"
     return f"no: of {len(copies.found)} samples, {longest}"
