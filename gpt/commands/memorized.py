@@ -136,6 +136,7 @@ def _examined(
         base=name,
         prompt=passages.length - passages.suffix,
         suffix=passages.suffix,
+        by_frequency=passages.by_frequency,
         rise=course.rise(tuned.state["step"]),
         course=points or recorded(read_metrics(path)),
         course_is_measured=bool(points),

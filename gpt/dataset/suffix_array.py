@@ -247,7 +247,7 @@ def _in_common(ids: np.ndarray, wanted: np.ndarray, least: np.ndarray) -> tuple[
 
 
 def _among(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Find the places of hashes that are among others, (N,); a table of some bits of these spares most of the search."""
+    """Find the places of hashes that are among others, (N,); a table of bits of these spares most of the search."""
     table, shift = np.zeros(1 << TABLE_BITS, dtype=bool), np.uint64(64 - TABLE_BITS)
     table[others >> shift] = True
     likely = np.flatnonzero(table[hashes >> shift])

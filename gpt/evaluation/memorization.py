@@ -6,22 +6,25 @@
 2. The share of training passages whose second half comes out verbatim after the first, beside the base's, which may
    have known it, and that of validation text, which is chance.
 3. Overfitted is a model whose validation loss is above that of the best checkpoint by more than two errors.
+4. To predict new text no better than by how often each token occurs is to have learned nothing of it.
 
-All errors of differences between models are paired, passage by passage. `Memorization.verdict` has the rule.
+All errors of differences between models are paired, passage by passage. `decide` has the rule.
 """
 
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from gpt.evaluation.compare import Difference, loss_difference
+from gpt.evaluation.compare import Difference, Measured, loss_difference
 from gpt.evaluation.passages import Reading
 from gpt.evaluation.statistics import Excess, Share, excess, paired_excess
 
-LEAST_GAIN = 0.05  # nats per token: of a smaller gain there is no share to speak of
+LEAST_GAIN = 0.05  # nats per token: a smaller gain is none, and there is no share of it to speak of
 MOST_EXCESS = 0.5  # of the gain on training text
+MOST_ALIKE = 0.5  # of validation passages that come out verbatim: more, and it is training text
 SURE_ENOUGH = 0.25  # standard error of the excess share, above which it says nothing
 DRAWS = 0.9  # the probability with which so many draws give a passage
 
@@ -69,9 +72,56 @@ class Rise:
         return error is not None and self.difference.value > 2 * error
 
 
+class Evidence(NamedTuple):
+    """What follows from the figures, each with an error of chance. None: too little text to tell."""
+
+    on_training: bool | None
+    """Whether the model predicts its training text better than the base does."""
+    on_new: bool | None
+    """Whether it predicts new text better than the base does, and better than by how often each token occurs."""
+    own: bool | None
+    """Whether most of the gain on training text holds for no other text."""
+    verbatim: bool
+    """Whether training passages come out that neither the base gives, nor chance."""
+    overfitted: bool
+    """Whether the model is worse on validation text than the run's best checkpoint."""
+    alike: bool
+    """Whether most of validation text comes out verbatim as well: then it is no new text."""
+
+
+def decide(e: Evidence) -> str:
+    """Give the verdict: 'learned', 'memorized', 'learned and memorized', 'nothing learned' or 'too little text'.
+
+    An excess on training text is no fault by itself up to the best checkpoint: it is the price of what is learned.
+    """
+    is_useful = bool(e.on_new) and not e.overfitted and not e.alike
+    if e.verbatim:
+        return "learned and memorized" if is_useful else "memorized"
+    if e.alike:
+        return "too little text"
+    if e.own and not is_useful:
+        return "memorized"
+    if e.on_new:
+        return "learned"
+    if e.on_training is False:
+        return "nothing learned"
+    is_certain = e.on_training and e.on_new is False and e.own is False
+    return "nothing learned" if is_certain else "too little text"
+
+
+def is_gain(gain: Difference) -> bool | None:
+    """Tell whether a gain, in nats per token, is more than chance and a trifle; None where too little text tells."""
+    error = gain.standard_error
+    if error is None or math.isnan(gain.value):
+        return None
+    if gain.value > max(LEAST_GAIN, 2 * error):
+        return True
+    return False if error <= LEAST_GAIN or gain.value < -2 * error else None
+
+
 @dataclass(frozen=True)
 class Memorization:
-    """What was found of a run's checkpoint. `verdict` follows from it, and words are made of both alike."""
+    """What was found of a run's checkpoint. `evidence` follows from it, and words are made of both alike."""
 
     train: Sides
     validation: Sides
@@ -81,6 +131,8 @@ class Memorization:
     prompt: int
     """Tokens of a passage's first half, after which the second is asked for."""
     suffix: int
+    by_frequency: Measured
+    """What how often each token occurs makes of validation text."""
     rise: Rise | None = None
     """None where there is one checkpoint only."""
     course: list[Point] = field(default_factory=list)
@@ -92,7 +144,7 @@ class Memorization:
     @cached_property
     def excess_share(self) -> float | None:
         """The share of the gain on training text that holds for no other text; None where there is no such gain."""
-        return 1 - self.validation.gain.value / self.train.gain.value if self.has_gained else None
+        return 1 - self.validation.gain.value / self.train.gain.value if is_gain(self.train.gain) else None
 
     @cached_property
     def excess_share_error(self) -> float | None:
@@ -102,11 +154,6 @@ class Memorization:
             return None
         gain = self.train.gain.value
         return math.hypot(errors[1] / gain, self.validation.gain.value * errors[0] / gain**2)
-
-    @property
-    def has_gained(self) -> bool:
-        """Tell whether it predicts its training text better than the base, by more than chance and a trifle."""
-        return self.train.gain.value > max(LEAST_GAIN, 2 * (self.train.gain.standard_error or 0.0))
 
     @cached_property
     def over_base(self) -> Excess:
@@ -118,49 +165,42 @@ class Memorization:
         """By how much it is above that of validation text."""
         return excess(self.train.extracted, self.validation.extracted)
 
-    @property
-    def is_extractable(self) -> bool:
-        """Tell whether passages come out that neither the base gives, nor chance."""
-        return self.over_base.is_sure and self.over_validation.is_sure
+    @cached_property
+    def validation_over_base(self) -> Excess:
+        """By how much the share of validation passages that come out verbatim is above the base's."""
+        return paired_excess(self.validation.tuned.verbatim, self.validation.base.verbatim)
+
+    @cached_property
+    def over_frequency(self) -> Difference:
+        """By how much it predicts validation text better than how often each token occurs, in nats per token."""
+        return loss_difference(self.validation.tuned.measured, self.by_frequency)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Draw the conclusions from which the verdict follows."""
+        gains = is_gain(self.validation.gain), is_gain(self.over_frequency)
+        return Evidence(
+            on_training=is_gain(self.train.gain),
+            on_new=False if False in gains else None if None in gains else True,
+            own=self._is_own,
+            verbatim=self.over_base.is_sure and self.over_validation.is_sure,
+            overfitted=self.rise is not None and self.rise.is_sure and self.rise.later_step == self.step,
+            alike=self.validation_over_base.is_sure and self.validation_over_base.value > MOST_ALIKE,
+        )
 
     @property
-    def is_mostly_excess(self) -> bool:
-        """Tell whether most of the gain holds for the training text alone."""
+    def _is_own(self) -> bool | None:
         share, error = self.excess_share, self.excess_share_error
-        return share is not None and error is not None and share - 2 * error > MOST_EXCESS
-
-    @property
-    def helps_new_text(self) -> bool:
-        """Tell whether it predicts new text better than the base does, and not worse than the best checkpoint."""
-        return self.validation.gain.value > 0 and not self.is_overfitted
-
-    @property
-    def is_overfitted(self) -> bool:
-        """Tell whether this very checkpoint is worse on validation text than the best one."""
-        return self.rise is not None and self.rise.is_sure and self.rise.later_step == self.step
-
-    # ---- the verdict ----
+        if share is None:
+            return None if is_gain(self.train.gain) is None else False
+        if error is None or error > SURE_ENOUGH:
+            return True if error is not None and share - 2 * error > MOST_EXCESS else None
+        return True if share - 2 * error > MOST_EXCESS else False if share <= MOST_EXCESS else None
 
     @property
     def verdict(self) -> str:
-        """'memorized', 'learned', 'nothing learned' or 'too little text'.
-
-        Memorized, if passages come out verbatim by more than two errors more often than the base's and validation
-        text's; or if more than half of the gain on training text is excess, by more than two errors, and new text has
-        none of it, or less than at the best checkpoint: up to that one, an excess is the price of what is learned.
-        Too little text, if an error is not known, or is so large that neither could have been seen, or that a gain on
-        new text cannot.
-        """
-        if self.is_extractable or (self.is_mostly_excess and not self.helps_new_text):
-            return "memorized"
-        error = self.validation.gain.standard_error
-        if self.train.gain.standard_error is None or error is None:
-            return "too little text"
-        if not self.has_gained:
-            return "nothing learned" if self.train.gain.standard_error <= LEAST_GAIN else "too little text"
-        assert self.excess_share_error is not None
-        is_known = self.excess_share_error <= SURE_ENOUGH and abs(self.validation.gain.value) > 2 * error
-        return "learned" if is_known else "too little text"
+        """What `decide` makes of the evidence."""
+        return decide(self.evidence)
 
 
 def share_of(verbatim: np.ndarray) -> Share:

@@ -4,6 +4,7 @@
 2. The model reads each once. From what it gives to each next token follow the loss, whether the second half is what it
    finds likeliest after the first, token by token, and how likely it is drawn: nothing is generated.
 3. Of a short text, or a model of a short context, passages are shorter, so that there are enough of them.
+4. Of text with masks, such as conversations, only what is learned counts, in the loss as in second halves.
 
 The measure is that of Carlini et al. 2022 (arXiv 2202.07646), with 50 tokens of prompt and 50 to come; its probability
 is that of Hayes et al. 2024 (arXiv 2410.19482).
@@ -12,7 +13,7 @@ Letters in shapes: W passages, B of them at a time, P pieces of text (see `Windo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ from gpt.model.loss import chunk_rows, precise, require_finite
 from gpt.model.transformer import GPT
 
 LENGTH, SHORTEST = 100, 20  # tokens of a passage; shorter ones, of a short text, come out by chance
+LEAST_LEARNED = SHORTEST // 2  # tokens of a second half: fewer come out by chance
 MOST = 1000  # passages of a split
 BATCH_TOKENS = 8192
 DrawLogprob = Callable[[Tensor, Tensor], float]  # of logits (T, V) and ids (T,): how likely these are drawn from those
@@ -44,7 +46,8 @@ class Reading:
     measured: Measured
     """Its losses."""
     verbatim: np.ndarray
-    """Of each whole passage, whether its second half is what the model finds likeliest, (W,) bool."""
+    """Of each whole passage of which enough is learned, whether its second half is what the model finds likeliest,
+    as far as it is learned, (W,) bool."""
     logprobs: np.ndarray
     """How likely that half is drawn, (W,) float64 natural logarithms; −∞ for never."""
 
@@ -99,6 +102,21 @@ class Passages:
             return _uniform(windows, self.byte_lengths, self.suffix)
         return _read(model, windows, self.byte_lengths, self.suffix, self.device, self.drawn)
 
+    @property
+    def by_frequency(self) -> Measured:
+        """Predict validation text by how often each token occurs in the passages of training text, and by nothing else.
+
+        The least that a model learns. What does not occur there shares the chance of all that occurs for the first time
+        (Witten and Bell 1991, method C).
+        """
+        counts = np.zeros(len(self.byte_lengths))
+        for _, targets, _ in _batches(self.train):
+            counts += np.bincount(targets[targets != IGNORE_INDEX].numpy(), minlength=len(counts))
+        new = np.count_nonzero(counts)
+        return _guessed(
+            self.validation, self.byte_lengths, -np.log((counts + new / len(counts)) / (counts.sum() + new))
+        )
+
 
 def passage_length(splits: tuple[Split, Split], context_length: int) -> int:
     """Choose how many tokens a passage has, so that the shorter split has enough of them for an error."""
@@ -120,10 +138,9 @@ def _read(
         counted = targets != IGNORE_INDEX
         losses = F.cross_entropy(logits[counted.to(device)], targets[counted].to(device), reduction="none")
         _add(sums, losses.cpu().double().numpy(), targets, pieces, byte_lengths)
-        for row in np.flatnonzero(_are_whole(passages)[first : first + batch]).tolist():
-            last = int(passages.lasts[chosen[row]])
-            ids = torch.from_numpy(passages.split.read(last - suffix + 1, suffix))
-            second = logits[row, -suffix:, : len(byte_lengths)]
+        for row, learned in _second_halves(targets, _are_whole(passages)[first : first + batch], suffix):
+            ids = targets[row, -suffix:][learned]
+            second = logits[row, -suffix:, : len(byte_lengths)][learned.to(device)]
             verbatim.append(bool((second.argmax(dim=-1).cpu() == ids).all()))
             logprobs.append(drawn(second, ids.to(device)))
     return Reading(Measured(sums, passages), np.array(verbatim, dtype=bool), np.array(logprobs, dtype=np.float64))
@@ -150,10 +167,35 @@ def _add(sums: np.ndarray, nats: np.ndarray, targets: Tensor, pieces: np.ndarray
         np.add.at(sums[:, column], of, values)
 
 
-def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> Reading:
-    sums, nats = np.zeros((len(passages.documents), 3)), math.log(len(byte_lengths))
+def _second_halves(targets: Tensor, whole: np.ndarray, suffix: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the rows of targets (B, T) whose second half is asked for, with what of it is learned, (suffix,) bool."""
+    for row in np.flatnonzero(whole).tolist():
+        learned = targets[row, -suffix:] != IGNORE_INDEX
+        if learned.sum() >= min(LEAST_LEARNED, suffix):
+            yield row, learned
+
+
+def _batches(passages: Windows) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+    """Yield targets and pieces of some passages at a time, with the number of the first of them."""
     for first in range(0, len(passages), BATCH_TOKENS // LENGTH):
         _, targets, pieces = passages.read(range(len(passages))[first : first + BATCH_TOKENS // LENGTH])
-        _add(sums, np.full(int((targets != IGNORE_INDEX).sum()), nats), targets, pieces, byte_lengths)
-    count = int(_are_whole(passages).sum())
-    return Reading(Measured(sums, passages), np.zeros(count, dtype=bool), np.full(count, -suffix * nats))
+        yield first, targets, pieces
+
+
+def _guessed(passages: Windows, byte_lengths: np.ndarray, nats: np.ndarray) -> Measured:
+    """Give each token the same loss wherever it stands, (V,) nats."""
+    sums = np.zeros((len(passages.documents), 3))
+    for _, targets, pieces in _batches(passages):
+        _add(sums, nats[targets[targets != IGNORE_INDEX].numpy()], targets, pieces, byte_lengths)
+    return Measured(sums, passages)
+
+
+def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> Reading:
+    nats, whole = math.log(len(byte_lengths)), _are_whole(passages)
+    counts = [
+        int(learned.sum())
+        for first, targets, _ in _batches(passages)
+        for _, learned in _second_halves(targets, whole[first : first + len(targets)], suffix)
+    ]
+    measured = _guessed(passages, byte_lengths, np.full(len(byte_lengths), nats))
+    return Reading(measured, np.zeros(len(counts), dtype=bool), -nats * np.array(counts))

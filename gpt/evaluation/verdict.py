@@ -4,54 +4,84 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from gpt.evaluation.compare import Difference
 from gpt.evaluation.memorization import (
     SURE_ENOUGH,
     Memorization,
     Point,
     Sides,
     draws_needed,
+    is_gain,
     mean_probability,
     share_of,
 )
-from gpt.evaluation.passages import LENGTH, Reading
+from gpt.evaluation.passages import LEAST_LEARNED, LENGTH, Reading
 from gpt.evaluation.statistics import Share
 from gpt.evaluation.words import Row
 
 SHOWN = 12  # points of the course
 ROUNDING = 1e-6  # a smaller error is none, as of what has the same probability in all passages
+SPLIT = "`validation_share`"
 LESS = "train for fewer epochs, on more text, or change fewer weights (LoRA, or a smaller model)"
 
 
 def sentence(m: Memorization) -> str:
     """Say in a sentence or two whether it has learned or memorized, and what to change."""
-    return f"{_SENTENCES[m.verdict](m)}{_after(m)}"
+    return f"{m.verdict.capitalize()}{_SENTENCES[m.verdict](m)}{_after(m)}"
 
 
 def _memorized(m: Memorization) -> str:
-    reasons = [_extracted_words(m)] if m.is_extractable else []
-    reasons += [_excess_words(m)] if m.is_mostly_excess else []
-    return f"Memorized: {', and '.join(reasons)}. What helps: {_better_step(m) or LESS}."
+    reasons = [_extracted_words(m)] if m.evidence.verbatim else []
+    reasons += [_excess_words(m)] if m.evidence.own else []
+    return f": {', and '.join(reasons)}. What helps: {_better_step(m) or LESS}."
+
+
+def _both(m: Memorization) -> str:
+    return f": {_new_text_words(m)}, but {_extracted_words(m)}. What helps: {LESS}; or leave repeated passages out."
 
 
 def _learned(m: Memorization) -> str:
-    little = ", but mostly for its own text" if m.is_mostly_excess else ""
-    advice = _better_step(m) or ("more text" if m.is_mostly_excess else "")
-    change = f"What helps: {advice}." if advice else "Nothing needs to be changed."
-    return f"Learned{little}: {_excess_words(m)}, and {_extracted_words(m)}. {change}"
+    little = ", but mostly for its own text" if m.evidence.own else ""
+    known = "" if m.excess_share is None else f"; {_excess_words(m)}"
+    return f"{little}: {_new_text_words(m)}{known}; {_extracted_words(m)}. {_change(m)}"
+
+
+def _change(m: Memorization) -> str:
+    """Say what would help a model that has learned."""
+    if m.evidence.overfitted:
+        return f"What helps: {_better_step(m) or LESS}."
+    if m.evidence.own is False:
+        return "Nothing needs to be changed."
+    if _knows_excess(m):
+        return "What helps: more text."
+    return f"What helps: more text, or more of it for validation ({SPLIT}), to tell how much of the gain is excess."
 
 
 def _nothing(m: Memorization) -> str:
-    gain = _plus_minus(m.train.gain.value, m.train.gain.standard_error)
-    return (
-        f"Nothing learned: on its training text it gained {gain} nats per token over {m.base}. If there is something "
-        "new in the text, train for more epochs, or at a higher rate."
-    )
+    gain, new = m.train.gain, m.validation.gain
+    if m.evidence.on_training is False:
+        if gain.standard_error is not None and gain.value < -2 * gain.standard_error:
+            return f": on its training text it is worse than {m.base}, by {_of(gain, -1)}. What helps: a lower rate."
+        return (
+            f": on its training text it gained {_of(gain)} over {m.base}. If there is something new in the text, train "
+            "for more epochs, or at a higher rate."
+        )
+    reason = f"on new text it gained {_of(new)} over {m.base}"
+    if is_gain(m.over_frequency) is False:
+        reason = f"new text is predicted no better than by how often each token occurs ({_of(m.over_frequency)} better)"
+    advice = _better_step(m) or "train for more epochs, at a higher rate or on more text, or begin with trained weights"
+    return f": {reason}. What helps: {advice}."
 
 
 def _too_little(m: Memorization) -> str:
+    if m.evidence.alike:
+        return (
+            f" to tell: {_percent(m.validation.extracted)} of validation text come out word for word as well: it is no "
+            "new text. Take what is like the training text out of validation; `gpt prepare` keeps copies together."
+        )
     return (
-        f"Too little text to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, "
-        "or more of it to validation (`validation_share`)."
+        f" to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, or more of it "
+        f"to validation ({SPLIT})."
     )
 
 
@@ -60,11 +90,22 @@ def _counts(m: Memorization) -> str:
     return f"{train:,} passages of training text and {validation:,} of validation text"
 
 
-_SENTENCES = {"memorized": _memorized, "learned": _learned, "nothing learned": _nothing, "too little text": _too_little}
+_SENTENCES = {
+    "learned": _learned,
+    "memorized": _memorized,
+    "learned and memorized": _both,
+    "nothing learned": _nothing,
+    "too little text": _too_little,
+}
 
 
 def _better_step(m: Memorization) -> str:
-    return f"use the best checkpoint, of step {m.rise.best_step:,}; or {LESS}" if m.rise and m.is_overfitted else ""
+    if m.rise is None or not m.evidence.overfitted:
+        return ""
+    first = (
+        f"use the best checkpoint, of step {m.rise.best_step:,}; or " if m.rise.best_step else ""
+    )  # or the base is it
+    return f"{first}{LESS}"
 
 
 def _after(m: Memorization) -> str:
@@ -72,27 +113,38 @@ def _after(m: Memorization) -> str:
     if m.rise is None or not m.rise.is_sure:
         return ""
     rise = _plus_minus(m.rise.difference.value, m.rise.difference.standard_error)
-    if m.is_overfitted:
+    if m.evidence.overfitted:
         return f" Overfitted: the validation loss is {rise} above that of step {m.rise.best_step:,}."
     later = f"by step {m.rise.later_step:,} the validation loss rose by {rise}"
     return f" After it the run was overfitted: {later}; this one, step {m.step:,}, is the best and is kept."
 
 
+def _new_text_words(m: Memorization) -> str:
+    return f"it gained {_of(m.validation.gain)} on new text"
+
+
+def _knows_excess(m: Memorization) -> bool:
+    error = m.excess_share_error
+    return error is not None and (error <= SURE_ENOUGH or m.evidence.own is True)
+
+
 def _excess_words(m: Memorization) -> str:
     assert m.excess_share is not None
     share, error = m.excess_share, m.excess_share_error
-    if error is None or (error > SURE_ENOUGH and not m.is_mostly_excess):
+    if error is None or not _knows_excess(m):
         known = "" if error is None else f", and its error is {error:.0%}"
         return f"there is too little text to tell how much of the gain is excess (it is {share:.0%}{known})"
-    if share < 2 * error:
+    if share < 2 * error and m.evidence.own is False:
         return f"what it gained on its training text holds for new text as well (excess {share:.0%} ± {error:.0%})"
     return f"{share:.0%} ± {error:.0%} of what it gained on its training text holds for no other text"
 
 
 def _extracted_words(m: Memorization) -> str:
+    if not m.train.extracted.of:
+        return f"no passage has {LEAST_LEARNED} tokens to learn in a row that could come out word for word"
+    base, validation = share_of(m.train.base.verbatim), m.validation.extracted
     if not m.train.extracted.hits:
         return "none of its training passages comes out word for word"
-    base, validation = share_of(m.train.base.verbatim), m.validation.extracted
     return (
         f"{_percent(m.train.extracted)} of its training passages come out word for word ({_percent(base)} before, "
         f"{_percent(validation)} of validation text)"
@@ -105,12 +157,14 @@ def _extracted_words(m: Memorization) -> str:
 def verdict_rows(m: Memorization) -> list[Row]:
     """Format the figures, one row each."""
     shorter = "; shorter than usual, as the text or the context is" if m.prompt + m.suffix < LENGTH else ""
+    unknown = m.excess_share is None
     rows = [
         ("base", m.base),
         ("passages", f"{_counts(m)}, of {m.prompt} + {m.suffix} tokens, spread evenly{shorter}"),
         ("training loss", _losses(m.train)),
         ("validation loss", _losses(m.validation)),
-        ("excess", _excess_words(m) if m.has_gained else "none: it gained nothing certain on its training text"),
+        ("by frequency", f"validation {_frequency(m)}"),
+        ("excess", "none: it gained nothing certain on its training text" if unknown else _excess_words(m)),
         ("verbatim", _verbatim(m)),
         ("when drawn", _drawn(m)),
     ]
@@ -131,17 +185,25 @@ def _losses(sides: Sides) -> str:
     return f"{sides.tuned.loss:.4f} nats per token, the base {sides.base.loss:.4f}: gained {gain}"
 
 
+def _frequency(m: Memorization) -> str:
+    nats, tokens, _ = m.by_frequency.sums.sum(axis=0)
+    gain = m.over_frequency
+    better = _plus_minus(gain.value, gain.standard_error, "+")
+    return f"{nats / tokens:.4f}, by how often each token occurs and nothing else: the model is better by {better}"
+
+
 def _verbatim(m: Memorization) -> str:
     parts = [("training", m.train.extracted), ("the base", share_of(m.train.base.verbatim))]
     parts.append(("validation text", m.validation.extracted))
     shares = ", ".join(f"{name} {_percent(share)} (95 %: {_interval(share)})" for name, share in parts)
-    return f"passages whose second half is likeliest after the first: {shares}"
+    learned = ", as far as it is learned," if m.train.tuned.measured.windows.answers_only else ""
+    return f"passages whose second half{learned} is likeliest after the first: {shares}"
 
 
 def _drawn(m: Memorization) -> str:
     def chance(reading: Reading) -> str:
         mean, error = mean_probability(reading.logprobs)
-        return f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
+        return "unknown" if math.isnan(mean) else f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
 
     draws = draws_needed(m.train.tuned.logprobs)
     often = f"the likeliest comes out within {draws:,.0f} with 90 %" if draws < 1e9 else "practically none comes out"
@@ -170,6 +232,10 @@ def _plus_minus(value: float, error: float | None, sign: str = "") -> str:
     return f"{value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
+def _of(gain: Difference, sign: int = 1) -> str:
+    return f"{_plus_minus(sign * gain.value, gain.standard_error)} nats per token"
+
+
 # ---- for other programs ----
 
 
@@ -177,6 +243,7 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
     """Give the same as values for JSON; None for what is not known."""
     return {
         "verdict": m.verdict,
+        "evidence": m.evidence._asdict(),
         "sentence": sentence(m),
         "step": m.step,
         "base": m.base,
@@ -184,10 +251,12 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
         "suffix_tokens": m.suffix,
         "train": _side_json(m.train),
         "validation": _side_json(m.validation),
+        "over_frequency": {"value": m.over_frequency.value, "se": m.over_frequency.standard_error},
         "excess_share": m.excess_share,
         "excess_share_se": m.excess_share_error,
         "verbatim_over_base": asdict(m.over_base),
         "verbatim_over_validation": asdict(m.over_validation),
+        "verbatim_of_validation_over_base": asdict(m.validation_over_base),
         "rise": None
         if m.rise is None
         else {

@@ -25,27 +25,33 @@ READINGS = 4  # two models, two splits
 def memorized_rows(run: Path, config: TrainConfig, state: TrainState, tuned: LoadedRun, dataset: Dataset) -> list[Row]:
     """Say whether the best checkpoint has learned the text or memorized it, beside what its weights began with.
 
-    It takes as many passages as the training was fast enough for. Where it cannot be told, the row says why.
+    It takes as many passages as the training was fast enough for, and a few at the least. Where it cannot be told, the
+    row says why.
     """
     more = f"gpt memorized --run {quoted(run)}"
-    most = passages_in_time(state, config)
-    if most < FEWEST_PIECES:
-        return [("memorized", f"left out, as it would take longer than {SHARE:.0%} of the training; {more}")]
     try:
-        found = _examined(config, tuned, dataset, most)
+        found = _examined(config, tuned, dataset, passages_in_time(state, config))
     except Exception as error:  # the training has ended well, whatever becomes of its base, its data or of memory
         if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
             raise
         return [("memorized", f"not known ({error or 'out of memory'}); {more}")]
+    read = [side.tuned.measured.windows for side in (found.train, found.validation)]
+    counts = f"by {len(read[0]):,} and {len(read[1]):,} passages"
+    if found.verdict == "too little text" and not all(windows.is_complete for windows in read):
+        return [("memorized", f"not known {counts}, as many as a short look takes; {more} reads up to {MOST:,}")]
     gained = f"gained {found.train.gain.value:.3f} on training and {found.validation.gain.value:.3f} on validation text"
-    counts = f"by {len(found.train.tuned.measured.windows):,} and {len(found.validation.tuned.measured.windows):,}"
-    return [("memorized", sentence(found)), ("", f"{gained}, nats per token, {counts} passages; more: {more}")]
+    return [("memorized", sentence(found)), ("", f"{gained}, nats per token, {counts}; more: {more}")]
 
 
 def passages_in_time(state: TrainState, config: TrainConfig) -> int:
-    """Tell how many passages of each split can be read in the time that is allowed, by the pace of the training."""
+    """Tell how many passages of each split can be read in the time that is allowed, by the pace of the training.
+
+    Some 6,000 tokens are read in any case, enough for a standard error: the pace of a training of few steps, which had
+    to be begun and evaluated as well, says little.
+    """
     pace = FORWARD * state.step * config.batch_tokens / max(state.elapsed_s, 1e-9)  # tokens a second
-    return min(MOST, int(max(SECONDS, SHARE * state.elapsed_s) * pace / (READINGS * LENGTH)))
+    in_time = int(max(SECONDS, SHARE * state.elapsed_s) * pace / (READINGS * LENGTH))
+    return min(MOST, max(FEWEST_PIECES, in_time))
 
 
 def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, most: int) -> Memorization:
@@ -57,5 +63,11 @@ def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, most: int
         Sides(passages.read(base.model, split), passages.read(tuned.model, split))
         for split in (passages.train, passages.validation)
     ]
-    prompt = passages.length - passages.suffix
-    return Memorization(*sides, step=tuned.state["step"], base=base.source, prompt=prompt, suffix=passages.suffix)
+    return Memorization(
+        *sides,
+        step=tuned.state["step"],
+        base=base.source,
+        prompt=passages.length - passages.suffix,
+        suffix=passages.suffix,
+        by_frequency=passages.by_frequency,
+    )

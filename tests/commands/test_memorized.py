@@ -236,7 +236,7 @@ def looked_at(home, run, *arguments):
 
 def test_a_text_of_some_words_is_too_little_to_tell(tmp_path):
     text = python_text()
-    dataset = write_dataset([("train", text[:400]), ("validation", text[1000:1070])], "bytes", tmp_path / "tiny")
+    dataset = write_dataset([("train", text[:200]), ("validation", text[1000:1070])], "bytes", tmp_path / "tiny")
     run = untrained(tmp_path, "run", dataset.path)
     found = looked_at(tmp_path, run, "--samples", 0)
     assert found["verdict"] == "too little text"

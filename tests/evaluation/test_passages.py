@@ -133,6 +133,58 @@ def test_documents_are_kept_apart_where_training_did_so(monkeypatch):
     assert read_as[0] == pytest.approx(read_as[1], rel=1e-5)
 
 
+class Masked(MemorySplit):
+    """A split in memory of which a part is learned."""
+
+    def __init__(self, name, ids, mask):
+        super().__init__(name, ids)
+        self.is_masked, self.mask = True, mask
+
+    def learned(self, start, count):
+        return self.mask[start : start + count]
+
+
+@torch.no_grad()
+def test_of_masked_text_second_halves_count_as_far_as_they_are_learned(model, ids, monkeypatch):
+    """Questions are given, and need not come out; a passage of too few learned tokens is none."""
+    monkeypatch.setattr("gpt.evaluation.passages.passage_length", lambda *_: 40)
+    own, mask = np.array(ids[40:80]), np.ones(40, dtype=bool)  # all of the second half comes out but for its last id
+
+    def read(mask):
+        dataset = dataset_of([], range(250))
+        dataset.train = Masked("train", own, mask)
+        passages = Passages(dataset, 48, "cpu", DRAWN)
+        assert len(passages.read(None, passages.train).verbatim) == len(passages.read(model, passages.train).verbatim)
+        return passages.read(model, passages.train), passages.read(None, passages.train)
+
+    assert read(mask)[0].verbatim.tolist() == [False]
+    mask[-1] = False
+    mask[20:29] = False  # ten are left
+    tuned, base = read(mask)
+    assert tuned.verbatim.tolist() == [True]
+    logits, wanted = model(torch.from_numpy(own[None, :-1]))[0], 0.0
+    for place in range(29, 39):
+        kept, probabilities = candidates(logits[place - 1][None], SamplingConfig())
+        wanted += math.log(float(probabilities[0][kept[0] == own[place]].sum()))
+    assert tuned.logprobs.tolist() == pytest.approx([wanted], rel=1e-5)
+    assert base.logprobs.tolist() == pytest.approx([-10 * math.log(257)])
+    mask[29] = False
+    tuned, base = read(mask)
+    assert (tuned.verbatim.tolist(), tuned.logprobs.tolist(), len(base.logprobs)) == ([], [], 0)
+    assert tuned.measured.sums[:, 1].sum() == mask[1:].sum()
+
+
+def test_by_frequency_tokens_have_the_loss_of_how_often_they_occur(rng):
+    train, validation = [rng.choice([1, 1, 2, 5]) for _ in range(400)], [rng.choice([1, 2, 9]) for _ in range(300)]
+    passages = Passages(dataset_of(train, validation), 48, "cpu", DRAWN)
+    counts = {token: train[1:].count(token) for token in set(train)}
+    assert len(counts) == 3
+    chance = {token: (counts.get(token, 0) + 3 / 257) / (399 + 3) for token in range(257)}
+    assert math.fsum(chance.values()) == pytest.approx(1)
+    wanted = -math.fsum(math.log(chance[token]) for token in validation[1:])
+    assert passages.by_frequency.sums.sum(axis=0).tolist() == pytest.approx([wanted, 299, 299])
+
+
 def test_weights_that_are_not_finite_and_no_passages_are_refused(model, monkeypatch):
     with torch.no_grad():
         model.final_norm.weight.fill_(math.nan)

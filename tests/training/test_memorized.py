@@ -73,10 +73,17 @@ def test_it_takes_a_small_part_of_the_time(tuned, tiny_config, monkeypatch):
     assert passages_in_time(TrainState(step=100, elapsed_s=1.0), config) == MOST
     assert passages_in_time(slower, config) == 120  # of a training that is longer, no more are read
     assert (SECONDS, SHARE) == (5.0, 0.05)
-    [(_, words)] = rows(tuned, TrainState(step=1, elapsed_s=10_000.0))
-    assert words.startswith("left out, as it would take longer than 5% of the training; gpt memorized --run ")
+    assert passages_in_time(TrainState(step=1, elapsed_s=10_000.0), config) == 16  # the least
     asked, honest = [], Passages.__init__
     monkeypatch.setattr(Passages, "__init__", lambda *given: asked.append(given[5]) or honest(*given))
     pace = tuned.config.batch_tokens * 100
     rows(tuned, TrainState(step=100, elapsed_s=3 * pace / (4 * 100 * 20) * 5))  # twenty passages in five seconds
     assert asked == [20]
+
+
+def test_few_passages_of_a_text_that_has_more_are_not_said_to_be_too_little_text(tuned, monkeypatch):
+    monkeypatch.setattr(memorized, "passages_in_time", lambda *_: 1)
+    more = f"gpt memorized --run {tuned.run}"
+    assert rows(tuned) == [
+        ("memorized", f"not known by 1 and 1 passages, as many as a short look takes; {more} reads up to 1,000")
+    ]
