@@ -39,6 +39,7 @@ class Result:
     """What was found of one model."""
 
     source: str
+    tokenizer: Tokenizer
     measured: Measured
     evaluation: Evaluation
     best_of: int
@@ -185,7 +186,7 @@ def _only_dataset(run: Path) -> Path:
 def compared(first: Result, loaded: LoadedRun, protocol: Protocol) -> tuple[Result, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
     result = measure(loaded, protocol)
-    alike = loaded.tokenizer.fingerprint == protocol.corpus.tokenizer.fingerprint
+    alike = loaded.tokenizer.fingerprint == first.tokenizer.fingerprint
     differences = {"bits_per_byte": bits_difference(first.measured, result.measured, alike)}
     if alike:
         differences["loss"] = loss_difference(first.measured, result.measured)
@@ -234,7 +235,7 @@ def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) 
     )
     assert sums is not None
     best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
-    return Result(loaded.source, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
+    return Result(loaded.source, tokenizer, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:

@@ -3,6 +3,7 @@
 import json as json_module
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,8 @@ from gpt.evaluation.words import around, difference_words, figure
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
-from gpt.runs.growing import beginning
-from gpt.runs.load import load_run, load_tokenizer, model_config, require_model
+from gpt.runs.growing import beginning, grown
+from gpt.runs.load import LoadedRun, load_run, load_tokenizer, model_config, require_model
 from gpt.terminal import printable
 
 OTHER_TEXT = Path(gpt.evaluation.__path__[0]) / "other_text.txt"  # of ten kinds, written for this package
@@ -72,7 +73,7 @@ def forgot(
     how = choose_device(device), dtype
     corpus = corpus_of(path, data, text, reading) if data or text or reading != Reading() else _package_text(path)
     protocol = Protocol(corpus, *how, stride=None, tokens=None, context_length=context)
-    began = beginning(read_config(path), *how) if base is None else load_run(base, *how)
+    began = _beginning(path, *how) if base is None else load_run(base, *how)
     first = measure(began, protocol, chosen_by_loss=False)
     tuned, differences = compared(first, load_run(path, *how, checkpoint=checkpoint), protocol)
     if json:
@@ -89,6 +90,12 @@ def _base_of(run: Path) -> str:
     if source == "scratch":
         raise InputError(f"{run}: began with no other weights, so that it can have forgotten nothing; name a `base`")
     return source
+
+
+def _beginning(run: Path, device: str, dtype: WeightDtype) -> LoadedRun:
+    """Load what a run's weights began with, in the ids of the run: its own tokenizer may be none, or have fewer."""
+    began = grown(beginning(read_config(run), device, dtype), load_tokenizer(run))
+    return replace(began, path=run)
 
 
 def _package_text(run: Path) -> Corpus:

@@ -219,9 +219,10 @@ class _Placed:
 
 
 def _placed(dataset: Dataset, copies: Copies) -> list[_Placed]:
-    """Find where the longest stretches stand, the longest first."""
-    order = sorted(range(len(copies.found)), key=lambda number: -copies.found[number].characters)
-    chosen = [number for number in order[:SHOWN] if copies.found[number].text]
+    """Find where the longest stretches stand, the longest first, each once."""
+    order = sorted(range(len(copies.found)), key=lambda number: copies.found[number].characters)
+    last = {copies.found[number].text: number for number in order if copies.found[number].text}
+    chosen = [*last.values()][: -SHOWN - 1 : -1]
     ends = [*accumulate(source.dataset.train.tokens for source in dataset.sources)]
     placed = []
     for number in chosen:

@@ -25,7 +25,6 @@ from gpt.evaluation.statistics import Excess, Share, excess, paired_excess
 LEAST_GAIN = 0.05  # nats per token: a smaller gain is none, and there is no share of it to speak of
 MOST_EXCESS = 0.5  # of the gain on training text
 MOST_ALIKE = 0.5  # of validation passages that come out verbatim: more, and it is training text
-SURE_ENOUGH = 0.25  # standard error of the excess share, above which it says nothing
 DRAWS = 0.9  # the probability with which so many draws give a passage
 
 
@@ -193,9 +192,9 @@ class Memorization:
         share, error = self.excess_share, self.excess_share_error
         if share is None:
             return None if is_gain(self.train.gain) is None else False
-        if error is None or error > SURE_ENOUGH:
-            return True if error is not None and share - 2 * error > MOST_EXCESS else None
-        return True if share - 2 * error > MOST_EXCESS else False if share <= MOST_EXCESS else None
+        if error is None or abs(share - MOST_EXCESS) <= 2 * error:
+            return None
+        return share > MOST_EXCESS
 
     @property
     def verdict(self) -> str:

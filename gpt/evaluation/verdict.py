@@ -6,7 +6,6 @@ from typing import Any
 
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.memorization import (
-    SURE_ENOUGH,
     Memorization,
     Point,
     Sides,
@@ -20,6 +19,7 @@ from gpt.evaluation.statistics import Share
 from gpt.evaluation.words import Row
 
 SHOWN = 12  # points of the course
+SURE_ENOUGH = 0.25  # standard error of the excess share, above which it says nothing
 ROUNDING = 1e-6  # a smaller error is none, as of what has the same probability in all passages
 SPLIT = "`validation_share`"
 LESS = "train for fewer epochs, on more text, or change fewer weights (LoRA, or a smaller model)"
@@ -125,7 +125,7 @@ def _new_text_words(m: Memorization) -> str:
 
 def _knows_excess(m: Memorization) -> bool:
     error = m.excess_share_error
-    return error is not None and (error <= SURE_ENOUGH or m.evidence.own is True)
+    return error is not None and (error <= SURE_ENOUGH or m.evidence.own is not None)
 
 
 def _excess_words(m: Memorization) -> str:
@@ -196,8 +196,11 @@ def _verbatim(m: Memorization) -> str:
     parts = [("training", m.train.extracted), ("the base", share_of(m.train.base.verbatim))]
     parts.append(("validation text", m.validation.extracted))
     shares = ", ".join(f"{name} {_percent(share)} (95 %: {_interval(share)})" for name, share in parts)
-    learned = ", as far as it is learned," if m.train.tuned.measured.windows.answers_only else ""
-    return f"passages whose second half{learned} is likeliest after the first: {shares}"
+    first = "is likeliest after the first"
+    if m.train.tuned.measured.windows.answers_only:
+        counts = f"{m.train.extracted.of:,} and {m.validation.extracted.of:,} have {LEAST_LEARNED} such tokens or more"
+        first = f"is likeliest after the first as far as it is learned ({counts})"
+    return f"passages whose second half {first}: {shares}"
 
 
 def _drawn(m: Memorization) -> str:

@@ -7,7 +7,7 @@ from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
 from gpt.evaluation.memorization import Memorization, Sides
-from gpt.evaluation.passages import FEWEST_PIECES, LENGTH, MOST, Passages
+from gpt.evaluation.passages import FEWEST_PIECES, LENGTH, MOST, Passages, passage_length
 from gpt.evaluation.verdict import sentence
 from gpt.evaluation.words import Row
 from gpt.generation.sampling import SamplingConfig, draw_logprob
@@ -30,7 +30,7 @@ def memorized_rows(run: Path, config: TrainConfig, state: TrainState, tuned: Loa
     """
     more = f"gpt memorized --run {quoted(run)}"
     try:
-        found = _examined(config, tuned, dataset, passages_in_time(state, config))
+        found = _examined(config, tuned, dataset, state)
     except Exception as error:  # the training has ended well, whatever becomes of its base, its data or of memory
         if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
             raise
@@ -43,21 +43,22 @@ def memorized_rows(run: Path, config: TrainConfig, state: TrainState, tuned: Loa
     return [("memorized", sentence(found)), ("", f"{gained}, nats per token, {counts}; more: {more}")]
 
 
-def passages_in_time(state: TrainState, config: TrainConfig) -> int:
-    """Tell how many passages of each split can be read in the time that is allowed, by the pace of the training.
+def passages_in_time(state: TrainState, config: TrainConfig, length: int) -> int:
+    """Tell how many passages of so many tokens can be read of each split in time, by the pace of the training.
 
-    Some 6,000 tokens are read in any case, enough for a standard error: the pace of a training of few steps, which had
-    to be begun and evaluated as well, says little.
+    Some 6,000 tokens in all are read in any case, enough for a standard error: the pace of a training of few steps,
+    which had to be begun and evaluated as well, says little.
     """
     pace = FORWARD * state.step * config.batch_tokens / max(state.elapsed_s, 1e-9)  # tokens a second
-    in_time = int(max(SECONDS, SHARE * state.elapsed_s) * pace / (READINGS * LENGTH))
-    return min(MOST, max(FEWEST_PIECES, in_time))
+    in_time = int(max(SECONDS, SHARE * state.elapsed_s) * pace / READINGS)
+    return min(MOST, max(FEWEST_PIECES * LENGTH, in_time) // length)
 
 
-def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, most: int) -> Memorization:
+def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, state: TrainState) -> Memorization:
     device = tuned.model.device.type
     base = grown(beginning(config, device), dataset.tokenizer)
     context, drawn = config.model.context_length, partial(draw_logprob, sampling=SamplingConfig())
+    most = passages_in_time(state, config, passage_length((dataset.train, dataset.validation), context))
     passages = Passages(dataset, context, device, drawn, most, config.document_mask)
     sides = [
         Sides(passages.read(base.model, split), passages.read(tuned.model, split))

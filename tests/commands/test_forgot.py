@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from helpers import run_gpt, saved_run, write_dataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt.commands.forgot import OTHER_TEXT, SEPARATOR
 from gpt.runs.directory import read_config, write_config
@@ -71,6 +72,28 @@ def test_models_of_different_contexts_see_as_much(tmp_path):
     base, tuned = saved_run(tmp_path, "base"), saved_run(tmp_path, "tuned", noise=0.1, context=24)
     found = json.loads(run_gpt(tmp_path, "forgot", "--run", tuned, "--base", base, "--json"))
     assert found["base"]["evaluation"]["context_length"] == found["run"]["evaluation"]["context_length"] == 24
+
+
+def test_a_base_of_another_tokenizer_and_context_is_compared_by_the_bits_per_byte(tmp_path, bpe):
+    base = saved_run(tmp_path, "base", context=24)
+    tuned = saved_run(tmp_path, "tuned", tokenizer=bpe, noise=0.1)
+    for one, other in ((base, tuned), (tuned, base)):
+        found = json.loads(run_gpt(tmp_path, "forgot", "--run", one, "--base", other, "--json"))
+        assert [*found["run"]["minus_the_first"]] == ["bits_per_byte"]
+        assert " bits per byte " in found["sentence"]
+
+
+def test_what_a_run_began_with_needs_no_tokenizer_of_its_own(tmp_path):
+    """Its ids are those of the run."""
+    shape = GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "hf")
+    run = saved_run(tmp_path, "run")
+    write_config(run, replace(read_config(run), init_from=str(tmp_path / "hf")))
+    found = json.loads(run_gpt(tmp_path, "forgot", "--run", run, "--json"))
+    assert found["base"]["source"] == str(tmp_path / "hf")
+    assert {*found["run"]["minus_the_first"]} == {"loss", "bits_per_byte"}
+    refused = run_gpt(tmp_path, "forgot", "--run", run, "--base", tmp_path / "hf", code=2)
+    assert "holds no tokenizer" in refused
 
 
 def test_a_vocabulary_without_the_text_s_characters_is_told(tmp_path):

@@ -69,16 +69,17 @@ def test_it_takes_a_small_part_of_the_time(tuned, tiny_config, monkeypatch):
     config = replace(tiny_config, batch_tokens=3200)
     slow, slower = (TrainState(step=100, elapsed_s=seconds) for seconds in (2400.0, 240_000.0))
     # 320,000 tokens in 2,400 s, forward alone three times as fast: 400 a second. 5 % of the time are 120 s.
-    assert passages_in_time(slow, config) == 120 * 400 // 400
-    assert passages_in_time(TrainState(step=100, elapsed_s=1.0), config) == MOST
-    assert passages_in_time(slower, config) == 120  # of a training that is longer, no more are read
+    assert passages_in_time(slow, config, 100) == 120 * 400 // 400
+    assert passages_in_time(TrainState(step=100, elapsed_s=1.0), config, 100) == MOST
+    assert passages_in_time(slower, config, 100) == 120  # of a training that is longer, no more are read
     assert (SECONDS, SHARE) == (5.0, 0.05)
-    assert passages_in_time(TrainState(step=1, elapsed_s=10_000.0), config) == 16  # the least
+    for length, least in ((100, 16), (20, 80)):
+        assert passages_in_time(TrainState(step=1, elapsed_s=100.0), tiny_config, length) == least
     asked, honest = [], Passages.__init__
     monkeypatch.setattr(Passages, "__init__", lambda *given: asked.append(given[5]) or honest(*given))
     pace = tuned.config.batch_tokens * 100
-    rows(tuned, TrainState(step=100, elapsed_s=3 * pace / (4 * 100 * 20) * 5))  # twenty passages in five seconds
-    assert asked == [20]
+    rows(tuned, TrainState(step=100, elapsed_s=3 * pace / (4 * 100 * 20) * 5))  # 2,000 tokens of each split in time
+    assert asked == [2000 // (tiny_config.model.context_length + 1)]
 
 
 def test_few_passages_of_a_text_that_has_more_are_not_said_to_be_too_little_text(tuned, monkeypatch):
