@@ -76,8 +76,9 @@ def _nothing(m: Memorization) -> str:
 def _too_little(m: Memorization) -> str:
     if m.evidence.alike:
         return (
-            f" to tell: {_percent(m.validation.extracted)} of validation text come out word for word as well: it is no "
-            "new text. Take what is like the training text out of validation; `gpt prepare` keeps copies together."
+            f" to tell: {_percent(m.train.extracted)} of its training passages come out word for word, but "
+            f"{_percent(m.validation.extracted)} of validation text as well: that is no new text. Take what is like "
+            "the training text out of validation; `gpt prepare` keeps copies together."
         )
     return (
         f" to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, or more of it "

@@ -254,7 +254,7 @@ def test_of_several_datasets_a_stretch_is_placed_in_its_own(tmp_path):
         paths.append(write_dataset(documents, "bytes", tmp_path / name).path)
     run = untrained(tmp_path, "run", (f"{paths[0]}=0.5", f"{paths[1]}=0.5"))
     stretch = text[22_500:22_600]  # of the second document of `two`
-    ids = [np.frombuffer(stretch.encode(), dtype=np.uint8).astype(np.int64)]
+    ids = [np.frombuffer(stretch.encode(), dtype=np.uint8).astype(np.int64)] * 2  # what two samples share is shown once
     with mock.patch.object(memorized, "_sampled", lambda *_: ids):
         [placed] = looked_at(tmp_path, run, "--samples", 1)["samples"]["longest"]
     assert (placed["text"], placed["dataset"], placed["document"]) == (stretch, str(paths[1]), 1)
