@@ -18,7 +18,7 @@ from gpt.memory import peak_memory
 from gpt.model.config import ModelConfig
 from gpt.model.lora import LoRAConfig
 from gpt.presets import preset
-from gpt.training.resume import load_base
+from gpt.training.checkpointing import load_base
 from gpt.training.trainer import Trainer
 
 SEQUENCES = (2, 8)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import arguments, rounded
 from gpt.dataset.dataset import open_dataset
-from gpt.evaluation.loss import loss_per_window
+from gpt.evaluation.loss import sums_per_piece
 from gpt.evaluation.statistics import ratio_errors, spread
 from gpt.evaluation.windows import Windows
 from gpt.runs.directory import read_config
@@ -40,7 +40,7 @@ def main() -> None:
     path = options.run or Path("runs/python-nano")
     run, dataset = load_run(path), open_dataset(read_config(path).data)
     windows = Windows(dataset.validation, run.config.context_length, dataset.tokenizer.end_of_text)
-    found = loss_per_window(run.model, windows, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 64)
+    found = sums_per_piece(run.model, windows, dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 64)
     assert found is not None
     nats, tokens, _ = found.numpy().T
     loss, errors = ratio_errors(nats, tokens)

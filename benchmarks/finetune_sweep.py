@@ -20,7 +20,7 @@ from gpt.distributed.world import World
 from gpt.log import log
 from gpt.runs.directory import is_run
 from gpt.tracking.jsonl import read_metrics
-from gpt.training.resume import begin
+from gpt.training.checkpointing import begin
 from gpt.training.signals import StopRequest
 from gpt.training.start import new_model
 from gpt.training.trainer import Trainer

@@ -1,7 +1,7 @@
 """Train a GPT-2 on your own text, sample from it, fine-tune it.
 
-In reading order: settings, datasets, the model, training, runs, generation. Each is loaded when it is
-first asked for, so that a program can hear of Ctrl-C before the seconds that this takes.
+Here is what a program may import; README.md has the order in which to read. Each name is loaded when it is first asked
+for, so that a program can hear of Ctrl-C before the seconds that this takes.
 """
 
 import importlib

@@ -29,7 +29,7 @@ from gpt.log import log
 from gpt.runs.checkpoint import list_checkpoints, save, step_of
 from gpt.runs.directory import open_run
 from gpt.text.tokenizer import Tokenizer
-from gpt.training.resume import begin, resume
+from gpt.training.checkpointing import begin, resume
 from gpt.training.signals import StopRequest
 from gpt.training.start import new_model, training_loader
 from gpt.training.summary import report

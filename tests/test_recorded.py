@@ -138,7 +138,10 @@ def test_commands_give_what_they_gave(tmp_path, name):
         assert now.pop("batch") == before.pop("batch")
         assert now == pytest.approx(before, rel=1e-4)  # processors round otherwise
     run, before = tmp_path / "runs" / name, recorded_weights(name)
-    torch.testing.assert_close(weights(run), before, rtol=1e-3, atol=1e-4)
+    for weight, now in weights(run).items():
+        # Of a tensor, and not of each number: where a gradient is about zero, its rounding decides how a weight moves,
+        # as the optimizer divides by its size.
+        assert (now - before[weight]).norm() <= 1e-3 * before[weight].norm(), weight
     give_weights(run, before)
     for now, before in zip(sampled(run, tmp_path), expected["samples"], strict=True):
         assert now["ids"] == before["ids"]

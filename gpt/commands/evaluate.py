@@ -19,7 +19,7 @@ from gpt.dataset.shards import Split
 from gpt.device import choose_device, choose_dtype, choose_weight_dtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import Difference, Measured, bits_difference, encoded_anew, loss_difference
-from gpt.evaluation.loss import Evaluation, loss_per_window, summarize
+from gpt.evaluation.loss import Evaluation, summarize, sums_per_piece
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, format_evaluation
 from gpt.interrupts import Interruptible
@@ -225,7 +225,7 @@ def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) 
     mask = is_run(loaded.path) and read_config(loaded.path).document_mask  # as it was trained
     windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens, mask)
     windows.require_targets()
-    sums = loss_per_window(
+    sums = sums_per_piece(
         loaded.model,
         windows,
         tokenizer.byte_lengths(),

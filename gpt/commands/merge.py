@@ -23,7 +23,7 @@ from gpt.device import choose_device, choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.evaluation.compare import Measured, loss_difference
-from gpt.evaluation.loss import loss_per_window, summarize
+from gpt.evaluation.loss import summarize, sums_per_piece
 from gpt.files import write_directory
 from gpt.interrupts import Interruptible
 from gpt.log import log
@@ -116,7 +116,7 @@ def _compared(loaded: LoadedRun, merged: GPT, config: TrainConfig, tokens: int, 
     lengths, arithmetic = dataset.tokenizer.byte_lengths(), choose_dtype("float32", device)
     losses, measured = [], []
     for model in (loaded.model, merged):
-        sums = loss_per_window(model, windows, lengths, device, arithmetic, batch)
+        sums = sums_per_piece(model, windows, lengths, device, arithmetic, batch)
         assert sums is not None
         losses.append(summarize(sums, windows).loss)
         measured.append(Measured(windows.weighted(sums.numpy()), windows))

@@ -172,7 +172,7 @@ class SampleCommand:
     system: str | None = None
     """With --chat, what the model is told before the conversation."""
     allow_commands: FlagCreatePairsOff[bool] = False
-    """Let lines that do not come from a terminal use /save and /load, which reach files and the network."""
+    """Let lines from elsewhere than a terminal use /save, /load and /adapter, which reach files and the network."""
     sampling: Annotated[SamplingConfig, arg(name="", help="")] = field(default_factory=SamplingConfig)
     greedy: FlagCreatePairsOff[bool] = False
     """Always take the likeliest token: the same as --temperature 0."""

@@ -31,12 +31,12 @@ from gpt.tracking.jsonl import Record
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
+from gpt.training.checkpointing import begin, resume, save
 from gpt.training.cooldown import cool_down
 from gpt.training.exact import exact_arithmetic, is_exact
 from gpt.training.forecast import forecast_lines
 from gpt.training.guard import diverged_at
 from gpt.training.profile import step_profiler
-from gpt.training.resume import begin, resume, save
 from gpt.training.schedule import branch_point
 from gpt.training.signals import SAVED_BUT_NOT_FINISHED, StopRequest
 from gpt.training.start import fit_to_dataset, new_model, require_tokenizer, training_loader

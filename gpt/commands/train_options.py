@@ -85,7 +85,7 @@ class TrainCommand:
 
     @property
     def how_to_resume(self) -> dict[str, Any]:
-        """The arguments of `gpt.training.resume.resume` that the command line gave."""
+        """The arguments of `gpt.training.checkpointing.resume` that the command line gave."""
         return {name: getattr(self.options, name) for name in ("allow_other_data", "allow_rate_jump", "from_step")}
 
 

@@ -93,7 +93,7 @@ class FileOptions:
     bad_bytes: BadBytes = "replace"
     """Replace single bytes that are no UTF-8 by U+FFFD, skip their document, or end with an error; they are counted."""
     html: Markup = "drop"
-    """Drop the tags, scripts and styles of .html and .htm, or keep them as text."""
+    """Drop the tags, scripts and styles of .html, .htm and .xhtml, or keep them as text."""
     max_unpacked: int = bounded(100, ge=1)
     """How many times its size a compressed file may unpack to; 64 MiB in any case. The rest is left out."""
     zstd_window: int = bounded(27, ge=10, le=31)

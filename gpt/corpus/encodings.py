@@ -10,6 +10,7 @@ CANDIDATES = ["cp1252", "cp932", "gb18030", "big5", "cp949", "euc_jp", "cp1251",
 CANDIDATES += ["cp1253", "cp1255", "cp1256", "iso8859_2", "mac_roman", "cp850", "cp866"]
 ALIKE = 0.04  # as much may one be worse than the best one, and is as likely
 MAX_OTHERS = 2  # that are named beside the likeliest
+LENIENT = 0.6  # of what may look odd: for odd words, such as of lists, or of several languages
 SHOWN = 16  # characters around the byte, so that one sees whether the proposal is right
 
 
@@ -22,7 +23,8 @@ def advice(content: bytes, start: int) -> str:
     first = content.rfind(b"\n", max(0, start - BEFORE), start) + 1 or max(0, start - BEFORE)
     last = content.rfind(b"\n", start, start + AFTER) + 1 or start + AFTER
     sample = content[first:last]
-    matches = list(from_bytes(sample, cp_isolation=CANDIDATES))
+    found = from_bytes(sample, cp_isolation=CANDIDATES)
+    matches = list(found or from_bytes(sample, cp_isolation=CANDIDATES, threshold=LENIENT))
     texts = {name: sample.decode(name) for name in CANDIDATES if _can_be(sample, name, matches)}
     if not texts:
         return f"{CONVERT}, or name it by `encoding`"

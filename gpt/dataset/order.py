@@ -3,7 +3,7 @@
 1. A split of N tokens has N − 1 targets (each token but the first), which are cut into W windows of T targets at most;
    a shorter one is filled up with targets that do not count. An epoch reads each target once.
 2. The windows of an epoch come in an order drawn per epoch, by a permutation that needs no memory.
-3. Sample s is window s mod W of epoch ⌊s / W⌋.
+3. Sample s is the window at place s mod W in the order of epoch ⌊s / W⌋.
 
 `Stream` cuts wherever T targets end, `gpt.dataset.packing.Packed` at documents.
 """
@@ -37,8 +37,7 @@ class Shuffled:
     def fill(self, inputs: np.ndarray, targets: np.ndarray, sample: int) -> None:
         """Write a sample's ids and those that follow each, into (T,) each.
 
-        What is filled up, and by the split's mask is not learned, has IGNORE_INDEX.
-
+        Targets that only fill up the window, or that the split's mask excludes, are IGNORE_INDEX.
         Raises InputError if a shard cannot be read any longer.
         """
         filled = 0

@@ -66,7 +66,7 @@ def evaluate(
     `byte_lengths` is (V,), from `Tokenizer.byte_lengths`.
     The model is left in the mode (training or evaluation) it was in.
     """
-    sums = loss_per_window(model, windows, byte_lengths, device, dtype, batch)
+    sums = sums_per_piece(model, windows, byte_lengths, device, dtype, batch)
     assert sums is not None
     return summarize(sums, windows)
 
@@ -78,7 +78,7 @@ def _only_for_faults(fault: InputError | None) -> bool:
 
 
 @torch.no_grad()  # not inference_mode: the weights that fully_shard gathers in it could not be trained on afterwards
-def loss_per_window(
+def sums_per_piece(
     model: GPT,
     windows: Windows,
     byte_lengths: np.ndarray,
@@ -92,8 +92,9 @@ def loss_per_window(
     """Sum nats, targets and bytes of text of each piece: (P, 3) float64, for `summarize`.
 
     Of several processes, each asks for its `part` (number, of how many); the pieces of the others are zeros, so that
-    the results are to be added. All make the same number of forward passes. None if `stop(fault)`, asked before each of
-    them with what kept this process from reading its windows, or None; by default that is raised.
+    the results are to be added. All make the same number of forward passes. Before each, `stop` is called with the
+    fault that kept this process from reading its windows, or None; if it returns true, the result is None. By default a
+    fault is raised.
 
     Where memory runs out, fewer windows go through the model at a time; not where its weights are `sharded`, as all
     processes gather them at once.
@@ -131,7 +132,7 @@ def loss_per_window(
 
 
 def summarize(sums: Tensor, windows: Windows) -> Evaluation:
-    """Compute the figures from the sums of each piece, (P, 3) float64 as `loss_per_window` gives them."""
+    """Compute the figures from the sums of each piece, (P, 3) float64 as `sums_per_piece` gives them."""
     nats, tokens, text_bytes = windows.weighted(sums.numpy()).T
     loss, errors = ratio_errors(nats, tokens)
     bits, bit_errors = ratio_errors(nats / math.log(2), text_bytes)

@@ -1,7 +1,7 @@
 """Requests in, tokens out: many sequences are continued at once. The engine knows nothing of text.
 
 A step either reads waiting prompts (prefill), or one more id of every sequence under way (decode), and draws what
-follows. The scheduler decides which, the runner reads, and here is drawn.
+follows. The scheduler decides which, the runner reads them, and `sample` of sampling.py draws.
 
 Letters in shapes: B sequences, V vocabulary.
 """
@@ -50,8 +50,7 @@ class Engine:
     prefilled together are compacted once half of them are done.
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn, nor those of `never`.
-    When a text outgrows
-    the context, a warning says once what is done about it. With `compiled`, decoding goes through
+    When a text outgrows the context, a warning says once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
     evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
     all of torch does there: spawn it, or call torch.set_num_threads(1) in it.
@@ -73,7 +72,7 @@ class Engine:
         self.runner = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
         self.never: list[int] = []  # ids that are not drawn
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
-        # inference_mode is faster, but what fully_shard gathers in it could not be trained on afterwards.
+        # inference_mode is faster, but what fully_shard gathers in it could not be trained on then.
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         self._without_gradients = torch.no_grad if trainable else torch.inference_mode
 
@@ -108,7 +107,9 @@ class Engine:
             yield from (token for token in self.step() if token.request.finish_reason != "cancelled")
 
     def step(self) -> list[Token]:
-        """Read what the scheduler chooses, and draw a token for each sequence read; end-of-text is none.
+        """Read what the scheduler chooses, and draw a token for each sequence read.
+
+        An end-of-text ends its request, and gives no Token.
 
         If it fails, or is interrupted, all sequences under way are cancelled.
         Raises InputError if memory runs out, if the compiler fails, or if the model's logits are not finite.

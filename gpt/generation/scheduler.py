@@ -13,7 +13,7 @@ from gpt.generation.truncation import ON_OVERFLOW, truncate, truncate_prompt, tr
 from gpt.log import log
 
 FinishReason = Literal["", "stop", "length", "cancelled"]
-PROMPT_TOKENS = 512  # after so many at the most, if a prompt is no longer, the sequences under way have their turn
+PROMPT_TOKENS = 512  # read in a row before sequences under way have their turn; a longer prompt is read whole
 
 
 @dataclass(eq=False, repr=False)
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def positions(self) -> int:
-        """Tell how many positions it needs from here on, at the most: the last id drawn is never read."""
+        """Tell how many positions a cache that is filled anew needs, at the most: the last id drawn is never read."""
         return len(self.context_ids) + self.sampling.max_tokens - len(self.output_ids) - 1
 
     def __repr__(self) -> str:

@@ -83,20 +83,20 @@ class CausalSelfAttention(nn.Module):
         self.out_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: PositionHooks, where: Any, cache: Cache | None = None) -> Tensor:
-        """Map (B, T, C) → (B, T, C), at positions that the scheme prepared as `where`."""
+    def forward(self, x: Tensor, scheme: PositionHooks, where: Any, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`."""
         B, T, C = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H + 2·K, T, D)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
         if self.qk_norm:
             query, key = (F.rms_norm(part, (self.head_dim,), eps=self.eps) for part in (query, key))
-        query, key = positions.on_query_key(query, key, where)
+        query, key = scheme.on_query_key(query, key, where)
         if cache is None:
             segments = [Segment(key, value, causal_mask(T, T, self.sliding_window, x.device))]
         else:
             segments = cache.append(self.layer, key, value, self.sliding_window)
         dropout = self.dropout if self.training else 0.0
-        y = attend(query, segments, positions.on_scores, dropout)  # (B, H, T, D)
+        y = attend(query, segments, scheme.on_scores, dropout)  # (B, H, T, D)
         return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
 
     def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:

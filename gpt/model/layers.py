@@ -1,7 +1,8 @@
 """What a block is built of beside its mixer: norms and activations, by name, and the MLP.
 
-To add a norm or an activation, write the function and enter it in NORMS or ACTIVATIONS: a setting's choices, --help,
-the gradient, recomputing and the prepacked model follow. Its test is an entry in VARIANTS of tests/helpers.py.
+To add a norm or an activation, write the function and enter it in NORMS or ACTIVATIONS: a setting's choices, the
+gradient, recomputing and the prepacked model follow. Name it in the setting's docstring (config.py), which is --help's
+text; its test is an entry in VARIANTS of tests/helpers.py.
 
 Letters in shapes: B sequences, T positions, C width, F = 4·C inner width.
 """

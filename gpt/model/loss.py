@@ -68,11 +68,10 @@ def next_token_losses(hidden: Tensor, head: Callable[[Tensor], Tensor], targets:
 
     `head` makes logits (N, V) of hidden states (N, C).
     """
-    losses = [
-        F.cross_entropy(precise(head(part)), aims, ignore_index=IGNORE_INDEX, reduction="none")
-        for part, aims in _chunks(hidden.flatten(0, -2), targets.flatten(), vocab_size)
-    ]
-    return torch.cat(losses).view_as(targets)
+    losses = torch.empty(targets.shape, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    for part, aims, found in _chunks(vocab_size, hidden.flatten(0, -2), targets.flatten(), losses.view(-1)):
+        found.copy_(F.cross_entropy(precise(head(part)), aims, ignore_index=IGNORE_INDEX, reduction="none"))
+    return losses
 
 
 def require_finite(logits: Tensor) -> None:
@@ -94,9 +93,10 @@ def token_logprobs(logits: Tensor, ids: Tensor, best: int) -> tuple[Tensor, Tens
     return logarithms.gather(1, ids.to(logarithms.device).unsqueeze(1)).squeeze(1), likeliest, values
 
 
-def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = chunk_rows(vocab_size, hidden.device.type)
-    return zip(hidden.split(rows), targets.split(rows), strict=True)
+def _chunks(vocab_size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of N rows alike, so that the logits of each part are a chunk."""
+    rows = chunk_rows(vocab_size, tensors[0].device.type)
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -112,23 +112,24 @@ class _ChunkedLoss(torch.autograd.Function):
         matrix = weight.to(dtype)
         # A frozen head has no gradient, and no memory is taken for one.
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        losses, hidden_gradients = [], []
-        total = precise(hidden.new_zeros(()))
-        for part, aims in _chunks(hidden.to(dtype), targets, weight.size(0)):
+        # What stays is allocated before: between chunks it would split the memory that the next one is to have.
+        hidden_gradient, total = torch.empty_like(hidden), precise(hidden.new_zeros(()))
+        each = total.new_empty(targets.shape)
+        chunks = _chunks(weight.size(0), hidden.to(dtype), targets, hidden_gradient, each)
+        for part, aims, part_gradient, losses in chunks:
             logits = softcap(precise(part @ matrix.t()), cap)  # (rows, V)
-            loss, gradient = _losses_and_gradient(logits, aims, cap)
-            losses.append(loss)
-            total += loss.sum()
+            chunk_losses, gradient = _losses_and_gradient(logits, aims, cap)
+            losses.copy_(chunk_losses)
+            total += losses.sum()
             gradient = gradient.to(dtype)
-            hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
+            part_gradient.copy_(gradient @ matrix)
             if weight_gradient is None:
                 continue
             if dtype == weight.dtype:
                 weight_gradient.addmm_(gradient.t(), part)
             else:
                 weight_gradient += gradient.t() @ part
-        ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
-        each = torch.cat(losses)
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(each)
         return total, each
 

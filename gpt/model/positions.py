@@ -1,7 +1,7 @@
 """How a model learns where a token stands, by name.
 
 A scheme is a small class with three hooks: on embeddings, on queries and keys, on scores. To add one, override the
-hooks that it needs and enter it in POSITIONS: a setting's choices and --help follow.
+hooks that it needs and enter it in POSITIONS: a setting's choices follow, and its docstring (config.py) is --help's.
 
 Letters in shapes: B sequences, T positions, S positions of keys, C width, H heads, D head width.
 """
@@ -89,7 +89,7 @@ def rotary_cos_sin(positions: Tensor, head_dim: int) -> CosSin:
 
 
 def apply_rotary_emb(x: Tensor, cos_sin: CosSin) -> Tensor:
-    """Turn each pair (xᵢ, xᵢ₊D/2) of (..., T, D) by its position's angle.
+    """Turn each pair (x[i], x[i + D/2]) of (..., T, D) by its position's angle.
 
     The product of two such vectors then depends on the distance of their positions alone.
     """

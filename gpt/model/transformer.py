@@ -49,12 +49,12 @@ class Block(nn.Module):
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
     def forward(
-        self, x: Tensor, positions: PositionHooks, where: Any, cache: Cache | None = None, checkpointed: bool = False
+        self, x: Tensor, scheme: PositionHooks, where: Any, cache: Cache | None = None, checkpointed: bool = False
     ) -> Tensor:
-        """Map (B, T, C) → (B, T, C), at positions that the scheme prepared as `where`."""
+        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`."""
         if self.recompute and not checkpointed and torch.is_grad_enabled():
-            return checkpoint(self.forward, x, positions, where, cache, True, use_reentrant=False)
-        x = x + self.attention(self.attention_norm(x), positions, where, cache)
+            return checkpoint(self.forward, x, scheme, where, cache, True, use_reentrant=False)
+        x = x + self.attention(self.attention_norm(x), scheme, where, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 

@@ -40,7 +40,7 @@ from gpt.runs.integrity import (
 )
 
 NAME, NAMES = re.compile(r"step-(\d{8,})"), "step-*"
-Rank = tuple[object, int | None, float, float, int]
+Standing = tuple[object, int | None, float, float, int]
 Faults = tuple[type[Exception], ...]
 
 
@@ -151,7 +151,7 @@ def load_best(run: Path) -> Checkpoint:
 
     while True:
         with contextlib.suppress(Gone):
-            for path in _sorted(_ranks(run, (CorruptCheckpoint,), passed_over)):
+            for path in _sorted(_standings(run, (CorruptCheckpoint,), passed_over)):
                 try:
                     return load(path, optimizer=False)
                 except CorruptCheckpoint as error:
@@ -165,7 +165,7 @@ def prune(run: Path, keep: int, branch: int = 0) -> None:
     What cannot be judged, as it cannot be read or is damaged, is kept. What cannot be removed is said: no error.
     """
     with _said():
-        checkpoints, ranks = list_checkpoints(run), _ranks(run)
+        checkpoints, ranks = list_checkpoints(run), _standings(run)
         kept = checkpoints[-keep:] + [path for path in checkpoints if 0 < step_of(path) <= branch][-1:]
         kept += _sorted(ranks)[:1]
         for path in ranks.keys() - set(kept):
@@ -184,27 +184,28 @@ def _said() -> Generator[None]:
 
 def best_state(run: Path) -> dict[str, Any] | None:
     """Read the state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
-    best = _sorted(_ranks(run))[:1]
+    best = _sorted(_standings(run))[:1]
     return read_state(best[0]) if best else None
 
 
-def _ranks(
+def _standings(
     run: Path, faults: Faults = (InputError, OSError), on_fault: Callable[[Exception], None] = lambda _: None
-) -> dict[Path, Rank]:
+) -> dict[Path, Standing]:
     """Rank the checkpoints that can be judged; `on_fault` hears why others cannot."""
     ranks = {}
     for path in list_checkpoints(run):
         try:
-            ranks[path] = _rank(path)
+            ranks[path] = _standing(path)
         except faults as error:
             on_fault(error)
     return ranks
 
 
-def _rank(path: Path) -> Rank:
-    """Return a checkpoint's data, how much of it was predicted, and what is least for the best: loss, age.
+def _standing(path: Path) -> Standing:
+    """Return a checkpoint's data, how many tokens of it were predicted, and three numbers, least for the best.
 
-    One whose loss was lower than the best so far, but not enough to be the next, stands behind that.
+    They are: loss, −loss, −step. A loss that was below the best so far, but not by enough to be the next best, counts
+    as equal to it, and so stands behind it.
     """
     state = read_state(path)
     evaluation, best = state.get("evaluation") or {}, state.get("best_validation_loss")
@@ -214,7 +215,7 @@ def _rank(path: Path) -> Rank:
     return state.get("dataset_fingerprint"), evaluation.get("tokens"), rank, -loss, -step_of(path)
 
 
-def _sorted(ranks: dict[Path, Rank]) -> list[Path]:
+def _sorted(ranks: dict[Path, Standing]) -> list[Path]:
     """Sort the best first, of those evaluated like the newest: losses on other data, or parts of it, say nothing."""
     by_age = sorted(ranks, key=step_of, reverse=True)
     data = ranks[by_age[0]][0] if by_age else None

@@ -6,7 +6,7 @@ from typing import Any
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.runs import checkpoint
-from gpt.training.resume import restore
+from gpt.training.checkpointing import restore
 from gpt.training.schedule import Cooldown
 from gpt.training.state import TrainState
 from gpt.training.trainer import Trainer
@@ -44,4 +44,4 @@ def cool_down(run: Path, trainer: Trainer, state: TrainState) -> None:
         f"step {state.step:,}: {state.evaluations_since_best} evaluations in a row without a new best; back to step "
         f"{best:,}, from which the rate falls to 0 in {steps:,} {'step' if steps == 1 else 'steps'}"
     )
-    state.cool_down(Cooldown(best, state.step, steps, TrainState.of(found).rate(trainer.config)))
+    state.cool_down(Cooldown(best, state.step, steps, TrainState.of(found).lr_factor(trainer.config)))

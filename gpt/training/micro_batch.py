@@ -38,7 +38,7 @@ class MicroBatch:
             self.size = min(self.asked, self.share)
 
     @contextlib.contextmanager
-    def catch_oom(self) -> Generator["Caught"]:
+    def catch_failure(self) -> Generator["Caught"]:
         """Catch a lack of memory or a failure of the compiler in this context; its value tells of it."""
         result = Caught()
         try:

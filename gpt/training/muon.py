@@ -28,7 +28,7 @@ class Muon:
 
     @torch.no_grad()
     def updates(self) -> list[Tensor]:
-        """Return what a step subtracts from each parameter, as a fraction of the rate; change nothing yet."""
+        """Return the direction of each parameter's step, to be multiplied by the rate; change no parameter yet."""
         updates = [whole(self._nesterov(parameter)) for parameter in self.parameters]
         pieces = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
         orthogonalize_([piece for split in pieces for piece in split])

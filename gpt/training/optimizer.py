@@ -36,7 +36,7 @@ class Optimizer:
             self.muons = [Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)]
         self.optimizers: list[AdamW | Muon] = [self.adamw, *self.muons]
 
-    def set_lr(self, factor: float) -> None:
+    def set_lr_factor(self, factor: float) -> None:
         """Let every weight move at this fraction of its peak rate."""
         for optimizer in self.optimizers:
             optimizer.lr = factor * optimizer.peak
@@ -52,13 +52,13 @@ class Optimizer:
             optimizer.state.clear()
 
     def allocate(self) -> None:
-        """Take the memory of all state, or none if it runs out; torch would in the midst of the first step."""
+        """Allocate all state now, or none of it if memory runs out; torch.optim would during the first step."""
         fresh = [{p: _zeros(p, self._keys(each)) for p in _without_state(each)} for each in self.optimizers]
         for optimizer, states in zip(self.optimizers, fresh, strict=True):
             optimizer.state.update(states)
 
     def step(self) -> None:
-        """Move all weights; or none, if memory runs out: what takes some comes before the first of them moves."""
+        """Move all weights; or none, if memory runs out: all that allocates comes before the first of them moves."""
         self.allocate()
         updates = [muon.updates() for muon in self.muons]
         self.adamw.step()
@@ -140,8 +140,8 @@ def _zeros(parameter: Tensor, keys: tuple[str, ...]) -> Tensors:
     return {key: steps if key == "step" else torch.zeros_like(like) for key in keys}
 
 
-def gradient_norm(model: nn.Module, scale: float) -> float:
-    """Divide the gradients by the scale that the loss had; returns their global norm, over all shards."""
+def unscale_gradients(model: nn.Module, scale: float) -> float:
+    """Divide the gradients by the scale that the loss had, and return their global norm, over all shards."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if scale != 1:
         torch._foreach_mul_(gradients, 1 / scale)

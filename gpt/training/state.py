@@ -75,7 +75,7 @@ class TrainState:
     record: Record | None = None
     """Of the newest step."""
     unevaluated: Record | None = None
-    """The same, as long as one of its evaluations is to be made up for."""
+    """The newest record, while an evaluation of it is still owed."""
     evaluation: Evaluation | None = None
     """Of the weights as they are now."""
     complete_evaluation: Evaluation | None = None
@@ -137,8 +137,8 @@ class TrainState:
             return 0
         return min(math.ceil(config.cooldown * (self.best_step or 0)), config.steps - self.step)
 
-    def rate(self, config: TrainConfig) -> float:
-        """Compute the rate of the next step, as a fraction of its peak."""
+    def lr_factor(self, config: TrainConfig) -> float:
+        """Compute the learning rate of the next step, as a fraction of its peak."""
         return (
             self.cooldown.at(self.step) if self.cooldown else lr_multiplier(self.step, config.steps, config.optimizer)
         )

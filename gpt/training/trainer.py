@@ -32,14 +32,13 @@ from gpt.tracking.jsonl import Record
 from gpt.training.exact import conditions, is_exact
 from gpt.training.guard import NO_TARGETS, GradientGuard, LossScale
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
-from gpt.training.optimizer import Optimizer, clip_gradients, gradient_norm
+from gpt.training.optimizer import Optimizer, clip_gradients, unscale_gradients
 from gpt.training.sources import source_losses
 from gpt.training.state import TrainState
 from gpt.training.utilization import Utilization
 
-ADAPTERS_MAP_FROM = (
-    4 << 20
-)  # bytes: what a large frozen model computes comes and goes in such pieces, a third of its peak
+# Bytes. Tensors from this size on are given back at once: with adapters on a large model they are a third of the peak.
+ADAPTERS_MAP_FROM = 4 << 20
 
 MicroBatches = list[tuple[int, tuple[Tensor, ...]]]  # numbered: inputs, targets, and documents where they are told
 
@@ -82,8 +81,8 @@ class Trainer:
         Raises StepFailed where memory or the compiler leave no way to do it.
         """
         start = time.perf_counter()
-        rate = state.rate(self.config)
-        self.optimizer.set_lr(rate)
+        factor = state.lr_factor(self.config)
+        self.optimizer.set_lr_factor(factor)
         samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
         hashes = row_hashes(samples[self.first_row :][: self.rows], *batch.tensors).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
@@ -106,7 +105,7 @@ class Trainer:
             "tokens": state.step * self.config.batch_tokens,
             "train_loss": loss if math.isfinite(loss) else None,
             **(source_losses(batch, self.row_losses, counted, self.world) if self.reduction == "rows" else {}),
-            "learning_rate": rate * self.config.optimizer.learning_rate,
+            "learning_rate": factor * self.config.optimizer.learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
             "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
@@ -135,7 +134,7 @@ class Trainer:
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
             own_loss = float(sum(loss.view(-1)[0] for loss in losses))
-            own_norm = gradient_norm(self.model, self.scale.value)
+            own_norm = unscale_gradients(self.model, self.scale.value)
             loss, norm = self.world.sum(own_loss, own_norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
@@ -153,21 +152,21 @@ class Trainer:
         model.zero_grad(set_to_none=True)
         for number, part in parts:
             is_last = send and number == parts[-1][0]
-            with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=is_last):
+            with self.micro_batch.catch_failure() as failure, sync_gradients(model, synchronize=is_last):
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 reseed(self.device, mix(self.config.seed, step, number, world.rank))
-                loss = self.forward(*map(self._there, part)) / count
+                loss = self.micro_batch_loss(*map(self._there, part)) / count
                 if not is_last:
                     losses.append(self._backward(loss))
-            if memory.failed:
+            if failure.failed:
                 break
-        if self.micro_batch.failed(memory, model, step + 1):  # asked before anything is sent, which others wait for
+        if self.micro_batch.failed(failure, model, step + 1):  # asked before anything is sent, which others wait for
             return None
         if send:
-            with self.micro_batch.catch_oom() as memory, sync_gradients(model, synchronize=True):
+            with self.micro_batch.catch_failure() as failure, sync_gradients(model, synchronize=True):
                 losses.append(self._backward(loss))
-            if memory.failed:
-                self.micro_batch.require_no_peers(memory, step + 1)
+            if failure.failed:
+                self.micro_batch.require_no_peers(failure, step + 1)
                 return None
         return losses
 
@@ -181,7 +180,7 @@ class Trainer:
         return loss.detach()
 
     @property
-    def forward(self) -> Callable[..., Tensor]:
+    def micro_batch_loss(self) -> Callable[..., Tensor]:
         """The loss of a micro-batch, compiled or as it is."""
         return self.compiled if self.compiled.works else self.loss
 

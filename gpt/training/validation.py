@@ -7,7 +7,7 @@ from torch import Tensor
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import is_sharded, reshard
-from gpt.evaluation.loss import loss_per_window, summarize
+from gpt.evaluation.loss import summarize, sums_per_piece
 from gpt.evaluation.mixture import MixedWindows
 from gpt.evaluation.windows import Windows
 from gpt.log import log
@@ -70,7 +70,7 @@ class Validation:
         state.unevaluated = None
 
     def _evaluate_windows(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
-        """Evaluate as each evaluation is done; False if it was cut short."""
+        """Evaluate on the windows of each evaluation, and judge what came out; False if it was cut short."""
         sums = self._sums(trainer, self.windows, stop)
         if sums is None:
             return False
@@ -113,7 +113,7 @@ class Validation:
     def _sums(self, trainer: Trainer, windows: Windows, stop: StopRequest) -> Tensor | None:
         """Add up each piece over all processes; None if it was cut short."""
         world = trainer.world
-        sums = loss_per_window(
+        sums = sums_per_piece(
             trainer.model,
             windows,
             self.dataset.tokenizer.byte_lengths(),

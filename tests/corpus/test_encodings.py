@@ -32,6 +32,11 @@ def test_other_likely_encodings_are_named_too():
     assert "give it by `encoding` cp1252 (or perhaps" in advice("1,café\n".encode("latin-1"), 5)
 
 
+def test_words_of_several_languages_have_a_proposal_too():
+    pytest.importorskip("charset_normalizer", reason="the extra `data` proposes encodings")
+    assert "give it by `encoding` cp1252" in skipped_in("déjà vu, café, Größe\n".encode("cp1252") * 20)["x.txt"]
+
+
 def test_without_the_library_it_says_how_to_convert_a_text(monkeypatch):
     monkeypatch.setitem(sys.modules, "charset_normalizer", None)
     reason = skipped_in("Müller".encode("latin-1"))["x.txt"]

@@ -31,7 +31,7 @@ from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import muon, utilization
-from gpt.training.resume import save
+from gpt.training.checkpointing import save
 from gpt.training.samples import sample_text
 
 Result = dict[str, object]

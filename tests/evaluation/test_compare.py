@@ -7,13 +7,13 @@ from helpers import write_dataset
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
 from gpt.evaluation.compare import Measured, bits_difference, encoded_anew, loss_difference
-from gpt.evaluation.loss import loss_per_window, summarize
+from gpt.evaluation.loss import summarize, sums_per_piece
 from gpt.evaluation.windows import Windows
 
 
 def measured(model, tokenizer, split, **options):
     windows = Windows(split, model.config.context_length, tokenizer.end_of_text, **options)
-    sums = loss_per_window(model, windows, tokenizer.byte_lengths(), "cpu", torch.float32, 16)
+    sums = sums_per_piece(model, windows, tokenizer.byte_lengths(), "cpu", torch.float32, 16)
     return Measured(sums.numpy(), windows)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt.evaluation.loss import evaluate, loss_per_window
+from gpt.evaluation.loss import evaluate, sums_per_piece
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import format_evaluation
 
@@ -59,12 +59,12 @@ def test_documents_are_evaluated_as_each_is_alone(model, dataset):
 def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, dataset):
     """As three processes would do it: one more than the windows divide into, so that some have nothing left to do."""
     arguments = (model, windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
-    whole = loss_per_window(*arguments)
+    whole = sums_per_piece(*arguments)
     passes, parts = [], []
     for number in range(3):
         calls = []
         handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        parts.append(loss_per_window(*arguments, part=(number, 3)))
+        parts.append(sums_per_piece(*arguments, part=(number, 3)))
         handle.remove()
         passes.append(len(calls))
     assert len(set(passes)) == 1
@@ -75,7 +75,7 @@ def test_parts_add_up_to_the_whole_after_equally_many_forward_passes(model, data
 def test_evaluation_ends_when_asked_between_batches(model, dataset):
     asked = iter([False, False, True])
     arguments = (model.train(), windows_of(dataset), dataset.tokenizer.byte_lengths(), "cpu", torch.float32, 4)
-    assert loss_per_window(*arguments, stop=lambda fault: next(asked)) is None
+    assert sums_per_piece(*arguments, stop=lambda fault: next(asked)) is None
     assert model.training
     assert next(asked, "used up") == "used up"
 

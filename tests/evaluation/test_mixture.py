@@ -12,7 +12,7 @@ from instruction_files import lines_of, made
 from gpt.dataset.dataset import Source
 from gpt.dataset.shards import Split
 from gpt.evaluation.compare import Measured, loss_difference
-from gpt.evaluation.loss import evaluate, loss_per_window, summarize
+from gpt.evaluation.loss import evaluate, summarize, sums_per_piece
 from gpt.evaluation.mixture import MixedWindows
 from gpt.evaluation.statistics import ratio_errors, spread
 from gpt.evaluation.windows import Windows
@@ -70,7 +70,7 @@ BYTES = np.arange(1000) % 5 + 1
 
 
 def sums_of(model, windows):
-    return loss_per_window(model, windows, BYTES, "cpu", torch.float32, 8)
+    return sums_per_piece(model, windows, BYTES, "cpu", torch.float32, 8)
 
 
 @pytest.mark.parametrize(("tokens", "mask"), [(None, False), (330, False), (3, False), (330, True)])

@@ -29,7 +29,7 @@ from gpt.model.lora import (
     remove_adapter,
 )
 from gpt.model.prepack import can_prepack, keeps_bits, prepack
-from gpt.training.optimizer import Optimizer, gradient_norm
+from gpt.training.optimizer import Optimizer, unscale_gradients
 
 RANK = 3
 ALL = LoRAConfig().targets
@@ -260,7 +260,7 @@ def test_only_adapters_have_optimizer_state_and_a_part_in_the_norm():
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     model(ids(2, 9), targets=ids(2, 9)).backward()
     expected = math.sqrt(sum(float(p.grad.square().sum()) for n, p in model.named_parameters() if "lora_" in n))
-    assert gradient_norm(model, 1.0) == pytest.approx(expected)
+    assert unscale_gradients(model, 1.0) == pytest.approx(expected)
     optimizer.step()
     assert {entry.rpartition("/")[0] for entry in optimizer.state_dict()} == {n for n in before if "lora_" in n}
     for name, parameter in model.named_parameters():

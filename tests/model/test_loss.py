@@ -1,4 +1,7 @@
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,3 +140,25 @@ def test_rows_without_a_finite_largest_logit_are_refused(row):
         with pytest.raises(InputError, match="logits are not finite"):
             use(logits)
     require_finite(torch.tensor([[0.0, -math.inf]]))  # what is never drawn
+
+
+@pytest.mark.process
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what keeps freed memory")
+def test_many_chunks_take_the_memory_of_two():
+    """A process of its own, as what others freed has room. A chunk has 16 MB; 64 of them would have 1 GB."""
+    code = """
+import torch
+from gpt.memory import retain_freed_memory, used_memory
+from gpt.model.loss import next_token_loss, next_token_losses
+
+retain_freed_memory("cpu")
+hidden, weight = torch.randn(64 * 256, 128, requires_grad=True), torch.randn(16_000, 128, requires_grad=True)
+targets = torch.randint(16_000, (64 * 256,))
+next_token_loss(hidden[:512], weight, targets[:512]).backward()
+before = used_memory()
+next_token_loss(hidden, weight, targets).backward()
+next_token_losses(hidden, lambda part: part @ weight.T, targets, 16_000)
+print(used_memory() - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 200e6

@@ -25,8 +25,8 @@ from gpt.runs.directory import read_config
 from gpt.runs.integrity import weights_sha256
 from gpt.runs.load import load_run
 from gpt.tracking.jsonl import read_metrics
+from gpt.training.checkpointing import begin
 from gpt.training.finetuning import Forecast
-from gpt.training.resume import begin
 from gpt.training.state import TrainState
 
 pytestmark = pytest.mark.process

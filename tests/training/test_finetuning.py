@@ -20,9 +20,9 @@ from gpt.runs.directory import open_run
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import budget, finetuning
 from gpt.training.budget import Asked
+from gpt.training.checkpointing import begin
 from gpt.training.forecast import Pace
 from gpt.training.outcome import outcome
-from gpt.training.resume import begin
 from gpt.training.state import TrainState
 
 

@@ -4,18 +4,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt.training.optimizer import clip_gradients, gradient_norm
+from gpt.training.optimizer import clip_gradients, unscale_gradients
 
 
 def test_the_norm_is_over_all_gradients_and_undoes_the_scale(model):
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * 8
     expected = math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in model.parameters())) / 8
-    assert gradient_norm(model, scale=8.0) == pytest.approx(expected, rel=1e-5)
+    assert unscale_gradients(model, scale=8.0) == pytest.approx(expected, rel=1e-5)
     clip_gradients(model, 0.0, expected)
-    assert gradient_norm(model, scale=1.0) == pytest.approx(expected, rel=1e-5)
+    assert unscale_gradients(model, scale=1.0) == pytest.approx(expected, rel=1e-5)
     clip_gradients(model, 0.5, expected)
-    assert gradient_norm(model, scale=1.0) == pytest.approx(0.5, rel=1e-4)
+    assert unscale_gradients(model, scale=1.0) == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e15, 1e18, 1e19, 1e20, 1e30, 1e37])
@@ -27,7 +27,7 @@ def test_every_finite_gradient_has_a_norm_and_is_clipped_to_the_limit(model, siz
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):
         parameter.grad = gradient.float()
     expected = math.sqrt(sum(float((gradient**2).sum()) for gradient in wanted))
-    norm = gradient_norm(model, scale=1.0)
+    norm = unscale_gradients(model, scale=1.0)
     assert norm == pytest.approx(expected, rel=1e-4)
     clip_gradients(model, limit, norm)
     factor = min(1.0, limit / expected)
@@ -41,7 +41,7 @@ def test_a_gradient_that_is_not_finite_has_no_finite_norm(model, value, others):
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, others)
     next(model.parameters()).grad[0, 0] = value
-    assert not math.isfinite(gradient_norm(model, scale=1.0))
+    assert not math.isfinite(unscale_gradients(model, scale=1.0))
 
 
 def test_a_step_whose_squares_overflow_is_clipped_and_learns(make_training, tiny_config):

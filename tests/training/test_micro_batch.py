@@ -51,10 +51,10 @@ def test_a_resumed_run_keeps_the_size_unless_another_is_asked_for(tiny_config):
 
 def test_only_a_lack_of_memory_is_caught(tiny_config):
     batch = micro_batch(tiny_config)
-    with batch.catch_oom() as result:
+    with batch.catch_failure() as result:
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert result.failed
-    with pytest.raises(RuntimeError, match="else"), batch.catch_oom():
+    with pytest.raises(RuntimeError, match="else"), batch.catch_failure():
         raise RuntimeError("something else")
 
 

@@ -85,8 +85,8 @@ def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest(model):
 
 def test_a_rate_is_a_fraction_of_each_methods_peak(model):
     optimizer = Optimizer(model, replace(MUON, learning_rate=0.01, muon_learning_rate=0.5))
-    optimizer.set_lr(0.2)
-    optimizer.set_lr(0.1)  # not of the rate before
+    optimizer.set_lr_factor(0.2)
+    optimizer.set_lr_factor(0.1)  # not of the rate before
     assert [method.lr for method in optimizer.optimizers] == pytest.approx([0.001, 0.05])
 
 

@@ -150,7 +150,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
     undisturbed, make_training, tiny_config, monkeypatch
 ):
     whole, parts = undisturbed(tiny_config), make_training(tiny_config, "parts")
-    original, calls = validation.loss_per_window, []
+    original, calls = validation.sums_per_piece, []
 
     def interrupted(*arguments, stop):
         calls.append(1)
@@ -158,7 +158,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
             signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(validation, "loss_per_window", interrupted)
+    monkeypatch.setattr(validation, "sums_per_piece", interrupted)
     assert not parts.fit()
     assert step_of(list_checkpoints(parts.run)[-1]) == 20
     assert [record["step"] for record in read_metrics(parts.run)] == list(range(1, 20))
@@ -173,15 +173,15 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(
 def test_a_cut_evaluation_is_made_up_for_though_evaluations_come_at_other_steps_now(
     make_training, tiny_config, monkeypatch
 ):
-    original, training = validation.loss_per_window, make_training(tiny_config)
+    original, training = validation.sums_per_piece, make_training(tiny_config)
 
     def interrupted(*arguments, stop):
         signal.raise_signal(signal.SIGUSR1)
         return original(*arguments, stop=stop)
 
-    monkeypatch.setattr(validation, "loss_per_window", interrupted)
+    monkeypatch.setattr(validation, "sums_per_piece", interrupted)
     assert not training.fit()
-    monkeypatch.setattr(validation, "loss_per_window", original)
+    monkeypatch.setattr(validation, "sums_per_piece", original)
     resumed = make_training(replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=7)), resume=True)
     assert resumed.fit()
     evaluated = [record["step"] for record in read_metrics(training.run) if "val_loss" in record]

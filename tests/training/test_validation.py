@@ -102,9 +102,9 @@ def test_a_budget_above_the_split_evaluates_it_once(undisturbed, tiny_config):
 @pytest.fixture
 def interrupted(monkeypatch):
     """What is put into it comes, as a signal or an exception, in the next evaluation on the complete split."""
-    honest, ways = validation.loss_per_window, []
+    honest, ways = validation.sums_per_piece, []
 
-    def loss_per_window(model, windows, *arguments, **options):
+    def sums_per_piece(model, windows, *arguments, **options):
         if windows.is_complete and ways:
             way = ways.pop()
             if not isinstance(way, signal.Signals):
@@ -112,7 +112,7 @@ def interrupted(monkeypatch):
             signal.raise_signal(way)
         return honest(model, windows, *arguments, **options)
 
-    monkeypatch.setattr(validation, "loss_per_window", loss_per_window)
+    monkeypatch.setattr(validation, "sums_per_piece", sums_per_piece)
     return ways
 
 
@@ -236,7 +236,7 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(
 
     def sums(batch, parts):
         arguments = (training.model, windows, training.dataset.tokenizer.byte_lengths(), "cpu", torch.float32, batch)
-        return sum(validation.loss_per_window(*arguments, part=(number, parts)) for number in range(parts))
+        return sum(validation.sums_per_piece(*arguments, part=(number, parts)) for number in range(parts))
 
     whole = sums(8, 1)
     divided = sums(micro_batch_size, processes)
