@@ -138,9 +138,10 @@ class Chat(Session):
             if size + least - 1 <= context:  # the last token drawn is never read
                 break
             if len(kept) < 3:
+                beside = " with the system text" if system else ""
                 raise InputError(
-                    f"this has {size:,} tokens with the system text, and the model sees {context:,}, of which an "
-                    f"answer needs {least:,}: say it in fewer words"
+                    f"this has {size:,} tokens{beside}, and the model sees {context:,}, of which an answer needs "
+                    f"{least:,}: say it in fewer words"
                 )
             kept = kept[2:]
         if len(kept) < len(messages) and not self.trimmed:
