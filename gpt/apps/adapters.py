@@ -12,7 +12,7 @@ class Switch:
     def __init__(
         self, target: Target, run: LoadedRun | None = None, adapters: Adapters | None = None, checkpoint: str = "best"
     ) -> None:
-        """Begin with a model whose base was read already, or with none; `checkpoint` of runs is put on: best or last."""
+        """Begin with a model whose base was read already, or with none. Of runs, the best or last is put on."""
         self.target, self.checkpoint, self._run, self._adapters = target, checkpoint, run, adapters
 
     def listing(self, run: LoadedRun) -> str:
