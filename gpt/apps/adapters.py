@@ -9,9 +9,11 @@ from gpt.runs.load import LoadedRun
 class Switch:
     """Puts other adapters on the base of a session's model. It is read when that is first asked for, and then kept."""
 
-    def __init__(self, target: Target, run: LoadedRun | None = None, adapters: Adapters | None = None) -> None:
-        """Begin with a model whose base was read already, or with none."""
-        self.target, self._run, self._adapters = target, run, adapters
+    def __init__(
+        self, target: Target, run: LoadedRun | None = None, adapters: Adapters | None = None, checkpoint: str = "best"
+    ) -> None:
+        """Begin with a model whose base was read already, or with none. Of runs, the best or last is put on."""
+        self.target, self.checkpoint, self._run, self._adapters = target, checkpoint, run, adapters
 
     def listing(self, run: LoadedRun) -> str:
         """List the adapters of a model's base, a line each; a star stands before the one that is on it."""
@@ -27,7 +29,7 @@ class Switch:
         if not name:
             raise InputError(f"/adapter takes the name of an adapter, as /adapters lists them, or {NONE}")
         adapters = self._of(run)
-        self._run = adapters.load(name)
+        self._run = adapters.load(name, self.checkpoint)
         return self._run
 
     def _of(self, run: LoadedRun) -> Adapters:

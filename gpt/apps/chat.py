@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpt.apps.interact import answer_lines
 from gpt.apps.line_editor import Notes, typed_by_hand
+from gpt.apps.render import note_blank
 from gpt.apps.repl import ALTERNATIVES, Load, Session, Turn
 from gpt.errors import InputError
 from gpt.generation.completion import Completion, TextEngine
@@ -30,7 +31,8 @@ Type a text and the model answers it; several lines can be pasted. A text that b
   /retry                    another answer instead of the last one
   /undo                     back to before the last line and its answer
   /why                      what else the model would have written instead of the last token
-  /save FILE                write the conversation into a new file, as a line that gpt prepare instruct reads
+  /save FILE                write the conversation into a new file, as a line that gpt prepare instruct reads;
+                            answers that were cut or are empty are left out, with their questions
   /load RUN                 go on with another model
   /adapters                 the adapters of the model's base, and which of them is on it
   /adapter NAME             go on with another of them, or with none
@@ -41,7 +43,8 @@ Type a text and the model answers it; several lines can be pasted. A text that b
   /quit                     leave, as Ctrl-D and /exit do
 Ctrl-C stops an answer, Ctrl-D leaves; arrow up brings back earlier lines, Tab completes commands."""
 
-LEAST_ANSWER = 4  # of the context, at least its fourth is kept free for an answer, unless max_tokens is less
+LEAST_ANSWER = 4  # of the context, at least its fourth is kept free for an answer, unless max_tokens is less,
+LEAST_QUESTION = 8  # and its eighth for a question, where there is a system text
 
 
 class Chat(Session):
@@ -59,9 +62,13 @@ class Chat(Session):
         system: str = "",
         as_json: bool = False,
     ) -> None:
-        """Begin a conversation. Raises InputError for a run without a chat template. See `Session` for the rest."""
+        """Begin a conversation. See `Session` for the rest.
+
+        Raises InputError for a run without a chat template, and for a system text that leaves no room for a question.
+        """
         super().__init__(run, sampling, stops, load, write, adapters, trusted)
         self.template = require_template(run)
+        self._require_room(system)
         self.first_system = self.system = system
         self.as_json, self.trimmed = as_json, False
         self.print_json = write
@@ -87,8 +94,8 @@ class Chat(Session):
         said, result = "", None
         try:
             for _, text, result in engine.complete([prompt], sampling, stops=stops, top_logprobs=ALTERNATIVES):
-                last = result.tokens[-1] if result.tokens else None
-                self.turns[-1] = dataclasses.replace(self.turns[-1], last=last)
+                last, is_whole = result.tokens[-1] if result.tokens else None, result.finish_reason == "stop"
+                self.turns[-1] = dataclasses.replace(self.turns[-1], last=last, is_whole=is_whole)
                 said += text
                 if not self.as_json:
                     self.write(text)
@@ -99,6 +106,11 @@ class Chat(Session):
             elif result is not None:
                 self.print_json(self._as_json(said, result))
             self._next_seed()
+        if not self.as_json:
+            note_blank(said)
+            if result is not None and result.finish_reason == "length":
+                full = sampling.max_tokens == room
+                log.info("cut: " + ("the context is full" if full else "/max-tokens allows more, /retry answers again"))
 
     def _as_json(self, said: str, result: Completion) -> str:
         """Write an answer as a line of JSON."""
@@ -118,9 +130,7 @@ class Chat(Session):
 
         Raises InputError where system text and newest turn alone are too long.
         """
-        context = self.run.model.config.context_length
-        least = min(self.sampling.max_tokens, max(1, context // LEAST_ANSWER))
-        system = [Message("system", self.system)] if self.system.strip() else []
+        context, least, system = self.run.model.config.context_length, self._least, _system_turn(self.system)
         kept = [*messages]
         while True:
             prompt = self.template.prompt([*system, *kept])
@@ -128,9 +138,10 @@ class Chat(Session):
             if size + least - 1 <= context:  # the last token drawn is never read
                 break
             if len(kept) < 3:
+                beside = " with the system text" if system else ""
                 raise InputError(
-                    f"this has {size:,} tokens with the system text, and the model sees {context:,}, of which an "
-                    f"answer needs {least:,}: say it in fewer words"
+                    f"this has {size:,} tokens{beside}, and the model sees {context:,}, of which an answer needs "
+                    f"{least:,}: say it in fewer words"
                 )
             kept = kept[2:]
         if len(kept) < len(messages) and not self.trimmed:
@@ -139,10 +150,25 @@ class Chat(Session):
             log.info(f"the context of {context:,} tokens is full: the oldest turns are no longer read{stays}")
         return prompt, context - size + 1
 
+    @property
+    def _least(self) -> int:
+        """How many tokens are kept free for an answer."""
+        return min(self.sampling.max_tokens, max(1, self.run.model.config.context_length // LEAST_ANSWER))
+
+    def _require_room(self, system: str) -> None:
+        """Raise InputError unless the template can write a system text, and it leaves room for a question."""
+        prompt = self.template.prompt([*_system_turn(system), Message("user", "")])
+        size, context = len(prompt.ids(self.run.tokenizer)), self.run.model.config.context_length
+        if system.strip() and size + context // LEAST_QUESTION + self._least - 1 > context:
+            raise InputError(
+                f"`system`: has {size:,} tokens with what the template adds, and the model sees {context:,}, of which "
+                f"an answer needs {self._least:,} and a question some: say it in fewer words"
+            )
+
     # ---- commands ----
 
     def _system(self, argument: str) -> None:
-        self.template.prompt([Message("system", argument), Message("user", "")] if argument else [Message("user", "")])
+        self._require_room(argument)
         self.system = argument
         self.write("the system text is set\n" if argument else "there is no system text\n")
 
@@ -165,8 +191,14 @@ class Chat(Session):
     def _saved_text(self) -> str:
         if not self.messages:
             return ""
-        system = [Message("system", self.system)] if self.system.strip() else []
-        messages = [message._asdict() for message in [*system, *self.messages]]
+        kept = list[Message]()
+        for turn, question, answer in zip(self.turns, self.messages[::2], self.messages[1::2], strict=True):
+            kept += [question, answer] if turn.is_whole and answer.content.strip() else []
+        if not kept:
+            raise InputError("/save: no answer is whole: all were cut or are empty; /retry answers again")
+        if left_out := (len(self.messages) - len(kept)) // 2:
+            log.info(f"answers that were cut or are empty are left out, with their questions: {left_out}")
+        messages = [message._asdict() for message in [*_system_turn(self.system), *kept]]
         return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
     def _replace_run(self, line: str, get: Callable[[], LoadedRun]) -> None:
@@ -181,6 +213,10 @@ class Chat(Session):
     def _reset(self, _: str) -> None:
         self.messages, self.system, self.trimmed = [], self.first_system, False
         super()._reset("")
+
+
+def _system_turn(text: str) -> list[Message]:
+    return [Message("system", text)] if text.strip() else []
 
 
 def require_template(run: LoadedRun) -> ChatTemplate:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gpt.generation.completion import Completion, Event
 from gpt.generation.score import TokenScore
+from gpt.log import log
 from gpt.terminal import show
 
 COLORS = [(1, "green"), (4, ""), (8, "yellow"), (math.inf, "red")]  # of surprisals up to so many bits
@@ -27,7 +28,14 @@ def print_text(events: Iterable[Event], prompts: int, samples: int, echo: bool) 
         show(text)
         if result.finish_reason:
             show("\n")
+            note_blank(result.text)
             print_scores([*result.prompt_tokens, *result.tokens])
+
+
+def note_blank(text: str) -> None:
+    """Say of a continuation that shows nothing what it is."""
+    if not text.strip():
+        log.info(f"it has only white space: {text!a}" if text else "it has no text: the model ended at once")
 
 
 def heading(number: int, prompts: int, samples: int) -> str:

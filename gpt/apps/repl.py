@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt.apps.render import note_blank
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
 from gpt.generation.sampling import SamplingConfig
@@ -67,6 +68,8 @@ class Turn:
     """What was continued."""
     last: TokenScore | None = None
     """The last token of the continuation, and what else was likely."""
+    is_whole: bool = False
+    """Whether it ended by itself or at a stop text, and was not cut."""
 
 
 class Session:
@@ -177,6 +180,7 @@ class Session:
         finally:
             self.write("\n")
             self._next_seed()
+        note_blank(self.text.removeprefix(turn.begun))
 
     def _next_seed(self) -> None:
         """Let the next continuation draw other numbers, but repeatable ones."""

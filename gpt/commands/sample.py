@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if prompts is None:
         from gpt.apps.adapters import Switch
 
-        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters)
+        others = "last" if command.checkpoint == "last" else "best"  # a step is that of one run
+        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters, others)
         _answer_lines(command, run, load, switch)
         return
     if command.run is None:

@@ -100,10 +100,8 @@ def sums_per_piece(
     processes gather them at once.
     """
     number, parts = part
-    sums = np.empty(0)
-    was_training = model.training
+    sums, stopped, was_training = np.empty(0), False, model.training
     model.eval()
-    stopped = False
 
     def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
         inputs = inputs.to(device)

@@ -3,17 +3,23 @@
 What goes beyond LoRA of linear layers is refused by its name, and so is what is not known.
 """
 
+import functools
 import math
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import regex
 
 from gpt.errors import InputError
 
 ALL_LINEAR = "all-linear"
 DEFAULT_TARGETS = ["c_attn"]  # PEFT's for GPT-2, where a config names none
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")  # those that leave the base as it is
+OTHER_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # beginnings of those that do not
+MOST_SECONDS, LONGEST_PATTERN, MOST_TIMES = 3.0, 10_000, 1_000  # of regular expressions
 TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 _READ = {"peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "bias"}
@@ -53,10 +59,17 @@ def require_plain(file: Path, config: dict[str, Any]) -> None:
         if value not in values:
             raise InputError(f"{file}: {key} is {_shown(value)}, and only {values[0] or values[1]} can be read")
     start = config.get("init_lora_weights", True)
+    start = start.lower() if isinstance(start, str) else start
     if start not in PLAIN_STARTS:
+        changed = isinstance(start, str) and start.startswith(OTHER_STARTS)
         raise InputError(
-            f"{file}: init_lora_weights is {_shown(start)}, by which the base itself was changed: convert the adapter "
-            "with PEFT (save_pretrained's path_initial_model_for_weight_conversion), and read what that writes"
+            f"{file}: init_lora_weights is {_shown(start)}, "
+            + (
+                "by which the base itself was changed: convert the adapter with PEFT (save_pretrained's "
+                "path_initial_model_for_weight_conversion), and read what that writes"
+                if changed
+                else "which is not known here: it may have changed the base itself"
+            )
         )
 
 
@@ -73,6 +86,8 @@ class Rules(NamedTuple):
     ranks: dict[str, int]
     alphas: dict[str, float]
     rank_stabilized: bool
+    until: float
+    """Processor time of this process, by which all expressions must have been matched."""
 
     @classmethod
     def read(cls, file: Path, config: dict[str, Any]) -> "Rules":
@@ -99,6 +114,7 @@ class Rules(NamedTuple):
             {name: _rank(file, f"rank_pattern {name}", rank) for name, rank in ranks.items()},
             {name: _alpha(file, f"alpha_pattern {name}", alpha) for name, alpha in alphas.items()},
             entry(file, config, "use_rslora", bool, False),
+            time.process_time() + MOST_SECONDS,
         )
 
     def adapts(self, name: str, linear: bool = True) -> bool:
@@ -117,25 +133,48 @@ class Rules(NamedTuple):
 
     def _named(self, names: str | list[str], name: str) -> bool:
         if isinstance(names, str):
-            return self._match(re.fullmatch, names, name) is not None
+            return self._match(names, name) is not None
         return any(name == end or name.endswith(f".{end}") for end in names)
 
     def _ends(self, pattern: str, name: str) -> bool:
-        return self._match(re.match, rf"(.*\.)?({pattern})$", name) is not None
+        return self._match(rf"(.*\.)?({pattern})$", name) is not None
 
     def _in_layers(self, name: str) -> bool:
         if self.layers is None:
             return True
-        patterns = [rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\." for pattern in self.layer_lists]
-        matches = (self._match(re.match, p, name) for p in patterns or [r".*?\.[^.]*\.(?P<layer>\d+)\."])
+        patterns = [rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\..*" for pattern in self.layer_lists]
+        matches = (self._match(p, name) for p in patterns or [r".*?\.[^.]*\.(?P<layer>\d+)\..*"])
         found = next((match for match in matches if match), None)
         return found is not None and int(found["layer"]) in self.layers
 
-    def _match(self, how: Any, pattern: str, name: str) -> re.Match[str] | None:
+    def _match(self, pattern: str, name: str) -> Any:
+        """Match a whole name. Raises InputError for what is no expression, or takes too long."""
         try:
-            return how(pattern, name)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise InputError(f"{self.file}: {pattern!r} is no regular expression ({error})") from None
+            return _expression(pattern).fullmatch(name, timeout=max(1e-3, self.until - time.process_time()))
+        except TimeoutError:
+            fault = f"takes more than {MOST_SECONDS:g} seconds to match; name the layers by a simpler one, or by a list"
+        except ValueError as error:
+            fault = str(error)
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
+            fault = f"is no regular expression ({error})"
+        raise InputError(f"{self.file}: {_shown(pattern)} {fault}")
+
+
+@functools.cache
+def _expression(pattern: str) -> Any:
+    """Compile an expression of `re`, as PEFT has them, by `regex`, which can give up.
+
+    Raises ValueError, which says why, for what could not be bounded; and as these two for what is none.
+    """
+    if len(pattern) > LONGEST_PATTERN:
+        raise ValueError(f"has {len(pattern):,} letters, and an expression at most {LONGEST_PATTERN:,}")
+    re.compile(pattern)
+    if re.search(r"\[\[:|\{(?!\d+,?\d*\}|,\d+\})", pattern):
+        raise ValueError("has [[: or { otherwise than as a number of times, which is not read here")
+    times = math.prod(max(1, *map(int, re.findall(r"\d+", counts))) for counts in re.findall(r"\{[\d,]+\}", pattern))
+    if times > MOST_TIMES:  # which `regex` would write out
+        raise ValueError(f"repeats something {times:,} times, and {MOST_TIMES:,} is the most; write * or +")
+    return regex.compile(pattern)
 
 
 def entry(file: Path, config: Mapping[str, Any], key: str, kind: Any, default: Any) -> Any:

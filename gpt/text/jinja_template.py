@@ -2,67 +2,26 @@
 
 1. It is given `messages` (role and content), `add_generation_prompt`, `bos_token` (empty: we have none) and `eos_token`
    (end-of-text), in the sandbox that transformers uses, with its `{% generation %}` and `raise_exception`.
-2. What it writes as <|name|> are special tokens. The same letters in a content stay letters: others stand for them
-   while the template is at work.
+2. What it writes as <|name|> are special tokens. The same letters in a content stay letters: another one stands
+   for their <| while the template is at work.
 3. Learned is what a `{% generation %}` block encloses. Without one it is what stands behind the prompt of each answer,
    up to the special token that ends it, or else as with `plain`. So the prompt must be a beginning of the whole.
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
-from typing import Any, cast
-
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpt.errors import InputError
 from gpt.text.added import Marked, Spans
 from gpt.text.chat_template import ASSISTANT, ROLES, Message, Rendered
+from gpt.text.jinja_sandbox import compiled
 from gpt.text.tokenizer import END_OF_TEXT
 
 TOKEN = re.compile(r"<\|[^\s<>|'\"]+\|>")
 LAST_CODE_POINT = 0x10FFFD  # of private use; stand-ins are taken from here downwards
-OPEN, CLOSE = "generation", "endgeneration"
 PROBES = "4f1c", "9b07", "d2a8"  # contents that are found again in what is written
-
-
-class Environment(ImmutableSandboxedEnvironment):
-    """The sandbox of transformers; `marks` are what blocks are enclosed by."""
-
-    marks = ("", "")
-
-
-class Generation(jinja2.ext.Extension):
-    """The block `{% generation %}`: marks where what it encloses begins and ends."""
-
-    tags = {OPEN}  # noqa: RUF012  # as Jinja wants it
-
-    def parse(self, parser: Any) -> Any:
-        """Read a block as a call of `_marked` with what it encloses."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements((f"name:{CLOSE}",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Any) -> str:
-        begin, end = cast("Environment", self.environment).marks
-        return f"{begin}{caller()}{end}"
-
-
-def _compiled(source: str) -> tuple[Environment, jinja2.Template]:
-    def raise_exception(message: object) -> None:
-        raise jinja2.TemplateError(str(message))
-
-    environment: Any = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    try:
-        return environment, environment.from_string(source)
-    except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # as what is nested too deeply
-        raise InputError(f"it is no template in Jinja ({error})") from None
 
 
 class JinjaTemplate:
@@ -70,12 +29,21 @@ class JinjaTemplate:
 
     def __init__(self, source: str) -> None:
         """Try it on a short conversation. Raises InputError if nothing can be learned from what it writes."""
-        self.source, self.tokens = source, ()
-        self._environment, self._template = _compiled(source)
+        self.source = source
+        self._environment, self._template = compiled(source)
+        self._known: frozenset[str] | None = None
+        with self._environment.within_bounds():
+            self._try()
+
+    def _try(self) -> None:
         asked, answered, again = (Message(*pair) for pair in zip(("user", ASSISTANT, "user"), PROBES, strict=True))
-        written = self._write([asked, answered, again], prompts=True)[0]
-        found = chain(TOKEN.findall(source), TOKEN.findall(written))
+        talk = [asked, answered, again]
+        written = [self.source, self._write(talk, prompts=True)[0]]
+        with suppress(InputError):  # some templates know no system text
+            written.append(self._write([Message("system", PROBES[-1]), *talk], prompts=True)[0])
+        found = chain.from_iterable(map(TOKEN.findall, written))
         self.tokens = tuple(dict.fromkeys(token for token in found if token != END_OF_TEXT))
+        self._known = frozenset([*self.tokens, END_OF_TEXT])
         self.ends, self.heads = self._end(asked, answered), {}
         if not self.ends:
             self.heads = {role: self._head(asked, answered, role) for role in ROLES if role != ASSISTANT}
@@ -154,22 +122,18 @@ class JinjaTemplate:
 
     def _write(self, messages: Sequence[Message], prompts: bool = False) -> tuple[str, Spans, Spans]:
         """Write messages: the text, its special tokens, and what `{% generation %}` blocks enclose."""
-        tokens, given = (*self.tokens, END_OF_TEXT), "".join([self.source, *(message.content for message in messages)])
+        given = "".join([self.source, *(message.content for message in messages)])
         unused = _unused(set(given))
-        stand_ins = dict(zip(tokens, unused, strict=False))
-        marks = next(unused), next(unused)
-        pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
-        content = [
-            {"role": role, "content": pattern.sub(lambda match: stand_ins[match[0]], said)} for role, said in messages
-        ]
+        opening, marks = next(unused), (next(unused), next(unused))
+        content = [{"role": role, "content": said.replace("<|", opening)} for role, said in messages]
         try:
-            self._environment.marks = marks
-            text = self._template.render(
-                messages=content, add_generation_prompt=prompts, bos_token="", eos_token=END_OF_TEXT
-            )
+            with self._environment.within_bounds(len(given), marks):
+                text = self._template.render(
+                    messages=content, add_generation_prompt=prompts, bos_token="", eos_token=END_OF_TEXT
+                )
         except Exception as error:  # whatever a template does
             raise InputError(f"the chat template cannot write this conversation: {error}") from None
-        return _told_apart(text, pattern, {char: token for token, char in stand_ins.items()}, marks)
+        return _told_apart(text, opening, marks, self._known)
 
 
 def _unused(known: set[str]) -> Iterator[str]:
@@ -178,19 +142,23 @@ def _unused(known: set[str]) -> Iterator[str]:
 
 
 def _told_apart(
-    text: str, pattern: re.Pattern[str], letters: dict[str, str], marks: tuple[str, str]
-) -> tuple[Any, ...]:
-    """Put the letters back for which others stood, and tell where special tokens and marked blocks are."""
+    text: str, opening: str, marks: tuple[str, str], known: frozenset[str] | None
+) -> tuple[str, Spans, Spans]:
+    """Put <| back for which `opening` stood, and tell where special tokens and marked blocks are.
+
+    Raises InputError for a special token that is not known: letters they would be, and tokens in transformers.
+    """
     parts, size, specials, blocks, begin, place = list[str](), 0, [], [], 0, 0
-    found = re.compile(f"{pattern.pattern}|[{''.join((*letters, *marks))}]")
-    for match in found.finditer(text):
+    for match in re.finditer(f"{TOKEN.pattern}|[{opening}{''.join(marks)}]", text):
         parts.append(text[place : match.start()])
         size, place = size + match.start() - place, match.end()
         if match[0] in marks:
             begin = size if match[0] == marks[0] else begin
             blocks += [(begin, size)] if match[0] == marks[1] and begin < size else []
             continue
-        parts.append(letters.get(match[0], match[0]))
-        specials += [] if match[0] in letters else [(size, size + len(match[0]))]
+        parts.append("<|" if match[0] == opening else match[0])
+        specials += [] if match[0] == opening else [(size, size + len(match[0]))]
+        if match[0] != opening and known is not None and match[0] not in known:
+            raise InputError(f"it writes the special token {match[0]} here, and did not when it was tried")
         size += len(parts[-1])
     return "".join([*parts, text[place:]]), tuple(specials), tuple(blocks)

@@ -41,6 +41,14 @@ def session(home):
     return session
 
 
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_another_adapter_is_put_on_at_the_checkpoint_that_was_asked_for(home, monkeypatch, checkpoint):
+    run, asked = load_run("base", prepacked=True), []
+    monkeypatch.setattr(adapters.Adapters, "load", lambda _, *named: asked.append(named) or run)
+    Switch(TARGET, checkpoint=checkpoint).put(run, "one")
+    assert asked == [("one", checkpoint)]
+
+
 def test_adapters_are_listed_and_switched_and_the_text_stays(session):
     listed = session.type("/adapters").splitlines()
     assert listed[0] == "* none         runs/base, step 3"

@@ -12,6 +12,7 @@ from helpers import run_gpt, run_sample
 from gpt import GPT, InputError, ModelConfig, SamplingConfig, Tokenizer, load_run
 from gpt.apps import chat
 from gpt.apps.chat import Chat, converse
+from gpt.corpus.instructions import example_of
 from gpt.generation.completion import TextEngine
 from gpt.interop.huggingface_tokenizer import write_tokenizer
 from gpt.text.added import with_added
@@ -19,6 +20,14 @@ from gpt.text.chat_template import CHATML_SOURCE, PLAIN_SOURCE, Message
 from gpt.text.templates import template_of
 
 CONTEXT = 96
+
+
+class Prompts(list):
+    """What engines were asked; `answer` makes what they say and why they end, of the number of an answer."""
+
+    @staticmethod
+    def answer(number):
+        return f"answer {number}", "stop"
 
 
 def made_run(source, context=CONTEXT):
@@ -32,7 +41,7 @@ def made_run(source, context=CONTEXT):
 @pytest.fixture
 def asked(monkeypatch):
     """The prompts that an engine was given, each answered by its number."""
-    prompts = []
+    prompts = Prompts()
 
     class Engine:
         def __init__(self, model, tokenizer, max_batch, ends):
@@ -40,9 +49,12 @@ def asked(monkeypatch):
 
         def complete(self, given, sampling, stops, top_logprobs):
             prompts.append(SimpleNamespace(text=given[0], sampling=sampling, stops=stops, ends=self.ends))
-            result = SimpleNamespace(tokens=[], ids=[1], finish_reason="stop", tokens_per_second=1.0)
+            text, reason = prompts.answer(len(prompts))
+            result = SimpleNamespace(tokens=[], ids=[1], finish_reason=reason, tokens_per_second=1.0)
             result.request = SimpleNamespace(seed=sampling.seed)
-            yield 0, f"answer {len(prompts)}", result
+            yield 0, text, result
+            if not reason:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(chat, "TextEngine", Engine)
     return prompts
@@ -136,6 +148,44 @@ def test_commands(session, asked, written, tmp_path):
             session.answer(line)
     session.answer("/help")
     assert all(name in written[-1] for name in session.commands.keys() - {"/exit"})
+
+
+def test_answers_that_are_not_whole_are_not_saved_as_if_they_were(session, asked, said, tmp_path):
+    """They would teach to stop in the midst of a sentence; an empty one, gpt prepare instruct would refuse."""
+    ends = {1: ("It is", "length"), 2: ("Two.", "stop"), 3: ("", "stop"), 4: ("Fo", ""), 5: ("\n ", "length")}
+    asked.answer = ends.get
+    session.answer("one")
+    with pytest.raises(InputError, match="/save: no answer is whole"):
+        session.answer(f"/save {tmp_path / 'none'}")
+    assert not (tmp_path / "none").exists()
+    for question in ("two", "three"):
+        session.answer(question)
+    with pytest.raises(KeyboardInterrupt):
+        session.answer("four")
+    session.answer("/system Be.")
+    session.answer("five")
+    session.answer(f"/save {tmp_path / 'talk'}")
+    saved = json.loads((tmp_path / "talk").read_text())["messages"]
+    assert [each["content"] for each in saved] == ["Be.", "two", "Two."]
+    assert len(session.messages) == 10  # the conversation goes on with all of them
+    example_of({"messages": saved}, session.template)
+    assert said[0] == "cut: /max-tokens allows more, /retry answers again"
+    assert "it has no text: the model ended at once" in said
+    assert r"it has only white space: '\n '" in said
+    assert said[-1] == "answers that were cut or are empty are left out, with their questions: 4"
+
+
+def test_a_system_text_without_room_for_a_question_is_refused_at_once(session, asked):
+    session.answer("/system Be kind.")
+    message = "`system`: has .* tokens with what the template adds, and the model sees 96, .*say it in fewer words"
+    for long in ("x" * 72, "y" * 500):
+        with pytest.raises(InputError, match=message):
+            session.answer(f"/system {long}")
+    assert session.system == "Be kind."
+    session.answer("hi")
+    assert "Be kind." in asked[-1].text
+    with pytest.raises(InputError, match=message):
+        Chat(session.run, SamplingConfig(), (), None, print, None, system="z" * 90)
 
 
 def test_a_template_may_refuse_a_system_text(written, asked):

@@ -57,6 +57,12 @@ def test_texts_are_printed_one_after_the_other(capsys):
     assert capsys.readouterr().out == "prompt 0a\n"
 
 
+def test_it_is_said_of_a_sample_that_shows_nothing_what_it_is(capsys, said):
+    print_text(events((0, " \n\u2003", 1), (1, "", 1), (2, " a ", 1)), prompts=1, samples=3, echo=False)
+    assert said == [r"it has only white space: ' \n\u2003'", "it has no text: the model ended at once"]
+    assert capsys.readouterr().out.startswith(" \n\u2003\n--- sample 2 of 3 ---\n\n")
+
+
 def test_json_has_what_was_asked_for_and_what_draws_it_again(capsys):
     print_json(events(*ORDERED), "runs/x, step 3", scored=False, echo=False)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -1,12 +1,12 @@
 """Adapters in PEFT's format, both ways: PEFT is the reference, and left out where it is not installed."""
 
 import copy
+import dataclasses
 import json
 import random
 import re
 import shlex
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from gpt import InputError, ModelConfig, Tokenizer, load_run
-from gpt.interop import huggingface, peft
+from gpt.interop import huggingface, peft, peft_config
 from gpt.interop.peft import Base, base_of, read_adapter
 from gpt.interop.peft_export import write_adapter
 from gpt.model.lora import Adapter, LayerAdapter, add_adapter, merge
@@ -136,7 +136,17 @@ FORMS = {
         "alpha_pattern": {"fc": 100, "c_fc": 2, r"h.\d.mlp.c_proj": 0.5},
     },
     "fan_in_fan_out": {"target_modules": ["c_attn", "attn.c_proj"], "fan_in_fan_out": True},
-    "another beginning": {"target_modules": ["c_fc"], "init_lora_weights": "gaussian"},
+    "begun by Gauss": {"target_modules": ["c_fc"], "init_lora_weights": "gaussian"},
+    "begun at random": {"target_modules": ["c_fc"], "init_lora_weights": False},
+    "begun orthogonally": {"target_modules": ["c_fc"], "init_lora_weights": "orthogonal", "r": 4},
+    "MiCA": {"target_modules": ["c_fc"], "init_lora_weights": "MiCA", "r": 4},
+    "what changes training alone": {
+        "target_modules": ["c_fc"],
+        "lora_dropout": 0.3,
+        "ensure_weight_tying": False,
+        "qalora_group_size": 32,
+        "megatron_core": "another",
+    },
 }
 
 
@@ -249,7 +259,12 @@ REFUSED = {
     "target_modules has transformer.wte": {"target_modules": ["c_attn", "wte"], "layers_to_transform": None},
     "target_modules has lm_head": {"target_modules": ["c_attn", "lm_head"], "layers_to_transform": None},
     "init_lora_weights is 'pissa_niter_4'": {"init_lora_weights": "pissa_niter_4"},
-    "init_lora_weights is 'olora'": {"init_lora_weights": "olora"},
+    **{
+        f"init_lora_weights is '{start}', by which the base itself was changed": {"init_lora_weights": start}
+        for start in ("pissa", "olora", "corda", "loftq", "lora_ga")
+    },
+    "init_lora_weights is 'later', which is not known": {"init_lora_weights": "later"},
+    **{f"has {key} True: {called} cannot": {key: True} for key, called in peft_config._CALLED.items()},
     "r is 0": {"r": 0},
     "r is True": {"r": True},
     "lora_alpha is '16'": {"lora_alpha": "16"},
@@ -262,6 +277,15 @@ REFUSED = {
         "layers_to_transform": None,
     },
     "is no regular expression": {"target_modules": "(" * 5000 + ")" * 5000, "layers_to_transform": None},
+    "(a|t|[a-z.]|.)*[0-9]' takes more than 0.05 seconds": {
+        "target_modules": "(a|t|[a-z.]|.)*[0-9]",
+        "layers_to_transform": None,
+    },
+    "*[0-9])$' takes more than 0.05 seconds": {"alpha_pattern": {"(a|t|[a-z.]|.)*[0-9]": 3}},
+    "*[0-9]' takes more than 0.05 seconds": {"exclude_modules": "(a|t|[a-z.]|.)*[0-9]"},
+    "repeats something 1,000,000,000 times": {"rank_pattern": {"(?:(?:x{1000}){1000}){1000}": 3}},
+    "has 10,0": {"rank_pattern": {"x" * 10_001: 3}},
+    "which is not read here": {"rank_pattern": {"(?:c_attn){e<=1}": 3}},  # fuzzy in regex, letters in re
     "lora_alpha is 1000000": {"lora_alpha": 10**400},
     "r is 1000000": {"r": 10**400, "use_rslora": True},
     "cannot go with a regular expression": {"target_modules": ".*c_attn"},
@@ -275,11 +299,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_what_it_has_and_we_have_not_is_refused_by_name(tmp_path, words):
+def test_what_it_has_and_we_have_not_is_refused_by_name(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(peft_config, "MOST_SECONDS", 0.05 if "0.05" in words else 3.0)
     layers = ("h.1.attn.c_attn", "h.1.mlp.c_fc") if "does not adapt" in words else ("h.1.attn.c_attn",)
     written(tmp_path, REFUSED[words], layers=layers)
     with pytest.raises(InputError, match=re.escape(words)):
         read_adapter(tmp_path, CONFIG)
+
+
+def test_each_field_that_peft_has_is_read_or_refused_by_name(tmp_path):
+    """So that a new one is noticed here; and what PEFT writes of all its defaults is read."""
+    library = pytest.importorskip("peft")
+    known = peft_config._READ | peft_config._WITHOUT_EFFECT | peft_config._CALLED.keys()
+    assert {field.name for field in dataclasses.fields(library.LoraConfig)} - known == set()
+    written(tmp_path)
+    library.LoraConfig(target_modules=["c_attn"], layers_to_transform=[1], r=2, lora_alpha=3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config.keys() - known == set()
+    assert list(read_adapter(tmp_path, CONFIG).layers) == ["blocks.1.attention.qkv"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +350,7 @@ def test_another_base_is_refused(base, tmp_path):
     with pytest.raises(InputError, match="it is for another model"):
         add_adapter(model, wider)
     with pytest.raises(InputError, match="for the exact GPT-2; this has model.positions rope"):
-        read_adapter(tmp_path, replace(SHAPE, positions="rope"))
+        read_adapter(tmp_path, dataclasses.replace(SHAPE, positions="rope"))
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -138,6 +138,29 @@ def test_what_is_typed_is_never_a_special_token(source):
     assert all(stop - start > len(HOSTILE) for start, stop in one.learned)
 
 
+PHI = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def test_tokens_that_a_template_puts_together_are_found_that_of_the_system_text_too():
+    template = template_of(PHI)
+    assert template.tokens == ("<|end|>", "<|assistant|>", "<|user|>", "<|system|>")
+    text, _, specials = template.render(TALK)
+    assert [text[a:b] for a, b in specials] == [
+        token for message in TALK for token in (f"<|{message.role}|>", "<|end|>")
+    ]
+
+
+def test_a_token_that_was_not_found_by_trying_is_refused_and_not_taken_for_letters():
+    template = template_of(CHATML_SOURCE + "{{ '<' + '|late|>' if messages | length > 5 }}")
+    template.render(TALK[1:])
+    template.render([*TALK[:-1], Message("assistant", "<|late|>")])  # typed, it is letters
+    with pytest.raises(InputError, match=r"it writes the special token <\|late\|> here, and did not when it was tried"):
+        template.render([*TALK, *TALK[1:3]])
+
+
 def test_an_empty_system_text_is_a_turn_like_any_other():
     text, learned, _ = template_of(CHATML_SOURCE).render([Message("system", ""), *TALK[1:3]])
     assert text.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")

@@ -67,15 +67,16 @@ def batch_of(dataset, tiny_shape, windows="packed", document_mask=True):
     return training_loader(config, dataset).batch(0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_the_gradient_of_a_prompts_targets_is_exactly_zero(answers, tiny_shape, monkeypatch, chunked):
+def test_the_gradient_of_a_prompts_targets_is_exactly_zero(answers, tiny_shape, monkeypatch, chunked, dtype):
     """At the hidden state before each target that is part of a prompt; before all others it is not."""
     if chunked:
         monkeypatch.setattr(loss_module, "chunk_rows", lambda *_: 32)
     batch = batch_of(answers, tiny_shape)
     torch.manual_seed(0)
-    hidden = torch.randn(*batch.inputs.shape, 16, requires_grad=True)
-    weight = torch.randn(257, 16, requires_grad=True)
+    hidden = torch.randn(*batch.inputs.shape, 16, dtype=dtype, requires_grad=True)
+    weight = torch.randn(257, 16, dtype=dtype, requires_grad=True)
     next_token_loss(hidden, weight, batch.targets).backward()
     counted = batch.targets != IGNORE
     assert 0 < counted.sum() < counted.numel() / 2
