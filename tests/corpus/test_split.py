@@ -1,5 +1,8 @@
+import itertools
 import random
+import re
 import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -63,6 +66,27 @@ def test_passages_are_the_text_in_lengths_of_their_bounds(kind, size):
         assert all(passage.endswith("\n") for passage in found)
     assert list(passages("short", size)) == ["short"]
     assert list(passages("", size)) == [""]
+
+
+def ends_of(text, size):
+    """The rule of `passages`, by one place after another: where the passages end."""
+    ends, start = [], 0
+    while len(text) - start > 2 * size:
+        first, last = start + size // 2, start + 2 * size
+        found = (re.finditer(mark, text[first:last]) for mark in ("\n\n", "\n", " "))
+        places = next(filter(None, ([first + match.end() for match in each] for each in found)), [(first + last) // 2])
+        start = min(places, key=lambda place: zlib.crc32(text[place : place + 32].encode("utf-8", "replace")))
+        ends.append(start)
+    return ends
+
+
+@pytest.mark.parametrize("size", [16, 1024, 1 << 15])
+@pytest.mark.parametrize("alphabet", ["ab ", "ab\n  ", "aö汉 ", "a😀 \ud800", "a😀  \n\n\n", "x", "汉"])
+def test_a_passage_ends_where_the_crc_of_what_follows_is_smallest(alphabet, size):
+    rng = random.Random(size)
+    text = "".join(rng.choices(alphabet, k=60_000))
+    text = text[: 20 * size] + "ü" + text[20 * size :]
+    assert list(itertools.accumulate(map(len, passages(text, size)))) == [*ends_of(text, size), len(text)]
 
 
 def test_what_is_put_in_changes_the_passages_around_it_alone():
