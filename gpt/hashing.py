@@ -33,10 +33,7 @@ def row_hashes(samples: range, *tensors: Tensor) -> Tensor:
     tenth of the time that a cryptographic hash takes: it is proof against chance, not against malice.
     """
     numbers = np.arange(samples.start, samples.stop, dtype=np.uint64)
-    sums = [
-        np.einsum("bt,t->b", rows, _factors(place, rows.shape[1]))
-        for place, rows in enumerate(map(np.asarray, tensors))
-    ]
+    sums = [np.einsum("bt,t->b", each, _factors(n, each.shape[1])) for n, each in enumerate(map(np.asarray, tensors))]
     return torch.from_numpy((mix(numbers, *(each.view(np.uint64) for each in sums)) >> 1).astype(np.int64))
 
 

@@ -31,6 +31,7 @@ MAX_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens,
 WANTED = 16  # passages that validation has at least, about: documents are cut as far as that takes
 ENOUGH, TOO_MUCH = 0.5, 1.5  # of the share: what chance may make of it
 SHORTEST, LONGEST = 1 << 9, 1 << 19  # characters: how long passages are, about
+FEWEST, LEAST = 8, 1 << 6  # passages of a text, about; and characters of one, if it is so little that they are shorter
 BLANKS = b" \t\n\r\v\f"
 LOWER = bytes(range(256)).lower()
 READ = 32  # characters, by which the end of a passage is chosen
@@ -170,8 +171,7 @@ def _end(text: str, after: str) -> int:
     mark = next((mark for mark in (b"\n\n", b"\n", b" ") if mark in content), None)
     if mark is None:
         return len(text) // 2
-    marked = content.replace(mark, mark[:-1] + NO_UTF8)
-    places = np.flatnonzero(np.frombuffer(marked, dtype=np.uint8) == NO_UTF8[0]) + 1
+    places = np.flatnonzero(np.frombuffer(content.replace(mark, mark[:-1] + NO_UTF8), np.uint8) == NO_UTF8[0]) + 1
     content += after.encode("utf-8", "replace")
     numbers, ends = places, np.minimum(places + READ, len(content))
     if not content.isascii():
@@ -182,8 +182,8 @@ def _end(text: str, after: str) -> int:
         leading = _leading_bytes(content, ends, ends - places)
         kept = leading == leading.min()
         places, ends, numbers = places[kept], ends[kept], numbers[kept]
-    found = [zlib.crc32(content[place:end]) for place, end in zip(places.tolist(), ends.tolist(), strict=True)]
-    return int(numbers[np.argmin(found)])
+    bounds = zip(places.tolist(), ends.tolist(), strict=True)
+    return int(numbers[np.argmin([zlib.crc32(content[place:end]) for place, end in bounds])])
 
 
 def _leading_bytes(content: bytes, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -214,10 +214,14 @@ def _tables() -> list[bytes]:
     return [(table >> np.uint32(24)).astype(np.uint8).tobytes() for table in tables]
 
 
-def passage_size(validation_characters: float) -> int:
-    """Choose how long passages are, so that validation has some: a power of two."""
-    wanted = max(1, int(validation_characters / WANTED))
-    return min(LONGEST, max(SHORTEST, 1 << (wanted.bit_length() - 1)))
+def passage_size(validation: float, total: int) -> int:
+    """Choose how long passages are, of so many characters: a power of two.
+
+    So long that validation has some, but not so short that they tell nothing; and of little text so short that there
+    are some at all.
+    """
+    wanted = min(LONGEST, max(SHORTEST, validation / WANTED), total / FEWEST)
+    return 1 << int(max(LEAST, wanted)).bit_length() - 1
 
 
 def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +229,19 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keys, inverse = np.unique(rows[:, 0], return_inverse=True)
     lengths = np.bincount(inverse.ravel(), weights=rows[:, 1], minlength=len(keys))
     return keys, lengths
+
+
+def chosen(keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
+    """Return the threshold, which is the share, and the passages that are elsewhere than it says.
+
+    These are some of a small text, of which chance would choose far too much or too little; and one that repeats itself
+    so often that it is more than half of all, which trains, so that none validates where there is no other.
+    """
+    usual, rest = int(share * 2**64), 2 * lengths <= lengths.sum()
+    limit = threshold(keys[rest], lengths[rest], share)
+    between = rest & (keys >= min(usual, limit)) & (keys < max(usual, limit))
+    exceptions = dict.fromkeys(keys[between].tolist(), VALIDATION if limit > usual else TRAIN)
+    return usual, exceptions | dict.fromkeys(keys[~rest].tolist(), TRAIN)
 
 
 def threshold(keys: np.ndarray, lengths: np.ndarray, share: float) -> int:

@@ -15,6 +15,7 @@ from gpt.corpus.split import (
     ByContent,
     ByEnd,
     by_end,
+    chosen,
     distinct,
     division_key,
     key_of,
@@ -129,11 +130,24 @@ def test_equal_keys_are_counted_together():
 
 
 def test_passages_are_long_where_there_is_much_text_and_short_where_there_is_little():
-    sizes = [passage_size(10**power) for power in range(9)]
+    sizes = [passage_size(10**power / 10, 10**power) for power in range(10)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (512, 1 << 19)
+    assert (sizes[0], sizes[-1]) == (64, 1 << 19)
     for characters in (20_000, 300_000, 5_000_000):
-        assert 16 <= characters / passage_size(characters) < 32
+        assert 16 <= characters / passage_size(characters, 10 * characters) < 32
+    for characters in (512, 1000, 4096, 20_000):
+        assert characters / passage_size(characters / 10, characters) >= 8
+
+
+def test_what_is_more_than_half_of_the_text_trains():
+    for heavy in range(5):
+        lengths = np.array([5000 if number == heavy else 900 for number in range(5)])
+        divide = ByContent(512, *chosen(np.arange(1, 6, dtype=np.uint64) << np.uint64(60), lengths, 0.1))
+        sides = divide.sides(np.arange(1, 6, dtype=np.uint64) << np.uint64(60)).tolist()
+        assert sides == [int(number == (0 if heavy else 1)) for number in range(5)]
+    assert ByContent(512, *chosen(np.array([7], dtype=np.uint64), np.array([90.0]), 0.1)).sides(
+        np.array([7], dtype=np.uint64)
+    ) == [0]
 
 
 def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):
