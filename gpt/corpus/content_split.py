@@ -22,6 +22,7 @@ from gpt.corpus.split import (
     MAX_CHARACTERS,
     SIDES,
     TOO_MUCH,
+    TRAIN,
     VALIDATION,
     ByContent,
     chosen,
@@ -74,11 +75,10 @@ class SplitByContent:
         if given:
             divide = ByContent(size, 0, (before.exceptions if before else {}) | given)
         else:
-            divide = ByContent(size, *(_kept(before, useful) if before else chosen(keys, lengths, useful)))
+            divide = ByContent(size, *(before.kept(keys, lengths, useful) if before else chosen(keys, lengths, useful)))
         total = float(lengths.sum())
         target = max(_validating(divide, keys, lengths), useful * total)
-        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
-        bounds = (ENOUGH * target, min(most, total / 2))
+        bounds = ENOUGH * target, min(max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)), total / 2)
         mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
         divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
         share = _validating(divide, keys, lengths) / total
@@ -122,13 +122,6 @@ def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int
 def _validating(divide: ByContent, keys: np.ndarray, lengths: np.ndarray) -> float:
     """Count the characters that validate."""
     return float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
-
-
-def _kept(before: "_Record", share: float) -> tuple[int, dict[int, str]]:
-    """Return the threshold of a text that has grown, and the passages that stay where they were in spite of it."""
-    usual = min(int(share * 2**64), before.threshold)
-    stay = before.keys[(before.keys >= usual) & (before.keys < before.threshold)]
-    return usual, dict.fromkeys(stay.tolist(), VALIDATION) | before.exceptions
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
@@ -192,6 +185,17 @@ class _Record:
             log.warning(f"{directory}: was divided by other settings; text that trained there may validate now")
             return None
         return record
+
+    def kept(self, keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
+        """Return the threshold of a text that has grown, and the passages that are elsewhere than it says.
+
+        They stay where they were; a new one that is more than half of all trains.
+        """
+        usual = min(int(share * 2**64), self.threshold)
+        stay = self.keys[(self.keys >= usual) & (self.keys < self.threshold)]
+        heavy = np.setdiff1d(keys[2 * lengths > lengths.sum()], self.keys)
+        sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(heavy.tolist(), TRAIN)
+        return usual, sides | self.exceptions
 
     def write(self, directory: Path) -> None:
         """Write the record into a directory."""

@@ -146,6 +146,17 @@ def test_text_that_is_added_later_moves_nothing(texts, tmp_path):
         assert report["returned"] > 0
 
 
+def test_what_is_added_and_is_more_than_half_of_all_trains(tmp_path):
+    first = {"a": text_of(random.Random(0), 100)}
+    before, _ = divided(first, tmp_path / "d")
+    for number in range(12, 18):
+        grown = first | {"b": f"again {number} " * 500}
+        after, _ = divided(grown, tmp_path / f"{number}", before=tmp_path / "d" / "of-part-1")
+        assert after["a"].pieces == before["a"].pieces
+        trains = sum(len(piece.text) for piece in after["b"].pieces if piece.split == TRAIN)
+        assert trains > len(grown["b"]) / 2, number
+
+
 @pytest.mark.parametrize("begun", [1, 2, 3])
 @pytest.mark.parametrize("words", [25, 60, 1000])
 def test_nor_is_anything_moved_where_it_begins_with_one_two_or_three_small_files(tmp_path, begun, words):
