@@ -1,8 +1,9 @@
 """Hashes of integers and of rows, alike on every machine."""
 
-from hashlib import blake2b
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,14 +26,18 @@ _MASK = 2**64 - 1
 
 
 def row_hashes(samples: range, *tensors: Tensor) -> Tensor:
-    """Hash each row of one or more tensors, together with its sample number, to 63 bits, (B,) int64.
+    """Hash each row of one or more tensors, (B, T) int64, together with its sample number, to 63 bits: (B,) int64.
 
-    Their sum names the batch, however its rows are divided between processes.
+    Their sum names the batch, however its rows are divided between processes. A row's hash is made of the sum of its
+    numbers, each times a random one of its place (Carter and Wegman 1979, "Universal classes of hash functions"), in a
+    tenth of the time that a cryptographic hash takes: it is proof against chance, not against malice.
     """
-    digests = []
-    for sample, *rows in zip(samples, *(tensor.numpy() for tensor in tensors), strict=True):
-        hashed = blake2b(digest_size=8, key=sample.to_bytes(8, "little"))
-        for row in rows:
-            hashed.update(row)
-        digests.append(int.from_bytes(hashed.digest(), "little") >> 1)
-    return torch.tensor(digests, dtype=torch.int64)
+    numbers = np.arange(samples.start, samples.stop, dtype=np.uint64)
+    sums = [np.einsum("bt,t->b", each, _factors(n, each.shape[1])) for n, each in enumerate(map(np.asarray, tensors))]
+    return torch.from_numpy((mix(numbers, *(each.view(np.uint64) for each in sums)) >> 1).astype(np.int64))
+
+
+@functools.cache
+def _factors(place: int, length: int) -> np.ndarray:
+    """Draw the factors of a tensor's columns, (T,) int64."""
+    return mix(place, np.arange(length, dtype=np.uint64)).view(np.int64)

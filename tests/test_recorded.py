@@ -8,6 +8,7 @@ with the log-probability of each token. `python tests/test_recorded.py` wrote it
 import json
 import shutil
 import tempfile
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ import safetensors.torch
 import torch
 from helpers import run_here
 
+from gpt.config import TrainConfig
+from gpt.dataset.dataset import open_dataset
+from gpt.dataset.loader import Loader
 from gpt.dataset.manifest import ShardInfo, write_manifest
 from gpt.dataset.shards import write_shard
+from gpt.hashing import row_hashes
 from gpt.runs import integrity
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
 from gpt.text.tokenizer import Tokenizer
@@ -72,15 +77,27 @@ def trained(name: str, home: Path) -> list[dict[str, object]]:
     preset, *flags = RUNS[name]
     run_here("train.py", preset, *flags, "--data", f"data/{name}", "--run-dir", f"runs/{name}", cwd=home)
     records = map(json.loads, (home / "runs" / name / "metrics.jsonl").read_text().splitlines())
+    loader = Loader(open_dataset(home / "data" / name).train, 6, 32, TrainConfig.seed)
     return [
         {
-            "batch": record["batch_hash"],
+            "batch": batch_hash(loader, record),
             "loss": record["train_loss"],
             "norm": record["gradient_norm"],
             **({"validation": record["val_loss"]} if "val_loss" in record else {}),
         }
         for record in records
     ]
+
+
+def batch_hash(loader: Loader, record: dict[str, object]) -> str:
+    """What a step read, if it is what the record says, by the hash that was in use when this was recorded."""
+    step = int(str(record["step"])) - 1
+    batch, samples, total = loader.batch(step), loader.samples(step), 0
+    assert record["batch_hash"] == f"{int(row_hashes(samples, *batch.tensors).sum()) % 2**64:016x}"
+    for sample, *rows in zip(samples, *(tensor.numpy() for tensor in batch.tensors), strict=True):
+        hashed = blake2b(b"".join(row.tobytes() for row in rows), digest_size=8, key=sample.to_bytes(8, "little"))
+        total += int.from_bytes(hashed.digest(), "little") >> 1
+    return f"{total % 2**64:016x}"
 
 
 def sampled(run: Path, home: Path) -> list[dict[str, object]]:

@@ -292,7 +292,7 @@ def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:
     if nearest["batch_hash"] != f"{hashed:016x}":
         log.warning(
             f"{run}: has read something else than this: the hash {of_step} is another one; {dataset.path} was changed, "
-            "or the run's seed, batch_tokens, windows, document_mask or context"
+            "or the run's seed, batch_tokens, windows, document_mask or context; or an earlier version recorded it"
         )
         return False
     read = "has read" if step <= records[-1]["step"] else "will read, which it has not come to,"

@@ -25,13 +25,12 @@ from gpt.corpus.split import (
     TRAIN,
     VALIDATION,
     ByContent,
-    ByEnd,
+    chosen,
     distinct,
     key_of_folded,
     passage_size,
     passages,
     require_share,
-    threshold,
 )
 from gpt.corpus.stages import digest
 from gpt.errors import InputError, require
@@ -63,12 +62,12 @@ class SplitByContent:
         require_share(self.share)
         require(0 < self.max_overlap <= 1, "`max_overlap`", self.max_overlap, "above 0 and at most 1")
 
-    def __call__(self, corpus: Corpus) -> ByContent | ByEnd:
+    def __call__(self, corpus: Corpus) -> ByContent:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         settings = asdict(self) | {"files_validate": any(each.validates for each in corpus.slices)}
         before = _Record.read(corpus.before, settings)
-        size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"])
+        size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"], corpus.counts["characters"])
         size = before.passage if before else size
         keys, lengths, given = _listed(corpus, size)
         known = before.keys if before else keys[:0]
@@ -76,13 +75,10 @@ class SplitByContent:
         if given:
             divide = ByContent(size, 0, (before.exceptions if before else {}) | given)
         else:
-            divide = ByContent(size, *_chosen(keys, lengths, useful, before))
-        total, validating = float(lengths.sum()), _validating(divide, keys, lengths)
-        if validating > total / 2 and not given:
-            return self._by_end(keys, useful)
-        target = max(validating, useful * total)
-        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
-        bounds = (ENOUGH * target, min(most, total / 2))
+            divide = ByContent(size, *(before.kept(keys, lengths, useful) if before else chosen(keys, lengths, useful)))
+        total = float(lengths.sum())
+        target = max(_validating(divide, keys, lengths), useful * total)
+        bounds = ENOUGH * target, min(max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)), total / 2)
         mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
         divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
         share = _validating(divide, keys, lengths) / total
@@ -97,16 +93,6 @@ class SplitByContent:
         record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys), overlap)
         record.write(corpus.stages.own)
         return divide
-
-    def _by_end(self, keys: np.ndarray, share: float) -> ByEnd:
-        """Divide what has too few different passages. Raises InputError where no document may be cut."""
-        if self.whole:
-            raise InputError(
-                f"{len(keys):,} different examples are too few to divide, or one outweighs the others: give more of "
-                "them, or others by `validation`. Nothing was written"
-            )
-        log.warning("the text is too short, or too much like itself, to be divided by content: its end validates")
-        return ByEnd(share)
 
 
 class SplitWhole(SplitByContent):
@@ -136,24 +122,6 @@ def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int
 def _validating(divide: ByContent, keys: np.ndarray, lengths: np.ndarray) -> float:
     """Count the characters that validate."""
     return float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
-
-
-def _chosen(
-    keys: np.ndarray, lengths: np.ndarray, share: float, before: "_Record | None"
-) -> tuple[int, dict[int, str]]:
-    """Return the threshold, which is the share, and the passages that validate or do not although it says otherwise.
-
-    These are some of a small text, of which chance would choose far too much or too little; and of a text that has
-    grown those that stay where they were, although what is new validates to a smaller share.
-    """
-    usual = int(share * 2**64)
-    if before is None:
-        limit = threshold(keys, lengths, share)
-        between = keys[(keys >= min(usual, limit)) & (keys < max(usual, limit))] if usual != limit else keys[:0]
-        return usual, dict.fromkeys(between.tolist(), VALIDATION if limit > usual else TRAIN)
-    now = min(usual, before.threshold)
-    stay = before.keys[(before.keys >= now) & (before.keys < before.threshold)]
-    return now, dict.fromkeys(stay.tolist(), VALIDATION) | before.exceptions
 
 
 def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
@@ -217,6 +185,17 @@ class _Record:
             log.warning(f"{directory}: was divided by other settings; text that trained there may validate now")
             return None
         return record
+
+    def kept(self, keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
+        """Return the threshold of a text that has grown, and the passages that are elsewhere than it says.
+
+        They stay where they were; a new one that is more than half of all trains.
+        """
+        usual = min(int(share * 2**64), self.threshold)
+        stay = self.keys[(self.keys >= usual) & (self.keys < self.threshold)]
+        heavy = np.setdiff1d(keys[2 * lengths > lengths.sum()], self.keys)
+        sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(heavy.tolist(), TRAIN)
+        return usual, sides | self.exceptions
 
     def write(self, directory: Path) -> None:
         """Write the record into a directory."""

@@ -57,9 +57,11 @@ def word_hashes(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     if not content.isascii():
         _mark_beyond_ascii(kinds, codes)
     edges = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
-    is_start = kinds[edges] != SEPARATOR
-    starts = edges[is_start]
-    hashes = _hashed(codes.view("<u8"), starts, np.diff(edges, append=0)[is_start])
+    starts, stops = edges[::2], edges[1::2]  # by turns, as it begins and ends with none
+    if kinds.max(initial=0) >= WORD:  # but for words that follow one another
+        is_start = kinds[edges] != SEPARATOR
+        starts, stops = edges[is_start], np.append(edges[1:], 0)[is_start]
+    hashes = _hashed(codes.view("<u8"), starts, stops - starts)
     ends = np.cumsum([len(text) + 1 for text in texts])
     return (hashes >> np.uint64(32)).astype("<u4"), np.diff(np.searchsorted(starts, ends), prepend=0)
 

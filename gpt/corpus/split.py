@@ -12,13 +12,13 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
 from gpt.corpus.documents import Document
-from gpt.corpus.grams import folded
+from gpt.corpus.grams import KEPT, folded
 from gpt.corpus.reading import PASSAGES, Corpus
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
@@ -31,8 +31,12 @@ MAX_CHARACTERS = 50_000_000  # of validation: some 12 million of GPT-2's tokens,
 WANTED = 16  # passages that validation has at least, about: documents are cut as far as that takes
 ENOUGH, TOO_MUCH = 0.5, 1.5  # of the share: what chance may make of it
 SHORTEST, LONGEST = 1 << 9, 1 << 19  # characters: how long passages are, about
+FEWEST, LEAST = 8, 1 << 6  # passages of a text, about; and characters of one, if it is so little that they are shorter
 BLANKS = b" \t\n\r\v\f"
 LOWER = bytes(range(256)).lower()
+READ = 32  # characters, by which the end of a passage is chosen
+MANY = 500  # places where a passage may end, of which most are left out by tables
+NO_UTF8, FIRST_BYTE = b"\xff", -64  # a byte that is in no text; of a character, the first has this as int8 at least
 
 
 @dataclass(frozen=True)
@@ -151,31 +155,73 @@ def passages(text: str, size: int) -> Iterator[str]:
     start = 0
     while len(text) - start > 2 * size:
         first, last = start + size // 2, start + 2 * size
-        end = min(
-            _places(text, first, last),
-            key=lambda place: zlib.crc32(text[place : place + 32].encode("utf-8", "replace")),
-        )
+        end = first + _end(text[first:last], text[last : last + READ])
         yield text[start:end]
         start = end
     yield text[start:] if start else text
 
 
-def _places(text: str, first: int, last: int) -> list[int]:
-    """List where a passage may end: after a paragraph, else after a line, else after a word, else anywhere."""
-    for mark in ("\n\n", "\n", " "):
-        places, place = [], text.find(mark, first, last)
-        while place >= 0:
-            places.append(place + len(mark))
-            place = text.find(mark, place + len(mark), last)
-        if places:
-            return places
-    return [(first + last) // 2]
+def _end(text: str, after: str) -> int:
+    """Choose where a passage ends, which may be after any character of a text; `after` are the first that follow it.
+
+    After a paragraph, else after a line, else after a word, there where the 32 characters that follow have the smallest
+    CRC-32; else in the middle.
+    """
+    content = text.encode("utf-8", "replace")
+    mark = next((mark for mark in (b"\n\n", b"\n", b" ") if mark in content), None)
+    if mark is None:
+        return len(text) // 2
+    places = np.flatnonzero(np.frombuffer(content.replace(mark, mark[:-1] + NO_UTF8), np.uint8) == NO_UTF8[0]) + 1
+    content += after.encode("utf-8", "replace")
+    numbers, ends = places, np.minimum(places + READ, len(content))
+    if not content.isascii():
+        starts = np.frombuffer(content, dtype=np.int8) >= FIRST_BYTE
+        numbers = np.cumsum(starts)[places - 1]  # of the characters that begin there
+        ends = np.append(np.flatnonzero(starts), [len(content)] * READ)[numbers + READ]
+    if len(places) > MANY:
+        leading = _leading_bytes(content, ends, ends - places)
+        kept = leading == leading.min()
+        places, ends, numbers = places[kept], ends[kept], numbers[kept]
+    bounds = zip(places.tolist(), ends.tolist(), strict=True)
+    return int(numbers[np.argmin([zlib.crc32(content[place:end]) for place, end in bounds])])
 
 
-def passage_size(validation_characters: float) -> int:
-    """Choose how long passages are, so that validation has some: a power of two."""
-    wanted = max(1, int(validation_characters / WANTED))
-    return min(LONGEST, max(SHORTEST, 1 << (wanted.bit_length() - 1)))
+def _leading_bytes(content: bytes, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Compute the first byte of the CRC-32 of many stretches of a text, (N,) uint8.
+
+    But for one that hangs on the length alone, it is the exclusive or of a byte for each byte, which hangs on how many
+    follow; that for a zero byte is 0, and such stand here before stretches that are shorter than others.
+    """
+    longest = int(lengths.max())
+    found = np.array([zlib.crc32(bytes(length)) >> 24 for length in range(longest + 1)], dtype=np.uint8)[lengths]
+    padded = bytes(longest + 8) + content
+    eights = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))  # from each byte on
+    for done in range(0, longest, 8):
+        words = eights[ends + longest - done]
+        if (missing := np.clip(done + 8 - lengths, 0, 8)).any():
+            words &= ~KEPT[missing]
+        for table, column in zip(_tables()[done:], words.view(np.uint8).reshape(-1, 8).T[::-1], strict=False):
+            found ^= np.frombuffer(column.tobytes().translate(table), dtype=np.uint8)
+    return found
+
+
+@cache
+def _tables() -> list[bytes]:
+    """Tell what each byte adds to the first byte of a CRC-32, by how many bytes follow it."""
+    tables = [np.array([zlib.crc32(bytes([byte])) ^ zlib.crc32(b"\0") for byte in range(256)], dtype=np.uint32)]
+    while len(tables) < 4 * READ:
+        tables.append(tables[-1] >> np.uint32(8) ^ tables[0][tables[-1] & np.uint32(0xFF)])
+    return [(table >> np.uint32(24)).astype(np.uint8).tobytes() for table in tables]
+
+
+def passage_size(validation: float, total: int) -> int:
+    """Choose how long passages are, of so many characters: a power of two.
+
+    So long that validation has some, but not so short that they tell nothing; and of little text so short that there
+    are some at all.
+    """
+    wanted = min(LONGEST, max(SHORTEST, validation / WANTED), total / FEWEST)
+    return 1 << int(max(LEAST, wanted)).bit_length() - 1
 
 
 def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +229,19 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keys, inverse = np.unique(rows[:, 0], return_inverse=True)
     lengths = np.bincount(inverse.ravel(), weights=rows[:, 1], minlength=len(keys))
     return keys, lengths
+
+
+def chosen(keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
+    """Return the threshold, which is the share, and the passages that are elsewhere than it says.
+
+    These are some of a small text, of which chance would choose far too much or too little; and one that repeats itself
+    so often that it is more than half of all, which trains, so that none validates where there is no other.
+    """
+    usual, rest = int(share * 2**64), 2 * lengths <= lengths.sum()
+    limit = threshold(keys[rest], lengths[rest], share)
+    between = rest & (keys >= min(usual, limit)) & (keys < max(usual, limit))
+    exceptions = dict.fromkeys(keys[between].tolist(), VALIDATION if limit > usual else TRAIN)
+    return usual, exceptions | dict.fromkeys(keys[~rest].tolist(), TRAIN)
 
 
 def threshold(keys: np.ndarray, lengths: np.ndarray, share: float) -> int:

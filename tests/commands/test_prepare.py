@@ -176,7 +176,7 @@ def test_too_small_a_text_is_refused_with_the_size_it_needs(tmp_path):
     assert "the smallest window needs 17" in complaint
     assert not (tmp_path / "data" / "s").exists()
     wanted = int(re.search(r"give about ([\d,]+) characters in all, which are 10 now", complaint)[1].replace(",", ""))
-    (tmp_path / "small.txt").write_text("Long enough. " * (wanted * 5 // 4 // 13))
+    (tmp_path / "small.txt").write_text(" ".join(map(str, range(1000, 1000 + wanted // 4))))
     recipe("files", *options, cwd=tmp_path)
 
 

@@ -198,9 +198,10 @@ def test_examples_with_one_preamble_stay_where_they_are(tmp_path, said):
 
 def test_too_few_examples_are_refused_and_none_is_divided(tmp_path):
     lines = [json.dumps({"prompt": "a", "completion": "b" * size}) for size in (300, 3)]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="2 different examples are too few to divide, or one outweighs the others"):
-        made(tmp_path)
+    for count, tokens in ((1, 0), (2, 5)):
+        (tmp_path / "a.jsonl").write_text("\n".join(lines[:count]))
+        with pytest.raises(InputError, match=f"the text is too small: the validation split has {tokens} tokens"):
+            made(tmp_path)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path):

@@ -146,6 +146,32 @@ def test_text_that_is_added_later_moves_nothing(texts, tmp_path):
         assert report["returned"] > 0
 
 
+def test_what_is_added_and_is_more_than_half_of_all_trains(tmp_path):
+    first = {"a": text_of(random.Random(0), 100)}
+    before, _ = divided(first, tmp_path / "d")
+    for number in range(12, 18):
+        grown = first | {"b": f"again {number} " * 500}
+        after, _ = divided(grown, tmp_path / f"{number}", before=tmp_path / "d" / "of-part-1")
+        assert after["a"].pieces == before["a"].pieces
+        trains = sum(len(piece.text) for piece in after["b"].pieces if piece.split == TRAIN)
+        assert trains > len(grown["b"]) / 2, number
+
+
+@pytest.mark.parametrize("begun", [1, 2, 3])
+@pytest.mark.parametrize("words", [25, 60, 1000])
+def test_nor_is_anything_moved_where_it_begins_with_one_two_or_three_small_files(tmp_path, begun, words):
+    rng = random.Random(begun)
+    texts = {f"{number}.txt": text_of(rng, words) for number in range(30)}
+    first = dict([*texts.items()][:begun])
+    before, _ = divided(first, tmp_path / "d")
+    total = sum(map(len, first.values()))
+    validating = sum(len(piece.text) for own in before.values() for piece in own.pieces if piece.split == VALIDATION)
+    assert 0.04 * total < validating <= max(0.25 * total, 130)
+    for count in (begun + 1, 30):
+        after, _ = divided(dict([*texts.items()][:count]), tmp_path / f"d{count}", before=tmp_path / "d" / "of-part-1")
+        assert {name: after[name].pieces for name in first} == {name: own.pieces for name, own in before.items()}
+
+
 def test_a_split_of_other_settings_or_a_damaged_one_is_not_gone_on_with(texts, tmp_path, said):
     divided(texts, tmp_path / "d")
     divided(texts, tmp_path / "e", before=tmp_path / "d" / "of-part-1", share=0.2)
@@ -220,9 +246,13 @@ def test_a_split_by_families_is_left_as_it_is_and_reported(texts, tmp_path, said
     assert not any("`overlap`" in line for line in said)  # which that recipe has not
 
 
-def test_all_that_repeats_itself_can_still_be_divided(tmp_path):
-    sides, _ = divided({"a": "A good text. " * 2000}, tmp_path)
+@pytest.mark.parametrize("text", ["A good text. " * 2000, "x" * 9999, "A good text. " * 200])
+def test_all_that_repeats_itself_can_still_be_divided_and_mostly_trains(tmp_path, text):
+    sides, _ = divided({"a": text}, tmp_path)
     assert sides["a"] == {TRAIN, VALIDATION}
+    assert sum(len(piece.text) for piece in sides["a"].pieces if piece.split == TRAIN) > len(text) / 2
+    grown, _ = divided({"a": text, "b": "Another text."}, tmp_path / "b", before=tmp_path / "of-part-1")
+    assert grown["a"].pieces == sides["a"].pieces
 
 
 @pytest.mark.parametrize(("setting", "value"), [("max_overlap", 0), ("max_overlap", 1.5), ("share", 0.7)])

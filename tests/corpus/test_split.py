@@ -1,5 +1,8 @@
+import itertools
 import random
+import re
 import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from gpt.corpus.split import (
     ByContent,
     ByEnd,
     by_end,
+    chosen,
     distinct,
     division_key,
     key_of,
@@ -65,6 +69,27 @@ def test_passages_are_the_text_in_lengths_of_their_bounds(kind, size):
     assert list(passages("", size)) == [""]
 
 
+def ends_of(text, size):
+    """The rule of `passages`, by one place after another: where the passages end."""
+    ends, start = [], 0
+    while len(text) - start > 2 * size:
+        first, last = start + size // 2, start + 2 * size
+        found = (re.finditer(mark, text[first:last]) for mark in ("\n\n", "\n", " "))
+        places = next(filter(None, ([first + match.end() for match in each] for each in found)), [(first + last) // 2])
+        start = min(places, key=lambda place: zlib.crc32(text[place : place + 32].encode("utf-8", "replace")))
+        ends.append(start)
+    return ends
+
+
+@pytest.mark.parametrize("size", [16, 1024, 1 << 15])
+@pytest.mark.parametrize("alphabet", ["ab ", "ab\n  ", "aö汉 ", "a😀 \ud800", "a😀  \n\n\n", "x", "汉"])
+def test_a_passage_ends_where_the_crc_of_what_follows_is_smallest(alphabet, size):
+    rng = random.Random(size)
+    text = "".join(rng.choices(alphabet, k=60_000))
+    text = text[: 20 * size] + "ü" + text[20 * size :]
+    assert list(itertools.accumulate(map(len, passages(text, size)))) == [*ends_of(text, size), len(text)]
+
+
 def test_what_is_put_in_changes_the_passages_around_it_alone():
     text = python_text()
     before = list(passages(text, 1024))
@@ -105,11 +130,24 @@ def test_equal_keys_are_counted_together():
 
 
 def test_passages_are_long_where_there_is_much_text_and_short_where_there_is_little():
-    sizes = [passage_size(10**power) for power in range(9)]
+    sizes = [passage_size(10**power / 10, 10**power) for power in range(10)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (512, 1 << 19)
+    assert (sizes[0], sizes[-1]) == (64, 1 << 19)
     for characters in (20_000, 300_000, 5_000_000):
-        assert 16 <= characters / passage_size(characters) < 32
+        assert 16 <= characters / passage_size(characters, 10 * characters) < 32
+    for characters in (512, 1000, 4096, 20_000):
+        assert characters / passage_size(characters / 10, characters) >= 8
+
+
+def test_what_is_more_than_half_of_the_text_trains():
+    for heavy in range(5):
+        lengths = np.array([5000 if number == heavy else 900 for number in range(5)])
+        divide = ByContent(512, *chosen(np.arange(1, 6, dtype=np.uint64) << np.uint64(60), lengths, 0.1))
+        sides = divide.sides(np.arange(1, 6, dtype=np.uint64) << np.uint64(60)).tolist()
+        assert sides == [int(number == (0 if heavy else 1)) for number in range(5)]
+    assert ByContent(512, *chosen(np.array([7], dtype=np.uint64), np.array([90.0]), 0.1)).sides(
+        np.array([7], dtype=np.uint64)
+    ) == [0]
 
 
 def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):

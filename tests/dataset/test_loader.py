@@ -1,3 +1,4 @@
+import itertools
 import threading
 from collections import Counter
 from typing import cast
@@ -139,6 +140,29 @@ def test_a_hash_names_the_rows_their_order_and_their_place():
     for x, y in ((inputs.flip(0), targets.flip(0)), (inputs + 1, targets), (inputs, targets + 1)):
         seen.add(int(row_hashes(range(4), x, y).sum()))
     assert len(seen) == 5
+
+
+def test_a_hash_is_that_of_plain_numbers_and_each_number_and_place_counts():
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.integers(-100, 2**32, (3, 2, 40)))
+
+    def plain(sample, *parts):
+        sums = [
+            sum(number * mix(place, i) for i, number in enumerate(part)) % 2**64 for place, part in enumerate(parts)
+        ]
+        return mix(sample, *sums) >> 1
+
+    expected = [plain(7 + row, *rows[:, row].tolist()) for row in range(2)]
+    assert row_hashes(range(7, 9), *rows).tolist() == expected
+    seen = {expected[0]}
+    for part, place in itertools.product(range(3), range(40)):
+        changed = rows.clone()
+        changed[part, 0, place] += 1 << (place % 17)
+        seen.add(int(row_hashes(range(7, 9), *changed)[0]))
+        changed = rows.clone()
+        changed[part, 0, [place, place - 1]] = changed[part, 0, [place - 1, place]]
+        seen.add(int(row_hashes(range(7, 9), *changed)[0]))
+    assert len(seen) == 1 + 2 * 3 * 40
 
 
 # ---- the next batch, read in a thread ----

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -79,7 +80,8 @@ def spelled(document: Document, how: Reading) -> Document | Skipped:
 
     The text stays as long as it is. Raises InputError where they are an error.
     """
-    if document.text.isascii() or not SURROGATE.search(document.text):
+    with suppress(UnicodeEncodeError):
+        document.text.encode()  # which looks for them in a tenth of the time that a pattern takes
         return document
     text, count = SURROGATE.subn("\ufffd", document.text)
     reason = f"{count:,} lone surrogate{'s' * (count > 1)}, which UTF-8 cannot spell"
