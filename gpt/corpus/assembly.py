@@ -13,7 +13,8 @@ from typing import Any, cast
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.documents import Skipped
 from gpt.corpus.ledger import LEDGER, PART
-from gpt.corpus.reading import HASHES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import HASHES
 from gpt.corpus.sources import Identity, Source, TextFile
 from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
-from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
@@ -138,7 +139,7 @@ def _spread(words: np.ndarray) -> np.ndarray:
     return (words.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
 
 
-def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
+def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
     own = _Grams(listed, divide, VALIDATION)
     numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
@@ -153,7 +154,7 @@ def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: 
 
 
 def scan_slice(
-    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path
+    place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
     """Write which grams of validation a slice's training has.
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from gpt.corpus.documents import Document
 from gpt.corpus.grams import folded
-from gpt.corpus.reading import PASSAGES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import PASSAGES
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
@@ -185,9 +186,12 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys, lengths
 
 
-def threshold(keys: np.ndarray, lengths: np.ndarray, share: float) -> int:
-    """Return the key below which passages validate: at the share itself, unless chance would make far more or less."""
-    sums, target = np.cumsum(lengths), share * lengths.sum()
+def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: float | None = None) -> int:
+    """Return the key below which passages validate: at the share itself, unless chance would make far more or less.
+
+    The first passages suffice, where so many `characters` are all that there are.
+    """
+    sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
     usual = int(share * 2**64)
     least = int(keys[np.searchsorted(sums, ENOUGH * target)]) + 1 if len(keys) else 0
     most = int(keys[np.searchsorted(sums, TOO_MUCH * target, side="right") - 1]) + 1 if len(keys) else 0

@@ -6,7 +6,7 @@ import pytest
 from helpers import python_text, random_text
 
 from gpt.corpus.documents import Document
-from gpt.corpus.reading import PASSAGES
+from gpt.corpus.slices import PASSAGES
 from gpt.corpus.split import (
     DROPPED,
     ByContent,
