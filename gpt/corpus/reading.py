@@ -33,7 +33,7 @@ from gpt.corpus.stages import Stages, Task, digest
 T = TypeVar("T")
 VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
-MOST_DOCUMENTS, MOST_TEXT = 1 << 20, 1 << 28  # of a slice, and bytes: what holds more becomes several
+MOST_DOCUMENTS, MOST_TEXT = 1 << 19, 1 << 28  # of a slice, and bytes: what holds more becomes several
 
 
 def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
-from gpt.corpus.readers.records import Record, documents_of, json_fault
+from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, json_fault
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
@@ -79,8 +79,8 @@ class Lines:
         while not _is_whole(line) and (line := self._stream.readline(SMALL)):
             size += len(line)
         return (
-            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
-            "its text into a file of its own, which is read in parts, or into several records"
+            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; "
+            f"{ELSEWHERE}"
         )
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:

@@ -131,6 +131,8 @@ def known(fields: list[str], word: str) -> str:
 
 # ---- faults ----
 
+ELSEWHERE = "put its text into a file of its own, which is read in parts, or into several records"  # what is too long
+
 
 def json_fault(error: ValueError, text: str) -> str:
     """Say why a text cannot be read as JSON."""
