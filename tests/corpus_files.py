@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from gpt.corpus.documents import Document, Notice, Reading, Skipped, say_notices
+from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.reading import say_notices
 from gpt.corpus.sources import TextFiles
 
 

@@ -17,11 +17,11 @@ from gpt.commands.preview_rows import show
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.corpus.assembly import SMALLEST_WINDOW
-from gpt.corpus.documents import Filters
 from gpt.corpus.download import missing
 from gpt.corpus.examples import Examples, cut_to, encode_examples, require_end_of_text
 from gpt.corpus.pipeline import replaceable
 from gpt.corpus.preview import Preview
+from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe, Remote
 from gpt.corpus.recipes.files import Files
 from gpt.corpus.recipes.instruct import Instruct

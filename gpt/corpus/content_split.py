@@ -7,7 +7,7 @@
 
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from gpt.choices import Overlap
 from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
 from gpt.corpus.reading import Corpus, batches
-from gpt.corpus.slices import DISTINCT, PASSAGES, ROWS_AT_ONCE, WORD_HASHES, in_buckets, records_at
+from gpt.corpus.slices import DISTINCT, PASSAGES, WORD_HASHES, in_buckets, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -127,49 +127,44 @@ def reported(corpus: Corpus, divide: ByContent) -> ByContent:
 
 
 class _Keys:
-    """The keys of all passages, in order and each once, and the characters of each: in files, as they may be many."""
+    """The keys of all passages, in order and each once, and the characters of each: a bucket at a time in memory."""
 
-    def __init__(self, file: Path, listed: Sequence[Path]) -> None:
-        """Put together what each slice has."""
-        self.file, self._lengths, self.count, self.characters = file, file.with_suffix(".lengths"), 0, 0
-        with open(file, "wb") as in_order, open(self._lengths, "wb") as characters:
-            for parts in in_buckets([Path(f"{place}{DISTINCT}") for place in listed]):
-                keys, lengths = distinct(np.concatenate([part() for part in parts]))
+    def __init__(self, corpus: Corpus, file: Path) -> None:
+        """Put together what was listed of each slice, and write the keys into a file."""
+        self._listed, self.file = [Path(f"{each.passages}{DISTINCT}") for each in corpus.slices], file
+        self.count = self.characters = 0
+        with open(file, "wb") as in_order:
+            for keys, lengths in self:
                 in_order.write(keys.astype("<u8").data)
-                characters.write(lengths.astype("<u8").data)
                 self.count, self.characters = self.count + len(keys), self.characters + int(lengths.sum())
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield keys, and the characters of each, some at a time."""
-        with open(self.file, "rb") as keys, open(self._lengths, "rb") as lengths:
-            while len(some := np.fromfile(keys, dtype="<u8", count=ROWS_AT_ONCE)):
-                yield some, np.fromfile(lengths, dtype="<u8", count=ROWS_AT_ONCE).astype(np.float64)
+        for parts in in_buckets(self._listed):
+            yield distinct(np.concatenate([part() for part in parts]))
 
     def first(self, limit: int, characters: float) -> tuple[np.ndarray, np.ndarray]:
         """Return those below a limit, and as many as have so many characters, and more."""
-        found = [(NONE, NONE)]
+        found = list[tuple[np.ndarray, np.ndarray]]()
         for keys, lengths in self:
             found.append((keys, lengths))
             characters -= lengths.sum()
             if characters < 0 and int(keys[-1]) >= limit:
                 break
-        keys, lengths = zip(*found, strict=True)
-        return np.concatenate(keys), np.concatenate(lengths)
+        keys, lengths = map(np.concatenate, zip(*found, strict=True))
+        return keys, lengths
 
     def validating(self, divide: ByContent) -> float:
         """Count the characters that validate."""
-        validation = SIDES.index(VALIDATION)
-        return float(sum(lengths[divide.sides(keys) == validation].sum() for keys, lengths in self))
+        return sum(float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum()) for keys, lengths in self)
 
 
 def _listed(corpus: Corpus, size: int) -> tuple[_Keys, dict[int, str]]:
     """List the passages of the corpus: their keys, and which of them are to validate."""
-    tasks = corpus.tasks(digest(LISTED, size), size)
-    corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
-    own = zip(corpus.passages, corpus.slices, strict=True)
-    given = [np.load(f"{place}{DISTINCT}")[:, 0].tolist() for place, each in own if each.validates]
-    keys = _Keys(corpus.stages.own / "passages.keys", corpus.passages)
-    return keys, dict.fromkeys(chain.from_iterable(given), VALIDATION)
+    found = corpus.stages.run("dividing", list_passages, corpus.tasks(digest(LISTED, size), size))
+    for each, (place, _) in zip(corpus.slices, found, strict=True):
+        each.passages = place
+    given = [np.load(f"{each.passages}{DISTINCT}")[:, 0].tolist() for each in corpus.slices if each.validates]
+    return _Keys(corpus, corpus.stages.own / "new.keys"), dict.fromkeys(chain.from_iterable(given), VALIDATION)
 
 
 def _union(known: Path, keys: _Keys) -> tuple[np.ndarray, Path, int]:

@@ -1,20 +1,16 @@
 """What a corpus is made of: documents, what is left out of them, and how files are read for them."""
 
 import hashlib
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt.choices import BadBytes, Markup, Normalization
-from gpt.errors import bounded, check_limits, require
-from gpt.log import log
+from gpt.choices import BadBytes, Markup
+from gpt.errors import bounded
 from gpt.text.added import Spans
 from gpt.text.chat_template import PLAIN_SOURCE
 
 LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
-MAX_NOTICES = 5  # that are said, of one kind
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 
@@ -57,32 +53,6 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Filters:
-    """What becomes of documents before anything else."""
-
-    normalize: Normalization = "none"
-    min_characters: int = bounded(0, ge=0)
-    max_characters: int | None = bounded(None, ge=1)
-
-    def __post_init__(self) -> None:
-        """Raise InputError for limits that nothing can keep."""
-        check_limits(self)
-        most = self.max_characters
-        require(most is None or most >= self.min_characters, "`max_characters`", most, "at least `min_characters`")
-
-    def __call__(self, document: Document) -> Document | Skipped:
-        """Return the document, in the normal form that was asked for, or why it is left out."""
-        text = document.text
-        if self.normalize != "none" and not text.isascii():
-            text = unicodedata.normalize("NFC" if self.normalize == "nfc" else "NFKC", text)
-        if len(text) < self.min_characters:
-            return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
-        if self.max_characters is not None and len(text) > self.max_characters:
-            return Skipped(document.name, f"longer than {self.max_characters:,} characters")
-        return document if text is document.text else replace(document, text=text)
-
-
 class Refused(ValueError):
     """A file holds no text as it is asked for; the message says why, and `format` of what kind the file is."""
 
@@ -98,17 +68,6 @@ class Notice:
     kind: str
     message: str
     warns: bool = False
-
-
-def say_notices(notices: Sequence[Notice]) -> None:
-    """Say what is to be said of files: of many notices of one kind, the first."""
-    said = Counter[str]()
-    for notice in notices:
-        said[notice.kind] += 1
-        if said[notice.kind] <= MAX_NOTICES:
-            (log.warning if notice.warns else log.info)(notice.message)
-        elif said[notice.kind] == MAX_NOTICES + 1:
-            log.info(f"more files like the last {MAX_NOTICES} ({notice.kind}) are not named")
 
 
 @dataclass(frozen=True)

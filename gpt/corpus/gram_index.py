@@ -64,7 +64,7 @@ class Index:
         together, owner = together[order], owner[order]
         starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
         unique = together[starts]
-        own = digest(corpus.digests, unique)
+        own = digest([each.key for each in corpus.slices], unique)
         index = cls(
             corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
             np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),

@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from gpt.corpus.documents import Range
 from gpt.corpus.ranges import opened
 from gpt.corpus.slices import ENTRIES, name_at, repeats_at
 from gpt.corpus.split import Piece
+from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError
@@ -58,10 +58,10 @@ class Outcome:
         self.reason, self.kept = reason, 0
 
 
-def write_spool(directory: Path, places: Sequence[Path], sizes: Sequence[int], key: str) -> Path:
+def write_spool(directory: Path, places: Sequence[str], bases: Sequence[int]) -> Path:
     """Write down where the slices lie, and with which number the documents of each begin; return the file."""
-    file = directory / f"spool-{key}.json"
-    write_whole(file, json.dumps({"places": [*map(str, places)], "bases": [0, *accumulate(sizes)][:-1]}))
+    file = directory / f"spool-{digest(places)}.json"
+    write_whole(file, json.dumps({"places": places, "bases": bases}))
     return file
 
 

@@ -12,25 +12,24 @@ was killed goes on where it was, and gives the same bytes.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import numpy as np
-
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
-from gpt.corpus.documents import Filters, Skipped
+from gpt.corpus.documents import Skipped
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
-from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, drop_duplicates
+from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
-from gpt.corpus.slices import cut, kept_of, name_at, repeats_at, slice_bytes
+from gpt.corpus.slices import cut, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
@@ -150,12 +149,12 @@ def _read(
 
 def _repetitions(corpus: Corpus) -> Iterator[Skipped]:
     """Yield the documents that repeat another."""
-    bases = np.cumsum([0, *corpus.sizes])
-    for place, repeats in zip(corpus.places, corpus.repeats, strict=True):
-        for number, first in repeats_at(repeats).tolist():
-            of_first = int(np.searchsorted(bases, first, side="right")) - 1
-            name = name_at(corpus.places[of_first], first - int(bases[of_first]))
-            yield Skipped(name_at(place, number), f"{REPEATS}{name}")
+    bases = corpus.bases
+    for each in corpus.slices:
+        for number, first in repeats_at(each.repeats).tolist():
+            of_first = bisect_right(bases, first) - 1
+            name = name_at(corpus.slices[of_first].place, first - bases[of_first])
+            yield Skipped(name_at(each.place, number), f"{REPEATS}{name}")
 
 
 def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = ()) -> None:
@@ -172,7 +171,7 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
             log.info(f"{done} {count - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     if not counts["documents"]:
         raise InputError("there is no text in the input: nothing was written")
-    if isinstance(corpus, Corpus) and not any(corpus.sizes):
+    if isinstance(corpus, Corpus) and not corpus.bases[-1]:
         why = f", the last of those named above: {skipped[-1].reason}" if skipped else ""
         raise InputError(f"all {counts['documents']:,} documents are left out{why}; nothing was written")
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
@@ -240,15 +239,13 @@ def _encoding_tasks(corpus: Corpus, divide: Divide, tokenizer: Tokenizer, exampl
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     tokenizer.save(file)
-    spool = write_spool(work, corpus.places, corpus.sizes, digest(corpus.places))
+    spool = write_spool(work, [str(each.place) for each in corpus.slices], corpus.bases)
     most, threads = (examples.max_tokens,) if examples else (), cores() if stages.workers == "1" else 1
     tasks = []
-    for number, each in enumerate(corpus.slices):
-        text, repeats = corpus.places[number], corpus.repeats[number]
-        passages = corpus.passages[number] if corpus.passages else None
-        kept, division = kept_of(corpus.sizes[number], repeats), division_key(divide, passages)
-        key = digest(VERSION, corpus.contents[number], kept, division, tokenizer.fingerprint, *most)
-        arguments = (text, repeats, spool, divide, passages, file, threads, *most)
+    for each in corpus.slices:
+        division = division_key(divide, each.passages)
+        key = digest(VERSION, each.content, each.kept, division, tokenizer.fingerprint, *most)
+        arguments = (each.place, each.repeats, spool, divide, each.passages, file, threads, *most)
         tasks.append(Task(key, each.label, arguments, each.bytes))
     return tasks
 

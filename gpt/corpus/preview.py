@@ -12,8 +12,9 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from gpt.corpus.beginnings import LEAST, Beginnings, suffixes_of
-from gpt.corpus.documents import CUT, Document, Filters, Notice, Skipped, hash_fraction
+from gpt.corpus.documents import CUT, Document, Notice, Skipped, hash_fraction
 from gpt.corpus.ledger import kind_of
+from gpt.corpus.reading import Filters
 from gpt.corpus.secrets import count_addresses, secrets
 from gpt.corpus.sources import Identity, Source, TextFiles
 from gpt.corpus.unpacking import HIDDEN

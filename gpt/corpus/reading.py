@@ -2,17 +2,20 @@
 
 import contextlib
 import hashlib
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, chain
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gpt.corpus.documents import LARGEST, MAX_NOTICES, Document, Filters, Notice, Skipped, parts_of, say_notices
+from gpt.choices import Normalization
+from gpt.corpus.documents import LARGEST, Document, Notice, Skipped, parts_of
 from gpt.corpus.executor import READERS
 from gpt.corpus.slices import (
     ENTRIES,
@@ -21,19 +24,49 @@ from gpt.corpus.slices import (
     PLACES,
     TEXTS,
     Slice,
+    Stored,
     documents_at,
     in_buckets,
-    kept_of,
     marks_of,
     place_of,
+    stored,
 )
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
+from gpt.errors import bounded, check_limits, require
+from gpt.log import log
 
 T = TypeVar("T")
 VERSION = 3  # of what is kept of a slice, and of how it is read and encoded
+MAX_NOTICES = 5  # that are said, of one kind
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MOST_DOCUMENTS, MOST_TEXT = 1 << 19, 1 << 28  # of a slice, and bytes: what holds more becomes several
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What becomes of documents before anything else."""
+
+    normalize: Normalization = "none"
+    min_characters: int = bounded(0, ge=0)
+    max_characters: int | None = bounded(None, ge=1)
+
+    def __post_init__(self) -> None:
+        """Raise InputError for limits that nothing can keep."""
+        check_limits(self)
+        most = self.max_characters
+        require(most is None or most >= self.min_characters, "`max_characters`", most, "at least `min_characters`")
+
+    def __call__(self, document: Document) -> Document | Skipped:
+        """Return the document, in the normal form that was asked for, or why it is left out."""
+        text = document.text
+        if self.normalize != "none" and not text.isascii():
+            text = unicodedata.normalize("NFC" if self.normalize == "nfc" else "NFKC", text)
+        if len(text) < self.min_characters:
+            return Skipped(document.name, f"shorter than {self.min_characters:,} characters")
+        if self.max_characters is not None and len(text) > self.max_characters:
+            return Skipped(document.name, f"longer than {self.max_characters:,} characters")
+        return document if text is document.text else replace(document, text=text)
 
 
 def read_slice(place: Path, source: Source, parts: Sequence[Any], filters: Filters) -> dict[str, Any]:
@@ -173,54 +206,41 @@ class Corpus:
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
         """Read what was not read before, on as many processes as `stages` has."""
         how = (VERSION, MOST_DOCUMENTS, MOST_TEXT, READERS, source.settings, asdict(filters))
-        tasks = [
-            Task(digest(*how, each.digest), each.label, (source, each.parts, filters), each.bytes) for each in slices
-        ]
-        self.counts = Counter[str]()
+        keys = [digest(*how, each.digest) for each in slices]
+        own = zip(keys, slices, strict=True)
+        tasks = [Task(key, each.label, (source, each.parts, filters), each.bytes) for key, each in own]
+        self.counts, self.slices, notices = Counter[str](), list[Stored](), list[Notice]()
         self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
-        self.slices, self.places, self.sizes = list[Slice](), list[Path](), list[int]()
-        self.digests, self.contents = list[str](), list[str]()
-        notices = list[Notice]()
-        for task, each, (place, read) in zip(tasks, slices, stages.run("reading", read_slice, tasks), strict=True):
-            contents = read.pop("contents")
-            for number, content in enumerate(contents):
-                self.slices.append(replace(each, bytes=each.bytes // len(contents)))
-                self.digests.append(digest(task.key, number))
-                self.places.append(place_of(place, number))
-                self.sizes.append(Path(f"{self.places[-1]}{PLACES}").stat().st_size // 8)
-                self.contents.append(content)
+        for key, each, (place, read) in zip(keys, slices, stages.run("reading", read_slice, tasks), strict=True):
+            self.slices += stored(place, key, each, read.pop("contents"))
             notices += [Notice(*notice) for notice in read.pop("notices")]
             self.skipped += [Skipped(*left) for left in read.pop("skipped")]
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
             self.counts.update(read)
-        self.repeats: list[Path | None] = [None] * len(self.places)  # where those of each slice are listed
         self.stages, self.slice_bytes, self.inputs, stages.counts = stages, 0, "", self.counts
         self.before: Path | None = None  # the dataset that is to be replaced
         self.is_grown = False  # from that one, whose split is kept
-        self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them
         self.report: dict[str, Any] = {}
         say_notices(notices)
 
     def tasks(self, key: str | Callable[[Path | None], str], *arguments: Any) -> list[Task]:
-        """List a task for each slice: of where its texts are, which are kept, where its passages are, and arguments.
+        """List a task for each slice: of where its texts are, which repeat another, its passages, and arguments.
 
         `key` names what its result hangs on beside the text, or tells that by where its passages are.
         """
-        named, listed = key if callable(key) else lambda _: key, self.passages or [None] * len(self.places)
-        own = zip(self.digests, self.slices, self.places, self.sizes, self.repeats, listed, strict=True)
-        return [
-            Task(
-                digest(name, kept_of(size, repeats), named(where)),
-                each.label,
-                (text, repeats, where, *arguments),
-                each.bytes,
-            )
-            for name, each, text, size, repeats, where in own
-        ]
+        named = key if callable(key) else lambda _: key
+        names = [digest(each.key, each.kept, named(each.passages)) for each in self.slices]
+        files = [(each.place, each.repeats, each.passages) for each in self.slices]
+        own = zip(names, self.slices, files, strict=True)
+        return [Task(name, each.label, (*where, *arguments), each.bytes) for name, each, where in own]
+
+    @property
+    def bases(self) -> list[int]:
+        """With which number the documents of each slice begin, through all of them; and the end."""
+        return [0, *accumulate(each.size for each in self.slices)]
 
     def __iter__(self) -> Iterator[Document]:
-        for place, repeats in zip(self.places, self.repeats, strict=True):
-            yield from documents_at(place, repeats)
+        return chain.from_iterable(documents_at(each.place, each.repeats) for each in self.slices)
 
 
 def drop_duplicates(corpus: Corpus, directory: Path) -> None:
@@ -229,22 +249,20 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> None:
     Of each it has (its number in the slice, the number of the first like it), (R, 2) int64; the first ones are numbered
     through all slices. Memory is bounded, however many are alike.
     """
-    bases = np.cumsum([0, *corpus.sizes])[:-1].astype(np.uint64)
-    corpus.repeats = files = [directory / f"repeats-{number:05}" for number in range(len(corpus.places))]
-    for file in files:
-        file.write_bytes(b"")
-    for parts in in_buckets([Path(f"{place}{HASHES}") for place in corpus.places]):
-        firsts = [rows[_begins(rows)] for rows in (part() for part in parts)]
-        for rows, base in zip(firsts, bases, strict=True):
-            rows[:, 2] += base
+    bases = np.array(corpus.bases[:-1], dtype=np.uint64)
+    files = [directory / f"repeats-{number:05}" for number in range(len(corpus.slices))]
+    for each, each.repeats in zip(corpus.slices, files, strict=True):
+        each.repeats.write_bytes(b"")
+    for parts in in_buckets([Path(f"{each.place}{HASHES}") for each in corpus.slices]):
+        firsts = [_firsts(part(), base) for part, base in zip(parts, bases, strict=True)]
         together = np.concatenate(firsts)
         order = np.lexsort(together.T[[2, 1, 0]])
         begins = _begins(together[order])
         of_all = np.empty(len(order), dtype=np.uint64)
         of_all[order] = together[order][begins][np.cumsum(begins) - 1, 2]
         ends = np.cumsum([len(rows) for rows in firsts])
-        for part, base, own, file in zip(parts, bases, np.split(of_all, ends[:-1]), files, strict=True):
-            rows = part()
+        of_each = np.split(of_all, ends[:-1])
+        for rows, base, own, file in zip((part() for part in parts), bases, of_each, files, strict=True):
             first = own[np.cumsum(_begins(rows)) - 1]
             again = first != rows[:, 2] + base
             if again.any():
@@ -253,6 +271,22 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> None:
     corpus.counts["repeated"] = sum(file.stat().st_size // 16 for file in files)
 
 
+def _firsts(rows: np.ndarray, base: np.uint64) -> np.ndarray:
+    """Return of each content in a slice the first row, with its number through all slices."""
+    return np.column_stack([rows[:, :2], rows[:, 2] + base])[_begins(rows)]
+
+
 def _begins(rows: np.ndarray) -> np.ndarray:
     """Tell of which rows the first two numbers are not those of the row before, (N,) bool."""
     return np.append(True, (rows[1:, :2] != rows[:-1, :2]).any(axis=1))[: len(rows)]
+
+
+def say_notices(notices: Sequence[Notice]) -> None:
+    """Say what is to be said of files: of many notices of one kind, the first."""
+    said = Counter[str]()
+    for notice in notices:
+        said[notice.kind] += 1
+        if said[notice.kind] <= MAX_NOTICES:
+            (log.warning if notice.warns else log.info)(notice.message)
+        elif said[notice.kind] == MAX_NOTICES + 1:
+            log.info(f"more files like the last {MAX_NOTICES} ({notice.kind}) are not named")

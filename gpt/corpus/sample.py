@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt.corpus.documents import Document, Notice, Skipped, hash_fraction, say_notices
+from gpt.corpus.documents import Document, Notice, Skipped, hash_fraction
+from gpt.corpus.reading import say_notices
 from gpt.corpus.sources import Source
 from gpt.corpus.vocabulary import SAMPLE_CHARACTERS
 from gpt.log import Progress

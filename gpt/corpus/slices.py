@@ -24,11 +24,8 @@ from gpt.text.added import Spans
 LEAST_BYTES, MOST_BYTES = 1 << 22, 1 << 27  # of a slice, about
 WANTED = 512  # slices of a large corpus
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
-PASSAGES, WORD_HASHES, DISTINCT = (
-    ".passages.npy",
-    ".words",
-    ".distinct.npy",
-)  # by content_split.py
+PASSAGES, WORD_HASHES, DISTINCT = ".passages.npy", ".words", ".distinct.npy"  # by content_split.py
+MAPPED = partial(np.load, mmap_mode="r")
 ROWS_AT_ONCE = 1 << 21  # that are compared, about
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 SPECIAL = 1 << 62
@@ -79,6 +76,37 @@ def _slice(parts: list[Any], identities: list[Identity]) -> Slice:
 
 
 # ---- what was read of a slice ----
+
+
+@dataclass
+class Stored:
+    """A slice that was read: its files lie at `place`, with endings, and `content` names what they hold."""
+
+    label: str
+    bytes: int
+    validates: bool
+    key: str
+    place: Path
+    content: str
+    size: int
+    """Documents."""
+    repeats: Path | None = None
+    """Where those are listed that repeat another."""
+    passages: Path | None = None
+    """Where its passages are listed, once it is divided by them."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Which documents repeat no other, (N,) bool."""
+        return kept_of(self.size, self.repeats)
+
+
+def stored(place: Path, key: str, read: Slice, contents: Sequence[str]) -> Iterator[Stored]:
+    """Yield the slices that a slice has become as it was read."""
+    for number, content in enumerate(contents):
+        own, size = place_of(place, number), read.bytes // len(contents)
+        count = Path(f"{own}{PLACES}").stat().st_size // 8
+        yield Stored(read.label, size, read.validates, digest(key, number), own, content, count)
 
 
 def place_of(place: Path, number: int) -> Path:
@@ -141,23 +169,19 @@ def name_at(place: Path, number: int) -> str:
         return texts.read(LENGTHS.unpack(texts.read(LENGTHS.size))[0]).decode("utf-8", "surrogatepass")
 
 
-def _stored(file: Path) -> np.ndarray:
-    return np.load(file, mmap_mode="r")
-
-
 def in_buckets(
-    files: Sequence[Path], stored: Callable[[Path], np.ndarray] = _stored
+    files: Sequence[Path], mapped: Callable[[Path], np.ndarray] = MAPPED
 ) -> Iterator[list[Callable[[], np.ndarray]]]:
     """Yield what reads those rows of each file, (N, C) uint64, whose first numbers begin alike: some million at once.
 
-    In each file they are in order by that, and all are about equally likely; `stored` maps it into memory for a moment.
+    In each file they are in order by that, and all are about equally likely; `mapped` has it in memory for a moment.
     """
-    count = max(min(1, len(files)), sum(len(stored(file)) for file in files) // ROWS_AT_ONCE)
+    count = max(min(1, len(files)), sum(len(mapped(file)) for file in files) // ROWS_AT_ONCE)
     edges = np.array([number * 2**64 // count for number in range(1, count)], dtype=np.uint64)
-    cuts = [[0, *np.searchsorted(stored(file)[:, 0], edges).tolist(), None] for file in files]
+    cuts = [[0, *np.searchsorted(mapped(file)[:, 0], edges).tolist(), None] for file in files]
     for bucket in range(count):
-        yield [partial(_rows, stored, file, *cut[bucket : bucket + 2]) for file, cut in zip(files, cuts, strict=True)]
+        yield [partial(_rows, mapped, file, *cut[bucket : bucket + 2]) for file, cut in zip(files, cuts, strict=True)]
 
 
-def _rows(stored: Callable[[Path], np.ndarray], file: Path, start: int, stop: int | None) -> np.ndarray:
-    return np.array(stored(file)[start:stop])
+def _rows(mapped: Callable[[Path], np.ndarray], file: Path, start: int, stop: int | None) -> np.ndarray:
+    return np.array(mapped(file)[start:stop])

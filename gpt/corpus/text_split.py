@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpt.corpus.documents import Document, Notice, Skipped, say_notices
+from gpt.corpus.documents import Document, Notice, Skipped
 from gpt.corpus.executor import cores
-from gpt.corpus.reading import MAX_SHOWN
+from gpt.corpus.reading import MAX_SHOWN, say_notices
 from gpt.corpus.sources import Source
 from gpt.corpus.split import VALIDATION, Piece
 from gpt.corpus.writer import batches

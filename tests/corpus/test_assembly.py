@@ -15,9 +15,9 @@ from processes import Script
 from gpt.corpus import pipeline, slices
 from gpt.corpus.assembly import is_finished
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import Filters
 from gpt.corpus.ledger import kind_of, read_ledger
 from gpt.corpus.pipeline import prepare
+from gpt.corpus.reading import Filters
 from gpt.corpus.sources import TextFiles, Texts
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.documents import Documents

@@ -7,9 +7,9 @@ import pytest
 from corpus_files import found_in, texts_in
 
 from gpt.corpus import documents, reading, separators
-from gpt.corpus.documents import Document, Filters, end_of_part, parts_of
+from gpt.corpus.documents import Document, end_of_part, parts_of
 from gpt.corpus.readers import lines
-from gpt.corpus.reading import Corpus
+from gpt.corpus.reading import Corpus, Filters
 from gpt.corpus.slices import cut
 from gpt.corpus.sources import Texts
 from gpt.corpus.stages import Stages

@@ -6,9 +6,10 @@ import pytest
 from instruction_files import lines_of, made
 
 from gpt import InputError
-from gpt.corpus.documents import Document, Notice, Reading, say_notices
+from gpt.corpus.documents import Document, Notice, Reading
 from gpt.corpus.examples import Examples
 from gpt.corpus.ledger import read_ledger
+from gpt.corpus.reading import say_notices
 from gpt.corpus.sources import TextFiles
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}

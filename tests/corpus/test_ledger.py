@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import Filters
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.origins import Origins
 from gpt.corpus.pipeline import prepare
+from gpt.corpus.reading import Filters
 from gpt.corpus.sources import TextFiles
 from gpt.dataset.documents import Documents
 

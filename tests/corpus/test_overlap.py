@@ -8,9 +8,9 @@ import pytest
 from word_grams import grams_of
 
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import Document, Filters
+from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
-from gpt.corpus.reading import Corpus
+from gpt.corpus.reading import Corpus, Filters
 from gpt.corpus.slices import cut
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import TRAIN, VALIDATION

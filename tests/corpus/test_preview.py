@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from gpt.corpus import beginnings
-from gpt.corpus.documents import Filters, Reading
+from gpt.corpus.documents import Reading
 from gpt.corpus.preview import Preview
+from gpt.corpus.reading import Filters
 from gpt.corpus.sources import TextFiles, Texts
 from gpt.errors import InputError
 from gpt.log import Progress

@@ -7,7 +7,8 @@ from typing import Any
 
 from gpt.choices import Normalization, Overlap
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import FileOptions, Filters, Reading
+from gpt.corpus.documents import FileOptions, Reading
+from gpt.corpus.reading import Filters
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
