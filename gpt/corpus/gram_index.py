@@ -60,8 +60,10 @@ class Index:
             keys += found["keys"]
             lengths += found["lengths"]
         together, owner = np.concatenate(hashes), np.concatenate(owners)
+        del hashes, owners  # as all that is large, once it is used
         order = np.argsort(together, kind="stable")  # of parts that are in order
         together, owner = together[order], owner[order]
+        del order
         starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
         unique = together[starts]
         own = digest([each.key for each in corpus.slices], unique)

@@ -93,6 +93,7 @@ class Guard:
             changes |= self._rest(leaks, report) if not (changes or more) else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
+                del found, index  # of which memory shall not hold two
                 found = self._scan(divide)
             elif not more:
                 return divide, self._said(report)

@@ -16,7 +16,7 @@ from gpt.corpus.reading import batches as in_batches
 from gpt.corpus.slices import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
-from gpt.dataset.shards import ids_dtype, mask_name, write_shard
+from gpt.dataset.shards import CHUNK_TOKENS, ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ class ShardWriter:
         starts = np.cumsum([0, *(len(own) + len(self._end) for own in documents)])[:-1]
         begin = 0
         while begin < len(ids):
-            end = begin + self.shard_tokens - self._pending_tokens
+            end = begin + min(CHUNK_TOKENS, self.shard_tokens - self._pending_tokens)
             self._pending.append(ids[begin:end])
             if mask is not None:
                 self._masks.append(mask[begin:end])

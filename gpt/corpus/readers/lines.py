@@ -18,8 +18,8 @@ from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, json_fau
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
-SMALL, LONGEST = 1 << 26, 400 << 20  # bytes of a line: what is read without asking, and at most
-MOST_MEMORY = 800 << 20  # bytes that a line may take: as text, and as what it says
+SMALL, LONGEST = 1 << 26, 250 << 20  # bytes of a line: what is read without asking, and at most
+MOST_MEMORY = 500 << 20  # bytes that a line may take: as text, and as what it says
 MARK = b"\xef\xbb\xbf"
 
 

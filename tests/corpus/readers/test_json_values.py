@@ -104,7 +104,7 @@ def test_an_entry_that_memory_does_not_hold_is_named_before_it_is_read(monkeypat
     assert texts_in(found, "x.json", "text") == {"x.json, entry 1": "one", "x.json, entry 2": "two"}
     (fault,) = skipped_in(found, "x.json", "text").items()
     assert fault[0] == "x.json, entry 3 and what follows"
-    assert "takes more than 0.8 GB of memory to read; put its text into a file of its own" in fault[1]
+    assert "takes more than 0.5 GB of memory to read; put its text into a file of its own" in fault[1]
 
 
 def test_an_object_that_memory_does_not_hold_is_a_text_in_parts(monkeypatch):

@@ -128,4 +128,4 @@ def test_rows_that_memory_does_not_hold_are_named_before_they_are_read(monkeypat
     assert texts_in(found, "x.parquet", "t") == kept
     ((name, reason),) = skipped_in(found, "x.parquet", "t").items()
     assert name == "x.parquet, rows 3 to 4"
-    assert reason.startswith("0 MB, which may take more than 0.8 GB to read; put its text into a file of its own")
+    assert reason.startswith("0 MB, which may take more than 0.5 GB to read; put its text into a file of its own")
