@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,7 @@ MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what 
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
+ENOUGH_TO_CHOOSE = 3  # times a share, of many passages: where chance would have it elsewhere, that is not so far away
 LISTED = 3  # version of what is listed of passages
 NONE = np.empty(0, dtype=np.uint64)
 
@@ -132,9 +133,10 @@ class _Keys:
     def __init__(self, corpus: Corpus, file: Path) -> None:
         """Put together what was listed of each slice, and write the keys into a file."""
         self._listed, self.file = [Path(f"{each.passages}{DISTINCT}") for each in corpus.slices], file
-        self.count = self.characters = 0
+        self._buckets = self.count = self.characters = 0
         with open(file, "wb") as in_order:
             for keys, lengths in self:
+                self._buckets += 1
                 in_order.write(keys.astype("<u8").data)
                 self.count, self.characters = self.count + len(keys), self.characters + int(lengths.sum())
 
@@ -142,16 +144,10 @@ class _Keys:
         for parts in in_buckets(self._listed):
             yield distinct(np.concatenate([part() for part in parts]))
 
-    def first(self, limit: int, characters: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return those below a limit, and as many as have so many characters, and more."""
-        found = list[tuple[np.ndarray, np.ndarray]]()
-        for keys, lengths in self:
-            found.append((keys, lengths))
-            characters -= lengths.sum()
-            if characters < 0 and int(keys[-1]) >= limit:
-                break
-        keys, lengths = map(np.concatenate, zip(*found, strict=True))
-        return keys, lengths
+    def first(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return those below the share, and at least as many again: all of them where they are few."""
+        keys, lengths = zip(*islice(self, 1 + int(ENOUGH_TO_CHOOSE * share * self._buckets)), strict=True)
+        return np.concatenate(keys), np.concatenate(lengths)
 
     def validating(self, divide: ByContent) -> float:
         """Count the characters that validate."""
@@ -191,7 +187,7 @@ def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarr
     """
     usual = int(share * 2**64)
     if before is None:
-        first, lengths = keys.first(usual, TOO_MUCH * share * keys.characters)
+        first, lengths = keys.first(share)
         limit = threshold(first, lengths, share, keys.characters)
         between = first[(first >= min(usual, limit)) & (first < max(usual, limit))] if usual != limit else NONE
         return usual, dict.fromkeys(between.tolist(), VALIDATION if limit > usual else TRAIN)

@@ -148,7 +148,7 @@ def require_end_of_text(tokenizer: Tokenizer) -> None:
 
 
 def write_examples(
-    place: Path, text: Path, repeats: Path | None, spool: Path, divide: Divide, passages: Path | None, tokenizer: Path,
+    place: Path, text: Path, repeats: Path | None, passages: Path | None, spool: Path, divide: Divide, tokenizer: Path,
     threads: int, most: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each.

@@ -84,8 +84,8 @@ def write_ledger(
                 size += entry["bytes"]
                 if "reason" not in entry:
                     longest = max(longest, [entry["bytes"], entry["document"]])
-                    first = first_of.get(number)
-                    outcome = next(outcomes) if first is None else Outcome(0, reason=_repeats(first, spool))
+                    is_first = number not in first_of
+                    outcome = next(outcomes) if is_first else Outcome(0, reason=_repeats(first_of[number], spool))
                     entry |= _fate(outcome)
                     characters += outcome.kept
                     documents_kept += bool(outcome.pieces)

@@ -241,13 +241,11 @@ def _encoding_tasks(corpus: Corpus, divide: Divide, tokenizer: Tokenizer, exampl
     tokenizer.save(file)
     spool = write_spool(work, [str(each.place) for each in corpus.slices], corpus.bases)
     most, threads = (examples.max_tokens,) if examples else (), cores() if stages.workers == "1" else 1
-    tasks = []
-    for each in corpus.slices:
-        division = division_key(divide, each.passages)
-        key = digest(VERSION, each.content, each.kept, division, tokenizer.fingerprint, *most)
-        arguments = (each.place, each.repeats, spool, divide, each.passages, file, threads, *most)
-        tasks.append(Task(key, each.label, arguments, each.bytes))
-    return tasks
+
+    def key(listed: Path | None) -> str:
+        return digest(VERSION, division_key(divide, listed), tokenizer.fingerprint, *most)
+
+    return corpus.tasks(key, spool, divide, file, threads, *most, by="content")
 
 
 def replaceable(out: Path, recipe: dict[str, Any], replace: bool = False) -> str | None:

@@ -91,30 +91,25 @@ class _SliceWriter:
         self._place, self._filters, self._files = place, filters, files
         self.counts, self.contents = Counter[str](), list[str]()  # of each slice, what names its content
         self.notices, self.skipped, self.repaired = list[Any](), list[Any](), list[Any]()  # the first of them
-        self._source, self._entered, self._before = (
-            "",
-            0,
-            0,
-        )  # a file; bytes of its documents here, and in slices before
+        self._source, self._before = "", 0  # a file, and bytes of its documents in slices before
         self._begin()
 
     def _begin(self) -> None:
-        place = place_of(self._place, len(self.contents))
+        self._own = place = place_of(self._place, len(self.contents))
         self._texts = self._files.enter_context(open(f"{place}{TEXTS}", "wb"))
         entries = open(f"{place}{ENTRIES}", "w", encoding="utf-8", errors="surrogatepass")
         self._entries = self._files.enter_context(entries)
         self._hashes, self._places, self._content = bytearray(), array("Q"), hashlib.sha256()
-        self._size = self._entered = 0
+        self._size = self._entered = 0  # bytes of the texts, and of the file's documents in this slice
 
     def close(self) -> None:
         """Finish the files of a slice."""
-        place = place_of(self._place, len(self.contents))
         self._texts.close()
         self._entries.close()
         hashes = np.frombuffer(self._hashes, dtype="<u8").reshape(-1, 2)
         rows = np.column_stack([hashes, np.arange(len(hashes), dtype=np.uint64)])
-        np.save(f"{place}{HASHES}", rows[np.lexsort(rows.T[[2, 1, 0]])])
-        np.array(self._places, dtype="<u8").tofile(f"{place}{PLACES}")
+        np.save(f"{self._own}{HASHES}", rows[np.lexsort(rows.T[[2, 1, 0]])])
+        np.array(self._places, dtype="<u8").tofile(f"{self._own}{PLACES}")
         self.counts["kept"] += len(self._places)
         self.contents.append(self._content.hexdigest())
 
@@ -203,6 +198,9 @@ class Corpus:
     `files_read` those that gave a document. `contents` name what was read of each slice, wherever it lay.
     """
 
+    before: Path | None = None  # the dataset that is to be replaced
+    is_grown = False  # from that one, whose split is kept
+
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
         """Read what was not read before, on as many processes as `stages` has."""
         how = (VERSION, MOST_DOCUMENTS, MOST_TEXT, READERS, source.settings, asdict(filters))
@@ -218,21 +216,19 @@ class Corpus:
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
             self.counts.update(read)
         self.stages, self.slice_bytes, self.inputs, stages.counts = stages, 0, "", self.counts
-        self.before: Path | None = None  # the dataset that is to be replaced
-        self.is_grown = False  # from that one, whose split is kept
         self.report: dict[str, Any] = {}
         say_notices(notices)
 
-    def tasks(self, key: str | Callable[[Path | None], str], *arguments: Any) -> list[Task]:
+    def tasks(self, key: str | Callable[[Path | None], str], *arguments: Any, by: str = "key") -> list[Task]:
         """List a task for each slice: of where its texts are, which repeat another, its passages, and arguments.
 
-        `key` names what its result hangs on beside the text, or tells that by where its passages are.
+        `key` names what its result hangs on beside the text, or tells that by where its passages are; the text is named
+        `by` the slice's key, or its content, wherever that lay.
         """
         named = key if callable(key) else lambda _: key
-        names = [digest(each.key, each.kept, named(each.passages)) for each in self.slices]
-        files = [(each.place, each.repeats, each.passages) for each in self.slices]
-        own = zip(names, self.slices, files, strict=True)
-        return [Task(name, each.label, (*where, *arguments), each.bytes) for name, each, where in own]
+        names = (digest(getattr(each, by), each.kept, named(each.passages)) for each in self.slices)
+        own = zip(names, self.slices, strict=True)
+        return [Task(name, each.label, (*each.files, *arguments), each.bytes) for name, each in own]
 
     @property
     def bases(self) -> list[int]:
@@ -260,8 +256,7 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> None:
         begins = _begins(together[order])
         of_all = np.empty(len(order), dtype=np.uint64)
         of_all[order] = together[order][begins][np.cumsum(begins) - 1, 2]
-        ends = np.cumsum([len(rows) for rows in firsts])
-        of_each = np.split(of_all, ends[:-1])
+        of_each = np.split(of_all, np.cumsum([len(rows) for rows in firsts])[:-1])
         for rows, base, own, file in zip((part() for part in parts), bases, of_each, files, strict=True):
             first = own[np.cumsum(_begins(rows)) - 1]
             again = first != rows[:, 2] + base

@@ -96,6 +96,11 @@ class Stored:
     """Where its passages are listed, once it is divided by them."""
 
     @property
+    def files(self) -> tuple[Path, Path | None, Path | None]:
+        """Where texts, repetitions and passages are."""
+        return self.place, self.repeats, self.passages
+
+    @property
     def kept(self) -> np.ndarray:
         """Which documents repeat no other, (N,) bool."""
         return kept_of(self.size, self.repeats)
@@ -137,9 +142,7 @@ def records_at(place: Path, repeats: Path | None) -> Iterator[tuple[bytes, bytes
 
 def kept_of(size: int, repeats: Path | None) -> np.ndarray:
     """Tell which of so many documents of a slice repeat no other, (N,) bool."""
-    kept = np.ones(size, dtype=bool)
-    kept[repeats_at(repeats)[:, 0]] = False
-    return kept
+    return ~np.isin(np.arange(size), repeats_at(repeats)[:, 0])
 
 
 def repeats_at(file: Path | None) -> np.ndarray:

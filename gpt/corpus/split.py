@@ -193,7 +193,7 @@ def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: f
     """
     sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
     usual = int(share * 2**64)
-    least = int(keys[np.searchsorted(sums, ENOUGH * target)]) + 1 if len(keys) else 0
+    least = int(keys[min(np.searchsorted(sums, ENOUGH * target), len(keys) - 1)]) + 1 if len(keys) else 0
     most = int(keys[np.searchsorted(sums, TOO_MUCH * target, side="right") - 1]) + 1 if len(keys) else 0
     return max(min(usual, max(most, least)), least)
 
