@@ -13,7 +13,8 @@ from typing import Any, cast
 from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.documents import Skipped
 from gpt.corpus.ledger import LEDGER, PART
-from gpt.corpus.reading import HASHES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import HASHES
 from gpt.corpus.sources import Identity, Source, TextFile
 from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
@@ -89,7 +90,7 @@ def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, Shard
 
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over inputs, settings, tokenizer and shards; where the inputs lay makes no difference."""
-    inputs = [hashlib.sha256(Path(f"{place}{HASHES}").read_bytes()).hexdigest() for place in corpus.places]
+    inputs = [hashlib.sha256(Path(f"{each.place}{HASHES}").read_bytes()).hexdigest() for each in corpus.slices]
     settings = {key: value for key, value in recipe.items() if key not in ("input", "validation", "tokenizer")}
     content = [inputs, settings, tokenizer.fingerprint, [asdict(shard) for shard in shards]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -6,8 +6,10 @@
 """
 
 import json
+from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +18,8 @@ import numpy as np
 from gpt.choices import Overlap
 from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
-from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus, batches, records_at
+from gpt.corpus.reading import Corpus, batches
+from gpt.corpus.slices import DISTINCT, PASSAGES, WORD_HASHES, in_buckets, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -34,7 +37,7 @@ from gpt.corpus.split import (
 )
 from gpt.corpus.stages import digest
 from gpt.errors import InputError, require
-from gpt.files import read_json, write_whole
+from gpt.files import read_json, sha256, write_whole
 from gpt.log import log
 
 MAX_OVERLAP = 0.1
@@ -43,7 +46,9 @@ MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what 
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
-LISTED = 2  # version of what is listed of passages
+ENOUGH_TO_CHOOSE = 3  # times a share, of many passages: where chance would have it elsewhere, that is not so far away
+LISTED = 3  # version of what is listed of passages
+NONE = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -69,28 +74,28 @@ class SplitByContent:
         before = _Record.read(corpus.before, settings)
         size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"], corpus.counts["characters"])
         size = before.passage if before else size
-        keys, lengths, given = _listed(corpus, size)
-        known = before.keys if before else keys[:0]
-        corpus.is_grown = before is not None and np.isin(known, keys, assume_unique=True).mean() >= STILL_THERE
+        keys, given = _listed(corpus, size)
+        known, union, common = _union(before.keys, keys) if before else (NONE, keys.file, 0)
+        corpus.is_grown = before is not None and common >= STILL_THERE * max(1, len(known))
         if given:
             divide = ByContent(size, 0, (before.exceptions if before else {}) | given)
         else:
-            divide = ByContent(size, *(before.kept(keys, lengths, useful) if before else chosen(keys, lengths, useful)))
-        total = float(lengths.sum())
-        target = max(_validating(divide, keys, lengths), useful * total)
+            divide = ByContent(size, *_chosen(keys, useful, before, known))
+        total = float(keys.characters)
+        target = max(keys.validating(divide), useful * total)
         bounds = ENOUGH * target, min(max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)), total / 2)
         mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
         divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
-        share = _validating(divide, keys, lengths) / total
+        share = keys.validating(divide) / total
         if not given and share > TOO_MUCH * useful:
             log.warning(
                 f"{share:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
                 "validates; `overlap` drop leaves that out instead"
             )
-        if before and np.array_equal(known, keys):  # the same again: what was done to it is what was done at first
+        if before and common == len(known) == keys.count:  # the same again: what was done is what was done at first
             overlap = before.overlap
         corpus.report["overlap"] = overlap
-        record = _Record(settings, size, divide.threshold, divide.exceptions, np.union1d(known, keys), overlap)
+        record = _Record(settings, size, divide.threshold, divide.exceptions, union, overlap)
         record.write(corpus.stages.own)
         return divide
 
@@ -103,48 +108,101 @@ class SplitWhole(SplitByContent):
 
 def reported(corpus: Corpus, divide: ByContent) -> ByContent:
     """Report what training knows of what validates, by a split that is made elsewhere, and change nothing of it."""
-    keys, _, _ = _listed(corpus, divide.passage)
-    divide, corpus.report["overlap"] = Guard(corpus, "report", MAX_OVERLAP, keys[:0], (0.0, 0.0))(divide)
+    _listed(corpus, divide.passage)
+    divide, corpus.report["overlap"] = Guard(corpus, "report", MAX_OVERLAP, NONE, (0.0, 0.0))(divide)
     return divide
 
 
-def _listed(corpus: Corpus, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """List the passages of the corpus: keys in order, the characters of each, and which of them are to validate."""
-    tasks = corpus.tasks(digest(LISTED, size), size)
-    corpus.passages = [place for place, _ in corpus.stages.run("dividing", list_passages, tasks)]
-    rows = [np.load(f"{place}{PASSAGES}") for place in corpus.passages]
-    given = [row[:, 0] for row, each in zip(rows, corpus.slices, strict=True) if each.validates]
-    return *distinct(np.concatenate([row[:, :2] for row in rows])), {
-        int(key): VALIDATION for part in given for key in part
-    }
+class _Keys:
+    """The keys of all passages, in order and each once, and the characters of each: a bucket at a time in memory."""
+
+    def __init__(self, corpus: Corpus, file: Path) -> None:
+        """Put together what was listed of each slice, and write the keys into a file."""
+        self._listed, self.file = [Path(f"{each.passages}{DISTINCT}") for each in corpus.slices], file
+        self._buckets = self.count = self.characters = 0
+        with open(file, "wb") as in_order:
+            for keys, lengths in self:
+                self._buckets += 1
+                in_order.write(keys.astype("<u8").data)
+                self.count, self.characters = self.count + len(keys), self.characters + int(lengths.sum())
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for parts in in_buckets(self._listed):
+            yield distinct(np.concatenate([part() for part in parts]))
+
+    def first(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return those below the share, and at least as many again: all of them where they are few."""
+        keys, lengths = zip(*islice(self, 1 + int(ENOUGH_TO_CHOOSE * share * self._buckets)), strict=True)
+        return np.concatenate(keys), np.concatenate(lengths)
+
+    def validating(self, divide: ByContent) -> float:
+        """Count the characters that validate."""
+        return sum(float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum()) for keys, lengths in self)
 
 
-def _validating(divide: ByContent, keys: np.ndarray, lengths: np.ndarray) -> float:
-    """Count the characters that validate."""
-    return float(lengths[divide.sides(keys) == SIDES.index(VALIDATION)].sum())
+def _listed(corpus: Corpus, size: int) -> tuple[_Keys, dict[int, str]]:
+    """List the passages of the corpus: their keys, and which of them are to validate."""
+    found = corpus.stages.run("dividing", list_passages, corpus.tasks(digest(LISTED, size), size))
+    for each, (place, _) in zip(corpus.slices, found, strict=True):
+        each.passages = place
+    given = [np.load(f"{each.passages}{DISTINCT}")[:, 0].tolist() for each in corpus.slices if each.validates]
+    return _Keys(corpus, corpus.stages.own / "new.keys"), dict.fromkeys(chain.from_iterable(given), VALIDATION)
 
 
-def list_passages(place: Path, text: Path, kept: np.ndarray, _: None, size: int) -> dict[str, Any]:
+def _union(known: Path, keys: _Keys) -> tuple[np.ndarray, Path, int]:
+    """Return the keys that were known, mapped into memory; a file of these and the new ones; how many are common."""
+    union, common = keys.file.with_name("union.keys"), 0
+    with open(union, "wb") as together:
+        for parts in in_buckets([known, keys.file], _column):
+            old, new = (part()[:, 0] for part in parts)
+            both = np.union1d(old, new)
+            together.write(both.astype("<u8").data)
+            common += len(old) + len(new) - len(both)
+    return _column(known)[:, 0], union, common
+
+
+def _column(file: Path) -> np.ndarray:
+    return (np.memmap(file, dtype="<u8", mode="r") if file.stat().st_size else NONE).reshape(-1, 1)
+
+
+def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarray) -> tuple[int, dict[int, str]]:
+    """Return the threshold, and the passages whose side differs from what it says.
+
+    Of a text that has grown these are, beside those of before, passages that stay where they were, although what is new
+    validates to a smaller share; and a new one that is more than half of all trains.
+    """
+    first, lengths = keys.first(share)
+    if before is None:
+        return chosen(first, lengths, share, keys.characters)
+    now = min(int(share * 2**64), before.threshold)
+    stay = known[slice(*np.searchsorted(known, np.array([now, before.threshold], dtype=np.uint64)))]
+    heavy = np.setdiff1d(first[2 * lengths > keys.characters], known)
+    sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(heavy.tolist(), TRAIN)
+    return now, sides | before.exceptions
+
+
+def list_passages(place: Path, text: Path, repeats: Path | None, _: None, size: int) -> dict[str, Any]:
     """Write (key, characters, number of its document among those that are kept, words) of each passage of a slice.
 
-    The hashes of its words are written, too.
+    The hashes of its words are written, too, and the (key, characters) of different passages, in order.
     """
-    rows = list[tuple[int, int, int, int]]()
+    rows = array("Q")
     with open(f"{place}{WORD_HASHES}", "wb") as words:
-        for batch in batches(_cut(text, kept, size), lambda passage: len(passage[2]), BATCH_BYTES):
+        for batch in batches(_cut(text, repeats, size), lambda passage: len(passage[2]), BATCH_BYTES):
             hashes, counts = word_hashes([passage for _, _, passage in batch])
             words.write(hashes.data)
-            rows += [
-                (key_of_folded(passage), characters, number, count)
-                for (number, characters, passage), count in zip(batch, counts.tolist(), strict=True)
-            ]
-    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64).reshape(-1, 4))
+            for (number, characters, passage), count in zip(batch, counts.tolist(), strict=True):
+                rows.extend((key_of_folded(passage), characters, number, count))
+    listed = np.array(rows, dtype=np.uint64).reshape(-1, 4)
+    np.save(f"{place}{PASSAGES}", listed)
+    keys, lengths = distinct(listed[:, :2])
+    np.save(f"{place}{DISTINCT}", np.column_stack([keys, lengths.astype(np.uint64)]))
     return {}
 
 
-def _cut(text: Path, kept: np.ndarray, size: int) -> Iterator[tuple[int, int, bytes]]:
+def _cut(text: Path, repeats: Path | None, size: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield of each passage of a slice the number of its document, its characters, and its text, folded."""
-    for number, (_, content, _) in enumerate(records_at(text, kept)):
+    for number, (_, content, _) in enumerate(records_at(text, repeats)):
         if len(content) <= 2 * size:
             yield number, len(content if content.isascii() else content.decode()), folded(content)
         else:
@@ -160,8 +218,8 @@ class _Record:
     passage: int
     threshold: int
     exceptions: dict[int, str]
-    keys: np.ndarray
-    """Of all passages, in order."""
+    keys: Path
+    """A file of those of all passages, in order."""
     overlap: dict[str, Any]
     """What the guard found and did."""
 
@@ -172,12 +230,11 @@ class _Record:
             return None
         try:
             content = read_json(directory / RECORD, "a split", format=FORMAT)
-            keys = np.fromfile(directory / KEYS, dtype="<u8")
-            if content.pop("digest") != digest(content, keys):
+            if content.pop("digest") != digest(content, sha256(directory / KEYS)):
                 raise InputError(f"{directory / RECORD} or {directory / KEYS}: is damaged")
             exceptions = {int(key): side for key, side in content["exceptions"].items()}
             rest = {name: content[name] for name in ("settings", "passage", "threshold", "overlap")}
-            record = cls(**rest, exceptions=exceptions, keys=keys)
+            record = cls(**rest, exceptions=exceptions, keys=directory / KEYS)
         except (InputError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             log.warning(f"{directory}: what it keeps of its split cannot be read ({error}); the text is divided anew")
             return None
@@ -186,24 +243,12 @@ class _Record:
             return None
         return record
 
-    def kept(self, keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
-        """Return the threshold of a text that has grown, and the passages that are elsewhere than it says.
-
-        They stay where they were; a new one that is more than half of all trains.
-        """
-        usual = min(int(share * 2**64), self.threshold)
-        stay = self.keys[(self.keys >= usual) & (self.keys < self.threshold)]
-        heavy = np.setdiff1d(keys[2 * lengths > lengths.sum()], self.keys)
-        sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(heavy.tolist(), TRAIN)
-        return usual, sides | self.exceptions
-
     def write(self, directory: Path) -> None:
-        """Write the record into a directory."""
-        keys = self.keys.astype("<u8")
-        keys.tofile(directory / KEYS)
+        """Write the record into a directory, and move the keys there."""
         content = {"format": FORMAT[0], "version": FORMAT[1], **vars(self)} | {"exceptions": self._sides()}
         del content["keys"]
-        write_whole(directory / RECORD, json.dumps(content | {"digest": digest(content, keys)}))
+        write_whole(directory / RECORD, json.dumps(content | {"digest": digest(content, sha256(self.keys))}))
+        self.keys.replace(directory / KEYS)
 
     def _sides(self) -> dict[str, str]:
         """The exceptions as JSON has them."""

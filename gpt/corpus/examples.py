@@ -17,7 +17,8 @@ from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.pace import TOKENIZING
-from gpt.corpus.reading import MAX_SHOWN, Corpus, documents_at
+from gpt.corpus.reading import MAX_SHOWN, Corpus
+from gpt.corpus.slices import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.corpus.unpacking import HIDDEN
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
@@ -147,8 +148,8 @@ def require_end_of_text(tokenizer: Tokenizer) -> None:
 
 
 def write_examples(
-    place: Path, text: Path, firsts: np.ndarray, base: int, spool: Path, divide: Divide, passages: Path | None,
-    tokenizer: Path, threads: int, most: int,
+    place: Path, text: Path, repeats: Path | None, passages: Path | None, spool: Path, divide: Divide, tokenizer: Path,
+    threads: int, most: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Encode the examples of a slice into shards with masks, as `write_slice` does; `most` is the tokens of each.
 
@@ -157,24 +158,27 @@ def write_examples(
     loaded = loaded_tokenizer(tokenizer)
     require_end_of_text(loaded)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
-    kept = firsts == np.arange(base, base + len(firsts))
-    outcomes, counts, skipped = list[Outcome](), Counter[str](), list[tuple[str, str]]()
-    for batch in _batches(pieces_of(documents_at(text, kept), divide, passages_at(passages))):
-        outcomes += [Outcome(len(document.text)) for document, _ in batch]
-        encoded = encode_examples([document for document, _ in batch], loaded, threads)
-        for (document, pieces), outcome, (ids, learned) in zip(batch, outcomes[-len(batch) :], encoded, strict=True):
-            for piece in pieces:  # it is all of the document; none if the document is dropped
-                outcome.add(piece)
-                mask = cut_to(learned, most)
-                if mask.any():
-                    writers[piece.split].add([ids[: len(mask) - 1]], [mask])
-                    counts.update(cut=int(len(learned) > most), cut_tokens=len(learned) - len(mask))
-                    continue
-                counts["unlearned"] += 1
-                outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")
-                skipped += [(document.name, outcome.reason)] if len(skipped) < MAX_SHOWN else []
+    counts, skipped = Counter[str](), list[tuple[str, str]]()
+
+    def outcomes() -> Iterator[Outcome]:
+        for batch in _batches(pieces_of(documents_at(text, repeats), divide, passages_at(passages))):
+            encoded = encode_examples([document for document, _ in batch], loaded, threads)
+            for (document, pieces), (ids, learned) in zip(batch, encoded, strict=True):
+                outcome = Outcome(len(document.text))
+                for piece in pieces:  # it is all of the document; none if the document is dropped
+                    outcome.add(piece)
+                    mask = cut_to(learned, most)
+                    if mask.any():
+                        writers[piece.split].add([ids[: len(mask) - 1]], [mask])
+                        counts.update(cut=int(len(learned) > most), cut_tokens=len(learned) - len(mask))
+                        continue
+                    counts["unlearned"] += 1
+                    outcome.leave_out(f"its answer begins after {most:,} tokens (`max_tokens`)")
+                    skipped.extend([(document.name, outcome.reason)] if len(skipped) < MAX_SHOWN else [])
+                yield outcome
+
+    ledger = write_ledger(place, text, repeats, spool, outcomes())
     shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
-    ledger = write_ledger(place, text, firsts, kept, spool, outcomes)
     return {"shards": shards, "counts": counts, "skipped": skipped} | ledger
 
 

@@ -1,7 +1,7 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
-from gpt.corpus.reading import PASSAGES, WORD_HASHES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
@@ -58,12 +59,11 @@ class Index:
             owners.append(np.load(f"{place}{OWNERS_OF}") + np.uint32(len(keys)))
             keys += found["keys"]
             lengths += found["lengths"]
-        together, owner = np.concatenate(hashes), np.concatenate(owners)
-        order = np.argsort(together, kind="stable")  # of parts that are in order
-        together, owner = together[order], owner[order]
+        together, owner = _in_order(hashes, owners)
+        del hashes, owners  # which are as large
         starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
         unique = together[starts]
-        own = digest(corpus.digests, unique)
+        own = digest([each.key for each in corpus.slices], unique)
         index = cls(
             corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
             np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
@@ -105,8 +105,7 @@ class _Grams:
         self._stops = np.where(self.is_mine, stops, self._begins)
         lengths = np.diff(ends, prepend=0) * self.is_mine[is_last]
         self._short = {length: (ends - length)[lengths == length] for length in range(1, WORDS)}
-        self.sizes = self._stops - self._begins
-        """How many grams each passage has."""
+        self.sizes = self._stops - self._begins  # how many grams each passage has
         self.sizes[self.passages(np.concatenate([*self._short.values()]))] = 1
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -138,14 +137,19 @@ def _spread(words: np.ndarray) -> np.ndarray:
     return (words.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
 
 
-def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent) -> dict[str, Any]:
+def _in_order(hashes: Sequence[np.ndarray], owners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Put grams together, those that are equal in the order in which they come."""
+    together = np.concatenate(hashes)
+    order = np.argsort(together, kind="stable")
+    return together[order], np.concatenate(owners)[order]
+
+
+def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
     own = _Grams(listed, divide, VALIDATION)
     numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
     found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
-    hashes, owner = map(np.concatenate, zip(*found, strict=True))
-    order = np.argsort(hashes, kind="stable")  # which leaves those of a passage together
-    hashes, owner = hashes[order], owner[order]
+    hashes, owner = _in_order(*zip(*found, strict=True))  # which leaves those of a passage together
     is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
     np.save(f"{place}{GRAMS}", hashes[is_new])
     np.save(f"{place}{OWNERS_OF}", owner[is_new])
@@ -153,7 +157,7 @@ def list_grams(place: Path, text: Path, kept: np.ndarray, listed: Path, divide: 
 
 
 def scan_slice(
-    place: Path, text: Path, kept: np.ndarray, listed: Path, divide: ByContent, index: Path
+    place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
     """Write which grams of validation a slice's training has.
 

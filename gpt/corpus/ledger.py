@@ -2,7 +2,8 @@
 
 A line for each document, in the order of reading: its name, its bytes in UTF-8, and of how many documents of each split
 it became part; or the reason why it was left out. After those of a file comes one for the file: its bytes, and how many
-of them were no text, such as the fields of a record, markup, or what packing saves (then fewer than none).
+of them were no text, such as the fields of a record, markup, or what packing saves (then fewer than none). A large file
+has several, each for what comes before it.
 """
 
 import functools
@@ -16,12 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpt.corpus.documents import Range
 from gpt.corpus.ranges import opened
-from gpt.corpus.reading import ENTRIES, name_at
+from gpt.corpus.slices import ENTRIES, name_at, repeats_at
 from gpt.corpus.split import Piece
+from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError
@@ -32,6 +32,7 @@ PART = ".ledger.gz"  # of a slice
 REPEATS = "the same content as "
 OVERLAPS = "shares its 13-grams with validation"
 LONGEST = 1 << 20  # bytes of an entry
+GZIP = 31  # what zlib calls a gzip file of the largest window
 MOST_SOURCES = 100  # of a slice, the largest, that are reported
 
 
@@ -57,20 +58,21 @@ class Outcome:
         self.reason, self.kept = reason, 0
 
 
-def write_spool(directory: Path, places: Sequence[Path], bases: Sequence[int], key: str) -> Path:
-    """Write down where the slices lie, and with which number their documents begin; return the file."""
-    file = directory / f"spool-{key}.json"
-    write_whole(file, json.dumps({"places": [str(place) for place in places], "bases": list(bases)}))
+def write_spool(directory: Path, places: Sequence[str], bases: Sequence[int]) -> Path:
+    """Write down where the slices lie, and with which number the documents of each begin; return the file."""
+    file = directory / f"spool-{digest(places)}.json"
+    write_whole(file, json.dumps({"places": places, "bases": bases}))
     return file
 
 
 def write_ledger(
-    place: Path, text: Path, firsts: np.ndarray, kept: np.ndarray, spool: Path, outcomes: Sequence[Outcome]
+    place: Path, text: Path, repeats: Path | None, spool: Path, outcomes: Iterator[Outcome]
 ) -> dict[str, Any]:
-    """Write a slice's part of the ledger, and sum it up."""
-    results, reasons, read, used = iter(outcomes), Counter[str](), Counter[str](), Counter[str]()
-    number, longest, size, characters, lines = 0, [0, ""], 0, 0, list[str]()
-    with open(f"{text}{ENTRIES}", encoding="utf-8") as entries:
+    """Write a slice's part of the ledger, entry by entry, and sum it up; outcomes are asked for as they are entered."""
+    reasons, read, used, documents_kept = Counter[str](), Counter[str](), Counter[str](), 0
+    number, longest, size, characters, packing = 0, [0, ""], 0, 0, zlib.compressobj(6, wbits=GZIP)
+    first_of = dict(repeats_at(repeats).tolist())
+    with open(f"{text}{ENTRIES}", encoding="utf-8") as entries, open(f"{place}{PART}", "wb") as packed:
         for line in entries:
             entry = json.loads(line)
             if "source" in entry:
@@ -82,17 +84,20 @@ def write_ledger(
                 size += entry["bytes"]
                 if "reason" not in entry:
                     longest = max(longest, [entry["bytes"], entry["document"]])
-                    outcome = next(results) if kept[number] else Outcome(0, reason=_repeats(int(firsts[number]), spool))
+                    is_first = number not in first_of
+                    outcome = next(outcomes) if is_first else Outcome(0, reason=_repeats(first_of[number], spool))
                     entry |= _fate(outcome)
                     characters += outcome.kept
+                    documents_kept += bool(outcome.pieces)
                     number += 1
                 if "reason" in entry:
                     reasons[kind_of(entry["reason"])] += 1
-            lines.append(f"{json.dumps(entry)}\n")
-    Path(f"{place}{PART}").write_bytes(gzip.compress("".join(lines).encode(), 6, mtime=0))
+            packed.write(packing.compress(f"{json.dumps(entry)}\n".encode()))
+        packed.write(packing.flush())
+    assert next(outcomes, None) is None
     largest = dict(used.most_common(MOST_SOURCES))
     sources = {"read": {name: read[name] for name in largest}, "kept": largest}
-    sums = {"documents_kept": sum(bool(o.pieces) for o in outcomes), "characters_kept": sum(o.kept for o in outcomes)}
+    sums = {"documents_kept": documents_kept, "characters_kept": used.total()}
     return sums | {"longest": longest, "left_out": dict(reasons), "sources": sources}
 
 

@@ -53,8 +53,7 @@ class _Found:
     def __init__(self, index: Index, places: list[tuple[Path, Path]]) -> None:
         """Take of each slice where its hits are, and where its passages are listed."""
         self.index, self._places = index, places
-        self.seen = np.zeros(len(index.grams), dtype=bool)
-        """Which grams were met, (G,)."""
+        self.seen = np.zeros(len(index.grams), dtype=bool)  # which grams were met, (G,)
         for place, _ in places:
             self.seen[np.load(f"{place}{HITS}", mmap_mode="r")[1]] = True
         self.share = float(self.seen.mean()) if len(self.seen) else 0.0
@@ -93,6 +92,7 @@ class Guard:
             changes |= self._rest(leaks, report) if not (changes or more) else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
+                del found, index  # of which memory shall not hold two
                 found = self._scan(divide)
             elif not more:
                 return divide, self._said(report)

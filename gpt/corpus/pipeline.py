@@ -12,13 +12,12 @@ was killed goes on where it was, and gives the same bytes.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast, get_args
-
-import numpy as np
 
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
@@ -27,10 +26,10 @@ from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
-from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates, name_at
+from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
-from gpt.corpus.slices import cut, slice_bytes
+from gpt.corpus.slices import cut, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
@@ -81,14 +80,14 @@ def prepare(
         Stages(work, progress, workers, part) as stages,
     ):
         corpus = _read(source, stages, None if replace else out, filters or Filters(), interruptible)
-        firsts = drop_duplicates(corpus, stages.own)
+        drop_duplicates(corpus, stages.own)
         if examples:
             examples.require_sound(corpus)
-        say_what_was_read(corpus, _repetitions(corpus, firsts) if corpus.counts["repeated"] else ())
+        say_what_was_read(corpus, _repetitions(corpus))
         divide = split(corpus)
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         made = examples.added_to(made) if examples else made
-        results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
+        results = _encoded(corpus, divide, made, out, examples, encoder)
         if part[0] > 1:
             say_done(work, part)
             return None
@@ -148,15 +147,14 @@ def _read(
     return corpus
 
 
-def _repetitions(corpus: Corpus, firsts: np.ndarray) -> Iterator[Skipped]:
+def _repetitions(corpus: Corpus) -> Iterator[Skipped]:
     """Yield the documents that repeat another."""
-    bases = np.cumsum([0, *corpus.sizes])
-    for place, kept, base in zip(corpus.places, corpus.kept, bases.tolist(), strict=False):
-        for number in np.flatnonzero(~kept).tolist():
-            first = int(firsts[base + number])
-            of_first = int(np.searchsorted(bases, first, side="right")) - 1
-            name = name_at(corpus.places[of_first], first - int(bases[of_first]))
-            yield Skipped(name_at(place, number), f"{REPEATS}{name}")
+    bases = corpus.bases
+    for each in corpus.slices:
+        for number, first in repeats_at(each.repeats).tolist():
+            of_first = bisect_right(bases, first) - 1
+            name = name_at(corpus.slices[of_first].place, first - bases[of_first])
+            yield Skipped(name_at(each.place, number), f"{REPEATS}{name}")
 
 
 def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = ()) -> None:
@@ -173,7 +171,7 @@ def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = 
             log.info(f"{done} {count - MAX_SHOWN:,} more{'' if done == 'skipped' else ' with bad bytes'}")
     if not counts["documents"]:
         raise InputError("there is no text in the input: nothing was written")
-    if isinstance(corpus, Corpus) and not any(kept.any() for kept in corpus.kept):
+    if isinstance(corpus, Corpus) and not corpus.bases[-1]:
         why = f", the last of those named above: {skipped[-1].reason}" if skipped else ""
         raise InputError(f"all {counts['documents']:,} documents are left out{why}; nothing was written")
     log.info(f"read {counts['files_read']:,} of {counts['files']:,} files: {counts['characters']:,} characters")
@@ -197,7 +195,6 @@ def _checked(tokenizer: str | Tokenizer, encoder: EncoderName, examples: Example
 
 def _encoded(
     corpus: Corpus,
-    firsts: np.ndarray,
     divide: Divide,
     tokenizer: Tokenizer,
     out: Path,
@@ -208,7 +205,7 @@ def _encoded(
 
     Where gigatoken differs from tiktoken in one slice, this is said, and tiktoken encodes all of them.
     """
-    stages, tasks = corpus.stages, _encoding_tasks(corpus, firsts, divide, tokenizer, examples)
+    stages, tasks = corpus.stages, _encoding_tasks(corpus, divide, tokenizer, examples)
     plain = write = write_examples if examples else write_slice
     least = {"auto": LEAST_FOR_FAST, "gigatoken": 0}.get(encoder, math.inf)
     if not examples and sum(task.bytes for task in tasks) >= least:
@@ -238,26 +235,17 @@ def _say_what_is_new(out: Path, reused: int, total: int, new: list[str]) -> None
         log.info(f"slices that begin with {', '.join(new[:MAX_SHOWN])}{', …' if len(new) > MAX_SHOWN else ''}")
 
 
-def _encoding_tasks(
-    corpus: Corpus, firsts: np.ndarray, divide: Divide, tokenizer: Tokenizer, examples: Examples | None
-) -> list[Task]:
+def _encoding_tasks(corpus: Corpus, divide: Divide, tokenizer: Tokenizer, examples: Examples | None) -> list[Task]:
     stages, work = corpus.stages, corpus.stages.own
     file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     tokenizer.save(file)
-    bases = np.cumsum([0, *corpus.sizes]).tolist()
-    spool = write_spool(work, corpus.places, bases[:-1], digest(corpus.places))
-    tasks = []
-    most = (examples.max_tokens,) if examples else ()
-    for own, each, text, base, count in zip(
-        corpus.contents, corpus.slices, corpus.places, bases, corpus.sizes, strict=False
-    ):
-        mine = np.array(firsts[base : base + count])
-        passages = corpus.passages[len(tasks)] if corpus.passages else None
-        division = division_key(divide, passages)
-        key = digest(VERSION, own, mine == np.arange(base, base + count), division, tokenizer.fingerprint, *most)
-        arguments = (text, mine, base, spool, divide, passages, file, cores() if stages.workers == "1" else 1, *most)
-        tasks.append(Task(key, each.label, arguments, each.bytes))
-    return tasks
+    spool = write_spool(work, [str(each.place) for each in corpus.slices], corpus.bases)
+    most, threads = (examples.max_tokens,) if examples else (), cores() if stages.workers == "1" else 1
+
+    def key(listed: Path | None) -> str:
+        return digest(VERSION, division_key(divide, listed), tokenizer.fingerprint, *most)
+
+    return corpus.tasks(key, spool, divide, file, threads, *most, by="content")
 
 
 def replaceable(out: Path, recipe: dict[str, Any], replace: bool = False) -> str | None:

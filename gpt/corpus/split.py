@@ -19,7 +19,8 @@ import numpy as np
 
 from gpt.corpus.documents import Document
 from gpt.corpus.grams import KEPT, folded
-from gpt.corpus.reading import PASSAGES, Corpus
+from gpt.corpus.reading import Corpus
+from gpt.corpus.slices import PASSAGES
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
@@ -231,24 +232,31 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys, lengths
 
 
-def chosen(keys: np.ndarray, lengths: np.ndarray, share: float) -> tuple[int, dict[int, str]]:
-    """Return the threshold, which is the share, and the passages that are elsewhere than it says.
+def chosen(
+    keys: np.ndarray, lengths: np.ndarray, share: float, characters: int | None = None
+) -> tuple[int, dict[int, str]]:
+    """Return the threshold, which is the share, and the passages whose side differs from what it says.
 
     These are some of a small text, of which chance would choose far too much or too little; and one that repeats itself
-    so often that it is more than half of all, which trains, so that none validates where there is no other.
+    so often that it is more than half of all, which trains, so that none validates where there is no other. The first
+    passages suffice, where so many `characters` are all that there are.
     """
-    usual, rest = int(share * 2**64), 2 * lengths <= lengths.sum()
-    limit = threshold(keys[rest], lengths[rest], share)
+    total = int(lengths.sum()) if characters is None else characters
+    usual, rest = int(share * 2**64), 2 * lengths <= total
+    limit = threshold(keys[rest], lengths[rest], share, total - int(lengths[~rest].sum()))
     between = rest & (keys >= min(usual, limit)) & (keys < max(usual, limit))
     exceptions = dict.fromkeys(keys[between].tolist(), VALIDATION if limit > usual else TRAIN)
     return usual, exceptions | dict.fromkeys(keys[~rest].tolist(), TRAIN)
 
 
-def threshold(keys: np.ndarray, lengths: np.ndarray, share: float) -> int:
-    """Return the key below which passages validate: at the share itself, unless chance would make far more or less."""
-    sums, target = np.cumsum(lengths), share * lengths.sum()
+def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: float | None = None) -> int:
+    """Return the key below which passages validate: at the share itself, unless chance would make far more or less.
+
+    The first passages suffice, where so many `characters` are all that there are.
+    """
+    sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
     usual = int(share * 2**64)
-    least = int(keys[np.searchsorted(sums, ENOUGH * target)]) + 1 if len(keys) else 0
+    least = int(keys[min(np.searchsorted(sums, ENOUGH * target), len(keys) - 1)]) + 1 if len(keys) else 0
     most = int(keys[np.searchsorted(sums, TOO_MUCH * target, side="right") - 1]) + 1 if len(keys) else 0
     return max(min(usual, max(most, least)), least)
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpt.corpus.assembly import FORMAT, REPORT, SLICES
 from gpt.corpus.content_split import FORMAT as SPLIT_FORMAT
 from gpt.corpus.content_split import KEYS, RECORD
@@ -15,7 +13,7 @@ from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS, read_manifest
 from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError
-from gpt.files import read_json
+from gpt.files import read_json, sha256
 
 
 def verify_records(path: Path) -> Iterator[InputError]:
@@ -88,9 +86,8 @@ def _require_ledger(file: Path, parts: list[tuple[int, int, str]], end: int) -> 
 def _require_split(path: Path, manifest: dict[str, Any]) -> None:
     content = read_json(path / RECORD, "a split", REPAIR, SPLIT_FORMAT)
     try:
-        keys = np.fromfile(path / KEYS, dtype="<u8")
+        keys = sha256(path / KEYS)
     except OSError as error:
         raise InputError(f"{path / KEYS}: cannot be read ({error.strerror}); {REPAIR}") from None
-    is_whole = (path / KEYS).stat().st_size == keys.nbytes
-    if content.pop("digest", None) != digest(content, keys) or not is_whole:
+    if content.pop("digest", None) != digest(content, keys):
         raise InputError(f"{path / RECORD} or {path / KEYS}: is damaged: its digest is of other content; {REPAIR}")

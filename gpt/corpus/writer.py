@@ -13,14 +13,15 @@ from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
 from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import batches as in_batches
-from gpt.corpus.reading import documents_at
+from gpt.corpus.slices import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
-from gpt.dataset.shards import ids_dtype, mask_name, write_shard
+from gpt.dataset.shards import CHUNK_TOKENS, ids_dtype, mask_name, write_shard
 from gpt.errors import InputError
 from gpt.text.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 4_000_000  # encoded at once
+OVERHEAD = 100  # characters that a piece counts for, beside its own: so many take as much memory as it does otherwise
 SHARD_TOKENS = 100_000_000
 DISAGREEMENT = "gigatoken_differs"  # in a result and in the report
 
@@ -60,7 +61,7 @@ class ShardWriter:
         starts = np.cumsum([0, *(len(own) + len(self._end) for own in documents)])[:-1]
         begin = 0
         while begin < len(ids):
-            end = begin + self.shard_tokens - self._pending_tokens
+            end = begin + min(CHUNK_TOKENS, self.shard_tokens - self._pending_tokens)
             self._pending.append(ids[begin:end])
             if mask is not None:
                 self._masks.append(mask[begin:end])
@@ -96,41 +97,42 @@ class ShardWriter:
 def write_slice(
     place: Path,
     text: Path,
-    firsts: np.ndarray,
-    base: int,
+    repeats: Path | None,
+    passages: Path | None,
     spool: Path,
     divide: Divide,
-    passages: Path | None,
     tokenizer: Path,
     threads: int,
     encode: Encode | None = None,
 ) -> dict[str, Any]:
     """Encode the documents of a slice into shards, and write what became of every document into its ledger.
 
-    `firsts` are the numbers of the first documents of the same content, (N,), and `base` the number of the slice's
-    first document; `spool` says where all are, and `passages` where those of the slice are listed. The `tokenizer`, a
-    file, encodes on so many threads, or `encode` does in its place. Raises InputError for what it cannot encode.
+    `repeats` lists those that repeat another; `spool` says where all are, and `passages` where those of the slice are
+    listed. The `tokenizer`, a file, encodes on so many threads, or `encode` does in its place. Raises InputError for
+    what it cannot encode.
     """
     loaded = loaded_tokenizer(tokenizer)
     writers = {split: ShardWriter(place, split, loaded) for split in SPLITS}
-    kept = firsts == np.arange(base, base + len(firsts))
-    outcomes = list[Outcome]()
+    encode, done = encode or partial(loaded.encode_batch, threads=threads), list[Outcome]()
 
     def pieces() -> Iterator[Piece]:
-        for document, own in pieces_of(documents_at(text, kept), divide, passages_at(passages)):
+        for document, own in pieces_of(documents_at(text, repeats), divide, passages_at(passages)):
             outcome = Outcome(len(document.text))
             for piece in own:
                 outcome.add(piece)
                 yield piece
-            outcomes.append(outcome)
+            done.append(outcome)
 
-    encode = encode or partial(loaded.encode_batch, threads=threads)
-    for batch in batches(pieces()):
-        found = timed(TOKENIZING, encode, [piece.text for piece in batch])
-        for split, writer in writers.items():
-            writer.add([ids for piece, ids in zip(batch, found, strict=True) if piece.split == split])
-    shards = [asdict(shard) for writer in writers.values() for shard in writer.close()]
-    return {"shards": shards} | write_ledger(place, text, firsts, kept, spool, outcomes)
+    def outcomes() -> Iterator[Outcome]:
+        for batch in batches(pieces()):
+            found = timed(TOKENIZING, encode, [piece.text for piece in batch])
+            for split, writer in writers.items():
+                writer.add([ids for piece, ids in zip(batch, found, strict=True) if piece.split == split])
+            yield from done
+            done.clear()
+
+    ledger = write_ledger(place, text, repeats, spool, outcomes())
+    return {"shards": [asdict(shard) for writer in writers.values() for shard in writer.close()]} | ledger
 
 
 @functools.lru_cache(maxsize=2)
@@ -146,4 +148,4 @@ def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
 
 def batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     """Yield some megabytes of pieces at a time."""
-    return in_batches(pieces, lambda piece: len(piece.text), BATCH_CHARACTERS)
+    return in_batches(pieces, lambda piece: len(piece.text) + OVERHEAD, BATCH_CHARACTERS)

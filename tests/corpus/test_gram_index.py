@@ -8,7 +8,7 @@ import pytest
 
 from gpt.corpus import gram_index as module
 from gpt.corpus.gram_index import _Filter, _Grams
-from gpt.corpus.reading import PASSAGES, WORD_HASHES
+from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gpt.corpus import reading, slices
 from gpt.corpus.documents import Document, Notice, Skipped
-from gpt.corpus.reading import ENTRIES, MAX_NOTICES, Corpus, Filters, drop_duplicates, name_at, say_notices
-from gpt.corpus.slices import Slice
+from gpt.corpus.reading import MAX_NOTICES, Corpus, Filters, drop_duplicates, say_notices
+from gpt.corpus.slices import ENTRIES, Slice, name_at, repeats_at
 from gpt.corpus.sources import Identity
 from gpt.corpus.stages import Stages
 from gpt.errors import InputError
@@ -47,7 +48,7 @@ def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(
     assert source.reads == 3
     counts = {"documents": 3, "characters": 14, "files": 3, "files_read": 3, "kept": 3}
     assert dict(corpus.counts) == counts
-    assert [name_at(corpus.places[1], number) for number in (0, 1)] == ["half \udcff name", "b"]
+    assert [name_at(corpus.slices[1].place, number) for number in (0, 1)] == ["half \udcff name", "b"]
     again = corpus_of(tmp_path, [documents[:1]], [documents[1:2], documents[2:]], source=source)
     assert list(again) == documents
     assert dict(again.counts) == counts
@@ -57,24 +58,53 @@ def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(
 @pytest.mark.parametrize("bucket", [1, 2, 1 << 21])
 def test_of_each_content_the_first_document_stays(tmp_path, monkeypatch, bucket):
     """By a plain dictionary, over slices."""
-    monkeypatch.setattr("gpt.corpus.reading.HASHES_AT_ONCE", bucket)
+    monkeypatch.setattr(slices, "ROWS_AT_ONCE", bucket)
     rng = random.Random(bucket)
     texts = [str(rng.randrange(200)) for _ in range(500)]
     documents = [Document(f"{number}", text) for number, text in enumerate(texts)]
-    corpus = corpus_of(tmp_path, [documents[:100]], [documents[100:103]], [documents[103:]])
-    firsts = drop_duplicates(corpus, tmp_path)
+    bases = (0, 100, 103, 103)
+    corpus = corpus_of(tmp_path, [documents[:100]], [documents[100:103]], [Skipped("a", "empty")], [documents[103:]])
+    for _ in range(2):  # what was listed before is forgotten
+        drop_duplicates(corpus, tmp_path)
+    firsts = list(range(500))
+    for base, repeats in zip(bases, (each.repeats for each in corpus.slices), strict=True):
+        for number, first in repeats_at(repeats).tolist():
+            firsts[base + number] = first
     expected = {}
     for number, text in enumerate(texts):
         expected.setdefault(text, number)
-    assert firsts.tolist() == [expected[text] for text in texts]
+    assert firsts == [expected[text] for text in texts]
     assert [document.name for document in corpus] == [str(number) for number in sorted(expected.values())]
     assert corpus.counts["repeated"] == 500 - len(expected)
 
 
 def test_a_corpus_without_documents_has_no_duplicates(tmp_path):
     corpus = corpus_of(tmp_path, [Skipped("a", "empty")])
-    assert drop_duplicates(corpus, tmp_path).tolist() == []
-    assert list(corpus) == []
+    drop_duplicates(corpus, tmp_path)
+    assert (list(corpus), corpus.counts["repeated"]) == ([], 0)
+
+
+@pytest.mark.parametrize("limit", ["MOST_DOCUMENTS", "MOST_TEXT"])
+def test_what_holds_too_much_for_one_slice_becomes_several_which_add_up(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(reading, limit, {"MOST_DOCUMENTS": 3, "MOST_TEXT": 95}[limit])
+    one = [Document(f"a{number}", f"{number}" * 9) for number in range(7)]
+    other = [Document("b", "text"), Skipped("c", "empty"), Document("d", "0" * 9), Document("e", "")]
+    corpus = corpus_of(tmp_path, [Skipped("dir", "hidden"), one, other], [[Document("f", "last")]])
+    assert [each.size for each in corpus.slices] == [3, 3, 3, 1, 1]
+    drop_duplicates(corpus, tmp_path)
+    assert [each.name for each in corpus] == [*(f"a{number}" for number in range(7)), "b", "e", "f"]
+    assert corpus.counts["files"] == corpus.counts["files_read"] == 3
+    entries = [
+        [json.loads(line) for line in Path(f"{each.place}{ENTRIES}").read_text().splitlines()] for each in corpus.slices
+    ]
+    for own in entries:
+        documents = sum(entry["bytes"] for entry in own if "document" in entry)
+        assert documents == sum(entry["bytes"] for entry in own if "source" in entry)
+    sources = [(entry["source"], entry["bytes"]) for own in entries for entry in own if "source" in entry]
+    assert sources == [("a0", 27), ("a0", 27), ("a0", 9), ("b", 13), ("b", 0), ("f", 4)]
+    again = corpus_of(tmp_path, [Skipped("dir", "hidden"), one, other], [[Document("f", "last")]])
+    drop_duplicates(again, tmp_path)
+    assert again.slices == corpus.slices
 
 
 def test_what_is_left_out_or_mended_is_counted_and_entered(tmp_path):
@@ -86,7 +116,7 @@ def test_what_is_left_out_or_mended_is_counted_and_entered(tmp_path):
     assert corpus.skipped == [Skipped("dir", "hidden"), Skipped("b", "empty")]
     assert corpus.repaired == [Skipped("a", "1 bad byte")]
     assert (corpus.counts["files"], corpus.counts["left_out"], corpus.counts["mended"]) == (1, 2, 1)
-    entries = [json.loads(line) for line in Path(f"{corpus.places[0]}{ENTRIES}").read_text().splitlines()]
+    entries = [json.loads(line) for line in Path(f"{corpus.slices[0].place}{ENTRIES}").read_text().splitlines()]
     assert entries == [
         {"document": "dir", "bytes": 0, "reason": "hidden"},
         {"document": "a", "bytes": 4, "note": "1 bad byte"},

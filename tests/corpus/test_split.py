@@ -9,7 +9,7 @@ import pytest
 from helpers import python_text, random_text
 
 from gpt.corpus.documents import Document
-from gpt.corpus.reading import PASSAGES
+from gpt.corpus.slices import PASSAGES
 from gpt.corpus.split import (
     DROPPED,
     ByContent,
@@ -139,15 +139,17 @@ def test_passages_are_long_where_there_is_much_text_and_short_where_there_is_lit
         assert characters / passage_size(characters / 10, characters) >= 8
 
 
+def sides(lengths):
+    """The sides of so many passages of these lengths, whose keys are spread evenly."""
+    keys = np.arange(1, 1 + len(lengths), dtype=np.uint64) << np.uint64(60)
+    return ByContent(512, *chosen(keys, np.array(lengths), 0.1)).sides(keys).tolist()
+
+
 def test_what_is_more_than_half_of_the_text_trains():
     for heavy in range(5):
-        lengths = np.array([5000 if number == heavy else 900 for number in range(5)])
-        divide = ByContent(512, *chosen(np.arange(1, 6, dtype=np.uint64) << np.uint64(60), lengths, 0.1))
-        sides = divide.sides(np.arange(1, 6, dtype=np.uint64) << np.uint64(60)).tolist()
-        assert sides == [int(number == (0 if heavy else 1)) for number in range(5)]
-    assert ByContent(512, *chosen(np.array([7], dtype=np.uint64), np.array([90.0]), 0.1)).sides(
-        np.array([7], dtype=np.uint64)
-    ) == [0]
+        lengths = [5000 if number == heavy else 900 for number in range(5)]
+        assert sides(lengths) == [int(number == (0 if heavy else 1)) for number in range(5)]
+    assert sides([90]) == [0]
 
 
 def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):

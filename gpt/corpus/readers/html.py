@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpt.corpus.decoding import SAMPLE, TextStream
-from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.documents import LARGEST, Document, Notice, Reading, Skipped
 from gpt.corpus.encodings import declared_by_html
 
 ENDS = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in ("script", "style", "template", "noscript")}
@@ -30,11 +30,22 @@ def html(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Documen
     """Yield what a reader sees of an HTML page, in the encoding that it says it has."""
     encoding = declared_by_html(stream.peek(SAMPLE)) or how.encoding
     source = TextStream(stream, name, replace(how, encoding=encoding))
-    page = "".join(source.blocks())
+    page = _page(source)
     found = source.document(name, text_of(page))
     is_empty = isinstance(found, Skipped) and found.reason == "empty"
     yield Skipped(name, "has no text beside its tags") if is_empty else found
     yield from source.cut()
+
+
+def _page(source: TextStream) -> str:
+    """Read a page. Raises ValueError for one that memory does not hold with all its tags."""
+    blocks, size = list[str](), 0
+    for block in source.blocks():
+        blocks.append(block)
+        size += len(block)
+        if size > LARGEST:
+            raise ValueError(f"a page of more than {LARGEST:,} characters; divide it, or keep its tags by `html` keep")
+    return "".join(blocks)
 
 
 def text_of(page: str) -> str:

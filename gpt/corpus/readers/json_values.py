@@ -2,14 +2,19 @@
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from gpt.corpus.decoding import TextStream
 from gpt.corpus.documents import Document, Notice, Reading, Skipped
-from gpt.corpus.readers.records import Record, documents_of, value_at
+from gpt.corpus.readers.lines import MOST_MEMORY
+from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, value_at
+from gpt.corpus.separators import divided
 
 BLANK = " \t\r\n"
+LONGEST = 1 << 27  # bytes of a text in memory, after which no more is read for a value
 NEAR_THE_END = 16  # characters: a fault there may be that the rest was not read yet
 
 
@@ -49,6 +54,10 @@ class _Text:
                 raise ValueError("it is nested too deeply") from None
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - NEAR_THE_END
+                if is_cut and sys.getsizeof(self.text) > LONGEST:
+                    raise ValueError(
+                        f"takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; {ELSEWHERE}"
+                    ) from None
                 if is_cut and self.more(len(self.text) - self.place):
                     continue
                 raise
@@ -91,8 +100,18 @@ def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[
     elif isinstance(value_at(value, how.field), str):
         yield from _judged(documents_of(iter([Record(name, value)]), name, "JSON", how), source)
     else:
-        yield source.document(name, "".join([*kept, *source.blocks()]))
+        del text
+        parts = divided(chain(_drained(kept), source.blocks()), [])
+        for number, (part, _) in enumerate(parts, 1):
+            yield source.document(name if number == 1 else f"{name}, part {number}", part, is_whole=number == 1)
+            del part
         yield Notice("JSON as text", f"{name}: taken as it stands; the braces are learned with the text", warns=True)
+
+
+def _drained(blocks: list[str]) -> Iterator[str]:
+    blocks.reverse()
+    while blocks:
+        yield blocks.pop()
 
 
 def _judged(found: Iterator[Document | Skipped], source: TextStream) -> Iterator[Document | Skipped]:

@@ -1,32 +1,39 @@
 """Lines of a file of records, one after another, since such files can be larger than the memory; and JSON Lines.
 
-Nothing here keeps a line while the next stage works with it: one of some gigabytes is in memory twice and not oftener.
+Nothing here keeps a line while the next stage works with it: a large one is in memory twice and not oftener. Of JSON
+that memory does not hold, the long texts are read in parts (long_texts.py).
 """
 
 import io
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
-from gpt.corpus.readers.records import Record, documents_of, json_fault
+from gpt.corpus.readers.long_texts import shortened
+from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, json_fault
 from gpt.files import parse_json
 
 BAD_SHARE_OF_LINES = 1e-3  # of a line's bytes: more are not rare
-SMALL, LONGEST = 1 << 26, 400 << 20  # bytes of a line: what is read without asking, and at most
-MOST_MEMORY = 800 << 20  # bytes that a line may take: as text, and as what it says
+SMALL, LONGEST = 1 << 26, 250 << 20  # bytes of a line: what is read without asking, and at most
+MOST_MEMORY = 500 << 20  # bytes that a line may take: as text, and as what it says
 MARK = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """A line's text, with U+FFFD for its bad bytes, and how many there are; `fault` says why it is not to be used."""
+    """A line's text, with U+FFFD for its bad bytes, and how many there are; `fault` says why it is not to be used.
+
+    In place of `long` texts of JSON, which memory does not hold, there are marks in it (long_texts.py).
+    """
 
     number: int
     text: str
     bad: int = 0
     fault: str = ""
+    long: Mapping[str, IO[bytes]] = MappingProxyType({})
 
 
 class Lines:
@@ -36,8 +43,10 @@ class Lines:
     bytes are an error.
     """
 
-    def __init__(self, stream: io.BufferedReader, name: str, how: Reading) -> None:
-        self._name, self._how, self._number = name, how, how.range.before if how.range else 0
+    def __init__(self, stream: io.BufferedReader, name: str, how: Reading, is_json: bool = False) -> None:
+        """Look at the beginning. Of `is_json`, what memory does not hold of a line is its long texts only."""
+        self._is_json, self._name, self._how = is_json, name, how
+        self._number = how.range.before if how.range else 0
         head = stream.peek(SAMPLE)
         wide = wide_encoding(head, how)
         if b"\0" in head and not wide and (guess := wide_guess(head)):
@@ -62,26 +71,37 @@ class Lines:
         if not line:
             raise StopIteration
         self._number += 1
-        if len(line) > SMALL and (fault := self._too_long(line)):
-            return Line(self._number, "", fault=fault)
-        if isinstance(line, str):
-            return Line(self._number, line.removeprefix("\ufeff"))
+        if len(line) > SMALL and not ((len(line) < LONGEST or _is_whole(line)) and _needed(line) <= MOST_MEMORY):
+            held = [line]
+            del line
+            return self._long(held)
+        return Line(self._number, line.removeprefix("\ufeff")) if isinstance(line, str) else self._decoded(line)
+
+    def _decoded(self, line: bytes) -> Line:
         try:
             return Line(self._number, (line.removeprefix(MARK) if self._number == 1 else line).decode())
         except UnicodeDecodeError as error:
             return self._faulty(line, error)
 
-    def _too_long(self, line: str | bytes) -> str:
-        """Say of a long line why it is not read, and pass over the rest of it; '' where memory suffices for it."""
-        size = len(line)
-        if (size < LONGEST or _is_whole(line)) and _needed(line) <= MOST_MEMORY:
-            return ""
-        while not _is_whole(line) and (line := self._stream.readline(SMALL)):
-            size += len(line)
-        return (
-            f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read; put "
-            "its text into a file of its own, which is read in parts, or into several records"
-        )
+    def _long(self, line: list[Any]) -> Line:
+        """Read a line that memory does not hold, whose beginning is given: of JSON all but its long texts."""
+        size = 0
+
+        def chunks() -> Iterator[Any]:
+            nonlocal size
+            while line:
+                size, is_whole = size + len(line[0]), _is_whole(line[0])
+                yield line.pop()
+                line.extend([] if is_whole else filter(None, [self._stream.readline(SMALL)]))
+
+        all_, is_known = chunks(), self._is_json and not (self._wide or self._is_other)
+        rest, long = shortened(all_) if is_known else (b"", {})
+        for _ in all_:  # what is not to be read is passed over
+            pass
+        if long:
+            return self._decoded(rest)._replace(long=long)
+        fault = f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read"
+        return Line(self._number, "", fault=f"{fault}; {ELSEWHERE}")
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
         """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
@@ -126,9 +146,9 @@ def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[D
             return None
         try:
             value = parse_json(line.text, unique=how.examples)
-            return Record(f"{name}, line {line.number}", value, note=replaced(line.bad))
+            return Record(f"{name}, line {line.number}", value, note=replaced(line.bad), long=line.long)
         except ValueError as error:
             return Record(f"{name}, line {line.number}", None, json_fault(error, line.text))
 
-    records = filter(None, map(record, Lines(stream, name, how)))
+    records = filter(None, map(record, Lines(stream, name, how, is_json=not how.examples)))
     return examples_of(records, name, how) if how.examples else documents_of(records, name, "JSON Lines", how)

@@ -7,12 +7,15 @@ from typing import Any
 
 from gpt.corpus.decoding import Damage, bad_bytes, replaced
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
-from gpt.corpus.readers.records import Record, documents_of, has_field, known
+from gpt.corpus.readers.lines import MOST_MEMORY
+from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, has_field, known
 from gpt.corpus.unpacking import seekable
 from gpt.errors import InputError
 
 BATCH_BYTES = 1 << 24  # of text, about, that are read at once
 MAX_ROWS = 1024
+BUFFER = 1 << 20  # bytes of a column that are read at once, which would else be all of it
+LONGEST = 100 << 20  # bytes of a row, on the average of its group, which may take eight times as much with its copies
 INSTALL = "pip install 'gpt[data]'"
 
 
@@ -33,7 +36,10 @@ def parquet(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Docu
     from pyarrow.parquet import ParquetFile
 
     try:
-        with contextlib.closing(seekable(stream)) as file, ParquetFile(file, pre_buffer=False) as content:
+        with (
+            contextlib.closing(seekable(stream)) as file,
+            ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as content,
+        ):
             fields = _columns(content.schema_arrow)
             if how.field is None:
                 raise Refused("Parquet", f"`field` must name the field that holds the text; {known(fields, 'row')}")
@@ -66,19 +72,30 @@ def _rows(content: Any, name: str, how: Reading) -> Iterator[Record]:
     """Yield the rows, each as an object of the one field."""
     import pyarrow
 
-    field, number = how.field, how.range.before if how.range else 0
-    groups = range(how.range.start, how.range.stop) if how.range else None
+    field, number, metadata = how.field, how.range.before if how.range else 0, content.metadata
     top, path, _ = _path(content.schema_arrow, field)
-    for batch in content.iter_batches(
-        _batch_rows(content.metadata), row_groups=groups, columns=[".".join([top, *path])]
-    ):
-        array = _leaf(batch.column(batch.schema.get_field_index(top)), path)
-        if pyarrow.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        array = array.cast(pyarrow.large_binary())  # some writers declare text that is no UTF-8
-        for row in range(len(array)):
-            number += 1
-            yield _row(f"{name}, row {number}", array[row].as_py(), how)
+    column = ".".join([top, *path])
+    for group in range(*(how.range.start, how.range.stop) if how.range else (metadata.num_row_groups,)):
+        rows, size = metadata.row_group(group).num_rows, _size(metadata.row_group(group), column)
+        if size > LONGEST * rows:
+            fault = f"{size / 1e6:,.0f} MB, which may take more than {MOST_MEMORY / 1e9:.1f} GB to read; {ELSEWHERE}"
+            yield Record(f"{name}, rows {number + 1} to {number + rows}", None, fault)
+            number += rows
+            continue
+        for batch in content.iter_batches(_batch_rows(metadata), row_groups=[group], columns=[column]):
+            array = _leaf(batch.column(batch.schema.get_field_index(top)), path)
+            if pyarrow.types.is_dictionary(array.type):
+                array = array.dictionary_decode()
+            array = array.cast(pyarrow.large_binary())  # some writers declare text that is no UTF-8
+            for row in range(len(array)):
+                number += 1
+                yield _row(f"{name}, row {number}", array[row].as_py(), how)
+
+
+def _size(group: Any, column: str) -> int:
+    """Return the bytes that a column has in a group of rows, once they are unpacked."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(each.total_uncompressed_size for each in columns if each.path_in_schema == column)
 
 
 def _row(name: str, content: bytes | None, how: Reading) -> Record:

@@ -1,14 +1,17 @@
 """Documents of files that hold records, such as JSON Lines: one field of each is a text."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple
 
-from gpt.corpus.decoding import lost
+from gpt.corpus.decoding import BAD_SHARE_OF_ONE, bad_bytes, lost, replaced, said
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
+from gpt.corpus.readers.long_texts import parts_of
 
 MOST_WAITING = 1000  # records that wait for the first text
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -18,12 +21,16 @@ DEEPEST_NAMED = 4  # objects within each other whose fields are named
 
 
 class Record(NamedTuple):
-    """An entry of a file: what it holds, or the `fault` for which it cannot be read; `note` as in a Document."""
+    """An entry of a file: what it holds, or the `fault` for which it cannot be read; `note` as in a Document.
+
+    Of texts that memory does not hold, the marks that stand for them in the value, and what they are (long_texts.py).
+    """
 
     name: str
     value: Any
     fault: str = ""
     note: str = ""
+    long: Mapping[str, IO[bytes]] = MappingProxyType({})
 
 
 def documents_of(records: Iterator[Record], name: str, format: str, how: Reading) -> Iterator[Document | Skipped]:
@@ -36,9 +43,10 @@ def documents_of(records: Iterator[Record], name: str, format: str, how: Reading
     fields: list[str] | None = None
     word = WORDS[format]
     for record in records:
-        found = _document(record, how, format)
+        found, rest = _document(record, how, format)
         if has_text:
             yield found
+            yield from rest
             del found, record  # so that a large one is gone before the next one is there
             continue
         if not record.fault and fields is None:
@@ -46,6 +54,7 @@ def documents_of(records: Iterator[Record], name: str, format: str, how: Reading
         has_text = isinstance(found, Document)
         if has_text or len(waiting) == MOST_WAITING:
             yield from [*waiting, found]
+            yield from rest
             waiting.clear()
         elif how.field is None and fields is not None:
             raise Refused(format, f"`field` must name the field that holds the text; {known(fields, word)}")
@@ -63,16 +72,43 @@ def documents_of(records: Iterator[Record], name: str, format: str, how: Reading
         raise Refused(format, f"no {word} has a field {how.field!r}; {known(fields, word)}")
 
 
-def _document(record: Record, how: Reading, format: str) -> Document | Skipped:
+def _document(record: Record, how: Reading, format: str) -> tuple[Document | Skipped, Iterable[Document | Skipped]]:
+    """Return the text in a record, and what more of it there is where it is too long to be one document."""
     if record.fault:
-        return Skipped(record.name, record.fault)
+        return Skipped(record.name, record.fault), ()
     is_text = isinstance(record.value, str) and format == "JSON"  # an array of strings has no fields
     text = record.value if is_text else value_at(record.value, how.field)
     if not isinstance(text, str):
-        return Skipped(record.name, "is no text" if how.field is None else f"has no text in the field {how.field!r}")
+        reason = "is no text" if how.field is None else f"has no text in the field {how.field!r}"
+        return Skipped(record.name, reason), ()
+    if text in record.long:
+        parts = _long(record.name, record.long[text], how)
+        return next(parts), parts
     if not text or text.isspace():
-        return Skipped(record.name, "empty")
-    return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how)
+        return Skipped(record.name, "empty"), ()
+    return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how), ()
+
+
+def _long(record: str, file: IO[bytes], how: Reading) -> Iterator[Document | Skipped]:
+    """Yield the parts of a text that memory does not hold. Raises InputError for bad bytes where these are an error."""
+    name, parts = record, parts_of(file)
+    for number in itertools.count(2):
+        try:
+            text, bad = next(parts, ("", 0))
+        except ValueError as error:
+            yield Skipped(f"{name} and what follows", f"not JSON: {error}")
+            return
+        if not text:
+            return
+        if bad > max(1, BAD_SHARE_OF_ONE * len(text)):
+            yield Skipped(name, f"{said(bad)} in it")
+        elif bad and how.bad_bytes != "replace":
+            yield Skipped(name, bad_bytes(how, name, bad, None))
+        elif text.isspace():
+            yield Skipped(name, "empty")
+        else:
+            yield spelled(Document(name, text, replaced(bad)), how)
+        name = f"{record}, part {number}"
 
 
 def spelled(document: Document, how: Reading) -> Document | Skipped:
@@ -132,6 +168,8 @@ def known(fields: list[str], word: str) -> str:
 
 
 # ---- faults ----
+
+ELSEWHERE = "put its text into a file of its own, which is read in parts, or into several records"  # what is too long
 
 
 def json_fault(error: ValueError, text: str) -> str:

@@ -3,6 +3,7 @@ import time
 import pytest
 from corpus_files import skipped_in, texts_in
 
+from gpt.corpus.readers import html
 from gpt.corpus.readers.html import text_of
 
 PAGE = """<!DOCTYPE html>
@@ -81,3 +82,10 @@ def test_a_page_may_say_its_encoding():
 
 def test_a_page_without_text_is_named():
     assert skipped_in(b"<script>x</script> ", "x.html") == {"x.html": "has no text beside its tags"}
+
+
+def test_a_page_that_memory_does_not_hold_is_named(monkeypatch):
+    monkeypatch.setattr(html, "LARGEST", 1000)
+    assert texts_in(b"<p>" + b"a" * 900, "x.html")
+    (reason,) = skipped_in(b"<p>" + b"a" * 1000, "x.html").values()
+    assert reason == "a page of more than 1,000 characters; divide it, or keep its tags by `html` keep"

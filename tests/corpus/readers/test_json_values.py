@@ -5,7 +5,8 @@ import pytest
 from corpus_files import found_in, skipped_in, texts_in
 from helpers import random_text
 
-from gpt.corpus import decoding
+from gpt.corpus import decoding, separators
+from gpt.corpus.readers import json_values
 from gpt.errors import InputError
 
 
@@ -93,3 +94,25 @@ def test_bad_bytes_are_judged_entry_by_entry():
     with pytest.raises(InputError, match="x.json: 1 bad byte"):
         found_in(content, "x.json", "text", bad_bytes="error")
     assert "not UTF-8" in skipped_in('[{"text": "Müller"}]'.encode("latin-1"), "x.json", "text")["x.json"]
+
+
+@pytest.mark.parametrize("block", [7, 100])
+def test_an_entry_that_memory_does_not_hold_is_named_before_it_is_read(monkeypatch, block):
+    monkeypatch.setattr(decoding, "SAMPLE", block)
+    monkeypatch.setattr(json_values, "LONGEST", 400)
+    found = json.dumps([{"text": "one"}, {"text": "two"}, {"text": "x" * 5000}, {"text": "four"}]).encode()
+    assert texts_in(found, "x.json", "text") == {"x.json, entry 1": "one", "x.json, entry 2": "two"}
+    (fault,) = skipped_in(found, "x.json", "text").items()
+    assert fault[0] == "x.json, entry 3 and what follows"
+    assert "takes more than 0.5 GB of memory to read; put its text into a file of its own" in fault[1]
+
+
+def test_an_object_that_memory_does_not_hold_is_a_text_in_parts(monkeypatch):
+    monkeypatch.setattr(decoding, "SAMPLE", 100)
+    monkeypatch.setattr(json_values, "LONGEST", 400)
+    monkeypatch.setattr(separators, "LARGEST", 1000)
+    found = json.dumps({str(number): "word" for number in range(500)})
+    texts = texts_in(found.encode(), "x.json")
+    assert [*texts] == ["x.json", *(f"x.json, part {number}" for number in range(2, len(texts) + 1))]
+    assert len(texts) > 5
+    assert "".join(texts.values()) == found

@@ -118,3 +118,14 @@ def test_without_pyarrow_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"x.parquet: install what reads it: pip install 'gpt\[data\]'"):
         found_in(content, "x.parquet", "t")
+
+
+def test_rows_that_memory_does_not_hold_are_named_before_they_are_read(monkeypatch):
+    texts = ["one", "two", *(str(number) * 5000 for number in range(2)), "five"]
+    monkeypatch.setattr(parquet, "LONGEST", 2000)
+    found = written({"id": ["long " * 900] * 5, "t": texts}, row_group_size=2)
+    kept = {"x.parquet, row 1": "one", "x.parquet, row 2": "two", "x.parquet, row 5": "five"}
+    assert texts_in(found, "x.parquet", "t") == kept
+    ((name, reason),) = skipped_in(found, "x.parquet", "t").items()
+    assert name == "x.parquet, rows 3 to 4"
+    assert reason.startswith("0 MB, which may take more than 0.5 GB to read; put its text into a file of its own")

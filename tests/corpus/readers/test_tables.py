@@ -6,6 +6,7 @@ import pytest
 from corpus_files import found_in, skipped_in, texts_in
 from helpers import random_text
 
+from gpt.corpus.readers import lines, tables
 from gpt.errors import InputError
 
 
@@ -52,3 +53,37 @@ def test_a_cell_may_be_large_and_a_table_empty():
     assert len(texts_in(b"text\n" + b"a" * 1_000_000, "x.csv", "text")["x.csv, row 1"]) == 1_000_000
     for content in (b"", b"id,text\n"):
         assert skipped_in(content, "x.csv", "text") == {"x.csv": "has no row of CSV"}
+
+
+def test_a_row_that_memory_does_not_hold_is_named_and_the_next_one_is_read(monkeypatch):
+    monkeypatch.setattr(tables, "LONGEST_ROW", 50)
+    long = {2: "b" * 60, 4: 'in "quotes"\n' * 9, 6: "e,\n" * 40}
+    rows = [[str(number), long.get(number, f"short\n{number}")] for number in range(1, 8)]
+    content = io.StringIO()
+    csv.writer(content).writerows([["id", "text"], *rows])
+    found = content.getvalue().encode()
+    assert texts_in(found, "x.csv", "text") == {f"x.csv, row {number}": f"short\n{number}" for number in (1, 3, 5, 7)}
+    faults = skipped_in(found, "x.csv", "text")
+    assert [*faults] == [f"x.csv, row {number}" for number in long]
+    for fault in faults.values():
+        assert fault.startswith("a row of more than 50 characters; put its text into a file of its own")
+    assert skipped_in(found + b'8,"' + b"g\n" * 50, "x.csv", "text") == faults | {
+        "x.csv, row 8 and what follows": "not CSV: a quote is not closed"
+    }
+
+
+@pytest.mark.parametrize("limit", ["lines", "tables"])
+def test_a_header_that_is_too_long_is_not_passed_over(monkeypatch, limit):
+    monkeypatch.setattr(tables, "LONGEST_ROW", 50 if limit == "tables" else 1000)
+    monkeypatch.setattr(lines, "SMALL", 50 if limit == "lines" else 1000)
+    monkeypatch.setattr(lines, "MOST_MEMORY", 50)
+    (reason,) = skipped_in(b"id,text," + b"a" * 60 + b"\n1,one,2\n", "x.csv", "text").values()
+    assert reason.startswith("its first line, which names the columns, is a ")
+
+
+def test_a_line_that_memory_does_not_hold_is_named_in_a_table_too(monkeypatch):
+    monkeypatch.setattr(lines, "SMALL", 50)
+    monkeypatch.setattr(lines, "MOST_MEMORY", 50)
+    found = b"text\none\n" + b"a" * 60 + b"\ntwo\n"
+    assert texts_in(found, "x.csv", "text") == {"x.csv, row 1": "one", "x.csv, row 3": "two"}
+    assert [*skipped_in(found, "x.csv", "text")] == ["x.csv, row 2"]
