@@ -6,6 +6,7 @@ What is written goes under another name, to the disk, and then gets its own: a c
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,12 @@ def sync(path: Path) -> None:
 
 
 # ---- reading ----
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(text: str | bytes, unique: bool = False) -> Any:

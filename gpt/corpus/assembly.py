@@ -21,7 +21,7 @@ from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
-from gpt.files import inside, read_json, write_whole
+from gpt.files import inside, read_json, sha256, write_whole
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
@@ -63,9 +63,9 @@ def assemble(
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
             content = result.ledger.read_bytes()
-            where, sha256 = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
+            where, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
             own = {"result": result.found, "files": files[result.key]}
-            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha256}
+            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha}
     for name in (RECORD, KEYS):
         if (corpus.stages.own / name).exists():
             link(corpus.stages.own / name, partial / name)
@@ -74,8 +74,14 @@ def assemble(
     tokenizer.save(partial / "tokenizer.json")
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
     write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
-    write_manifest(partial, tokenizer, shards, recipe, fingerprint)
+    write_manifest(partial, tokenizer, shards, recipe, fingerprint, _hashes(partial))
     return shards, fingerprint
+
+
+def _hashes(partial: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that tells of the corpus."""
+    there = [name for name in (LEDGER, REPORT, SLICES, RECORD, KEYS) if (partial / name).exists()]
+    return {name: sha256(partial / name) for name in there}
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:
@@ -89,7 +95,7 @@ def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, Shard
 
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over inputs, settings, tokenizer and shards; where the inputs lay makes no difference."""
-    inputs = [hashlib.sha256(Path(f"{place}{HASHES}").read_bytes()).hexdigest() for place in corpus.places]
+    inputs = [sha256(Path(f"{place}{HASHES}")) for place in corpus.places]
     settings = {key: value for key, value in recipe.items() if key not in ("input", "validation", "tokenizer")}
     content = [inputs, settings, tokenizer.fingerprint, [asdict(shard) for shard in shards]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -187,11 +193,10 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
             wanted = [pair for shard in map(shard_info, found["shards"]) for pair in shard.files.items()]
-            for own, sha256 in wanted:
+            for own, promised in wanted:
                 file = inside(out, entry["files"][own])
-                with open(file, "rb") as opened:
-                    if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                        raise InputError(f"{file}: is damaged")
+                if sha256(file) != promised:
+                    raise InputError(f"{file}: is damaged")
                 link(file, Path(f"{place}.{own}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt.errors import InputError
-from gpt.files import parse_json, require_shallow
+from gpt.files import parse_json, require_shallow, sha256
 
 FORMAT_VERSION = 3
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
@@ -178,11 +178,6 @@ def weights_sha256(weights: Tensors) -> str:
 def fingerprint(manifest: dict[str, Any]) -> str:
     """Hash the manifest's content (SHA-256): so a flipped bit in it is told from another format."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- what a state.json that anybody may have made must hold ----
