@@ -143,6 +143,7 @@ def _read(
     stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
+        stages.keep()
     corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
+from gpt.corpus.disk import Keeper, forget_what_may_be_lost
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
@@ -37,8 +38,6 @@ KEPT = "what is finished is kept, and the same command goes on"
 RESULTS = "*-*.json"  # their names, as a pattern
 FULL = "the disk is full; make room there, and give the same command again"
 SHARED = "shared"  # name of a file in it, which says that other machines read and write there, too
-STARTED = "started"  # name of one that says when the machine was started that writes there alone
-BOOT_TOLERANCE = 5  # seconds by which the system's answer to that may differ
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
@@ -66,14 +65,18 @@ class Stages:
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
-        forget_what_may_be_lost(directory, shared=not worker_count(workers) or part[1] > 1)
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
+        if shared := not worker_count(workers) or part[1] > 1:
+            (directory / SHARED).touch()
+        if before := [*directory.glob(RESULTS)]:  # of a preparation that did not end
+            forget_what_may_be_lost(before, shared)
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
-        self._before = {path.name for path in directory.glob("*.json")}  # results of a preparation that did not end
+        self._before = {path.name for path in before if path.exists()}
         self._pool: Executor | None = None
+        self._keeper: Keeper | None = None
 
     def __enter__(self) -> "Stages":
         return self
@@ -81,6 +84,13 @@ class Stages:
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def keep(self) -> None:
+        """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
+        if not (self.directory / SHARED).exists():
+            self._keeper = Keeper()
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
@@ -95,8 +105,10 @@ class Stages:
         if self._before:
             self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
         with contextlib.closing(self._done(work, tasks, results, missing)) as done:
-            for noted in done:
+            for result, noted in done:
                 pace.noted.update(noted)
+                if self._keeper is not None:
+                    self._keeper.keep(result)
         self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - pace.start
         self.spent.update(pace.noted)
@@ -117,12 +129,12 @@ class Stages:
 
     def _done(
         self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]
-    ) -> Generator[Counter[str]]:
-        """Do tasks, and yield of each that is done what it notes."""
+    ) -> Generator[tuple[Path, Counter[str]]]:
+        """Do tasks, and yield of each that is done its result's file, and what it notes."""
         count = worker_count(self.workers) or CLUSTER
         if count == 1 or len(missing) < 2:
             for number in missing:
-                yield _do(work, results[number], tasks[number])
+                yield results[number], _do(work, results[number], tasks[number])
             return
         waiting, running, breaks = missing[::-1], dict[Future[Counter[str]], int](), 0
         while waiting or running:
@@ -133,8 +145,7 @@ class Stages:
                     running[future] = waiting.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     noted, breaks = future.result(), 0
-                    del running[future]
-                    yield noted
+                    yield results[running.pop(future)], noted
             except lost_worker():
                 breaks += 1
                 labels = ", ".join(tasks[number].label for number in sorted(running.values())[:count])
@@ -253,36 +264,17 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
     return {name: found[name] for name in COUNTED if type(found.get(name)) is int}
 
 
-def forget_what_may_be_lost(work: Path, shared: bool) -> None:
-    """Remove results that one machine alone has written, if it was started anew, or if others join it now.
-
-    They may not have reached the disk: a process that is killed loses nothing of what it has written, and to wait for
-    the disk would take a third of the time. What several machines share is written through to the disk, and kept.
-    """
-    file, now = work / STARTED, psutil.boot_time()
-    with contextlib.suppress(OSError, ValueError):
-        if not shared and abs(float(file.read_text()) - now) < BOOT_TOLERANCE:
-            return
-    if file.exists():
-        for result in work.glob(RESULTS):
-            result.unlink(missing_ok=True)
-    if shared:
-        file.unlink(missing_ok=True)
-        (work / SHARED).touch()
-    else:
-        file.write_text(str(now))
-
-
 def new_place(result: Path) -> Path:
     """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
     return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
-    """Declare a result whole: its files are there, and on the disk if other machines share them."""
-    written = place.with_name(f"{place.name}.result")
-    written.write_text(json.dumps({"place": place.name, "result": found}))
-    if (result.parent / SHARED).exists():
+    """Declare a result whole: its files are there, and on the disk if other machines share them (see disk.py)."""
+    written, is_shared = place.with_name(f"{place.name}.result"), (result.parent / SHARED).exists()
+    started = None if is_shared else psutil.boot_time()
+    written.write_text(json.dumps({"place": place.name, "result": found, "started": started}))
+    if is_shared:
         for file in place.parent.glob(f"{place.name}.*"):
             sync(file)
     written.replace(result)
