@@ -25,6 +25,7 @@ from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, requi
 from gpt.corpus.documents import Skipped
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
+from gpt.corpus.jobs import say_done, wait_for_all
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates, name_at
@@ -33,7 +34,7 @@ from gpt.corpus.sample import Sample
 from gpt.corpus.slices import cut, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
-from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
+from gpt.corpus.stages import KEPT, Stages, Task, digest, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_dataset, open_written
@@ -92,7 +93,8 @@ def prepare(
         if part[0] > 1:
             say_done(work, part)
             return None
-        wait_for_all(work, part[1])
+        if part[1] > 1:
+            wait_for_all(work, part[1])
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from gpt.corpus.disk import Keeper, forget_what_may_be_lost
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
+from gpt.corpus.jobs import begin_job, say_failed, wait_for
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
 from gpt.files import aside, is_full, read_json, remove_directory, sync
@@ -32,7 +33,6 @@ from gpt.log import Progress, log
 MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
-POLL_SECONDS = 0.5
 COUNTED = ("documents", "kept", "left_out", "unread")  # that a slice's result says when it was read
 KEPT = "what is finished is kept, and the same command goes on"
 RESULTS = "*-*.json"  # their names, as a pattern
@@ -109,7 +109,8 @@ class Stages:
                 pace.noted.update(noted)
                 if self._keeper is not None:
                     self._keeper.keep(result)
-        self._wait(doing, results)
+        if parts > 1:
+            self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - pace.start
         self.spent.update(pace.noted)
         for result in results:
@@ -165,11 +166,16 @@ class Stages:
 
     def _wait(self, doing: str, results: list[Path]) -> None:
         """Wait for what other parts of the same preparation have to do."""
-        while missing := sum(not result.exists() for result in results):
+
+        def lacking() -> set[int]:
             if not self.own.exists():
                 raise InputError("another job has ended the preparation without this one; begin all of them again")
-            self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} slices, which are other jobs'"
-            time.sleep(POLL_SECONDS)
+            missing = [number % self.part[1] + 1 for number, result in enumerate(results) if not result.exists()]
+            jobs = ", ".join(map(str, sorted({*missing})))
+            self.progress.doing = f"{doing}: waiting for {len(missing):,} of {len(results):,} slices, of part {jobs}"
+            return {*missing}
+
+        wait_for(self.directory, self.part[1], lacking)
 
 
 @contextlib.contextmanager
@@ -189,13 +195,16 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     _require_alone(work, out, part[1])
     kept = f"; {out} is as it was" if out.exists() else ""
     interruptible = Interruptible(work, f"nothing was written{kept}")
-    if any(work.glob(RESULTS)):  # of a preparation that did not end: what stops this one early does not cost them
+    if part[1] > 1 or any(work.glob(RESULTS)):  # of others: what stops this one early does not cost them
         interruptible.keep(KEPT)
-    _done(work, part[0]).unlink(missing_ok=True)  # of a job of this number that ended before
+    if part[1] > 1:
+        begin_job(work, part[0])
     with lock, interruptible:
         try:
             yield work, interruptible
         except BaseException as error:
+            if part[1] > 1:
+                say_failed(work, part[0], error)
             if not interruptible.keeps:
                 remove_directory(work)
             if isinstance(error, OSError) and is_full(error):
@@ -204,11 +213,6 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
             raise
         if part[0] == 1:
             remove_directory(work)
-
-
-def _done(work: Path, part: int) -> Path:
-    """Name the file that says of a job that it needs no results any longer."""
-    return work / f"done-{part}"
 
 
 def _require_alone(work: Path, out: Path, parts: int) -> None:
@@ -223,18 +227,6 @@ def _require_alone(work: Path, out: Path, parts: int) -> None:
                     f"{out}: another process is preparing it as {file.name.rpartition('-')[2]} jobs, and this is one "
                     f"of {parts}; wait until it ends, or choose another place"
                 ) from None
-
-
-def say_done(work: Path, part: tuple[int, int]) -> None:
-    """Tell the first job that this one needs no results any longer."""
-    _done(work, part[0]).touch()
-    log.info(f"part {part[0]} of {part[1]} is done; the first writes the dataset")
-
-
-def wait_for_all(work: Path, parts: int) -> None:
-    """Wait until the other jobs need their results no longer."""
-    while not all(_done(work, part).exists() for part in range(2, parts + 1)):
-        time.sleep(POLL_SECONDS)
 
 
 def digest(*values: object) -> str:
