@@ -66,6 +66,7 @@ class Execution:
 
 class _Noted(threading.local):
     seconds: Any = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
+    failure: OSError | None = None  # of the last file that could not be read on, whatever its reader made of that
 
 
 NOTED = _Noted()
@@ -81,10 +82,14 @@ def timed(on: str, call: Callable[..., T], *arguments: Any) -> T:
 
 
 class TimedFile(io.FileIO):
-    """A file that notes how long it is read."""
+    """A file that notes how long it is read, and that it cannot be read on."""
 
     def readinto(self, buffer: Any) -> int:
-        return timed(DISK, super().readinto, buffer)
+        try:
+            return timed(DISK, super().readinto, buffer)
+        except OSError as error:
+            NOTED.failure = error
+            raise
 
 
 def cores() -> int:

@@ -3,7 +3,6 @@
 import glob
 import hashlib
 import io
-import os
 import sys
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -13,15 +12,15 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encoding
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
-from gpt.corpus.executor import TimedFile
+from gpt.corpus.executor import NOTED, TimedFile
 from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
-from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
+from gpt.corpus.unpacking import buffered
+from gpt.corpus.walking import unreadable, walk
 from gpt.errors import InputError, check_limits
 from gpt.files import told_apart
 from gpt.log import log
 
-OUR_FILES = ("manifest.json", "checkpoints")
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
@@ -135,26 +134,12 @@ class TextFiles:
         return parts
 
     def _below(self, top: Path) -> Iterator["TextFile | Skipped"]:
-        """Yield every file; its name begins at its input, so that it is the same wherever that lies."""
+        """Yield every file."""
         if not top.is_dir():
             yield TextFile("stdin" if top == STANDARD_INPUT else top.name, top)
             return
-        outside, errors = top.resolve().parent, []
-        for directory, directories, files in os.walk(top, onerror=errors.append):
-            yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
-            errors.clear()
-            here = Path(directory)
-            for name in sorted(directories):
-                if reason := _reason_to_skip(here / name):
-                    yield Skipped(_name(here / name, outside), reason)
-                    directories.remove(name)
-            directories.sort()
-            for name in sorted(files):
-                if name.startswith("."):
-                    yield Skipped(_name(here / name, outside), HIDDEN)
-                else:
-                    yield TextFile(_name(here / name, outside), here / name)
-        yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
+        for found in walk(top):
+            yield found if isinstance(found, Skipped) else TextFile(*found)
 
     def identity(self, part: "TextFile") -> Identity:
         """Tell what a file is. Raises InputError where it is another one than when it was divided."""
@@ -177,11 +162,14 @@ class TextFiles:
             return [part]
         try:
             ranges = ranges_of(part.path, self.how, size)
-        except OSError:  # which reading it says
+        except OSError as error:
+            unreadable(part.name, error)
             ranges = []
         return [replace(part, range=each) for each in ranges] or [part]
 
     def read(self, part: "TextFile") -> Generator[Document | Skipped | Notice]:
+        """Yield what is in a file. Raises InputError where the system fails to read it, which may pass."""
+        NOTED.failure = None
         try:
             asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
@@ -192,9 +180,11 @@ class TextFiles:
                 yield from reader.documents(stream, part.name, part.file)
             yield from reader.notices
         except OSError as error:
-            yield Skipped(part.name, f"cannot be read: {error.strerror}")
+            yield unreadable(part.name, error)
         except Refused as error:
             yield self._left_out(part, error)
+        if NOTED.failure is not None:
+            unreadable(str(part.path), NOTED.failure, may_pass=True)
 
     def stream(self, part: "TextFile") -> io.BufferedReader:
         """Open a file, so that a peek shows its beginning."""
@@ -279,22 +269,3 @@ def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped
             number += 1
             named = replace(part, name="pipe" if number == 1 else f"pipe {number}")
         yield named
-
-
-def _name(path: Path, outside: Path) -> str:
-    return (path.parent.resolve() / path.name).relative_to(outside).as_posix()
-
-
-def _reason_to_skip(directory: Path) -> str | None:
-    if directory.is_symlink():
-        return "a link to a directory; give it by `input`"
-    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES:
-        return HIDDEN
-    try:
-        if (directory / "pyvenv.cfg").exists():
-            return HIDDEN
-        if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
-            return "a dataset or a run of this program"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None
