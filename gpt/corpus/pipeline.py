@@ -22,6 +22,7 @@ import numpy as np
 
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
+from gpt.corpus.disk import warn_of_little_room
 from gpt.corpus.documents import Skipped
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
@@ -146,6 +147,7 @@ def _read(
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
         stages.keep()
+        warn_of_little_room(stages.directory, [(identity.name, identity.bytes) for identity in identities])
     corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus
