@@ -22,6 +22,7 @@ from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
 from gpt.corpus.recipes.tinystories import TinyStories
+from gpt.corpus.sources import ADDRESS
 from gpt.corpus.vocabulary import parse_tokenizer
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.shards import REPAIR
@@ -90,7 +91,7 @@ def _require_corpus(arguments: list[str]) -> None:
     name, *options = arguments or ["--help"]
     if name.startswith("-") or (name in RECIPES and name != "files") or {"-h", "--help"}.intersection(options):
         return
-    if name not in RECIPES and not Path(name).exists():
+    if name not in RECIPES and not Path(name).exists() and not ADDRESS.match(name):
         raise InputError(f"there is no corpus {name!r}; {did_you_mean(name, RECIPES)}")
     loose, inputs, others = _divided(options if name in RECIPES else arguments)
     if loose:

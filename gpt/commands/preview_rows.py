@@ -22,9 +22,10 @@ def show(parts: dict[str, Any]) -> None:
 
 def _download(facts: dict[str, Any]) -> Iterator[Row]:
     files = facts["files"]
-    size = bytes_in_words(sum(files.values()))
+    sizes = {name: "of unknown size" if size is None else bytes_in_words(size) for name, size in files.items()}
+    size = "of unknown size" if None in files.values() else bytes_in_words(sum(files.values()))
     yield "download", f"{len(files):,} of {facts['of']:,} files, {size}, to {facts['directory']}"
-    yield from (("", f"{name}: {bytes_in_words(size)}") for name, size in [*files.items()][:MOST_FILES])
+    yield from (("", f"{name}: {size}") for name, size in [*sizes.items()][:MOST_FILES])
     if len(files) > MOST_FILES:
         yield "", f"and {len(files) - MOST_FILES:,} more"
 

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import io
+import re
 import sys
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from gpt.errors import InputError, check_limits
 from gpt.files import told_apart
 from gpt.log import log
 
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
@@ -81,14 +83,16 @@ class TextFiles:
 
     def __init__(
         self,
-        inputs: list[Path],
+        inputs: Sequence[Path | str],
         field: str | None = None,
         how: Reading | None = None,
-        validation: Sequence[Path] = (),
+        validation: Sequence[Path | str] = (),
+        downloads: Path | None = None,
     ) -> None:
         """Take files and directories, patterns such as notes/*.md, and - for standard input.
 
-        Those of `validation` are to validate, all of them. `field` is the one that holds the text, where files have
+        And addresses, as text, of what is downloaded to a directory. Those of `validation` are to validate, all of
+        them. `field` is the one that holds the text, where files have
         fields. Raises InputError for no input, or one that does not exist, or one that has no fields though `field` is
         given, and for settings that are none.
         """
@@ -103,8 +107,8 @@ class TextFiles:
             raise InputError("`separator` is empty; give auto, none, or the text that stands between documents")
         if not inputs:
             raise InputError("`input`: name at least one file or directory")
-        self.inputs = [path for given in inputs for path in _expanded(given.expanduser())]
-        self.validation = [path for given in validation for path in _expanded(given.expanduser(), "validation")]
+        self.inputs = [path for given in inputs for path in _expanded(given, "input", downloads)]
+        self.validation = [path for given in validation for path in _expanded(given, "validation", downloads)]
         self._asked = {*self.inputs, *self.validation}
         for path in self.inputs if field is not None else ():
             if path.suffix.lower() in (*HTML, *MARKUP):
@@ -246,10 +250,15 @@ class TextFile:
         return self.file == PIPE or self.path.suffix.lower() in (*RECORDS, *ARCHIVES)
 
 
-def _expanded(given: Path, setting: str = "input") -> list[Path]:
+def _expanded(asked: Path | str, setting: str, downloads: Path | None) -> list[Path]:
     """Return the files of a pattern, in order, or the file itself. Raises InputError where there is none."""
+    given = Path(asked).expanduser()
     if given == STANDARD_INPUT or given.exists():
         return [given]
+    if ADDRESS.match(str(asked)):
+        from gpt.corpus.addresses import fetched
+
+        return [fetched(str(asked), setting, downloads)]
     if not glob.has_magic(str(given)):
         raise InputError(f"`{setting}` {given}: does not exist")
     found = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207  # of absolute ones, too

@@ -43,8 +43,8 @@ class TinyStories:
         """List the files that are taken: what trains, and what validates."""
         return [f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")]
 
-    def downloads(self) -> tuple[list[RemoteFile], Path]:
-        return self.folder.chosen(self.names()), self.folder.directory
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return {self.folder.directory: self.folder.chosen(self.names())}
 
     def source(self) -> TextFiles:
         """Return the stories, one a document; one that is in both files validates."""
