@@ -165,7 +165,9 @@ def print_dataset(dataset: Dataset) -> None:
     report = read_json(place / REPORT, "a report", REPAIR)
     documents, longest, size = report["documents"], report["longest"], f"{report['text_bytes']:,} bytes"
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in documents["left_out"].items()) or "none"
-    sources = ", ".join(f"{name} {of['share']:.1%}" for name, of in [*report["sources"].items()][:MOST_SOURCES])
+    sources = ", ".join(
+        f"{name} {of['share']:.1%}" for name, of in [*report["sources"].items()][:MOST_SOURCES] if of["share"]
+    )
     for split in (dataset.train, dataset.validation):
         print(f"{place}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
     for line in (

@@ -82,9 +82,8 @@ class SplitByContent:
             return self._by_end(keys, useful)
         target = max(validating, useful * total)
         most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
-        bounds = (ENOUGH * target, min(most, total / 2))
-        mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
-        divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
+        bounds = (total, 0.0) if given else (ENOUGH * target, min(most, total / 2))  # what was given stays what it is
+        divide, overlap = Guard(corpus, self.overlap, self.max_overlap, known, bounds)(divide)
         share = _validating(divide, keys, lengths) / total
         if not given and share > TOO_MUCH * useful:
             log.warning(

@@ -260,7 +260,7 @@ def test_results_are_printed_and_the_rest_is_said(tmp_path):
     assert result.stdout.splitlines()[2:] == [
         "data/mine: tokenizer bytes, vocabulary 257, 0.9985 bytes per token",
         "data/mine: 2 of 3 documents, 1,988 bytes; left out: duplicate 1",
-        "data/mine: the longest is a.txt, 1,489 bytes; the largest sources: a.txt 74.9%, c.txt 25.1%",
+        "data/mine: the longest is b.txt, 1,489 bytes; the largest sources: a.txt 74.9%, c.txt 25.1%",
         f"data/mine: corpus fingerprint {report['corpus_fingerprint']}",
     ]
     assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"

@@ -41,8 +41,8 @@ class Instruct:
     """Share of the text that validates, and is not trained on: whole examples, a tenth."""
     validation: list[str] = dataclasses.field(default_factory=list)
     """Files of examples that validate, instead of a share."""
-    overlap: Overlap = "report"
-    """Move training examples that share much with validation there, drop them, or only report how much it is."""
+    overlap: Overlap = "move"
+    """Move training examples that share too much with validation there, drop them, or only report how much it is."""
     max_overlap: float = 0.1
     """Share of its 13-grams that an example may have in common with the other side."""
     out: Path | None = None

@@ -27,8 +27,8 @@ class TinyStories:
     """Commit, branch or tag of the dataset on the Hugging Face hub."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
-    overlap: Overlap = "report"
-    """Move stories that share too much with validation there, drop them, or only report how much it is."""
+    overlap: Overlap = "move"
+    """Leave out stories that share too much with validation, unless those are most (drop: an error), or report it."""
     out: Path = Path("data/tinystories")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
