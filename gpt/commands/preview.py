@@ -118,6 +118,7 @@ def _found(found: Preview) -> Facts:
             ],
         },
     }
+    facts |= {"proposed": dict(found.proposed)} if found.proposed else {}
     return facts | (_documents(found) if counts["documents"] else {})
 
 

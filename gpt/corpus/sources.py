@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from gpt.corpus.decoding import SAMPLE, require_encoding
+from gpt.corpus.decoding import SAMPLE, require_encodings
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
+from gpt.corpus.encodings import fits, for_file, parse_encodings
 from gpt.corpus.executor import NOTED, TimedFile
 from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
@@ -102,7 +103,7 @@ class TextFiles:
         self.settings = repr(self.how)
         check_limits(self.how)
         if self.how.encoding is not None:
-            require_encoding(self.how.encoding)
+            require_encodings(self.how.encoding)
         if not self.how.separator:
             raise InputError("`separator` is empty; give auto, none, or the text that stands between documents")
         if not inputs:
@@ -129,6 +130,10 @@ class TextFiles:
                 f"`field` {self.how.field}: there is no JSON Lines file (.jsonl), JSON, CSV, TSV or Parquet in the "
                 "input; leave it out"
             )
+        if self.how.encoding and not any(file.path.suffix.lower() in ARCHIVES for file in files):
+            for pattern, _ in parse_encodings(self.how.encoding):
+                if not any(fits(file.name, pattern) for file in files):
+                    raise InputError(f"`encoding` {pattern}=…: fits no file of the input; leave it out")
         kept = {suffix: "tags" for suffix in HTML if self.how.html == "keep"}
         for suffix, marks in (MARKUP | kept).items():
             raw = [file for file in files if file.path.suffix.lower() == suffix]
@@ -165,7 +170,7 @@ class TextFiles:
         if not part.known or part.path.stat().st_size < 2 * size:
             return [part]
         try:
-            ranges = ranges_of(part.path, self.how, size)
+            ranges = ranges_of(part.path, for_file(self.how, part.name), size)
         except OSError as error:
             unreadable(part.name, error)
             ranges = []
