@@ -161,19 +161,14 @@ def chosen_tokenizer(name: str) -> str | Tokenizer:
 
 def print_dataset(dataset: Dataset) -> None:
     """Print how much was written and of what, by the report. Raises InputError if that cannot be read."""
-    place, tokenizer = dataset.path, dataset.tokenizer
-    report = read_json(place / REPORT, "a report", REPAIR)
-    documents, longest, size = report["documents"], report["longest"], f"{report['text_bytes']:,} bytes"
+    place, report = dataset.path, read_json(dataset.path / REPORT, "a report", REPAIR)
+    documents, longest = report["documents"], report["longest"]
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in documents["left_out"].items()) or "none"
-    sources = ", ".join(
-        f"{name} {of['share']:.1%}" for name, of in [*report["sources"].items()][:MOST_SOURCES] if of["share"]
-    )
+    shares = [f"{name} {of['share']:.1%}" for name, of in report["sources"].items() if of["share"]][:MOST_SOURCES]
     for split in (dataset.train, dataset.validation):
         print(f"{place}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
-    for line in (
-        f"tokenizer {tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}, {report['bytes_per_token']} bytes per token",
-        f"{documents['kept']:,} of {documents['read']:,} documents, {size}; left out: {reasons}",
-        f"the longest is {longest['document']}, {longest['bytes']:,} bytes; the largest sources: {sources}",
-        f"corpus fingerprint {report['corpus_fingerprint']}",
-    ):
-        print(one_line(f"{place}: {line}"))
+    print(f"{place}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")
+    print(f"{place}: {report['text_bytes']:,} bytes of text, {report['bytes_per_token']:.2f} per token")
+    print(f"{place}: {documents['kept']:,} of {documents['read']:,} documents; left out: {reasons}")
+    print(one_line(f"{place}: longest {longest['document']}, {longest['bytes']:,} bytes; largest {', '.join(shares)}"))
+    print(f"{place}: corpus fingerprint {report['corpus_fingerprint']}")

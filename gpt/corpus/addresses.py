@@ -33,7 +33,7 @@ def remote_file(address: str, setting: str, downloads: Path | None) -> tuple[Rem
     name = PurePosixPath(unquote(parts.path)).name
     if not host or not name:
         raise InputError(f"{called}: names no file; {advice}")
-    directory = downloads / WEB / hashlib.sha256(address.encode()).hexdigest()[:16]
+    directory = downloads.expanduser() / WEB / hashlib.sha256(address.encode()).hexdigest()[:16]
     return RemoteFile(parts._replace(fragment="").geturl(), name), directory
 
 

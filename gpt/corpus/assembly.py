@@ -28,6 +28,7 @@ from gpt.text.tokenizer import Tokenizer
 SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
+RECORDS = (LEDGER, REPORT, SLICES, RECORD, KEYS)
 LARGEST_SOURCES = 20  # that the report names
 
 
@@ -66,9 +67,8 @@ def assemble(
             where, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
             own = {"result": result.found, "files": files[result.key]}
             slices[result.key] = own | {"ledger": where, "ledger_sha256": sha}
-    for name in (RECORD, KEYS):
-        if (corpus.stages.own / name).exists():
-            link(corpus.stages.own / name, partial / name)
+    for file in corpus.stages.own.glob("split.*"):  # RECORD and KEYS, if it was divided by content
+        link(file, partial / file.name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}
     write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))
     tokenizer.save(partial / "tokenizer.json")
@@ -80,8 +80,7 @@ def assemble(
 
 def _hashes(partial: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that tells of the corpus."""
-    there = [name for name in (LEDGER, REPORT, SLICES, RECORD, KEYS) if (partial / name).exists()]
-    return {name: sha256(partial / name) for name in there}
+    return {name: sha256(file) for name in RECORDS if (file := partial / name).exists()}
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:

@@ -91,10 +91,10 @@ def prepare(
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         made = examples.added_to(made) if examples else made
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
-        if part[0] > 1:
-            say_done(work, part)
-            return None
         if part[1] > 1:
+            if part[0] > 1:
+                say_done(work, part)
+                return None
             wait_for_all(work, part[1])
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)

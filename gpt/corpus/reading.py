@@ -212,6 +212,10 @@ class Corpus:
     `contents` name what was read of each slice, wherever it lay.
     """
 
+    before: Path | None = None  # the dataset that is to be replaced
+    is_grown = False  # from that one, whose split is kept
+    passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them
+
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
         """Read what was not read before, on as many processes as `stages` has."""
         self.digests = [digest(VERSION, READERS, each.digest, source.settings, asdict(filters)) for each in slices]
@@ -234,9 +238,6 @@ class Corpus:
             self.counts.update(read)
         self.kept = [np.ones(size, dtype=bool) for size in self.sizes]
         self.stages, self.slice_bytes, self.inputs, stages.counts = stages, 0, "", self.counts
-        self.before: Path | None = None  # the dataset that is to be replaced
-        self.is_grown = False  # from that one, whose split is kept
-        self.passages: list[Path] | None = None  # where those of each slice are listed, once it is divided by them
         self.report: dict[str, Any] = {}
         say_notices(notices)
 

@@ -59,6 +59,9 @@ class Task:
 class Stages:
     """Runs the stages of a preparation. A context manager, which ends the processes."""
 
+    _pool: Executor | None = None
+    _keeper: Keeper | None = None
+
     def __init__(self, directory: Path, progress: Progress, workers: str = "1", part: tuple[int, int] = (1, 1)) -> None:
         """Keep results in a directory. `workers` are begun when there is work for them (see executor.py).
 
@@ -75,8 +78,6 @@ class Stages:
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
         self._before = {path.name for path in before if path.exists()}
-        self._pool: Executor | None = None
-        self._keeper: Keeper | None = None
 
     def __enter__(self) -> "Stages":
         return self
@@ -197,7 +198,6 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     interruptible = Interruptible(work, f"nothing was written{kept}")
     if part[1] > 1 or any(work.glob(RESULTS)):  # of others: what stops this one early does not cost them
         interruptible.keep(KEPT)
-    if part[1] > 1:
         begin_job(work, part[0])
     with lock, interruptible:
         try:
@@ -264,8 +264,8 @@ def new_place(result: Path) -> Path:
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
     """Declare a result whole: its files are there, and on the disk if other machines share them (see disk.py)."""
     written, is_shared = place.with_name(f"{place.name}.result"), (result.parent / SHARED).exists()
-    started = None if is_shared else psutil.boot_time()
-    written.write_text(json.dumps({"place": place.name, "result": found, "started": started}))
+    here = {"started": None if is_shared else psutil.boot_time()}  # for what is not on the disk yet
+    written.write_text(json.dumps({"place": place.name, "result": found} | here))
     if is_shared:
         for file in place.parent.glob(f"{place.name}.*"):
             sync(file)

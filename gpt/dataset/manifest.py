@@ -85,16 +85,9 @@ def write_manifest(
     `corpus_fingerprint` names all that it was made of, and `records` are the SHA-256 of the files that tell of that.
     """
     entries = [asdict(shard) for shard in shards]
-    manifest = {
-        "format": "gpt-dataset",
-        "version": _version(entries),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "shards": entries,
-        "recipe": recipe,
-        "corpus_fingerprint": corpus_fingerprint,
-        "records": records,
-    }
+    manifest: dict[str, Any] = {"format": "gpt-dataset", "version": _version(entries)}
+    manifest |= {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    manifest |= {"shards": entries, "recipe": recipe, "corpus_fingerprint": corpus_fingerprint, "records": records}
     (path / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 

@@ -256,11 +256,12 @@ def test_results_are_printed_and_the_rest_is_said(tmp_path):
         [*command, "--tokenizer", "bytes"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     report = json.loads((tmp_path / "data" / "mine" / "report.json").read_text())
-    assert re.fullmatch(r"(data/mine: .*\n){6}", result.stdout)
+    assert re.fullmatch(r"(data/mine: .*\n){7}", result.stdout)
     assert result.stdout.splitlines()[2:] == [
-        "data/mine: tokenizer bytes, vocabulary 257, 0.9985 bytes per token",
-        "data/mine: 2 of 3 documents, 1,988 bytes; left out: duplicate 1",
-        "data/mine: the longest is b.txt, 1,489 bytes; the largest sources: a.txt 74.9%, c.txt 25.1%",
+        "data/mine: tokenizer bytes, vocabulary 257",
+        "data/mine: 1,988 bytes of text, 1.00 per token",
+        "data/mine: 2 of 3 documents; left out: duplicate 1",
+        "data/mine: longest b.txt, 1,489 bytes; largest a.txt 74.9%, c.txt 25.1%",
         f"data/mine: corpus fingerprint {report['corpus_fingerprint']}",
     ]
     assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"

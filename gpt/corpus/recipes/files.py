@@ -57,8 +57,8 @@ class Files:
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        how, downloads = Reading(**vars(self.reading)), self.place().expanduser().parent / DIRECTORY
-        return TextFiles(self.input, how=how, validation=self.validation, downloads=downloads)
+        how, kept = Reading(**vars(self.reading)), self.place().parent / DIRECTORY
+        return TextFiles(self.input, how=how, validation=self.validation, downloads=kept)
 
     def downloads(self) -> dict[Path, list[RemoteFile]]:
         return addresses(self.input, self.validation, self.place())
