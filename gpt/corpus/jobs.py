@@ -44,15 +44,18 @@ def say_failed(work: Path, part: int, error: BaseException) -> None:
             write_whole(_failed(work, part), str(error) or type(error).__name__)
 
 
-def say_done(work: Path, part: tuple[int, int]) -> None:
-    """Tell the first job that this one needs no results any longer."""
-    _done(work, part[0]).touch()
-    log.info(f"part {part[0]} of {part[1]} is done; the first writes the dataset")
+def is_last(work: Path, part: tuple[int, int]) -> bool:
+    """Tell whether this job writes the dataset: the first does, once the others need their results no longer.
 
-
-def wait_for_all(work: Path, parts: int) -> None:
-    """Wait until the other jobs need their results no longer. Raises InputError where one has failed."""
-    wait_for(work, parts, lambda: {part for part in range(2, parts + 1) if not _done(work, part).exists()})
+    Raises InputError where one of them has failed.
+    """
+    number, parts = part
+    if number == 1:
+        wait_for(work, parts, lambda: {part for part in range(2, parts + 1) if not _done(work, part).exists()})
+        return True
+    _done(work, number).touch()
+    log.info(f"part {number} of {parts} is done; the first writes the dataset")
+    return False
 
 
 def wait_for(work: Path, parts: int, lacking: Callable[[], set[int]]) -> None:

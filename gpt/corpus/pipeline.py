@@ -26,7 +26,7 @@ from gpt.corpus.disk import warn_of_little_room
 from gpt.corpus.documents import Skipped
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
-from gpt.corpus.jobs import say_done, wait_for_all
+from gpt.corpus.jobs import is_last
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates, name_at
@@ -91,11 +91,8 @@ def prepare(
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         made = examples.added_to(made) if examples else made
         results = _encoded(corpus, firsts, divide, made, out, examples, encoder)
-        if part[1] > 1:
-            if part[0] > 1:
-                say_done(work, part)
-                return None
-            wait_for_all(work, part[1])
+        if part[1] > 1 and not is_last(work, part):
+            return None
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
