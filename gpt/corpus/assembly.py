@@ -28,7 +28,7 @@ from gpt.text.tokenizer import Tokenizer
 SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
-RECORDS = (LEDGER, REPORT, SLICES, RECORD, KEYS)
+RECORDS = (LEDGER, SLICES, RECORD, KEYS)  # of which the manifest has hashes; a report may tell of what took longer
 LARGEST_SOURCES = 20  # that the report names
 
 

@@ -95,9 +95,9 @@ def test_how_the_text_was_divided_is_missed_also_where_both_files_of_it_are_gone
 
 
 def test_a_file_that_holds_together_and_is_another_one_is_named(copy):
-    report = json.loads((copy / "report.json").read_text())
-    (copy / "report.json").write_text(json.dumps(report | {"text_bytes": 1}))
-    assert faults(copy) == [f"{copy / 'report.json'}: its SHA-256 is not the one in manifest.json{REMEDY}"]
+    content = json.loads((copy / "slices.json").read_text())
+    (copy / "slices.json").write_text(json.dumps(content | {"inputs": "others"}))
+    assert faults(copy) == [f"{copy / 'slices.json'}: its SHA-256 is not the one in manifest.json{REMEDY}"]
 
 
 def test_another_fingerprint_in_the_manifest_is_named(copy):
