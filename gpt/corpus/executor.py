@@ -176,9 +176,10 @@ def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None
     probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     probe.write_text(word)
     try:
-        answers = run(greeting, str(probe), str(Path.cwd()))
+        answers = run(greeting, str(probe), str(Path.cwd()), on_error="return")
     finally:
         probe.unlink()
+    answers = {name: own for name, own in answers.items() if not isinstance(own, OSError)}  # of one that just died
     if not answers:
         raise InputError(f"`workers` {workers}: the cluster has no worker yet; start some: dask worker HOST:PORT")
     questions = (
@@ -190,6 +191,10 @@ def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None
         "directory",
     )
     for name, answers_ in answers.items():
+        if isinstance(answers_, BaseException):
+            raise InputError(
+                f"`workers` {workers}: the worker {name} cannot answer ({answers_}); give all the same program"
+            )
         for question, have, wanted in zip(questions, answers_, greeting_of(word), strict=True):
             if have != wanted:
                 raise InputError(

@@ -1,3 +1,4 @@
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,3 +59,26 @@ def test_a_worker_of_a_cluster_that_was_begun_later_works_where_the_first_proces
         monkeypatch.setattr(executor, "greeting_of", lambda word: [next(versions)])
         with pytest.raises(InputError, match="a worker of the cluster has b, where this process has a; give all the"):
             cluster.submit(os.getcwd).result()
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({}, None),
+        ({"b": OSError("in <TCP (closed)>: Stream is closed")}, None),  # it died while it was asked
+        (
+            {"b": ImportError("No module named 'gpt'")},
+            r"the worker b cannot answer \(No module named 'gpt'\); give all",
+        ),
+        ({"a": OSError("closed")}, "the cluster has no worker yet"),
+    ],
+)
+def test_workers_are_asked_what_they_have_and_dead_ones_are_not_waited_for(tmp_path, others, reason):
+    def run(ask, *arguments, on_error):
+        assert on_error == "return"
+        return {"a": ask(*arguments)} | others
+
+    expected = pytest.raises(InputError, match=reason) if reason else contextlib.nullcontext()
+    with expected:
+        executor._shake_hands(run, "dask://here:1", tmp_path)
+    assert not [*tmp_path.iterdir()]
