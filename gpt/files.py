@@ -112,7 +112,7 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises OSError where it cannot be read."""
+    """Return the SHA-256 of a file, in hexadecimal digits. Raises OSError where it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -85,6 +85,31 @@ def undisturbed(directory: Path, name: str, workers: str) -> float:
     return time.monotonic() - start
 
 
+def killed_workers(directory: Path, count: int, rng: random.Random) -> Row:
+    """Kill -9 that many workers of Dask clusters, up to three in each preparation, which is not begun anew for that."""
+    from distributed import Client
+
+    row, number = Row("kill -9 of a Dask worker in a preparation"), 0
+    longest = undisturbed(directory, "undisturbed", "1")
+    expected = hashes(directory / "undisturbed")
+    while row.tried < count:
+        number += 1
+        out, killed = directory / f"worker-{number}", 0
+        with cluster() as workers, Client(workers.replace("dask://", "tcp://"), set_as_default=False) as client:
+            program = Script(directory / "prepare.py", out.name, workers, cwd=directory)
+            for _ in range(min(3, count - row.tried)):
+                program.process.join(rng.uniform(0, longest))
+                pids = sorted(client.run(os.getpid).values())  # none while all are begun anew
+                if program.process.is_alive() and pids:
+                    os.kill(rng.choice(pids), signal.SIGKILL)
+                    killed += 1
+            assert program.end() == 0, program.said()
+        program.output.unlink()
+        for _ in range(killed):
+            row.count(hashes(out) == expected)
+    return row
+
+
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
     """A Dask cluster of two workers on this machine; its address, as `--workers` has it."""

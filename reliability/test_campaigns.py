@@ -9,7 +9,7 @@ from gpt.tracking.jsonl import read_metrics
 from reliability.common import STEPS, Row
 from reliability.disks import damages, full_disks
 from reliability.one_process import Campaign
-from reliability.preparing import cluster, killed_preparations, write_texts
+from reliability.preparing import cluster, killed_preparations, killed_workers, write_texts
 from reliability.ranks import changing_numbers, dead_ranks, hung_ranks, signals_to_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -60,6 +60,11 @@ def test_killed_preparations(tmp_path, workers):
     write_texts(tmp_path)
     with cluster() if workers == "a cluster" else contextlib.nullcontext(workers) as given:
         assert all_survived(killed_preparations(tmp_path, given, 50, random.Random(7)))
+
+
+def test_killed_workers_of_a_cluster(tmp_path):
+    write_texts(tmp_path)
+    assert all_survived(killed_workers(tmp_path, 50, random.Random(8)))
 
 
 def test_a_run_changes_its_number_of_processes_and_reads_the_same_batches(dataset, tmp_path):

@@ -68,7 +68,7 @@ def prepared(name: str, home: Path) -> dict[str, str]:
         ids = np.array(tokenizer.encode(part), dtype="<u2")
         digest = write_shard(data / f"{split}-00000.bin", [ids])
         infos.append(ShardInfo(f"{split}-00000.bin", split, len(ids), 1, len(part.encode()), int(ids.max()), digest))
-    write_manifest(data, tokenizer, infos, {"name": "files"}, "")
+    write_manifest(data, tokenizer, infos, {"name": "files"}, "", {})
     return {info.file: info.sha256 for info in infos}
 
 

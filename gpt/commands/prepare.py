@@ -11,6 +11,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from gpt.config_io import parse
+from gpt.corpus.assembly import REPORT
 from gpt.corpus.executor import Execution, worker_count
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.recipes import Recipe
@@ -21,20 +22,23 @@ from gpt.corpus.recipes.openwebtext import OpenWebText
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.recipes.shakespeare import Shakespeare
 from gpt.corpus.recipes.tinystories import TinyStories
+from gpt.corpus.sources import ADDRESS
 from gpt.corpus.vocabulary import parse_tokenizer
 from gpt.dataset.dataset import Dataset
+from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import by_name, nearest_run
-from gpt.terminal import command, program_name
+from gpt.terminal import command, one_line, program_name
 from gpt.text.tokenizer import Tokenizer
 
 RECIPES: dict[str, Callable[..., Recipe]] = {"files": Files, "python": Python, "shakespeare": Shakespeare}
 RECIPES |= {"instruct": Instruct, "tinystories": TinyStories, "openwebtext": OpenWebText, "fineweb": FineWeb}
 AS_USUAL = Execution()
+MOST_SOURCES = 3  # that are printed; report.json has more
 DRY_RUN = "Say what is there, how many tokens it gives and which training suits it, in seconds, and write nothing."
 REPLACE = "Write the dataset in place of one of other settings or inputs. Added text needs no such word."
 JSON = "With --dry-run: print one JSON object instead."
@@ -87,7 +91,7 @@ def _require_corpus(arguments: list[str]) -> None:
     name, *options = arguments or ["--help"]
     if name.startswith("-") or (name in RECIPES and name != "files") or {"-h", "--help"}.intersection(options):
         return
-    if name not in RECIPES and not Path(name).exists():
+    if name not in RECIPES and not Path(name).exists() and not ADDRESS.match(name):
         raise InputError(f"there is no corpus {name!r}; {did_you_mean(name, RECIPES)}")
     loose, inputs, others = _divided(options if name in RECIPES else arguments)
     if loose:
@@ -156,7 +160,15 @@ def chosen_tokenizer(name: str) -> str | Tokenizer:
 
 
 def print_dataset(dataset: Dataset) -> None:
-    """Print how much was written."""
+    """Print how much was written and of what, by the report. Raises InputError if that cannot be read."""
+    place, report = dataset.path, read_json(dataset.path / REPORT, "a report", REPAIR)
+    documents, longest = report["documents"], report["longest"]
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in documents["left_out"].items()) or "none"
+    shares = [f"{name} {of['share']:.1%}" for name, of in report["sources"].items() if of["share"]][:MOST_SOURCES]
     for split in (dataset.train, dataset.validation):
-        print(f"{dataset.path}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
-    print(f"{dataset.path}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")
+        print(f"{place}: {split.tokens:>13,} {split.name} tokens in {len(split.shards)} shard(s)")
+    print(f"{place}: tokenizer {dataset.tokenizer.kind}, vocabulary {dataset.tokenizer.vocab_size:,}")
+    print(f"{place}: {report['text_bytes']:,} bytes of text, {report['bytes_per_token']:.2f} per token")
+    print(f"{place}: {documents['kept']:,} of {documents['read']:,} documents; left out: {reasons}")
+    print(one_line(f"{place}: longest {longest['document']}, {longest['bytes']:,} bytes; largest {', '.join(shares)}"))
+    print(f"{place}: corpus fingerprint {report['corpus_fingerprint']}")

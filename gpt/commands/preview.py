@@ -7,6 +7,7 @@ files and their bytes are estimates from a part of it. How it is printed, previe
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,10 +72,10 @@ def dry_run(recipe: Recipe, tokenizer: str | Tokenizer, replace: bool = False, a
     filters = recipe.filters() if isinstance(recipe, Files) else Filters()
     examples = recipe.examples() if isinstance(recipe, Instruct) else None
     if isinstance(recipe, Remote):
-        files, directory = recipe.downloads()
-        if lacking := missing(files, directory):
-            sizes = {file.name: file.size or 0 for file in lacking}
-            findings.add(download={"files": sizes, "of": len(files), "directory": str(directory)})
+        wanted = recipe.downloads()
+        if lacking := [file for directory, files in wanted.items() for file in missing(files, directory)]:
+            sizes, of = {file.name: file.size for file in lacking}, sum(map(len, wanted.values()))
+            findings.add(download={"files": sizes, "of": of, "directory": os.path.commonpath(wanted)})
             findings.end()
             log.info("what is in them is known once they are here")
             return
@@ -117,6 +118,7 @@ def _found(found: Preview) -> Facts:
             ],
         },
     }
+    facts |= {"proposed": dict(found.proposed)} if found.proposed else {}
     return facts | (_documents(found) if counts["documents"] else {})
 
 

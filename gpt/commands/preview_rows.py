@@ -1,5 +1,7 @@
 """What a dry run of preparing finds, as rows for a person. Each part of preview.py's facts has a function here."""
 
+import glob
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,9 +24,10 @@ def show(parts: dict[str, Any]) -> None:
 
 def _download(facts: dict[str, Any]) -> Iterator[Row]:
     files = facts["files"]
-    size = bytes_in_words(sum(files.values()))
+    sizes = {name: "of unknown size" if size is None else bytes_in_words(size) for name, size in files.items()}
+    size = "of unknown size" if None in files.values() else bytes_in_words(sum(files.values()))
     yield "download", f"{len(files):,} of {facts['of']:,} files, {size}, to {facts['directory']}"
-    yield from (("", f"{name}: {bytes_in_words(size)}") for name, size in [*files.items()][:MOST_FILES])
+    yield from (("", f"{name}: {size}") for name, size in [*sizes.items()][:MOST_FILES])
     if len(files) > MOST_FILES:
         yield "", f"and {len(files) - MOST_FILES:,} more"
 
@@ -56,6 +59,20 @@ def _left_out(facts: dict[str, Any]) -> Iterator[Row]:
 def _encodings(facts: dict[str, int]) -> Iterator[Row]:
     if facts:
         yield "encodings", _counted(facts)
+
+
+def _proposed(facts: dict[str, list[str]]) -> Iterator[Row]:
+    """List which encoding seems to be that of which files, and how to give all: the most frequent one last."""
+    rare = sorted(facts.items(), key=lambda pair: (len(pair[1]), pair[0]))
+    label = "proposed"
+    for encoding, files in rare[::-1]:
+        more = f" and {len(files) - MOST_SHOWN:,} more" if len(files) > MOST_SHOWN else ""
+        yield label, f"{encoding} for {', '.join(files[:MOST_SHOWN])}{more}"
+        label = ""
+    *others, (usual, _) = rare
+    if all(len(files) <= MOST_FILES and "," not in "".join(files) for _, files in others):
+        given = [f"{glob.escape(file)}={encoding}" for encoding, files in others for file in files]
+        yield "", f"if that is right, give `encoding` {shlex.quote(','.join([*given, usual]))}"
 
 
 def _separators(messages: list[str]) -> Iterator[Row]:
@@ -136,6 +153,7 @@ ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "read": _read,
     "left_out": _left_out,
     "encodings": _encodings,
+    "proposed": _proposed,
     "separators": _separators,
     "notes": _notes,
     "documents": _documents,

@@ -22,13 +22,14 @@ from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
 from gpt.errors import InputError
-from gpt.files import inside, read_json, write_whole
+from gpt.files import inside, read_json, sha256, write_whole
 from gpt.log import log
 from gpt.text.tokenizer import Tokenizer
 
 SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
+RECORDS = (LEDGER, SLICES, RECORD, KEYS)  # of which the manifest has hashes; a report may tell of what took longer
 LARGEST_SOURCES = 20  # that the report names
 
 
@@ -64,19 +65,23 @@ def assemble(
     with open(partial / LEDGER, "wb") as ledger:
         for result in results:
             content = result.ledger.read_bytes()
-            where, sha256 = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
+            where, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
             own = {"result": result.found, "files": files[result.key]}
-            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha256}
-    for name in (RECORD, KEYS):
-        if (corpus.stages.own / name).exists():
-            link(corpus.stages.own / name, partial / name)
+            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha}
+    for file in corpus.stages.own.glob("split.*"):  # RECORD and KEYS, if it was divided by content
+        link(file, partial / file.name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}
     write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))
     tokenizer.save(partial / "tokenizer.json")
     fingerprint = _fingerprint(corpus, shards, tokenizer, recipe)
     write_whole(partial / REPORT, json.dumps(_report(corpus, results, shards, fingerprint), indent=1))
-    write_manifest(partial, tokenizer, shards, recipe, fingerprint)
+    write_manifest(partial, tokenizer, shards, recipe, fingerprint, _hashes(partial))
     return shards, fingerprint
+
+
+def _hashes(partial: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that tells of the corpus."""
+    return {name: sha256(file) for name in RECORDS if (file := partial / name).exists()}
 
 
 def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, ShardInfo]]:
@@ -90,7 +95,7 @@ def _named(results: Sequence[Result]) -> Iterator[tuple[Result, ShardInfo, Shard
 
 def _fingerprint(corpus: Corpus, shards: list[ShardInfo], tokenizer: Tokenizer, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over inputs, settings, tokenizer and shards; where the inputs lay makes no difference."""
-    inputs = [hashlib.sha256(Path(f"{each.place}{HASHES}").read_bytes()).hexdigest() for each in corpus.slices]
+    inputs = [sha256(Path(f"{each.place}{HASHES}")) for each in corpus.slices]
     settings = {key: value for key, value in recipe.items() if key not in ("input", "validation", "tokenizer")}
     content = [inputs, settings, tokenizer.fingerprint, [asdict(shard) for shard in shards]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -188,11 +193,10 @@ def reuse(out: Path, stages: Stages, work: Work, tasks: Sequence[Task]) -> int:
         try:
             found, (begin, size) = entry["result"], entry["ledger"]
             wanted = [pair for shard in map(shard_info, found["shards"]) for pair in shard.files.items()]
-            for own, sha256 in wanted:
+            for own, promised in wanted:
                 file = inside(out, entry["files"][own])
-                with open(file, "rb") as opened:
-                    if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                        raise InputError(f"{file}: is damaged")
+                if sha256(file) != promised:
+                    raise InputError(f"{file}: is damaged")
                 link(file, Path(f"{place}.{own}"))
             with open(out / LEDGER, "rb") as ledger:
                 ledger.seek(begin)

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import SAMPLE, Damage, mark_of
 from gpt.corpus.documents import CUT, Document, Notice, Skipped
-from gpt.corpus.encodings import declared_by_html
+from gpt.corpus.encodings import declared_by_html, for_file
 from gpt.corpus.formats import HTML, RECORDS
 from gpt.corpus.sources import TextFile, TextFiles
 
@@ -65,14 +65,14 @@ class Beginnings(TextFiles):
         self._stream = super().stream(part)
         head, suffix = self._stream.peek(SAMPLE), suffixes_of(part.file)[0]
         if not head.startswith(PACKED) and head[257:262] != unpacking.TAR and suffix != PARQUET:
-            self.encoding = self._encoding_of(head, suffix)
+            self.encoding = self._encoding_of(head, suffix, for_file(self.how, part.name).encoding)
         return self._stream
 
-    def _encoding_of(self, head: bytes, suffix: str) -> str:
+    def _encoding_of(self, head: bytes, suffix: str, given: str | None) -> str:
         damage = Damage()
         damage.of(head, final=len(head) < SAMPLE)
         declared = declared_by_html(head) if suffix in HTML else None
-        found = mark_of(head)[1] or ("utf-8" if damage.is_rare() else declared or self.how.encoding or UNKNOWN)
+        found = mark_of(head)[1] or ("utf-8" if damage.is_rare() else declared or given or UNKNOWN)
         return found.upper() if found != UNKNOWN else found
 
     def _place(self) -> int:

@@ -83,9 +83,9 @@ class SplitByContent:
             divide = ByContent(size, *_chosen(keys, useful, before, known))
         total = float(keys.characters)
         target = max(keys.validating(divide), useful * total)
-        bounds = ENOUGH * target, min(max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total)), total / 2)
-        mode = "drop" if given and self.overlap == "move" else self.overlap  # what was given is all that validates
-        divide, overlap = Guard(corpus, mode, self.max_overlap, known, bounds)(divide)
+        most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
+        bounds = (total, 0.0) if given else (ENOUGH * target, min(most, total / 2))  # what was given stays what it is
+        divide, overlap = Guard(corpus, self.overlap, self.max_overlap, known, bounds)(divide)
         share = keys.validating(divide) / total
         if not given and share > TOO_MUCH * useful:
             log.warning(

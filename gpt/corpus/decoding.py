@@ -45,13 +45,14 @@ KINDS = {
 }
 
 
-def require_encoding(name: str) -> None:
-    """Raise InputError for what is the name of no encoding of texts."""
-    from gpt.corpus.encodings import CANDIDATES, is_encoding
+def require_encodings(given: str) -> None:
+    """Raise InputError for what is no encoding of texts, nor some of files that fit a pattern."""
+    from gpt.corpus.encodings import CANDIDATES, is_encoding, parse_encodings
 
-    if not is_encoding(name):
-        names = (*CANDIDATES, "latin-1", "shift_jis", "euc_kr", "utf-16-le")
-        raise InputError(f"`encoding` {name}: is no encoding that Python knows; {did_you_mean(name, names)}")
+    for _, name in parse_encodings(given):
+        if not is_encoding(name):
+            names = (*CANDIDATES, "latin-1", "shift_jis", "euc_kr", "utf-16-le")
+            raise InputError(f"`encoding` {name}: is no encoding that Python knows; {did_you_mean(name, names)}")
 
 
 def mark_of(head: bytes) -> tuple[bytes, str]:

@@ -89,7 +89,7 @@ class FileOptions:
     separator: str = AUTO
     """What ends a document within a text, such as '###', or none; auto finds <|endoftext|>, in .txt form feeds, too."""
     encoding: str | None = None
-    """Encoding of files that are neither UTF-8 nor marked, such as cp1252; by default the likely one is proposed."""
+    """Encoding of files that are neither UTF-8 nor marked: cp1252, or by file: 'old/*=cp850,cp1252'; else proposed."""
     bad_bytes: BadBytes = "replace"
     """Replace single bytes that are no UTF-8 by U+FFFD, skip their document, or end with an error; they are counted."""
     html: Markup = "drop"

@@ -8,7 +8,6 @@
 
 import contextlib
 import errno
-import hashlib
 import re
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from gpt.corpus.https import RANGE_NOT_SATISFIABLE, Failed, get, new_client, persistently
 from gpt.errors import InputError
-from gpt.files import aside, inside, is_full, sync, write_whole
+from gpt.files import aside, inside, is_full, sha256, sync, write_whole
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.terminal import one_line
@@ -246,8 +245,7 @@ class _Part:
         """Return the SHA-256 of what is on the disk."""
         with open(self.path, "ab"):  # an empty file, too, is one
             pass
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.path)
 
     def finish(self, digest: str) -> None:
         """Record the hash, and give the part the name of the whole."""

@@ -2,6 +2,10 @@
 
 import codecs
 import re
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from gpt.corpus.documents import Reading
 
 CONVERT = "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
 BEFORE, AFTER = 4_000, 16_000  # bytes around the first that is no UTF-8, which are looked at
@@ -12,6 +16,23 @@ ALIKE = 0.04  # as much may one be worse than the best one, and is as likely
 MAX_OTHERS = 2  # that are named beside the likeliest
 LENIENT = 0.6  # of what may look odd: for odd words, such as of lists, or of several languages
 SHOWN = 16  # characters around the byte, so that one sees whether the proposal is right
+
+
+def parse_encodings(given: str) -> list[tuple[str, str]]:
+    """Return the patterns of names, and the encoding of what fits each: of 'japan/*=cp932,cp1252' two, '*' the last."""
+    pairs = [each.strip().rpartition("=") for each in given.split(",")]
+    return [(pattern if equals else "*", encoding) for pattern, equals, encoding in pairs]
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Tell whether a file's name, or the end of it, is as a pattern has it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
+
+
+def for_file(how: Reading, name: str) -> Reading:
+    """Return how a file is read: of the encodings that were given, with the first that is for its name."""
+    pairs = parse_encodings(how.encoding) if how.encoding else []
+    return replace(how, encoding=next((encoding for pattern, encoding in pairs if fits(name, pattern)), None))
 
 
 def advice(content: bytes, start: int) -> str:

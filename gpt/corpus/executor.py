@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +67,7 @@ class Execution:
 
 class _Noted(threading.local):
     seconds: Any = Counter()  # noqa: RUF012  # of the task that this thread is at, by what they were spent on
+    failure: OSError | None = None  # of the last file that could not be read on, whatever its reader made of that
 
 
 NOTED = _Noted()
@@ -81,10 +83,14 @@ def timed(on: str, call: Callable[..., T], *arguments: Any) -> T:
 
 
 class TimedFile(io.FileIO):
-    """A file that notes how long it is read."""
+    """A file that notes how long it is read, and that it cannot be read on."""
 
     def readinto(self, buffer: Any) -> int:
-        return timed(DISK, super().readinto, buffer)
+        try:
+            return timed(DISK, super().readinto, buffer)
+        except OSError as error:
+            NOTED.failure = error
+            raise
 
 
 def cores() -> int:
@@ -134,22 +140,35 @@ def open_executor(workers: str, directory: Path) -> Executor:
     except BaseException:
         client.close()
         raise
-    return Cluster(client.get_executor(pure=False), client.close)
+    return Cluster(client)
 
 
 class Cluster(Executor):
     """The workers of a Dask cluster, until this process lets it go."""
 
-    def __init__(self, executor: Executor, close: Callable[[], object]) -> None:
-        self._executor, self._close = executor, close
+    def __init__(self, client: Any) -> None:
+        self._client = client
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        return self._executor.submit(fn, *args, **kwargs)
+        """Have a function called, on whichever worker, as it would be called here.
+
+        Not by `Client.get_executor`: of a worker that dies just as it is done, that takes the result for an error.
+        """
+        future, call = Future[Any](), partial(_as_here, str(Path.cwd()), greeting_of(""), fn, *args, **kwargs)
+        self._client.submit(call, pure=False).add_done_callback(partial(_pass_on, future))
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the cluster go; it forgets what nobody waits for."""
-        self._executor.shutdown(wait=False)
-        self._close()
+        self._client.close()
+
+
+def _pass_on(future: Future[Any], done: Any) -> None:
+    """Give a future what came of another one."""
+    try:
+        future.set_result(done.result())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None:
@@ -157,9 +176,10 @@ def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None
     probe, word = directory / f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     probe.write_text(word)
     try:
-        answers = run(greeting, str(probe), str(Path.cwd()))
+        answers = run(greeting, str(probe), str(Path.cwd()), on_error="return")
     finally:
         probe.unlink()
+    answers = {name: own for name, own in answers.items() if not isinstance(own, OSError)}  # of one that just died
     if not answers:
         raise InputError(f"`workers` {workers}: the cluster has no worker yet; start some: dask worker HOST:PORT")
     questions = (
@@ -171,12 +191,30 @@ def _shake_hands(run: Callable[..., Any], workers: str, directory: Path) -> None
         "directory",
     )
     for name, answers_ in answers.items():
+        if isinstance(answers_, BaseException):
+            raise InputError(
+                f"`workers` {workers}: the worker {name} cannot answer ({answers_}); give all the same program"
+            )
         for question, have, wanted in zip(questions, answers_, greeting_of(word), strict=True):
             if have != wanted:
                 raise InputError(
                     f"`workers` {workers}: the worker {name} has another {question}: {have}, where this process has "
                     f"{wanted}; give all the same program, and {directory} under the same path"
                 )
+
+
+def _as_here(directory: str, wanted: list[str], call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function on a worker that may have been begun after the others were asked, such as in place of a dead one.
+
+    Raises InputError where that one has another program.
+    """
+    os.chdir(directory)
+    if (have := greeting_of("")) != wanted:
+        raise InputError(
+            f"`workers`: a worker of the cluster has {', '.join(have)}, where this process has {', '.join(wanted)}; "
+            "give all the same program"
+        )
+    return call(*args, **kwargs)
 
 
 def greeting(probe: str, directory: str) -> list[str]:

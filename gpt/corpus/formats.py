@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream
 from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.encodings import for_file
 from gpt.corpus.pipes import suffix_of_json, suffix_of_pipe
 from gpt.corpus.readers.html import html
 from gpt.corpus.readers.json_values import json_values
@@ -51,9 +52,9 @@ class FileReader:
         Raises Refused, for the file itself, where it holds no text as it was asked for, and InputError for bad bytes
         where these are an error.
         """
-        count = 0
+        count, how = 0, for_file(self._how, name) if self._how.encoding else self._how
         try:
-            for found in self._reader(stream, file, depth)(stream, name, self._how):
+            for found in self._reader(stream, file, depth)(stream, name, how):
                 count += isinstance(found, Document)
                 yield found
                 del found

@@ -105,8 +105,9 @@ class Guard:
         return _Found(index, [(place, task.arguments[2]) for task, (place, _) in zip(tasks, found, strict=True)])
 
     def _changes(self, divide: ByContent, leaks: list[Leak], index: Index, report: OverlapReport) -> dict[int, str]:
-        """Choose new sides, by key, for what shares most at first, as far as that is allowed."""
-        self._require_little(leaks)
+        """Choose new sides, by key, for what shares most at first, as far as that is allowed; none in a template."""
+        if self._is_template(leaks):
+            return {}
         lengths = Counter[int]()
         for key, length in zip(index.keys.tolist(), index.lengths.tolist(), strict=True):
             lengths[key] += length
@@ -138,21 +139,24 @@ class Guard:
         if not new or size > MOST_DROPPED * self._corpus.counts["characters"]:
             return {}
         report.dropped += len(new)
+        why = ", which would become too large with them" if self._bounds[1] else ""
         log.warning(
             f"{len(new):,} passages of training, {size:,} characters, are dropped: they share more than "
-            f"{self._most:.0%} with validation, which would become too large with them; `overlap` report keeps them"
+            f"{self._most:.0%} with validation{why}; `overlap` report keeps them"
         )
         return dict.fromkeys((leak.key for leak in new), DROPPED)
 
-    def _require_little(self, leaks: list[Leak]) -> None:
-        """Raise InputError where too much would be dropped."""
-        total = sum(leak.characters for leak in leaks)
-        if self._mode == "drop" and total > MOST_DROPPED * self._corpus.counts["characters"]:
+    def _is_template(self, leaks: list[Leak]) -> bool:
+        """Tell whether most of the text shares too much. Raises InputError where that was to be dropped."""
+        total, characters = sum(leak.characters for leak in leaks), self._corpus.counts["characters"]
+        is_template = total > MOST_DROPPED * characters
+        if is_template and self._mode == "drop":
             raise InputError(
-                f"`overlap` drop would leave out {total:,} of {self._corpus.counts['characters']:,} characters: so "
-                "much shares its 13-grams with validation, as texts do that are made from a template; give `overlap` "
-                "report, or a larger `max_overlap`"
+                f"`overlap` drop would leave out {total:,} of {characters:,} characters: so much shares its 13-grams "
+                "with validation, as texts do that are made from a template; give `overlap` report, or a larger "
+                "`max_overlap`"
             )
+        return is_template
 
     def _is_known(self, key: int) -> bool:
         place = int(np.searchsorted(self._known, np.uint64(key)))

@@ -21,9 +21,11 @@ from typing import Any, cast, get_args
 
 from gpt.choices import EncoderName
 from gpt.corpus.assembly import Result, assemble, inputs_key, is_finished, require_windows, reuse, slice_bytes_of
+from gpt.corpus.disk import warn_of_little_room
 from gpt.corpus.documents import Skipped
 from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
+from gpt.corpus.jobs import is_last
 from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
@@ -32,7 +34,7 @@ from gpt.corpus.sample import Sample
 from gpt.corpus.slices import cut, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
-from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
+from gpt.corpus.stages import KEPT, Stages, Task, digest, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
 from gpt.dataset.dataset import Dataset, open_dataset, open_written
@@ -88,10 +90,8 @@ def prepare(
         made, recipe = corpus_tokenizer(tokenizer, corpus, divide, recipe, progress)
         made = examples.added_to(made) if examples else made
         results = _encoded(corpus, divide, made, out, examples, encoder)
-        if part[0] > 1:
-            say_done(work, part)
+        if part[1] > 1 and not is_last(work, part):
             return None
-        wait_for_all(work, part[1])
         recipe = recipe | (examples.judge(corpus, results) if examples else {})
         require_windows([shard for result in results for shard in result.shards], corpus, divide)
         with write_directory(out) as partial:
@@ -142,6 +142,8 @@ def _read(
     stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
+        stages.keep()
+        warn_of_little_room(stages.directory, [(identity.name, identity.bytes) for identity in identities])
     corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus

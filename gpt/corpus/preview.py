@@ -8,6 +8,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -22,6 +23,7 @@ from gpt.errors import InputError
 from gpt.log import Progress
 
 MOST_NAMED = 3  # secrets of each kind
+PROPOSAL = re.compile(r"give it by `encoding` (\S+)")  # by encodings.py
 
 
 class Preview:
@@ -30,7 +32,8 @@ class Preview:
     `formats` counts all files, `bytes` all bytes. The rest is of what was read: `counts` has documents, characters,
     text_bytes, repeated (documents), faults (what was left out in reading), addresses, read_files and read_bytes;
     `encodings` counts files, `secrets` likely ones by kind, and `reasons` what was left out, of which `examples` has
-    one each; `places` says where the first secrets are, and `passages` are the texts. `estimate` is of all there is.
+    one each; `places` says where the first secrets are, `proposed` are files by the encoding that each seems
+    to have, and `passages` are the texts. `estimate` is of all there is.
     """
 
     def __init__(self, source: Source, filters: Filters, progress: Progress, budget: int) -> None:
@@ -38,6 +41,7 @@ class Preview:
         self.counts, self.secrets, self.places = Counter[str](), Counter[str](), list[str]()
         self.formats, self.encodings, self.reasons = Counter[str](), Counter[str](), Counter[str]()
         self.examples, self.notices, self.passages = dict[str, Skipped](), list[Notice](), list[str]()
+        self.proposed = defaultdict[str, list[str]](list)
         self.files = self.bytes = self.validation_bytes = 0
         self._of_formats = defaultdict[str, dict[str, float]](lambda: defaultdict(float))  # the same counts, and bytes
         self.goes_on = False  # a pipe does, of which nobody knows how much more there is
@@ -148,6 +152,8 @@ class Preview:
         kind = kind_of(left.reason)
         self.reasons[kind] += 1
         self.examples.setdefault(kind, left)
+        if proposal := PROPOSAL.search(left.reason):
+            self.proposed[proposal[1]].append(left.name)
 
 
 def _format(name: str) -> str:

@@ -111,8 +111,10 @@ def _row_groups(path: Path, size: int) -> list[Range]:
         with ParquetFile(path, pre_buffer=False) as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
-    except Exception:  # it is damaged, or there is nothing that reads it: which its reader says
-        return []
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        return []  # it is damaged, or there is nothing that reads it: which its reader says
     ranges, start = [], 0
     for stop in range(1, len(groups) + 1):
         if sum(sizes[start:stop]) >= size or stop == len(groups):

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import io
-import os
+import re
 import sys
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from gpt.corpus.decoding import SAMPLE, require_encoding
+from gpt.corpus.decoding import SAMPLE, require_encodings
 from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
-from gpt.corpus.executor import TimedFile
+from gpt.corpus.encodings import fits, for_file, parse_encodings
+from gpt.corpus.executor import NOTED, TimedFile
 from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
 from gpt.corpus.ranges import opened, ranges_of
-from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES, buffered
+from gpt.corpus.unpacking import buffered
+from gpt.corpus.walking import unreadable, walk
 from gpt.errors import InputError, check_limits
 from gpt.files import told_apart
 from gpt.log import log
 
-OUR_FILES = ("manifest.json", "checkpoints")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
@@ -82,14 +84,16 @@ class TextFiles:
 
     def __init__(
         self,
-        inputs: list[Path],
+        inputs: Sequence[Path | str],
         field: str | None = None,
         how: Reading | None = None,
-        validation: Sequence[Path] = (),
+        validation: Sequence[Path | str] = (),
+        downloads: Path | None = None,
     ) -> None:
         """Take files and directories, patterns such as notes/*.md, and - for standard input.
 
-        Those of `validation` are to validate, all of them. `field` is the one that holds the text, where files have
+        And addresses, as text, of what is downloaded to a directory. Those of `validation` are to validate, all of
+        them. `field` is the one that holds the text, where files have
         fields. Raises InputError for no input, or one that does not exist, or one that has no fields though `field` is
         given, and for settings that are none.
         """
@@ -99,13 +103,13 @@ class TextFiles:
         self.settings = repr(self.how)
         check_limits(self.how)
         if self.how.encoding is not None:
-            require_encoding(self.how.encoding)
+            require_encodings(self.how.encoding)
         if not self.how.separator:
             raise InputError("`separator` is empty; give auto, none, or the text that stands between documents")
         if not inputs:
             raise InputError("`input`: name at least one file or directory")
-        self.inputs = [path for given in inputs for path in _expanded(given.expanduser())]
-        self.validation = [path for given in validation for path in _expanded(given.expanduser(), "validation")]
+        self.inputs = [path for given in inputs for path in _expanded(given, "input", downloads)]
+        self.validation = [path for given in validation for path in _expanded(given, "validation", downloads)]
         self._asked = {*self.inputs, *self.validation}
         for path in self.inputs if field is not None else ():
             if path.suffix.lower() in (*HTML, *MARKUP):
@@ -126,6 +130,10 @@ class TextFiles:
                 f"`field` {self.how.field}: there is no JSON Lines file (.jsonl), JSON, CSV, TSV or Parquet in the "
                 "input; leave it out"
             )
+        if self.how.encoding and not any(file.path.suffix.lower() in ARCHIVES for file in files):
+            for pattern, _ in parse_encodings(self.how.encoding):
+                if not any(fits(file.name, pattern) for file in files):
+                    raise InputError(f"`encoding` {pattern}=…: fits no file of the input; leave it out")
         kept = {suffix: "tags" for suffix in HTML if self.how.html == "keep"}
         for suffix, marks in (MARKUP | kept).items():
             raw = [file for file in files if file.path.suffix.lower() == suffix]
@@ -135,26 +143,12 @@ class TextFiles:
         return parts
 
     def _below(self, top: Path) -> Iterator["TextFile | Skipped"]:
-        """Yield every file; its name begins at its input, so that it is the same wherever that lies."""
+        """Yield every file."""
         if not top.is_dir():
             yield TextFile("stdin" if top == STANDARD_INPUT else top.name, top)
             return
-        outside, errors = top.resolve().parent, []
-        for directory, directories, files in os.walk(top, onerror=errors.append):
-            yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
-            errors.clear()
-            here = Path(directory)
-            for name in sorted(directories):
-                if reason := _reason_to_skip(here / name):
-                    yield Skipped(_name(here / name, outside), reason)
-                    directories.remove(name)
-            directories.sort()
-            for name in sorted(files):
-                if name.startswith("."):
-                    yield Skipped(_name(here / name, outside), HIDDEN)
-                else:
-                    yield TextFile(_name(here / name, outside), here / name)
-        yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
+        for found in walk(top):
+            yield found if isinstance(found, Skipped) else TextFile(*found)
 
     def identity(self, part: "TextFile") -> Identity:
         """Tell what a file is. Raises InputError where it is another one than when it was divided."""
@@ -176,12 +170,15 @@ class TextFiles:
         if not part.known or part.path.stat().st_size < 2 * size:
             return [part]
         try:
-            ranges = ranges_of(part.path, self.how, size)
-        except OSError:  # which reading it says
+            ranges = ranges_of(part.path, for_file(self.how, part.name), size)
+        except OSError as error:
+            unreadable(part.name, error)
             ranges = []
         return [replace(part, range=each) for each in ranges] or [part]
 
     def read(self, part: "TextFile") -> Generator[Document | Skipped | Notice]:
+        """Yield what is in a file. Raises InputError where the system fails to read it, which may pass."""
+        NOTED.failure = None
         try:
             asked = part.path in self._asked  # a pipe that lies in a directory might wait for its writer forever
             if part.path != STANDARD_INPUT and not part.path.is_file() and not (asked and part.path.is_fifo()):
@@ -192,9 +189,11 @@ class TextFiles:
                 yield from reader.documents(stream, part.name, part.file)
             yield from reader.notices
         except OSError as error:
-            yield Skipped(part.name, f"cannot be read: {error.strerror}")
+            yield unreadable(part.name, error)
         except Refused as error:
             yield self._left_out(part, error)
+        if NOTED.failure is not None:
+            unreadable(str(part.path), NOTED.failure, may_pass=True)
 
     def stream(self, part: "TextFile") -> io.BufferedReader:
         """Open a file, so that a peek shows its beginning."""
@@ -256,10 +255,15 @@ class TextFile:
         return self.file == PIPE or self.path.suffix.lower() in (*RECORDS, *ARCHIVES)
 
 
-def _expanded(given: Path, setting: str = "input") -> list[Path]:
+def _expanded(asked: Path | str, setting: str, downloads: Path | None) -> list[Path]:
     """Return the files of a pattern, in order, or the file itself. Raises InputError where there is none."""
+    given = Path(asked).expanduser()
     if given == STANDARD_INPUT or given.exists():
         return [given]
+    if ADDRESS.match(str(asked)):
+        from gpt.corpus.addresses import fetched
+
+        return [fetched(str(asked), setting, downloads)]
     if not glob.has_magic(str(given)):
         raise InputError(f"`{setting}` {given}: does not exist")
     found = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207  # of absolute ones, too
@@ -279,22 +283,3 @@ def _numbered(parts: list["TextFile | Skipped"]) -> Iterator["TextFile | Skipped
             number += 1
             named = replace(part, name="pipe" if number == 1 else f"pipe {number}")
         yield named
-
-
-def _name(path: Path, outside: Path) -> str:
-    return (path.parent.resolve() / path.name).relative_to(outside).as_posix()
-
-
-def _reason_to_skip(directory: Path) -> str | None:
-    if directory.is_symlink():
-        return "a link to a directory; give it by `input`"
-    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES:
-        return HIDDEN
-    try:
-        if (directory / "pyvenv.cfg").exists():
-            return HIDDEN
-        if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
-            return "a dataset or a run of this program"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None

@@ -21,7 +21,9 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
+from gpt.corpus.disk import Keeper, forget_what_may_be_lost
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
+from gpt.corpus.jobs import begin_job, say_failed, wait_for
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
 from gpt.files import aside, is_full, read_json, remove_directory, sync
@@ -31,14 +33,11 @@ from gpt.log import Progress, log
 MOST_BREAKS = 3  # of the pool of processes, without a task done between them
 AHEAD = 2  # tasks for each process that wait
 CLUSTER = 64  # processes that a cluster is taken to have at most, so that enough tasks wait
-POLL_SECONDS = 0.5
 COUNTED = ("documents", "kept", "left_out", "unread")  # that a slice's result says when it was read
 KEPT = "what is finished is kept, and the same command goes on"
 RESULTS = "*-*.json"  # their names, as a pattern
 FULL = "the disk is full; make room there, and give the same command again"
 SHARED = "shared"  # name of a file in it, which says that other machines read and write there, too
-STARTED = "started"  # name of one that says when the machine was started that writes there alone
-BOOT_TOLERANCE = 5  # seconds by which the system's answer to that may differ
 WORK = ".work"  # end of the name of the directory in which results are kept until the dataset is whole
 
 
@@ -60,20 +59,25 @@ class Task:
 class Stages:
     """Runs the stages of a preparation. A context manager, which ends the processes."""
 
+    _pool: Executor | None = None
+    _keeper: Keeper | None = None
+
     def __init__(self, directory: Path, progress: Progress, workers: str = "1", part: tuple[int, int] = (1, 1)) -> None:
         """Keep results in a directory. `workers` are begun when there is work for them (see executor.py).
 
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
-        forget_what_may_be_lost(directory, shared=not worker_count(workers) or part[1] > 1)
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
+        if shared := not worker_count(workers) or part[1] > 1:
+            (directory / SHARED).touch()
+        if before := [*directory.glob(RESULTS)]:  # of a preparation that did not end
+            forget_what_may_be_lost(before, shared)
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
-        self._before = {path.name for path in directory.glob("*.json")}  # results of a preparation that did not end
-        self._pool: Executor | None = None
+        self._before = {path.name for path in before if path.exists()}
 
     def __enter__(self) -> "Stages":
         return self
@@ -81,6 +85,13 @@ class Stages:
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def keep(self) -> None:
+        """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
+        if not (self.directory / SHARED).exists():
+            self._keeper = Keeper()
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
@@ -95,9 +106,12 @@ class Stages:
         if self._before:
             self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
         with contextlib.closing(self._done(work, tasks, results, missing)) as done:
-            for noted in done:
+            for result, noted in done:
                 pace.noted.update(noted)
-        self._wait(doing, results)
+                if self._keeper is not None:
+                    self._keeper.keep(result)
+        if parts > 1:
+            self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - pace.start
         self.spent.update(pace.noted)
         for result in results:
@@ -117,12 +131,12 @@ class Stages:
 
     def _done(
         self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]
-    ) -> Generator[Counter[str]]:
-        """Do tasks, and yield of each that is done what it notes."""
+    ) -> Generator[tuple[Path, Counter[str]]]:
+        """Do tasks, and yield of each that is done its result's file, and what it notes."""
         count = worker_count(self.workers) or CLUSTER
         if count == 1 or len(missing) < 2:
             for number in missing:
-                yield _do(work, results[number], tasks[number])
+                yield results[number], _do(work, results[number], tasks[number])
             return
         waiting, running, breaks = missing[::-1], dict[Future[Counter[str]], int](), 0
         while waiting or running:
@@ -133,8 +147,7 @@ class Stages:
                     running[future] = waiting.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     noted, breaks = future.result(), 0
-                    del running[future]
-                    yield noted
+                    yield results[running.pop(future)], noted
             except lost_worker():
                 breaks += 1
                 labels = ", ".join(tasks[number].label for number in sorted(running.values())[:count])
@@ -154,11 +167,16 @@ class Stages:
 
     def _wait(self, doing: str, results: list[Path]) -> None:
         """Wait for what other parts of the same preparation have to do."""
-        while missing := sum(not result.exists() for result in results):
+
+        def lacking() -> set[int]:
             if not self.own.exists():
                 raise InputError("another job has ended the preparation without this one; begin all of them again")
-            self.progress.doing = f"{doing}: waiting for {missing:,} of {len(results):,} slices, which are other jobs'"
-            time.sleep(POLL_SECONDS)
+            missing = [number % self.part[1] + 1 for number, result in enumerate(results) if not result.exists()]
+            jobs = ", ".join(map(str, sorted({*missing})))
+            self.progress.doing = f"{doing}: waiting for {len(missing):,} of {len(results):,} slices, of part {jobs}"
+            return {*missing}
+
+        wait_for(self.directory, self.part[1], lacking)
 
 
 @contextlib.contextmanager
@@ -178,13 +196,15 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
     _require_alone(work, out, part[1])
     kept = f"; {out} is as it was" if out.exists() else ""
     interruptible = Interruptible(work, f"nothing was written{kept}")
-    if any(work.glob(RESULTS)):  # of a preparation that did not end: what stops this one early does not cost them
+    if part[1] > 1 or any(work.glob(RESULTS)):  # of others: what stops this one early does not cost them
         interruptible.keep(KEPT)
-    _done(work, part[0]).unlink(missing_ok=True)  # of a job of this number that ended before
+        begin_job(work, part[0])
     with lock, interruptible:
         try:
             yield work, interruptible
         except BaseException as error:
+            if part[1] > 1:
+                say_failed(work, part[0], error)
             if not interruptible.keeps:
                 remove_directory(work)
             if isinstance(error, OSError) and is_full(error):
@@ -193,11 +213,6 @@ def work_in(out: Path, part: tuple[int, int]) -> Generator[tuple[Path, Interrupt
             raise
         if part[0] == 1:
             remove_directory(work)
-
-
-def _done(work: Path, part: int) -> Path:
-    """Name the file that says of a job that it needs no results any longer."""
-    return work / f"done-{part}"
 
 
 def _require_alone(work: Path, out: Path, parts: int) -> None:
@@ -212,18 +227,6 @@ def _require_alone(work: Path, out: Path, parts: int) -> None:
                     f"{out}: another process is preparing it as {file.name.rpartition('-')[2]} jobs, and this is one "
                     f"of {parts}; wait until it ends, or choose another place"
                 ) from None
-
-
-def say_done(work: Path, part: tuple[int, int]) -> None:
-    """Tell the first job that this one needs no results any longer."""
-    _done(work, part[0]).touch()
-    log.info(f"part {part[0]} of {part[1]} is done; the first writes the dataset")
-
-
-def wait_for_all(work: Path, parts: int) -> None:
-    """Wait until the other jobs need their results no longer."""
-    while not all(_done(work, part).exists() for part in range(2, parts + 1)):
-        time.sleep(POLL_SECONDS)
 
 
 def digest(*values: object) -> str:
@@ -253,36 +256,17 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
     return {name: found[name] for name in COUNTED if type(found.get(name)) is int}
 
 
-def forget_what_may_be_lost(work: Path, shared: bool) -> None:
-    """Remove results that one machine alone has written, if it was started anew, or if others join it now.
-
-    They may not have reached the disk: a process that is killed loses nothing of what it has written, and to wait for
-    the disk would take a third of the time. What several machines share is written through to the disk, and kept.
-    """
-    file, now = work / STARTED, psutil.boot_time()
-    with contextlib.suppress(OSError, ValueError):
-        if not shared and abs(float(file.read_text()) - now) < BOOT_TOLERANCE:
-            return
-    if file.exists():
-        for result in work.glob(RESULTS):
-            result.unlink(missing_ok=True)
-    if shared:
-        file.unlink(missing_ok=True)
-        (work / SHARED).touch()
-    else:
-        file.write_text(str(now))
-
-
 def new_place(result: Path) -> Path:
     """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
     return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
-    """Declare a result whole: its files are there, and on the disk if other machines share them."""
-    written = place.with_name(f"{place.name}.result")
-    written.write_text(json.dumps({"place": place.name, "result": found}))
-    if (result.parent / SHARED).exists():
+    """Declare a result whole: its files are there, and on the disk if other machines share them (see disk.py)."""
+    written, is_shared = place.with_name(f"{place.name}.result"), (result.parent / SHARED).exists()
+    here = {"started": None if is_shared else psutil.boot_time()}  # for what is not on the disk yet
+    written.write_text(json.dumps({"place": place.name, "result": found} | here))
+    if is_shared:
         for file in place.parent.glob(f"{place.name}.*"):
             sync(file)
     written.replace(result)

@@ -19,18 +19,18 @@ from gpt.files import read_json, sha256
 def verify_records(path: Path) -> Iterator[InputError]:
     """Yield the first fault of each file beside the shards, with its path, reason and remedy.
 
-    A manifest that has a corpus fingerprint was written with a report, a ledger, and slices.json. Of an older one, and
-    of how the text was divided, what is there is checked; without a manifest nothing is. Raises InputError for a
-    manifest that is damaged.
+    The manifest names what was written with it, with hashes. An older one that has a corpus fingerprint was written
+    with a report, a ledger, and slices.json; otherwise, what is there is checked, and without a manifest nothing is.
+    Raises InputError for a manifest that is damaged.
     """
     if not (path / "manifest.json").exists():
         return
     manifest = read_manifest(path)
-    promised = bool(manifest.get("corpus_fingerprint"))
+    promised, records = bool(manifest.get("corpus_fingerprint")), manifest.get("records", {})
     checks: list[tuple[tuple[str, ...], bool, Callable[[Path, dict[str, Any]], None]]] = [
         ((REPORT,), promised, _require_report),
         ((SLICES, LEDGER), promised, _require_slices),
-        ((RECORD, KEYS), False, _require_split),
+        ((RECORD, KEYS), RECORD in records, _require_split),
     ]
     for files, is_needed, require in checks:
         there = [(path / file).exists() for file in files]
@@ -41,8 +41,15 @@ def verify_records(path: Path) -> Iterator[InputError]:
         if not missing:
             try:
                 require(path, manifest)
+                for file in files:
+                    _require_hash(path / file, records.get(file))
             except InputError as fault:
                 yield fault
+
+
+def _require_hash(file: Path, promised: str | None) -> None:
+    if promised is not None and sha256(file) != promised:
+        raise InputError(f"{file}: its SHA-256 is not the one in manifest.json; {REPAIR}")
 
 
 def _require_report(path: Path, manifest: dict[str, Any]) -> None:

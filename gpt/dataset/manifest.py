@@ -73,19 +73,21 @@ def shard_info(entry: dict[str, Any]) -> ShardInfo:
 
 
 def write_manifest(
-    path: Path, tokenizer: Tokenizer, shards: list[ShardInfo], recipe: dict[str, Any], corpus_fingerprint: str
+    path: Path,
+    tokenizer: Tokenizer,
+    shards: list[ShardInfo],
+    recipe: dict[str, Any],
+    corpus_fingerprint: str,
+    records: dict[str, str],
 ) -> None:
-    """Describe the dataset of a directory in its manifest.json; `corpus_fingerprint` names all that it was made of."""
+    """Describe the dataset of a directory in its manifest.json.
+
+    `corpus_fingerprint` names all that it was made of, and `records` are the SHA-256 of the files that tell of that.
+    """
     entries = [asdict(shard) for shard in shards]
-    manifest = {
-        "format": "gpt-dataset",
-        "version": _version(entries),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "shards": entries,
-        "recipe": recipe,
-        "corpus_fingerprint": corpus_fingerprint,
-    }
+    manifest: dict[str, Any] = {"format": "gpt-dataset", "version": _version(entries)}
+    manifest |= {"tokenizer_fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    manifest |= {"shards": entries, "recipe": recipe, "corpus_fingerprint": corpus_fingerprint, "records": records}
     (path / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -116,8 +118,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if len(set(names)) < len(names):
             raise TypeError("a shard is named twice")
         texts = [manifest["tokenizer_fingerprint"], manifest.get("corpus_fingerprint", "")]
-        if not all(isinstance(text, str) for text in [*texts, *(manifest.get("recipe", {}).get(n, "") for n in TEXTS)]):
-            raise TypeError("a fingerprint, the sample_prompt or the chat_template is no text")
+        texts += [*manifest.get("records", {}).values(), *(manifest.get("recipe", {}).get(n, "") for n in TEXTS)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a fingerprint, a hash, the sample_prompt or the chat_template is no text")
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError) as error:

@@ -249,10 +249,21 @@ def test_the_door_ends_with_the_next_command(tmp_path):
 
 @pytest.mark.process
 def test_results_are_printed_and_the_rest_is_said(tmp_path):
-    (tmp_path / "a.txt").write_text("A good text. " * 200)
-    command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "--name", "mine"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"(data/mine: .*\n){3}", result.stdout)
+    for name, words in {"a": range(400), "b": range(400), "c": range(1000, 1100)}.items():
+        (tmp_path / f"{name}.txt").write_text(" ".join(map(str, words)))
+    command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "b.txt", "c.txt", "--name", "mine"]
+    result = subprocess.run(
+        [*command, "--tokenizer", "bytes"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    report = json.loads((tmp_path / "data" / "mine" / "report.json").read_text())
+    assert re.fullmatch(r"(data/mine: .*\n){7}", result.stdout)
+    assert result.stdout.splitlines()[2:] == [
+        "data/mine: tokenizer bytes, vocabulary 257",
+        "data/mine: 1,988 bytes of text, 1.00 per token",
+        "data/mine: 2 of 3 documents; left out: duplicate 1",
+        "data/mine: longest b.txt, 1,489 bytes; largest a.txt 74.9%, c.txt 25.1%",
+        f"data/mine: corpus fingerprint {report['corpus_fingerprint']}",
+    ]
     assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"
 
 

@@ -74,6 +74,23 @@ def test_what_is_found_is_printed(notes, tmp_path):
     assert errors.endswith("nothing was written; to write it, leave --dry-run out\n")
 
 
+def test_encodings_are_proposed_file_by_file_and_what_is_proposed_reads_all(notes, tmp_path):
+    pytest.importorskip("charset_normalizer", reason="the extra `data` proposes encodings")
+    for name in ("x.txt", "y.txt"):
+        (notes / name).write_bytes("Il était une fois une pauvre fille élevée à la cour.\n".encode("cp1252"))
+    (notes / "z [1].txt").write_bytes("これは日本語の文章です。吾輩は猫である。名前はまだ無い。\n".encode("cp932"))
+    rows, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n")
+    given = "'notes/z [[]1].txt=cp932,cp1252'"
+    assert rows["proposed"] == [
+        "cp1252 for notes/x.txt, notes/y.txt",
+        "cp932 for notes/z [1].txt",
+        f"if that is right, give --encoding {given}",
+    ]
+    rows, _ = looked(tmp_path, "files", "--input", "notes", "--name", "n", "--encoding", given.strip("'"))
+    assert "proposed" not in rows
+    assert rows["encodings"] == ["UTF-8 62, CP1252 2, UTF-16-LE 1, CP932 1"]
+
+
 @pytest.mark.parametrize("tokenizer", ["auto", "char", "bpe:1000", "own"])
 def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp_path, tokenizer, bpe):
     (tmp_path / "own").mkdir()

@@ -232,7 +232,7 @@ def test_the_command_reads_packed_files_and_records_its_settings(tmp_path):
     dataset = open_dataset(tmp_path / "data" / "q")
     assert "--data data/q --windows packed --document-mask" in said
     assert dataset.recipe["sample_prompt"] == "What is 0 and 0? "
-    wanted = {"name": "instruct", "max_tokens": 64, "faulty": "skip", "overlap": "report", "input": ["a.jsonl.gz"]}
+    wanted = {"name": "instruct", "max_tokens": 64, "faulty": "skip", "overlap": "move", "input": ["a.jsonl.gz"]}
     assert wanted.items() <= dataset.recipe.items()
     manifest = json.loads((tmp_path / "data" / "q" / "manifest.json").read_text())
     assert manifest["version"] == 2

@@ -1,8 +1,13 @@
+import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gpt.corpus.executor import Execution, cores, open_executor, worker_count
+from gpt.corpus import executor
+from gpt.corpus.executor import Cluster, Execution, cores, open_executor, worker_count
 from gpt.errors import InputError
 
 
@@ -39,3 +44,41 @@ def test_a_part_is_one_of_many():
     for text in ("0/8", "9/8", "3", "a/b", "1/0", "-1/3"):
         with pytest.raises(InputError, match="`part` .*: give I/N"):
             Execution(part=text).numbers()
+
+
+def test_a_worker_of_a_cluster_that_was_begun_later_works_where_the_first_process_does(tmp_path, monkeypatch):
+    """Such as one in place of a dead one, which nobody has asked what it has."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with ThreadPoolExecutor(1) as pool:
+        cluster = Cluster(SimpleNamespace(submit=lambda call, pure: pool.submit(call)))
+        pool.submit(os.chdir, tmp_path).result()
+        monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "here")
+        assert cluster.submit(os.getcwd).result() == str(tmp_path / "here")
+        versions = iter("ab")
+        monkeypatch.setattr(executor, "greeting_of", lambda word: [next(versions)])
+        with pytest.raises(InputError, match="a worker of the cluster has b, where this process has a; give all the"):
+            cluster.submit(os.getcwd).result()
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({}, None),
+        ({"b": OSError("in <TCP (closed)>: Stream is closed")}, None),  # it died while it was asked
+        (
+            {"b": ImportError("No module named 'gpt'")},
+            r"the worker b cannot answer \(No module named 'gpt'\); give all",
+        ),
+        ({"a": OSError("closed")}, "the cluster has no worker yet"),
+    ],
+)
+def test_workers_are_asked_what_they_have_and_dead_ones_are_not_waited_for(tmp_path, others, reason):
+    def run(ask, *arguments, on_error):
+        assert on_error == "return"
+        return {"a": ask(*arguments)} | others
+
+    expected = pytest.raises(InputError, match=reason) if reason else contextlib.nullcontext()
+    with expected:
+        executor._shake_hands(run, "dask://here:1", tmp_path)
+    assert not [*tmp_path.iterdir()]

@@ -12,7 +12,7 @@ from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
 from gpt.corpus.slices import cut
-from gpt.corpus.sources import Texts
+from gpt.corpus.sources import TextFiles, Texts
 from gpt.corpus.split import TRAIN, VALIDATION
 from gpt.corpus.stages import Stages
 from gpt.errors import InputError
@@ -190,9 +190,44 @@ def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refuse
     assert report["left"] > 100
     assert any("as texts do that are made from a template" in line for line in said)
     validating = sum(len(texts[name]) for name, own in sides.items() if own == {VALIDATION})
-    assert validating / sum(map(len, texts.values())) < 0.35
+    assert validating / sum(map(len, texts.values())) < 0.2  # to move some of them would have been of no use
+    assert report["moved"] == report["dropped"] == 0
     with pytest.raises(InputError, match="`overlap` drop would leave out .* of .* characters"):
         divided(texts, tmp_path / "b", overlap="drop")
+
+
+def divided_by_files(texts, held, directory, **settings):
+    """How many texts train and validate, where files of their own validate, and the report of the guard."""
+    for name, own in {"texts": texts, "held": held}.items():
+        (directory / name).mkdir(parents=True)
+        for number, text in enumerate(own):
+            (directory / name / f"{number}.txt").write_text(text)
+    source = TextFiles([directory / "texts"], validation=[directory / "held"])
+    corpus = Corpus(Stages(directory, Progress()), source, list(cut(source, source.parts(), 100_000)), Filters())
+    divide = SplitByContent(**settings)(corpus)
+    pieces = [piece.split for document in corpus for piece in divide(document)]
+    return pieces.count(TRAIN), pieces.count(VALIDATION), corpus.report["overlap"]
+
+
+@pytest.mark.parametrize("mode", ["move", "drop"])
+def test_what_is_like_files_that_validate_is_dropped_and_they_stay_as_they_are(tmp_path, mode):
+    rng = random.Random(0)
+    held = [text_of(rng, 80) for _ in range(5)]  # none of which is cut
+    texts = [text_of(rng, 80) for _ in range(40)] + [f"{text_of(rng, 30)} {text}" for text in held]
+    train, validation, report = divided_by_files(texts, held, tmp_path, overlap=mode)
+    assert (train, validation, report["dropped"], report["moved"], report["after"]) == (40, 5, 5, 0, 0.0)
+
+
+def test_most_of_a_text_is_not_dropped_for_files_that_validate_unless_that_is_asked_for(tmp_path, said):
+    """As stories that begin alike might be."""
+    rng = random.Random(0)
+    template = text_of(rng, 40)
+    held, texts = ([f"{template} {text_of(rng, 60)}" for _ in range(count)] for count in (5, 40))
+    train, validation, report = divided_by_files(texts, held, tmp_path / "a")
+    assert (train, validation, report["left"], report["dropped"]) == (40, 5, 40, 0)
+    assert any("40 passages of training share more than 10% with validation, as texts do that" in line for line in said)
+    with pytest.raises(InputError, match="`overlap` drop would leave out"):
+        divided_by_files(texts, held, tmp_path / "b", overlap="drop")
 
 
 @pytest.mark.parametrize("mode", ["move", "drop"])

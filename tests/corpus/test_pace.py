@@ -111,7 +111,7 @@ def test_what_tasks_note_is_summed_and_is_in_no_file(tmp_path, clock):
     assert str(seen[0]).startswith("encoding: 3 of 3 slices, 0:00 left, ")
     for file in (tmp_path / "work").glob("*.json"):
         found = json.loads(file.read_text())
-        assert found.keys() == {"place", "result"}
+        assert found.keys() == {"place", "result", "started"}  # of the machine
         assert found["result"].keys() == {"documents", "kept", "left_out", "shards"}
 
 

@@ -69,12 +69,44 @@ def test_after_a_failure_what_was_done_is_there(tmp_path):
     assert not (tmp_path / "calls").exists()
 
 
-@pytest.mark.parametrize("started", ["0.0", "", "\0\0"])  # another start; what a loss of power left of the file
-def test_after_a_restart_of_the_machine_nothing_is_believed_that_was_not_waited_for(tmp_path, started):
+def restarted(monkeypatch):
+    """Let the machine be one that was started a minute ago."""
+    monkeypatch.setattr("psutil.boot_time", lambda: 1e9)
+
+
+def test_after_a_restart_of_the_machine_nothing_is_believed_that_was_not_waited_for(tmp_path, monkeypatch):
     results(tmp_path, square)
-    (tmp_path / "work" / "started").write_text(started)
+    for number, content in enumerate(["", "\0\0", "{}", '{"started": "x"}']):  # what a loss of power left of them
+        [*(tmp_path / "work").glob("square-*.json")][number].write_text(content)
+    results(tmp_path, square)
+    assert len(calls(tmp_path)) == 7 + 4
+    restarted(monkeypatch)
     assert results(tmp_path, square) == [number**2 for number in range(7)]
-    assert calls(tmp_path) == sorted([*range(7)] * 2)
+    assert len(calls(tmp_path)) == 7 + 4 + 7
+
+
+def test_results_that_one_machine_wrote_are_not_believed_once_others_join(tmp_path):
+    results(tmp_path, square)
+    with Stages(tmp_path / "work", Progress(), part=(1, 2)) as stages:
+        assert [*stages.run("testing", square, tasks(tmp_path)[:1])]
+    assert calls(tmp_path) == sorted([*range(7), 0])
+
+
+def test_what_reached_the_disk_outlives_a_restart_of_the_machine(tmp_path, monkeypatch):
+    """Some results were brought there before the process was killed."""
+    synced, own = [], []
+    monkeypatch.setattr("gpt.corpus.disk.sync", lambda file: synced.append(file.name))
+    (tmp_path / "work").mkdir()
+    with Stages(tmp_path / "work", Progress()) as stages:
+        stages.keep()
+        for place, _ in stages.run("testing", square, tasks(tmp_path, 3)):
+            own.append(f"{place.name}.text")
+        stages._keeper.close()  # which is with the last one, or has the first ones yet to do
+    kept = [name for name in own if name in synced]
+    restarted(monkeypatch)
+    assert results(tmp_path, square) == [number**2 for number in range(7)]
+    assert len(calls(tmp_path)) == 7 + 3 - len(kept)
+    assert kept
 
 
 def test_what_other_machines_share_is_on_the_disk_before_it_counts_and_outlives_a_restart(tmp_path, monkeypatch):
@@ -85,6 +117,7 @@ def test_what_other_machines_share_is_on_the_disk_before_it_counts_and_outlives_
     (tmp_path / "calls").unlink()
     (tmp_path / "shared").mkdir()
     for _ in range(2):
+        restarted(monkeypatch)
         with Stages(tmp_path / "shared", Progress(), part=(1, 2)) as stages:
             running = stages.run("testing", square, tasks(tmp_path)[:1])
             assert [result for _, result in running] == [{"square": 0}]

@@ -88,6 +88,18 @@ def test_a_file_of_another_dataset_is_named(copy, other, name):
     assert fault.endswith(REMEDY)
 
 
+def test_how_the_text_was_divided_is_missed_also_where_both_files_of_it_are_gone(copy):
+    (copy / "split.json").unlink()
+    (copy / "split.keys").unlink()
+    assert faults(copy) == [f"{copy / name}: is missing{REMEDY}" for name in ("split.json", "split.keys")]
+
+
+def test_a_file_that_holds_together_and_is_another_one_is_named(copy):
+    content = json.loads((copy / "slices.json").read_text())
+    (copy / "slices.json").write_text(json.dumps(content | {"inputs": "others"}))
+    assert faults(copy) == [f"{copy / 'slices.json'}: its SHA-256 is not the one in manifest.json{REMEDY}"]
+
+
 def test_another_fingerprint_in_the_manifest_is_named(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"corpus_fingerprint": "1" * 64}))
@@ -101,7 +113,7 @@ def test_older_datasets_and_those_of_others_need_none_of_it(copy):
     for name in FILES:
         (copy / name).unlink()
     manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["corpus_fingerprint"]
+    del manifest["corpus_fingerprint"], manifest["records"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert faults(copy) == []
     (copy / "manifest.json").unlink()

@@ -202,7 +202,7 @@ def test_a_thousand_shards_of_a_hundred_billion_tokens_open_at_once(tmp_path, mo
         (tmp_path / info.file).write_bytes(header)
         os.truncate(tmp_path / info.file, 1024 + 2 * tokens)  # the rest takes no room on the disk
         age(tmp_path / info.file)
-    write_manifest(tmp_path, tokenizer, infos, {}, "")
+    write_manifest(tmp_path, tokenizer, infos, {}, "", {})
     monkeypatch.setattr(Shard, "scan", lambda shard: (0, "0" * 64))  # the first time, which takes as long as it takes
     open_dataset(tmp_path)
     monkeypatch.delattr(Shard, "scan")

@@ -31,5 +31,5 @@ class Recipe(Protocol):
 class Remote(Protocol):
     """A recipe that downloads."""
 
-    def downloads(self) -> tuple[list[RemoteFile], Path]:
-        """Return the files that it takes, and the directory in which they are kept. Nothing is written."""
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        """Return the files that it takes, by the directory in which they are kept. Nothing is written."""

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt.choices import Normalization, Overlap
+from gpt.corpus.addresses import remote_file
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import FileOptions, Reading
+from gpt.corpus.download import DIRECTORY, RemoteFile, beside
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes.python import Python
-from gpt.corpus.sources import TextFiles
+from gpt.corpus.sources import ADDRESS, TextFiles
 from gpt.corpus.split import Split
 from gpt.errors import InputError
 
@@ -23,8 +25,8 @@ class Files:
     a hash of their content. Text that is added later changes nothing of that.
     """
 
-    input: list[Path]
-    """Files, packed or not, archives, patterns such as 'notes/*.md', directories with all below, or - for stdin."""
+    input: list[str]
+    """Files, packed or not, archives, patterns such as 'notes/*.md', directories, https addresses, or - for stdin."""
     name: str
     """Name of the dataset, written to data/NAME."""
     reading: FileOptions = dataclasses.field(default_factory=FileOptions)
@@ -32,7 +34,7 @@ class Files:
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float | None = None
     """Share of the text that validates, and is not trained on: a tenth; at most 50 million characters."""
-    validation: list[Path] = dataclasses.field(default_factory=list)
+    validation: list[str] = dataclasses.field(default_factory=list)
     """Files and directories that validate, instead of a share of the text."""
     overlap: Overlap = "move"
     """Move training text that shares too much with validation there, drop it, or only report how much it is."""
@@ -55,7 +57,11 @@ class Files:
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        return TextFiles(self.input, how=Reading(**vars(self.reading)), validation=self.validation)
+        how, kept = Reading(**vars(self.reading)), self.place().parent / DIRECTORY
+        return TextFiles(self.input, how=how, validation=self.validation, downloads=kept)
+
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return addresses(self.input, self.validation, self.place())
 
     def filters(self) -> Filters:
         """Return what becomes of documents first. Raises InputError for limits that nothing can keep."""
@@ -70,7 +76,14 @@ class Files:
         return {"name": "files", "tokenizer": self.tokenizer} | settings | paths
 
 
-def chosen_share(share: float | None, validation: list[Path]) -> float:
+def addresses(inputs: list[str], validation: list[str], place: Path) -> dict[Path, list[RemoteFile]]:
+    """Return what is to be downloaded of what was given, by the directory in which it is kept."""
+    given = [("input", each) for each in inputs] + [("validation", each) for each in validation]
+    found = [remote_file(each, setting, beside(place)) for setting, each in given if ADDRESS.match(each)]
+    return {directory: [file] for file, directory in found}
+
+
+def chosen_share(share: float | None, validation: list[str]) -> float:
     """Return the share that validates. Raises InputError for one beside files that validate."""
     if share is not None and validation:
         raise InputError("`validation_share` has no effect beside `validation`, all of which validates: give one")

@@ -9,8 +9,9 @@ from typing import Any
 from gpt.choices import Faulty, Overlap
 from gpt.corpus.content_split import SplitWhole
 from gpt.corpus.documents import Reading
+from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.examples import Examples
-from gpt.corpus.recipes.files import chosen_share, named_place
+from gpt.corpus.recipes.files import addresses, chosen_share, named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
 from gpt.text.chat_template import CHATML, PLAIN
@@ -24,8 +25,8 @@ class Instruct:
     Each line is a JSON object with prompt and completion, or with messages. Alpaca's and ShareGPT's fields are known.
     """
 
-    input: list[Path]
-    """Files of JSON Lines, packed or not, archives, patterns, directories with all below, or - for stdin."""
+    input: list[str]
+    """Files of JSON Lines, packed or not, archives, patterns, directories, https:// addresses, or - for stdin."""
     name: str
     """Name of the dataset, written to data/NAME."""
     max_tokens: int = 1024
@@ -38,10 +39,10 @@ class Instruct:
     """gpt2, bytes, char, bpe:VOCAB, or that of a run, dataset or Hugging Face GPT-2 that is to be fine-tuned."""
     validation_share: float | None = None
     """Share of the text that validates, and is not trained on: whole examples, a tenth."""
-    validation: list[Path] = dataclasses.field(default_factory=list)
+    validation: list[str] = dataclasses.field(default_factory=list)
     """Files of examples that validate, instead of a share."""
-    overlap: Overlap = "report"
-    """Move training examples that share much with validation there, drop them, or only report how much it is."""
+    overlap: Overlap = "move"
+    """Move training examples that share too much with validation there, drop them, or only report how much it is."""
     max_overlap: float = 0.1
     """Share of its 13-grams that an example may have in common with the other side."""
     out: Path | None = None
@@ -53,7 +54,10 @@ class Instruct:
 
     def source(self) -> TextFiles:
         how = Reading(examples=True, template=named_source(self.template))
-        return TextFiles(self.input, how=how, validation=self.validation)
+        return TextFiles(self.input, how=how, validation=self.validation, downloads=beside(self.place()))
+
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return addresses(self.input, self.validation, self.place())
 
     def split(self) -> Split:
         return SplitWhole(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)

@@ -32,8 +32,8 @@ class ParquetOfHub:
         """List the files that are taken."""
         return self.folder.names(".parquet")[: self.files]
 
-    def downloads(self) -> tuple[list[RemoteFile], Path]:
-        return self.folder.chosen(self.names()), self.folder.directory
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return {self.folder.directory: self.folder.chosen(self.names())}
 
     def source(self) -> TextFiles:
         return TextFiles(self.folder.fetch(self.names()), field="text")

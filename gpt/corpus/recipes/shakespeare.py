@@ -32,8 +32,8 @@ class Shakespeare:
     def place(self) -> Path:
         return self.out
 
-    def downloads(self) -> tuple[list[RemoteFile], Path]:
-        return [] if self.input else [FILE], beside(self.out)
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return {} if self.input else {beside(self.out): [FILE]}
 
     def source(self) -> Texts:
         path = self.input.expanduser() if self.input else download([FILE], beside(self.out))[0]

@@ -27,8 +27,8 @@ class TinyStories:
     """Commit, branch or tag of the dataset on the Hugging Face hub."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
-    overlap: Overlap = "report"
-    """Move stories that share too much with validation there, drop them, or only report how much it is."""
+    overlap: Overlap = "move"
+    """Leave out stories that share too much with validation, unless those are most (drop: an error), or report it."""
     out: Path = Path("data/tinystories")
     """Dataset directory to write; what is downloaded is kept beside it, in .downloads."""
 
@@ -43,8 +43,8 @@ class TinyStories:
         """List the files that are taken: what trains, and what validates."""
         return [f"{FILES[self.version]}-{part}.txt" for part in ("train", "valid")]
 
-    def downloads(self) -> tuple[list[RemoteFile], Path]:
-        return self.folder.chosen(self.names()), self.folder.directory
+    def downloads(self) -> dict[Path, list[RemoteFile]]:
+        return {self.folder.directory: self.folder.chosen(self.names())}
 
     def source(self) -> TextFiles:
         """Return the stories, one a document; one that is in both files validates."""

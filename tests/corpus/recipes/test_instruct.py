@@ -100,7 +100,7 @@ def test_the_settings_are_what_is_recorded(home):
     recipe = Instruct([home / "a.jsonl"], "x", template="chatml")
     assert recipe.examples() == Examples(template=CHATML_SOURCE)
     assert recipe.record()["template"] == "chatml"
-    assert recipe.record().items() >= vars(SplitWhole(0.1, "report", 0.1)).items()
+    assert recipe.record().items() >= vars(SplitWhole(0.1, "move", 0.1)).items()
 
 
 def test_the_examples_of_the_repository_are_sixty_and_name_what_is_there():

@@ -107,7 +107,7 @@ def test_tinystories_validates_with_its_own_file(hub, tmp_path):
         "name": "tinystories",
         "tokenizer": "bytes",
         "version": "v2",
-        "overlap": "report",
+        "overlap": "move",
         "repository": "roneneldan/TinyStories",
         "revision": tinystories.COMMIT,
     }
