@@ -78,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = prepare_recipe(asked.recipe, asked.how, asked.replace)
     if dataset is not None:
         print_dataset(dataset)
+        base = by_name(asked.recipe.tokenizer)  # a run or a model, if it has a config.json
+        weights = f"finetune --init-from {shlex.quote(str(base))} " if (base / "config.json").exists() else ""
         windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
-        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
+        log.info(f"next: {command('train')} {weights}--data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:

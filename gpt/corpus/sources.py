@@ -21,7 +21,7 @@ from gpt.errors import InputError, check_limits
 from gpt.files import told_apart
 from gpt.log import log
 
-OUR_FILES = ("manifest.json", "checkpoints")
+OUR_FILES, OURS = ("manifest.json", "checkpoints", "model.safetensors"), "a dataset, a run or a model"
 STANDARD_INPUT = Path("-")
 NAMELESS = (("/", "dev"), ("/", "proc"))  # where the shell puts pipes
 
@@ -139,6 +139,8 @@ class TextFiles:
         if not top.is_dir():
             yield TextFile("stdin" if top == STANDARD_INPUT else top.name, top)
             return
+        if _reason_to_skip(top.resolve()) == OURS:
+            raise InputError(f"{top}: is {OURS}, and no text: give the text itself; `tokenizer` {top} takes its tokens")
         outside, errors = top.resolve().parent, []
         for directory, directories, files in os.walk(top, onerror=errors.append):
             yield from (Skipped(_name(Path(e.filename), outside), f"cannot be read: {e.strerror}") for e in errors)
@@ -288,13 +290,11 @@ def _name(path: Path, outside: Path) -> str:
 def _reason_to_skip(directory: Path) -> str | None:
     if directory.is_symlink():
         return "a link to a directory; give it by `input`"
-    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES:
-        return HIDDEN
     try:
-        if (directory / "pyvenv.cfg").exists():
+        if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
             return HIDDEN
         if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
-            return "a dataset or a run of this program"
+            return OURS
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None

@@ -19,7 +19,8 @@ SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
     """Format the step, its loss, the newest validation loss, speed, MFU, gradient norm, learning rate, epoch, time."""
-    validation = "" if validation_loss is None else f"  validation {validation_loss:.4f}"
+    last = "" if "val_loss" in record else "last "  # of an earlier step
+    validation = "" if validation_loss is None else f"  {last}validation {validation_loss:.4f}"
     loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
     share = record.get("mfu")

@@ -119,7 +119,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     require_few_epochs(config, dataset, loader)
     if done is None or asked.length:
         epochs = config.steps / epoch, suit.most_epochs(config.model)
-        log.info("\n".join([*_words(config, *epochs, dataset), *source_lines(config, dataset)]))
+        log.info("\n".join([*_words(config, *epochs, dataset, done), *source_lines(config, dataset)]))
     return config
 
 
@@ -146,6 +146,10 @@ def require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) ->
         f"`steps` {config.steps:,}: {source.dataset.path} would be read {times_words(times)} times, and at most "
         f"{_limit(config, dataset):g} are allowed: use {fewer}{smaller}more text, or `max_epochs` {math.ceil(times)}"
     )
+
+
+def epochs_words(epochs: float) -> str:
+    return f"{epochs:.3g} {'epoch' if f'{epochs:.3g}' == '1' else 'epochs'}"
 
 
 def times_words(times: float) -> str:
@@ -205,17 +209,17 @@ def evaluations_in(config: TrainConfig, steps: int) -> int:
     return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
 
 
-def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) -> list[str]:
+def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset, done: int | None) -> list[str]:
     model, tokens = config.model, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
     lines = [
-        f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
+        f"{tokens} to learn from: {epochs_words(epochs)}, {config.steps:,} steps{' in all' if done else ''} of "
         f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
     ]
     if epochs > BY_HEART * most:
         fewer = max(1, round(config.steps * most / epochs))
         lines.append(
-            f"warning: {epochs:.3g} epochs of {tokens}: it will learn them by heart; "
+            f"warning: {epochs_words(epochs)} of {tokens}: it will learn them by heart; "
             f"try `epochs` {most:g} (`steps` {fewer})"
         )
     return lines
@@ -257,9 +261,9 @@ def steps_in(
         middle = (steps + too_many) // 2
         steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)
     steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
-    times = evaluations_in(planned(steps), steps)
+    times, more = evaluations_in(planned(steps), steps), "more " if done else ""
     log.info(
-        f"`minutes` {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
+        f"`minutes` {asked.minutes:g}: {steps:,} {more}{'step' if steps == 1 else 'steps'} and {times} "
         f"{'evaluation' if times == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
     return steps, planned(steps) if not done else config
