@@ -55,6 +55,7 @@ ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how 
     )
     for name, recipe in RECIPES.items()
 }
+CONF = (DisallowNone,)
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
@@ -65,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
-    prog, conf = program_name(), (DisallowNone,)
-    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=prog, description=DESCRIPTION, config=conf)
+    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=program_name(), description=DESCRIPTION, config=CONF)
     with Interruptible():
         if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run

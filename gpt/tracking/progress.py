@@ -23,8 +23,7 @@ def progress_line(record: dict[str, Any], steps: int, validation_loss: float | N
     validation = "" if validation_loss is None else f"  {last}validation {validation_loss:.4f}"
     loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
-    share = record.get("mfu")
-    utilization = "" if share is None else f"  MFU {share:.0%}"
+    utilization = "" if (share := record.get("mfu")) is None else f"  MFU {share:.0%}"
     return (
         f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}{validation}  "
         f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "

@@ -14,9 +14,9 @@ from gpt import GPT, InputError
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.distributed.world import World
-from gpt.presets import preset, rate_for
+from gpt.presets import MUON, preset, rate_for
 from gpt.runs.checkpoint import load_best
-from gpt.runs.directory import open_run
+from gpt.runs.directory import open_run, read_config, write_config
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import budget, finetuning
 from gpt.training.budget import Asked
@@ -90,6 +90,40 @@ def test_the_rate_is_of_the_weights_without_their_n_gram_tables(planned, dataset
     with_ngrams = dataclasses.replace(config, model=dataclasses.replace(config.model, ngram=3, ngram_buckets=9999))
     asked = Asked(frozenset(), preset=True)
     assert finetuning.plan(with_ngrams, asked, dataset, World("cpu")).optimizer == config.optimizer
+
+
+@pytest.fixture
+def by_muon(trained_run):
+    """The run as though Muon had trained it, with n-grams."""
+    own = read_config(trained_run)
+    optimizer = dataclasses.replace(MUON, learning_rate=0.03, muon_learning_rate=0.01)
+    model = dataclasses.replace(own.model, ngram=2, ngram_buckets=99)
+    write_config(trained_run, dataclasses.replace(own, optimizer=optimizer, model=model, batch_tokens=640))
+    return trained_run
+
+
+def test_a_run_of_muon_goes_on_with_its_optimizer_rates_and_batch(planned, dataset, by_muon, said):
+    config = planned(dataset)
+    named = ("muon", 0.03, 0.01, 0.8, 0.95, 0.0)
+    optimizer = config.optimizer
+    assert named == (
+        optimizer.name, optimizer.learning_rate, optimizer.muon_learning_rate, optimizer.beta1, optimizer.beta2,
+        optimizer.weight_decay,
+    )  # fmt: skip
+    assert (optimizer.schedule, optimizer.min_lr_ratio) == ("linear", 0)
+    assert (config.batch_tokens, config.model.dropout) == (640, 0.1)
+    assert f"rate 0.03, Muon's 0.01, at its peak, as {by_muon} was trained; " in said[-1]
+    quarter = planned(dataset, "--batch-tokens", 160).optimizer
+    assert (quarter.learning_rate, quarter.muon_learning_rate) == (0.015, 0.005)
+    assert f"as {by_muon} was trained, × 0.5 for smaller batches; " in said[-1]
+    table = rate_for(GPT(dataclasses.replace(config.model, ngram=1)).parameter_count(), False, 100)
+    config = planned(dataset, "--optimizer.name", "adamw")  # another optimizer begins anew, with the table's rate
+    assert (config.optimizer.learning_rate, config.optimizer.beta1) == (table, 0.9)
+    assert re.search(r"rate [\d.]+ at its peak, for weights of 34,\d+ parameters, and 3,168 of n-grams; ", said[-1])
+    config = planned(dataset, "--optimizer.muon-learning-rate", 0.005)
+    assert (config.optimizer.learning_rate, config.optimizer.muon_learning_rate) == (0.03, 0.005)
+    adapters = planned(dataset, "--lora.rank", 2).optimizer
+    assert (adapters.name, adapters.weight_decay) == ("adamw", 0.0)
 
 
 def test_flags_win(planned, dataset):
@@ -168,7 +202,7 @@ def test_what_was_chosen_is_said_with_its_reasons_and_the_time(planned, dataset,
     assert lines[3].startswith(
         "stops after 3 evaluations without a new best, which must beat the one before by 1 stand"
     )
-    assert lines[4] == "time here: about 1:39, of which 0:09 evaluations"
+    assert lines[4] == "time here: about 1:39 if nothing stops it early, of which 0:09 evaluations"
     assert len(lines) == 5
 
 
