@@ -161,9 +161,10 @@ def _words(
     context_length, tokens = config.model.context_length, dataset.train.tokens
     epochs = config.steps / epoch
     reason = "as asked for" if asked.length else "as suits so much text"
+    windows = f"{config.batch_sequences} {'window' if config.batch_sequences == 1 else 'windows'}"
     lines = [
         f"{tokens:,} tokens to learn from, {dataset.validation.tokens:,} to validate: {epochs_words(epochs)}, "
-        f"{reason}; {config.steps:,} steps of {config.batch_tokens:,} tokens, {config.batch_sequences} windows of "
+        f"{reason}; {config.steps:,} steps of {config.batch_tokens:,} tokens, {windows} of "
         f"{context_length:,}; {epoch:.3g} steps an epoch"
     ]
     if epochs > BY_HEART * most:
