@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Training, python_text, run_here, write_dataset
+from helpers import ROOT, Training, python_text, run_here, write_dataset
 
 from gpt import GPT, InputError
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
+from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.distributed.world import World
 from gpt.presets import MUON, preset, rate_for
 from gpt.runs.checkpoint import load_best
@@ -234,6 +235,12 @@ def test_windows_shrink_to_what_the_splits_hold_down_to_the_least(
 def test_less_than_the_least_is_refused_with_its_size(planned, dataset, splits):
     with pytest.raises(InputError, match=r"its split split has \d+ tokens; one window needs 17 "):
         planned(of_size(dataset, *splits))
+
+
+def test_the_docs_state_the_least_size():
+    words = " ".join((ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8").split())
+    assert f"needs at least {SHORTEST_CONTEXT + 1} tokens, {SHORTEST_CONTEXT} to read and one more to predict" in words
+    assert f"with bytes, {10 * (SHORTEST_CONTEXT + 1)}." in words  # a tenth validates
 
 
 @pytest.mark.parametrize(
