@@ -114,9 +114,10 @@ def test_a_run_of_muon_goes_on_with_its_optimizer_rates_and_batch(planned, datas
     assert (optimizer.schedule, optimizer.min_lr_ratio) == ("linear", 0)
     assert (config.batch_tokens, config.model.dropout) == (640, 0.1)
     assert f"rate 0.03, Muon's 0.01, at its peak, as {by_muon} was trained; " in said[-1]
-    quarter = planned(dataset, "--batch-tokens", 160).optimizer
-    assert (quarter.learning_rate, quarter.muon_learning_rate) == (0.015, 0.005)
-    assert f"as {by_muon} was trained, × 0.5 for smaller batches; " in said[-1]
+    assert planned(dataset, "--batch-tokens", 160).optimizer.learning_rate == 0.03  # a quarter
+    tenth = planned(dataset, "--batch-tokens", 64).optimizer
+    assert (tenth.learning_rate, tenth.muon_learning_rate) == (0.012, 0.004)
+    assert f"as {by_muon} was trained, × 0.4 for smaller batches; " in said[-1]
     table = rate_for(GPT(dataclasses.replace(config.model, ngram=1)).parameter_count(), False, 100)
     config = planned(dataset, "--optimizer.name", "adamw")  # another optimizer begins anew, with the table's rate
     assert (config.optimizer.learning_rate, config.optimizer.beta1) == (table, 0.9)
