@@ -34,6 +34,7 @@ COMMANDS = {
 OTHER_SPELLINGS = {"memorised": "memorized"}
 # What other programs call them.
 CALLED = {"version": "--version", "list": "runs", "info": "runs", "generate": "sample", "evaluate": "eval"}
+CALLED |= dict.fromkeys(("finetune", "fine-tune"), "train finetune")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

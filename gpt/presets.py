@@ -198,12 +198,14 @@ class Suit:
     learning_rate: float | None = None
     ngram: int = 3
     ngram_buckets: int = 32768
+    ngram_epochs: float = 1
+    """Of models with n-grams, which teach a small model most; the second time it knows them by heart."""
     lora_epochs: float = 0
     """In which adapters forget less."""
 
     def most_epochs(self, model: ModelConfig) -> float:
         """Tell how often a model should read the text."""
-        return min(NGRAM_EPOCHS, self.epochs) if model.ngram > 1 else self.epochs
+        return min(self.ngram_epochs, self.epochs) if model.ngram > 1 else self.epochs
 
 
 # The small model (nano's block), by the size of the text; epochs are those of a model without n-grams. Measured over
@@ -214,12 +216,11 @@ SMALL = (
     Suit(tokens=400_000, epochs=3, batch_tokens=2048),
     Suit(tokens=math.inf, epochs=2, batch_tokens=2048),
 )
-NGRAM_EPOCHS = 1  # n-grams teach a small model most, at any size of text; the second time it knows them by heart
-# Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two.
+# Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two; with n-grams, always two.
 TRAINED = (
-    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1, lora_epochs=6),
-    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1, lora_epochs=4),
-    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1, lora_epochs=3),
+    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=6),
+    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=4),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=3),
 )
 # The peak rate by the number of trained weights: (parameters, for all of them, for adapters alone). GPT-2's are those
 # that others use; that of small weights, all of them trained, is ours (benchmarks/LOG.md).

@@ -81,6 +81,7 @@ def test_the_version_is_told():
     [
         ("trian", "error: unknown command 'trian'; did you mean 'train'?\n"),
         ("list", "error: unknown command 'list'; did you mean 'runs'?\n"),
+        ("finetune", "error: unknown command 'finetune'; did you mean 'train finetune'?\n"),
         ("halp", "error: unknown command 'halp'; did you mean 'help'?\n"),
         ("xyz", "error: unknown command 'xyz'; known are: prepare, train, sample, "),
     ],

@@ -59,6 +59,7 @@ ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how 
     )
     for name, recipe in RECIPES.items()
 }
+CONF = (DisallowNone,)
 DESCRIPTION = "Write a corpus as a dataset, for training.\n\nThe options of each: gpt prepare files --help"
 
 
@@ -69,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _require_corpus(arguments)
-    prog, conf = program_name(), (DisallowNone,)
-    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=prog, description=DESCRIPTION, config=conf)
+    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=program_name(), description=DESCRIPTION, config=CONF)
     with Interruptible():
         if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run
@@ -82,8 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = prepare_recipe(asked.recipe, asked.how, asked.replace)
     if dataset is not None:
         print_dataset(dataset)
+        base = by_name(asked.recipe.tokenizer)  # a run or a model, if it has a config.json
+        weights = f"finetune --init-from {shlex.quote(str(base))} " if (base / "config.json").exists() else ""
         windows = " --windows packed --document-mask" if dataset.train.is_masked else ""  # an example in one, alone
-        log.info(f"next: {command('train')} --data {shlex.quote(str(dataset.path))}{windows}")
+        log.info(f"next: {command('train')} {weights}--data {shlex.quote(str(dataset.path))}{windows}")
 
 
 def _require_corpus(arguments: list[str]) -> None:

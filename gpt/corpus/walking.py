@@ -9,12 +9,17 @@ from gpt.corpus.documents import Skipped
 from gpt.corpus.unpacking import HIDDEN, TOOL_DIRECTORIES
 from gpt.errors import InputError
 
-OUR_FILES = ("manifest.json", "checkpoints")
+OUR_FILES, OURS = ("manifest.json", "checkpoints", "model.safetensors"), "a dataset, a run or a model"
 LASTING = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 
 
 def walk(top: Path) -> Iterator[tuple[str, Path] | Skipped]:
-    """Yield every file below a directory; its name begins with that, so that it is the same wherever that lies."""
+    """Yield every file below a directory; its name begins with that, so that it is the same wherever that lies.
+
+    Raises InputError where the directory is one that this program writes.
+    """
+    if _reason_to_skip(top.resolve()) == OURS:
+        raise InputError(f"{top}: is {OURS}, and no text: give the text itself; `tokenizer` {top} takes its tokens")
     outside, errors = top.resolve().parent, []
     for directory, directories, files in os.walk(top, onerror=errors.append):
         yield from (unreadable(_name(Path(e.filename), outside), e) for e in errors)
@@ -40,13 +45,11 @@ def _name(path: Path, outside: Path) -> str:
 def _reason_to_skip(directory: Path) -> str | None:
     if directory.is_symlink():
         return "a link to a directory; give it by `input`"
-    if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES:
-        return HIDDEN
     try:
-        if (directory / "pyvenv.cfg").exists():
+        if directory.name.startswith(".") or directory.name in TOOL_DIRECTORIES or (directory / "pyvenv.cfg").exists():
             return HIDDEN
         if (directory / "tokenizer.json").exists() and any((directory / name).exists() for name in OUR_FILES):
-            return "a dataset or a run of this program"
+            return OURS
     except OSError as error:
         return unreadable(str(directory), error).reason
     return None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -237,8 +238,12 @@ def describe(path: Path) -> Description:
 
 
 def _no_dataset(path: Path) -> InputError:
+    """Say what lies in the place of a dataset, and how one is made of it."""
     if not path.exists() and (near := Path("data") / path.name).is_dir():
         return InputError(f"{path}: there is no dataset here; did you mean {near}?")
+    if path.is_file():
+        words = shlex.join(["--input", str(path), "--name", path.resolve().stem])
+        return InputError(f"{path}: is a file, and no dataset; make one of its text: gpt prepare files {words}")
     where = "" if path.is_absolute() else f" (below {Path.cwd()}; `data` names one elsewhere)"
     return InputError(
         f"{path}: there is no dataset here{where}; prepare one, such as by: "
@@ -261,6 +266,11 @@ def foreign_shards(path: Path) -> dict[str, str]:
             shards[file.name] = "train" if words[-1].startswith("train") else "validation"
             if (path / mask_name(file.name)).exists():
                 shards[mask_name(file.name)] = shards[file.name]
+    if not shards and (path / "config.json").exists():
+        raise InputError(
+            f"{path}: is a run or a model, and no dataset: weights are named by `init_from`, and the data by `data`; "
+            f"text becomes a dataset for it by: gpt prepare files --input TEXT --name NAME --tokenizer {path}"
+        )
     if not shards:
         raise InputError(
             f"{path}: holds neither a manifest.json nor shards with 'train' and 'val' in their names (.bin, .npy)"

@@ -227,7 +227,8 @@ def _require_gpt2(config: ModelConfig, to: Path) -> None:
     if found:
         raise InputError(
             f"`to` {to}: Hugging Face's GPT-2 cannot represent this model, which has {', '.join(found)}; "
-            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu are"
+            "export is for the exact GPT-2, as the presets gpt2 … gpt2-xl and shakespeare-char-cpu train it; a small "
+            "one on any text: gpt train shakespeare-char-cpu --data DATASET"
         )
 
 

@@ -192,8 +192,8 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
         found.append(weights_sha256(base.weights))
     if found and found[-1] != wanted:
         raise InputError(
-            f"{run or '`init_sha256`'}: is for the weights of {source} with the SHA-256 {wanted}, and {base.path} has "
-            f"others now, with {found[0]}: restore them, or train anew from what it has"
+            f"{run or '`init_sha256`'}: is for the weights of {read_config(run).init_from if run else source} with the "
+            f"SHA-256 {wanted}, and {base.path} has others now, with {found[0]}: restore them, or train anew"
         )
     return base
 

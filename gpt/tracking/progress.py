@@ -19,11 +19,11 @@ SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
 def progress_line(record: dict[str, Any], steps: int, validation_loss: float | None, seconds_left: float) -> str:
     """Format the step, its loss, the newest validation loss, speed, MFU, gradient norm, learning rate, epoch, time."""
-    validation = "" if validation_loss is None else f"  validation {validation_loss:.4f}"
+    last = "" if "val_loss" in record else "last "  # of an earlier step
+    validation = "" if validation_loss is None else f"  {last}validation {validation_loss:.4f}"
     loss = "none" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     norm = "none" if record["gradient_norm"] is None else f"{record['gradient_norm']:.2g}"
-    share = record.get("mfu")
-    utilization = "" if share is None else f"  MFU {share:.0%}"
+    utilization = "" if (share := record.get("mfu")) is None else f"  MFU {share:.0%}"
     return (
         f"step {record['step']:>{len(str(steps))}}/{steps}  loss {loss}{validation}  "
         f"{record['tokens_per_s']:,.0f} tokens/s{utilization}  norm {norm}  rate {record['learning_rate']:.1e}  "

@@ -16,7 +16,7 @@ from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-from gpt.presets import preset_for, suit_for
+from gpt.presets import Suit, preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
@@ -25,6 +25,7 @@ from gpt.training.validation import FORWARD, evaluates_completely, validation_wi
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
+EVALUATED_OF_LEARNED = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD  # tokens that are predicted in that time
 MOST_EPOCHS = 4.0  # of a dataset of a mixture: beyond, a repeat is worth less and less (Muennighoff et al. 2023)
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
 WARMUP = 0.1  # of the steps at most
@@ -118,8 +119,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
         config = dataclasses.replace(config, steps=max(1, steps))
     require_few_epochs(config, dataset, loader)
     if done is None or asked.length:
-        epochs = config.steps / epoch, suit.most_epochs(config.model)
-        log.info("\n".join([*_words(config, *epochs, dataset), *source_lines(config, dataset)]))
+        log.info("\n".join([*_words(config, epoch, suit, dataset, done), *source_lines(config, dataset)]))
     return config
 
 
@@ -136,8 +136,7 @@ def within_limit(steps: int, config: TrainConfig, dataset: Dataset, loader: Load
 
 def require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) -> None:
     """Raise InputError if a dataset would be read more often than it may be."""
-    most = within_limit(config.steps, config, dataset, loader)
-    if most == config.steps:
+    if (most := within_limit(config.steps, config, dataset, loader)) == config.steps:
         return
     times, source = max(zip(loader.epochs(config.steps), dataset.sources, strict=True), key=lambda pair: pair[0])
     fewer = f"`steps` {most}, " if most else ""
@@ -146,6 +145,10 @@ def require_few_epochs(config: TrainConfig, dataset: Dataset, loader: Loader) ->
         f"`steps` {config.steps:,}: {source.dataset.path} would be read {times_words(times)} times, and at most "
         f"{_limit(config, dataset):g} are allowed: use {fewer}{smaller}more text, or `max_epochs` {math.ceil(times)}"
     )
+
+
+def epochs_words(epochs: float) -> str:
+    return f"{epochs:.3g} {'epoch' if f'{epochs:.3g}' == '1' else 'epochs'}"
 
 
 def times_words(times: float) -> str:
@@ -180,9 +183,7 @@ def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int
     elif config.evaluation.every and "steps" not in asked.settings:
         changes["evaluation.every"] = min(config.evaluation.every, every)
     config = dataclasses.replace(laid_over(config, changes, asked), steps=steps)
-    share = (
-        MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * steps * config.batch_tokens / evaluations_in(config, steps)
-    )
+    share = EVALUATED_OF_LEARNED * steps * config.batch_tokens / evaluations_in(config, steps)
     least = LEAST_EVALUATED if asked.length and asked.minutes is None else config.model.context_length
     return laid_over(config, {"evaluation.tokens": min(config.evaluation.tokens, max(least, int(share)))}, asked)
 
@@ -205,17 +206,18 @@ def evaluations_in(config: TrainConfig, steps: int) -> int:
     return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
 
 
-def _words(config: TrainConfig, epochs: float, most: float, dataset: Dataset) -> list[str]:
-    model, tokens = config.model, f"{dataset.train.tokens:,} tokens"
+def _words(config: TrainConfig, epoch: float, suit: Suit, dataset: Dataset, done: int | None) -> list[str]:
+    """Say what was chosen for an epoch of so many steps, and whether it is too much for the text."""
+    model, epochs, tokens = config.model, config.steps / epoch, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
     lines = [
-        f"{tokens} to learn from: {epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}, {config.steps:,} steps of "
+        f"{tokens} to learn from: {epochs_words(epochs)}, {config.steps:,} steps{' in all' if done else ''} of "
         f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
     ]
-    if epochs > BY_HEART * most:
+    if epochs > BY_HEART * (most := suit.most_epochs(model)):
         fewer = max(1, round(config.steps * most / epochs))
         lines.append(
-            f"warning: {epochs:.3g} epochs of {tokens}: it will learn them by heart; "
+            f"warning: {epochs_words(epochs)} of {tokens}: it will learn them by heart; "
             f"try `epochs` {most:g} (`steps` {fewer})"
         )
     return lines
@@ -257,9 +259,9 @@ def steps_in(
         middle = (steps + too_many) // 2
         steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)
     steps, evaluations = world.broadcast((steps, evaluations))  # each process has measured; one decides
-    times = evaluations_in(planned(steps), steps)
+    times, more = evaluations_in(planned(steps), steps), "more " if done else ""
     log.info(
-        f"`minutes` {asked.minutes:g}: {steps:,} {'step' if steps == 1 else 'steps'} and {times} "
+        f"`minutes` {asked.minutes:g}: {steps:,} {more}{'step' if steps == 1 else 'steps'} and {times} "
         f"{'evaluation' if times == 1 else 'evaluations'}, by a trial of this machine's speed"
     )
     return steps, planned(steps) if not done else config

@@ -135,7 +135,7 @@ def set_later_aside(run: Path, step: int) -> bool:
     later = [path for path in list_checkpoints(run) if step_of(path) > step]
     if not later:
         return False
-    aside = _room_for(run / f"until-step-{step_of(later[-1])}", later)
+    aside, best = _room_for(run / f"until-step-{step_of(later[-1])}", later), checkpoint.best_state(run)
     (aside / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, TOKENIZER, METRICS):
         if (run / name).exists() and not (aside / name).exists():
@@ -145,7 +145,12 @@ def set_later_aside(run: Path, step: int) -> bool:
             (run / name).replace(aside / name)
     for path in later:
         path.rename(aside / "checkpoints" / path.name)
-    log.info(f"what came after step {step:,} is a run of its own now: {command('sample')} --run {quoted(aside)}")
+    found, with_best = best and best.get("evaluation"), ""
+    if best and found and best["step"] > step:
+        with_best = f", with the best so far (step {best['step']:,}, validation loss {found['loss']:.4f})"
+    log.info(
+        f"what came after step {step:,} is a run of its own now{with_best}: {command('sample')} --run {quoted(aside)}"
+    )
     return True
 
 

@@ -15,12 +15,14 @@ from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
 from gpt.presets import FINETUNE, Suit, rate_for, suit_for
+from gpt.runs.directory import by_name, is_run, read_config
 from gpt.tracking.progress import duration
 from gpt.training.budget import (
     BY_HEART,
+    EVALUATED_OF_LEARNED,
     EVALUATIONS,
-    MOST_EVALUATING,
     Asked,
+    epochs_words,
     evaluations_in,
     laid_over,
     longest_window,
@@ -32,7 +34,7 @@ from gpt.training.budget import (
 )
 from gpt.training.forecast import Forecast
 from gpt.training.start import fit_to_dataset, training_loader
-from gpt.training.validation import FORWARD, validation_windows
+from gpt.training.validation import validation_windows
 
 EVALUATED = {"evaluation.every", "evaluation.per_epoch"}
 LEAST_STEPS = 8  # in an epoch: of less text, batches become smaller and not fewer
@@ -42,6 +44,9 @@ MOST_SAMPLING = 0.1  # of the time
 SAMPLED = 60  # tokens that are learned from in the time that one is drawn, about, on a CPU
 LEAST_SAMPLE = 16  # tokens; a shorter sample shows nothing
 TRIAL_SECONDS = 0.2
+NGRAMS = "n-gram embedding"  # as gpt.analysis.cost.parameters names its rows
+# What a run that was trained by Muon, or has n-grams, keeps of its optimizer.
+OPTIMIZER = ("name", "learning_rate", "muon_learning_rate", "muon_momentum", "beta1", "beta2", "weight_decay")
 
 
 def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, timed: bool = True) -> TrainConfig:
@@ -58,7 +63,7 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
     epoch = loader.windows / config.batch_sequences  # in steps
     if config.evaluation.per_epoch and asked.settings & EVALUATED != {"evaluation.every"}:
         config, asked = per_epoch(config, asked, epoch)
-    most = suit.lora_epochs if config.lora.rank else suit.epochs
+    most = suit.lora_epochs if config.lora.rank else suit.most_epochs(config.model)
     if asked.minutes is not None:
         _, config = steps_in(asked, config, dataset, world, 0, _with_length)
     elif asked.epochs is not None:
@@ -82,7 +87,9 @@ def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, s
         fewest = min(dataset.shortest - 1, max(SHORTEST_CONTEXT, tokens // LEAST_STEPS))
         if fewest < context_length:
             changes["model.context_length"] = context_length = longest_window(fewest)
-    sequences = min(suit.batch_tokens, tokens // LEAST_STEPS) // context_length
+    own = _trained_with(config, asked)
+    batch_tokens = min(suit.batch_tokens, own.batch_tokens) if own else suit.batch_tokens
+    sequences = min(batch_tokens, tokens // LEAST_STEPS) // context_length
     if config.lora.rank:
         sequences = min(sequences, LORA_SEQUENCES)
         changes |= {"model.dropout": 0.0, "optimizer.weight_decay": 0.0}
@@ -91,23 +98,56 @@ def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, s
     return laid_over(config, changes, asked)
 
 
+def _trained_with(config: TrainConfig, asked: Asked) -> TrainConfig | None:
+    """Read the settings of the run that the weights are of, where its optimizer goes on; None where a new one begins.
+
+    The rates of the table are for GPT-2's weights and AdamW: of Muon, and of rows of n-grams, of which few move in a
+    step, they are a tenth of what such weights have learned at.
+    """
+    path = by_name(config.init_from)
+    if config.lora.rank or "optimizer.name" in asked.settings or not is_run(path):
+        return None
+    own = read_config(path)
+    return own if own.optimizer.name == "muon" or own.model.ngram > 1 else None
+
+
+def _rates(config: TrainConfig, asked: Asked, steps: int) -> dict[str, Any]:
+    """Choose the optimizer and its peak rates."""
+    own = _trained_with(config, asked)
+    if own is None:
+        return {"optimizer.learning_rate": rate_for(_size(config), config.lora.rank > 0, steps)}
+    kept = {name: getattr(own.optimizer, name) for name in OPTIMIZER}
+    slower = {
+        name: float(f"{_slower(config, own) * kept[name]:.2g}") for name in ("learning_rate", "muon_learning_rate")
+    }
+    return {f"optimizer.{name}": value for name, value in (kept | slower).items()}
+
+
+def _slower(config: TrainConfig, own: TrainConfig) -> float:
+    """Give the share of a rate that smaller batches than the run's own bear: all of it down to a quarter of them.
+
+    Below, in proportion: of GPT-2's 6e-4 and half a million tokens 3.8e-5 for 8,192, near what others tune it with.
+    """
+    return min(1.0, 4 * config.batch_tokens / own.batch_tokens)
+
+
+def _size(config: TrainConfig) -> int:
+    """Count the weights, but for the rows of n-grams."""
+    return sum(count for name, count in parameters(config.model).items() if name != NGRAMS)
+
+
 def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = 0) -> TrainConfig:
     """Set the steps, and what hangs on their number: rate, warm-up, and how much each evaluation predicts and shows.
 
     A length that the user has named is trained to its end, and not stopped early. `evaluations` counts for nothing
     here, as epochs say how many there are.
     """
-    counts = parameters(config.model)
-    size = sum(count for name, count in counts.items() if name != "n-gram embedding")  # of which few move in a step
-    changes: dict[str, Any] = {
-        "optimizer.learning_rate": rate_for(size, config.lora.rank > 0, steps),
-        "optimizer.warmup_steps": max(LEAST_WARMUP, round(WARMUP * steps)),
-    }
+    changes = {**_rates(config, asked, steps), "optimizer.warmup_steps": max(LEAST_WARMUP, round(WARMUP * steps))}
     if asked.length:
         changes["early_stopping_patience"] = None
     config = dataclasses.replace(laid_over(config, changes, asked), steps=steps)
     times, learned = evaluations_in(config, steps), steps * config.batch_tokens
-    share = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD * learned / times
+    share = EVALUATED_OF_LEARNED * learned / times
     shown = int(MOST_SAMPLING * learned / (SAMPLED * times))
     limits = {
         "evaluation.tokens": min(config.evaluation.tokens, max(config.model.context_length, int(share))),
@@ -120,28 +160,41 @@ def _words(
     config: TrainConfig, asked: Asked, dataset: Dataset, epoch: float, most: float, weights_context: int
 ) -> list[str]:
     """Say what was chosen, and why."""
-    context_length, optimizer, tokens = config.model.context_length, config.optimizer, dataset.train.tokens
+    context_length, tokens = config.model.context_length, dataset.train.tokens
     epochs = config.steps / epoch
     reason = "as asked for" if asked.length else "as suits so much text"
+    windows = f"{config.batch_sequences} {'window' if config.batch_sequences == 1 else 'windows'}"
     lines = [
-        f"{tokens:,} tokens to learn from, {dataset.validation.tokens:,} to validate: {epochs:.3g} epochs, {reason}; "
-        f"{config.steps:,} steps of {config.batch_tokens:,} tokens, {config.batch_sequences} windows of "
+        f"{tokens:,} tokens to learn from, {dataset.validation.tokens:,} to validate: {epochs_words(epochs)}, "
+        f"{reason}; {config.steps:,} steps of {config.batch_tokens:,} tokens, {windows} of "
         f"{context_length:,}; {epoch:.3g} steps an epoch"
     ]
     if epochs > BY_HEART * most:
-        lines.append(f"warning: {epochs:.3g} epochs: it will learn the text by heart; try `epochs` {most:g}")
+        lines.append(f"warning: {epochs_words(epochs)}: it will learn the text by heart; try `epochs` {most:g}")
     if context_length < weights_context:
         why = "as asked for" if "model.context_length" in asked.settings else "as the text is so short"
         lines.append(
             f"windows of {context_length:,} tokens, {why}: the run has that context, its weights {weights_context:,}"
         )
-    kind = "adapters on weights" if config.lora.rank else "weights"
-    lines.append(
-        f"rate {optimizer.learning_rate:g} at its peak, for {kind} of {sum(parameters(config.model).values()):,} "
-        f"parameters; {optimizer.warmup_steps} steps of warm-up, then {optimizer.schedule} to "
+    return [*lines, _rate_words(config, asked), *_evaluation_words(config, dataset)]
+
+
+def _rate_words(config: TrainConfig, asked: Asked) -> str:
+    """Say how fast which weights move, and what they are held back by."""
+    optimizer, size = config.optimizer, _size(config)
+    rate, kind = f"rate {optimizer.learning_rate:g}", "adapters on weights" if config.lora.rank else "weights"
+    if optimizer.name == "muon":
+        rate += f", Muon's {optimizer.muon_learning_rate:g},"
+    why = f"for {kind} of {size:,} parameters"
+    if rows := sum(parameters(config.model).values()) - size:
+        why += f", and {rows:,} of n-grams"
+    if own := _trained_with(config, asked):
+        share = _slower(config, own)
+        why = f"as {config.init_from} was trained{f', × {share:.2g} for smaller batches' if share < 1 else ''}"
+    return (
+        f"{rate} at its peak, {why}; {optimizer.warmup_steps} steps of warm-up, then {optimizer.schedule} to "
         f"{optimizer.min_lr_ratio:g}; dropout {config.model.dropout:g}, weight decay {optimizer.weight_decay:g}"
     )
-    return [*lines, *_evaluation_words(config, dataset)]
 
 
 def _evaluation_words(config: TrainConfig, dataset: Dataset) -> list[str]:
@@ -164,9 +217,10 @@ def _evaluation_words(config: TrainConfig, dataset: Dataset) -> list[str]:
 
 
 def _time_here(config: TrainConfig, dataset: Dataset, world: World) -> str:
-    """Say how long it takes here at most, by a trial, without the compiler, which would take longer than the trial."""
+    """Say about how long it takes here to the last step, by a trial; without the compiler, which would take longer."""
     seconds = Forecast(dataclasses.replace(config, compile="off"), dataset, world).seconds(TRIAL_SECONDS)
     if seconds is None:
         return "time: not known, as a trial would not fit into the free memory"
     training, evaluating = world.broadcast(seconds)
-    return f"time here: about {duration(training + evaluating)}, of which {duration(evaluating)} evaluations"
+    early = " if nothing stops it early" if config.early_stopping_patience else ""
+    return f"time here: about {duration(training + evaluating)}{early}, of which {duration(evaluating)} evaluations"

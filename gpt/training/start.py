@@ -115,7 +115,7 @@ def require_tokenizer(config: TrainConfig, dataset: Dataset, resumes: bool, allo
         advice = ", or go on with `allow_other_data`" if resumes else ""
         raise InputError(
             f"{dataset.path}: is written with another tokenizer ({have.kind}, {have.vocab_size:,} ids) than {source} "
-            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer`){advice}"
+            f"({wanted.kind}, {wanted.vocab_size:,} ids): prepare the data with that one (`tokenizer` {source}){advice}"
         )
 
 
@@ -136,10 +136,11 @@ def fit_to_dataset(config: TrainConfig, dataset: Dataset, resumes: bool = False)
         return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     unset = config.preset in PRESETS and config.model.vocab_size == PRESETS[config.preset]().model.vocab_size
     if fixed or not unset:
+        source = config.run_dir if resumes else config.init_from
+        remedy = f"prepare the data with that one: gpt prepare … `tokenizer` {source}" if fixed else "leave it out"
         raise InputError(
-            f"model.vocab_size is {config.model.vocab_size:,}; the tokenizer of {dataset.path} has {vocab_size:,} ids: "
-            "prepare the data with the model's tokenizer (`tokenizer` gpt2, or `tokenizer` RUN for a run of yours), "
-            "or leave `model.vocab_size` out"
+            f"`model.vocab_size` is {config.model.vocab_size:,}{f', that of {source}' if fixed else ''}; the tokenizer "
+            f"of {dataset.path} has {vocab_size:,} ids: {remedy}"
         )
     log.info(f"vocabulary: {vocab_size:,} ids, those of {dataset.path}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))

@@ -25,7 +25,7 @@ from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.runs.directory import go_on, quoted
 from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command, printable, show
-from gpt.tracking.jsonl import read_metrics
+from gpt.tracking.jsonl import Record, read_metrics
 from gpt.tracking.plot import draw_losses
 from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
@@ -38,6 +38,7 @@ SAMPLE_TOKENS = 200
 WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
 HEART_SAMPLES = 6
 LAST = 10  # records of metrics.jsonl whose training losses are averaged
+GAIN = 0.02  # nats in the last epoch of a fine-tuning: who gains as much has stopped too early
 
 
 def report_stop(run: Path, state: TrainState) -> None:
@@ -136,6 +137,8 @@ def _table(
     if loaded:
         if words := overfitted(run, trainer.config, state, loaded.state):
             table.add_row("overfitted", words)
+        if words := still_improving(run, trainer.config, state):
+            table.add_row("still improving", words)
         for row in _memorized(run, trainer.config, state, loaded, validation.dataset):
             table.add_row(*map(printable, row))
     table.add_row("compiled", trainer.compiled.in_words())
@@ -206,10 +209,10 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     return f"no: of {len(copies.found)} samples, {longest}"
 
 
-def _last_training_losses(run: Path) -> list[float]:
-    """Read the training losses of the last records; none if they cannot be read, so that training ends well."""
+def _records(run: Path) -> list[Record]:
+    """Read all records; none if they cannot be read, so that training ends well."""
     try:
-        return [r["train_loss"] for r in read_metrics(run)[-LAST:] if r["train_loss"] is not None]
+        return read_metrics(run)
     except (InputError, OSError):
         return []
 
@@ -227,9 +230,34 @@ def overfitted(run: Path, config: TrainConfig, state: TrainState, best: dict[str
         return f"nothing was learned that holds for new text: to guess among all tokens alike gives {guessing:.4f}"
     if last is None or last <= loss + RISE:
         return None
-    seen = _last_training_losses(run)
+    seen = [record["train_loss"] for record in _records(run)[-LAST:] if record["train_loss"] is not None]
     trained = f", the training loss {fmean(seen):.4f}" if seen else ""
+    if step == 0:
+        rate = config.optimizer.learning_rate / 3
+        return (
+            f"all of it: validation ended at {last:.4f}{trained}; the weights that it began with have {loss:.4f}, and "
+            f"are what sample.py uses. Try a lower rate (--optimizer.learning-rate {rate:.2g}), or more text"
+        )
     return (
         f"yes: validation ended at {last:.4f}{trained}; the best, {loss:.4f}, was at step {step:,}, which is what "
         "sample.py uses. Train for fewer epochs, or on more text"
+    )
+
+
+def still_improving(run: Path, config: TrainConfig, state: TrainState) -> str | None:
+    """Say how much trained weights have gained in the last epoch, where the last step is the best; None if nothing.
+
+    From scratch that is as it should be: a length is chosen in which it no longer pays.
+    """
+    if config.init_from == "scratch" or state.cooldown or state.best_step != state.step or not state.step:
+        return None
+    *before, last = [record for record in _records(run) if "val_loss" in record] or [{}]
+    earlier = [record for record in before if record.get("epoch", 0.0) <= max(0.0, last.get("epoch", 0.0) - 1)]
+    gained = earlier[-1]["val_loss"] - last["val_loss"] if earlier else 0.0
+    if gained < GAIN:
+        return None
+    longer = 2 * max(1, round(last["epoch"]))
+    return (
+        f"yes: the last step is the best, and the last epoch gained {gained:.4f} nats of validation: train longer, "
+        f"such as by --epochs {longer}, from the same weights again"
     )

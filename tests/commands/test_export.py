@@ -19,6 +19,7 @@ def test_gpt_export_writes_what_transformers_loads(trained, dataset, tmp_path):
     home, _ = trained
     refused = run_gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "exported", code=2)
     assert "cannot represent this model, which has model.positions rope" in refused
+    assert "a small one on any text: gpt train shakespeare-char-cpu --data DATASET" in refused
     exact = ("shakespeare-char-cpu", "--data", dataset.path, "--steps", 2, *TINY, "--run-dir", "runs/exact")
     run_here("train.py", *exact, cwd=tmp_path)
     run_gpt(tmp_path, "export", "--run", "runs/exact", "--to", tmp_path / "exported")

@@ -247,6 +247,14 @@ def test_the_door_ends_with_the_next_command(tmp_path):
     assert output.rstrip().endswith("next: python train.py --data data/mine")
 
 
+def test_with_the_tokenizer_of_a_run_the_next_command_tunes_that_run(trained_run, tmp_path):
+    (tmp_path / "a.txt").write_text("A good text. " * 200)
+    output = recipe("files", "--input", "a.txt", "--name", "mine", "--tokenizer", trained_run, cwd=tmp_path)
+    assert output.rstrip().endswith(f"next: python train.py finetune --init-from {trained_run} --data data/mine")
+    output = recipe("files", "--input", "a.txt", "--name", "two", "--tokenizer", "data/mine", cwd=tmp_path)
+    assert output.rstrip().endswith("next: python train.py --data data/two")
+
+
 @pytest.mark.process
 def test_results_are_printed_and_the_rest_is_said(tmp_path):
     for name, words in {"a": range(400), "b": range(400), "c": range(1000, 1100)}.items():

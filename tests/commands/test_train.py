@@ -302,7 +302,8 @@ def test_resume_of_a_mistyped_run_says_which_was_perhaps_meant(trained_run, tmp_
 
 def test_a_run_that_is_resumed_keeps_its_vocabulary(trained_run, bpe, dataset):
     config = dataclasses.replace(preset("nano"), run_dir=trained_run)
-    with pytest.raises(InputError, match="model.vocab_size is 2,048; the tokenizer of .* has 257 ids"):
+    message = f"`model.vocab_size` is 2,048, that of {trained_run}; the tokenizer of .* has 257 ids: prepare the data"
+    with pytest.raises(InputError, match=message):
         fit_to_dataset(config, dataset, resumes=True)
 
 
@@ -319,9 +320,9 @@ def test_the_vocabulary_is_the_datasets_and_said(dataset, said):
 
 def test_another_vocabulary_than_the_datasets_is_refused(dataset):
     config = settings("nano", "--model.vocab-size", "300")
-    with pytest.raises(InputError, match="model.vocab_size is 300; the tokenizer of .* has 257 ids"):
+    with pytest.raises(InputError, match="`model.vocab_size` is 300; the tokenizer of .* has 257 ids: leave it out"):
         fit_to_dataset(config, dataset)
-    with pytest.raises(InputError, match="`tokenizer` gpt2"):
+    with pytest.raises(InputError, match="prepare the data with that one: .* `tokenizer` openai-community/gpt2"):
         fit_to_dataset(dataclasses.replace(preset("gpt2"), init_from="openai-community/gpt2"), dataset)
 
 
@@ -355,6 +356,15 @@ def test_a_dataset_called_like_a_preset_is_one_where_the_preset_is_named_first()
 def test_no_dataset_is_refused():
     with pytest.raises(InputError, match=r"`data` holds \[\]"):
         settings("nano", "--data")
+
+
+def test_a_text_or_a_run_in_place_of_a_dataset_is_told_what_to_do(trained_run, tmp_path):
+    text = tmp_path / "my book.txt"
+    text.write_text("A good text. " * 200)
+    with pytest.raises(InputError, match=f"gpt prepare files --input '{text}' --name 'my book'"):
+        train.open_data(settings("nano", "--data", str(text)), World("cpu"))
+    with pytest.raises(InputError, match=f"is a run or a model, .*--input TEXT --name NAME --tokenizer {trained_run}"):
+        train.open_data(settings("nano", "--data", str(trained_run)), World("cpu"))
 
 
 def test_one_dataset_with_a_weight_is_told_that_it_needs_none(dataset):

@@ -149,7 +149,7 @@ def test_changed_data_is_refused_on_resume_unless_told(trained, dataset, tmp_pat
     for flags in ((), ("--allow-other-data",)):
         code, _, errors = resume(larger, *flags)
         assert code == 2
-        assert "model.vocab_size is 257; the tokenizer of" in errors
+        assert "--model.vocab-size is 257, that of run; the tokenizer of" in errors
     code, _, errors = resume(changed, "--allow-other-data")
     assert code == 0, errors
     assert "from step 20 to 42" in errors  # where the rate began to come down
@@ -199,7 +199,7 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     own = ("--input", ROOT / "gpt", "--name", "own")
     run_here("data/prepare.py", "files", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
     refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
-    assert "prepare the data with the model's tokenizer" in refused
+    assert f"prepare the data with that one: gpt prepare … --tokenizer {source}" in refused
     run_here("data/prepare.py", "files", *own, "--tokenizer", source, "--replace", cwd=tmp_path)
     assert "weights: " in run_here("train.py", "--init-from", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 

@@ -85,7 +85,10 @@ def test_datasets_and_runs_of_ours_are_no_text(folder):
     (folder / "run" / "checkpoints").mkdir()
     texts, skipped = read(TextFiles([folder]))
     assert not [name for name in texts if name.startswith(("corpus/data", "corpus/run"))]
-    assert skipped["corpus/run"] == skipped["corpus/data"] == "a dataset or a run of this program"
+    assert skipped["corpus/run"] == skipped["corpus/data"] == "a dataset, a run or a model"
+    for path in (folder / "run", folder / "data"):
+        with pytest.raises(InputError, match=f"{path}: is a dataset, a run or a model, and no text: give the text"):
+            TextFiles([path]).parts()
 
 
 def test_byte_order_marks_and_carriage_returns_are_taken_off(folder):

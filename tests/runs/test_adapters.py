@@ -9,7 +9,8 @@ from gpt import InputError, Tokenizer, load_run
 from gpt.device import Target
 from gpt.interop import huggingface
 from gpt.runs import checkpoint
-from gpt.runs.adapters import Adapters, load_adapter
+from gpt.runs.adapters import Adapters, find, load_adapter
+from gpt.runs.directory import read_config
 from gpt.runs.integrity import weights_sha256
 
 PLAIN = Target("cpu", torch.float32, prepacked=False)
@@ -88,7 +89,9 @@ def test_one_of_theirs_finds_its_base(home):
 
 
 def test_another_base_is_refused_by_hash_or_by_shapes(home):
-    with pytest.raises(InputError, match="base's: is for the weights of .* with the SHA-256 .*, and .* has others now"):
+    own = read_config(find("another base's")).init_from
+    message = f"base's: is for the weights of {own} with the SHA-256 .*, and runs/base has others now"
+    with pytest.raises(InputError, match=message):
         load_adapter("another base's", "base")
     adapters = Adapters.open(["one"], PLAIN)
     with pytest.raises(InputError, match="`adapter` runs/another base's: was trained on .* with the SHA-256"):
@@ -111,7 +114,10 @@ def test_another_base_is_refused_by_hash_or_by_shapes(home):
         ({"adapter": "."}, ".: is neither a run nor an adapter of PEFT's"),
         ({"adapter": "base"}, "`adapter` runs/base: holds whole weights, and no adapter"),
         ({"source": "one", "adapter": "theirs"}, "`run` one: has adapters itself"),
-        ({"source": "one", "adapter": "two"}, "runs/two: is for the weights of one"),
+        (
+            {"source": "one", "adapter": "two"},
+            "runs/two: is for the weights of .*/runs/base with .*, and runs/one has others",
+        ),
     ],
 )
 def test_what_is_no_adapter_or_no_base_is_refused(home, given, words):

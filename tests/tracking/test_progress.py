@@ -16,11 +16,12 @@ def test_duration(seconds, text):
 
 
 def test_the_line_says_what_one_wants_to_know():
-    line = progress_line(RECORD, 100, 3.5, 125)
+    line = progress_line(RECORD | {"val_loss": 3.5}, 100, 3.5, 125)
     assert line == (
         "step   7/100  loss 3.2500  validation 3.5000  12,346 tokens/s  MFU 43%  norm 0.57  rate 1.2e-03  "
         "epoch 0.26  1:01, 2:05 left"
     )
+    assert "  loss 3.2500  last validation 3.5000  12," in progress_line(RECORD, 100, 3.5, 125)  # of an earlier step
     assert "validation" not in progress_line(RECORD, 100, None, 125)
     skipped = progress_line(RECORD | {"train_loss": None, "gradient_norm": None}, 100, None, 125)
     assert "loss none" in skipped and "norm none" in skipped

@@ -126,6 +126,9 @@ def test_more_minutes_are_counted_from_where_the_run_goes_on(
     training = make_training(config, resume=True, allow_rate_jump=jump)
     assert training.state.step == (40 if jump else 24)
     assert config.steps - training.state.step == 60 * minutes
+    counts = [line for line in said if "step" in line and ("`minutes`" in line or "to learn from" in line)]
+    assert f": {60 * minutes:.0f} more steps and " in counts[0]
+    assert f", {config.steps} steps in all of " in counts[1]
 
 
 @pytest.mark.parametrize("minutes", [0.05, 16 / 60, 16.5 / 60])

@@ -100,6 +100,10 @@ def test_a_run_with_wsd_that_gets_more_steps_becomes_the_longer_run(undisturbed,
     assert losses[0] == losses[1]
     aside = first.run / f"until-step-{stopped_at}"
     assert str(aside) in said
+    evaluated = {step: saved.state["evaluation"] for step, saved in before.items()}
+    best = min((found["loss"], step) for step, found in evaluated.items() if found)
+    with_best = f"is a run of its own now, with the best so far (step {best[1]}, validation loss {best[0]:.4f}): "
+    assert (with_best in said) == (best[1] > 12)
     assert read_metrics(aside) == records
     assert read_config(aside).steps == 20
     assert steps_of(aside) == [step for step in before if step > 12]

@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Training, python_text, run_here, write_dataset
+from helpers import ROOT, Training, python_text, run_here, write_dataset
 
 from gpt import GPT, InputError
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
+from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.distributed.world import World
-from gpt.presets import preset, rate_for
+from gpt.presets import MUON, preset, rate_for
 from gpt.runs.checkpoint import load_best
-from gpt.runs.directory import open_run
+from gpt.runs.directory import open_run, read_config, write_config
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import budget, finetuning
 from gpt.training.budget import Asked
@@ -90,6 +91,41 @@ def test_the_rate_is_of_the_weights_without_their_n_gram_tables(planned, dataset
     with_ngrams = dataclasses.replace(config, model=dataclasses.replace(config.model, ngram=3, ngram_buckets=9999))
     asked = Asked(frozenset(), preset=True)
     assert finetuning.plan(with_ngrams, asked, dataset, World("cpu")).optimizer == config.optimizer
+
+
+@pytest.fixture
+def by_muon(trained_run):
+    """The run as though Muon had trained it, with n-grams."""
+    own = read_config(trained_run)
+    optimizer = dataclasses.replace(MUON, learning_rate=0.03, muon_learning_rate=0.01)
+    model = dataclasses.replace(own.model, ngram=2, ngram_buckets=99)
+    write_config(trained_run, dataclasses.replace(own, optimizer=optimizer, model=model, batch_tokens=640))
+    return trained_run
+
+
+def test_a_run_of_muon_goes_on_with_its_optimizer_rates_and_batch(planned, dataset, by_muon, said):
+    config = planned(dataset)
+    named = ("muon", 0.03, 0.01, 0.8, 0.95, 0.0)
+    optimizer = config.optimizer
+    assert named == (
+        optimizer.name, optimizer.learning_rate, optimizer.muon_learning_rate, optimizer.beta1, optimizer.beta2,
+        optimizer.weight_decay,
+    )  # fmt: skip
+    assert (optimizer.schedule, optimizer.min_lr_ratio) == ("linear", 0)
+    assert (config.batch_tokens, config.model.dropout) == (640, 0.1)
+    assert f"rate 0.03, Muon's 0.01, at its peak, as {by_muon} was trained; " in said[-1]
+    assert planned(dataset, "--batch-tokens", 160).optimizer.learning_rate == 0.03  # a quarter
+    tenth = planned(dataset, "--batch-tokens", 64).optimizer
+    assert (tenth.learning_rate, tenth.muon_learning_rate) == (0.012, 0.004)
+    assert f"as {by_muon} was trained, × 0.4 for smaller batches; " in said[-1]
+    table = rate_for(GPT(dataclasses.replace(config.model, ngram=1)).parameter_count(), False, 100)
+    config = planned(dataset, "--optimizer.name", "adamw")  # another optimizer begins anew, with the table's rate
+    assert (config.optimizer.learning_rate, config.optimizer.beta1) == (table, 0.9)
+    assert re.search(r"rate [\d.]+ at its peak, for weights of 34,\d+ parameters, and 3,168 of n-grams; ", said[-1])
+    config = planned(dataset, "--optimizer.muon-learning-rate", 0.005)
+    assert (config.optimizer.learning_rate, config.optimizer.muon_learning_rate) == (0.03, 0.005)
+    adapters = planned(dataset, "--lora.rank", 2).optimizer
+    assert (adapters.name, adapters.weight_decay) == ("adamw", 0.0)
 
 
 def test_flags_win(planned, dataset):
@@ -168,7 +204,7 @@ def test_what_was_chosen_is_said_with_its_reasons_and_the_time(planned, dataset,
     assert lines[3].startswith(
         "stops after 3 evaluations without a new best, which must beat the one before by 1 stand"
     )
-    assert lines[4] == "time here: about 1:39, of which 0:09 evaluations"
+    assert lines[4] == "time here: about 1:39 if nothing stops it early, of which 0:09 evaluations"
     assert len(lines) == 5
 
 
@@ -200,6 +236,12 @@ def test_windows_shrink_to_what_the_splits_hold_down_to_the_least(
 def test_less_than_the_least_is_refused_with_its_size(planned, dataset, splits):
     with pytest.raises(InputError, match=r"its split split has \d+ tokens; one window needs 17 "):
         planned(of_size(dataset, *splits))
+
+
+def test_the_docs_state_the_least_size():
+    words = " ".join((ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8").split())
+    assert f"needs at least {SHORTEST_CONTEXT + 1} tokens, {SHORTEST_CONTEXT} to read and one more to predict" in words
+    assert f"with bytes, {10 * (SHORTEST_CONTEXT + 1)}." in words  # a tenth validates
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from gpt import TrainConfig
 from gpt.training import summary, validation
 from gpt.training.state import OverfittingWatch, TrainState
-from gpt.training.summary import overfitted
+from gpt.training.summary import overfitted, still_improving
 
 
 def hear(losses):
@@ -57,6 +57,32 @@ def test_the_last_table_says_whether_it_was_too_long(monkeypatch):
         "sample.py uses"
     )
     assert "to guess among all tokens alike gives 10.8249" in words(10.9, 11.0, monkeypatch)  # ln 50,257
+    from_the_first = words(4.7, 8.42, monkeypatch, step=0)
+    assert "the weights that it began with have 4.7000, and are what sample.py uses. Try a lower rate" in from_the_first
+    assert "fewer epochs" not in from_the_first
+
+
+@pytest.mark.parametrize(
+    ("losses", "step", "words"),
+    [
+        ([5.0, 4.5, 4.2, 4.0, 3.9], 4, "the last epoch gained 0.3000 nats of validation: train longer, such as by --e"),
+        ([5.0, 4.5, 4.2, 4.2, 4.19], 4, None),  # next to nothing
+        ([5.0, 4.5, 4.2, 4.0, 4.1], 3, None),  # the best is not the last
+        ([5.0, 4.9], 1, "the last epoch gained 0.1000 nats of validation"),  # less than an epoch in all
+        ([5.0], 0, None),
+        ([], 4, None),  # no records that can be read
+    ],
+)
+def test_a_fine_tuning_that_ended_too_early_says_so(monkeypatch, losses, step, words):
+    records = [{"step": n, "val_loss": loss, "epoch": n / 2} for n, loss in enumerate(losses)]
+    monkeypatch.setattr(summary, "read_metrics", lambda run: records)
+    state, tuned = TrainState(step=len(losses) - 1 if losses else 4, best_step=step), TrainConfig(init_from="base")
+    found = still_improving(Path("run"), tuned, state)
+    assert (found is None) == (words is None)
+    if words:
+        assert words in found
+        assert "--epochs" in found
+    assert still_improving(Path("run"), TrainConfig(), state) is None  # from scratch it is as it should be
 
 
 def test_a_resumed_run_warns_of_learning_by_heart_when_an_undisturbed_one_does(
