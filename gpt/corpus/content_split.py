@@ -26,10 +26,10 @@ from gpt.corpus.split import (
     VALIDATION,
     ByContent,
     ByEnd,
+    cut_passages,
     distinct,
     key_of_folded,
     passage_size,
-    passages,
     require_share,
     threshold,
 )
@@ -180,7 +180,7 @@ def _cut(text: Path, kept: np.ndarray, size: int) -> Iterator[tuple[int, int, by
         if len(content) <= 2 * size:
             yield number, len(content if content.isascii() else content.decode()), folded(content)
         else:
-            for passage in passages(content.decode(), size):
+            for passage in cut_passages(content.decode(), size):
                 yield number, len(passage), folded(passage.encode())
 
 

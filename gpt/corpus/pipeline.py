@@ -30,7 +30,7 @@ from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates, name_at
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
-from gpt.corpus.slices import cut, slice_bytes
+from gpt.corpus.slices import cut_slices, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import KEPT, Stages, Task, digest, say_done, wait_for_all, work_in
@@ -143,7 +143,7 @@ def _read(
     stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
-    corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
+    corpus = Corpus(stages, source, [*cut_slices(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus
 

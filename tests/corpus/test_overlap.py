@@ -11,7 +11,7 @@ from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
-from gpt.corpus.slices import cut
+from gpt.corpus.slices import cut_slices
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import TRAIN, VALIDATION
 from gpt.corpus.stages import Stages
@@ -28,7 +28,9 @@ def text_of(rng, words):
 def corpus_of(texts, directory, before=None, slice_bytes=100_000):
     directory.mkdir(parents=True, exist_ok=True)
     source = Texts(texts)
-    corpus = Corpus(Stages(directory, Progress()), source, list(cut(source, source.parts(), slice_bytes)), Filters())
+    corpus = Corpus(
+        Stages(directory, Progress()), source, list(cut_slices(source, source.parts(), slice_bytes)), Filters()
+    )
     corpus.before = before
     return corpus
 
