@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
 import pytest
 from helpers import ROOT, SHAKESPEARE, refused, run_here
+from processes import Script
 
 from gpt.commands.prepare import RECIPES, chosen_tokenizer
 from gpt.corpus.ledger import read_ledger
@@ -250,10 +249,11 @@ def test_the_door_ends_with_the_next_command(tmp_path):
 @pytest.mark.process
 def test_results_are_printed_and_the_rest_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("A good text. " * 200)
-    command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "--name", "mine"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"(data/mine: .*\n){3}", result.stdout)
-    assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"
+    command = ("gpt/__main__.py", "prepare", "files", "--input", "a.txt", "--name", "mine")
+    program = Script(*command, cwd=tmp_path, errors=tmp_path / "errors.log")
+    assert program.end() == 0
+    assert re.fullmatch(r"(data/mine: .*\n){3}", program.said())
+    assert (tmp_path / "errors.log").read_text().splitlines()[-1] == "next: gpt train --data data/mine"
 
 
 def test_help_lists_the_corpora_and_their_options(tmp_path):
