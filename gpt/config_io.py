@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from unittest import mock
 
+import tyro
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -100,6 +101,7 @@ def _path_or_several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
     )
 
 
+tyro._experimental_options["utf8_boxes"] = False  # help has headings, and no frames around them
 COLOR = re.compile(r"\x1b\[[\d;]*m")
 HELP, WIDE = (
     {"-h", "--help"},
@@ -110,7 +112,7 @@ HELP, WIDE = (
 def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, **options: Any) -> Any:
     """Give what `tyro.cli`, or another of its kind, makes of arguments, by default those of the process.
 
-    What is wrong with them is told in plain lines, where tyro draws a box; help is shown as tyro does.
+    What is wrong with them is told in plain lines, below no heading; help is shown as tyro does.
     """
     given, told = sys.argv[1:] if arguments is None else arguments, io.StringIO()
     try:
@@ -118,16 +120,16 @@ def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, *
             return cli(what, args=given, registry=FLAGS, **options)
     except SystemExit as end:
         if end.code:
-            told = io.StringIO(_unboxed(told.getvalue()))
+            told = io.StringIO(_without_heading(told.getvalue()))
         raise
     finally:
         print(told.getvalue(), end="", file=sys.stderr, flush=True)
 
 
-def _unboxed(complaint: str) -> str:
-    """Take away what tyro draws around the lines of a complaint, of lines or of ASCII, between them and above."""
-    framed = [line[2:].removesuffix("│").rstrip() for line in COLOR.sub("", complaint).splitlines()[1:]]
-    words = "\n".join(line for line in framed if line.strip("─-╯ ")) or "the arguments are wrong"
+def _without_heading(complaint: str) -> str:
+    """Take away what tyro puts above the lines of a complaint, before them and between them."""
+    indented = [line[2:].rstrip() for line in COLOR.sub("", complaint).splitlines()[1:]]
+    words = "\n".join(line for line in indented if line.strip("- ")) or "the arguments are wrong"
     first, *more = re.sub(r"no type matching .*\nGot errors:\n- (<[^>]*>: )?", "", words).splitlines()
     first = first.removeprefix("Error parsing ")
     return "\n".join([f"error: {first[0].lower()}{first[1:]}", *more, ""])

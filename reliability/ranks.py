@@ -4,13 +4,12 @@ import contextlib
 import random
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
 from helpers import same
-from processes import LONGEST_WAIT, torchrun
+from processes import torchrun
 
 from gpt.dataset.dataset import Dataset
 from gpt.runs.checkpoint import list_checkpoints, step_of
@@ -25,28 +24,32 @@ class Gang:
     def __init__(
         self, processes: int, dataset: Dataset, run: Path, *more: str, launcher: tuple[str, ...] = (), log: str = ""
     ) -> None:
-        self.run, self.output = run, run.with_name(log or run.name).with_suffix(".log")
+        self.run = run
+        output = run.with_name(log or run.name).with_suffix(".log")
         arguments = [*options(dataset, run), *more]
-        with open(self.output, "w") as output:
-            self.launcher = torchrun(
-                processes, "train.py", *arguments, launcher=launcher, stdout=output, stderr=subprocess.STDOUT
-            )
+        self.launcher = torchrun(processes, "train.py", *arguments, cwd=run.parent, output=output, launcher=launcher)
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train, by rank."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.launcher.pid).children()
+            children = psutil.Process(self.launcher.process.pid).children()
             return sorted(children, key=lambda child: int(child.environ().get("RANK", "0")))
         return []
 
     def starts(self) -> int:
-        return self.output.read_text().count("from step")
+        return self.said().count("from step")
 
     def steps(self) -> int:
         return max((record["step"] for record in read_metrics(self.run)), default=0) if self.run.exists() else 0
 
+    def said(self) -> str:
+        return self.launcher.said()
+
+    def has_ended(self) -> bool:
+        return not self.launcher.process.is_alive()
+
     def end(self) -> int:
-        return self.launcher.wait(LONGEST_WAIT)
+        return self.launcher.end()
 
 
 def two_launchers(dataset: Dataset, directory: Path) -> None:
@@ -54,7 +57,7 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
 
     With hsdp, so that there are copies between nodes; and a training of one process to compare with.
     """
-    more = ("--model.dropout", "0.0", "--steps", "60", "--checkpoint.every", "20")
+    more = ("--model.dropout", "0.0", "--steps", "10", "--checkpoint.every", "5")
     one = Process(dataset, directory / "one-node", *more)
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -62,7 +65,7 @@ def two_launchers(dataset: Dataset, directory: Path) -> None:
     meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
     run, more = directory / "two-nodes", (*more, "--parallel", "hsdp")
     nodes = [Gang(1, dataset, run, *more, launcher=meeting, log=f"node-{number}") for number in range(2)]
-    assert [node.end() for node in nodes] == [0, 0], [node.output.read_text() for node in nodes]
+    assert [node.end() for node in nodes] == [0, 0], [node.said() for node in nodes]
     assert one.end() == 0
 
 
@@ -72,7 +75,7 @@ def changing_numbers(dataset: Dataset, directory: Path, numbers: list[int]) -> N
     for part, number in enumerate(numbers, 1):
         last = ("--stop-at", str(500 * part // len(numbers))) if part < len(numbers) else ()
         gang = Gang(number, dataset, run, "--steps", "500", "--model.dropout", "0.0", *last)
-        assert gang.end() == (0 if part == len(numbers) else 1), gang.output.read_text()
+        assert gang.end() == (0 if part == len(numbers) else 1), gang.said()
 
 
 def dead_ranks(dataset: Dataset, directory: Path, count: int, steps: int, rng: random.Random) -> Row:
@@ -80,7 +83,7 @@ def dead_ranks(dataset: Dataset, directory: Path, count: int, steps: int, rng: r
     row = Row("kill -9 of one of three processes under torchrun")
     last = ("--steps", str(steps))
     undisturbed = Gang(3, dataset, directory / "undisturbed-gang", *last)
-    assert undisturbed.end() == 0, undisturbed.output.read_text()
+    assert undisturbed.end() == 0, undisturbed.said()
     expected = weights(directory / "undisturbed-gang", steps)
     number = 0
     while row.tried < count:
@@ -89,11 +92,10 @@ def dead_ranks(dataset: Dataset, directory: Path, count: int, steps: int, rng: r
         killed = 0
         while killed < 3 and row.tried + killed < count:
             before = gang.steps()
-            ended = gang.launcher.poll
-            wait_for(lambda: ended() is not None or (gang.starts() > killed and gang.steps() > before))  # noqa: B023
+            wait_for(lambda: gang.has_ended() or (gang.starts() > killed and gang.steps() > before))  # noqa: B023
             time.sleep(rng.uniform(0, 0.3))
             ranks = gang.ranks()
-            if ended() is not None or not ranks:
+            if gang.has_ended() or not ranks:
                 break  # it has finished
             done = gang.steps()
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -106,7 +108,7 @@ def dead_ranks(dataset: Dataset, directory: Path, count: int, steps: int, rng: r
         require_valid_metrics(gang.run, steps)
         row.tried += killed
         row.survived += killed if good else 0
-        assert good, gang.output.read_text()
+        assert good, gang.said()
     return row
 
 
@@ -125,7 +127,7 @@ def signals_to_ranks(dataset: Dataset, directory: Path, count: int, rng: random.
             rank.send_signal(kind)
         code = gang.end()
         saved = step_of(list_checkpoints(gang.run)[-1])
-        took, said = time.monotonic() - start, gang.output.read_text()
+        took, said = time.monotonic() - start, gang.said()
         good = code == 1 and said.count("exitcode  : 75") == 3 and f"stopped after step {saved:,}, saved" in said
         row.count(good and took < 10, gang.steps() - saved)
     return row
@@ -152,5 +154,5 @@ def hung_ranks(dataset: Dataset, directory: Path, count: int, rng: random.Random
         gang.end()
         newest = list_checkpoints(gang.run)
         lost = gang.steps() - (step_of(newest[-1]) if newest else 0)
-        row.count(took < 5 + 5 and "did not answer for 5 s" in gang.output.read_text(), lost)
+        row.count(took < 5 + 5 and "did not answer for 5 s" in gang.said(), lost)
     return row

@@ -1,7 +1,7 @@
 """Ways to run a program as a process of its own.
 
 Most are forked from a server that has torch loaded already, which makes them start in a moment; what is forked is all
-of a script, and it dies as any process does. `torchrun` starts everything anew.
+of a script, and it dies as any process does. What `torchrun` starts begins anew.
 """
 
 import gc
@@ -9,28 +9,27 @@ import multiprocessing
 import os
 import runpy
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.distributed import run
 
 ROOT = Path(__file__).parents[1]
 LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the subject
 
 FORKS = multiprocessing.get_context("forkserver")
 SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
-LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp"]
+LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp", "torch.distributed.run"]
 LOADED += ["torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_agg"]  # which each training loads
 FORKS.set_forkserver_preload(LOADED)
 
 
-def _run(script: str, arguments: list[str], directory: str, output: str, environment: dict[str, str]) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def _run(script: str, arguments: list[str], directory: str, outputs: list[str], environment: dict[str, str]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
@@ -43,11 +42,12 @@ def _run(script: str, arguments: list[str], directory: str, output: str, environ
 class Script:
     """A script at work in a process, forked; what it prints goes to a file."""
 
-    def __init__(self, script: str | Path, *arguments: object, cwd: Path, output: Path | None = None, **more: str):
-        """Start it in a directory; `more` are variables of its environment."""
+    def __init__(self, script: str | Path, *arguments: object, cwd: Path, output=None, errors=None, **more: str):
+        """Start it in a directory; `more` are variables of its environment, `errors` a file of its own for errors."""
         self.output = output or cwd / f"{Path(script).stem}-{os.urandom(4).hex()}.log"
         self.output.unlink(missing_ok=True)
-        given = (str(ROOT / script), list(map(str, arguments)), str(cwd), str(self.output), os.environ | more)
+        outputs = [str(self.output), str(errors or self.output)]
+        given = (str(ROOT / script), list(map(str, arguments)), str(cwd), outputs, os.environ | more)
         self.process = FORKS.Process(target=_run, args=given)
         with mock.patch.dict(os.environ, PYTHONPATH=SERVER_LOOKS_IN):  # the first starts the server
             self.process.start()
@@ -93,8 +93,7 @@ def world(processes, program, *arguments, cwd, failing=False):
     return output
 
 
-def torchrun(processes: int, script: str | Path, *arguments: object, launcher: tuple[str, ...] = (), **options):
-    """Start torchrun with a script; `options` are those of subprocess.Popen."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *launcher]
-    command += ["--", str(ROOT / script), *map(str, arguments)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+def torchrun(processes: int, script: str | Path, *arguments: object, cwd: Path, output: Path, launcher=()) -> Script:
+    """Start torchrun, with options of its own as `launcher`, and a script."""
+    command = ["--nproc-per-node", processes, *launcher, "--", ROOT / script, *arguments]
+    return Script(run.__file__, *command, cwd=cwd, output=output, OMP_NUM_THREADS="1")

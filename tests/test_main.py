@@ -1,6 +1,8 @@
 """`gpt` itself: commands, help and mistyped names."""
 
 import ast
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -51,10 +53,21 @@ def test_help_fills_its_lines_and_none_is_too_long(command, columns, monkeypatch
     lines = [line for line in call(*command, "--help").splitlines() if not line.startswith("usage: ")]
     sentences = [part for line in lines for part in line.split(". ")]  # tyro 1.0 puts all paragraphs into a line
     assert max(map(len, sentences)) <= columns
-    for line, following in pairwise(line.strip("│") for line in lines):
+    for line, following in pairwise(lines):
         indent = len(following) - len(following.lstrip())
         if indent > 5 and following.strip() and line[:indent].endswith("  ") and line[indent:].strip():
             assert len(f"{line.rstrip()} {following.split()[0]}") > len(line) - 1, following
+
+
+def test_help_has_no_frames():
+    """Nor where the output could show them."""
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+        main(["data", "show", "--help"])
+    output.seek(0)
+    lines = output.read().splitlines()
+    assert [line.strip() for line in lines].count("options") == 1
+    assert not any({"│", "─", "╭", "╰"}.intersection(line) for line in lines)
 
 
 OTHERS = {

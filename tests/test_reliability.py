@@ -18,8 +18,8 @@ def all_survived(*rows):
 
 def test_kills_and_signals(dataset, tmp_path):
     campaign = Campaign(dataset, tmp_path / "campaign", steps=40)
-    assert all_survived(*campaign.kills(4, random.Random(1)))
-    assert all_survived(campaign.signals(3, random.Random(3)))
+    assert all_survived(*campaign.kills(2, random.Random(1)))
+    assert all_survived(campaign.signals(2, random.Random(3)))
 
 
 @pytest.mark.slow
@@ -49,5 +49,6 @@ def test_two_launchers_with_a_rendezvous_have_the_losses_of_one_process(dataset,
     two_launchers(dataset, tmp_path)
     one, two = (read_metrics(tmp_path / name) for name in ("one-node", "two-nodes"))
     assert [record["batch_hash"] for record in one] == [record["batch_hash"] for record in two]
-    losses = [[record["train_loss"] for record in records[:50]] for records in (one, two)]
+    losses = [[record["train_loss"] for record in records] for records in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 10

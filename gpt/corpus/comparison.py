@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpt.corpus.sample import Sample
-from gpt.corpus.split import MAX_CHARACTERS, ByContent, Piece, chosen, distinct, key_of, passage_size, passages
+from gpt.corpus.split import MAX_CHARACTERS, ByContent, Piece, chosen, cut_passages, distinct, key_of, passage_size
 from gpt.corpus.vocabulary import parse_tokenizer, suitability
 from gpt.errors import InputError
 from gpt.log import Progress, log
@@ -74,7 +74,7 @@ def divided(sample: Sample) -> tuple[list[str], list[str]]:
     Raises InputError where one side is left with next to nothing.
     """
     size = passage_size(HELD_OUT * sample.sampled, sample.sampled)
-    rows = [(key_of(text), len(text)) for document in sample for text in passages(document.text, size)]
+    rows = [(key_of(text), len(text)) for document in sample for text in cut_passages(document.text, size)]
     divide = ByContent(size, *chosen(*distinct(np.array(rows, dtype=np.uint64).reshape(-1, 2)), HELD_OUT))
     pieces: list[Piece] = [piece for document in sample for piece in divide(document)]
     train, held_out = ([piece.text for piece in pieces if piece.split == side] for side in ("train", "validation"))

@@ -29,10 +29,10 @@ from gpt.corpus.split import (
     VALIDATION,
     ByContent,
     chosen,
+    cut_passages,
     distinct,
     key_of_folded,
     passage_size,
-    passages,
     require_share,
 )
 from gpt.corpus.stages import digest
@@ -206,7 +206,7 @@ def _cut(text: Path, repeats: Path | None, size: int) -> Iterator[tuple[int, int
         if len(content) <= 2 * size:
             yield number, len(content if content.isascii() else content.decode()), folded(content)
         else:
-            for passage in passages(content.decode(), size):
+            for passage in cut_passages(content.decode(), size):
                 yield number, len(passage), folded(passage.encode())
 
 

@@ -65,7 +65,7 @@ class _Passages:
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.names = sorted(texts)
         self.sizes = np.array([len(texts[name]) for name in self.names])
-        hashes = [np.unique(passages(texts[name])) for name in self.names]
+        hashes = [np.unique(passage_hashes(texts[name])) for name in self.names]
         self.counts = np.array([len(own) for own in hashes])
         documents = np.repeat(np.arange(len(self.names)), self.counts)
         together = np.concatenate(hashes)
@@ -103,7 +103,7 @@ class _Passages:
         return found / np.maximum(1, self.counts)
 
 
-def passages(text: str) -> np.ndarray:
+def passage_hashes(text: str) -> np.ndarray:
     """Hash the passage at each place of a text, (characters − 49,) uint64."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     hashes = (codes + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

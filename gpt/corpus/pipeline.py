@@ -31,7 +31,7 @@ from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import Sample
-from gpt.corpus.slices import cut, name_at, repeats_at, slice_bytes
+from gpt.corpus.slices import cut_slices, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Split, division_key
 from gpt.corpus.stages import KEPT, Stages, Task, digest, work_in
@@ -144,7 +144,7 @@ def _read(
         interruptible.keep(KEPT)
         stages.keep()
         warn_of_little_room(stages.directory, [(identity.name, identity.bytes) for identity in identities])
-    corpus = Corpus(stages, source, [*cut(source, divided, size)], filters)
+    corpus = Corpus(stages, source, [*cut_slices(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
     return corpus
 

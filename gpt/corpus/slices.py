@@ -49,7 +49,7 @@ def slice_bytes(total: int) -> int:
     return min(MOST_BYTES, max(LEAST_BYTES, 1 << max(0, total // WANTED - 1).bit_length()))
 
 
-def cut(source: Source, parts: Sequence[Any], size: int) -> Iterator[Slice]:
+def cut_slices(source: Source, parts: Sequence[Any], size: int) -> Iterator[Slice]:
     """Divide the parts of a source into slices of about `size` bytes, from a quarter of it to little more."""
     pending, identities, held, validates = list[Any](), list[Identity](), 0, False
     for part in parts:

@@ -95,7 +95,7 @@ class ByContent:
 
     def __call__(self, document: Document) -> Iterator[Piece]:
         """Yield the pieces: neighboring passages of one side are one."""
-        texts = list(passages(document.text, self.passage))
+        texts = list(cut_passages(document.text, self.passage))
         sides = self.sides(np.array([key_of(text) for text in texts], dtype=np.uint64))
         return joined(document.name, texts, sides.tolist())
 
@@ -126,10 +126,10 @@ def pieces_of(
     starts = np.searchsorted(rows[:, 2], np.arange(len(rows) + 1, dtype=np.uint64)).tolist()
     for number, document in enumerate(documents):
         own = slice(starts[number], starts[number + 1])
-        yield document, joined(document.name, cut(document.text, lengths[own]), sides[own])
+        yield document, joined(document.name, cut_by_lengths(document.text, lengths[own]), sides[own])
 
 
-def cut(text: str, lengths: list[int]) -> list[str]:
+def cut_by_lengths(text: str, lengths: list[int]) -> list[str]:
     """Cut a text into passages of known lengths."""
     if len(lengths) == 1:
         return [text]
@@ -147,7 +147,7 @@ def key_of_folded(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content.translate(LOWER, BLANKS), digest_size=8).digest(), "little")
 
 
-def passages(text: str, size: int) -> Iterator[str]:
+def cut_passages(text: str, size: int) -> Iterator[str]:
     """Cut a text that is longer than 2 × `size` characters into passages of size / 2 to 2 × size.
 
     They end with a paragraph, a line or at least a word. Of the places where one may end, that is taken which the words

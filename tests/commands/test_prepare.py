@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
 import pytest
 from helpers import ROOT, SHAKESPEARE, refused, run_here
+from processes import Script
 
 from gpt.commands.prepare import RECIPES, chosen_tokenizer
 from gpt.corpus.ledger import read_ledger
@@ -259,20 +258,19 @@ def test_with_the_tokenizer_of_a_run_the_next_command_tunes_that_run(trained_run
 def test_results_are_printed_and_the_rest_is_said(tmp_path):
     for name, words in {"a": range(400), "b": range(400), "c": range(1000, 1100)}.items():
         (tmp_path / f"{name}.txt").write_text(" ".join(map(str, words)))
-    command = [sys.executable, "-m", "gpt", "prepare", "files", "--input", "a.txt", "b.txt", "c.txt", "--name", "mine"]
-    result = subprocess.run(
-        [*command, "--tokenizer", "bytes"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    command = ("gpt/__main__.py", "prepare", "files", "--input", "a.txt", "b.txt", "c.txt", "--name", "mine")
+    program = Script(*command, "--tokenizer", "bytes", cwd=tmp_path, errors=tmp_path / "errors.log")
+    assert program.end() == 0
     report = json.loads((tmp_path / "data" / "mine" / "report.json").read_text())
-    assert re.fullmatch(r"(data/mine: .*\n){7}", result.stdout)
-    assert result.stdout.splitlines()[2:] == [
+    assert re.fullmatch(r"(data/mine: .*\n){7}", program.said())
+    assert program.said().splitlines()[2:] == [
         "data/mine: tokenizer bytes, vocabulary 257",
         "data/mine: 1,988 bytes of text, 1.00 per token",
         "data/mine: 2 of 3 documents; left out: duplicate 1",
         "data/mine: longest b.txt, 1,489 bytes; largest a.txt 74.9%, c.txt 25.1%",
         f"data/mine: corpus fingerprint {report['corpus_fingerprint']}",
     ]
-    assert result.stderr.splitlines()[-1] == "next: gpt train --data data/mine"
+    assert (tmp_path / "errors.log").read_text().splitlines()[-1] == "next: gpt train --data data/mine"
 
 
 def test_help_lists_the_corpora_and_their_options(tmp_path):

@@ -37,7 +37,7 @@ def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as exit_code, clean_errors():
         parse_train(arguments)
     assert exit_code.value.code == 2
-    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+    return " ".join(capsys.readouterr().err.split())
 
 
 def test_without_arguments_the_device_decides():

@@ -196,7 +196,7 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     assert (before["step"], first["step"]) == (0, 1)
     assert before["val_loss"] < 5.0
     assert first["train_loss"] < 5.0  # a new model begins at ln 257 = 5.5
-    own = ("--input", ROOT / "gpt", "--name", "own")
+    own = ("--input", ROOT / "gpt" / "text", "--name", "own")
     run_here("data/prepare.py", "files", *own, "--tokenizer", "bpe:300", cwd=tmp_path)
     refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert f"prepare the data with that one: gpt prepare … --tokenizer {source}" in refused

@@ -197,13 +197,13 @@ def test_reasons_of_one_kind_are_counted_together():
 
 
 PREPARE = """
-import sys
-from pathlib import Path
-from gpt.corpus import pipeline, slices
-from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.sources import TextFiles
+if __name__ == "__main__":  # workers need none of this
+    import sys
+    from pathlib import Path
+    from gpt.corpus import pipeline, slices
+    from gpt.corpus.content_split import SplitByContent
+    from gpt.corpus.sources import TextFiles
 
-if __name__ == "__main__":
     slices.LEAST_BYTES, pipeline.LEAST_FOR_WORKERS, pipeline.LEAST_TO_KEEP = 1 << 14, 0, 0
     source = TextFiles([Path("notes")])
     out, workers = Path(sys.argv[1]), sys.argv[2]
@@ -222,7 +222,9 @@ def test_any_number_of_workers_killed_or_not_writes_the_same_bytes(folder, tmp_p
     rng, killed = random.Random(0), 0
     for _ in range(2):
         program = Script(tmp_path / "prepare.py", "killed", "2", cwd=tmp_path)
-        time.sleep(rng.uniform(0.2, 1.2))
+        while program.process.is_alive() and not [*tmp_path.glob(".killed*.work/*")]:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.2))
         killed += program.process.is_alive()
         os.kill(program.process.pid, signal.SIGKILL)
         program.end()

@@ -10,7 +10,7 @@ from gpt.corpus import documents, reading, separators
 from gpt.corpus.documents import Document, end_of_part, parts_of
 from gpt.corpus.readers import lines
 from gpt.corpus.reading import Corpus, Filters
-from gpt.corpus.slices import cut
+from gpt.corpus.slices import cut_slices
 from gpt.corpus.sources import Texts
 from gpt.corpus.stages import Stages
 from gpt.log import Progress
@@ -49,7 +49,7 @@ def test_a_plain_text_is_read_in_parts_and_nothing_of_it_is_lost(separator):
 def test_a_long_document_of_any_source_becomes_several_of_which_the_ledger_adds_up(tmp_path):
     text = "word " * 2000
     source = Texts({"long": text, "short": "word " * 300, "dropped": "x" * 12_000})
-    slices = list(cut(source, source.parts(), 10**6))
+    slices = list(cut_slices(source, source.parts(), 10**6))
     corpus = Corpus(Stages(tmp_path, Progress()), source, slices, Filters(max_characters=11_000))
     found = {each.name: each.text for each in corpus}
     assert found.pop("short") == "word " * 300

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from gpt.corpus.near_copies import PASSAGE, passages, validation_names
+from gpt.corpus.near_copies import PASSAGE, passage_hashes, validation_names
 
 
 def sentence(rng):
@@ -72,7 +72,7 @@ def test_no_family_is_much_of_validation(texts):
 def test_passages_have_the_same_hash_if_and_only_if_they_are_the_same():
     rng = random.Random(0)
     text = "".join(rng.choice("abé\U0001f600") for _ in range(2000)) * 2
-    hashes = passages(text)
+    hashes = passage_hashes(text)
     assert len(hashes) == len(text) - PASSAGE + 1
     by_passage = {text[place : place + PASSAGE]: hashes[place] for place in range(len(hashes))}
     assert all(by_passage[text[place : place + PASSAGE]] == value for place, value in enumerate(hashes))
@@ -81,4 +81,4 @@ def test_passages_have_the_same_hash_if_and_only_if_they_are_the_same():
 
 @pytest.mark.parametrize("length", [0, 1, 49, 50, 51])
 def test_short_texts_have_as_many_passages_as_fit(length):
-    assert len(passages("a" * length)) == max(0, length - PASSAGE + 1)
+    assert len(passage_hashes("a" * length)) == max(0, length - PASSAGE + 1)

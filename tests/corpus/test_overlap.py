@@ -11,7 +11,7 @@ from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
-from gpt.corpus.slices import cut
+from gpt.corpus.slices import cut_slices
 from gpt.corpus.sources import TextFiles, Texts
 from gpt.corpus.split import TRAIN, VALIDATION
 from gpt.corpus.stages import Stages
@@ -28,7 +28,9 @@ def text_of(rng, words):
 def corpus_of(texts, directory, before=None, slice_bytes=100_000):
     directory.mkdir(parents=True, exist_ok=True)
     source = Texts(texts)
-    corpus = Corpus(Stages(directory, Progress()), source, list(cut(source, source.parts(), slice_bytes)), Filters())
+    corpus = Corpus(
+        Stages(directory, Progress()), source, list(cut_slices(source, source.parts(), slice_bytes)), Filters()
+    )
     corpus.before = before
     return corpus
 
@@ -203,7 +205,7 @@ def divided_by_files(texts, held, directory, **settings):
         for number, text in enumerate(own):
             (directory / name / f"{number}.txt").write_text(text)
     source = TextFiles([directory / "texts"], validation=[directory / "held"])
-    corpus = Corpus(Stages(directory, Progress()), source, list(cut(source, source.parts(), 100_000)), Filters())
+    corpus = Corpus(Stages(directory, Progress()), source, list(cut_slices(source, source.parts(), 100_000)), Filters())
     divide = SplitByContent(**settings)(corpus)
     pieces = [piece.split for document in corpus for piece in divide(document)]
     return pieces.count(TRAIN), pieces.count(VALIDATION), corpus.report["overlap"]

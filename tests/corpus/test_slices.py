@@ -3,7 +3,7 @@ import random
 import pytest
 
 from gpt.corpus.documents import Skipped
-from gpt.corpus.slices import LEAST_BYTES, MOST_BYTES, cut, slice_bytes
+from gpt.corpus.slices import LEAST_BYTES, MOST_BYTES, cut_slices, slice_bytes
 from gpt.corpus.sources import Identity
 
 
@@ -21,7 +21,7 @@ def files(count, seed=0, largest=5000):
 
 def test_slices_are_the_parts_in_order_and_of_about_the_size():
     parts = [*files(1000), Skipped("x", "hidden"), ("huge", 10**6, ""), ("last", 1, "")]
-    found = list(cut(Files(), parts, 100_000))
+    found = list(cut_slices(Files(), parts, 100_000))
     assert [part for each in found for part in each.parts] == parts
     sizes = [sum(part[1] for part in each.parts if not isinstance(part, Skipped)) for each in found]
     assert all(25_000 <= size < 105_000 for size in sizes if size < 10**6 and size != sizes[-1])
@@ -31,17 +31,17 @@ def test_slices_are_the_parts_in_order_and_of_about_the_size():
 @pytest.mark.parametrize("place", [0, 3, 500, 999])
 def test_a_file_more_or_less_changes_the_slices_around_it_alone(place):
     parts = files(1000)
-    before = {each.digest for each in cut(Files(), parts, 100_000)}
+    before = {each.digest for each in cut_slices(Files(), parts, 100_000)}
     for changed in ([*parts[:place], ("new", 3000, ""), *parts[place:]], parts[:place] + parts[place + 1 :]):
-        after = {each.digest for each in cut(Files(), changed, 100_000)}
+        after = {each.digest for each in cut_slices(Files(), changed, 100_000)}
         assert len(before - after) <= 8
     changed = [*parts[:place], (parts[place][0], parts[place][1], "other"), *parts[place + 1 :]]
-    assert len(before - {each.digest for each in cut(Files(), changed, 100_000)}) == 1
+    assert len(before - {each.digest for each in cut_slices(Files(), changed, 100_000)}) == 1
 
 
 def test_what_validates_by_itself_has_slices_by_itself():
     parts = [("a", 1, ""), ("b", 1, "", True), Skipped("c", "empty"), ("d", 1, "", True), ("e", 1, "")]
-    found = list(cut(Files(), parts, 100))
+    found = list(cut_slices(Files(), parts, 100))
     assert [(each.parts, each.validates) for each in found] == [
         ((parts[0],), False),
         (tuple(parts[1:4]), True),
@@ -50,7 +50,7 @@ def test_what_validates_by_itself_has_slices_by_itself():
 
 
 def test_no_part_is_no_slice():
-    assert list(cut(Files(), [], 100)) == []
+    assert list(cut_slices(Files(), [], 100)) == []
 
 
 def test_slices_grow_with_the_corpus_within_bounds():

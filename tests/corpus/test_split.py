@@ -16,11 +16,11 @@ from gpt.corpus.split import (
     ByEnd,
     by_end,
     chosen,
+    cut_passages,
     distinct,
     division_key,
     key_of,
     passage_size,
-    passages,
     threshold,
 )
 from gpt.errors import InputError
@@ -59,18 +59,18 @@ def test_twins_have_one_key_and_others_have_others(rng):
 @pytest.mark.parametrize("kind", ["code", "no lines", "no words"])
 def test_passages_are_the_text_in_lengths_of_their_bounds(kind, size):
     text = {"code": python_text(), "no lines": python_text().replace("\n", " "), "no words": "x" * 100_000}[kind]
-    found = list(passages(text, size))
+    found = list(cut_passages(text, size))
     assert "".join(found) == text
     assert all(size / 2 <= len(passage) <= 2 * size for passage in found[:-1])
     assert 0 < len(found[-1]) <= 2 * size
     if kind == "code":
         assert all(passage.endswith("\n") for passage in found)
-    assert list(passages("short", size)) == ["short"]
-    assert list(passages("", size)) == [""]
+    assert list(cut_passages("short", size)) == ["short"]
+    assert list(cut_passages("", size)) == [""]
 
 
 def ends_of(text, size):
-    """The rule of `passages`, by one place after another: where the passages end."""
+    """The rule of `cut_passages`, by one place after another: where the passages end."""
     ends, start = [], 0
     while len(text) - start > 2 * size:
         first, last = start + size // 2, start + 2 * size
@@ -87,14 +87,14 @@ def test_a_passage_ends_where_the_crc_of_what_follows_is_smallest(alphabet, size
     rng = random.Random(size)
     text = "".join(rng.choices(alphabet, k=60_000))
     text = text[: 20 * size] + "ü" + text[20 * size :]
-    assert list(itertools.accumulate(map(len, passages(text, size)))) == [*ends_of(text, size), len(text)]
+    assert list(itertools.accumulate(map(len, cut_passages(text, size)))) == [*ends_of(text, size), len(text)]
 
 
 def test_what_is_put_in_changes_the_passages_around_it_alone():
     text = python_text()
-    before = list(passages(text, 1024))
+    before = list(cut_passages(text, 1024))
     place = len(text) // 2
-    after = list(passages(text[:place] + "a new line\n" * 30 + text[place:], 1024))
+    after = list(cut_passages(text[:place] + "a new line\n" * 30 + text[place:], 1024))
     assert len(set(before) & set(after)) > 0.85 * len(before)
     assert after[0] == before[0]
     assert after[-1] == before[-1]
@@ -102,7 +102,7 @@ def test_what_is_put_in_changes_the_passages_around_it_alone():
 
 def test_neighboring_passages_of_a_side_are_one_piece_and_dropped_ones_are_gone():
     text = python_text()[:20_000]
-    cut = list(passages(text, 512))
+    cut = list(cut_passages(text, 512))
     sides = ["train", "train", "validation", DROPPED, "train", *["validation"] * (len(cut) - 5)]
     divide = ByContent(512, 0, {key_of(passage): side for passage, side in zip(cut, sides, strict=True)})
     pieces = list(divide(Document("a", text)))

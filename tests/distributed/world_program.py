@@ -200,7 +200,7 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     mixed = replace(read_config(out / "mixed"), parallel=parallel)
     begun(mixed, open_weighted(mixed.datasets), out / f"{parallel}-mixed", world).fit()
     dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
-    narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=1)
+    narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=2, steps=2)
     results: Result = {
         "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
@@ -216,7 +216,8 @@ def with_adapters(parallel: str, dataset: Dataset, out: Path, world: World) -> s
     config = replace(read_config(out / "adapters"), parallel=parallel)
     begun(config, dataset, out / f"{parallel}-adapters", world).fit()
     lora = replace(config.lora, dropout=0.2, base_dtype="bfloat16")
-    return exact(replace(config, lora=lora, recompute="blocks"), dataset, out, world, f"{parallel}-adapters-exact")
+    config = replace(config, lora=lora, recompute="blocks", steps=2)
+    return exact(config, dataset, out, world, f"{parallel}-adapters-exact", stop_at=1)
 
 
 def agreements(world: World) -> dict[str, object]:

@@ -67,10 +67,12 @@ def test_too_many_epochs_are_told_with_what_would_be_right(dataset, said, length
     assert 1 <= int(re.search(r"`steps` (\d+)", warning)[1]) < 1000
 
 
-def test_minutes_become_steps_by_this_machines_pace(dataset, said, monkeypatch):
+def test_minutes_become_steps_by_this_machines_pace(said, monkeypatch, tmp_path):
+    text = python_text()
+    dataset = write_dataset([("train", text[:36_000]), ("validation", text[36_000:40_000])], "bytes", tmp_path / "data")
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1e-9))
     assert settled(dataset, "--minutes", 2).steps == 240
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=0.01))  # 36 windows, 10 times
+    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=0.01))  # 32 windows, 10 times
     assert 200 <= settled(dataset, "--minutes", 2).steps < 240
     monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=5.0, window=0.2))  # most of the time, if all
     assert settled(dataset, "--minutes", 2).steps > 12  # evaluations predict less

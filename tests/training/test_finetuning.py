@@ -191,7 +191,7 @@ def test_what_was_chosen_is_said_with_its_reasons_and_the_time(planned, dataset,
     lines = said[-1].splitlines()
     steps = config.steps
     assert re.fullmatch(
-        rf"36,\d+ tokens to learn from, 4,\d+ to validate: [34][.\d]* epochs, as suits so much text; {steps} steps of "
+        rf"36,\d+ tokens to learn from, 1,2\d+ to validate: [34][.\d]* epochs, as suits so much text; {steps} steps of "
         r"2,048 tokens, 64 windows of 32; 17\.6 steps an epoch",
         lines[0],
     )
