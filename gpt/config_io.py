@@ -109,10 +109,17 @@ HELP, WIDE = (
 )  # no line of a complaint is broken, as paths and names in it are to be copied
 
 
-def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, **options: Any) -> Any:
+def parse(
+    cli: Callable[..., Any],
+    what: Any,
+    arguments: Sequence[str] | None,
+    explain: Callable[[Sequence[str]], None] | None = None,
+    **options: Any,
+) -> Any:
     """Give what `tyro.cli`, or another of its kind, makes of arguments, by default those of the process.
 
-    What is wrong with them is told in plain lines, below no heading; help is shown as tyro does.
+    What is wrong with them is told in plain lines, below no heading, unless `explain` knows better, and raises
+    InputError; help is shown as tyro does.
     """
     given, told = sys.argv[1:] if arguments is None else arguments, io.StringIO()
     try:
@@ -120,7 +127,10 @@ def parse(cli: Callable[..., Any], what: Any, arguments: Sequence[str] | None, *
             return cli(what, args=given, registry=FLAGS, **options)
     except SystemExit as end:
         if end.code:
-            told = io.StringIO(_without_heading(told.getvalue()))
+            complaint, told = told.getvalue(), io.StringIO()
+            if explain:
+                explain(given)
+            told.write(_without_heading(complaint))
         raise
     finally:
         print(told.getvalue(), end="", file=sys.stderr, flush=True)

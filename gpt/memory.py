@@ -221,7 +221,9 @@ def _left_in(group: Path, files: _Files) -> Iterator[int]:
 
 
 def _of_slurm(root: Path, environment: Mapping[str, str]) -> Iterator[int]:
-    """Yield what SLURM allows the job on this node, less what this process has of it."""
+    """Yield what SLURM allows the job on this node, less what this process has of it; outside a job nothing."""
+    if "SLURM_JOB_ID" not in environment:
+        return
     each = _number(environment.get("SLURM_MEM_PER_CPU", ""))
     processors = re.match(r"\d+", environment.get("SLURM_CPUS_ON_NODE", environment.get("SLURM_JOB_CPUS_PER_NODE", "")))
     of_gpu, gpus = (_number(environment.get(f"SLURM_{name}", "")) for name in ("MEM_PER_GPU", "GPUS_ON_NODE"))

@@ -147,7 +147,9 @@ def test_control_groups_leave_what_they_do_not_use(tree, files, left):
 def test_slurm_allows_a_job_so_much_of_a_node(tree, environment, megabytes):
     pages = {"proc/self/statm": "900 100 50 3 0 400 0\n"}
     held = 100 * os.sysconf("SC_PAGESIZE")
-    assert tree(pages, environment) == (UNLIMITED if megabytes is None else megabytes * MEGABYTE - held)
+    limit = UNLIMITED if megabytes is None else megabytes * MEGABYTE - held
+    assert tree(pages, environment | {"SLURM_JOB_ID": "7"}) == limit
+    assert tree(pages, environment) == UNLIMITED  # outside a job they are what a user asks of the next one
 
 
 def test_ulimit_leaves_what_is_not_in_use(tree):

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         raise InputError(f"there is no gpt data {arguments[0]!r}; {did_you_mean(arguments[0], commands)}")
     with Interruptible():
-        options = {"prog": "gpt data", "description": DESCRIPTION, "config": (DisallowNone,)}
-        return parse(subcommand_cli_from_dict, commands, arguments, **options)()
+        shown = {"prog": "gpt data", "description": DESCRIPTION, "config": (DisallowNone,)}
+        return parse(subcommand_cli_from_dict, commands, arguments, None, **shown)()
 
 
 def _require_dataset(directory: Path) -> None:

@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises InputError, or exits with a message where an option itself is wrong.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _require_corpus(arguments)
-    asked = parse(subcommand_cli_from_dict, ASKED, arguments, prog=program_name(), description=DESCRIPTION, config=CONF)
+    shown: dict[str, Any] = {"prog": program_name(), "description": DESCRIPTION, "config": CONF}
+    asked = parse(subcommand_cli_from_dict, ASKED, arguments, _require_corpus, **shown)
     with Interruptible():
         if asked.dry_run or asked.json:
             from gpt.commands.preview import dry_run
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log.info(f"next: {command('train')} {weights}--data {shlex.quote(str(dataset.path))}{windows}")
 
 
-def _require_corpus(arguments: list[str]) -> None:
+def _require_corpus(arguments: Sequence[str]) -> None:
     """Raise InputError for an unknown corpus, and for files that stand where no option takes them."""
-    name, *options = arguments or ["--help"]
-    if name.startswith("-") or (name in RECIPES and name != "files") or {"-h", "--help"}.intersection(options):
+    name, *options = arguments or ["-"]
+    if name.startswith("-") or (name in RECIPES and name != "files"):
         return
     if name not in RECIPES and not Path(name).exists() and not ADDRESS.match(name):
         raise InputError(f"there is no corpus {name!r}; {did_you_mean(name, RECIPES)}")
@@ -103,7 +103,7 @@ def _require_corpus(arguments: list[str]) -> None:
         raise InputError(f"{loose[0]}: files are given by `input`: gpt {words}")
 
 
-def _divided(words: list[str]) -> tuple[list[str], list[str], list[str]]:
+def _divided(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Divide the words of the recipe files: those that no option takes, what --input takes, and all others."""
     loose, inputs, others = [], [], []
     into, room = loose, 0
@@ -128,10 +128,8 @@ def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL, replace: bool = Fa
     """
     worker_count(how.workers)
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
-    filters = recipe.filters() if isinstance(recipe, Files) else None
-    examples = recipe.examples() if isinstance(recipe, Instruct) else None
     run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder, "replace": replace}
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), filters, examples=examples, **run)
+    return prepare(recipe.source, split, tokenizer, place, recipe.record(), **recipe.steps(), **run)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

@@ -24,8 +24,6 @@ from gpt.corpus.pipeline import replaceable
 from gpt.corpus.preview import Preview
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe, Remote
-from gpt.corpus.recipes.files import Files
-from gpt.corpus.recipes.instruct import Instruct
 from gpt.corpus.split import MAX_CHARACTERS, Piece
 from gpt.corpus.vocabulary import AUTO, SAMPLE_CHARACTERS, SplitSizes, make_tokenizer, suitability
 from gpt.dataset.dataset import Dataset
@@ -69,8 +67,7 @@ def dry_run(recipe: Recipe, tokenizer: str | Tokenizer, replace: bool = False, a
     """
     place, findings = recipe.place().expanduser(), Findings(as_json)
     recipe.split()
-    filters = recipe.filters() if isinstance(recipe, Files) else Filters()
-    examples = recipe.examples() if isinstance(recipe, Instruct) else None
+    filters, examples = recipe.steps().get("filters", Filters()), recipe.steps().get("examples")
     if isinstance(recipe, Remote):
         wanted = recipe.downloads()
         if lacking := [file for directory, files in wanted.items() for file in missing(files, directory)]:

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"there is no gpt tokenizer {arguments[0]!r}; {did_you_mean(arguments[0], known)}")
     with Interruptible():
-        options = {"prog": "gpt tokenizer", "description": DESCRIPTION, "config": (DisallowNone, OmitArgPrefixes)}
-        parse(subcommand_cli_from_dict, known, arguments, **options)()
+        shown = {"prog": "gpt tokenizer", "description": DESCRIPTION, "config": (DisallowNone, OmitArgPrefixes)}
+        parse(subcommand_cli_from_dict, known, arguments, None, **shown)()
 
 
 # ---- train ----

@@ -14,7 +14,7 @@ from gpt.dataset.dataset import SHORTEST_CONTEXT, Dataset
 from gpt.dataset.loader import Loader
 from gpt.device import choose_dtype
 from gpt.distributed.world import World
-from gpt.errors import InputError
+from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
 from gpt.presets import Suit, preset_for, suit_for
 from gpt.training.continuation import steps_with
@@ -39,8 +39,8 @@ class Asked:
     settings: Set[str] = frozenset()
     """Settings from flags and from `config`, as 'model.dropout'."""
     preset: bool = False
-    epochs: float | None = None
-    minutes: float | None = None
+    epochs: float | None = bounded(None, gt=0)
+    minutes: float | None = bounded(None, gt=0)
     rate_jump: bool = False
     """Whether a finished run may go on from its end although its learning rate jumps up."""
 
@@ -48,17 +48,11 @@ class Asked:
         lengths = [name for name, given in self._lengths().items() if given]
         if len(lengths) > 1:
             raise InputError(f"`{lengths[0]}` and `{lengths[1]}`: each says how long to train; give one of them")
-        for name in ("epochs", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"`{name}` is {value}; it must be above 0")
+        check_limits(self)
 
     def _lengths(self) -> dict[str, bool]:
-        return {
-            "steps": "steps" in self.settings,
-            "epochs": self.epochs is not None,
-            "minutes": self.minutes is not None,
-        }
+        given = {"epochs": self.epochs, "minutes": self.minutes}
+        return {"steps": "steps" in self.settings} | {name: value is not None for name, value in given.items()}
 
     @property
     def length(self) -> bool:

@@ -1,4 +1,4 @@
-"""Corpora by name: a recipe is a source, a split and their settings."""
+"""Corpora by name: a recipe is a source, a split and their settings. RECIPES of commands/prepare.py lists them."""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +25,10 @@ class Recipe(Protocol):
 
     def record(self) -> dict[str, Any]:
         """Return what the manifest says of the recipe."""
+
+    def steps(self) -> dict[str, Any]:
+        """Return what of the pipeline is this recipe's own: `filters` of documents, or `examples` in their place."""
+        return {}
 
 
 @runtime_checkable

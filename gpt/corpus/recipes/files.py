@@ -11,6 +11,7 @@ from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import FileOptions, Reading
 from gpt.corpus.download import DIRECTORY, RemoteFile, beside
 from gpt.corpus.reading import Filters
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import ADDRESS, TextFiles
 from gpt.corpus.split import Split
@@ -18,7 +19,7 @@ from gpt.errors import InputError
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Recipe):
     """Prepare your own text: files of text, HTML, JSON, CSV or Parquet, packed or not.
 
     Each file is a document, or many, by its records or separators. Some, or passages of long ones, validate, chosen by
@@ -63,15 +64,15 @@ class Files:
     def downloads(self) -> dict[Path, list[RemoteFile]]:
         return addresses(self.input, self.validation, self.place())
 
-    def filters(self) -> Filters:
+    def steps(self) -> dict[str, Any]:
         """Return what becomes of documents first. Raises InputError for limits that nothing can keep."""
-        return Filters(self.normalize, self.min_characters, self.max_characters)
+        return {"filters": Filters(self.normalize, self.min_characters, self.max_characters)}
 
     def split(self) -> Split:
         return SplitByContent(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:
-        settings = vars(self.reading) | vars(self.filters()) | vars(self.split())
+        settings = vars(self.reading) | vars(self.steps()["filters"]) | vars(self.split())
         paths = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
         return {"name": "files", "tokenizer": self.tokenizer} | settings | paths
 

@@ -11,6 +11,7 @@ from gpt.corpus.content_split import SplitWhole
 from gpt.corpus.documents import Reading
 from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.examples import Examples
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import addresses, chosen_share, named_place
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
@@ -19,7 +20,7 @@ from gpt.text.templates import named_source
 
 
 @dataclass(frozen=True)
-class Instruct:
+class Instruct(Recipe):
     """Prepare prompts and answers, of which the answers alone are learned.
 
     Each line is a JSON object with prompt and completion, or with messages. Alpaca's and ShareGPT's fields are known.
@@ -62,9 +63,9 @@ class Instruct:
     def split(self) -> Split:
         return SplitWhole(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
-    def examples(self) -> Examples:
+    def steps(self) -> dict[str, Any]:
         """Return what becomes of examples that are too long, and of lines that are none."""
-        return Examples(self.max_tokens, self.faulty, named_source(self.template))
+        return {"examples": Examples(self.max_tokens, self.faulty, named_source(self.template))}
 
     def record(self) -> dict[str, Any]:
         files = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}

@@ -7,13 +7,14 @@ from pathlib import Path
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import RemoteFile
 from gpt.corpus.hub import Folder
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
 from gpt.errors import bounded
 
 
 @dataclass(frozen=True)
-class ParquetOfHub:
+class ParquetOfHub(Recipe):
     """A folder of which the first files may do."""
 
     files: int | None = bounded(None, ge=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.near_copies import by_family
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Split
 
@@ -16,7 +17,7 @@ SAMPLE_PROMPT = 'class Reader:\n    """Read lines from a file."""\n'
 
 
 @dataclass(frozen=True)
-class Python:
+class Python(Recipe):
     """Prepare the standard library of this Python, the default corpus.
 
     Of modules that are alike, made from a template, all train or all validate.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.download import RemoteFile, beside, download
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import Texts
 from gpt.corpus.split import Split, by_end
 from gpt.errors import InputError
@@ -19,7 +20,7 @@ FILE = RemoteFile(
 
 
 @dataclass(frozen=True)
-class Shakespeare:
+class Shakespeare(Recipe):
     """Prepare tinyshakespeare, downloaded, and split as by nanoGPT: its end validates."""
 
     input: Path | None = None

@@ -9,6 +9,7 @@ from gpt.choices import Overlap
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.hub import Folder, list_folder
+from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.split import Split
 
@@ -18,7 +19,7 @@ FILES = {"v1": "TinyStories", "v2": "TinyStoriesV2-GPT4"}
 
 
 @dataclass(frozen=True)
-class TinyStories:
+class TinyStories(Recipe):
     """Prepare TinyStories, downloaded (2 GB): short stories in simple words. Its own validation file validates."""
 
     version: Literal["v1", "v2"] = "v2"

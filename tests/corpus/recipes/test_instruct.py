@@ -98,7 +98,7 @@ def test_datasets_of_different_templates_are_not_mixed(home):
 
 def test_the_settings_are_what_is_recorded(home):
     recipe = Instruct([home / "a.jsonl"], "x", template="chatml")
-    assert recipe.examples() == Examples(template=CHATML_SOURCE)
+    assert recipe.steps() == {"examples": Examples(template=CHATML_SOURCE)}
     assert recipe.record()["template"] == "chatml"
     assert recipe.record().items() >= vars(SplitWhole(0.1, "move", 0.1)).items()
 
