@@ -53,7 +53,7 @@ NONE = np.empty(0, dtype=np.uint64)
 
 @dataclass(frozen=True)
 class SplitByContent:
-    """Chooses what validates: a share of the text, or of some files all."""
+    """Chooses what validates: a share of the text, or all of the files that are given for it."""
 
     share: float = 0.1
     overlap: Overlap = "move"

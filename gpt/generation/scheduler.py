@@ -12,7 +12,7 @@ from gpt.generation.sampling import SamplingConfig, sample_generator
 from gpt.generation.truncation import ON_OVERFLOW, truncate, truncate_prompt, truncation_notice
 from gpt.log import log
 
-FinishReason = Literal["", "stop", "length", "cancelled"]
+FinishReason = Literal["", "stop", "length", "cancelled"]  # spelled as in concurrent.futures
 PROMPT_TOKENS = 512  # read in a row before sequences under way have their turn; a longer prompt is read whole
 
 
