@@ -110,7 +110,7 @@ def commands(directory: Path, file: Path) -> dict[str, list[str]]:
     peer.write_text(PEER)
     field = [] if file.suffix == ".txt" else ["--field", "text"]
     ours = ["-m", "gpt", "prepare", "files", "--input", str(file), "--name", "ours", "--tokenizer", "gpt2", *field]
-    found = {"gpt prepare": [*ours, "--out", str(directory / "ours")]}
+    found = {"gpt prepare": [*ours, "--out", str(directory / "ours"), "--replace"]}  # nothing of before is used
     return found | {way: [str(peer), way, str(file), str(directory / way)] for way in ("llm.c", "nanoGPT")}
 
 
