@@ -27,7 +27,7 @@ from gpt.corpus.executor import cores
 from gpt.corpus.recipes.python import texts
 from gpt.text.tokenizer import END_OF_TEXT
 
-FORMATS = ("txt", "jsonl", "parquet")
+FORMATS, PROGRAMS = ("txt", "jsonl", "parquet"), ("gpt prepare", "llm.c", "nanoGPT")
 POLL_SECONDS = 0.05
 PEER = """
 import json, multiprocessing, os, sys
@@ -59,14 +59,23 @@ if __name__ == "__main__":
     with multiprocessing.Pool(processes) as pool:
         if way == "llm.c":
             shard, count, number = np.empty(100_000_000, dtype=np.uint16), 0, 0
+
+            def write():
+                header = np.zeros(256, dtype=np.int32)
+                header[:3] = 20240520, 1, count
+                with open(f"{out}_{number:06d}.bin", "wb") as file:
+                    file.write(header.tobytes())
+                    file.write(shard[:count].tobytes())
+
             for ids in pool.imap(tokenize, documents(), chunksize=16):
-                shard[count : count + len(ids)] = ids
-                count += len(ids)
-            header = np.zeros(256, dtype=np.int32)
-            header[:3] = 20240520, 1, count
-            with open(f"{out}.bin", "wb") as file:
-                file.write(header.tobytes())
-                file.write(shard[:count].tobytes())
+                fits = min(len(ids), len(shard) - count)
+                shard[count : count + fits] = ids[:fits]
+                count += fits
+                if fits < len(ids):
+                    write()
+                    count, number = len(ids) - fits, number + 1
+                    shard[:count] = ids[fits:]
+            write()
         else:
             found = pool.map(tokenize, list(documents()))
             ids = np.memmap(f"{out}.bin", dtype=np.uint16, mode="w+", shape=(sum(map(len, found)),))
@@ -155,8 +164,15 @@ def tiktoken_rate(file: Path, size: int) -> float:
     return done / 1e6 / (time.perf_counter() - start)
 
 
+def figures(size: int, runs: list[tuple[float, float, float]], bound: float) -> dict[str, float | None]:
+    """What runs come to, (seconds, peak in MB, seconds for next to no text) each; none for less than a second."""
+    seconds, memory, nothing = map(median, zip(*runs, strict=True))
+    rate = size / 1e6 / (seconds - nothing) if seconds > nothing + 1 else None
+    return {"mb_per_s": rate, "of_tiktoken_on_all_cores": rate and rate / bound, "peak_mb": memory}
+
+
 def main() -> None:
-    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100,1000")
+    options = arguments(__doc__, peer=False, runs=3, megabytes="10,100,1000", programs=",".join(PROGRAMS))
     sizes = [int(number) * 1_000_000 for number in str(options.megabytes).split(",")]
     result: dict[str, object] = {"cores": cores()}
     with tempfile.TemporaryDirectory() as name:
@@ -165,23 +181,16 @@ def main() -> None:
         for size in sizes:
             files = written(directory, size)
             for format, file in files.items():
-                found: dict[str, list[tuple[float, float]]] = {}
+                found: dict[str, list[tuple[float, float, float]]] = {}
                 alone = []
                 for _ in range(options.runs):
                     alone.append(tiktoken_rate(files["txt"], size))
-                    for program, command in commands(directory, file).items():
+                    for program in str(options.programs).split(","):
                         nothing = measured(commands(directory, small[format])[program])[0]
-                        seconds, memory = measured(command)
-                        found.setdefault(program, []).append((size / 1e6 / max(1e-9, seconds - nothing), memory))
+                        runs = found.setdefault(program, [])
+                        runs.append((*measured(commands(directory, file)[program]), nothing))
                 bound = median(alone) * cores()
-                rows = {
-                    program: {
-                        "mb_per_s": median(rate for rate, _ in runs),
-                        "of_tiktoken_on_all_cores": median(rate for rate, _ in runs) / bound,
-                        "peak_mb": median(memory for _, memory in runs),
-                    }
-                    for program, runs in found.items()
-                }
+                rows = {program: figures(size, runs, bound) for program, runs in found.items()}
                 result[f"{size // 1_000_000} MB {format}"] = rows | {"tiktoken_mb_per_s_core": median(alone)}
                 show(f"{size // 1_000_000} MB {format}: " + json.dumps(result[f"{size // 1_000_000} MB {format}"]))
                 for file_ in directory.glob("*.bin"):

@@ -93,6 +93,8 @@ def preparing(result: Result) -> list[Row]:
         if isinstance(found, dict):
             figures = ", ".join(
                 f"{name} {of['mb_per_s']:.1f} ({of['of_tiktoken_on_all_cores']:.0%}, {of['peak_mb']:.0f} MB)"
+                if of["mb_per_s"]
+                else f"{name} not told from its start ({of['peak_mb']:.0f} MB)"
                 for name, of in found.items()
                 if isinstance(of, dict)
             )
