@@ -258,10 +258,7 @@ def pinned(source: str, absolute: bool = False) -> str:
 
 
 def _find(source: str | Path) -> Path:
-    """Find the directory of a Hugging Face model, as `huggingface.find`.
-
-    Raises InputError, with the run that may have been meant, or with what there is instead.
-    """
+    """Find a Hugging Face model's directory. Raises InputError, with the run that may be meant, or what there is."""
     require_model(Path(source))
     name = Path(str(source).partition("@")[0])
     try:
