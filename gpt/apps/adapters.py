@@ -2,7 +2,7 @@
 
 from gpt.device import Target
 from gpt.errors import InputError
-from gpt.runs.adapters import NONE, Adapters
+from gpt.runs.adapters import NONE, Adapters, find
 from gpt.runs.load import LoadedRun
 
 
@@ -12,8 +12,13 @@ class Switch:
     def __init__(
         self, target: Target, run: LoadedRun | None = None, adapters: Adapters | None = None, checkpoint: str = "best"
     ) -> None:
-        """Begin with a model whose base was read already, or with none. Of runs, the best or last is put on."""
+        """Begin with a model whose base was read already, or with none, and with the checkpoint it was asked for.
+
+        At that one it comes back, too. Adapters of other runs are put on at their last checkpoint if it is `last`, else
+        at their best, as a step is that of one run.
+        """
         self.target, self.checkpoint, self._run, self._adapters = target, checkpoint, run, adapters
+        self._first = run and run.path.resolve()
 
     def listing(self, run: LoadedRun) -> str:
         """List the adapters of a model's base, a line each; a star stands before the one that is on it."""
@@ -29,7 +34,8 @@ class Switch:
         if not name:
             raise InputError(f"/adapter takes the name of an adapter, as /adapters lists them, or {NONE}")
         adapters = self._of(run)
-        self._run = adapters.load(name, self.checkpoint)
+        is_first = name != NONE and find(name).resolve() == self._first
+        self._run = adapters.load(name, self.checkpoint if is_first or self.checkpoint == "last" else "best")
         return self._run
 
     def _of(self, run: LoadedRun) -> Adapters:

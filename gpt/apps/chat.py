@@ -81,26 +81,24 @@ class Chat(Session):
     def _take(self, line: str) -> None:
         if not line.strip():
             raise InputError("type what the model is to answer, or /help")
-        self._reply([*self.messages, Message("user", line)])
+        self._reply([*self.messages, Message("user", line)], self.turns)
 
-    def _reply(self, messages: list[Message]) -> None:
-        """Answer the last of these messages; if that cannot be asked, nothing changes."""
+    def _reply(self, messages: list[Message], before: Sequence[Turn]) -> None:
+        """Answer the last of these messages, which comes behind turns; if that cannot be asked, nothing changes."""
         prompt, room = self._prompt(messages)
         sampling = dataclasses.replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
         engine = TextEngine(self.run.model, self.run.tokenizer, max_batch=1, ends=self.template.ends)
         stops = (*self.template.stops, *self.stops)
-        self.messages = messages
-        self.turns.append(Turn("", messages[-1].content))
-        said, result = "", None
+        turn, said, result = Turn("", messages[-1].content), "", None
         try:
             for _, text, result in engine.complete([prompt], sampling, stops=stops, top_logprobs=ALTERNATIVES):
                 last, is_whole = result.tokens[-1] if result.tokens else None, result.finish_reason == "stop"
-                self.turns[-1] = dataclasses.replace(self.turns[-1], last=last, is_whole=is_whole)
+                turn = dataclasses.replace(turn, last=last, is_whole=is_whole)
                 said += text
                 if not self.as_json:
                     self.write(text)
         finally:
-            self.messages = [*messages, Message(ASSISTANT, said)]
+            self.messages, self.turns = [*messages, Message(ASSISTANT, said)], [*before, turn]
             if not self.as_json:
                 self.write("\n")
             elif result is not None:
@@ -174,12 +172,12 @@ class Chat(Session):
 
     def _retry(self, _: str) -> None:
         self._last_turn("/retry")
-        before, turns = self.messages, [*self.turns]
-        self.turns.pop()
+        messages, turns = self.messages, self.turns
         try:
-            self._reply(before[:-1])
-        except InputError:
-            self.messages, self.turns = before, turns
+            self._reply(messages[:-1], turns[:-1])
+        except BaseException:  # such as Ctrl-C before the first token
+            if not self.messages[-1].content:
+                self.messages, self.turns = messages, turns
             raise
 
     def _undo(self, _: str) -> None:

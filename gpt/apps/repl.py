@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,17 +160,16 @@ class Session:
 
     def _take(self, line: str) -> None:
         """Take what was typed and is no command."""
-        self._go_on(Turn(self.text, line or self.text), shown=line)
+        self._go_on(self.turns, Turn(self.text, line or self.text), shown=line)
 
-    def _go_on(self, turn: Turn, shown: str) -> None:
-        """Continue a turn's text, after showing the end of it that is new to the reader."""
+    def _go_on(self, before: Sequence[Turn], turn: Turn, shown: str) -> None:
+        """Continue the text of a turn behind others, after showing the end of it that is new to the reader."""
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
         ends = run.answer_ends if run.tokenizer.added else ()
         engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
-        self.text = turn.begun
-        self.turns.append(turn)
+        self.text, self.turns = turn.begun, [*before, turn]
         self.write(shown)
         try:
             for _, text, result in continued:
@@ -190,16 +189,20 @@ class Session:
     def _add(self, words: str) -> None:
         if not words.strip():
             raise InputError("/add takes the words to add, as they stand behind its space: /add and then")
-        self._go_on(Turn(self.text, self.text + words), shown=words)
+        self._go_on(self.turns, Turn(self.text, self.text + words), shown=words)
 
     def _quit(self, _: str) -> None:
         raise EOFError
 
     def _retry(self, _: str) -> None:
         turn = self._last_turn("/retry")
-        opening_ids(self.run.tokenizer, turn.begun)
-        self.turns.pop()
-        self._go_on(dataclasses.replace(turn, last=None), shown=turn.begun)
+        text, turns = self.text, self.turns
+        try:
+            self._go_on(turns[:-1], dataclasses.replace(turn, last=None), shown=turn.begun)
+        except BaseException:  # such as Ctrl-C before the first token
+            if self.text == turn.begun:
+                self.text, self.turns = text, turns
+            raise
 
     def _undo(self, _: str) -> None:
         self.text = self._last_turn("/undo").before

@@ -77,6 +77,8 @@ class Protocol:
     tokens: int | None
     context_length: int | None = None
     """The most that a model sees; by default each its own context."""
+    document_mask: bool | None = None
+    """Whether a token sees what is before it in its document alone; by default as each model was trained."""
 
     @property
     def precision(self) -> str:
@@ -222,7 +224,8 @@ def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) 
         split = encoded_anew(split, corpus.tokenizer, tokenizer)
     elif dataset:
         dataset.require_window(context_length)
-    mask = is_run(loaded.path) and read_config(loaded.path).document_mask  # as it was trained
+    mask = has_mask(loaded.path) if protocol.document_mask is None else protocol.document_mask
+    mask = mask and tokenizer.end_of_text is not None  # without it, there is one document
     windows = Windows(split, context_length, tokenizer.end_of_text, protocol.stride, protocol.tokens, mask)
     windows.require_targets()
     sums = sums_per_piece(
@@ -236,6 +239,11 @@ def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) 
     assert sums is not None
     best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
     return Result(loaded.source, tokenizer, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
+
+
+def has_mask(path: Path) -> bool:
+    """Tell whether a token saw what is before it in its document alone, when a model was trained here."""
+    return is_run(path) and read_config(path).document_mask
 
 
 def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:

@@ -12,7 +12,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
-from gpt.commands.evaluate import Corpus, Protocol, Result, compared, corpus_of, measure, result_json
+from gpt.commands.evaluate import Corpus, Protocol, Result, compared, corpus_of, has_mask, measure, result_json
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
@@ -24,7 +24,7 @@ from gpt.evaluation.words import around, difference_words, figure
 from gpt.interrupts import Interruptible
 from gpt.log import log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
-from gpt.runs.growing import beginning, grown
+from gpt.runs.growing import beginning
 from gpt.runs.load import LoadedRun, load_run, load_tokenizer, model_config, require_model
 from gpt.terminal import printable
 
@@ -72,7 +72,7 @@ def forgot(
     context = min(model_config(name).context_length for name in (source, path))  # both see as much
     how = choose_device(device), dtype
     corpus = corpus_of(path, data, text, reading) if data or text or reading != Reading() else _package_text(path)
-    protocol = Protocol(corpus, *how, stride=None, tokens=None, context_length=context)
+    protocol = Protocol(corpus, *how, None, None, context, has_mask(path))  # by which both are measured
     began = _beginning(path, *how) if base is None else load_run(base, *how)
     first = measure(began, protocol, chosen_by_loss=False)
     tuned, differences = compared(first, load_run(path, *how, checkpoint=checkpoint), protocol)
@@ -94,8 +94,7 @@ def _base_of(run: Path) -> str:
 
 def _beginning(run: Path, device: str, dtype: WeightDtype) -> LoadedRun:
     """Load what a run's weights began with, in the ids of the run: its own tokenizer may be none, or have fewer."""
-    began = grown(beginning(read_config(run), device, dtype), load_tokenizer(run))
-    return replace(began, path=run)
+    return replace(beginning(read_config(run), load_tokenizer(run), device, dtype), path=run)
 
 
 def _package_text(run: Path) -> Corpus:
@@ -130,5 +129,6 @@ def _as_text(first: Result, tuned: Result, differences: dict[str, Difference], p
     rows += [("difference", difference_words(found, name)) for name, found in differences.items()]
     e = first.evaluation
     rows.append(("other text", f"{protocol.corpus.name}: {e.tokens:,} tokens, {e.text_bytes:,} bytes"))
-    rows.append(("protocol", f"context {e.context_length:,}, {protocol.precision}"))
+    inside = ", inside documents" if e.document_mask else ""
+    rows.append(("protocol", f"context {e.context_length:,}{inside}, {protocol.precision}"))
     return "\n".join([_sentence(differences), *(f"{name:12} {words}" for name, words in rows)])

@@ -33,7 +33,7 @@ from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.runs.directory import by_name, is_run, newest_run, read_config
-from gpt.runs.growing import beginning, grown
+from gpt.runs.growing import beginning
 from gpt.runs.load import LoadedRun, load_run, require_model
 from gpt.terminal import one_line, printable
 from gpt.text.added import extends
@@ -149,7 +149,7 @@ def _loaded_base(
 ) -> LoadedRun:
     """Load the base, with rows for the special tokens that the data has and it lacks."""
     try:
-        return grown(beginning(config, *how) if base is None else load_run(base, *how), tokenizer)
+        return beginning(config, tokenizer, *how, base=base)
     except InputError as error:
         raise InputError(f"{error} (name what the run began with by `base`)") from None
 

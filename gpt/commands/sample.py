@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if prompts is None:
         from gpt.apps.adapters import Switch
 
-        others = "last" if command.checkpoint == "last" else "best"  # a step is that of one run
-        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters, others)
+        switch = Switch(Target.of(device, command.dtype, not command.compile), run, adapters, command.checkpoint)
         _answer_lines(command, run, load, switch)
         return
     if command.run is None:

@@ -221,4 +221,5 @@ def draws_needed(logprobs: np.ndarray) -> float:
     if likeliest >= math.log(DRAWS):
         return 1.0
     missed = math.log1p(-math.exp(likeliest))
-    return math.ceil(math.log(1 - DRAWS) / missed) if missed else math.inf
+    draws = math.log(1 - DRAWS) / missed if missed else math.inf
+    return math.ceil(draws) if math.isfinite(draws) else math.inf

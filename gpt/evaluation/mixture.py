@@ -74,10 +74,10 @@ class MixedWindows(Windows):
         """Tokens of all splits that can be predicted, and one, as of each."""
         return 1 + sum(part.split_tokens - 1 for part in self.parts)
 
-    def require_targets(self) -> None:
+    def require_targets(self, option: str = "tokens", what: str = "windows") -> None:
         """Raise InputError if nothing is predicted of a source."""
         for part in self.parts:
-            part.require_targets()
+            part.require_targets(option, what)
 
     @cached_property
     def _ends(self) -> np.ndarray:

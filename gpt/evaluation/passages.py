@@ -86,7 +86,7 @@ class Passages:
             for split in (dataset.train, dataset.validation)
         )
         for windows in (self.train, self.validation):
-            windows.require_targets()
+            windows.require_targets("passages", "passages")
 
     @property
     def suffix(self) -> int:

@@ -76,12 +76,15 @@ class Windows:
         """Those that count."""
         return sum(map(self.split.count_learned, self.firsts.tolist(), (self.lasts + 1).tolist()))
 
-    def require_targets(self) -> None:
-        """Raise InputError if nothing is predicted, as where no answer is in the windows of a small budget."""
+    def require_targets(self, option: str = "tokens", what: str = "windows") -> None:
+        """Raise InputError if nothing is predicted, as where no answer is in the windows of a small budget.
+
+        `option` is the budget's, and `what` its windows are called there.
+        """
         if not self.counted:
+            remedy = "name other data" if self.is_complete else f"give more `{option}`"
             raise InputError(
-                f"none of the {len(self):,} windows of the {self.split.name} split has a token that is learned: give a "
-                "larger budget of `tokens`"
+                f"none of the {len(self):,} {what} of the {self.split.name} split has a token that is learned: {remedy}"
             )
 
     def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:

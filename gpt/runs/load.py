@@ -175,7 +175,7 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
     if run is not None and wanted is None:
         raise InputError(f"{run}: its config.json does not say by `init_sha256` for which weights its adapters are")
     try:
-        base = _whole(read_source(source))
+        base = as_whole(read_source(source))
     except InputError as error:
         if run is None:
             raise
@@ -188,7 +188,7 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
     homes = [base.path, *base.path.glob("until-step-*")] if base.run is not None and found != [wanted] else []
     earlier = [(home, str(checkpoints.step_of(path))) for home in homes for path in checkpoints.list_checkpoints(home)]
     while found and found[-1] != wanted and earlier:  # the best checkpoint may be another one by now, or set aside
-        base = _whole(read_source(*earlier.pop()))
+        base = as_whole(read_source(*earlier.pop()))
         found.append(weights_sha256(base.weights))
     if found and found[-1] != wanted:
         raise InputError(
@@ -198,7 +198,8 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
     return base
 
 
-def _whole(stored: Stored) -> Stored:
+def as_whole(stored: Stored) -> Stored:
+    """Merge adapters into their base; give what holds whole weights as it is."""
     return replace(stored, weights=_adapted(stored, merged=True).state_dict()) if stored.is_adapter else stored
 
 
@@ -257,10 +258,7 @@ def pinned(source: str, absolute: bool = False) -> str:
 
 
 def _find(source: str | Path) -> Path:
-    """Find the directory of a Hugging Face model, as `huggingface.find`.
-
-    Raises InputError, with the run that may have been meant, or with what there is instead.
-    """
+    """Find a Hugging Face model's directory. Raises InputError, with the run that may be meant, or what there is."""
     require_model(Path(source))
     name = Path(str(source).partition("@")[0])
     try:

@@ -6,8 +6,8 @@ What is bounded is the work of one thread, in Python, on every platform; nothing
    much of little, such as `'a' * 10**9`, is charged before it does so.
 2. It goes on for long only by loops, calls, filters, tests and operators. Each of them looks at the clock, which is the
    thread's processor time: a busy machine refuses nothing.
-3. Some filters and methods are not there, as what they make grows with a number or a format that they are given; no
-   chat template that we know uses them.
+3. Some filters and methods are not there, as what they make grows with a number or a format that they are given, or
+   their time with the square of a text; no chat template that we know uses them.
 """
 
 import functools
@@ -34,8 +34,8 @@ ITEM = 16  # letters, to which an item of a list comes, in memory and in the tim
 LARGEST_SOURCE = 1_000_000  # letters
 LARGEST_NUMBER = 1 << 64
 OPEN, CLOSE = "generation", "endgeneration"
-WITHOUT = ["batch", "center", "filesizeformat", "format", "pprint", "random", "round", "slice", "sum", "urlize"]
-WITHOUT += ["wordwrap", "xmlattr"]  # filters
+WITHOUT = ["batch", "center", "filesizeformat", "format", "pprint", "random", "round", "slice", "striptags"]
+WITHOUT += ["sum", "urlize", "wordwrap", "xmlattr"]  # filters
 METHODS = frozenset(dir(str)) - {"center", "encode", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"}
 METHODS -= {"maketrans", "translate"}  # all that strings and numbers have here
 
@@ -111,7 +111,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
         self.bounds, self.finalize = Bounds(), self._printed
-        cast("dict[str, Any]", self.globals)["raise_exception"] = _raise
+        cast("dict[str, Any]", self.globals).update(raise_exception=_raise, strftime_now=_refuse_date)
         del self.globals["lipsum"]
         self.filters |= {"tojson": self._as_json}  # that of transformers
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name not in WITHOUT}
@@ -270,6 +270,10 @@ def _call(method: str, argument: nodes.Expr) -> nodes.Call:
 
 def _raise(message: object) -> None:
     raise jinja2.TemplateError(str(message))
+
+
+def _refuse_date(*_: object) -> None:
+    raise InputError("it asks by strftime_now for today's date, and would write another text each day: let it name one")
 
 
 def compiled(source: str) -> tuple[Environment, jinja2.Template]:

@@ -1,7 +1,8 @@
 """A chat template in Jinja, as transformers has them: what it writes, what of that is learned, and what ends an answer.
 
-1. It is given `messages` (role and content), `add_generation_prompt`, `bos_token` (empty: we have none) and `eos_token`
-   (end-of-text), in the sandbox that transformers uses, with its `{% generation %}` and `raise_exception`.
+1. It is given `messages` (role and content), `add_generation_prompt`, `bos_token` (empty: we have none), `eos_token`
+   (end-of-text), and `tools` and `documents`, which are None, in the sandbox that transformers uses, with its
+   `{% generation %}` and `raise_exception`. Who calls its `strftime_now` is refused.
 2. What it writes as <|name|> are special tokens. The same letters in a content stay letters: another one stands
    for their <| while the template is at work.
 3. Learned is what a `{% generation %}` block encloses. Without one it is what stands behind the prompt of each answer,
@@ -129,7 +130,12 @@ class JinjaTemplate:
         try:
             with self._environment.within_bounds(len(given), marks):
                 text = self._template.render(
-                    messages=content, add_generation_prompt=prompts, bos_token="", eos_token=END_OF_TEXT
+                    messages=content,
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=prompts,
+                    bos_token="",
+                    eos_token=END_OF_TEXT,
                 )
         except Exception as error:  # whatever a template does
             raise InputError(f"the chat template cannot write this conversation: {error}") from None

@@ -13,7 +13,7 @@ from gpt.evaluation.words import Row
 from gpt.generation.sampling import SamplingConfig, draw_logprob
 from gpt.memory import is_out_of_memory
 from gpt.runs.directory import quoted
-from gpt.runs.growing import beginning, grown
+from gpt.runs.growing import beginning
 from gpt.runs.load import LoadedRun
 from gpt.training.state import TrainState
 
@@ -56,7 +56,7 @@ def passages_in_time(state: TrainState, config: TrainConfig, length: int) -> int
 
 def _examined(config: TrainConfig, tuned: LoadedRun, dataset: Dataset, state: TrainState) -> Memorization:
     device = tuned.model.device.type
-    base = grown(beginning(config, device), dataset.tokenizer)
+    base = beginning(config, dataset.tokenizer, device)
     context, drawn = config.model.context_length, partial(draw_logprob, sampling=SamplingConfig())
     most = passages_in_time(state, config, passage_length((dataset.train, dataset.validation), context))
     passages = Passages(dataset, context, device, drawn, most, config.document_mask)

@@ -49,7 +49,7 @@ class Validation:
     def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         self.windows = validation_windows(config, dataset)  # that each evaluation predicts
-        self.windows.require_targets()
+        self.windows.require_targets("evaluation.tokens")
 
     def evaluate(
         self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest, save: Callable[[], None]

@@ -49,6 +49,15 @@ def test_another_adapter_is_put_on_at_the_checkpoint_that_was_asked_for(home, mo
     assert asked == [("one", checkpoint)]
 
 
+def test_the_run_of_a_session_comes_back_at_the_step_it_began_with(home, monkeypatch):
+    run, honest, asked = load_run("one", checkpoint="3"), adapters.Adapters.load, []
+    monkeypatch.setattr(adapters.Adapters, "load", lambda *given: asked.append(given[1:]) or honest(*given[:2]))
+    switch = Switch(TARGET, run, checkpoint="3")
+    for name in ("none", "two", "one", "runs/one"):
+        run = switch.put(run, name)
+    assert asked == [("none", "best"), ("two", "best"), ("one", "3"), ("runs/one", "3")]
+
+
 def test_adapters_are_listed_and_switched_and_the_text_stays(session):
     listed = session.type("/adapters").splitlines()
     assert listed[0] == "* none         runs/base, step 3"

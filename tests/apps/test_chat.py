@@ -4,6 +4,7 @@ import json
 import random
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -148,6 +149,25 @@ def test_commands(session, asked, written, tmp_path):
             session.answer(line)
     session.answer("/help")
     assert all(name in written[-1] for name in session.commands.keys() - {"/exit"})
+
+
+@pytest.mark.parametrize("when", ["writing the prompt", "reading it"])
+def test_ctrl_c_before_the_first_token_of_another_answer_keeps_the_one_before(session, asked, tmp_path, when):
+    for question in ("one", "two"):
+        session.answer(question)
+    before = [*session.messages], [*session.turns]
+    broken = mock.Mock(side_effect=KeyboardInterrupt)
+    honest = (session, "_prompt") if when == "writing the prompt" else (asked, "answer")
+    with mock.patch.object(*honest, broken), pytest.raises(KeyboardInterrupt):
+        session.answer("/retry")
+    assert (session.messages, session.turns) == before
+    session.answer(f"/save {tmp_path / 'talk'}")
+    saved = json.loads((tmp_path / "talk").read_text())["messages"]
+    assert [each["content"] for each in saved] == ["one", "answer 1", "two", "answer 2"]
+    asked.answer = lambda _: ("answ", "")
+    with pytest.raises(KeyboardInterrupt):
+        session.answer("/retry")
+    assert (session.messages[-1].content, len(session.turns)) == ("answ", 2)  # what came of it is kept instead
 
 
 def test_answers_that_are_not_whole_are_not_saved_as_if_they_were(session, asked, said, tmp_path):

@@ -193,6 +193,18 @@ def test_another_model_is_loaded_and_a_failure_keeps_the_first(session, written)
     assert session.text.startswith(text)
 
 
+@pytest.mark.parametrize("when", ["__init__", "complete"])
+def test_ctrl_c_before_the_first_token_of_a_retry_changes_nothing(session, written, when):
+    answer(session, written, "def ")
+    before = session.text, [*session.turns]
+    broken = mock.Mock(side_effect=KeyboardInterrupt)
+    if when == "complete":
+        broken = mock.Mock(return_value=(text for text in iter(broken, None)))  # which ends while tokens are awaited
+    with mock.patch.object(repl.TextEngine, when, broken), pytest.raises(KeyboardInterrupt):
+        session.answer("/retry")
+    assert (session.text, session.turns) == before
+
+
 def test_a_failure_changes_nothing(session, written, run):
     """A tokenizer without a character of the line, and a model without a tokenizer."""
     text = answer(session, written, "def ")[:-1]

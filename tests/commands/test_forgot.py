@@ -5,11 +5,13 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers import run_gpt, saved_run, write_dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt.commands.forgot import OTHER_TEXT, SEPARATOR
 from gpt.runs.directory import read_config, write_config
+from gpt.text.added import with_added
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -94,6 +96,34 @@ def test_what_a_run_began_with_needs_no_tokenizer_of_its_own(tmp_path):
     assert {*found["run"]["minus_the_first"]} == {"loss", "bits_per_byte"}
     refused = run_gpt(tmp_path, "forgot", "--run", run, "--base", tmp_path / "hf", code=2)
     assert "holds no tokenizer" in refused
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_base_gets_rows_for_the_special_tokens_of_the_run_in_any_precision(tmp_path, dtype):
+    if dtype == "int8" and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("int8 needs FBGEMM")
+    base = saved_run(tmp_path, "base")
+    grown = with_added(Tokenizer.utf8_bytes(), ["<|im_start|>", "<|im_end|>"])
+    tuned = saved_run(tmp_path, "tuned", tokenizer=grown)
+    write_config(tuned, replace(read_config(tuned), init_from=str(base)))
+    found = json.loads(run_gpt(tmp_path, "forgot", "--run", tuned, "--dtype", dtype, "--json"))
+    alone = json.loads(run_gpt(tmp_path, "forgot", "--run", base, "--base", base, "--dtype", dtype, "--json"))
+    assert {*found["run"]["minus_the_first"]} == {"loss", "bits_per_byte"}
+    # Two rows more, which are the mean of the others, have some of the probability.
+    assert 0 < found["base"]["evaluation"]["loss"] - alone["base"]["evaluation"]["loss"] < 0.05
+
+
+def test_a_base_is_measured_inside_documents_where_the_run_was_trained_so(runs, tmp_path):
+    base, tuned = saved_run(tmp_path, "plain"), saved_run(tmp_path, "masked")
+    write_config(tuned, replace(read_config(tuned), windows="packed", document_mask=True))
+    found = json.loads(run_gpt(tmp_path, "forgot", "--run", tuned, "--base", base, "--json"))
+    assert [found[which]["evaluation"]["document_mask"] for which in ("base", "run")] == [True, True]
+    assert found["run"]["minus_the_first"]["loss"]["value"] == 0  # by the same weights
+    assert ", inside documents, weights" in run_gpt(tmp_path, "forgot", "--run", tuned, "--base", base)
+    (tmp_path / "own.txt").write_text("abc cab. " * 40)
+    chars = saved_run(tmp_path, "chars", tokenizer=Tokenizer.char("abc .", end_of_text=False))
+    found = json.loads(run_gpt(tmp_path, "forgot", "--run", tuned, "--base", chars, "--text", "own.txt", "--json"))
+    assert found["base"]["evaluation"]["document_mask"] is False  # which can tell no documents apart
 
 
 def test_a_vocabulary_without_the_text_s_characters_is_told(tmp_path):

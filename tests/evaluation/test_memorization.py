@@ -237,6 +237,7 @@ def test_how_likely_passages_are_drawn():
     assert draws_needed(np.log([1e-6])) == pytest.approx(math.log(0.1) / math.log1p(-1e-6), abs=1)
     assert draws_needed(np.array([-math.inf])) == draws_needed(np.array([])) == draws_needed(np.array([-2000.0]))
     assert math.isinf(draws_needed(np.array([])))
+    assert math.isinf(draws_needed(np.array([-744.0])))  # likelier than never, but by less than a float can tell
     assert math.isnan(mean_probability(np.array([]))[0])
     assert mean_probability(np.log([0.25]))[0] == 0.25
 

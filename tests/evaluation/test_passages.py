@@ -194,3 +194,14 @@ def test_weights_that_are_not_finite_and_no_passages_are_refused(model, monkeypa
         read(model, list(range(200)), 30, monkeypatch, most=0)
     with pytest.raises(InputError, match="tokens of the train split is 1; it must be at least 2"):
         read(model, [1], 30, monkeypatch)
+
+
+def test_passages_without_an_answer_are_refused_by_their_own_option():
+    mask = np.arange(500) == 499  # which one passage does not reach
+    dataset = dataset_of(range(250), [])
+    dataset.validation = Masked("validation", np.arange(500) % 256, mask)
+    with pytest.raises(InputError, match="none of the 1 passages of the validation split .*: give more `passages`"):
+        Passages(dataset, 48, "cpu", DRAWN, most=1)
+    dataset.validation.mask = np.zeros(500, dtype=bool)
+    with pytest.raises(InputError, match="passages of the validation split .*: name other data"):
+        Passages(dataset, 48, "cpu", DRAWN)

@@ -66,6 +66,8 @@ ABSENT = {
     "'format' of 'str' object is unsafe": "{{ ('{:9999999999}' | attr('format'))(1) }}",
     "access to attribute 'format' of": "{{ '{:9999999999}'['format'](1) }}",
     "'to_bytes' of 'int' object is unsafe": "{{ (1).to_bytes(10 ** 10, 'big') }}",
+    "striptags": "{{ '<' | striptags }}",
+    "asks by strftime_now for today's date": "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}",
     "formats by %": "{{ '%9999999999d' % 1 }}",
     "'lipsum' is undefined": "{{ lipsum(10 ** 10) }}",
     "letters)": "x" * 1_000_001,
