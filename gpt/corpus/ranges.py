@@ -65,7 +65,7 @@ def _lines(file: io.BufferedReader, size: int) -> Iterator[Range]:
         end = chunk.find(b"\n", max(0, wanted)) + 1 if wanted < len(chunk) else 0
         if end:
             lines += chunk.count(b"\n", 0, end)
-            yield Range(start, place + end, before)
+            yield Range(start, place + end, before, place + end - start)
             start, before = place + end, lines
             file.seek(start)
             place = start
@@ -73,15 +73,15 @@ def _lines(file: io.BufferedReader, size: int) -> Iterator[Range]:
             lines += chunk.count(b"\n")
             place += len(chunk)
     if place > start:
-        yield Range(start, place, before)
+        yield Range(start, place, before, place - start)
 
 
 def _documents(file: io.BufferedReader, separator: bytes, size: int) -> Iterator[Range]:
-    total, start, before = file.seek(0, io.SEEK_END), 0, 0
+    total, start, last = file.seek(0, io.SEEK_END), 0, 0
     while total - start > 2 * size and (cut := _find(file, separator, start + size)) is not None:
-        yield Range(start, cut, before)
-        start = cut + len(separator)
-    yield Range(start, total, before)
+        yield Range(start, cut, size=cut - last)
+        start, last = cut + len(separator), cut  # a separator is counted with what follows it
+    yield Range(start, total, size=total - last)
 
 
 def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
@@ -111,13 +111,16 @@ def _row_groups(path: Path, size: int) -> list[Range]:
         with ParquetFile(path, pre_buffer=False) as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
+            columns = [[group.column(each) for each in range(group.num_columns)] for group in groups]
+            packed = [sum(column.total_compressed_size for column in own) for own in columns]
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise
         return []  # it is damaged, or there is nothing that reads it: which its reader says
-    ranges, start = [], 0
+    ranges, start, left = [], 0, path.stat().st_size
     for stop in range(1, len(groups) + 1):
         if sum(sizes[start:stop]) >= size or stop == len(groups):
-            ranges.append(Range(start, stop, sum(rows[:start])))
-            start = stop
+            own = left if stop == len(groups) else min(left, sum(packed[start:stop]))
+            ranges.append(Range(start, stop, sum(rows[:start]), own))
+            start, left = stop, left - own
     return ranges if len(ranges) > 1 else []
