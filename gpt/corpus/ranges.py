@@ -1,13 +1,15 @@
 """Large files of records, cut where records end, so that several can be read at a time: lines, row groups, documents
-between separators. Nothing is cut that is packed, comes from a pipe, or has two or four bytes a letter."""
+between separators. Nothing is cut that is packed, comes from a pipe, or has two or four bytes a letter; nor at
+separators for which an encoding is given that has several bytes a letter, as cp932: these may look like a separator."""
 
+import codecs
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus import unpacking
-from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
+from gpt.corpus.decoding import SAMPLE, Damage, is_utf8, mark_of, wide_encoding
 from gpt.corpus.documents import AUTO, NONE, Range, Reading
 from gpt.corpus.executor import TimedFile
 from gpt.corpus.formats import RECORDS
@@ -29,7 +31,7 @@ def ranges_of(path: Path, how: Reading, size: int) -> list[Range]:
         reader = RECORDS.get(path.suffix.lower())
         if reader is json_lines:
             return list(_lines(file, size))
-        separator = _separator(how)
+        separator = _separator(how, head)
         return [] if reader or not separator or separator not in head else list(_documents(file, separator, size))
 
 
@@ -96,12 +98,24 @@ def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
     return None
 
 
-def _separator(how: Reading) -> bytes:
-    if how.separator == NONE or (how.encoding and mark_of("\n".encode(how.encoding))[0]):
+def _separator(how: Reading, head: bytes) -> bytes:
+    """Return the bytes that stand between the documents of a text that begins like this; b'' if nothing tells them."""
+    text, encoding = f"\n{END_OF_TEXT}\n" if how.separator == AUTO else separator_text(how), "utf-8"
+    try:
+        if how.encoding and not is_utf8(how.encoding) and not mark_of(head)[0]:
+            damage = Damage()
+            damage.of(head, final=False)
+            encoding = encoding if damage.is_rare(0) else how.encoding
+            text = text if _has_single_bytes(how.encoding) else ""
+        return b"" if how.separator == NONE else text.encode(encoding)
+    except UnicodeError:  # it is nowhere in there
         return b""
-    return (
-        f"\n{END_OF_TEXT}\n".encode() if how.separator == AUTO else separator_text(how).encode(how.encoding or "utf-8")
-    )
+
+
+def _has_single_bytes(encoding: str) -> bool:
+    """Tell whether each byte is a letter, whatever stands before it."""
+    decoder = codecs.getincrementaldecoder(encoding)
+    return all(len(decoder("replace").decode(bytes([byte]))) == 1 for byte in range(256))
 
 
 def _row_groups(path: Path, size: int) -> list[Range]:

@@ -63,6 +63,29 @@ def test_documents_between_separators(tmp_path, size, separator):
     assert len(set(parts[2])) == 100
 
 
+@pytest.mark.parametrize(
+    ("written", "given", "separator", "divides"),
+    [
+        ("utf-8", "cp1252", "§", True),  # in cp1252 the last byte of ç
+        ("utf-8", "cp1252", "→", True),  # which cp1252 does not have
+        ("utf-8", "utf-8-sig", "→", True),
+        ("utf-8-sig", "cp932", "→", True),
+        ("cp1252", "cp1252", "§", True),
+        ("cp1252", "cp1252", "→", False),
+        ("utf-8", "cp932", "###", False),
+        ("utf-8", "idna", "###", False),
+        ("cp932", "cp932", "l", False),  # the second byte of ャ
+        ("utf-7", "utf-7", "A", False),
+    ],
+)
+def test_a_separator_is_looked_for_in_the_encoding_that_the_text_has(tmp_path, written, given, separator, divides):
+    path = tmp_path / "a.txt"
+    path.write_bytes(separator.join(f"{text} ç ヤャ" for text in texts(100)).encode(written, "ignore"))
+    whole, parts = (found_in(path, size, separator=separator, encoding=given) for size in (10**9, 200))
+    assert parts[0] == whole[0]
+    assert (parts[1] > 5) == divides
+
+
 def test_row_groups(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
