@@ -137,7 +137,7 @@ def _reason(error: Exception) -> str:
         return f"install what reads it: {INSTALL} ({error})"
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    return f"{error.format}: {error}" if isinstance(error, Refused) else str(error)
+    return f"{error.format}: {error}" if isinstance(error, Refused) and error.format else str(error)
 
 
 # ---- plain text ----
