@@ -7,13 +7,13 @@ that memory does not hold, the long texts are read in parts (long_texts.py).
 import io
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
-from gpt.corpus.readers.long_texts import shortened
+from gpt.corpus.readers.long_texts import LongText, shortened
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, json_fault
 from gpt.files import parse_json
 
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     text: str
     bad: int = 0
     fault: str = ""
-    long: Mapping[str, IO[bytes]] = MappingProxyType({})
+    long: Mapping[str, LongText] = MappingProxyType({})
 
 
 class Lines:
