@@ -79,7 +79,7 @@ class Range:
     before: int = 0
     """Lines, or rows, that stand before it."""
     size: int = field(default=0, repr=False)
-    """Bytes of the file that are counted as its own: those of all its ranges are the file's."""
+    """Bytes that are counted as its own; those of all ranges of a file add up to it."""
 
 
 @dataclass(frozen=True)
