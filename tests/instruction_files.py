@@ -14,8 +14,8 @@ def lines_of(count):
     return [json.dumps({"prompt": f"What is {n} and {n}? ", "completion": f"{2 * n}"}) for n in range(count)]
 
 
-def made(home, examples=None, tokenizer="bytes", overlap="report", **options):
-    """The dataset of a.jsonl in a directory, at `d` beside it."""
-    source = TextFiles([home / "a.jsonl"], **{"how": Reading(examples=True)} | options)
+def made(home, examples=None, tokenizer="bytes", overlap="report", name="a.jsonl", **options):
+    """The dataset of a.jsonl in a directory, or of another name in it, at `d` beside it."""
+    source = TextFiles([home / name], **{"how": Reading(examples=True)} | options)
     recipe = {"name": "instruct"}
     return prepare(source, SplitWhole(overlap=overlap), tokenizer, home / "d", recipe, examples=examples or Examples())

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpt.choices import BadBytes, Markup
@@ -78,6 +78,8 @@ class Range:
     stop: int
     before: int = 0
     """Lines, or rows, that stand before it."""
+    size: int = field(default=0, repr=False)
+    """Bytes that are counted as its own; those of all ranges of a file add up to it."""
 
 
 @dataclass(frozen=True)

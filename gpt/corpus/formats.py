@@ -32,7 +32,7 @@ RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".jso
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
 HTML = (".html", ".htm", ".xhtml")
 MARKUP = {".xml": "tags", ".svg": "tags", ".fb2": "tags", ".ipynb": "braces"}  # which are learned with the text
-MAYBE_JSON = ("", ".txt")  # by which names JSON goes that are not its own
+BRACKET = re.compile(rb"[\s\0\xef\xbb\xbf\xfe\xff]*[\[{]")  # how what may be JSON begins, after its byte-order mark
 ARCHIVES = (".zip", ".tar", *unpacking.SUFFIXES)  # as far as names tell
 PIPE = "|"  # in place of a file's name
 DEEPEST = 4  # archives and compressed files within each other
@@ -85,7 +85,7 @@ class FileReader:
             raise Refused("", "examples are read from JSON Lines (.jsonl), an object in each line")
         if suffix in RECORDS:
             return partial(named, reader=partial(records, reader=RECORDS[suffix]))
-        plain = partial(maybe_json if suffix in MAYBE_JSON else text, suffix=suffix)
+        plain = partial(maybe_json if BRACKET.match(head) and suffix not in MARKUP else text, suffix=suffix)
         return partial(named, reader=html if suffix in HTML and self._how.html == "drop" else plain)
 
     def _compressed(
@@ -137,7 +137,7 @@ def _reason(error: Exception) -> str:
         return f"install what reads it: {INSTALL} ({error})"
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    return f"{error.format}: {error}" if isinstance(error, Refused) else str(error)
+    return f"{error.format}: {error}" if isinstance(error, Refused) and error.format else str(error)
 
 
 # ---- plain text ----

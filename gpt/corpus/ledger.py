@@ -3,7 +3,7 @@
 A line for each document, in the order of reading: its name, its bytes in UTF-8, and of how many documents of each split
 it became part; or the reason why it was left out. After those of a file comes one for the file: its bytes, and how many
 of them were no text, such as the fields of a record, markup, or what packing saves (then fewer than none). A large file
-has several, each for what comes before it.
+has several, each for what comes before it, and a pipe, whose bytes nobody counts, has none of its own.
 """
 
 import functools

@@ -1,13 +1,15 @@
 """Large files of records, cut where records end, so that several can be read at a time: lines, row groups, documents
-between separators. Nothing is cut that is packed, comes from a pipe, or has two or four bytes a letter."""
+between separators. Nothing is cut that is packed, comes from a pipe, or has two or four bytes a letter; nor at
+separators for which an encoding is given that has several bytes a letter, as cp932: these may look like a separator."""
 
+import codecs
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus import unpacking
-from gpt.corpus.decoding import SAMPLE, mark_of, wide_encoding
+from gpt.corpus.decoding import SAMPLE, Damage, is_utf8, mark_of, wide_encoding
 from gpt.corpus.documents import AUTO, NONE, Range, Reading
 from gpt.corpus.executor import TimedFile
 from gpt.corpus.formats import RECORDS
@@ -29,7 +31,7 @@ def ranges_of(path: Path, how: Reading, size: int) -> list[Range]:
         reader = RECORDS.get(path.suffix.lower())
         if reader is json_lines:
             return list(_lines(file, size))
-        separator = _separator(how)
+        separator = _separator(how, head)
         return [] if reader or not separator or separator not in head else list(_documents(file, separator, size))
 
 
@@ -65,7 +67,7 @@ def _lines(file: io.BufferedReader, size: int) -> Iterator[Range]:
         end = chunk.find(b"\n", max(0, wanted)) + 1 if wanted < len(chunk) else 0
         if end:
             lines += chunk.count(b"\n", 0, end)
-            yield Range(start, place + end, before)
+            yield Range(start, place + end, before, place + end - start)
             start, before = place + end, lines
             file.seek(start)
             place = start
@@ -73,15 +75,15 @@ def _lines(file: io.BufferedReader, size: int) -> Iterator[Range]:
             lines += chunk.count(b"\n")
             place += len(chunk)
     if place > start:
-        yield Range(start, place, before)
+        yield Range(start, place, before, place - start)
 
 
 def _documents(file: io.BufferedReader, separator: bytes, size: int) -> Iterator[Range]:
-    total, start, before = file.seek(0, io.SEEK_END), 0, 0
+    total, start, last = file.seek(0, io.SEEK_END), 0, 0
     while total - start > 2 * size and (cut := _find(file, separator, start + size)) is not None:
-        yield Range(start, cut, before)
-        start = cut + len(separator)
-    yield Range(start, total, before)
+        yield Range(start, cut, size=cut - last)
+        start, last = cut + len(separator), cut  # a separator is counted with what follows it
+    yield Range(start, total, size=total - last)
 
 
 def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
@@ -96,12 +98,24 @@ def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
     return None
 
 
-def _separator(how: Reading) -> bytes:
-    if how.separator == NONE or (how.encoding and mark_of("\n".encode(how.encoding))[0]):
+def _separator(how: Reading, head: bytes) -> bytes:
+    """Return the bytes that stand between the documents of a text that begins like this; b'' if nothing tells them."""
+    text, encoding = f"\n{END_OF_TEXT}\n" if how.separator == AUTO else separator_text(how), "utf-8"
+    try:
+        if how.encoding and not is_utf8(how.encoding) and not mark_of(head)[0]:
+            damage = Damage()
+            damage.of(head, final=False)
+            encoding = encoding if damage.is_rare(0) else how.encoding
+            text = text if _has_single_bytes(how.encoding) else ""
+        return b"" if how.separator == NONE else text.encode(encoding)
+    except UnicodeError:  # it is nowhere in there
         return b""
-    return (
-        f"\n{END_OF_TEXT}\n".encode() if how.separator == AUTO else separator_text(how).encode(how.encoding or "utf-8")
-    )
+
+
+def _has_single_bytes(encoding: str) -> bool:
+    """Tell whether each byte is a letter, whatever stands before it."""
+    decoder = codecs.getincrementaldecoder(encoding)
+    return all(len(decoder("replace").decode(bytes([byte]))) == 1 for byte in range(256))
 
 
 def _row_groups(path: Path, size: int) -> list[Range]:
@@ -111,13 +125,16 @@ def _row_groups(path: Path, size: int) -> list[Range]:
         with ParquetFile(path, pre_buffer=False) as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
+            columns = [[group.column(each) for each in range(group.num_columns)] for group in groups]
+            packed = [sum(column.total_compressed_size for column in own) for own in columns]
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise
         return []  # it is damaged, or there is nothing that reads it: which its reader says
-    ranges, start = [], 0
+    ranges, start, left = [], 0, path.stat().st_size
     for stop in range(1, len(groups) + 1):
         if sum(sizes[start:stop]) >= size or stop == len(groups):
-            ranges.append(Range(start, stop, sum(rows[:start])))
-            start = stop
+            own = left if stop == len(groups) else min(left, sum(packed[start:stop]))
+            ranges.append(Range(start, stop, sum(rows[:start]), own))
+            start, left = stop, left - own
     return ranges if len(ranges) > 1 else []

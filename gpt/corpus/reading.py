@@ -33,6 +33,7 @@ from gpt.corpus.slices import (
 )
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
+from gpt.corpus.unpacking import HIDDEN
 from gpt.errors import bounded, check_limits, require
 from gpt.log import log
 
@@ -125,6 +126,7 @@ class _SliceWriter:
             if isinstance(found, Document):
                 self._add(found)
             elif isinstance(found, Skipped):
+                self.counts["unread"] += found.reason == HIDDEN  # an entry of an archive
                 self.leave_out(found)
             elif sum(kind == found.kind for kind, _, _ in self.notices) <= MAX_NOTICES:
                 self.notices.append([found.kind, found.message, found.warns])
@@ -135,7 +137,7 @@ class _SliceWriter:
     def leave_out(self, left: Skipped, size: int = 0) -> None:
         """Enter what is no document of the corpus."""
         self.counts["left_out"] += 1
-        if self.counts["left_out"] <= MAX_SHOWN:
+        if sum((reason == HIDDEN) == (left.reason == HIDDEN) for _, reason in self.skipped) < MAX_SHOWN:  # of each
             self.skipped.append([left.name, left.reason])
         self._enter(document=left.name, bytes=size, reason=left.reason)
 

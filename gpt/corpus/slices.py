@@ -50,14 +50,17 @@ def slice_bytes(total: int) -> int:
 
 
 def cut_slices(source: Source, parts: Sequence[Any], size: int) -> Iterator[Slice]:
-    """Divide the parts of a source into slices of about `size` bytes, from a quarter of it to little more."""
+    """Divide the parts of a source into slices of about `size` bytes, from a quarter of it to little more.
+
+    Of a file that was divided each part but the first begins one, since packed it may be large with few bytes.
+    """
     pending, identities, held, validates = list[Any](), list[Identity](), 0, False
     for part in parts:
         if isinstance(part, Skipped):
             identity = Identity(part.name, 0, part.reason, validates)
         else:
             identity = source.identity(part)
-        if identities and identity.validates != validates:
+        if identities and (identity.validates != validates or identity.goes_on):
             yield _slice(pending, identities)
             pending, identities, held = [], [], 0
         pending.append(part)

@@ -93,9 +93,8 @@ class TextFiles:
         """Take files and directories, patterns such as notes/*.md, and - for standard input.
 
         And addresses, as text, of what is downloaded to a directory. Those of `validation` are to validate, all of
-        them. `field` is the one that holds the text, where files have
-        fields. Raises InputError for no input, or one that does not exist, or one that has no fields though `field` is
-        given, and for settings that are none.
+        them. `field` is the one that holds the text, where files have fields. Raises InputError for no input, or one
+        that does not exist, or one that has no fields though `field` is given, and for settings that are none.
         """
         how = how or Reading()
         self.how = how if field is None else replace(how, field=field)
@@ -160,8 +159,7 @@ class TextFiles:
             )
         if not state:  # what it holds is not known before it is read
             return Identity(part.name, 0, uuid.uuid4().hex, part.validates)
-        where = part.range if part.range and part.path.suffix.lower() != ".parquet" else None
-        size = where.stop - where.start if where else part.path.stat().st_size
+        size = part.range.size if part.range else part.path.stat().st_size
         goes_on = bool(part.range and part.range.start)
         return Identity(part.name, size, f"{part.path.absolute()} {state} {part.range}", part.validates, goes_on)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -260,6 +261,28 @@ def test_of_a_directory_hidden_files_are_passed_over_and_others_are_refused(tmp_
     assert "--input: 1 line is no example" in said
     assert "chats/README.md: examples are read from JSON Lines (.jsonl)" in said
     run_here("data/prepare.py", "instruct", *options, "--faulty", "skip", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_files_are_no_faulty_lines_however_many_and_a_fault_behind_them_is_named(tmp_path, packed):
+    """An archive that macOS made has a hidden file beside each."""
+    files = {f"{number}/.DS_Store": b"\0" for number in range(25)} | {"__MACOSX/._a.jsonl": b"\0"}
+    files["z.jsonl"] = "\n".join(lines_of(60)).encode()
+
+    def written(name):
+        """Write the files to a directory, or to an archive; return its name."""
+        for file, content in () if packed else files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(content)
+        if packed:
+            with zipfile.ZipFile(tmp_path / (name := f"{name}.zip"), "w") as archive:
+                [archive.writestr(file, content) for file, content in files.items()]
+        return name
+
+    assert made(tmp_path, name=written("chats")).train.tokens > 500
+    files["z/x.txt"] = b"About them."
+    with pytest.raises(InputError, match=r"1 line is no example[^\n]*\n.*z/x.txt: examples are read from"):
+        made(tmp_path, name=written("faulty"))
 
 
 INSTRUCT = ("instruct", "--input", "a.jsonl", "--max-tokens", "64", "--tokenizer", "bytes")

@@ -7,7 +7,9 @@ from collections import Counter
 
 import pytest
 
+from gpt.corpus import slices
 from gpt.corpus.content_split import SplitByContent
+from gpt.corpus.documents import Reading
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.origins import Origins
 from gpt.corpus.pipeline import prepare
@@ -114,3 +116,24 @@ def test_the_report_has_the_share_of_each_source_in_what_was_kept(written, kept)
         assert found["share"] == pytest.approx(by_source[name] / total, abs=1e-6)
     assert report["documents"]["kept"] == len(kept)
     assert report["documents"]["read"] == 20 + 3 + 51 + 2 + 1
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
+def test_the_entries_of_a_file_that_was_divided_add_up_to_it(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(slices, "LEAST_BYTES", 1 << 14)
+    texts, file = [words(number) for number in range(60)], tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"text": texts}), file, row_group_size=10)
+    else:
+        lines = [json.dumps({"text": text}) for text in texts]
+        file.write_text("\n###\n".join(texts) if suffix == ".txt" else "\n".join(lines))
+    how = Reading(field=None if suffix == ".txt" else "text", separator="\\n###\\n" if suffix == ".txt" else "auto")
+    dataset = prepare(TextFiles([file], how=how), SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+    entries = list(read_ledger(dataset.path))
+    files = [entry for entry in entries if "source" in entry]
+    assert len(files) > 3
+    assert sum(entry["bytes"] for entry in files) == file.stat().st_size
+    assert sum(entry["bytes"] for entry in entries if "document" in entry) == sum(map(len, texts))
+    others = {".txt": 59 * 5, ".jsonl": 60 * len('{"text": ""}\n') - 1}
+    assert sum(entry["other"] for entry in files) == others.get(suffix, file.stat().st_size - sum(map(len, texts)))

@@ -20,23 +20,31 @@ LINES = "".join(json.dumps(each) + "\n" for each in OBJECTS).encode()
         ("arr.txt", ARRAY, "a JSON array", ".json"),
         ("lines.txt", LINES, "JSON Lines", ".jsonl"),
         ("dump", LINES, "JSON Lines", ".jsonl"),
+        ("dump.dat", b"\xef\xbb\xbf \n" + ARRAY, "a JSON array", ".json"),
+        ("wide.dat", f"\ufeff\n{ARRAY.decode()}".encode("utf-16-be"), "a JSON array", ".json"),
+        ("x.md", ARRAY, "a JSON array", ".json"),
+        ("x.jsonl.bak", LINES, "JSON Lines", ".jsonl"),
         ("data.gz", gzip.compress(ARRAY), "a JSON array", ".json.gz"),
         ("lines.txt.gz", gzip.compress(LINES), "JSON Lines", ".jsonl.gz"),
     ],
 )
 def test_json_by_another_name_is_read_as_text_and_named(name, content, called, wanted, said):
     plain = gzip.decompress(content) if name.endswith(".gz") else content
-    assert texts_in(content, name) == {name: plain.decode()}
+    text = plain.decode("utf-16" if name == "wide.dat" else "utf-8-sig")
+    assert texts_in(content, name) == {name: text}
     assert said == [
         f"{name}: begins like {called}, and is taken as it stands; the braces are learned with the text; to read its "
         f"records, give it a name that ends in {wanted}, and name their `field`"
     ]
 
 
-def test_what_is_called_by_its_name_or_is_code_is_not_named(said):
+def test_what_is_called_by_its_name_is_not_named_and_a_notebook_once(said):
     texts_in(ARRAY, "x.json", "text")
-    texts_in(ARRAY, "x.md")
     assert not said
+    texts_in(ARRAY, "x.ipynb")
+    assert [each.partition("x.ipynb: ")[2] for each in said] == [
+        "taken as it stands; the braces are learned with the text"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ def found_in(path, size, **settings):
     source = TextFiles([path], how=Reading(**settings))
     parts = [part for whole in source.parts() for part in source.divided(whole, size)]
     found = [each for part in parts for each in source.read(part) if not isinstance(each, Notice)]
+    assert sum(source.identity(part).bytes for part in parts) == path.stat().st_size  # as the ledger has them
     return [each.text for each in found if isinstance(each, Document)], len(parts), [each.name for each in found]
 
 
@@ -62,6 +63,29 @@ def test_documents_between_separators(tmp_path, size, separator):
     assert len(set(parts[2])) == 100
 
 
+@pytest.mark.parametrize(
+    ("written", "given", "separator", "divides"),
+    [
+        ("utf-8", "cp1252", "§", True),  # in cp1252 the last byte of ç
+        ("utf-8", "cp1252", "→", True),  # which cp1252 does not have
+        ("utf-8", "utf-8-sig", "→", True),
+        ("utf-8-sig", "cp932", "→", True),
+        ("cp1252", "cp1252", "§", True),
+        ("cp1252", "cp1252", "→", False),
+        ("utf-8", "cp932", "###", False),
+        ("utf-8", "idna", "###", False),
+        ("cp932", "cp932", "l", False),  # the second byte of ャ
+        ("utf-7", "utf-7", "A", False),
+    ],
+)
+def test_a_separator_is_looked_for_in_the_encoding_that_the_text_has(tmp_path, written, given, separator, divides):
+    path = tmp_path / "a.txt"
+    path.write_bytes(separator.join(f"{text} ç ヤャ" for text in texts(100)).encode(written, "ignore"))
+    whole, parts = (found_in(path, size, separator=separator, encoding=given) for size in (10**9, 200))
+    assert parts[0] == whole[0]
+    assert (parts[1] > 5) == divides
+
+
 def test_row_groups(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
@@ -70,6 +94,16 @@ def test_row_groups(tmp_path):
     assert parts[0] == whole[0] == texts(100)
     assert parts[2] == whole[2]
     assert (whole[1], parts[1] > 2) == (1, True)
+
+
+def test_row_groups_share_the_size_of_their_file_by_what_they_take_there(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    rows = [*["x" * 4000] * 50, *(random.Random(row).randbytes(2000).hex() for row in range(50))]  # packed: 1 to 10
+    parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=50, use_dictionary=False)
+    first, second = ranges_of(path, Reading(field="text"), 1000)
+    assert 0 < first.size < second.size / 5
+    assert first.size + second.size == path.stat().st_size
 
 
 def test_what_is_packed_wide_or_one_document_stays_whole(tmp_path):

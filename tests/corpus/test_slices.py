@@ -49,6 +49,11 @@ def test_what_validates_by_itself_has_slices_by_itself():
     ]
 
 
+def test_each_part_of_a_divided_file_begins_a_slice():
+    parts = [("a", 9, ""), ("b", 9, ""), *(("b", 9, str(n), False, True) for n in range(2)), ("c", 9, "")]
+    assert [each.parts for each in cut_slices(Files(), parts, 100)] == [(*parts[:2],), (parts[2],), (*parts[3:],)]
+
+
 def test_no_part_is_no_slice():
     assert list(cut_slices(Files(), [], 100)) == []
 

@@ -7,13 +7,13 @@ that memory does not hold, the long texts are read in parts (long_texts.py).
 import io
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
 from gpt.corpus.documents import Document, Reading, Skipped
 from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
-from gpt.corpus.readers.long_texts import shortened
+from gpt.corpus.readers.long_texts import LongText, shortened
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, json_fault
 from gpt.files import parse_json
 
@@ -26,14 +26,15 @@ MARK = b"\xef\xbb\xbf"
 class Line(NamedTuple):
     """A line's text, with U+FFFD for its bad bytes, and how many there are; `fault` says why it is not to be used.
 
-    In place of `long` texts of JSON, which memory does not hold, there are marks in it (long_texts.py).
+    In place of `long` texts of JSON, which memory does not hold, there are marks in it (long_texts.py). In place of a
+    line that cannot be read there is nothing, or a quote, if it has an odd number of them: so a table knows its rows.
     """
 
     number: int
     text: str
     bad: int = 0
     fault: str = ""
-    long: Mapping[str, IO[bytes]] = MappingProxyType({})
+    long: Mapping[str, LongText] = MappingProxyType({})
 
 
 class Lines:
@@ -85,12 +86,12 @@ class Lines:
 
     def _long(self, line: list[Any]) -> Line:
         """Read a line that memory does not hold, whose beginning is given: of JSON all but its long texts."""
-        size = 0
+        size = quotes = 0
 
         def chunks() -> Iterator[Any]:
-            nonlocal size
+            nonlocal size, quotes
             while line:
-                size, is_whole = size + len(line[0]), _is_whole(line[0])
+                size, quotes, is_whole = size + len(line[0]), quotes + _quotes(line[0]), _is_whole(line[0])
                 yield line.pop()
                 line.extend([] if is_whole else filter(None, [self._stream.readline(SMALL)]))
 
@@ -101,7 +102,7 @@ class Lines:
         if long:
             return self._decoded(rest)._replace(long=long)
         fault = f"a line of {size / 1e6:,.0f} MB, which takes more than {MOST_MEMORY / 1e9:.1f} GB of memory to read"
-        return Line(self._number, "", fault=f"{fault}; {ELSEWHERE}")
+        return Line(self._number, '"' * (quotes % 2), fault=f"{fault}; {ELSEWHERE}")
 
     def _faulty(self, line: bytes, error: UnicodeDecodeError) -> Line:
         """Decode a line that is not UTF-8, in a file that is or, by its beginning, is not."""
@@ -110,7 +111,7 @@ class Lines:
                 return Line(self._number, line.decode(self._encoding))
             except UnicodeDecodeError as fault:
                 reason = f"not {self._encoding.upper()}: {fault.reason} at byte {fault.start}"
-                return Line(self._number, "", fault=reason)
+                return Line(self._number, '"' * (_quotes(line) % 2), fault=reason)
         damage = Damage()
         text, _ = damage.of(line)
         if self._is_other or not damage.is_rare(max(BAD_SHARE_OF_LINES, 1 / len(line))):
@@ -122,6 +123,10 @@ class Lines:
 
 def _is_whole(line: str | bytes) -> bool:
     return line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n")
+
+
+def _quotes(line: str | bytes) -> int:
+    return line.count('"') if isinstance(line, str) else line.count(b'"')
 
 
 def _needed(line: str | bytes) -> int:

@@ -1,8 +1,8 @@
-r"""A line of JSON that memory does not hold: its long texts lie in nameless files, and are read in parts.
+r"""A line of JSON that memory does not hold: its long texts lie in a nameless file, and are read in parts.
 
-1. The bytes of the line are passed over once, string by string. A long string goes to a file; in the rest of the line,
-   which stays in memory, a mark stands in its place.
-2. The rest is parsed as any other line. Where a mark is what stands in the field, its file is the text.
+1. The bytes of the line are passed over once, string by string. A long string goes to the file; in the rest of the
+   line, which stays in memory, a mark stands in its place.
+2. The rest is parsed as any other line. Where a mark is what stands in the field, its string is the text.
 3. That is freed of JSON's escapes some megabytes at a time, which end where no escape does: not within \u00e9, nor
    between the two of a pair of surrogates.
 """
@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
 from gpt.corpus.decoding import Damage
 from gpt.corpus.documents import LARGEST, end_of_part
@@ -31,41 +31,60 @@ WHOLE = re.compile(
 )
 
 
-def shortened(chunks: Iterator[bytes]) -> tuple[bytes, dict[str, IO[bytes]]]:
+class LongText(NamedTuple):
+    """A string of JSON: bytes of the file that all long ones of a line are in."""
+
+    file: IO[bytes]
+    start: int
+    stop: int
+
+
+def shortened(chunks: Iterator[bytes]) -> tuple[bytes, dict[str, LongText]]:
     """Take a line of JSON and return what is left of it with a mark for each long string, and the strings by mark.
 
     There are none where too much is left, without them. Raises InputError where there is no room for the strings.
     """
-    rest, texts, string, held = bytearray(), dict[str, IO[bytes]](), None, b""
-    token = uuid.uuid4().hex
+    rest, texts, token, held = bytearray(), dict[str, LongText](), uuid.uuid4().hex, b""
+    file, start, string = tempfile.SpooledTemporaryFile(LONG), 0, None
     for chunk in chunks:
         held, place = held + chunk, 0
         while place < len(held) and len(rest) <= MOST_LEFT:
             if string is None:
                 end = held.find(b'"', place) + 1 or len(held)
                 rest += held[place:end]
-                string = tempfile.SpooledTemporaryFile(LONG) if held[end - 1 : end] == b'"' else None
+                string = bytearray() if held[end - 1 : end] == b'"' else None
                 place = end
                 continue
             end = _end(STRING, held, place)
-            _write(string, memoryview(held)[place:end])
+            _add(memoryview(held)[place:end], string, file, start)
             place = end
             if held[end : end + 1] != b'"':  # the chunk ends, perhaps after a backslash
                 break
-            if string.tell() > LONG:
+            if file.tell() > start:
                 mark = f"{token} {len(texts)}"
-                texts[mark] = string
-                rest += mark.encode()
-            else:
-                string.seek(0)
-                rest += string.read()
-            string = None
-            rest += b'"'
-            place = end + 1
+                texts[mark], start, string = LongText(file, start, file.tell()), file.tell(), mark.encode()
+            rest += string + b'"'
+            place, string = end + 1, None
         held = held[place:]
         if len(rest) > MOST_LEFT:
             return b"", {}
-    return bytes(rest), texts if string is None else texts | {token: string}  # one that never ends is no JSON
+    # One that never ends is no JSON.
+    return bytes(rest), texts if string is None else texts | {token: LongText(file, start, file.tell())}
+
+
+def _add(part: memoryview, string: bytearray, file: IO[bytes], start: int) -> None:
+    """Add a part to a string: in memory, or, where it is long, in the file from `start` on."""
+    if file.tell() == start and len(string) + len(part) <= LONG:
+        string += part
+        return
+    try:
+        file.write(string)
+        file.write(part)
+        file.flush()
+    except OSError as error:
+        advice = "to read a line that is longer than memory takes room there; name another place by TMPDIR"
+        raise InputError(f"{tempfile.gettempdir()}: {error.strerror}; {advice}") from None
+    string.clear()
 
 
 def _end(pattern: re.Pattern[bytes], content: bytes, place: int = 0) -> int:
@@ -74,21 +93,13 @@ def _end(pattern: re.Pattern[bytes], content: bytes, place: int = 0) -> int:
     return found.end()
 
 
-def _write(file: IO[bytes], content: memoryview) -> None:
-    try:
-        file.write(content)
-    except OSError as error:
-        advice = "to read a line that is longer than memory takes room there; name another place by TMPDIR"
-        raise InputError(f"{tempfile.gettempdir()}: {error.strerror}; {advice}") from None
-
-
-def parts_of(file: IO[bytes]) -> Iterator[tuple[str, int]]:
+def parts_of(string: LongText) -> Iterator[tuple[str, int]]:
     """Yield what a string of JSON says in parts, cut as those of a long document, and how many bytes of each are bad.
 
     Raises ValueError where it is no JSON.
     """
     held, bad = "", 0
-    for text, bad_here in _pieces(file):
+    for text, bad_here in _pieces(string):
         held, bad = held + text, bad + bad_here
         while len(held) > LARGEST:
             part = held[: end_of_part(held[:LARGEST])]
@@ -99,11 +110,12 @@ def parts_of(file: IO[bytes]) -> Iterator[tuple[str, int]]:
         yield held, held.count("\ufffd") if bad else 0
 
 
-def _pieces(file: IO[bytes]) -> Iterator[tuple[str, int]]:
-    held, carriage_return = b"", ""
-    file.seek(0)
+def _pieces(string: LongText) -> Iterator[tuple[str, int]]:
+    held, carriage_return, place = b"", "", string.start
     while True:
-        chunk = file.read(PIECE)
+        string.file.seek(place)
+        chunk = string.file.read(min(PIECE, string.stop - place))
+        place += len(chunk)
         held += chunk
         damage = Damage()
         text, used = damage.of(held[: _end(WHOLE, held)] if chunk else held, final=not chunk)

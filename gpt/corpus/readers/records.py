@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE_OF_ONE, bad_bytes, lost, replaced, said
 from gpt.corpus.documents import Document, Reading, Refused, Skipped
-from gpt.corpus.readers.long_texts import parts_of
+from gpt.corpus.readers.long_texts import LongText, parts_of
 
 MOST_WAITING = 1000  # records that wait for the first text
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     value: Any
     fault: str = ""
     note: str = ""
-    long: Mapping[str, IO[bytes]] = MappingProxyType({})
+    long: Mapping[str, LongText] = MappingProxyType({})
 
 
 def documents_of(records: Iterator[Record], name: str, format: str, how: Reading) -> Iterator[Document | Skipped]:
@@ -89,9 +89,9 @@ def _document(record: Record, how: Reading, format: str) -> tuple[Document | Ski
     return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how), ()
 
 
-def _long(record: str, file: IO[bytes], how: Reading) -> Iterator[Document | Skipped]:
+def _long(record: str, string: LongText, how: Reading) -> Iterator[Document | Skipped]:
     """Yield the parts of a text that memory does not hold. Raises InputError for bad bytes where these are an error."""
-    name, parts = record, parts_of(file)
+    name, parts = record, parts_of(string)
     for number in itertools.count(2):
         try:
             text, bad = next(parts, ("", 0))

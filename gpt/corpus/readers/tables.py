@@ -62,8 +62,10 @@ def _rows(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Record
         except csv.Error as error:  # of this row alone; the next line begins another one
             number += 1
             why = "its lines end with \\r alone; convert them, as with mac2unix" if "new-line" in str(error) else error
-            rest = " and what follows: a quote is not closed" if "unexpected end" in str(error) else ""
-            yield Record(f"{name}, row {number}{rest.partition(':')[0]}", None, f"not CSV{rest[17:] or f': {why}'}")
+            if "unexpected end" in str(error):
+                yield Record(f"{name}, row {number} and what follows", None, "not CSV: a quote is not closed")
+            else:
+                yield Record(f"{name}, row {number}", None, f"not CSV: {why}")
             continue
         if row is None:
             return

@@ -92,6 +92,14 @@ def test_what_is_wrong_with_a_long_line_is_named(small):
         found_in(content, "x.jsonl", "text", bad_bytes="error")
 
 
+def test_all_long_texts_of_a_line_take_one_open_file(small):
+    opened, open_ = [], tempfile.TemporaryFile
+    small.setattr(tempfile, "TemporaryFile", lambda **given: opened.append(given) or open_(**given))
+    line = json.dumps({f"text {number}": f"{number:099}" for number in range(300)})
+    assert texts_in(f"{line}\n".encode(), "x.jsonl", "text 140") == {"x.jsonl, line 1": f"{140:099}"}
+    assert len(opened) == 1
+
+
 def test_a_full_disk_is_named(small):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -87,3 +87,16 @@ def test_a_line_that_memory_does_not_hold_is_named_in_a_table_too(monkeypatch):
     found = b"text\none\n" + b"a" * 60 + b"\ntwo\n"
     assert texts_in(found, "x.csv", "text") == {"x.csv, row 1": "one", "x.csv, row 3": "two"}
     assert [*skipped_in(found, "x.csv", "text")] == ["x.csv, row 2"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp932"])
+@pytest.mark.parametrize("rest", ['"', 'b,no row\n"', 'b,no row\n""\n"'])
+def test_the_rest_of_a_row_of_which_a_line_cannot_be_read_is_no_row(monkeypatch, encoding, rest):
+    """A line that is too long, or, of cp932, ends within a letter."""
+    monkeypatch.setattr(lines, "SMALL", 50)
+    monkeypatch.setattr(lines, "MOST_MEMORY", 50)
+    bad = "aあ" if encoding == "cp932" else "a" * 60
+    table = f'id,text\n1,あone\n2,"{bad}\n{rest}\n3,three\n4,"open\n{bad}""{bad}\n{bad}"\n5,five\n'
+    found = table.encode(encoding).replace("aあ".encode("cp932"), b"a\x81")
+    documents = texts_in(found, "x.csv", "text", encoding=None if encoding == "utf-16" else encoding)
+    assert documents == {"x.csv, row 1": "あone", "x.csv, row 3": "three", "x.csv, row 5": "five"}
