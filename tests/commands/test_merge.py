@@ -63,9 +63,13 @@ def test_merged_exported_and_apart_have_the_same_logits(on_base, tmp_path):
 
 def test_a_merged_run_is_a_run_as_any_other(on_base, tmp_path, dataset):
     run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", "--device", "cpu")
+    config, base = read_config(tmp_path / "merged"), read_config(tmp_path / "base")
+    assert config.optimizer != read_config(on_base).optimizer  # but that of the weights, which goes on with them
+    assert config == replace(
+        read_config(on_base), lora=LoRAConfig(), run_dir=config.run_dir, optimizer=base.optimizer,
+        batch_tokens=base.batch_tokens,
+    )  # fmt: skip
     shutil.rmtree(tmp_path / "base")
-    config = read_config(tmp_path / "merged")
-    assert config == replace(read_config(on_base), lora=LoRAConfig(), run_dir=config.run_dir)
     assert "validation loss" in run_gpt(tmp_path, "eval", "--run", "merged", "--device", "cpu")
     assert run_gpt(tmp_path, "sample", "--run", "merged", "--prompt", "x", "--max-tokens", 3, "--device", "cpu")
     assert run_gpt(tmp_path, "score", "--run", "merged", "--text", "x = 1", "--device", "cpu")
