@@ -78,6 +78,11 @@ def merge(
     config = read_config(loaded.path) if is_run(loaded.path) else None
     if config is None or not config.lora.rank:
         raise InputError(f"{loaded.path}: has no adapters to be merged; name a run that was trained with `lora.rank`")
+    if not loaded.state["step"]:
+        raise InputError(
+            f"{loaded.source}: no step was better than none, and its adapters change nothing: use {config.init_from} "
+            "itself, or merge a later `checkpoint`, such as last"
+        )
     stored = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     weights = {name: tensor.to("cpu", stored) for name, tensor in merged_weights(loaded.model).items()}
     merged = _plain_model(loaded, weights)

@@ -119,6 +119,16 @@ def test_what_cannot_be_merged_is_refused(on_base, tmp_path):
     torch.testing.assert_close(logits(tmp_path / "merged"), logits(on_base), rtol=0, atol=1e-5)
 
 
+def test_adapters_that_no_step_made_better_are_not_merged(on_base, tmp_path, monkeypatch):
+    from gpt.commands import merge
+
+    loaded = load_run(on_base)
+    monkeypatch.setattr(merge, "load_run", lambda *_, **__: replace(loaded, state=loaded.state | {"step": 0}))
+    refused = run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", code=2)
+    assert f"use {tmp_path / 'base'} itself, or merge a later --checkpoint, such as last" in refused
+    assert not (tmp_path / "merged").exists()
+
+
 def test_an_engine_and_scores_read_adapters_as_they_are(on_base, tmp_path):
     assert list(lora_layers(load_run(on_base).model))
     run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", "--device", "cpu")
