@@ -32,9 +32,9 @@ PLAIN = "--evaluation.sample-tokens 0 --device cpu --checkpoint.every 0 --micro-
 ROWS = (  # kilobytes, epochs, seeds
     (30, (4, 8), 1),
     (5, (4, 10), 1),
-    (100, (4,), 1),
+    (100, (4,), 3),
     (300, (3,), 1),
-    (1000, (2,), 1),
+    (1000, (2,), 3),
 )
 TIMES = (1, 3, 10)  # the rate that the table gives
 

@@ -129,7 +129,7 @@ def _examined(
     _require_same_ids(tuned, dataset)
     course = Course(path, passages, *how)
     own = course.take(tuned)
-    points = course.points()
+    points = course.points(of_base if base is None and source != "scratch" else None)
     found = Memorization(
         *map(Sides, of_base, own),
         step=tuned.state["step"],

@@ -17,7 +17,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device
 from gpt.commands.train import open_data
-from gpt.config import EvaluationConfig, TrainConfig
+from gpt.config import EvaluationConfig, TrainConfig, nearest_multiple
 from gpt.config_io import later, parse
 from gpt.device import choose_device, choose_dtype
 from gpt.distributed.world import World
@@ -33,6 +33,7 @@ from gpt.runs import checkpoint as checkpoints
 from gpt.runs.directory import TOKENIZER, is_run, quoted, read_config, write_config
 from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command
+from gpt.training.finetuning import whole_weights
 from gpt.training.validation import validation_windows
 
 MOST_WORSE = 1e-3  # nats per token: what rounding may cost
@@ -77,6 +78,11 @@ def merge(
     config = read_config(loaded.path) if is_run(loaded.path) else None
     if config is None or not config.lora.rank:
         raise InputError(f"{loaded.path}: has no adapters to be merged; name a run that was trained with `lora.rank`")
+    if not loaded.state["step"]:
+        raise InputError(
+            f"{loaded.source}: no step was better than none, and its adapters change nothing: use {config.init_from} "
+            "itself, or merge a later `checkpoint`, such as last"
+        )
     stored = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     weights = {name: tensor.to("cpu", stored) for name, tensor in merged_weights(loaded.model).items()}
     merged = _plain_model(loaded, weights)
@@ -144,8 +150,15 @@ def _logits_line(one: GPT, two: GPT, inputs: torch.Tensor) -> str:
 
 
 def _write(loaded: LoadedRun, weights: dict[str, torch.Tensor], config: TrainConfig, to: Path) -> None:
-    """Write a finished run of these weights: of its adapters nothing is left, nor of their optimizer's state."""
+    """Write a finished run of these weights: of its adapters nothing is left, nor of their optimizer's state.
+
+    Its settings name the optimizer and the batch of the weights that the adapters were put on, since these would go on
+    with them.
+    """
     plain = replace(config, lora=LoRAConfig(), run_dir=to, steps=loaded.state["step"], stop_at=None)
+    if base := whole_weights(config.init_from):
+        batch = nearest_multiple(base.batch_tokens, config.model.context_length)
+        plain = replace(plain, optimizer=base.optimizer, batch_tokens=batch)
     with write_directory(to) as partial:
         write_config(partial, plain)
         loaded.tokenizer.save(partial / TOKENIZER)

@@ -14,7 +14,7 @@ from gpt.log import log
 from gpt.runs.checkpoint import best_state, list_checkpoints, step_of
 from gpt.runs.load import LoadedRun, load_run
 
-FEWEST, MOST = 3, 8  # checkpoints whose losses are measured
+FEWEST, MOST = 3, 8  # losses of a course, and checkpoints that are read for it
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,17 @@ class Course:
         self._read[loaded.state["step"]] = _Read(record.get("epoch"), train, validation)
         return train, validation
 
-    def points(self) -> list[Point]:
-        """Measure the losses of the checkpoints, spread evenly where they are many; [] of fewer than three."""
-        if len(self._steps) < FEWEST:
+    def points(self, began: list[Reading] | None = None) -> list[Point]:
+        """Measure the losses of checkpoints, spread evenly where they are many, after those of what it began with.
+
+        `began`: what that made of training and validation text, if it was read. [] of fewer than three in all.
+        """
+        first = [Point(0, 0.0, *(reading.loss for reading in began))] if began and 0 not in self._steps else []
+        if len(first) + len(self._steps) < FEWEST:
             return []
         numbers = {round(i * (len(self._steps) - 1) / (MOST - 1)) for i in range(MOST)}
         chosen = [(self._steps[number], self._of(self._steps[number])) for number in sorted(numbers)]
-        return [Point(step, read.epoch, read.train.loss, read.validation.loss) for step, read in chosen if read]
+        return first + [Point(step, read.epoch, read.train.loss, read.validation.loss) for step, read in chosen if read]
 
     def rise(self, step: int) -> Rise | None:
         """Compare a checkpoint with the best one before it; or if it is the best itself, the last one with it."""

@@ -138,6 +138,14 @@ class Memorization:
     course_is_measured: bool = False
     """Whether the course is of checkpoints, measured here; or else what the training recorded."""
 
+    @property
+    def has_more_passages(self) -> bool:
+        """Whether passages were left out of the split whose error is larger, so that they would tell more."""
+        errors = [side.gain.standard_error for side in (self.train, self.validation)]
+        of_train, of_validation = (math.inf if error is None else error for error in errors)
+        side = self.train if of_train > of_validation else self.validation
+        return not side.tuned.measured.windows.is_complete
+
     # ---- what was memorized ----
 
     @cached_property

@@ -22,6 +22,7 @@ SHOWN = 12  # points of the course
 SURE_ENOUGH = 0.25  # standard error of the excess share, above which it says nothing
 ROUNDING = 1e-6  # a smaller error is none, as of what has the same probability in all passages
 SPLIT = "`validation_share`"
+MORE_PASSAGES = "more passages (`gpt memorized --passages`)"
 LESS = "train for fewer epochs, on more text, or change fewer weights (LoRA, or a smaller model)"
 
 
@@ -41,7 +42,7 @@ def _both(m: Memorization) -> str:
 
 
 def _learned(m: Memorization) -> str:
-    little = ", but mostly for its own text" if m.evidence.own else ""
+    little = ", but most of the gain holds for its own text alone" if m.evidence.own else ""
     known = "" if m.excess_share is None else f"; {_excess_words(m)}"
     return f"{little}: {_new_text_words(m)}{known}; {_extracted_words(m)}. {_change(m)}"
 
@@ -52,6 +53,8 @@ def _change(m: Memorization) -> str:
         return f"What helps: {_better_step(m) or LESS}."
     if m.evidence.own is False:
         return "Nothing needs to be changed."
+    if m.evidence.own is None and m.has_more_passages:
+        return f"What helps: {MORE_PASSAGES}, to tell how much of the gain is excess."
     if _knows_excess(m):
         return "What helps: more text."
     return f"What helps: more text, or more of it for validation ({SPLIT}), to tell how much of the gain is excess."
@@ -68,7 +71,8 @@ def _nothing(m: Memorization) -> str:
         )
     reason = f"on new text it gained {_of(new)} over {m.base}"
     if is_gain(m.over_frequency) is False:
-        reason = f"new text is predicted no better than by how often each token occurs ({_of(m.over_frequency)} better)"
+        better = f"{_better_by(m.over_frequency)} nats per token"
+        reason = f"new text is predicted no better than by how often each token occurs ({better})"
     advice = _better_step(m) or "train for more epochs, at a higher rate or on more text, or begin with trained weights"
     return f": {reason}. What helps: {advice}."
 
@@ -80,10 +84,10 @@ def _too_little(m: Memorization) -> str:
             f"{_percent(m.validation.extracted)} of validation text as well: that is no new text. Take what is like "
             "the training text out of validation; `gpt prepare` keeps copies together."
         )
-    return (
-        f" to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain. Give more text, or more of it "
-        f"to validation ({SPLIT})."
-    )
+    found = f" to tell: {_counts(m)}, of {m.prompt + m.suffix} tokens, say nothing certain."
+    if m.has_more_passages:
+        return f"{found} What helps: {MORE_PASSAGES}."
+    return f"{found} Give more text, or more of it to validation ({SPLIT})."
 
 
 def _counts(m: Memorization) -> str:
@@ -142,7 +146,7 @@ def _excess_words(m: Memorization) -> str:
 
 def _extracted_words(m: Memorization) -> str:
     if not m.train.extracted.of:
-        return f"no passage has {LEAST_LEARNED} tokens to learn in a row that could come out word for word"
+        return f"no second half has {LEAST_LEARNED} tokens that are learned, so that none can come out word for word"
     base, validation = share_of(m.train.base.verbatim), m.validation.extracted
     if not m.train.extracted.hits:
         return "none of its training passages comes out word for word"
@@ -188,9 +192,8 @@ def _losses(sides: Sides) -> str:
 
 def _frequency(m: Memorization) -> str:
     nats, tokens, _ = m.by_frequency.sums.sum(axis=0)
-    gain = m.over_frequency
-    better = _plus_minus(gain.value, gain.standard_error, "+")
-    return f"{nats / tokens:.4f}, by how often each token occurs and nothing else: the model is better by {better}"
+    better = _better_by(m.over_frequency)
+    return f"{nats / tokens:.4f}, by how often each token occurs and nothing else: the model is {better}"
 
 
 def _verbatim(m: Memorization) -> str:
@@ -236,6 +239,10 @@ def _plus_minus(value: float, error: float | None, sign: str = "") -> str:
     return f"{value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
+def _better_by(gain: Difference) -> str:
+    return f"{'worse' if gain.value < 0 else 'better'} by {_plus_minus(abs(gain.value), gain.standard_error)}"
+
+
 def _of(gain: Difference, sign: int = 1) -> str:
     return f"{_plus_minus(sign * gain.value, gain.standard_error)} nats per token"
 
@@ -255,20 +262,14 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
         "suffix_tokens": m.suffix,
         "train": _side_json(m.train),
         "validation": _side_json(m.validation),
-        "over_frequency": {"value": m.over_frequency.value, "se": m.over_frequency.standard_error},
+        "over_frequency": _difference_json(m.over_frequency),
         "excess_share": m.excess_share,
         "excess_share_se": m.excess_share_error,
         "verbatim_over_base": asdict(m.over_base),
         "verbatim_over_validation": asdict(m.over_validation),
         "verbatim_of_validation_over_base": asdict(m.validation_over_base),
-        "rise": None
-        if m.rise is None
-        else {
-            "best_step": m.rise.best_step,
-            "later_step": m.rise.later_step,
-            "value": m.rise.difference.value,
-            "se": m.rise.difference.standard_error,
-        },
+        "rise": m.rise
+        and {"best_step": m.rise.best_step, "later_step": m.rise.later_step, **_difference_json(m.rise.difference)},
         "course": [asdict(point) for point in m.course],
         "course_is_measured": m.course_is_measured,
     }
@@ -276,11 +277,8 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
 
 def _side_json(sides: Sides) -> dict[str, Any]:
     def of(reading: Reading) -> dict[str, Any]:
-        share, (mean, error), draws = (
-            share_of(reading.verbatim),
-            mean_probability(reading.logprobs),
-            draws_needed(reading.logprobs),
-        )
+        share, draws = share_of(reading.verbatim), draws_needed(reading.logprobs)
+        mean, error = mean_probability(reading.logprobs)
         return {
             "loss": reading.loss,
             "passages": share.of,
@@ -291,5 +289,8 @@ def _side_json(sides: Sides) -> dict[str, Any]:
             "draws_for_90_percent": None if math.isinf(draws) else draws,
         }
 
-    gain = {"value": sides.gain.value, "se": sides.gain.standard_error}
-    return {"model": of(sides.tuned), "base": of(sides.base), "gain": gain}
+    return {"model": of(sides.tuned), "base": of(sides.base), "gain": _difference_json(sides.gain)}
+
+
+def _difference_json(difference: Difference) -> dict[str, float | None]:
+    return {"value": difference.value, "se": difference.standard_error}

@@ -6,6 +6,7 @@ tables are in gpt.presets, where they come from in docs/fine-tuning.md.
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 from gpt.analysis.cost import parameters
@@ -45,8 +46,9 @@ SAMPLED = 60  # tokens that are learned from in the time that one is drawn, abou
 LEAST_SAMPLE = 16  # tokens; a shorter sample shows nothing
 TRIAL_SECONDS = 0.2
 NGRAMS = "n-gram embedding"  # as gpt.analysis.cost.parameters names its rows
+RATES = ("learning_rate", "muon_learning_rate")
 # What a run that was trained by Muon, or has n-grams, keeps of its optimizer.
-OPTIMIZER = ("name", "learning_rate", "muon_learning_rate", "muon_momentum", "beta1", "beta2", "weight_decay")
+OPTIMIZER = ("name", *RATES, "muon_momentum", "beta1", "beta2", "weight_decay")
 
 
 def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, timed: bool = True) -> TrainConfig:
@@ -65,6 +67,7 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
         config, asked = per_epoch(config, asked, epoch)
     most = suit.lora_epochs if config.lora.rank else suit.most_epochs(config.model)
     if asked.minutes is not None:
+        config = laid_over(config, _rates(config, asked, config.steps), asked)  # Muon's steps take longer than AdamW's
         _, config = steps_in(asked, config, dataset, world, 0, _with_length)
     elif asked.epochs is not None:
         config = _with_length(config, max(1, round(asked.epochs * epoch)), asked)
@@ -101,14 +104,24 @@ def _shaped(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, s
 def _trained_with(config: TrainConfig, asked: Asked) -> TrainConfig | None:
     """Read the settings of the run that the weights are of, where its optimizer goes on; None where a new one begins.
 
-    The rates of the table are for GPT-2's weights and AdamW: of Muon, and of rows of n-grams, of which few move in a
-    step, they are a tenth of what such weights have learned at.
+    The rates of the table are for GPT-2's weights and AdamW. Weights that Muon trained, and rows of n-grams, of which
+    few move in a step, learn at rates ten times as high.
     """
-    path = by_name(config.init_from)
-    if config.lora.rank or "optimizer.name" in asked.settings or not is_run(path):
+    if config.lora.rank or "optimizer.name" in asked.settings:
         return None
-    own = read_config(path)
-    return own if own.optimizer.name == "muon" or own.model.ngram > 1 else None
+    own = whole_weights(config.init_from)
+    return own if own and (own.optimizer.name == "muon" or own.model.ngram > 1) else None
+
+
+def whole_weights(name: str | Path) -> TrainConfig | None:
+    """Read the settings by which all weights of a run were trained: of adapters, those of the run that they are put on.
+
+    None where that is no run.
+    """
+    if not is_run(path := by_name(name)):
+        return None
+    config = read_config(path)
+    return whole_weights(config.init_from) if config.lora.rank else config
 
 
 def _rates(config: TrainConfig, asked: Asked, steps: int) -> dict[str, Any]:
@@ -117,10 +130,9 @@ def _rates(config: TrainConfig, asked: Asked, steps: int) -> dict[str, Any]:
     if own is None:
         return {"optimizer.learning_rate": rate_for(_size(config), config.lora.rank > 0, steps)}
     kept = {name: getattr(own.optimizer, name) for name in OPTIMIZER}
-    slower = {
-        name: float(f"{_slower(config, own) * kept[name]:.2g}") for name in ("learning_rate", "muon_learning_rate")
-    }
-    return {f"optimizer.{name}": value for name, value in (kept | slower).items()}
+    if (share := _slower(config, own)) < 1:
+        kept |= {name: float(f"{share * kept[name]:.2g}") for name in RATES}
+    return {f"optimizer.{name}": value for name, value in kept.items()}
 
 
 def _slower(config: TrainConfig, own: TrainConfig) -> float:
@@ -183,14 +195,18 @@ def _rate_words(config: TrainConfig, asked: Asked) -> str:
     """Say how fast which weights move, and what they are held back by."""
     optimizer, size = config.optimizer, _size(config)
     rate, kind = f"rate {optimizer.learning_rate:g}", "adapters on weights" if config.lora.rank else "weights"
+    named = [f"optimizer.{name}" in asked.settings for name in RATES[: 1 + (optimizer.name == "muon")]]
     if optimizer.name == "muon":
-        rate += f", Muon's {optimizer.muon_learning_rate:g},"
+        first, second = (" (as asked for)" if each and not all(named) else "" for each in named)
+        rate += f"{first}, Muon's {optimizer.muon_learning_rate:g}{second},"
     why = f"for {kind} of {size:,} parameters"
     if rows := sum(parameters(config.model).values()) - size:
         why += f", and {rows:,} of n-grams"
     if own := _trained_with(config, asked):
         share = _slower(config, own)
         why = f"as {config.init_from} was trained{f', × {share:.2g} for smaller batches' if share < 1 else ''}"
+    if all(named):
+        why = "as asked for"
     return (
         f"{rate} at its peak, {why}; {optimizer.warmup_steps} steps of warm-up, then {optimizer.schedule} to "
         f"{optimizer.min_lr_ratio:g}; dropout {config.model.dropout:g}, weight decay {optimizer.weight_decay:g}"

@@ -37,7 +37,8 @@ def memorized_rows(run: Path, config: TrainConfig, state: TrainState, tuned: Loa
         return [("memorized", f"not known ({error or 'out of memory'}); {more}")]
     read = [side.tuned.measured.windows for side in (found.train, found.validation)]
     counts = f"by {len(read[0]):,} and {len(read[1]):,} passages"
-    if found.verdict == "too little text" and not all(windows.is_complete for windows in read):
+    is_little = found.verdict == "too little text" and not found.evidence.alike
+    if is_little and not all(windows.is_complete for windows in read):
         return [("memorized", f"not known {counts}, as many as a short look takes; {more} reads up to {MOST:,}")]
     gained = f"gained {found.train.gain.value:.3f} on training and {found.validation.gain.value:.3f} on validation text"
     return [("memorized", sentence(found)), ("", f"{gained}, nats per token, {counts}; more: {more}")]

@@ -38,7 +38,11 @@ SAMPLE_TOKENS = 200
 WIDTH = 1000  # columns: a terminal may fold what is longer than it is wide, but nothing is cut off
 HEART_SAMPLES = 6
 LAST = 10  # records of metrics.jsonl whose training losses are averaged
-GAIN = 0.02  # nats in the last epoch of a fine-tuning: who gains as much has stopped too early
+GAIN = 0.02  # nats in the last epoch of a fine-tuning: less is nothing
+SLACKENED = (
+    0.5  # of what the first epoch gained, each by its rates: a training whose last one gained less has slackened
+)
+FEWEST_EPOCHS = 2.5  # of two, the last one gains much in any training
 
 
 def report_stop(run: Path, state: TrainState) -> None:
@@ -233,10 +237,13 @@ def overfitted(run: Path, config: TrainConfig, state: TrainState, best: dict[str
     seen = [record["train_loss"] for record in _records(run)[-LAST:] if record["train_loss"] is not None]
     trained = f", the training loss {fmean(seen):.4f}" if seen else ""
     if step == 0:
-        rate = config.optimizer.learning_rate / 3
+        optimizer = config.optimizer
+        lower = f"--optimizer.learning-rate {optimizer.learning_rate / 3:.2g}"
+        if optimizer.name == "muon":
+            lower += f" --optimizer.muon-learning-rate {optimizer.muon_learning_rate / 3:.2g}"
         return (
-            f"all of it: validation ended at {last:.4f}{trained}; the weights that it began with have {loss:.4f}, and "
-            f"are what sample.py uses. Try a lower rate (--optimizer.learning-rate {rate:.2g}), or more text"
+            f"yes, from the first step: validation ended at {last:.4f}{trained}; the weights that it began with have "
+            f"{loss:.4f}, and are what sample.py uses. Try a lower rate ({lower}), or more text"
         )
     return (
         f"yes: validation ended at {last:.4f}{trained}; the best, {loss:.4f}, was at step {step:,}, which is what "
@@ -245,19 +252,30 @@ def overfitted(run: Path, config: TrainConfig, state: TrainState, best: dict[str
 
 
 def still_improving(run: Path, config: TrainConfig, state: TrainState) -> str | None:
-    """Say how much trained weights have gained in the last epoch, where the last step is the best; None if nothing.
+    """Say how much trained weights have gained in the last epoch, where that is much for the rates of its steps.
 
-    From scratch that is as it should be: a length is chosen in which it no longer pays.
+    Under a rate that falls to 0 the last epoch of any training gains something: it is held beside what the first one
+    gained, each by the mean of its rates (benchmarks/LOG.md). None where it is little, where the last step is not the
+    best, of one epoch or two, and from scratch, where a length is chosen in which it no longer pays.
     """
-    if config.init_from == "scratch" or state.cooldown or state.best_step != state.step or not state.step:
+    if config.init_from == "scratch" or state.cooldown or state.best_step != state.step:
         return None
-    *before, last = [record for record in _records(run) if "val_loss" in record] or [{}]
-    earlier = [record for record in before if record.get("epoch", 0.0) <= max(0.0, last.get("epoch", 0.0) - 1)]
-    gained = earlier[-1]["val_loss"] - last["val_loss"] if earlier else 0.0
-    if gained < GAIN:
+    records = _records(run)
+    losses = {record.get("epoch", 0.0): record["val_loss"] for record in records if record.get("val_loss") is not None}
+    first, last = min(losses, default=0.0), max(losses, default=0.0)
+    if last - first < FEWEST_EPOCHS:
         return None
-    longer = 2 * max(1, round(last["epoch"]))
+    after, before = (max(epoch for epoch in losses if epoch <= end) for end in (first + 1, last - 1))
+
+    def gained(begin: float, end: float) -> float:
+        rates = [record["learning_rate"] for record in records if begin < record.get("epoch", 0.0) <= end]
+        return (losses[begin] - losses[end]) / ((end - begin) * fmean(rates)) if rates else 0.0
+
+    gain = losses[before] - losses[last]
+    if gain < GAIN or gained(before, last) < SLACKENED * gained(first, after):
+        return None
     return (
-        f"yes: the last step is the best, and the last epoch gained {gained:.4f} nats of validation: train longer, "
-        f"such as by --epochs {longer}, from the same weights again"
+        f"perhaps: the last step is the best, and the last epoch gained {gain:.4f} nats of validation, by its low "
+        f"rates nearly as much as the first one. A longer training may gain more: --epochs {2 * round(last)} "
+        "--early-stopping-patience 3, from the same weights again"
     )

@@ -125,15 +125,23 @@ def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_n
     found = told(runs, "memorized", "--checkpoint", "last")
     assert found["course_is_measured"]
     steps = [step_of(path) for path in list_checkpoints(runs["memorized"])]
-    assert [point["step"] for point in found["course"]] == steps
+    assert [point["step"] for point in found["course"]] == [0, *steps]
+    losses = (found["train"]["base"]["loss"], found["validation"]["base"]["loss"])
+    assert (found["course"][0]["train_loss"], found["course"][0]["validation_loss"]) == losses
     last = found["course"][-1]
     assert last["train_loss"] == found["train"]["model"]["loss"]
     assert last["validation_loss"] == found["validation"]["model"]["loss"]
     assert last["epoch"] == pytest.approx(read_metrics(runs["memorized"])[-1]["epoch"])
+    other = told(runs, "memorized", "--base", runs["learned"])  # with which it did not begin
+    assert [point["step"] for point in other["course"]] == steps
     few = Path(shutil.copytree(runs["learned"], tmp_path / "few"))
-    for path in list_checkpoints(few)[:-1]:
+    for path in list_checkpoints(few)[:-2]:
         shutil.rmtree(path)
-    found = json.loads(run_gpt(tmp_path, "memorized", "--run", few, "--json", "--samples", 0, "--passages", 40))
+    found = told(runs | {"few": few}, "few")  # two, as a sound run keeps
+    assert found["course_is_measured"]
+    assert [point["step"] for point in found["course"]] == [0, 10, 20]
+    shutil.rmtree(list_checkpoints(few)[0])
+    found = told(runs | {"few": few}, "few")
     records = [record for record in read_metrics(runs["learned"]) if record.get("val_loss")]
     assert not found["course_is_measured"]
     assert [point["validation_loss"] for point in found["course"]] == [record["val_loss"] for record in records]

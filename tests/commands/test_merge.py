@@ -63,9 +63,13 @@ def test_merged_exported_and_apart_have_the_same_logits(on_base, tmp_path):
 
 def test_a_merged_run_is_a_run_as_any_other(on_base, tmp_path, dataset):
     run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", "--device", "cpu")
+    config, base = read_config(tmp_path / "merged"), read_config(tmp_path / "base")
+    assert config.optimizer != read_config(on_base).optimizer  # but that of the weights, which goes on with them
+    assert config == replace(
+        read_config(on_base), lora=LoRAConfig(), run_dir=config.run_dir, optimizer=base.optimizer,
+        batch_tokens=base.batch_tokens,
+    )  # fmt: skip
     shutil.rmtree(tmp_path / "base")
-    config = read_config(tmp_path / "merged")
-    assert config == replace(read_config(on_base), lora=LoRAConfig(), run_dir=config.run_dir)
     assert "validation loss" in run_gpt(tmp_path, "eval", "--run", "merged", "--device", "cpu")
     assert run_gpt(tmp_path, "sample", "--run", "merged", "--prompt", "x", "--max-tokens", 3, "--device", "cpu")
     assert run_gpt(tmp_path, "score", "--run", "merged", "--text", "x = 1", "--device", "cpu")
@@ -113,6 +117,16 @@ def test_what_cannot_be_merged_is_refused(on_base, tmp_path):
     told = run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", "--unchecked", "--device", "cpu")
     assert "largest change of a logit" in told and "validation loss" not in told
     torch.testing.assert_close(logits(tmp_path / "merged"), logits(on_base), rtol=0, atol=1e-5)
+
+
+def test_adapters_that_no_step_made_better_are_not_merged(on_base, tmp_path, monkeypatch):
+    from gpt.commands import merge
+
+    loaded = load_run(on_base)
+    monkeypatch.setattr(merge, "load_run", lambda *_, **__: replace(loaded, state=loaded.state | {"step": 0}))
+    refused = run_gpt(tmp_path, "merge", "--run", on_base, "--to", "merged", code=2)
+    assert f"use {tmp_path / 'base'} itself, or merge a later --checkpoint, such as last" in refused
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_engine_and_scores_read_adapters_as_they_are(on_base, tmp_path):

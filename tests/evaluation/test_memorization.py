@@ -202,9 +202,13 @@ def test_words_agree_with_figures_whatever_these_are(everything):
             assert m.verdict in ("too little text", "memorized", "nothing learned"), said
         if "learned" in m.verdict.split(" and ")[0] and m.verdict != "nothing learned":
             assert re.search(rf"it gained {m.validation.gain.value:.3f} ± ", said), said
+        assert not re.search(
+            r"better by -|worse by -|-[\d.]+ ± [\d.]+ nats per token better", said + str(verdict_rows(m))
+        )
+        assert ("the model is worse by" in str(verdict_rows(m))) == (m.over_frequency.value < 0)
         if "for new text as well" in said:
             assert share + 2 * error < 1
-        if "but mostly for its own text" in said:
+        if "most of the gain holds for its own text alone" in said:
             assert share - 2 * error > 0.5
         if share is not None and f"(it is {share:.0%}" not in said and "of what it gained" in said:
             assert f"{share:.0%} ± {error:.0%} of what it gained" in said
@@ -282,6 +286,30 @@ def test_words_and_values_agree(case):
 def test_a_course_of_few_points_is_shown_whole():
     points = [text for _, text in verdict_rows(found(course=COURSE[:3])) if text.startswith("step ")]
     assert len(points) == 3
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (
+            {"tuned": (3.4, 3.6), "noise": 1.0},
+            "What helps: more passages (`gpt memorized --passages`), to tell how much",
+        ),
+        ({"tuned": (3.9, 3.95), "noise": 0.6}, "say nothing certain. What helps: more passages (`gpt memorized --pas"),
+    ],
+)
+def test_where_not_all_was_read_more_passages_help_and_not_more_text(case, words, monkeypatch):
+    m = found(**case)
+    assert words not in sentence(m)
+    for sides in (m.train, m.validation):
+        monkeypatch.setattr(sides.tuned.measured.windows, "is_complete", False)
+    assert words in sentence(m)
+    assert "more text" not in sentence(m)
+    larger = max((m.train, m.validation), key=lambda sides: sides.gain.standard_error)
+    monkeypatch.setattr(
+        larger.tuned.measured.windows, "is_complete", True
+    )  # the error is that of a split that was read
+    assert words not in sentence(m)
 
 
 def test_the_best_checkpoint_is_what_helps():

@@ -13,8 +13,10 @@ from helpers import ROOT, Training, python_text, run_here, write_dataset
 from gpt import GPT, InputError
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
+from gpt.config import OptimizerConfig
 from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.distributed.world import World
+from gpt.model.lora import LoRAConfig
 from gpt.presets import MUON, preset, rate_for
 from gpt.runs.checkpoint import load_best
 from gpt.runs.directory import open_run, read_config, write_config
@@ -118,14 +120,48 @@ def test_a_run_of_muon_goes_on_with_its_optimizer_rates_and_batch(planned, datas
     tenth = planned(dataset, "--batch-tokens", 64).optimizer
     assert (tenth.learning_rate, tenth.muon_learning_rate) == (0.012, 0.004)
     assert f"as {by_muon} was trained, × 0.4 for smaller batches; " in said[-1]
+    config = planned(dataset, "--optimizer.learning-rate", 0.02, "--optimizer.muon-learning-rate", 0.02)
+    assert "rate 0.02, Muon's 0.02, at its peak, as asked for; " in said[-1]
     table = rate_for(GPT(dataclasses.replace(config.model, ngram=1)).parameter_count(), False, 100)
     config = planned(dataset, "--optimizer.name", "adamw")  # another optimizer begins anew, with the table's rate
     assert (config.optimizer.learning_rate, config.optimizer.beta1) == (table, 0.9)
     assert re.search(r"rate [\d.]+ at its peak, for weights of 34,\d+ parameters, and 3,168 of n-grams; ", said[-1])
     config = planned(dataset, "--optimizer.muon-learning-rate", 0.005)
     assert (config.optimizer.learning_rate, config.optimizer.muon_learning_rate) == (0.03, 0.005)
+    assert f"rate 0.03, Muon's 0.005 (as asked for), at its peak, as {by_muon} was trained; " in said[-1]
     adapters = planned(dataset, "--lora.rank", 2).optimizer
     assert (adapters.name, adapters.weight_decay) == ("adamw", 0.0)
+
+
+def test_a_rate_that_is_kept_whole_is_not_rounded(planned, dataset, by_muon):
+    own = read_config(by_muon)
+    write_config(by_muon, dataclasses.replace(own, optimizer=dataclasses.replace(own.optimizer, learning_rate=0.0314)))
+    assert planned(dataset).optimizer.learning_rate == 0.0314
+
+
+def test_a_rate_that_is_named_is_told_as_such(planned, dataset, said):
+    planned(dataset, "--optimizer.learning-rate", 0.001)
+    assert "rate 0.001 at its peak, as asked for; " in said[-1]
+
+
+def test_minutes_are_measured_with_the_optimizer_that_trains(planned, dataset, by_muon, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        budget, "measure_pace", lambda config, *_: measured.append(config.optimizer.name) or Pace(step=0.5, window=1e-9)
+    )
+    assert planned(dataset, "--minutes", 1).optimizer.name == "muon"
+    assert measured == ["muon"]
+
+
+def test_of_adapters_those_settings_count_by_which_the_weights_below_were_trained(by_muon, tmp_path):
+    own = read_config(by_muon)
+    lora = dataclasses.replace(own, lora=LoRAConfig(rank=2), optimizer=OptimizerConfig(), init_from=str(by_muon))
+    (tmp_path / "adapters").mkdir()
+    write_config(tmp_path / "adapters", lora)
+    tuned = dataclasses.replace(own, init_from=str(tmp_path / "adapters"))
+    assert finetuning._trained_with(tuned, Asked()) == own
+    write_config(tmp_path / "adapters", dataclasses.replace(lora, init_from=str(tmp_path / "a-model")))
+    assert finetuning._trained_with(tuned, Asked()) is None
 
 
 def test_flags_win(planned, dataset):

@@ -8,6 +8,7 @@ import pytest
 from helpers import run_gpt
 
 from gpt import InputError
+from gpt.evaluation.memorization import Evidence, Memorization
 from gpt.evaluation.passages import MOST, Passages
 from gpt.runs.load import load_run
 from gpt.training import memorized
@@ -88,3 +89,10 @@ def test_few_passages_of_a_text_that_has_more_are_not_said_to_be_too_little_text
     assert rows(tuned) == [
         ("memorized", f"not known by 1 and 1 passages, as many as a short look takes; {more} reads up to 1,000")
     ]
+
+
+def test_validation_text_that_is_no_new_text_is_said_also_by_few_passages(tuned, monkeypatch):
+    monkeypatch.setattr(memorized, "passages_in_time", lambda *_: 1)
+    alike = Evidence(on_training=True, on_new=True, own=None, verbatim=False, overfitted=False, alike=True)
+    monkeypatch.setattr(Memorization, "evidence", alike)
+    assert "that is no new text. Take what is like the training text out of validation" in rows(tuned)[0][1]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt import TrainConfig
+from gpt.presets import MUON
 from gpt.training import summary, validation
 from gpt.training.state import OverfittingWatch, TrainState
 from gpt.training.summary import overfitted, still_improving
@@ -41,11 +42,12 @@ def test_validation_that_rises_while_training_falls_is_told_once():
     )
 
 
-def words(best, last, monkeypatch, step=45):
+def words(best, last, monkeypatch, step=45, optimizer=None):
     monkeypatch.setattr(summary, "read_metrics", lambda run: [{"train_loss": 0.1}, {"train_loss": None}])
-    state = TrainState(last_validation_loss=last)
+    state, config = TrainState(last_validation_loss=last), TrainConfig()
+    config = replace(config, optimizer=optimizer or config.optimizer)
     return overfitted(
-        Path("run"), TrainConfig(), state, {"evaluation": None if best is None else {"loss": best}, "step": step}
+        Path("run"), config, state, {"evaluation": None if best is None else {"loss": best}, "step": step}
     )
 
 
@@ -58,30 +60,42 @@ def test_the_last_table_says_whether_it_was_too_long(monkeypatch):
     )
     assert "to guess among all tokens alike gives 10.8249" in words(10.9, 11.0, monkeypatch)  # ln 50,257
     from_the_first = words(4.7, 8.42, monkeypatch, step=0)
-    assert "the weights that it began with have 4.7000, and are what sample.py uses. Try a lower rate" in from_the_first
+    assert from_the_first.startswith("yes, from the first step: validation ended at 8.4200, ")
+    advice = "the weights that it began with have 4.7000, and are what sample.py uses. Try a lower rate"
+    assert f"{advice} (--optimizer.learning-rate 0.0002), or more text" in from_the_first
+    by_muon = replace(MUON, muon_learning_rate=0.03)
+    lower = "(--optimizer.learning-rate 0.0067 --optimizer.muon-learning-rate 0.01)"
+    assert f"{advice} {lower}" in words(4.7, 8.42, monkeypatch, step=0, optimizer=by_muon)
     assert "fewer epochs" not in from_the_first
 
 
 @pytest.mark.parametrize(
-    ("losses", "step", "words"),
+    ("losses", "step", "ends_early"),  # an evaluation each half of an epoch, under a line to 0
     [
-        ([5.0, 4.5, 4.2, 4.0, 3.9], 4, "the last epoch gained 0.3000 nats of validation: train longer, such as by --e"),
-        ([5.0, 4.5, 4.2, 4.2, 4.19], 4, None),  # next to nothing
-        ([5.0, 4.5, 4.2, 4.0, 4.1], 3, None),  # the best is not the last
-        ([5.0, 4.9], 1, "the last epoch gained 0.1000 nats of validation"),  # less than an epoch in all
-        ([5.0], 0, None),
-        ([], 4, None),  # no records that can be read
+        ([5.0, 4.9, 4.8, 4.7, 4.65, 4.62, 4.6], 6, True),  # 0.2, 0.15 and 0.05, of rates that are as 5 to 3 to 1
+        ([5.0, 4.6, 4.3, 4.1, 4.0, 3.96, 3.93], 6, False),  # 0.7, 0.3 and 0.07: a sound run at its end
+        ([5.0, 4.99, 4.98, 4.97, 4.965, 4.961, 4.959], 6, False),  # next to nothing, from the first
+        ([5.0, 4.9, 4.8, 4.7, 4.65, 4.6, 4.62], 5, False),  # the best is not the last
+        ([5.0, 4.9, 4.8, 4.7, 4.6], 4, False),  # of two epochs, of which the second gains much in any training
+        ([5.0, 4.9], 1, False),  # less than an epoch in all
+        ([5.0], 0, False),
+        ([], 4, False),  # no records that can be read
     ],
 )
-def test_a_fine_tuning_that_ended_too_early_says_so(monkeypatch, losses, step, words):
-    records = [{"step": n, "val_loss": loss, "epoch": n / 2} for n, loss in enumerate(losses)]
+def test_a_fine_tuning_that_ended_too_early_says_so(monkeypatch, losses, step, ends_early):
+    evaluations = max(1, len(losses) - 1)
+    records = [
+        {"step": n, "epoch": n / 10, "train_loss": 1.0, "learning_rate": 1 - (n - 0.5) / (5 * evaluations)}
+        | ({"val_loss": losses[n // 5]} if n % 5 == 0 else {})
+        for n in range(5 * len(losses) - 4 if losses else 0)
+    ]
     monkeypatch.setattr(summary, "read_metrics", lambda run: records)
-    state, tuned = TrainState(step=len(losses) - 1 if losses else 4, best_step=step), TrainConfig(init_from="base")
+    state, tuned = TrainState(step=5 * evaluations, best_step=5 * step), TrainConfig(init_from="base")
     found = still_improving(Path("run"), tuned, state)
-    assert (found is None) == (words is None)
-    if words:
-        assert words in found
-        assert "--epochs" in found
+    assert (found is not None) == ends_early
+    if found:
+        assert "perhaps: the last step is the best, and the last epoch gained 0.0500 nats of validation" in found
+        assert "--epochs 6 --early-stopping-patience 3" in found
     assert still_improving(Path("run"), TrainConfig(), state) is None  # from scratch it is as it should be
 
 
