@@ -22,7 +22,7 @@ import numpy as np
 from gpt.choices import Overlap
 from gpt.corpus.gram_index import HITS, Index, Leak, leaks_of, scan_slice
 from gpt.corpus.reading import Corpus
-from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, division_key
+from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, division_key, is_among
 from gpt.corpus.stages import digest
 from gpt.errors import InputError
 from gpt.log import log
@@ -159,8 +159,7 @@ class Guard:
         return is_template
 
     def _is_known(self, key: int) -> bool:
-        place = int(np.searchsorted(self._known, np.uint64(key)))
-        return place < len(self._known) and int(self._known[place]) == key
+        return bool(is_among(self._known, np.uint64(key)))
 
     def _said(self, report: OverlapReport) -> dict[str, Any]:
         was = _done(report) if report.moved or report.returned or report.dropped else ""

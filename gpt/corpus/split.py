@@ -232,14 +232,19 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys, lengths
 
 
+def is_among(known: np.ndarray, keys: np.ndarray | np.uint64) -> np.ndarray:
+    """Tell which keys, uint64, are among known ones, (K,) uint64 in order, of which not many are read for that."""
+    return np.searchsorted(known, keys, side="right") > np.searchsorted(known, keys)
+
+
 def chosen(
     keys: np.ndarray, lengths: np.ndarray, share: float, characters: int | None = None
 ) -> tuple[int, dict[int, str]]:
     """Return the threshold, which is the share, and the passages whose side differs from what it says.
 
     These are some of a small text, of which chance would choose far too much or too little; and one that repeats itself
-    so often that it is more than half of all, which trains, so that none validates where there is no other. The first
-    passages suffice, where so many `characters` are all that there are.
+    so often that it is more than half of all, which trains, so that none validates where there is no other. `keys` may
+    be only the smallest ones of the text; `characters` is then the total.
     """
     total = int(lengths.sum()) if characters is None else characters
     usual, rest = int(share * 2**64), 2 * lengths <= total
@@ -252,12 +257,13 @@ def chosen(
 def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: float | None = None) -> int:
     """Return the key below which passages validate: at the share itself, unless chance would make far more or less.
 
-    The first passages suffice, where so many `characters` are all that there are.
+    `keys` may be only the smallest ones of the text; `characters` is then the total.
     """
     sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
     usual = int(share * 2**64)
     least = int(keys[min(np.searchsorted(sums, ENOUGH * target), len(keys) - 1)]) + 1 if len(keys) else 0
-    most = int(keys[np.searchsorted(sums, TOO_MUCH * target, side="right") - 1]) + 1 if len(keys) else 0
+    few = int(np.searchsorted(sums, TOO_MUCH * target, side="right"))  # passages that are not too much together
+    most = int(keys[few - 1]) + 1 if few else 0
     return max(min(usual, max(most, least)), least)
 
 

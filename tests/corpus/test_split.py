@@ -19,6 +19,7 @@ from gpt.corpus.split import (
     cut_passages,
     distinct,
     division_key,
+    is_among,
     key_of,
     passage_size,
     threshold,
@@ -122,6 +123,23 @@ def test_the_share_validates_unless_chance_would_have_it_otherwise():
         if count == 10_000:
             assert limit == int(share * 2**64)  # whatever is added: a key is on its side by itself
     assert threshold(*distinct(np.empty((0, 2), dtype=np.uint64)), 0.1) >= 0
+
+
+@pytest.mark.parametrize("below", [0, 1, 2, 3])
+def test_of_few_passages_one_validates_however_many_keys_lie_below_the_share(below):
+    low, high = ([start + number for number in range(count)] for start, count in ((2**59, below), (2**62, 5 - below)))
+    keys = np.array(low + high, dtype=np.uint64)
+    sides = ByContent(512, *chosen(keys, np.full(5, 100), 0.1)).sides(keys)
+    assert sides.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_keys_are_looked_up_among_known_ones(tmp_path):
+    known = np.array([3, 2**63, 2**64 - 1], dtype="<u8")
+    known.tofile(tmp_path / "known")
+    for there in (known, np.memmap(tmp_path / "known", dtype="<u8")):
+        assert is_among(there, np.array([2, 3, 4, 2**63, 2**64 - 1], dtype=np.uint64)).tolist() == [0, 1, 0, 1, 1]
+        assert is_among(there, np.uint64(2**63))
+    assert not is_among(known[:0], np.uint64(3))
 
 
 def test_equal_keys_are_counted_together():
