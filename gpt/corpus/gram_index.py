@@ -1,6 +1,7 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
 CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
+AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS, OWNERS_OF, HITS = ".grams.npy", ".owners.npy", ".hits.npy"
+GRAMS, OWNERS_OF = ".grams.npy", ".owners.npy"  # of what validates in a slice
+SAVED = "grams.npy", "tables.npy", "starts.npy", "owners.npy"  # of the index
+MET, SHARES, COMMON = ".met.npy", ".shares.npy", ".common"  # of what trains there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Leak:
     """A passage of training that shares too much, and the passages of validation with which."""
 
@@ -63,14 +67,15 @@ class Index:
         del hashes, owners  # which are as large
         starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
         unique = together[starts]
-        own = digest([each.key for each in corpus.slices], unique)
+        starts = np.append(starts, len(owner))
+        own = digest([each.key for each in corpus.slices], unique, starts, owner)
         index = cls(
-            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
+            corpus.stages.own / f"index-{own}", own, unique, starts, owner,
             np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
         )  # fmt: skip
         index.place.mkdir(exist_ok=True)
-        np.save(index.place / "grams.npy", unique)
-        np.save(index.place / "tables.npy", _Filter.tables(unique))
+        for name, array in zip(SAVED, (unique, _Filter.tables(unique), starts, owner), strict=True):
+            np.save(index.place / name, array)
         return index
 
     def limits(self, most: float, watched: set[int]) -> np.ndarray:
@@ -110,31 +115,33 @@ class _Grams:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield which words begin a gram, and the hashes, (G,) uint64 each, some at a time."""
-        total = int(self._ends[-1]) if len(self._ends) else 0
-        for begin in range(0, total, CHUNK):
-            end = min(total, begin + CHUNK)
-            first = int(np.searchsorted(self._ends, begin, side="right"))
-            own = slice(first, int(np.searchsorted(self._begins, end)))
+        return itertools.chain.from_iterable(self.batches())
+
+    def batches(self) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+        """Give of some passages at a time, whole ones, in order, what iterating yields."""
+        is_last = np.append(np.diff(self._ends // AT_ONCE) > 0, True)[: len(self._ends)]
+        return itertools.starmap(self._between, itertools.pairwise([0, *self._ends[is_last].tolist()]))
+
+    def _between(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for begin in range(start, stop, CHUNK):
+            end = min(stop, begin + CHUNK)
+            own = slice(int(np.searchsorted(self._ends, begin, side="right")), int(np.searchsorted(self._begins, end)))
+            if not self.is_mine[own].any():
+                continue
+            listed = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
+            spread = (listed.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)  # from hashes of 32 bits to 64
             edges = np.column_stack([self._begins[own], self._stops[own]]).clip(begin, end) - begin
             lengths = np.diff(edges.ravel(), prepend=0)
-            places = np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
-            if len(places):
-                words = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
-                yield begin + places, rolling(_spread(words), WORDS)[places]
-        for length, starts in self._short.items():
-            if len(starts):
-                words = np.memmap(self._words, dtype="<u4", mode="r")
-                spread = _spread(words[starts[:, None] + np.arange(length)])
-                yield starts, functools.reduce(lambda sum_, word: sum_ * np.uint64(WORD_FACTOR) + word, spread.T)
+            if len(places := np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))):
+                yield begin + places, rolling(spread, WORDS)[places]
+            for length, starts in self._short.items():
+                if len(places := starts[slice(*np.searchsorted(starts, [begin, end]))] - begin):
+                    words = spread[places[:, None] + np.arange(length)].T
+                    yield begin + places, functools.reduce(lambda all_, one: all_ * np.uint64(WORD_FACTOR) + one, words)
 
     def passages(self, places: np.ndarray) -> np.ndarray:
         """Return of which passages words are, by their places."""
         return np.searchsorted(self._ends, places, side="right")
-
-
-def _spread(words: np.ndarray) -> np.ndarray:
-    """Give words hashes of 64 bits by those of 32."""
-    return (words.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
 
 
 def _in_order(hashes: Sequence[np.ndarray], owners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,39 +166,59 @@ def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divi
 def scan_slice(
     place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
-    """Write which grams of validation a slice's training has.
+    """Write what a slice's training has of validation, some passages at a time.
 
-    They are (passage, gram, how often, grams of the passage), (4, H) int64, in order.
+    This is which grams of validation it has, (M,); the share of its own ones that each passage has in common with all
+    of validation, (P,); and (passage, passage of validation, grams that both have), (N, 3) uint32 in order.
     """
-    filtered = _Filter(np.load(index / "grams.npy", mmap_mode="r"), np.load(index / "tables.npy"))
-    own, found, count = _Grams(listed, divide, TRAIN), [NONE.view(np.int64)], max(1, len(filtered.hashes))
-    for places, hashes in own:
-        which, met = filtered.find(hashes)
-        found.append(own.passages(places[which]) * count + met)
-    hits, counts = np.unique(np.concatenate(found), return_counts=True)
-    passages, met = np.divmod(hits, count)
-    np.save(f"{place}{HITS}", np.stack([passages, met, counts, own.sizes[passages]]))
+    hashes, tables, starts, owners = (np.load(index / name, mmap_mode="r") for name in SAVED)
+    filtered, own, count = _Filter(hashes, np.array(tables)), _Grams(listed, divide, TRAIN), max(1, len(hashes))
+    seen, shares = np.zeros(len(hashes), dtype=bool), np.zeros(len(own.sizes))
+    with open(f"{place}{COMMON}", "wb") as common:
+        for batch in own.batches():
+            found = [NONE.view(np.int64)]
+            for places, grams in batch:
+                which, met = filtered.find(grams)
+                found.append(own.passages(places[which]) * count + met)
+            hits, counts = np.unique(np.concatenate(found), return_counts=True)
+            passages, met = np.divmod(hits, count)
+            seen[met] = True
+            np.add.at(shares, passages, counts / own.sizes[passages])
+            common.write(_in_common(passages, met, starts, owners).data)
+    np.save(f"{place}{MET}", np.flatnonzero(seen))
+    np.save(f"{place}{SHARES}", shares)
     return {}
+
+
+def _in_common(passages: np.ndarray, grams: np.ndarray, starts: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Count what pairs of passages have in common, but grams that too many have: (N, 3) uint32, see `scan_slice`."""
+    begins = starts[grams]
+    several = starts[grams + 1] - begins  # owners of each gram
+    passages, begins, several = (each[several <= OWNERS] for each in (passages, begins, several))
+    numbers = np.arange(int(several.sum())) - np.repeat(np.cumsum(several) - several, several)
+    pairs = np.repeat(passages, several) << 32 | owners[np.repeat(begins, several) + numbers]
+    pairs, counts = np.unique(pairs, return_counts=True)
+    return np.column_stack([pairs >> 32, pairs & 0xFFFFFFFF, counts]).astype("<u4")
+
+
+def leaking(place: Path, limits: np.ndarray, most: float) -> np.ndarray:
+    """Return the numbers of the passages of a slice's training that share too much, in order: see `scan_slice`."""
+    passages, others, counts = _common_at(place)
+    return np.union1d(passages[counts > limits[others]], np.flatnonzero(np.load(f"{place}{SHARES}") > most))
+
+
+def _common_at(place: Path) -> np.ndarray:
+    return np.fromfile(f"{place}{COMMON}", dtype="<u4").reshape(-1, 3).T
 
 
 def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: float) -> Iterator[Leak]:
     """Yield the passages of a slice's training that share too much, by what `scan_slice` found at the place."""
-    passages, grams, counts, sizes = np.load(f"{place}{HITS}")
-    if not len(passages):
-        return
-    shares = np.bincount(passages, weights=counts / sizes)
-    starts = index.starts[grams]
-    owners = index.starts[grams + 1] - starts  # of each gram, how many
-    passages, starts, owners = (each[owners <= OWNERS] for each in (passages, starts, owners))
-    numbers = np.arange(int(owners.sum())) - np.repeat(np.cumsum(owners) - owners, owners)
-    pairs = np.repeat(passages, owners) * len(index.keys) + index.owners[np.repeat(starts, owners) + numbers]
-    pairs, counts = np.unique(pairs, return_counts=True)
-    passages, others = np.divmod(pairs, max(1, len(index.keys)))
+    (passages, others, counts), shares = _common_at(place), np.load(f"{place}{SHARES}")
     over = counts > limits[others]
-    leaking = np.union1d(passages[over], np.flatnonzero(shares > most)).tolist()
-    rows = np.load(f"{listed}{PASSAGES}", mmap_mode="r")
-    for passage in leaking:
-        mine = slice(*np.searchsorted(passages, [passage, passage + 1]).tolist())
+    rows, numbers = np.load(f"{listed}{PASSAGES}", mmap_mode="r"), leaking(place, limits, most)
+    bounds = np.searchsorted(passages, np.column_stack([numbers, numbers + 1])).tolist()
+    for passage, own in zip(numbers.tolist(), bounds, strict=True):
+        mine = slice(*own)
         of_other = float((counts[mine] / index.sizes[others[mine]])[over[mine]].max(initial=0.0))
         if over[mine].any() and of_other <= most:  # one that is known from many places
             of_other = float(np.nextafter(most, 1))

@@ -1,13 +1,15 @@
 """The 13-grams of the sides of a slice, held against those of its pieces, one by one."""
 
 import random
+import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gpt.corpus import gram_index as module
-from gpt.corpus.gram_index import _Filter, _Grams
+from gpt.corpus.gram_index import COMMON, MET, SHARES, Index, _Filter, _Grams, list_grams, scan_slice
 from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent
 
@@ -64,6 +66,50 @@ def test_grams_are_those_of_the_pieces_and_of_the_passage_in_which_each_begins(m
             numbers[gram] = numbers[gram] or number
             assert numbers[gram] == number
     assert len(set(numbers.values())) == len(numbers)
+
+
+def scanned(directory, place, divide):
+    """What of a slice's validation its training has: places of grams, shares, and what passages have in common."""
+    found = list_grams(directory / "listed", None, None, place, divide)
+    run = SimpleNamespace(own=directory, run=lambda *_: [(directory / "listed", found)])
+    corpus = SimpleNamespace(slices=[], stages=run, tasks=lambda *_: [])
+    index = Index.build(corpus, divide)
+    tracemalloc.start()
+    scan_slice(directory / "scanned", None, None, place, divide, index.place)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    met, shares = (np.load(f"{directory / 'scanned'}{ending}").tolist() for ending in (MET, SHARES))
+    common = np.fromfile(f"{directory / 'scanned'}{COMMON}", dtype="<u4").reshape(-1, 3).tolist()
+    return met, shares, common, peak
+
+
+def copies(place, count, words):
+    """As many documents of the same words and one of its own each."""
+    rows = [[(2 * number + 1) * (2**63 // count), 1, number, words + 1] for number in range(count)]
+    np.save(f"{place}{PASSAGES}", np.array(rows, dtype=np.uint64))
+    np.array([[*range(words), words + number] for number in range(count)], dtype="<u4").tofile(f"{place}{WORD_HASHES}")
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 30])
+@pytest.mark.parametrize("count", [20, 200])
+def test_how_many_passages_are_looked_at_at_once_changes_nothing(monkeypatch, tmp_path, count, at_once):
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    monkeypatch.setattr(module, "CHUNK", 64)
+    copies(tmp_path / "slice", count, 40)
+    met, shares, common, _ = scanned(tmp_path, tmp_path / "slice", ByContent(512, 2**64 // 5))
+    validating, train = count // 5, range(count // 5, count)
+    assert len(met) == 28  # 40 words have so many 13-grams
+    assert shares == pytest.approx([0] * validating + [28 / 29] * len(train))
+    several = validating > module.OWNERS  # which tell nothing of one of them
+    assert common == ([] if several else [[mine, other, 28] for mine in train for other in range(validating)])
+
+
+def test_what_repeats_itself_in_all_of_a_slice_takes_little_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "AT_ONCE", 1 << 15)
+    copies(tmp_path / "slice", 2000, 300)
+    *_, common, peak = scanned(tmp_path, tmp_path / "slice", ByContent(512, 2**64 // 10))
+    assert not common
+    assert peak < 8 * 1800 * 288  # a number for each that is met
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from word_grams import grams_of
 
+from gpt.corpus import overlap as overlap_module
 from gpt.corpus.content_split import SplitByContent, _chosen, _Keys, _Record
 from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
@@ -215,6 +216,15 @@ def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refuse
     assert report["moved"] == report["dropped"] == 0
     with pytest.raises(InputError, match="`overlap` drop would leave out .* of .* characters"):
         divided(texts, tmp_path / "b", overlap="drop")
+
+
+def test_nothing_is_listed_of_each_text_that_is_made_from_a_template(tmp_path, monkeypatch):
+    rng = random.Random(0)
+    template = text_of(rng, 200)
+    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(200)}
+    monkeypatch.setattr(overlap_module, "leaks_of", None)  # calling it would be an error
+    assert divided(texts, tmp_path)[1]["left"] > 100
+    assert divided(texts, tmp_path, overlap="report")[1]["left"] > 100
 
 
 def divided_by_files(texts, held, directory, **settings):
