@@ -48,7 +48,7 @@ STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the sa
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
 ENOUGH_TO_CHOOSE = 3  # times the share of the keys are looked at, since chance moves the threshold no farther
-LISTED = 3  # version of what is listed of passages
+LISTED = 4  # version of what is listed of passages
 NONE = np.empty(0, dtype=np.uint64)
 
 

@@ -8,6 +8,7 @@ of small numbers validate. So a text stays on its side, whatever is added to the
 import dataclasses
 import hashlib
 import itertools
+import unicodedata
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -51,19 +52,6 @@ class Piece:
 
 Divide = Callable[[Document], Iterator[Piece]]
 Split = Callable[[Corpus], Divide]
-
-
-@dataclass(frozen=True)
-class ByEnd:
-    """Lets the end of each document validate."""
-
-    share: float
-
-    def __call__(self, document: Document) -> Iterator[Piece]:
-        cut = int(len(document.text) * (1 - self.share))
-        for split, text in ((TRAIN, document.text[:cut]), (VALIDATION, document.text[cut:])):
-            if text:
-                yield Piece(document.name, split, text)
 
 
 @dataclass(frozen=True)
@@ -151,8 +139,12 @@ def cut_passages(text: str, size: int) -> Iterator[str]:
     """Cut a text that is longer than 2 × `size` characters into passages of size / 2 to 2 × size.
 
     They end with a paragraph, a line or at least a word. Of the places where one may end, that is taken which the words
-    after it choose by a hash: where text is put in or taken out, the passages farther on stay what they are.
+    after it choose by a hash: where text is put in or taken out, the passages farther on stay what they are. A text in
+    another one of Unicode's forms is cut where its twin in the composed form (NFC) is.
     """
+    if not unicodedata.is_normalized("NFC", text):
+        yield from _cut_alike(text, cut_passages(unicodedata.normalize("NFC", text), size))
+        return
     start = 0
     while len(text) - start > 2 * size:
         first, last = start + size // 2, start + 2 * size
@@ -160,6 +152,17 @@ def cut_passages(text: str, size: int) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:] if start else text
+
+
+def _cut_alike(text: str, passages: Iterator[str]) -> Iterator[str]:
+    """Cut a text where its twin ends passages: of the decomposed form, both have as many characters until there."""
+    end = ahead = 0
+    for passage in passages:
+        start, ahead = end, ahead + len(unicodedata.normalize("NFD", passage))
+        while ahead > 0:
+            ahead -= len(unicodedata.normalize("NFD", text[end]))
+            end += 1
+        yield text[start:end]
 
 
 def _end(text: str, after: str) -> int:
@@ -276,16 +279,10 @@ def division_key(divide: Divide, place: Path | None) -> str:
     """Name what dividing the documents of a slice hangs on; `place` is where its passages are listed."""
     rows = passages_at(place)
     if isinstance(divide, ByContent) and rows is not None:
-        return digest(divide.passage, divide.sides(rows[:, 0]))
+        return digest(divide.passage, rows[:, 1], divide.sides(rows[:, 0]))
     if dataclasses.is_dataclass(divide) and not isinstance(divide, type):
         return digest(type(divide).__name__, dataclasses.asdict(divide))
     return uuid.uuid4().hex  # of a function it cannot be told
-
-
-def by_end(share: float) -> Split:
-    """Let the end of each document validate. Raises InputError for a share that leaves nothing on one side."""
-    require_share(share)
-    return lambda corpus: ByEnd(share)
 
 
 def require_share(share: float) -> None:
