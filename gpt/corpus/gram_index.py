@@ -1,8 +1,10 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
 from gpt.corpus.reading import Corpus
-from gpt.corpus.slices import PASSAGES, WORD_HASHES
+from gpt.corpus.slices import PASSAGES, WORD_HASHES, in_buckets
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 
@@ -19,8 +21,8 @@ CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a pr
 AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS, OWNERS_OF = ".grams.npy", ".owners.npy"  # of what validates in a slice
-SAVED = "grams.npy", "tables.npy", "starts.npy", "owners.npy"  # of the index
+GRAMS = ".grams.npy"  # of what validates in a slice
+SAVED, TABLES = {"grams": "<u8", "starts": "<i8", "owners": "<u4"}, "tables.npy"  # of the index
 MET, SHARES, COMMON = ".met.npy", ".shares.npy", ".common"  # of what trains there
 
 
@@ -55,27 +57,32 @@ class Index:
 
     @classmethod
     def build(cls, corpus: Corpus, divide: ByContent) -> "Index":
-        """Build it from all that validates, and save what the workers need where they can read it."""
-        hashes, owners, keys, lengths = [NONE], [NONE.astype(np.uint32)], list[int](), list[int]()
+        """Build it from all that validates, some million grams at a time, in files that the workers can read."""
         tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
-        for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
-            hashes.append(np.load(f"{place}{GRAMS}"))
-            owners.append(np.load(f"{place}{OWNERS_OF}") + np.uint32(len(keys)))
-            keys += found["keys"]
-            lengths += found["lengths"]
-        together, owner = _in_order(hashes, owners)
-        del hashes, owners  # which are as large
-        starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
-        unique = together[starts]
-        starts = np.append(starts, len(owner))
-        own = digest([each.key for each in corpus.slices], unique, starts, owner)
+        listed = list(corpus.stages.run("indexing what validates", list_grams, tasks))
+        keys, lengths = ([one for _, each in listed for one in each[name]] for name in ("keys", "lengths"))
+        bases = itertools.accumulate([len(each["keys"]) for _, each in listed], initial=0)
+        shifts = [np.array([0, base], dtype=np.uint64) for base in bases]  # from a slice's passages to all
+        own = corpus.stages.own / f"index-{digest([task.key for task in tasks])}"
+        own.mkdir(exist_ok=True)
+        content, sizes, done = hashlib.sha256(), np.zeros(len(keys), dtype=np.int64), 0
+        with ExitStack() as stack:
+            saved = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
+            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed]):
+                rows = np.concatenate([part() + shift for part, shift in zip(parts, shifts, strict=False)])
+                grams, owners = rows[np.argsort(rows[:, 0], kind="stable")].T
+                starts = np.flatnonzero(np.append(True, grams[1:] != grams[:-1])[: len(grams)])
+                for file, array in zip(saved, (grams[starts], starts + done, owners.astype("<u4")), strict=True):
+                    content.update(array.data)
+                    file.write(array.data)
+                sizes += np.bincount(owners.view(np.int64), minlength=len(keys))
+                done += len(owners)
+            saved[1].write(np.array([done]).data)
         index = cls(
-            corpus.stages.own / f"index-{own}", own, unique, starts, owner,
-            np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
+            own, digest([each.key for each in corpus.slices], content.hexdigest()), *_saved(own), sizes,
+            np.array(keys, dtype=np.uint64), np.array(lengths),
         )  # fmt: skip
-        index.place.mkdir(exist_ok=True)
-        for name, array in zip(SAVED, (unique, _Filter.tables(unique), starts, owner), strict=True):
-            np.save(index.place / name, array)
+        np.save(own / TABLES, _Filter.tables(index.grams))
         return index
 
     def limits(self, most: float, watched: set[int]) -> np.ndarray:
@@ -84,7 +91,7 @@ class Index:
 
     def known_from_many(self, seen: np.ndarray, most: float) -> set[int]:
         """Return the keys of passages of which more than the share was met."""
-        met = np.bincount(self.owners, weights=np.repeat(seen, np.diff(self.starts)), minlength=len(self.keys))
+        met = np.bincount(self.owners[np.repeat(seen, np.diff(self.starts))], minlength=len(self.keys))
         return {int(key) for key in self.keys[met > most * self.sizes]}
 
 
@@ -144,22 +151,22 @@ class _Grams:
         return np.searchsorted(self._ends, places, side="right")
 
 
-def _in_order(hashes: Sequence[np.ndarray], owners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Put grams together, those that are equal in the order in which they come."""
-    together = np.concatenate(hashes)
-    order = np.argsort(together, kind="stable")
-    return together[order], np.concatenate(owners)[order]
+def _saved(index: Path) -> list[np.ndarray]:
+    """Map what is saved of an index into memory: grams, starts and owners."""
+    files = [(index / name, kind) for name, kind in SAVED.items()]
+    return [np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind) for file, kind in files]
 
 
 def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
-    """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
+    """Write the 13-grams of what validates in a slice, in order, and of each the number of its passage, (P, 2)."""
     own = _Grams(listed, divide, VALIDATION)
     numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
     found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
-    hashes, owner = _in_order(*zip(*found, strict=True))  # which leaves those of a passage together
+    hashes, owner = map(np.concatenate, zip(*found, strict=True))
+    order = np.argsort(hashes, kind="stable")  # which leaves those of a passage together
+    hashes, owner = hashes[order], owner[order]
     is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
-    np.save(f"{place}{GRAMS}", hashes[is_new])
-    np.save(f"{place}{OWNERS_OF}", owner[is_new])
+    np.save(f"{place}{GRAMS}", np.column_stack([hashes[is_new], owner[is_new]]))
     return {"keys": own.rows[own.is_mine, 0].tolist(), "lengths": own.rows[own.is_mine, 1].tolist()}
 
 
@@ -171,8 +178,9 @@ def scan_slice(
     This is which grams of validation it has, (M,); the share of its own ones that each passage has in common with all
     of validation, (P,); and (passage, passage of validation, grams that both have), (N, 3) uint32 in order.
     """
-    hashes, tables, starts, owners = (np.load(index / name, mmap_mode="r") for name in SAVED)
-    filtered, own, count = _Filter(hashes, np.array(tables)), _Grams(listed, divide, TRAIN), max(1, len(hashes))
+    hashes, starts, owners = _saved(index)
+    filtered, own = _Filter(hashes, np.load(index / TABLES)), _Grams(listed, divide, TRAIN)
+    count = max(1, len(hashes))
     seen, shares = np.zeros(len(hashes), dtype=bool), np.zeros(len(own.sizes))
     with open(f"{place}{COMMON}", "wb") as common:
         for batch in own.batches():
@@ -238,9 +246,11 @@ class _Filter:
     def tables(hashes: np.ndarray) -> np.ndarray:
         """Return which of their first bits the hashes have, and which of those of a product: (2, B) uint8, packed."""
         tables = np.zeros((2, 1 << min(27, max(13, len(hashes).bit_length() + 1))), dtype=np.uint8)
-        for table, values in zip(tables, (hashes, hashes * np.uint64(FACTOR)), strict=True):
-            bytes_, bits = _places(table, values)
-            np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
+        for start in range(0, len(hashes), AT_ONCE):
+            some = hashes[start : start + AT_ONCE]
+            for table, values in zip(tables, (some, some * np.uint64(FACTOR)), strict=True):
+                bytes_, bits = _places(table, values)
+                np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
         return tables
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
