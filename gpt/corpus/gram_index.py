@@ -77,7 +77,7 @@ class Index:
                     file.write(array.data)
                 sizes += np.bincount(owners.view(np.int64), minlength=len(keys))
                 done += len(owners)
-            saved[1].write(np.array([done]).data)
+            saved[1].write(np.array([done]).data)  # the end of `starts`
         index = cls(
             own, digest([each.key for each in corpus.slices], content.hexdigest()), *_saved(own), sizes,
             np.array(keys, dtype=np.uint64), np.array(lengths),

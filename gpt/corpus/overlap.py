@@ -29,6 +29,7 @@ from gpt.corpus.slices import PASSAGES, in_buckets
 from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, distinct, division_key, is_among
 from gpt.corpus.stages import digest
 from gpt.errors import InputError
+from gpt.files import remove_directory
 from gpt.log import log
 
 MOST_DROPPED = 0.5  # of the text, before that is an error
@@ -110,7 +111,7 @@ class Guard:
             changes |= self._rest(found, watched, new, report) if not (changes or more or is_done) else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
-                del found, index  # of which memory shall not hold two
+                remove_directory(index.place)  # of which the disk shall not hold many
                 found = self._scan(divide)
             elif not more:
                 return divide, self._said(report)
