@@ -96,8 +96,7 @@ class SplitByContent:
         if before and common == len(known) == keys.count:  # the same again: what was done is what was done at first
             overlap = before.overlap
         corpus.report["overlap"] = overlap
-        record = _Record(settings, size, divide.threshold, divide.exceptions, union, overlap)
-        record.write(corpus.stages.own)
+        _Record(settings, size, divide.threshold, divide.exceptions, union, overlap).write(corpus.stages.own)
         return divide
 
 

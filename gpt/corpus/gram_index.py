@@ -1,9 +1,8 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
 import functools
-import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
-from gpt.corpus.reading import Corpus
+from gpt.corpus.reading import Corpus, is_first
 from gpt.corpus.slices import PASSAGES, WORD_HASHES, in_buckets
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
+from gpt.files import sha256
 
 CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
 AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
@@ -23,7 +23,9 @@ OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
 GRAMS = ".grams.npy"  # of what validates in a slice
 SAVED, TABLES = {"grams": "<u8", "starts": "<i8", "owners": "<u4"}, "tables.npy"  # of the index
-MET, SHARES, COMMON = ".met.npy", ".shares.npy", ".common"  # of what trains there
+SHARES, COMMON = ".shares.npz", ".common"  # of what trains there
+OF_EACH = "keys", "lengths", "sizes"  # passage that validates, listed of a slice
+LAST = 2**32 - 1  # of two numbers in one, the bits of the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +62,22 @@ class Index:
         """Build it from all that validates, some million grams at a time, in files that the workers can read."""
         tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
         listed = list(corpus.stages.run("indexing what validates", list_grams, tasks))
-        keys, lengths = ([one for _, each in listed for one in each[name]] for name in ("keys", "lengths"))
-        bases = itertools.accumulate([len(each["keys"]) for _, each in listed], initial=0)
-        shifts = [np.array([0, base], dtype=np.uint64) for base in bases]  # from a slice's passages to all
+        keys, lengths, sizes = ([one for _, each in listed for one in each[name]] for name in OF_EACH)
+        before_each = np.cumsum([(0, 0), *((0, len(each["keys"])) for _, each in listed)], axis=0).astype(np.uint64)
         own = corpus.stages.own / f"index-{digest([task.key for task in tasks])}"
         own.mkdir(exist_ok=True)
-        content, sizes, done = hashlib.sha256(), np.zeros(len(keys), dtype=np.int64), 0
         with ExitStack() as stack:
-            saved = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
+            files = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
             for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed]):
-                rows = np.concatenate([part() + shift for part, shift in zip(parts, shifts, strict=False)])
-                grams, owners = rows[np.argsort(rows[:, 0], kind="stable")].T
-                starts = np.flatnonzero(np.append(True, grams[1:] != grams[:-1])[: len(grams)])
-                for file, array in zip(saved, (grams[starts], starts + done, owners.astype("<u4")), strict=True):
-                    content.update(array.data)
-                    file.write(array.data)
-                sizes += np.bincount(owners.view(np.int64), minlength=len(keys))
-                done += len(owners)
-            saved[1].write(np.array([done]).data)  # the end of `starts`
-        index = cls(
-            own, digest([each.key for each in corpus.slices], content.hexdigest()), *_saved(own), sizes,
-            np.array(keys, dtype=np.uint64), np.array(lengths),
-        )  # fmt: skip
+                rows = np.concatenate([part() + before for part, before in zip(parts, before_each[:-1], strict=True)])
+                rows = rows[np.argsort(rows[:, 0], kind="stable")]
+                starts = np.flatnonzero(is_first(rows[:, :1]))
+                files[0].write(rows[starts, 0].data)
+                files[1].write((starts + files[2].tell() // 4).data)
+                files[2].write(rows[:, 1].astype("<u4").data)
+            files[1].write(np.array([files[2].tell() // 4]).data)
+        name = digest([each.key for each in corpus.slices], *(sha256(own / name) for name in SAVED))
+        index = cls(own, name, *_saved(own), np.array(sizes), np.array(keys, dtype=np.uint64), np.array(lengths))
         np.save(own / TABLES, _Filter.tables(index.grams))
         return index
 
@@ -113,8 +109,7 @@ class _Grams:
         is_last = np.append((self.rows[1:, 2] != self.rows[:-1, 2]) | (sides[1:] != sides[:-1]), True)[: len(counts)]
         ends = self._ends[is_last]  # of the pieces
         lasts = ends[np.cumsum(is_last) - is_last] - (WORDS - 1)  # where none begins any more, for each passage
-        stops = np.maximum(np.minimum(self._ends, lasts), self._begins)
-        self._stops = np.where(self.is_mine, stops, self._begins)
+        self._stops = np.where(self.is_mine, np.maximum(np.minimum(self._ends, lasts), self._begins), self._begins)
         lengths = np.diff(ends, prepend=0) * self.is_mine[is_last]
         self._short = {length: (ends - length)[lengths == length] for length in range(1, WORDS)}
         self.sizes = self._stops - self._begins  # how many grams each passage has
@@ -133,8 +128,6 @@ class _Grams:
         for begin in range(start, stop, CHUNK):
             end = min(stop, begin + CHUNK)
             own = slice(int(np.searchsorted(self._ends, begin, side="right")), int(np.searchsorted(self._begins, end)))
-            if not self.is_mine[own].any():
-                continue
             listed = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
             spread = (listed.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)  # from hashes of 32 bits to 64
             edges = np.column_stack([self._begins[own], self._stops[own]]).clip(begin, end) - begin
@@ -160,14 +153,13 @@ def _saved(index: Path) -> list[np.ndarray]:
 def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
     """Write the 13-grams of what validates in a slice, in order, and of each the number of its passage, (P, 2)."""
     own = _Grams(listed, divide, VALIDATION)
-    numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
-    found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
-    hashes, owner = map(np.concatenate, zip(*found, strict=True))
-    order = np.argsort(hashes, kind="stable")  # which leaves those of a passage together
-    hashes, owner = hashes[order], owner[order]
-    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
-    np.save(f"{place}{GRAMS}", np.column_stack([hashes[is_new], owner[is_new]]))
-    return {"keys": own.rows[own.is_mine, 0].tolist(), "lengths": own.rows[own.is_mine, 1].tolist()}
+    numbers, found = np.cumsum(own.is_mine) - 1, [np.empty((0, 2), dtype=np.uint64)]
+    found += [np.column_stack([hashes, numbers[own.passages(places)].view(np.uint64)]) for places, hashes in own]
+    rows = np.concatenate(found)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # which leaves those of a passage together
+    np.save(f"{place}{GRAMS}", rows := rows[is_first(rows)])
+    sizes = np.bincount(rows[:, 1].view(np.int64), minlength=own.is_mine.sum())
+    return dict(zip(OF_EACH, [*own.rows[own.is_mine, :2].T.tolist(), sizes.tolist()], strict=True))
 
 
 def scan_slice(
@@ -180,39 +172,41 @@ def scan_slice(
     """
     hashes, starts, owners = _saved(index)
     filtered, own = _Filter(hashes, np.load(index / TABLES)), _Grams(listed, divide, TRAIN)
-    count = max(1, len(hashes))
     seen, shares = np.zeros(len(hashes), dtype=bool), np.zeros(len(own.sizes))
     with open(f"{place}{COMMON}", "wb") as common:
         for batch in own.batches():
-            found = [NONE.view(np.int64)]
-            for places, grams in batch:
-                which, met = filtered.find(grams)
-                found.append(own.passages(places[which]) * count + met)
-            hits, counts = np.unique(np.concatenate(found), return_counts=True)
-            passages, met = np.divmod(hits, count)
-            seen[met] = True
-            np.add.at(shares, passages, counts / own.sizes[passages])
-            common.write(_in_common(passages, met, starts, owners).data)
-    np.save(f"{place}{MET}", np.flatnonzero(seen))
-    np.save(f"{place}{SHARES}", shares)
+            found = [(places, *filtered.find(grams)) for places, grams in batch]
+            if hits := [own.passages(places[which]) << 32 | met for places, which, met in found if len(which)]:
+                pairs, counts = np.unique(np.concatenate(hits), return_counts=True)
+                passages, met = pairs >> 32, pairs & LAST
+                seen[met] = True
+                np.add.at(shares, passages, counts / own.sizes[passages])
+                common.write(_in_common(passages, met, starts, owners).data)
+    np.savez(f"{place}{SHARES}", met=np.flatnonzero(seen), shares=shares)
     return {}
 
 
 def _in_common(passages: np.ndarray, grams: np.ndarray, starts: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Count what pairs of passages have in common, but grams that too many have: (N, 3) uint32, see `scan_slice`."""
-    begins = starts[grams]
-    several = starts[grams + 1] - begins  # owners of each gram
-    passages, begins, several = (each[several <= OWNERS] for each in (passages, begins, several))
+    first = starts[grams]
+    several = starts[grams + 1] - first  # owners of each gram
+    passages, first, several = (each[several <= OWNERS] for each in (passages, first, several))
     numbers = np.arange(int(several.sum())) - np.repeat(np.cumsum(several) - several, several)
-    pairs = np.repeat(passages, several) << 32 | owners[np.repeat(begins, several) + numbers]
+    pairs = np.repeat(passages, several) << 32 | owners[np.repeat(first, several) + numbers]
     pairs, counts = np.unique(pairs, return_counts=True)
-    return np.column_stack([pairs >> 32, pairs & 0xFFFFFFFF, counts]).astype("<u4")
+    return np.column_stack([pairs >> 32, pairs & LAST, counts]).astype("<u4")
 
 
 def leaking(place: Path, limits: np.ndarray, most: float) -> np.ndarray:
     """Return the numbers of the passages of a slice's training that share too much, in order: see `scan_slice`."""
     passages, others, counts = _common_at(place)
-    return np.union1d(passages[counts > limits[others]], np.flatnonzero(np.load(f"{place}{SHARES}") > most))
+    return np.union1d(passages[counts > limits[others]], np.flatnonzero(shares_at(place)["shares"] > most))
+
+
+def shares_at(place: Path) -> Mapping[str, np.ndarray]:
+    """Read which grams of validation a slice's training `met`, and `shares` of its passages: see `scan_slice`."""
+    with np.load(f"{place}{SHARES}") as file:
+        return dict(file)
 
 
 def _common_at(place: Path) -> np.ndarray:
@@ -221,7 +215,7 @@ def _common_at(place: Path) -> np.ndarray:
 
 def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: float) -> Iterator[Leak]:
     """Yield the passages of a slice's training that share too much, by what `scan_slice` found at the place."""
-    (passages, others, counts), shares = _common_at(place), np.load(f"{place}{SHARES}")
+    (passages, others, counts), shares = _common_at(place), shares_at(place)["shares"]
     over = counts > limits[others]
     rows, numbers = np.load(f"{listed}{PASSAGES}", mmap_mode="r"), leaking(place, limits, most)
     bounds = np.searchsorted(passages, np.column_stack([numbers, numbers + 1])).tolist()
@@ -246,8 +240,7 @@ class _Filter:
     def tables(hashes: np.ndarray) -> np.ndarray:
         """Return which of their first bits the hashes have, and which of those of a product: (2, B) uint8, packed."""
         tables = np.zeros((2, 1 << min(27, max(13, len(hashes).bit_length() + 1))), dtype=np.uint8)
-        for start in range(0, len(hashes), AT_ONCE):
-            some = hashes[start : start + AT_ONCE]
+        for some in np.array_split(hashes, 1 + len(hashes) // AT_ONCE):
             for table, values in zip(tables, (some, some * np.uint64(FACTOR)), strict=True):
                 bytes_, bits = _places(table, values)
                 np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpt.choices import Overlap
-from gpt.corpus.gram_index import MET, Index, Leak, leaking, leaks_of, scan_slice
+from gpt.corpus.gram_index import Index, Leak, leaking, leaks_of, scan_slice, shares_at
 from gpt.corpus.reading import Corpus
 from gpt.corpus.slices import PASSAGES, in_buckets
 from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, distinct, division_key, is_among
@@ -60,7 +60,7 @@ class _Found:
         self.index, self._places = index, places
         self.seen = np.zeros(len(index.grams), dtype=bool)  # which grams were met, (G,)
         for place, _ in places:
-            self.seen[np.load(f"{place}{MET}")] = True
+            self.seen[shares_at(place)["met"]] = True
         self.share = float(self.seen.mean()) if len(self.seen) else 0.0
 
     def leaking(self, most: float, watched: set[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -101,8 +101,8 @@ class Guard:
         found = self._scan(divide)
         report.before = found.share
         while True:
-            index, (report.left, characters, new) = found.index, self._weighed(found, watched)
-            report.after, report.grams = found.share, len(index.grams)
+            index, report.after, report.grams = found.index, found.share, len(found.index.grams)
+            report.left, characters, new = self._weighed(found, watched) if found.share else (0, 0, 0)
             is_done, changes = self._mode == "report" or not found.share, dict[int, str]()
             if report.left and not is_done and not self._is_template(characters):
                 changes = self._changes(divide, found.leaks(self._most, watched), index, report)
@@ -150,7 +150,7 @@ class Guard:
     def _weighed(self, found: _Found, watched: set[int]) -> tuple[int, int, int]:
         """Count what shares too much: passages, characters, and those characters that were not there before."""
         weighed = np.zeros(3)
-        for keys, lengths in found.leaking(self._most, watched) if found.share else ():
+        for keys, lengths in found.leaking(self._most, watched):
             weighed += len(keys), lengths.sum(), lengths[~is_among(self._known, keys)].sum()
         return tuple(weighed.astype(int).tolist())
 

@@ -263,11 +263,10 @@ def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: f
     `keys` may be only the smallest ones of the text; `characters` is then the total.
     """
     sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
-    usual = int(share * 2**64)
     least = int(keys[min(np.searchsorted(sums, ENOUGH * target), len(keys) - 1)]) + 1 if len(keys) else 0
     few = int(np.searchsorted(sums, TOO_MUCH * target, side="right"))  # passages that are not too much together
     most = int(keys[few - 1]) + 1 if few else 0
-    return max(min(usual, max(most, least)), least)
+    return max(min(int(share * 2**64), max(most, least)), least)
 
 
 def passages_at(place: Path | None) -> np.ndarray | None:

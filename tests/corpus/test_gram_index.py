@@ -10,7 +10,7 @@ import pytest
 
 from gpt.corpus import gram_index as module
 from gpt.corpus import slices
-from gpt.corpus.gram_index import COMMON, MET, SHARES, Index, _Filter, _Grams, list_grams, scan_slice
+from gpt.corpus.gram_index import COMMON, Index, _Filter, _Grams, list_grams, scan_slice, shares_at
 from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent
 
@@ -94,9 +94,9 @@ def scanned(directory, place, divide):
     """What of a slice's validation its training has: places of grams, shares, and what passages have in common."""
     index, _ = index_of(directory, [place], divide)
     _, peak = peak_of(scan_slice, directory / "scanned", None, None, place, divide, index.place)
-    met, shares = (np.load(f"{directory / 'scanned'}{ending}").tolist() for ending in (MET, SHARES))
+    shared = shares_at(directory / "scanned")
     common = np.fromfile(f"{directory / 'scanned'}{COMMON}", dtype="<u4").reshape(-1, 3).tolist()
-    return met, shares, common, peak
+    return shared["met"].tolist(), shared["shares"].tolist(), common, peak
 
 
 @pytest.mark.parametrize("at_once", [100, 1000, 1 << 21])
@@ -156,7 +156,7 @@ def test_how_many_passages_are_looked_at_at_once_changes_nothing(monkeypatch, tm
 
 
 def test_what_repeats_itself_in_all_of_a_slice_takes_little_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "AT_ONCE", 1 << 15)
+    monkeypatch.setattr(module, "AT_ONCE", 1 << 13)
     copies(tmp_path / "slice", 2000, 300)
     *_, common, peak = scanned(tmp_path, tmp_path / "slice", ByContent(512, 2**64 // 10))
     assert not common
