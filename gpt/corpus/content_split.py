@@ -1,7 +1,7 @@
 """The split by content: which passages validate, so many that they are the share that was asked for.
 
 1. Passages have keys (see split.py); those below a threshold validate, about a share of all characters.
-2. Of a dataset that is prepared anew with more text, the threshold, the length of passages and all sides stay.
+2. Of a dataset that is prepared anew with more text, the length of passages and all sides stay; the threshold may fall.
 3. Training text that shares too much with validation is moved there or dropped (see overlap.py).
 """
 
@@ -31,6 +31,7 @@ from gpt.corpus.split import (
     chosen,
     cut_passages,
     distinct,
+    is_among,
     key_of_folded,
     passage_size,
     require_share,
@@ -46,8 +47,8 @@ MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what 
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
-ENOUGH_TO_CHOOSE = 3  # times a share, of many passages: where chance would have it elsewhere, that is not so far away
-LISTED = 3  # version of what is listed of passages
+ENOUGH_TO_CHOOSE = 3  # times the share of the keys are looked at, since chance moves the threshold no farther
+LISTED = 4  # version of what is listed of passages
 NONE = np.empty(0, dtype=np.uint64)
 
 
@@ -95,8 +96,7 @@ class SplitByContent:
         if before and common == len(known) == keys.count:  # the same again: what was done is what was done at first
             overlap = before.overlap
         corpus.report["overlap"] = overlap
-        record = _Record(settings, size, divide.threshold, divide.exceptions, union, overlap)
-        record.write(corpus.stages.own)
+        _Record(settings, size, divide.threshold, divide.exceptions, union, overlap).write(corpus.stages.own)
         return divide
 
 
@@ -176,8 +176,9 @@ def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarr
         return chosen(first, lengths, share, keys.characters)
     now = min(int(share * 2**64), before.threshold)
     stay = known[slice(*np.searchsorted(known, np.array([now, before.threshold], dtype=np.uint64)))]
-    heavy = np.setdiff1d(first[2 * lengths > keys.characters], known)
-    sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(heavy.tolist(), TRAIN)
+    heavy = first[2 * lengths > keys.characters]  # one at most
+    new = heavy[~is_among(known, heavy)]
+    sides = dict.fromkeys(stay.tolist(), VALIDATION) | dict.fromkeys(new.tolist(), TRAIN)
     return now, sides | before.exceptions
 
 

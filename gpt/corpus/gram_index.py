@@ -1,7 +1,9 @@
 """What validates, by its 13-grams; and what of training shares them, slice by slice."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,24 @@ from typing import Any
 import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
-from gpt.corpus.reading import Corpus
-from gpt.corpus.slices import PASSAGES, WORD_HASHES
+from gpt.corpus.reading import Corpus, is_first
+from gpt.corpus.slices import PASSAGES, WORD_HASHES, in_buckets
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
+from gpt.files import sha256
 
 CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a processor's cache
+AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS, OWNERS_OF, HITS = ".grams.npy", ".owners.npy", ".hits.npy"
+GRAMS = ".grams.npy"  # of what validates in a slice
+SAVED, TABLES = {"grams": "<u8", "starts": "<i8", "owners": "<u4"}, "tables.npy"  # of the index
+SHARES, COMMON = ".shares.npz", ".common"  # of what trains there
+OF_EACH = "keys", "lengths", "sizes"  # passage that validates, listed of a slice
+LAST = 2**32 - 1  # of two numbers in one, the bits of the second
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Leak:
     """A passage of training that shares too much, and the passages of validation with which."""
 
@@ -51,26 +59,26 @@ class Index:
 
     @classmethod
     def build(cls, corpus: Corpus, divide: ByContent) -> "Index":
-        """Build it from all that validates, and save what the workers need where they can read it."""
-        hashes, owners, keys, lengths = [NONE], [NONE.astype(np.uint32)], list[int](), list[int]()
+        """Build it from all that validates, some million grams at a time, in files that the workers can read."""
         tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
-        for place, found in corpus.stages.run("indexing what validates", list_grams, tasks):
-            hashes.append(np.load(f"{place}{GRAMS}"))
-            owners.append(np.load(f"{place}{OWNERS_OF}") + np.uint32(len(keys)))
-            keys += found["keys"]
-            lengths += found["lengths"]
-        together, owner = _in_order(hashes, owners)
-        del hashes, owners  # which are as large
-        starts = np.flatnonzero(np.append(True, together[1:] != together[:-1])[: len(together)])
-        unique = together[starts]
-        own = digest([each.key for each in corpus.slices], unique)
-        index = cls(
-            corpus.stages.own / f"index-{own}", own, unique, np.append(starts, len(owner)), owner,
-            np.bincount(owner, minlength=len(keys)), np.array(keys, dtype=np.uint64), np.array(lengths),
-        )  # fmt: skip
-        index.place.mkdir(exist_ok=True)
-        np.save(index.place / "grams.npy", unique)
-        np.save(index.place / "tables.npy", _Filter.tables(unique))
+        listed = list(corpus.stages.run("indexing what validates", list_grams, tasks))
+        keys, lengths, sizes = ([one for _, each in listed for one in each[name]] for name in OF_EACH)
+        before_each = np.cumsum([(0, 0), *((0, len(each["keys"])) for _, each in listed)], axis=0).astype(np.uint64)
+        own = corpus.stages.own / f"index-{digest([task.key for task in tasks])}"
+        own.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
+            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed]):
+                rows = np.concatenate([part() + before for part, before in zip(parts, before_each[:-1], strict=True)])
+                rows = rows[np.argsort(rows[:, 0], kind="stable")]
+                starts = np.flatnonzero(is_first(rows[:, :1]))
+                files[0].write(rows[starts, 0].data)
+                files[1].write((starts + files[2].tell() // 4).data)
+                files[2].write(rows[:, 1].astype("<u4").data)
+            files[1].write(np.array([files[2].tell() // 4]).data)
+        name = digest([each.key for each in corpus.slices], *(sha256(own / name) for name in SAVED))
+        index = cls(own, name, *_saved(own), np.array(sizes), np.array(keys, dtype=np.uint64), np.array(lengths))
+        np.save(own / TABLES, _Filter.tables(index.grams))
         return index
 
     def limits(self, most: float, watched: set[int]) -> np.ndarray:
@@ -79,7 +87,7 @@ class Index:
 
     def known_from_many(self, seen: np.ndarray, most: float) -> set[int]:
         """Return the keys of passages of which more than the share was met."""
-        met = np.bincount(self.owners, weights=np.repeat(seen, np.diff(self.starts)), minlength=len(self.keys))
+        met = np.bincount(self.owners[np.repeat(seen, np.diff(self.starts))], minlength=len(self.keys))
         return {int(key) for key in self.keys[met > most * self.sizes]}
 
 
@@ -101,8 +109,7 @@ class _Grams:
         is_last = np.append((self.rows[1:, 2] != self.rows[:-1, 2]) | (sides[1:] != sides[:-1]), True)[: len(counts)]
         ends = self._ends[is_last]  # of the pieces
         lasts = ends[np.cumsum(is_last) - is_last] - (WORDS - 1)  # where none begins any more, for each passage
-        stops = np.maximum(np.minimum(self._ends, lasts), self._begins)
-        self._stops = np.where(self.is_mine, stops, self._begins)
+        self._stops = np.where(self.is_mine, np.maximum(np.minimum(self._ends, lasts), self._begins), self._begins)
         lengths = np.diff(ends, prepend=0) * self.is_mine[is_last]
         self._short = {length: (ends - length)[lengths == length] for length in range(1, WORDS)}
         self.sizes = self._stops - self._begins  # how many grams each passage has
@@ -110,88 +117,110 @@ class _Grams:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield which words begin a gram, and the hashes, (G,) uint64 each, some at a time."""
-        total = int(self._ends[-1]) if len(self._ends) else 0
-        for begin in range(0, total, CHUNK):
-            end = min(total, begin + CHUNK)
-            first = int(np.searchsorted(self._ends, begin, side="right"))
-            own = slice(first, int(np.searchsorted(self._begins, end)))
+        return itertools.chain.from_iterable(self.batches())
+
+    def batches(self) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+        """Give of some passages at a time, whole ones, in order, what iterating yields."""
+        is_last = np.append(np.diff(self._ends // AT_ONCE) > 0, True)[: len(self._ends)]
+        return itertools.starmap(self._between, itertools.pairwise([0, *self._ends[is_last].tolist()]))
+
+    def _between(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for begin in range(start, stop, CHUNK):
+            end = min(stop, begin + CHUNK)
+            own = slice(int(np.searchsorted(self._ends, begin, side="right")), int(np.searchsorted(self._begins, end)))
+            listed = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
+            spread = (listed.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)  # from hashes of 32 bits to 64
             edges = np.column_stack([self._begins[own], self._stops[own]]).clip(begin, end) - begin
             lengths = np.diff(edges.ravel(), prepend=0)
-            places = np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
-            if len(places):
-                words = np.fromfile(self._words, dtype="<u4", count=end - begin + WORDS - 1, offset=4 * begin)
-                yield begin + places, rolling(_spread(words), WORDS)[places]
-        for length, starts in self._short.items():
-            if len(starts):
-                words = np.memmap(self._words, dtype="<u4", mode="r")
-                spread = _spread(words[starts[:, None] + np.arange(length)])
-                yield starts, functools.reduce(lambda sum_, word: sum_ * np.uint64(WORD_FACTOR) + word, spread.T)
+            if len(places := np.flatnonzero(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))):
+                yield begin + places, rolling(spread, WORDS)[places]
+            for length, starts in self._short.items():
+                if len(places := starts[slice(*np.searchsorted(starts, [begin, end]))] - begin):
+                    words = spread[places[:, None] + np.arange(length)].T
+                    yield begin + places, functools.reduce(lambda all_, one: all_ * np.uint64(WORD_FACTOR) + one, words)
 
     def passages(self, places: np.ndarray) -> np.ndarray:
         """Return of which passages words are, by their places."""
         return np.searchsorted(self._ends, places, side="right")
 
 
-def _spread(words: np.ndarray) -> np.ndarray:
-    """Give words hashes of 64 bits by those of 32."""
-    return (words.astype(np.uint64) + np.uint64(1)) * np.uint64(FACTOR)
-
-
-def _in_order(hashes: Sequence[np.ndarray], owners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Put grams together, those that are equal in the order in which they come."""
-    together = np.concatenate(hashes)
-    order = np.argsort(together, kind="stable")
-    return together[order], np.concatenate(owners)[order]
+def _saved(index: Path) -> list[np.ndarray]:
+    """Map what is saved of an index into memory: grams, starts and owners."""
+    files = [(index / name, kind) for name, kind in SAVED.items()]
+    return [np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind) for file, kind in files]
 
 
 def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
-    """Write the 13-grams of what validates in a slice, (P,) in order, and of each the number of its passage."""
+    """Write the 13-grams of what validates in a slice, in order, and of each the number of its passage, (P, 2)."""
     own = _Grams(listed, divide, VALIDATION)
-    numbers = (np.cumsum(own.is_mine) - 1).astype(np.uint32)
-    found = [(NONE, numbers[:0]), *((hashes, numbers[own.passages(places)]) for places, hashes in own)]
-    hashes, owner = _in_order(*zip(*found, strict=True))  # which leaves those of a passage together
-    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1]))[: len(hashes)]
-    np.save(f"{place}{GRAMS}", hashes[is_new])
-    np.save(f"{place}{OWNERS_OF}", owner[is_new])
-    return {"keys": own.rows[own.is_mine, 0].tolist(), "lengths": own.rows[own.is_mine, 1].tolist()}
+    numbers, found = np.cumsum(own.is_mine) - 1, [np.empty((0, 2), dtype=np.uint64)]
+    found += [np.column_stack([hashes, numbers[own.passages(places)].view(np.uint64)]) for places, hashes in own]
+    rows = np.concatenate(found)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # which leaves those of a passage together
+    np.save(f"{place}{GRAMS}", rows := rows[is_first(rows)])
+    sizes = np.bincount(rows[:, 1].view(np.int64), minlength=own.is_mine.sum())
+    return dict(zip(OF_EACH, [*own.rows[own.is_mine, :2].T.tolist(), sizes.tolist()], strict=True))
 
 
 def scan_slice(
     place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent, index: Path
 ) -> dict[str, Any]:
-    """Write which grams of validation a slice's training has.
+    """Write what a slice's training has of validation, some passages at a time.
 
-    They are (passage, gram, how often, grams of the passage), (4, H) int64, in order.
+    This is which grams of validation it has, (M,); the share of its own ones that each passage has in common with all
+    of validation, (P,); and (passage, passage of validation, grams that both have), (N, 3) uint32 in order.
     """
-    filtered = _Filter(np.load(index / "grams.npy", mmap_mode="r"), np.load(index / "tables.npy"))
-    own, found, count = _Grams(listed, divide, TRAIN), [NONE.view(np.int64)], max(1, len(filtered.hashes))
-    for places, hashes in own:
-        which, met = filtered.find(hashes)
-        found.append(own.passages(places[which]) * count + met)
-    hits, counts = np.unique(np.concatenate(found), return_counts=True)
-    passages, met = np.divmod(hits, count)
-    np.save(f"{place}{HITS}", np.stack([passages, met, counts, own.sizes[passages]]))
+    hashes, starts, owners = _saved(index)
+    filtered, own = _Filter(hashes, np.load(index / TABLES)), _Grams(listed, divide, TRAIN)
+    seen, shares = np.zeros(len(hashes), dtype=bool), np.zeros(len(own.sizes))
+    with open(f"{place}{COMMON}", "wb") as common:
+        for batch in own.batches():
+            found = [(places, *filtered.find(grams)) for places, grams in batch]
+            if hits := [own.passages(places[which]) << 32 | met for places, which, met in found if len(which)]:
+                pairs, counts = np.unique(np.concatenate(hits), return_counts=True)
+                passages, met = pairs >> 32, pairs & LAST
+                seen[met] = True
+                np.add.at(shares, passages, counts / own.sizes[passages])
+                common.write(_in_common(passages, met, starts, owners).data)
+    np.savez(f"{place}{SHARES}", met=np.flatnonzero(seen), shares=shares)
     return {}
+
+
+def _in_common(passages: np.ndarray, grams: np.ndarray, starts: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Count what pairs of passages have in common, but grams that too many have: (N, 3) uint32, see `scan_slice`."""
+    first = starts[grams]
+    several = starts[grams + 1] - first  # owners of each gram
+    passages, first, several = (each[several <= OWNERS] for each in (passages, first, several))
+    numbers = np.arange(int(several.sum())) - np.repeat(np.cumsum(several) - several, several)
+    pairs = np.repeat(passages, several) << 32 | owners[np.repeat(first, several) + numbers]
+    pairs, counts = np.unique(pairs, return_counts=True)
+    return np.column_stack([pairs >> 32, pairs & LAST, counts]).astype("<u4")
+
+
+def leaking(place: Path, limits: np.ndarray, most: float) -> np.ndarray:
+    """Return the numbers of the passages of a slice's training that share too much, in order: see `scan_slice`."""
+    passages, others, counts = _common_at(place)
+    return np.union1d(passages[counts > limits[others]], np.flatnonzero(shares_at(place)["shares"] > most))
+
+
+def shares_at(place: Path) -> Mapping[str, np.ndarray]:
+    """Read which grams of validation a slice's training `met`, and `shares` of its passages: see `scan_slice`."""
+    with np.load(f"{place}{SHARES}") as file:
+        return dict(file)
+
+
+def _common_at(place: Path) -> np.ndarray:
+    return np.fromfile(f"{place}{COMMON}", dtype="<u4").reshape(-1, 3).T
 
 
 def leaks_of(place: Path, listed: Path, index: Index, limits: np.ndarray, most: float) -> Iterator[Leak]:
     """Yield the passages of a slice's training that share too much, by what `scan_slice` found at the place."""
-    passages, grams, counts, sizes = np.load(f"{place}{HITS}")
-    if not len(passages):
-        return
-    shares = np.bincount(passages, weights=counts / sizes)
-    starts = index.starts[grams]
-    owners = index.starts[grams + 1] - starts  # of each gram, how many
-    passages, starts, owners = (each[owners <= OWNERS] for each in (passages, starts, owners))
-    numbers = np.arange(int(owners.sum())) - np.repeat(np.cumsum(owners) - owners, owners)
-    pairs = np.repeat(passages, owners) * len(index.keys) + index.owners[np.repeat(starts, owners) + numbers]
-    pairs, counts = np.unique(pairs, return_counts=True)
-    passages, others = np.divmod(pairs, max(1, len(index.keys)))
+    (passages, others, counts), shares = _common_at(place), shares_at(place)["shares"]
     over = counts > limits[others]
-    leaking = np.union1d(passages[over], np.flatnonzero(shares > most)).tolist()
-    rows = np.load(f"{listed}{PASSAGES}", mmap_mode="r")
-    for passage in leaking:
-        mine = slice(*np.searchsorted(passages, [passage, passage + 1]).tolist())
+    rows, numbers = np.load(f"{listed}{PASSAGES}", mmap_mode="r"), leaking(place, limits, most)
+    bounds = np.searchsorted(passages, np.column_stack([numbers, numbers + 1])).tolist()
+    for passage, own in zip(numbers.tolist(), bounds, strict=True):
+        mine = slice(*own)
         of_other = float((counts[mine] / index.sizes[others[mine]])[over[mine]].max(initial=0.0))
         if over[mine].any() and of_other <= most:  # one that is known from many places
             of_other = float(np.nextafter(most, 1))
@@ -211,9 +240,10 @@ class _Filter:
     def tables(hashes: np.ndarray) -> np.ndarray:
         """Return which of their first bits the hashes have, and which of those of a product: (2, B) uint8, packed."""
         tables = np.zeros((2, 1 << min(27, max(13, len(hashes).bit_length() + 1))), dtype=np.uint8)
-        for table, values in zip(tables, (hashes, hashes * np.uint64(FACTOR)), strict=True):
-            bytes_, bits = _places(table, values)
-            np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
+        for some in np.array_split(hashes, 1 + len(hashes) // AT_ONCE):
+            for table, values in zip(tables, (some, some * np.uint64(FACTOR)), strict=True):
+                bytes_, bits = _places(table, values)
+                np.bitwise_or.at(table, bytes_, np.uint8(1) << bits)
         return tables
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

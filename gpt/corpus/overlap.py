@@ -7,12 +7,15 @@
    training instead. Then it begins again, until there is nothing more to do; no passage moves twice. If a passage of
    validation is still known from many places, a little from each, all that knows any of it shares too much. What cannot
    be moved in the end is dropped, unless that is half of the text.
+4. Where more than half of the text shares too much, as what is made from a template does, nothing is moved. Where files
+   were given that validate, nothing is moved either way, and all that shares too much with them is dropped.
 
 Of two passages that were on opposite sides before text was added, none moves. Of one that was there and a new one, the
 new one does: it goes to the side of the other.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from gpt.choices import Overlap
-from gpt.corpus.gram_index import HITS, Index, Leak, leaks_of, scan_slice
+from gpt.corpus.gram_index import Index, Leak, leaking, leaks_of, scan_slice, shares_at
 from gpt.corpus.reading import Corpus
-from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, division_key
+from gpt.corpus.slices import PASSAGES, in_buckets
+from gpt.corpus.split import DROPPED, TRAIN, VALIDATION, ByContent, distinct, division_key, is_among
 from gpt.corpus.stages import digest
 from gpt.errors import InputError
+from gpt.files import remove_directory
 from gpt.log import log
 
 MOST_DROPPED = 0.5  # of the text, before that is an error
@@ -55,11 +60,24 @@ class _Found:
         self.index, self._places = index, places
         self.seen = np.zeros(len(index.grams), dtype=bool)  # which grams were met, (G,)
         for place, _ in places:
-            self.seen[np.load(f"{place}{HITS}", mmap_mode="r")[1]] = True
+            self.seen[shares_at(place)["met"]] = True
         self.share = float(self.seen.mean()) if len(self.seen) else 0.0
 
+    def leaking(self, most: float, watched: set[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield keys of passages that share too much, in order, each once, and the characters of each: some at a time.
+
+        There may be as many as the text has, which memory would not hold.
+        """
+        limits, files = self.index.limits(most, watched), list[Path]()
+        for number, (place, listed) in enumerate(self._places):
+            rows = np.load(f"{listed}{PASSAGES}", mmap_mode="r")[leaking(place, limits, most), :2]
+            files.append(self.index.place / f"leaking-{number}.npy")
+            np.save(files[-1], rows[np.argsort(rows[:, 0])])
+        for parts in in_buckets(files):
+            yield distinct(np.concatenate([part() for part in parts]))
+
     def leaks(self, most: float, watched: set[int]) -> list[Leak]:
-        """List what shares too much, each of equal passages once."""
+        """List what shares too much, each of equal passages once: no more than memory holds, see `leaking`."""
         leaks, limits = dict[int, Leak](), self.index.limits(most, watched)
         for place, listed in self._places:
             for leak in leaks_of(place, listed, self.index, limits, most):
@@ -83,16 +101,17 @@ class Guard:
         found = self._scan(divide)
         report.before = found.share
         while True:
-            index, leaks = found.index, found.leaks(self._most, watched) if found.share else []
-            report.after, report.grams, report.left = found.share, len(index.grams), len(leaks)
-            changes = self._changes(divide, leaks, index, report) if leaks and self._mode != "report" else {}
-            is_done = changes or self._mode == "report" or not found.share
-            more = set[int]() if is_done else index.known_from_many(found.seen, self._most) - watched
+            index, report.after, report.grams = found.index, found.share, len(found.index.grams)
+            report.left, characters, new = self._weighed(found, watched) if found.share else (0, 0, 0)
+            is_done, changes = self._mode == "report" or not found.share, dict[int, str]()
+            if report.left and not is_done and not self._is_template(characters):
+                changes = self._changes(divide, found.leaks(self._most, watched), index, report)
+            more = set[int]() if changes or is_done else index.known_from_many(found.seen, self._most) - watched
             watched |= more
-            changes |= self._rest(leaks, report) if not (changes or more) else {}
+            changes |= self._rest(found, watched, new, report) if not (changes or more or is_done) else {}
             if changes:
                 divide = replace(divide, exceptions=divide.exceptions | changes)
-                del found, index  # of which memory shall not hold two
+                remove_directory(index.place)  # of which the disk shall not hold many
                 found = self._scan(divide)
             elif not more:
                 return divide, self._said(report)
@@ -105,9 +124,7 @@ class Guard:
         return _Found(index, [(place, task.arguments[2]) for task, (place, _) in zip(tasks, found, strict=True)])
 
     def _changes(self, divide: ByContent, leaks: list[Leak], index: Index, report: OverlapReport) -> dict[int, str]:
-        """Choose new sides, by key, for what shares most at first, as far as that is allowed; none in a template."""
-        if self._is_template(leaks):
-            return {}
+        """Choose new sides, by key, for what shares most at first, as far as that is allowed."""
         lengths = Counter[int]()
         for key, length in zip(index.keys.tolist(), index.lengths.tolist(), strict=True):
             lengths[key] += length
@@ -130,25 +147,30 @@ class Guard:
                         report.returned += 1
         return changes
 
-    def _rest(self, leaks: list[Leak], report: OverlapReport) -> dict[int, str]:
+    def _weighed(self, found: _Found, watched: set[int]) -> tuple[int, int, int]:
+        """Count what shares too much: passages, characters, and those characters that were not there before."""
+        weighed = np.zeros(3)
+        for keys, lengths in found.leaking(self._most, watched):
+            weighed += len(keys), lengths.sum(), lengths[~is_among(self._known, keys)].sum()
+        return tuple(weighed.astype(int).tolist())
+
+    def _rest(self, found: _Found, watched: set[int], size: int, report: OverlapReport) -> dict[int, str]:
         """Drop what still shares too much, and was not there before; nothing where that would be too much to lose."""
-        if not leaks or self._mode == "report":
+        if not 0 < size <= MOST_DROPPED * self._corpus.counts["characters"]:
             return {}
-        new = [leak for leak in leaks if not self._is_known(leak.key)]
-        size = sum(leak.characters for leak in new)
-        if not new or size > MOST_DROPPED * self._corpus.counts["characters"]:
-            return {}
+        leaking = (keys for keys, _ in found.leaking(self._most, watched))
+        new = [key for keys in leaking for key in keys[~is_among(self._known, keys)].tolist()]
         report.dropped += len(new)
         why = ", which would become too large with them" if self._bounds[1] else ""
         log.warning(
             f"{len(new):,} passages of training, {size:,} characters, are dropped: they share more than "
             f"{self._most:.0%} with validation{why}; `overlap` report keeps them"
         )
-        return dict.fromkeys((leak.key for leak in new), DROPPED)
+        return dict.fromkeys(new, DROPPED)
 
-    def _is_template(self, leaks: list[Leak]) -> bool:
+    def _is_template(self, total: int) -> bool:
         """Tell whether most of the text shares too much. Raises InputError where that was to be dropped."""
-        total, characters = sum(leak.characters for leak in leaks), self._corpus.counts["characters"]
+        characters = self._corpus.counts["characters"]
         is_template = total > MOST_DROPPED * characters
         if is_template and self._mode == "drop":
             raise InputError(
@@ -159,8 +181,7 @@ class Guard:
         return is_template
 
     def _is_known(self, key: int) -> bool:
-        place = int(np.searchsorted(self._known, np.uint64(key)))
-        return place < len(self._known) and int(self._known[place]) == key
+        return bool(is_among(self._known, np.uint64(key)))
 
     def _said(self, report: OverlapReport) -> dict[str, Any]:
         was = _done(report) if report.moved or report.returned or report.dropped else ""

@@ -255,12 +255,12 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> None:
         firsts = [_firsts(part(), base) for part, base in zip(parts, bases, strict=True)]
         together = np.concatenate(firsts)
         order = np.lexsort(together.T[[2, 1, 0]])
-        begins = _begins(together[order])
+        begins = is_first(together[order])
         of_all = np.empty(len(order), dtype=np.uint64)
         of_all[order] = together[order][begins][np.cumsum(begins) - 1, 2]
         of_each = np.split(of_all, np.cumsum([len(rows) for rows in firsts])[:-1])
         for rows, base, own, file in zip((part() for part in parts), bases, of_each, files, strict=True):
-            first = own[np.cumsum(_begins(rows)) - 1]
+            first = own[np.cumsum(is_first(rows)) - 1]
             again = first != rows[:, 2] + base
             if again.any():
                 with open(file, "ab") as listed:
@@ -270,10 +270,10 @@ def drop_duplicates(corpus: Corpus, directory: Path) -> None:
 
 def _firsts(rows: np.ndarray, base: np.uint64) -> np.ndarray:
     """Return of each content in a slice the first row, with its number through all slices."""
-    return np.column_stack([rows[:, :2], rows[:, 2] + base])[_begins(rows)]
+    return np.column_stack([rows[:, :2], rows[:, 2] + base])[is_first(rows)]
 
 
-def _begins(rows: np.ndarray) -> np.ndarray:
+def is_first(rows: np.ndarray) -> np.ndarray:
     """Tell of which rows the first two numbers are not those of the row before, (N,) bool."""
     return np.append(True, (rows[1:, :2] != rows[:-1, :2]).any(axis=1))[: len(rows)]
 

@@ -8,6 +8,7 @@ of small numbers validate. So a text stays on its side, whatever is added to the
 import dataclasses
 import hashlib
 import itertools
+import unicodedata
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -51,19 +52,6 @@ class Piece:
 
 Divide = Callable[[Document], Iterator[Piece]]
 Split = Callable[[Corpus], Divide]
-
-
-@dataclass(frozen=True)
-class ByEnd:
-    """Lets the end of each document validate."""
-
-    share: float
-
-    def __call__(self, document: Document) -> Iterator[Piece]:
-        cut = int(len(document.text) * (1 - self.share))
-        for split, text in ((TRAIN, document.text[:cut]), (VALIDATION, document.text[cut:])):
-            if text:
-                yield Piece(document.name, split, text)
 
 
 @dataclass(frozen=True)
@@ -151,8 +139,12 @@ def cut_passages(text: str, size: int) -> Iterator[str]:
     """Cut a text that is longer than 2 × `size` characters into passages of size / 2 to 2 × size.
 
     They end with a paragraph, a line or at least a word. Of the places where one may end, that is taken which the words
-    after it choose by a hash: where text is put in or taken out, the passages farther on stay what they are.
+    after it choose by a hash: where text is put in or taken out, the passages farther on stay what they are. A text in
+    another one of Unicode's forms is cut where its twin in the composed form (NFC) is.
     """
+    if not unicodedata.is_normalized("NFC", text):
+        yield from _cut_alike(text, cut_passages(unicodedata.normalize("NFC", text), size))
+        return
     start = 0
     while len(text) - start > 2 * size:
         first, last = start + size // 2, start + 2 * size
@@ -160,6 +152,17 @@ def cut_passages(text: str, size: int) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:] if start else text
+
+
+def _cut_alike(text: str, passages: Iterator[str]) -> Iterator[str]:
+    """Cut a text where its twin ends passages: of the decomposed form, both have as many characters until there."""
+    end = ahead = 0
+    for passage in passages:
+        start, ahead = end, ahead + len(unicodedata.normalize("NFD", passage))
+        while ahead > 0:
+            ahead -= len(unicodedata.normalize("NFD", text[end]))
+            end += 1
+        yield text[start:end]
 
 
 def _end(text: str, after: str) -> int:
@@ -232,14 +235,19 @@ def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys, lengths
 
 
+def is_among(known: np.ndarray, keys: np.ndarray | np.uint64) -> np.ndarray:
+    """Tell which keys, uint64, are among known ones, (K,) uint64 in order, of which not many are read for that."""
+    return np.searchsorted(known, keys, side="right") > np.searchsorted(known, keys)
+
+
 def chosen(
     keys: np.ndarray, lengths: np.ndarray, share: float, characters: int | None = None
 ) -> tuple[int, dict[int, str]]:
     """Return the threshold, which is the share, and the passages whose side differs from what it says.
 
     These are some of a small text, of which chance would choose far too much or too little; and one that repeats itself
-    so often that it is more than half of all, which trains, so that none validates where there is no other. The first
-    passages suffice, where so many `characters` are all that there are.
+    so often that it is more than half of all, which trains, so that none validates where there is no other. `keys` may
+    be only the smallest ones of the text; `characters` is then the total.
     """
     total = int(lengths.sum()) if characters is None else characters
     usual, rest = int(share * 2**64), 2 * lengths <= total
@@ -252,13 +260,13 @@ def chosen(
 def threshold(keys: np.ndarray, lengths: np.ndarray, share: float, characters: float | None = None) -> int:
     """Return the key below which passages validate: at the share itself, unless chance would make far more or less.
 
-    The first passages suffice, where so many `characters` are all that there are.
+    `keys` may be only the smallest ones of the text; `characters` is then the total.
     """
     sums, target = np.cumsum(lengths), share * (lengths.sum() if characters is None else characters)
-    usual = int(share * 2**64)
     least = int(keys[min(np.searchsorted(sums, ENOUGH * target), len(keys) - 1)]) + 1 if len(keys) else 0
-    most = int(keys[np.searchsorted(sums, TOO_MUCH * target, side="right") - 1]) + 1 if len(keys) else 0
-    return max(min(usual, max(most, least)), least)
+    few = int(np.searchsorted(sums, TOO_MUCH * target, side="right"))  # passages that are not too much together
+    most = int(keys[few - 1]) + 1 if few else 0
+    return max(min(int(share * 2**64), max(most, least)), least)
 
 
 def passages_at(place: Path | None) -> np.ndarray | None:
@@ -270,16 +278,10 @@ def division_key(divide: Divide, place: Path | None) -> str:
     """Name what dividing the documents of a slice hangs on; `place` is where its passages are listed."""
     rows = passages_at(place)
     if isinstance(divide, ByContent) and rows is not None:
-        return digest(divide.passage, divide.sides(rows[:, 0]))
+        return digest(divide.passage, rows[:, 1], divide.sides(rows[:, 0]))
     if dataclasses.is_dataclass(divide) and not isinstance(divide, type):
         return digest(type(divide).__name__, dataclasses.asdict(divide))
     return uuid.uuid4().hex  # of a function it cannot be told
-
-
-def by_end(share: float) -> Split:
-    """Let the end of each document validate. Raises InputError for a share that leaves nothing on one side."""
-    require_share(share)
-    return lambda corpus: ByEnd(share)
 
 
 def require_share(share: float) -> None:

@@ -1,17 +1,21 @@
 """The guard, held against 13-grams that are counted one by one."""
 
 import random
+import tracemalloc
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from word_grams import grams_of
 
-from gpt.corpus.content_split import SplitByContent
+from gpt.corpus import overlap as overlap_module
+from gpt.corpus.content_split import SplitByContent, _chosen, _Keys, _Record
 from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
-from gpt.corpus.slices import cut_slices
+from gpt.corpus.slices import DISTINCT, cut_slices
 from gpt.corpus.sources import TextFiles, Texts
 from gpt.corpus.split import TRAIN, VALIDATION
 from gpt.corpus.stages import Stages
@@ -159,6 +163,22 @@ def test_what_is_added_and_is_more_than_half_of_all_trains(tmp_path):
         assert trains > len(grown["b"]) / 2, number
 
 
+def test_to_find_what_is_more_than_half_of_all_reads_not_all_that_was_known(tmp_path):
+    known = np.arange(1 << 20, dtype=np.uint64) << np.uint64(44)
+    known.tofile(tmp_path / "known")
+    corpus = SimpleNamespace(slices=[SimpleNamespace(passages=tmp_path / "slice")])
+    before = _Record({}, 512, 7, {}, tmp_path / "known", {})
+    for heavy, sides in ((6 << 44, {}), (6 << 44 | 1, {6 << 44 | 1: TRAIN})):
+        np.save(tmp_path / f"slice{DISTINCT}", np.array([(5, 10), (heavy, 1000)], dtype=np.uint64))
+        keys = _Keys(corpus, tmp_path / "keys")
+        tracemalloc.start()
+        threshold, found = _chosen(keys, 0.1, before, np.memmap(tmp_path / "known", dtype="<u8", mode="r"))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (threshold, found) == (7, sides)
+        assert peak < known.nbytes / 8
+
+
 @pytest.mark.parametrize("begun", [1, 2, 3])
 @pytest.mark.parametrize("words", [25, 60, 1000])
 def test_nor_is_anything_moved_where_it_begins_with_one_two_or_three_small_files(tmp_path, begun, words):
@@ -196,6 +216,15 @@ def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refuse
     assert report["moved"] == report["dropped"] == 0
     with pytest.raises(InputError, match="`overlap` drop would leave out .* of .* characters"):
         divided(texts, tmp_path / "b", overlap="drop")
+
+
+def test_nothing_is_listed_of_each_text_that_is_made_from_a_template(tmp_path, monkeypatch):
+    rng = random.Random(0)
+    template = text_of(rng, 200)
+    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(200)}
+    monkeypatch.setattr(overlap_module, "leaks_of", None)  # calling it would be an error
+    assert divided(texts, tmp_path)[1]["left"] > 100
+    assert divided(texts, tmp_path, overlap="report")[1]["left"] > 100
 
 
 def divided_by_files(texts, held, directory, **settings):

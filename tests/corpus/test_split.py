@@ -9,18 +9,19 @@ import pytest
 from helpers import python_text, random_text
 
 from gpt.corpus.documents import Document
+from gpt.corpus.recipes.shakespeare import ByEnd
 from gpt.corpus.slices import PASSAGES
 from gpt.corpus.split import (
     DROPPED,
     ByContent,
-    ByEnd,
-    by_end,
     chosen,
     cut_passages,
     distinct,
     division_key,
+    is_among,
     key_of,
     passage_size,
+    require_share,
     threshold,
 )
 from gpt.errors import InputError
@@ -38,7 +39,7 @@ def test_an_end_validates_and_nothing_is_lost():
 @pytest.mark.parametrize("share", [0, -0.1, 0.9])
 def test_a_share_that_leaves_nothing_on_one_side_is_refused(share):
     with pytest.raises(InputError, match="`validation_share` is .*must be above 0 and at most 0.5"):
-        by_end(share)
+        require_share(share)
 
 
 def test_twins_have_one_key_and_others_have_others(rng):
@@ -100,6 +101,24 @@ def test_what_is_put_in_changes_the_passages_around_it_alone():
     assert after[-1] == before[-1]
 
 
+@pytest.mark.parametrize("size", [64, 1024])
+@pytest.mark.parametrize(
+    "alphabet",
+    ["aé \n", "aéǟ", "ᾂa\u0323\u0301 b", "がぎ日本", "한국어 ", "\u0958\ufb2c\U0001d160 x", "é\ud800 \u0344"],
+)
+def test_twins_of_other_forms_are_cut_alike(alphabet, size):
+    text = "".join(random.Random(size).choices(alphabet, k=20_000))
+    composed = unicodedata.normalize("NFC", text)
+    wanted = [key_of(passage) for passage in cut_passages(composed, size)]
+    assert len(wanted) > 10
+    half = len(text) // 2
+    for twin in (unicodedata.normalize("NFD", text), text, text[:half] + unicodedata.normalize("NFD", text[half:])):
+        found = list(cut_passages(twin, size))
+        assert "".join(found) == twin
+        assert [key_of(passage) for passage in found] == wanted
+    assert "".join(cut_passages("e\u0301", size)) == "e\u0301"
+
+
 def test_neighboring_passages_of_a_side_are_one_piece_and_dropped_ones_are_gone():
     text = python_text()[:20_000]
     cut = list(cut_passages(text, 512))
@@ -122,6 +141,23 @@ def test_the_share_validates_unless_chance_would_have_it_otherwise():
         if count == 10_000:
             assert limit == int(share * 2**64)  # whatever is added: a key is on its side by itself
     assert threshold(*distinct(np.empty((0, 2), dtype=np.uint64)), 0.1) >= 0
+
+
+@pytest.mark.parametrize("below", [0, 1, 2, 3])
+def test_of_few_passages_one_validates_however_many_keys_lie_below_the_share(below):
+    low, high = ([start + number for number in range(count)] for start, count in ((2**59, below), (2**62, 5 - below)))
+    keys = np.array(low + high, dtype=np.uint64)
+    sides = ByContent(512, *chosen(keys, np.full(5, 100), 0.1)).sides(keys)
+    assert sides.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_keys_are_looked_up_among_known_ones(tmp_path):
+    known = np.array([3, 2**63, 2**64 - 1], dtype="<u8")
+    known.tofile(tmp_path / "known")
+    for there in (known, np.memmap(tmp_path / "known", dtype="<u8")):
+        assert is_among(there, np.array([2, 3, 4, 2**63, 2**64 - 1], dtype=np.uint64)).tolist() == [0, 1, 0, 1, 1]
+        assert is_among(there, np.uint64(2**63))
+    assert not is_among(known[:0], np.uint64(3))
 
 
 def test_equal_keys_are_counted_together():
@@ -154,6 +190,8 @@ def test_what_is_more_than_half_of_the_text_trains():
 
 def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):
     keys = tmp_path / "slice"
+    np.save(f"{keys}{PASSAGES}", np.array([(1, 11, 0), (7, 19, 1)], dtype=np.uint64))  # cut elsewhere
+    elsewhere = division_key(ByContent(512, 7, {1: "train"}), keys)
     np.save(f"{keys}{PASSAGES}", np.array([(1, 10, 0), (7, 20, 1)], dtype=np.uint64))
     one = division_key(ByContent(512, 7, {1: "train"}), keys)
     assert one == division_key(ByContent(512, 7, {1: "train", 9: "train"}), keys)  # 9 is of another slice
@@ -164,5 +202,5 @@ def test_a_division_is_named_by_all_that_its_pieces_hang_on(tmp_path):
         ByEnd(0.1),
         ByEnd(0.2),
     ]
-    assert len({one, *(division_key(divide, keys) for divide in others)}) == 6
+    assert len({one, elsewhere, *(division_key(divide, keys) for divide in others)}) == 7
     assert division_key(lambda document: iter(()), None) != division_key(lambda document: iter(()), None)

@@ -1,14 +1,16 @@
 """tinyshakespeare (Karpathy 2015), split as in nanoGPT so that losses compare: the first 90 % of characters train."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.documents import Document
 from gpt.corpus.download import RemoteFile, beside, download
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import Split, by_end
+from gpt.corpus.split import TRAIN, VALIDATION, Piece, Split
 from gpt.errors import InputError
 
 FILE = RemoteFile(
@@ -17,6 +19,19 @@ FILE = RemoteFile(
     1_115_394,
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
+
+
+@dataclass(frozen=True)
+class ByEnd:
+    """Lets the end of each document validate."""
+
+    share: float
+
+    def __call__(self, document: Document) -> Iterator[Piece]:
+        cut = int(len(document.text) * (1 - self.share))
+        for split, text in ((TRAIN, document.text[:cut]), (VALIDATION, document.text[cut:])):
+            if text:
+                yield Piece(document.name, split, text)
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Shakespeare(Recipe):
         return Texts({"tinyshakespeare": content.decode("utf-8")})
 
     def split(self) -> Split:
-        return by_end(0.1)
+        return lambda corpus: ByEnd(0.1)
 
     def record(self) -> dict[str, Any]:
         return {"name": "shakespeare", "tokenizer": self.tokenizer}
