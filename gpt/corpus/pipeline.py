@@ -74,7 +74,7 @@ def prepare(
     """
     tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe, replace)
-    if part[1] > 1 and before and is_finished(out, source):
+    if part[1] > 1 and before and is_finished(out, source, recipe, _with_added(tokenizer, examples)):
         return open_dataset(out) if part[0] == 1 else None
     with (
         work_in(out, part) as (work, interruptible),
@@ -193,6 +193,10 @@ def _checked(tokenizer: str | Tokenizer, encoder: EncoderName, examples: Example
 
         require_fast(tokenizer)
     return tokenizer
+
+
+def _with_added(tokenizer: str | Tokenizer, examples: Examples | None) -> str | Tokenizer:
+    return examples.added_to(tokenizer) if examples and isinstance(tokenizer, Tokenizer) else tokenizer
 
 
 def _encoded(
