@@ -384,6 +384,28 @@ def test_a_dataset_of_other_files_is_not_finished(folder, tmp_path, change):
     assert not is_finished(tmp_path / "d", source, *asked)
 
 
+def test_a_slice_that_is_used_again_names_what_it_repeats_as_that_is_called_now(tmp_path):
+    """Also where nothing of its own was changed."""
+    a, b = ([json.dumps({"text": f"{name} {number} words " * 20}) for number in range(100)] for name in "ab")
+    reasons = []
+    for lines in (a, [json.dumps({"text": "put in"}), *a], [json.dumps({"text": "instead"}), *a]):
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        (tmp_path / "b.jsonl").write_text("\n".join([*b, a[2], a[4]]))
+        source = TextFiles([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], field="text")
+        prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+        assert len(json.loads((tmp_path / "d" / "slices.json").read_text())["slices"]) > 1
+        left = {each["document"]: each["reason"] for each in read_ledger(tmp_path / "d") if "reason" in each}
+        reasons.append(left)
+    names = ["b.jsonl, line 101", "b.jsonl, line 102"]
+    assert reasons[0] == dict(
+        zip(names, ["the same content as a.jsonl, line 3", "the same content as a.jsonl, line 5"], strict=True)
+    )
+    later = dict(
+        zip(names, ["the same content as a.jsonl, line 4", "the same content as a.jsonl, line 6"], strict=True)
+    )
+    assert reasons[1:] == [later, later]
+
+
 def test_text_that_lies_in_no_file_is_never_finished(tmp_path):
     source = Texts({str(number): f"{number} words " * 99 for number in range(9)})
     prepare(source, SplitByContent(), "bytes", tmp_path / "d", {})
@@ -401,7 +423,8 @@ def test_a_dataset_of_other_settings_or_another_tokenizer_is_not_finished(folder
     with pytest.raises(InputError, match="part 1 of 2, for which this one waits"):  # so it has something to do
         (tmp_path / ".d.work").mkdir()
         (tmp_path / ".d.work" / "failed-1").write_text("no disk")
-        prepare(source, SplitByContent(), "bpe:512", tmp_path / "d", recipe | {"tokenizer": "bpe:512"}, part=(2, 2), replace=True)
+        recipe["tokenizer"] = "bpe:512"
+        prepare(source, SplitByContent(), "bpe:512", tmp_path / "d", recipe, part=(2, 2), replace=True)
 
 
 @pytest.mark.process
