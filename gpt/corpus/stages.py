@@ -7,6 +7,7 @@ was killed goes on where it was. Tasks run in this process or in others, which c
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -21,12 +22,12 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from gpt.corpus.disk import Keeper, forget_what_may_be_lost
+from gpt.corpus.disk import Keeper, forget_what_may_be_lost, sync_all
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.jobs import begin_job, say_failed, wait_for
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
-from gpt.files import aside, is_full, read_json, remove_directory, sync
+from gpt.files import aside, is_full, read_json, remove_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 
@@ -73,7 +74,8 @@ class Stages:
             (directory / SHARED).touch()
         if before := [*directory.glob(RESULTS)]:  # of a preparation that did not end
             forget_what_may_be_lost(before, shared)
-        self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
+        self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself, each time
+        shutil.rmtree(self.own, ignore_errors=True)
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
@@ -83,8 +85,7 @@ class Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._end_pool()
         if self._keeper is not None:
             self._keeper.close()
 
@@ -92,6 +93,8 @@ class Stages:
         """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
         if not (self.directory / SHARED).exists():
             self._keeper = Keeper()
+            for name in self._before:  # some of which were still to be kept when the process before was killed
+                self._keeper.keep(self.directory / name)
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
@@ -158,12 +161,18 @@ class Stages:
                     ) from None
                 waiting += sorted(running.values(), reverse=True)
                 running.clear()
-                self._pool = None
+                self._end_pool()
 
     def _executor(self) -> Executor:
         if self._pool is None:
             self._pool = open_executor(self.workers, self.directory)
         return self._pool
+
+    def _end_pool(self) -> None:
+        """End the processes; what a cluster has not begun, it forgets."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def _wait(self, doing: str, results: list[Path]) -> None:
         """Wait for what other parts of the same preparation have to do."""
@@ -257,16 +266,20 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
 
 
 def new_place(result: Path) -> Path:
-    """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
-    return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
+    """Make a directory for the files of a result, and return how their names begin.
+
+    It is nobody else's: a worker whose first process was killed may be at the same result still.
+    """
+    place = result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}") / "slice"
+    place.parent.mkdir()
+    return place
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
     """Declare a result whole: its files are there, and on the disk if other machines share them (see disk.py)."""
-    written, is_shared = place.with_name(f"{place.name}.result"), (result.parent / SHARED).exists()
+    written, is_shared = place.with_name("result"), (result.parent / SHARED).exists()
     here = {"started": None if is_shared else psutil.boot_time()}  # for what is not on the disk yet
-    written.write_text(json.dumps({"place": place.name, "result": found} | here))
+    written.write_text(json.dumps({"place": place.relative_to(result.parent).as_posix(), "result": found} | here))
     if is_shared:
-        for file in place.parent.glob(f"{place.name}.*"):
-            sync(file)
+        sync_all(place.parent)
     written.replace(result)
