@@ -64,11 +64,10 @@ def assemble(
     shards = [called for _, _, called in named]
     slices = {}
     with open(partial / LEDGER, "wb") as ledger:
-        for result in results:
-            content = result.ledger.read_bytes()
-            where, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
-            own = {"result": result.found, "files": files[result.key]}
-            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha}
+        for each in results:
+            content = each.ledger.read_bytes()
+            at, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
+            slices[each.key] = {"result": each.found, "files": files[each.key], "ledger": at, "ledger_sha256": sha}
     for file in corpus.stages.own.glob("split.*"):  # RECORD and KEYS, if it was divided by content
         link(file, partial / file.name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}

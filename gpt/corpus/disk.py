@@ -56,16 +56,19 @@ def sync_all(directory: Path) -> None:
         sync(each)
 
 
-def forget_what_may_be_lost(results: list[Path], shared: bool) -> None:
-    """Remove results that are not known to be on the disk, if the machine was started anew, or if others join it."""
-    for result in results:
-        try:
-            started = read_json(result)["started"]
-            is_here = started is None or (not shared and abs(started - psutil.boot_time()) < BOOT_TOLERANCE)
-        except (InputError, KeyError, TypeError):  # what a loss of power left of it
-            is_here = False
-        if not is_here:
-            result.unlink(missing_ok=True)
+def is_whole(result: Path, shared: bool) -> bool:
+    """Tell whether a result is known to be on the disk, or was written since the machine was started; remove it if not.
+
+    Where others join this machine, they know nothing of when it was started.
+    """
+    try:
+        started = read_json(result)["started"]
+        is_here = started is None or (not shared and abs(started - psutil.boot_time()) < BOOT_TOLERANCE)
+    except (InputError, KeyError, TypeError):  # what a loss of power left of it
+        is_here = False
+    if not is_here:
+        result.unlink(missing_ok=True)
+    return is_here
 
 
 def warn_of_little_room(work: Path, inputs: Iterable[tuple[str, int]]) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from gpt.corpus.disk import Keeper, forget_what_may_be_lost, sync_all
+from gpt.corpus.disk import Keeper, is_whole, sync_all
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.jobs import begin_job, say_failed, wait_for
 from gpt.corpus.pace import DISK, PARSING, Pace
@@ -57,7 +57,7 @@ class Task:
     """Of input, that it works on."""
 
 
-class Stages:
+class Stages(contextlib.ExitStack):
     """Runs the stages of a preparation. A context manager, which ends the processes."""
 
     _pool: Executor | None = None
@@ -69,30 +69,23 @@ class Stages:
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
+        super().__init__()
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
         if shared := not worker_count(workers) or part[1] > 1:
             (directory / SHARED).touch()
-        if before := [*directory.glob(RESULTS)]:  # of a preparation that did not end
-            forget_what_may_be_lost(before, shared)
+        # Of a preparation that did not end.
+        self._before = {result.name for result in [*directory.glob(RESULTS)] if is_whole(result, shared)}
         self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself, each time
         shutil.rmtree(self.own, ignore_errors=True)
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
-        self._before = {path.name for path in before if path.exists()}
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end_pool()
-        if self._keeper is not None:
-            self._keeper.close()
 
     def keep(self) -> None:
         """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
         if not (self.directory / SHARED).exists():
             self._keeper = Keeper()
+            self.callback(self._keeper.close)
             for name in self._before:  # some of which were still to be kept when the process before was killed
                 self._keeper.keep(self.directory / name)
 
@@ -103,8 +96,7 @@ class Stages:
         Raises what it raises, and InputError if its process is killed again and again.
         """
         results = [self.result(work, task) for task in tasks]
-        part, parts = self.part
-        missing = [number for number in range(part - 1, len(tasks), parts) if not results[number].exists()]
+        missing = [each for each in range(self.part[0] - 1, len(tasks), self.part[1]) if not results[each].exists()]
         pace = self.progress.doing = Pace(doing, len(missing), sum(tasks[each].bytes for each in missing), self.counts)
         if self._before:
             self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
@@ -113,7 +105,7 @@ class Stages:
                 pace.noted.update(noted)
                 if self._keeper is not None:
                     self._keeper.keep(result)
-        if parts > 1:
+        if self.part[1] > 1:
             self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - pace.start
         self.spent.update(pace.noted)
@@ -161,18 +153,15 @@ class Stages:
                     ) from None
                 waiting += sorted(running.values(), reverse=True)
                 running.clear()
-                self._end_pool()
+                if self._pool is not None:  # others of a cluster are still at what nobody waits for
+                    self._pool.shutdown(cancel_futures=True)
+                self._pool = None
 
     def _executor(self) -> Executor:
         if self._pool is None:
             self._pool = open_executor(self.workers, self.directory)
+            self.callback(self._pool.shutdown, cancel_futures=True)
         return self._pool
-
-    def _end_pool(self) -> None:
-        """End the processes; what a cluster has not begun, it forgets."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
 
     def _wait(self, doing: str, results: list[Path]) -> None:
         """Wait for what other parts of the same preparation have to do."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,33 @@ def test_what_other_machines_share_is_on_the_disk_before_it_counts_and_outlives_
             assert [result for _, result in running] == [{"square": 0}]
     assert calls(tmp_path) == [0]
     assert [name[:5] for name in sorted(synced)] == ["resul", "share", "slice", "squar"]  # files and directories
+
+
+def test_a_cluster_that_was_lost_is_let_go_and_asked_for_again(tmp_path, monkeypatch):
+    """Such as one whose scheduler was begun anew, which knows nothing of what it had to do."""
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    pools = []
+
+    class Pool(Executor):
+        def __init__(self, workers, directory):
+            assert not any(pool.open for pool in pools)
+            pools.append(self)
+            self.open = True
+
+        def submit(self, call, *arguments):
+            future = Future()
+            if len(pools) == 1:
+                future.set_exception(distributed.client.FutureCancelledError("key", "lost"))
+            else:
+                future.set_result(call(*arguments))
+            return future
+
+        def shutdown(self, **_):
+            self.open = False
+
+    monkeypatch.setattr("gpt.corpus.stages.open_executor", Pool)
+    assert results(tmp_path, square, "dask://here:1") == [number**2 for number in range(7)]
+    assert [pool.open for pool in pools] == [False, False]
 
 
 @pytest.mark.process
