@@ -14,13 +14,14 @@ from gpt.corpus.content_split import KEYS, RECORD
 from gpt.corpus.documents import Skipped
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import Corpus
+from gpt.corpus.replacing import differences
 from gpt.corpus.slices import HASHES
 from gpt.corpus.sources import Identity, Source, TextFile
 from gpt.corpus.split import VALIDATION, Divide
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.dataset import SHORTEST_CONTEXT
-from gpt.dataset.manifest import SPLITS, ShardInfo, shard_info, write_manifest
+from gpt.dataset.manifest import SPLITS, ShardInfo, read_manifest, shard_info, write_manifest
 from gpt.errors import InputError
 from gpt.files import inside, read_json, sha256, write_whole
 from gpt.log import log
@@ -63,11 +64,10 @@ def assemble(
     shards = [called for _, _, called in named]
     slices = {}
     with open(partial / LEDGER, "wb") as ledger:
-        for result in results:
-            content = result.ledger.read_bytes()
-            where, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
-            own = {"result": result.found, "files": files[result.key]}
-            slices[result.key] = own | {"ledger": where, "ledger_sha256": sha}
+        for each in results:
+            content = each.ledger.read_bytes()
+            at, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
+            slices[each.key] = {"result": each.found, "files": files[each.key], "ledger": at, "ledger_sha256": sha}
     for file in corpus.stages.own.glob("split.*"):  # RECORD and KEYS, if it was divided by content
         link(file, partial / file.name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}
@@ -167,8 +167,17 @@ def inputs_key(identities: Sequence[Identity]) -> str:
     return digest([(each.name, each.bytes) for each in identities])
 
 
-def is_finished(out: Path, given: Source | Callable[[], Source]) -> bool:
-    """Tell, and say, whether a dataset was made of just these files, and none of them was changed since."""
+def is_finished(
+    out: Path, given: Source | Callable[[], Source], recipe: dict[str, Any], tokenizer: str | Tokenizer
+) -> bool:
+    """Tell, and say, whether a dataset was made of just these files by the same settings, and no file changed since.
+
+    Of a tokenizer that is to be made of the text, its name alone is compared, which the recipe has.
+    """
+    manifest = read_manifest(out)
+    is_other = isinstance(tokenizer, Tokenizer) and tokenizer.fingerprint != manifest["tokenizer_fingerprint"]
+    if is_other or differences(manifest.get("recipe", {}), recipe):
+        return False
     source = cast("Source", given()) if callable(given) else given
     parts = [part for part in source.parts() if not isinstance(part, Skipped)]
     if not all(isinstance(part, TextFile) and part.path.is_file() for part in parts):

@@ -6,6 +6,7 @@ started, until a thread, for which nobody waits, has brought its files to the di
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,30 +42,39 @@ class Keeper:
 
 
 def to_disk(result: Path) -> None:
-    """Wait until the files of a result are on the disk, and then say so in it."""
+    """Wait until the files of a result are on the disk, and then say so in it, unless it says so already."""
     content = read_json(result)
-    for file in result.parent.glob(f"{content['place']}.*"):
-        sync(file)
-    sync(result.parent)
+    if content["started"] is None:
+        return
+    sync_all((result.parent / content["place"]).parent)
     write_whole(result, json.dumps(content | {"started": None}))
 
 
-def forget_what_may_be_lost(results: list[Path], shared: bool) -> None:
-    """Remove results that are not known to be on the disk, if the machine was started anew, or if others join it."""
-    for result in results:
-        try:
-            started = read_json(result)["started"]
-            is_here = started is None or (not shared and abs(started - psutil.boot_time()) < BOOT_TOLERANCE)
-        except (InputError, KeyError, TypeError):  # what a loss of power left of it
-            is_here = False
-        if not is_here:
-            result.unlink(missing_ok=True)
+def sync_all(directory: Path) -> None:
+    """Wait until a directory is on the disk, with its files and its name."""
+    for each in (*directory.iterdir(), directory, directory.parent):
+        sync(each)
+
+
+def is_whole(result: Path, shared: bool) -> bool:
+    """Tell whether a result is known to be on the disk, or was written since the machine was started; remove it if not.
+
+    Where others join this machine, they know nothing of when it was started.
+    """
+    try:
+        started = read_json(result)["started"]
+        is_here = started is None or (not shared and abs(started - psutil.boot_time()) < BOOT_TOLERANCE)
+    except (InputError, KeyError, TypeError):  # what a loss of power left of it
+        is_here = False
+    if not is_here:
+        result.unlink(missing_ok=True)
+    return is_here
 
 
 def warn_of_little_room(work: Path, inputs: Iterable[tuple[str, int]]) -> None:
     """Warn where the disk of the directory of results seems to have no room for what comes of files (name, bytes)."""
     text = sum(size * (UNPACKED if name.lower().endswith(PACKED) else 1) for name, size in inputs)
-    there = sum(file.stat().st_size for file in work.iterdir() if file.is_file())
+    there = sum(_size(Path(folder, name)) for folder, _, names in os.walk(work) for name in names)
     needed, free = max(0, round(TAKEN * text) - there), shutil.disk_usage(work).free
     if needed > free:
         log.warning(
@@ -72,3 +82,11 @@ def warn_of_little_room(work: Path, inputs: Iterable[tuple[str, int]]) -> None:
             f"{bytes_in_words(free)} are free: make room, or write to another disk with `out`; where the disk becomes "
             "full, what is finished is kept, and the same command goes on"
         )
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of a file; none of what another job has just renamed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -7,6 +7,7 @@ the same files under the same paths; before the first task each says whether it 
 import importlib.metadata
 import importlib.util
 import io
+import logging
 import multiprocessing
 import os
 import platform
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -110,12 +111,12 @@ def worker_count(workers: str) -> int:
 
 
 def lost_worker() -> tuple[type[BaseException], ...]:
-    """Return what a future raises whose worker was killed."""
+    """Return what a future raises whose worker was killed, or which a cluster forgot whose scheduler was."""
     try:
         from distributed.scheduler import KilledWorker
     except ImportError:
         return (BrokenProcessPool,)
-    return BrokenProcessPool, KilledWorker
+    return BrokenProcessPool, KilledWorker, CancelledError
 
 
 def open_executor(workers: str, directory: Path) -> Executor:
@@ -130,6 +131,7 @@ def open_executor(workers: str, directory: Path) -> Executor:
         from distributed import Client
     except ImportError as error:
         raise InputError(f"`workers` {workers}: needs Dask ({error}): {INSTALL}") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it raises the same, without traces
     address = f"tcp://{workers.removeprefix(DASK)}"
     try:
         client = Client(address, timeout=20, set_as_default=False)

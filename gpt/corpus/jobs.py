@@ -61,20 +61,21 @@ def is_last(work: Path, part: tuple[int, int]) -> bool:
 def wait_for(work: Path, parts: int, lacking: Callable[[], set[int]]) -> None:
     """Wait until `lacking` names no job any longer.
 
-    Raises InputError where such a job has failed, and was not begun again for some minutes.
+    Raises InputError where such a job has failed, and was not begun again for some minutes after that was seen here.
     """
-    start, warned = time.monotonic(), False
+    start, warned, seen = time.monotonic(), False, dict[tuple[int, int], float]()  # each failure, and when it was
     while jobs := lacking():
-        if time.monotonic() - start > PATIENCE_SECONDS:
-            for part in sorted(jobs):
-                if _failed(work, part).exists():
-                    why = _failed(work, part).read_text(encoding="utf-8")
+        now = time.monotonic()
+        for part in sorted(jobs):
+            with contextlib.suppress(FileNotFoundError):  # it has not failed, or was just begun again
+                failure, why = _failed(work, part).stat().st_mtime_ns, _failed(work, part).read_text(encoding="utf-8")
+                if now - seen.setdefault((part, failure), now) > PATIENCE_SECONDS:
                     raise OtherFailed(
                         f"part {part} of {parts}, for which this one waits, has failed: {why}; what is finished is "
                         "kept: mend that, and begin all parts again that have ended"
                     )
-            if not warned:
-                names = ", ".join(map(str, sorted(jobs)))
-                log.warning(f"still waiting for other jobs, part {names} of {parts}: begin again what was killed")
-                warned = True
+        if not warned and now - start > PATIENCE_SECONDS:
+            names = ", ".join(map(str, sorted(jobs)))
+            log.warning(f"still waiting for other jobs, part {names} of {parts}: begin again what was killed")
+            warned = True
         time.sleep(POLL_SECONDS)

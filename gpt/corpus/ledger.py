@@ -10,16 +10,17 @@ import functools
 import gzip
 import json
 import zlib
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt.corpus.documents import Range
 from gpt.corpus.ranges import opened
-from gpt.corpus.slices import ENTRIES, name_at, repeats_at
+from gpt.corpus.slices import ENTRIES, names_at, repeats_at, slices_of
 from gpt.corpus.split import Piece
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
@@ -71,7 +72,7 @@ def write_ledger(
     """Write a slice's part of the ledger, entry by entry, and sum it up; outcomes are asked for as they are entered."""
     reasons, read, used, documents_kept = Counter[str](), Counter[str](), Counter[str](), 0
     number, longest, size, characters, packing = 0, [0, ""], 0, 0, zlib.compressobj(6, wbits=GZIP)
-    first_of = dict(repeats_at(repeats).tolist())
+    repeated = _repeated(rows, spool) if len(rows := repeats_at(repeats)) else {}
     with open(f"{text}{ENTRIES}", encoding="utf-8") as entries, open(f"{place}{PART}", "wb") as packed:
         for line in entries:
             entry = json.loads(line)
@@ -84,8 +85,7 @@ def write_ledger(
                 size += entry["bytes"]
                 if "reason" not in entry:
                     longest = max(longest, [entry["bytes"], entry["document"]])
-                    is_first = number not in first_of
-                    outcome = next(outcomes) if is_first else Outcome(0, reason=_repeats(first_of[number], spool))
+                    outcome = Outcome(0, reason=repeated[number]) if number in repeated else next(outcomes)
                     entry |= _fate(outcome)
                     characters += outcome.kept
                     documents_kept += bool(outcome.pieces)
@@ -110,10 +110,16 @@ def _fate(outcome: Outcome) -> dict[str, Any]:
     return fate
 
 
-def _repeats(first: int, spool: Path) -> str:
+def _repeated(repeats: np.ndarray, spool: Path) -> dict[int, str]:
+    """Say what each document repeats, by its number; `repeats` are as `repeats_at` has them."""
     places, bases = _spool(spool)
-    slice_ = bisect_right(bases, first) - 1
-    return f"{REPEATS}{name_at(Path(places[slice_]), first - bases[slice_])}"
+    slices, numbers = slices_of(repeats[:, 1], np.array(bases))
+    reasons = dict[int, str]()
+    for each in np.unique(slices).tolist():
+        own = slices == each
+        for number, name in zip(repeats[own, 0].tolist(), names_at(Path(places[each]), numbers[own]), strict=True):
+            reasons[number] = f"{REPEATS}{name}"
+    return reasons
 
 
 @functools.lru_cache(maxsize=2)

@@ -46,8 +46,8 @@ from gpt.log import Progress, log
 from gpt.terminal import one_line
 from gpt.text.tokenizer import Tokenizer, require_bpe_size
 
-LEAST_FOR_WORKERS = 1 << 24  # bytes of input: for less, beginning processes takes longer than they save
-LEAST_FOR_FAST = 1 << 22  # bytes of input: for less, loading gigatoken takes longer than it saves
+LEAST_FOR_WORKERS = 1 << 24  # bytes of input, or characters: for less, beginning processes takes longer than they save
+LEAST_FOR_FAST = 1 << 22  # characters: for less, loading gigatoken takes longer than it saves
 LEAST_TO_KEEP = 1 << 26  # bytes of input: what takes less than a minute is not worth a directory that stays
 LEAST_SECONDS = 3.0
 
@@ -74,7 +74,7 @@ def prepare(
     """
     tokenizer = _checked(tokenizer, encoder, examples)
     before = replaceable(out, recipe, replace)
-    if part[1] > 1 and before and is_finished(out, source):
+    if part[1] > 1 and before and is_finished(out, source, recipe, _with_added(tokenizer, examples)):
         return open_dataset(out) if part[0] == 1 else None
     with (
         work_in(out, part) as (work, interruptible),
@@ -139,21 +139,27 @@ def _read(
     before = out if out and (out / "manifest.json").exists() else None
     size = (slice_bytes_of(before) if before else None) or slice_bytes(total)
     divided = [each for part in parts for each in ([part] if isinstance(part, Skipped) else source.divided(part, size))]
-    stages.workers = "1" if total < LEAST_FOR_WORKERS and worker_count(stages.workers) else stages.workers
+    asked, stages.workers = stages.workers, _suitable(stages.workers, total)
     if total >= LEAST_TO_KEEP or stages.part[1] > 1:
         interruptible.keep(KEPT)
         stages.keep()
         warn_of_little_room(stages.directory, [(identity.name, identity.bytes) for identity in identities])
     corpus = Corpus(stages, source, [*cut_slices(source, divided, size)], filters)
     corpus.before, corpus.slice_bytes, corpus.inputs = before, size, inputs_key(identities)
+    stages.workers = _suitable(asked, max(total, corpus.counts["characters"]))  # more of a pipe, or of what was packed
     return corpus
+
+
+def _suitable(workers: str, size: int) -> str:
+    """Return the workers that so many bytes or characters are worth, of those that were asked for."""
+    return "1" if size < LEAST_FOR_WORKERS and worker_count(workers) else workers
 
 
 def _repetitions(corpus: Corpus) -> Iterator[Skipped]:
     """Yield the documents that repeat another."""
-    bases = corpus.bases
     for each in corpus.slices:
         for number, first in repeats_at(each.repeats).tolist():
+            bases = corpus.bases
             of_first = bisect_right(bases, first) - 1
             name = name_at(corpus.slices[of_first].place, first - bases[of_first])
             yield Skipped(name_at(each.place, number), f"{REPEATS}{name}")
@@ -195,6 +201,10 @@ def _checked(tokenizer: str | Tokenizer, encoder: EncoderName, examples: Example
     return tokenizer
 
 
+def _with_added(tokenizer: str | Tokenizer, examples: Examples | None) -> str | Tokenizer:
+    return examples.added_to(tokenizer) if examples and isinstance(tokenizer, Tokenizer) else tokenizer
+
+
 def _encoded(
     corpus: Corpus,
     divide: Divide,
@@ -210,7 +220,7 @@ def _encoded(
     stages, tasks = corpus.stages, _encoding_tasks(corpus, divide, tokenizer, examples)
     plain = write = write_examples if examples else write_slice
     least = {"auto": LEAST_FOR_FAST, "gigatoken": 0}.get(encoder, math.inf)
-    if not examples and sum(task.bytes for task in tasks) >= least:
+    if not examples and corpus.counts["characters"] >= least:
         from gpt.corpus.fast_writer import fastest
 
         write = fastest(tokenizer)
@@ -238,11 +248,11 @@ def _say_what_is_new(out: Path, reused: int, total: int, new: list[str]) -> None
 
 
 def _encoding_tasks(corpus: Corpus, divide: Divide, tokenizer: Tokenizer, examples: Examples | None) -> list[Task]:
-    stages, work = corpus.stages, corpus.stages.own
-    file = work / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
+    file = corpus.stages.own / f"tokenizer-{tokenizer.fingerprint[:32]}.json"
     tokenizer.save(file)
-    spool = write_spool(work, [str(each.place) for each in corpus.slices], corpus.bases)
-    most, threads = (examples.max_tokens,) if examples else (), cores() if stages.workers == "1" else 1
+    spool = write_spool(corpus.stages.own, [str(each.place) for each in corpus.slices], corpus.bases)
+    is_alone = corpus.stages.workers == "1" or len(corpus.slices) == 1
+    most, threads = (examples.max_tokens,) if examples else (), cores() if is_alone else 1
 
     def key(listed: Path | None) -> str:
         return digest(VERSION, division_key(divide, listed), tokenizer.fingerprint, *most)

@@ -27,9 +27,11 @@ from gpt.corpus.slices import (
     Stored,
     documents_at,
     in_buckets,
+    kept_of,
     marks_of,
     place_of,
     stored,
+    twins_of,
 )
 from gpt.corpus.sources import Source
 from gpt.corpus.stages import Stages, Task, digest
@@ -206,13 +208,13 @@ class Corpus:
     def __init__(self, stages: Stages, source: Source, slices: Sequence[Slice], filters: Filters) -> None:
         """Read what was not read before, on as many processes as `stages` has."""
         how = (VERSION, MOST_DOCUMENTS, MOST_TEXT, READERS, source.settings, asdict(filters))
-        keys = [digest(*how, each.digest) for each in slices]
-        own = zip(keys, slices, strict=True)
-        tasks = [Task(key, each.label, (source, each.parts, filters), each.bytes) for key, each in own]
+        tasks = [
+            Task(digest(*how, each.digest), each.label, (source, each.parts, filters), each.bytes) for each in slices
+        ]
         self.counts, self.slices, notices = Counter[str](), list[Stored](), list[Notice]()
         self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
-        for key, each, (place, read) in zip(keys, slices, stages.run("reading", read_slice, tasks), strict=True):
-            self.slices += stored(place, key, each, read.pop("contents"))
+        for task, each, (place, read) in zip(tasks, slices, stages.run("reading", read_slice, tasks), strict=True):
+            self.slices += stored(place, task.key, each, read.pop("contents"))
             notices += [Notice(*notice) for notice in read.pop("notices")]
             self.skipped += [Skipped(*left) for left in read.pop("skipped")]
             self.repaired += [Skipped(*kept) for kept in read.pop("repaired")]
@@ -227,10 +229,12 @@ class Corpus:
         `key` names what its result hangs on beside the text, or tells that by where its passages are; the text is named
         `by` the slice's key, or its content, wherever that lay.
         """
-        named = key if callable(key) else lambda _: key
-        names = (digest(getattr(each, by), each.kept, named(each.passages)) for each in self.slices)
-        own = zip(names, self.slices, strict=True)
-        return [Task(name, each.label, (*each.files, *arguments), each.bytes) for name, each in own]
+        bases, found = np.array(self.bases), list[Task]()
+        for each in self.slices:
+            own = key(each.passages) if callable(key) else key
+            name = digest(getattr(each, by), kept_of(each.size, each.repeats), own, *twins_of(each, self.slices, bases))
+            found.append(Task(name, each.label, (*each.files, *arguments), each.bytes))
+        return found
 
     @property
     def bases(self) -> list[int]:

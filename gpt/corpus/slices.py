@@ -103,11 +103,6 @@ class Stored:
         """Where texts, repetitions and passages are."""
         return self.place, self.repeats, self.passages
 
-    @property
-    def kept(self) -> np.ndarray:
-        """Which documents repeat no other, (N,) bool."""
-        return kept_of(self.size, self.repeats)
-
 
 def stored(place: Path, key: str, read: Slice, contents: Sequence[str]) -> Iterator[Stored]:
     """Yield the slices that a slice has become as it was read."""
@@ -167,12 +162,37 @@ def _marked(document: Document, marks: bytes) -> Document:
     return replace(document, learned=learned, specials=tuple((a ^ SPECIAL, b) for a, b in pairs if a & SPECIAL))
 
 
+def twins_of(one: Stored, slices: Sequence[Stored], bases: np.ndarray) -> list[Any]:
+    """Name the documents that those of a slice repeat, by what the slices hold that have them, and by their numbers."""
+    if not len(firsts := repeats_at(one.repeats)[:, 1]):
+        return []
+    own, numbers = slices_of(firsts, bases)
+    different, which = np.unique(own, return_inverse=True)
+    return [[slices[number].content for number in different.tolist()], which, numbers]
+
+
+def names_at(place: Path, numbers: np.ndarray) -> list[str]:
+    """Return the names of documents of a slice, by their numbers, (N,) int64."""
+    names = list[str]()
+    with open(f"{place}{TEXTS}", "rb") as texts:
+        for start in np.fromfile(f"{place}{PLACES}", dtype="<u8")[numbers].tolist():
+            texts.seek(start)
+            names.append(texts.read(LENGTHS.unpack(texts.read(LENGTHS.size))[0]).decode("utf-8", "surrogatepass"))
+    return names
+
+
 def name_at(place: Path, number: int) -> str:
     """Return the name of a document of a slice."""
-    start = int(np.fromfile(f"{place}{PLACES}", dtype="<u8", count=1, offset=8 * number)[0])
-    with open(f"{place}{TEXTS}", "rb") as texts:
-        texts.seek(start)
-        return texts.read(LENGTHS.unpack(texts.read(LENGTHS.size))[0]).decode("utf-8", "surrogatepass")
+    return names_at(place, np.array([number]))[0]
+
+
+def slices_of(numbers: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of documents, by their numbers through all slices, the slice of each, and its number there, (N,) int64.
+
+    `bases` are the numbers with which the slices begin, (S,) int64.
+    """
+    slices = np.searchsorted(bases, numbers, side="right") - 1
+    return slices, numbers - bases[slices]
 
 
 def in_buckets(

@@ -7,6 +7,7 @@ was killed goes on where it was. Tasks run in this process or in others, which c
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -21,12 +22,12 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from gpt.corpus.disk import Keeper, forget_what_may_be_lost
+from gpt.corpus.disk import Keeper, is_whole, sync_all
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.jobs import begin_job, say_failed, wait_for
 from gpt.corpus.pace import DISK, PARSING, Pace
 from gpt.errors import InputError
-from gpt.files import aside, is_full, read_json, remove_directory, sync
+from gpt.files import aside, is_full, read_json, remove_directory
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 
@@ -56,7 +57,7 @@ class Task:
     """Of input, that it works on."""
 
 
-class Stages:
+class Stages(contextlib.ExitStack):
     """Runs the stages of a preparation. A context manager, which ends the processes."""
 
     _pool: Executor | None = None
@@ -68,30 +69,25 @@ class Stages:
         `part` is (I, N) for the I-th of N processes that share the directory: each does every N-th task, and waits for
         what the others do.
         """
+        super().__init__()
         self.directory, self.workers, self.progress, self.part = directory, workers, progress, part
         if shared := not worker_count(workers) or part[1] > 1:
             (directory / SHARED).touch()
-        if before := [*directory.glob(RESULTS)]:  # of a preparation that did not end
-            forget_what_may_be_lost(before, shared)
-        self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself
+        # Of a preparation that did not end.
+        self._before = {result.name for result in [*directory.glob(RESULTS)] if is_whole(result, shared)}
+        self.own = directory / f"of-part-{part[0]}"  # for what each part finds out by itself, each time
+        shutil.rmtree(self.own, ignore_errors=True)
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
         self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
-        self._before = {path.name for path in before if path.exists()}
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        if self._keeper is not None:
-            self._keeper.close()
 
     def keep(self) -> None:
         """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
         if not (self.directory / SHARED).exists():
             self._keeper = Keeper()
+            self.callback(self._keeper.close)
+            for name in self._before:  # some of which were still to be kept when the process before was killed
+                self._keeper.keep(self.directory / name)
 
     def run(self, doing: str, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Do what was not done before. Yield of each task, in order, the place of its files, and its result.
@@ -100,8 +96,7 @@ class Stages:
         Raises what it raises, and InputError if its process is killed again and again.
         """
         results = [self.result(work, task) for task in tasks]
-        part, parts = self.part
-        missing = [number for number in range(part - 1, len(tasks), parts) if not results[number].exists()]
+        missing = [each for each in range(self.part[0] - 1, len(tasks), self.part[1]) if not results[each].exists()]
         pace = self.progress.doing = Pace(doing, len(missing), sum(tasks[each].bytes for each in missing), self.counts)
         if self._before:
             self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
@@ -110,7 +105,7 @@ class Stages:
                 pace.noted.update(noted)
                 if self._keeper is not None:
                     self._keeper.keep(result)
-        if parts > 1:
+        if self.part[1] > 1:
             self._wait(doing, results)
         self.seconds[doing] += time.monotonic() - pace.start
         self.spent.update(pace.noted)
@@ -158,11 +153,14 @@ class Stages:
                     ) from None
                 waiting += sorted(running.values(), reverse=True)
                 running.clear()
+                if self._pool is not None:  # others of a cluster are still at what nobody waits for
+                    self._pool.shutdown(cancel_futures=True)
                 self._pool = None
 
     def _executor(self) -> Executor:
         if self._pool is None:
             self._pool = open_executor(self.workers, self.directory)
+            self.callback(self._pool.shutdown, cancel_futures=True)
         return self._pool
 
     def _wait(self, doing: str, results: list[Path]) -> None:
@@ -257,16 +255,20 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
 
 
 def new_place(result: Path) -> Path:
-    """Name files after a result, and like nobody else's: a worker whose first process was killed may be at it still."""
-    return result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}")
+    """Make a directory for the files of a result, and return how their names begin.
+
+    It is nobody else's: a worker whose first process was killed may be at the same result still.
+    """
+    place = result.with_name(f"{result.stem}-{uuid.uuid4().hex[:8]}") / "slice"
+    place.parent.mkdir()
+    return place
 
 
 def finish(result: Path, place: Path, found: dict[str, Any]) -> None:
     """Declare a result whole: its files are there, and on the disk if other machines share them (see disk.py)."""
-    written, is_shared = place.with_name(f"{place.name}.result"), (result.parent / SHARED).exists()
+    written, is_shared = place.with_name("result"), (result.parent / SHARED).exists()
     here = {"started": None if is_shared else psutil.boot_time()}  # for what is not on the disk yet
-    written.write_text(json.dumps({"place": place.name, "result": found} | here))
+    written.write_text(json.dumps({"place": place.relative_to(result.parent).as_posix(), "result": found} | here))
     if is_shared:
-        for file in place.parent.glob(f"{place.name}.*"):
-            sync(file)
+        sync_all(place.parent)
     written.replace(result)

@@ -12,7 +12,7 @@ import pytest
 from helpers import run_here
 from processes import Script
 
-from gpt.corpus import pipeline, slices
+from gpt.corpus import jobs, pipeline, slices
 from gpt.corpus.assembly import is_finished
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.ledger import kind_of, read_ledger
@@ -22,6 +22,7 @@ from gpt.corpus.sources import TextFiles, Texts
 from gpt.dataset.dataset import open_dataset
 from gpt.dataset.documents import Documents
 from gpt.errors import InputError
+from gpt.text.tokenizer import Tokenizer
 from reliability.disks import small_disk
 
 
@@ -366,8 +367,9 @@ def test_a_job_of_a_finished_dataset_says_so_and_ends(folder, tmp_path, said):
 def test_a_dataset_of_other_files_is_not_finished(folder, tmp_path, change):
     written(folder, tmp_path / "d")
     source, file = TextFiles([folder]), folder / "03.txt"
-    assert is_finished(tmp_path / "d", source)
-    assert is_finished(tmp_path / "d", lambda: source)
+    asked = ({"name": "files"}, "bytes")
+    assert is_finished(tmp_path / "d", source, *asked)
+    assert is_finished(tmp_path / "d", lambda: source, *asked)
     status, text = file.stat(), file.read_text()
     if change == "added":
         (folder / "new.txt").write_text("new")
@@ -379,13 +381,50 @@ def test_a_dataset_of_other_files_is_not_finished(folder, tmp_path, change):
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     else:
         file.touch()
-    assert not is_finished(tmp_path / "d", source)
+    assert not is_finished(tmp_path / "d", source, *asked)
+
+
+def test_a_slice_that_is_used_again_names_what_it_repeats_as_that_is_called_now(tmp_path):
+    """Also where nothing of its own was changed."""
+    a, b = ([json.dumps({"text": f"{name} {number} words " * 20}) for number in range(100)] for name in "ab")
+    reasons = []
+    for lines in (a, [json.dumps({"text": "put in"}), *a], [json.dumps({"text": "instead"}), *a]):
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        (tmp_path / "b.jsonl").write_text("\n".join([*b, a[2], a[4]]))
+        source = TextFiles([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], field="text")
+        prepare(source, SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
+        assert len(json.loads((tmp_path / "d" / "slices.json").read_text())["slices"]) > 1
+        left = {each["document"]: each["reason"] for each in read_ledger(tmp_path / "d") if "reason" in each}
+        reasons.append(left)
+    names = ["b.jsonl, line 101", "b.jsonl, line 102"]
+    assert reasons[0] == dict(
+        zip(names, ["the same content as a.jsonl, line 3", "the same content as a.jsonl, line 5"], strict=True)
+    )
+    later = dict(
+        zip(names, ["the same content as a.jsonl, line 4", "the same content as a.jsonl, line 6"], strict=True)
+    )
+    assert reasons[1:] == [later, later]
 
 
 def test_text_that_lies_in_no_file_is_never_finished(tmp_path):
     source = Texts({str(number): f"{number} words " * 99 for number in range(9)})
     prepare(source, SplitByContent(), "bytes", tmp_path / "d", {})
-    assert not is_finished(tmp_path / "d", source)
+    assert not is_finished(tmp_path / "d", source, {}, "bytes")
+
+
+def test_a_dataset_of_other_settings_or_another_tokenizer_is_not_finished(folder, tmp_path, monkeypatch):
+    recipe, source = {"name": "files", "tokenizer": "own.json", "share": 0.1}, TextFiles([folder])
+    prepare(source, SplitByContent(), Tokenizer.utf8_bytes(), tmp_path / "d", recipe)
+    assert is_finished(tmp_path / "d", source, recipe, Tokenizer.utf8_bytes())
+    assert not is_finished(tmp_path / "d", source, recipe, Tokenizer.char("ab", True))  # another one in the same file
+    assert not is_finished(tmp_path / "d", source, recipe | {"share": 0.2}, Tokenizer.utf8_bytes())
+    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    with pytest.raises(InputError, match="part 1 of 2, for which this one waits"):  # so it has something to do
+        (tmp_path / ".d.work").mkdir()
+        (tmp_path / ".d.work" / "failed-1").write_text("no disk")
+        recipe["tokenizer"] = "bpe:512"
+        prepare(source, SplitByContent(), "bpe:512", tmp_path / "d", recipe, part=(2, 2), replace=True)
 
 
 @pytest.mark.process

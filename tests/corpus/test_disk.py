@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,24 @@ def test_what_will_be_needed_is_compared_with_what_is_free(tmp_path, monkeypatch
         (line,) = said
         assert line.startswith(f"{tmp_path.parent}: about {needed} are needed there")
         assert "and 1.0 MB are free" in line
+
+
+def test_what_another_job_renames_meanwhile_is_passed_over(tmp_path, monkeypatch, said):
+    (tmp_path / "there.texts").write_bytes(bytes(1000))
+    (tmp_path / "result").touch()
+    honest = Path.stat
+
+    def stat(path, **options):
+        found = honest(path, **options)
+        if path.name == "result":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr("os.walk", lambda _: [(tmp_path, [], ["gone.result", "there.texts", "result"])])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    warn_of_little_room(tmp_path, [("a.txt", 10_000_000)])
+    assert "about 21.5 MB are needed" in said[0]
 
 
 def test_it_is_said_before_anything_is_read(tmp_path, monkeypatch, said):

@@ -56,7 +56,7 @@ def test_a_long_document_of_any_source_becomes_several_of_which_the_ledger_adds_
     assert list(found)[:2] == ["long", "long, part 2"]
     assert "".join(found.values()) == text
     assert corpus.counts["left_out"] == 1
-    entries = [json.loads(line) for line in next(tmp_path.glob("*.entries")).read_text().splitlines()]
+    entries = [json.loads(line) for line in next(tmp_path.rglob("*.entries")).read_text().splitlines()]
     assert sum(entry["bytes"] for entry in entries if entry.get("document", "").startswith("long")) == len(text)
 
 

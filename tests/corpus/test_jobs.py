@@ -1,5 +1,7 @@
 """Jobs that share the work: what the others do when one fails, or is not there."""
 
+from pathlib import Path
+
 import pytest
 
 from gpt.corpus import jobs, slices
@@ -54,6 +56,38 @@ def test_a_job_that_is_not_there_is_waited_for_and_named(tmp_path, monkeypatch, 
     missing = iter([{2, 3}, {2, 3}, {3}, set()])
     wait_for(tmp_path, 8, lambda: next(missing))
     assert said == ["still waiting for other jobs, part 2, 3 of 8: begin again what was killed"]
+
+
+def test_a_job_that_fails_late_has_as_long_to_be_begun_again(tmp_path, monkeypatch):
+    """However long the others have waited; and that it was just begun again harms nothing."""
+    clock, failed = [0.0], tmp_path / "failed-2"
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: None)
+
+    def lacking():
+        clock[0] += 200.0
+        if clock[0] in (1000.0, 1600.0):
+            failed.write_text(f"no disk at {clock[0]}")
+        if clock[0] == 1400.0:
+            failed.unlink()
+        return {2}
+
+    with pytest.raises(InputError, match="part 2 of 3, for which this one waits, has failed: no disk at 1600"):
+        wait_for(tmp_path, 3, lacking)
+    assert clock[0] == 2000.0
+    clock[0] = 0.0
+    honest = Path.stat
+
+    def stat(path):
+        found = honest(path)
+        if path == failed:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    missing = iter([{2}, {2}, set()])
+    wait_for(tmp_path, 3, lambda: next(missing))
+    assert not failed.exists()
 
 
 def test_what_fails_early_does_not_take_the_results_of_others(job, tmp_path):

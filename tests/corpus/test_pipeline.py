@@ -5,14 +5,20 @@ import time
 import pytest
 from helpers import python_text, write_dataset
 
+from gpt.corpus import pipeline, reading
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.pipeline import prepare
+from gpt.corpus.reading import Filters, drop_duplicates
 from gpt.corpus.sources import Texts
+from gpt.corpus.split import ByEnd
+from gpt.corpus.stages import Stages
 from gpt.dataset import dataset as dataset_module
 from gpt.dataset.dataset import open_dataset
 from gpt.errors import InputError
+from gpt.interrupts import Interruptible
+from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
 
 
@@ -73,6 +79,32 @@ def test_what_was_just_written_is_not_read_again_and_later_it_is_checked(tmp_pat
     assert scans == []
     assert open_dataset(tmp_path / "d").fingerprint == written.fingerprint
     assert len(scans) == 2
+
+
+@pytest.mark.parametrize(("least", "workers", "threads"), [(10_000, "3", {1}), (1 << 20, "1", {5})])
+def test_whether_processes_are_worth_beginning_is_asked_again_once_the_text_is_known(
+    tmp_path, monkeypatch, least, workers, threads
+):
+    """Of a pipe nobody knows before how much it brings, nor of what is packed."""
+
+    class Pipes(Texts):
+        def identity(self, part):
+            return super().identity(part)._replace(bytes=0)
+
+    monkeypatch.setattr(pipeline, "LEAST_FOR_WORKERS", least)
+    monkeypatch.setattr(pipeline, "cores", lambda: 5)
+    monkeypatch.setattr(reading, "MOST_DOCUMENTS", 2)
+    source = Pipes({str(number): f"{number} words " * 999 for number in range(3)})
+    with Stages(tmp_path, Progress(), "3") as stages:
+        corpus = pipeline._read(source, stages, None, Filters(), Interruptible(tmp_path, ""))
+        assert stages.workers == workers
+        drop_duplicates(corpus, stages.own)
+        assert len(corpus.slices) == 2
+        tasks = pipeline._encoding_tasks(corpus, ByEnd(0.1), Tokenizer.utf8_bytes(), None)
+        assert {task.arguments[-1] for task in tasks} == threads
+        del corpus.slices[1:]  # one keeps all processors busy by itself
+        (task,) = pipeline._encoding_tasks(corpus, ByEnd(0.1), Tokenizer.utf8_bytes(), None)
+        assert task.arguments[-1] == 5
 
 
 def test_a_document_that_repeats_another_is_left_out_and_named(tmp_path, said):
