@@ -11,8 +11,8 @@ from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.reading import Filters, drop_duplicates
+from gpt.corpus.recipes.shakespeare import ByEnd
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import ByEnd
 from gpt.corpus.stages import Stages
 from gpt.dataset import dataset as dataset_module
 from gpt.dataset.dataset import open_dataset
