@@ -10,7 +10,7 @@ from gpt.errors import bounded
 from gpt.text.added import Spans
 from gpt.text.chat_template import PLAIN_SOURCE
 
-LARGEST = 1 << 25  # characters of a document: a longer one is read as several, so that it need not fit into memory
+LARGEST = 1 << 24  # characters of a document: a longer one is read as several, so that it need not fit into memory
 AUTO, NONE = "auto", "none"  # in place of a separator
 CUT = "beginnings"  # kind of the notice that of a text only the beginning was read, as was asked for
 

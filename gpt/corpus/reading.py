@@ -40,7 +40,7 @@ from gpt.errors import bounded, check_limits, require
 from gpt.log import log
 
 T = TypeVar("T")
-VERSION = 4  # of what is kept of a slice, and of how it is read and encoded
+VERSION = 5  # of what is kept of a slice, and of how it is read and encoded
 MAX_NOTICES = 5  # that are said, of one kind
 MAX_SHOWN = 20  # documents that are named on the screen, of those that were left out
 MOST_DOCUMENTS, MOST_TEXT = 1 << 19, 1 << 28  # of a slice, and bytes: what holds more becomes several

@@ -43,8 +43,8 @@ def _page(source: TextStream) -> str:
     for block in source.blocks():
         blocks.append(block)
         size += len(block)
-        if size > LARGEST:
-            raise ValueError(f"a page of more than {LARGEST:,} characters; divide it, or keep its tags by `html` keep")
+        if size > 2 * LARGEST:
+            raise ValueError(f"a page of more than {2 * LARGEST:,} characters; divide it, or keep its tags by `html` keep")
     return "".join(blocks)
 
 

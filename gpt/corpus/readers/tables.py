@@ -9,7 +9,7 @@ from gpt.corpus.documents import LARGEST, Document, Reading, Refused, Skipped
 from gpt.corpus.readers.lines import Lines
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of
 
-LONGEST_ROW = LARGEST  # characters, for each of which csv takes up to eight bytes
+LONGEST_ROW = 2 * LARGEST  # characters, for each of which csv takes up to eight bytes
 DELIMITERS = ",;\t|"
 
 
