@@ -44,7 +44,7 @@ def _page(source: TextStream) -> str:
         blocks.append(block)
         size += len(block)
         if size > 2 * LARGEST:
-            raise ValueError(f"a page of more than {2 * LARGEST:,} characters; divide it, or keep its tags by `html` keep")
+            raise ValueError(f"over {2 * LARGEST:,} characters in a page; divide it, or keep its tags by `html` keep")
     return "".join(blocks)
 
 
