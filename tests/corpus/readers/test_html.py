@@ -85,7 +85,7 @@ def test_a_page_without_text_is_named():
 
 
 def test_a_page_that_memory_does_not_hold_is_named(monkeypatch):
-    monkeypatch.setattr(html, "LARGEST", 1000)
+    monkeypatch.setattr(html, "LARGEST", 500)
     assert texts_in(b"<p>" + b"a" * 900, "x.html")
     (reason,) = skipped_in(b"<p>" + b"a" * 1000, "x.html").values()
-    assert reason == "a page of more than 1,000 characters; divide it, or keep its tags by `html` keep"
+    assert reason == "over 1,000 characters in a page; divide it, or keep its tags by `html` keep"

@@ -113,7 +113,7 @@ def test_a_field_may_be_a_path_and_a_key_may_have_dots(field, text):
 
 @pytest.mark.parametrize("name", ["x.txt", "x.jsonl"])
 def test_a_large_document_is_in_memory_twice_at_most(name):
-    size = 20_000_000
+    size = 15_000_000
     content = b"word " * (size // 5)
     content = b'{"text": "' + content + b'"}\n' if name == "x.jsonl" else content
     found_in(b'{"text": "warm"}\n', name, "text" if name == "x.jsonl" else None)
