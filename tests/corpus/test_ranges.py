@@ -109,8 +109,8 @@ def test_row_groups_share_the_size_of_their_file_by_what_they_take_there(tmp_pat
 def test_what_is_packed_wide_or_one_document_stays_whole(tmp_path):
     text = "\n".join(json.dumps({"text": text}) for text in texts(100))
     for name, content in (
-        ("a.jsonl.gz", gzip.compress(random.Random(0).randbytes(9000))),
-        ("b.jsonl", gzip.compress(random.Random(0).randbytes(9000))),
+        ("a.jsonl.gz", gzip.compress(random.Random(0).randbytes(9000), mtime=0)),
+        ("b.jsonl", gzip.compress(random.Random(0).randbytes(9000), mtime=0)),
         ("c.jsonl", text.encode("utf-16")),
         ("d.txt", text.encode()),
         ("e.json", f"[{text}]".encode()),
