@@ -65,12 +65,11 @@ class Shuffled:
         return self._block[1][index]
 
     def _spans_of(self, samples: range) -> list[Spans]:
-        spans = []
-        for epoch in range(samples[0] // self.count, samples[-1] // self.count + 1):
-            begin = epoch * self.count
-            indices = np.arange(max(samples[0], begin), min(samples[-1] + 1, begin + self.count)) - begin
-            spans += self.cut(permuted(indices, self.count, mix(self.seed, epoch, 1)), epoch)
-        return spans
+        epochs, places = np.divmod(np.arange(samples.start, samples.stop), self.count)
+        windows = permuted(places, self.count, mix(self.seed, epochs.astype(np.uint64), 1))
+        epoch_numbers, begins = np.unique(epochs, return_index=True)
+        parts = zip(np.split(windows, begins[1:]), epoch_numbers.tolist(), strict=True)
+        return [spans for part, epoch in parts for spans in self.cut(part, epoch)]
 
 
 class Stream(Shuffled):
@@ -95,8 +94,8 @@ class Stream(Shuffled):
         return spans
 
 
-def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Map indices, (N,), by a keyed permutation of 0 … size − 1.
+def permuted(indices: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """Map indices, (N,), each by the permutation of 0 … size − 1 that its key, (N,) uint64, stands for.
 
     It is a Feistel network over the next even number of bits, walked until it lands inside
     (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
@@ -108,7 +107,7 @@ def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
     while outside.any():
         left, right = result[outside] >> half, result[outside] & low
         for round_number in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ mix(key, round_number, right) & low
+            left, right = right, left ^ mix(keys[outside], round_number, right) & low
         result[outside] = left << half | right
         outside = result >= size
     return result

@@ -84,17 +84,24 @@ def test_windows_are_shuffled():
     assert (np.abs(np.diff(starts)) == 64).mean() < 0.02
 
 
+def permuted_by(key, size):
+    return permuted(np.arange(size), size, np.full(size, key, dtype=np.uint64)).tolist()
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1000])
 def test_the_permutation_is_one(size):
     for key in range(5):
-        assert sorted(permuted(np.arange(size), size, key)) == list(range(size))
+        assert sorted(permuted_by(key, size)) == list(range(size))
 
 
 def test_the_permutation_never_changes():
     """Else a resumed run would read other data: the values of the first version, computed one by one."""
-    assert permuted(np.arange(12), 12, mix(7, 1)).tolist() == PERMUTED
+    assert permuted_by(mix(7, 1), 12) == PERMUTED
     numbers = np.array([0, 1, 2**63, 2**64 - 1], dtype=np.uint64)
     assert mix(3, numbers).tolist() == [mix(3, int(number)) for number in numbers]
+    keys = np.arange(40, dtype=np.uint64) * np.uint64(2**59 + 1)
+    together = permuted(np.arange(40) % 12, 12, keys).tolist()  # of several epochs
+    assert together == [permuted_by(key, 12)[place % 12] for place, key in enumerate(keys.tolist())]
 
 
 def test_a_batch_across_the_end_of_an_epoch_has_rows_of_both():
@@ -108,7 +115,7 @@ def test_a_batch_across_the_end_of_an_epoch_has_rows_of_both():
 
 def test_permutations_look_random():
     """Over many keys each place is as likely as the others (chi-squared, 9 degrees of freedom, p = 1e-4)."""
-    counts = np.bincount([int(permuted(np.zeros(1), 10, mix(key))[0]) for key in range(5000)], minlength=10)
+    counts = np.bincount(permuted(np.zeros(5000), 10, mix(np.arange(5000, dtype=np.uint64))).astype(int), minlength=10)
     assert ((counts - 500) ** 2 / 500).sum() < 33.7
 
 
