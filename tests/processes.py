@@ -22,7 +22,7 @@ LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the s
 FORKS = multiprocessing.get_context("forkserver")
 SERVER_LOOKS_IN = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, sys.path)])
 LOADED = ["helpers", "gpt.commands.prepare", "gpt.commands.sample", "torch.distributed.fsdp", "torch.distributed.run"]
-LOADED += ["torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_agg"]  # which each training loads
+LOADED += ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]  # which each training loads
 FORKS.set_forkserver_preload(LOADED)
 
 

@@ -33,14 +33,13 @@ def draw_losses(run: Path) -> Path:
 
     Of a mixture also both on each source, in one color.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # a picture in a file needs no screen
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
+    from matplotlib.figure import Figure
 
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
-    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
+    figure = Figure(figsize=(7, 4), dpi=120)
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     axes.plot(*_line(records, "train_loss"), color="#9db7d5", linewidth=1, label="training batch")
     axes.errorbar(
         *_line(evaluated, "val_loss"),
@@ -65,10 +64,9 @@ def draw_losses(run: Path) -> Path:
     figure.tight_layout()
     partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
     try:
-        figure.savefig(partial, format="png")
+        canvas.print_png(partial)  # savefig would lay all out once more
         partial.replace(run / PICTURE)
     finally:
-        pyplot.close(figure)
         partial.unlink(missing_ok=True)
     return run / PICTURE
 
