@@ -1,9 +1,9 @@
-import itertools
 import json
 import random
 
 import pytest
 from helpers import assigned, python_text, random_text
+from tiktoken.load import read_file_cached
 from transformers import AutoTokenizer, GPT2Tokenizer
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
@@ -84,25 +84,12 @@ def test_special_tokens_behind_end_of_text_are_read_back(bpe, tmp_path, own_file
 
 def test_their_gpt2_tokenizer_is_read(gpt2_tokenizer, tmp_path):
     """As GPT2Tokenizer saves it, and as vocab.json and merges.txt alone."""
-    vocabulary = {from_bytes(token): rank for rank, token in enumerate(gpt2_tokenizer.ranks)} | {END_OF_TEXT: 50256}
-    merges = [f"{from_bytes(left)} {from_bytes(right)}" for left, right in original_merges(gpt2_tokenizer.ranks)]
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    for name, original in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):  # OpenAI's own files
+        content = read_file_cached(f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{original}")
+        (tmp_path / name).write_bytes(content)
     assert read_tokenizer(tmp_path, 50257).fingerprint == gpt2_tokenizer.fingerprint
     GPT2Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
     assert read_tokenizer(tmp_path / "saved", 50257).fingerprint == gpt2_tokenizer.fingerprint
-
-
-def original_merges(ranks):
-    """The one merge that made each token: the split that lower ranks alone arrive at."""
-    rank_of = {token: rank for rank, token in enumerate(ranks)}
-    for token in ranks[256:]:
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            joined = [rank_of.get(a + b, 10**9) for a, b in itertools.pairwise(parts)]
-            at = min((rank, i) for i, rank in enumerate(joined) if rank < rank_of[token])[1]
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        yield parts[0], parts[1]
 
 
 def test_every_way_to_make_a_token_is_a_merge():

@@ -219,6 +219,7 @@ def test_a_hub_model_is_that_of_its_revision_and_says_its_commit(hub, named, com
 def test_a_run_keeps_the_commit_of_its_weights_though_the_hub_goes_on(hub, dataset, tmp_path):
     def train(init, *options):
         command = ("--run-dir", "tuned", "--data", dataset.path, "--init-from", init, "--device", "cpu", *options)
+        command += ("--batch-tokens", 480, "--evaluation.sample-tokens", 0)
         return run_here("train.py", *command, cwd=tmp_path)
 
     first = "a" * 40

@@ -1,4 +1,5 @@
 import base64
+import functools
 import hashlib
 import itertools
 import json
@@ -35,11 +36,12 @@ HOSTILE_CHARACTERS = [*map(chr, range(32)), "\x7f", "\u200b", "\u202e", "\ufeff"
 BROKEN = ["\ud800", "\udc80", "\udfff\ud800", "\ud83d\ude00"]  # as surrogateescape leaves bytes that are not UTF-8
 
 
-def hostile_texts(count=5000):
+@functools.cache
+def hostile_texts(count=3000):
     rng = random.Random(0)
     pieces = [*HOSTILE_CHARACTERS, *BROKEN, END_OF_TEXT, "<|", "|>", "endoftext", " ", "\n", "a", "é", "中", "😀"]
     long = ["a", "ab ", ".", "_", "★", "—", " ", "\n", "\xa0", "\0", "1", "中", "😀", "\ud800", "\u0301", END_OF_TEXT]
-    texts = ["", " ", "\t\n ", END_OF_TEXT, "a" * 1_000_000, "★" * 1_000_000, *(piece * 50_000 for piece in long)]
+    texts = ["", " ", "\t\n ", END_OF_TEXT, "a" * 200_000, "★" * 200_000, *(piece * 50_000 for piece in long)]
     texts += ["".join(rng.choices("a1.b2,Z9_ ", k=100_000)), "".join(rng.choices("abcdefgh", k=100_000))]
     while len(texts) < count:
         texts.append("".join(rng.choices(pieces, k=rng.choice((1, 3, 10, 200)))))
@@ -195,7 +197,7 @@ def test_all_of_unicode_and_long_runs_of_anything_are_encoded(each):
     """Nothing makes tiktoken panic; whatever UTF-8 can hold comes back."""
     if each.kind == "char":
         with pytest.raises(InputError, match="lacks"):
-            each.encode(EVERYTHING)
+            each.encode(EVERYTHING[::20])
         return
     for text in [EVERYTHING, *(run * 20_000 for run in RUNS), "\ud83d\ude42", "\ude42\ud83d"]:
         expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
