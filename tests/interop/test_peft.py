@@ -75,6 +75,7 @@ def theirs(base, to, kind=GPT2LMHeadModel, **settings):
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+    model.create_or_update_model_card = lambda _: None  # takes longer than the weights
     model.save_pretrained(to)
     return library.PeftModel.from_pretrained(their_base(base, kind), to)
 
