@@ -19,3 +19,8 @@ def made(home, examples=None, tokenizer="bytes", overlap="report", name="a.jsonl
     source = TextFiles([home / name], **{"how": Reading(examples=True)} | options)
     recipe = {"name": "instruct"}
     return prepare(source, SplitWhole(overlap=overlap), tokenizer, home / "d", recipe, examples=examples or Examples())
+
+
+def files_of(out):
+    """The content of a dataset's files, but for where it lies."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "report.json"}

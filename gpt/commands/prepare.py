@@ -45,12 +45,13 @@ JSON = "With --dry-run: print one JSON object instead."
 FLAGS = ("--dry-run", "--replace", "--json")  # which take no value
 SEVERAL = ("--input", "--validation")  # which take as many as there are
 _Annotated: Any = Annotated  # of types that no type checker knows
+# Where no help is given, tyro looks for it in the source, again for each command; of a class without one it parses all.
 ASKED: dict[str, Callable[..., Any]] = {  # the options of each recipe, and how it is carried out
     name: make_dataclass(
         "Asked",
         [
-            ("recipe", _Annotated[recipe, arg(name=""), OmitArgPrefixes]),
-            ("how", Annotated[Execution, arg(name="")], AS_USUAL),
+            ("recipe", _Annotated[recipe, arg(name="", help=""), OmitArgPrefixes]),
+            ("how", Annotated[Execution, arg(name="", help="")], AS_USUAL),
             ("replace", Annotated[FlagCreatePairsOff[bool], arg(help=REPLACE)], False),
             ("dry_run", Annotated[FlagCreatePairsOff[bool], arg(help=DRY_RUN)], False),
             ("json", Annotated[FlagCreatePairsOff[bool], arg(help=JSON)], False),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -158,11 +158,12 @@ def _union(known: Path, keys: _Keys) -> tuple[np.ndarray, Path, int]:
             both = np.union1d(old, new)
             together.write(both.astype("<u8").data)
             common += len(old) + len(new) - len(both)
-    return _column(known)[:, 0], union, common
+    return _column(known, "r")[:, 0], union, common
 
 
-def _column(file: Path) -> np.ndarray:
-    return (np.memmap(file, dtype="<u8", mode="r") if file.stat().st_size else NONE).reshape(-1, 1)
+def _column(file: Path, mode: Literal["r"] | None = None) -> np.ndarray:
+    rows = np.memmap(file, "<u8", mode) if mode and file.stat().st_size else np.fromfile(file, "<u8")
+    return rows.reshape(-1, 1)
 
 
 def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarray) -> tuple[int, dict[int, str]]:

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt.choices import Faulty
-from gpt.corpus.assembly import Result
 from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
@@ -30,6 +29,9 @@ from gpt.text.added import Marked, Spans, in_parts, with_added
 from gpt.text.chat_template import PLAIN_SOURCE
 from gpt.text.templates import template_of
 from gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt.corpus.assembly import Result  # with which torch would be imported, by each of the workers
 
 LONGEST_PROMPT = 400  # characters that are shown at each evaluation
 
@@ -58,7 +60,7 @@ class Examples:
         faults = [left for left in corpus.skipped if left.reason != HIDDEN]
         self._require_none(faults, corpus.counts["left_out"] - corpus.counts["unread"])
 
-    def judge(self, corpus: Corpus, results: Sequence[Result]) -> dict[str, Any]:
+    def judge(self, corpus: Corpus, results: "Sequence[Result]") -> dict[str, Any]:
         """Report what was cut, and how much is learned, and say so; return what the recipe is to record.
 
         Raises InputError for examples of which no answer is left, unless they are to be skipped.

@@ -25,8 +25,8 @@ LEAST_BYTES, MOST_BYTES = 1 << 22, 1 << 27  # of a slice, about
 WANTED = 512  # slices of a large corpus
 TEXTS, PLACES, ENTRIES, HASHES = ".texts", ".places", ".entries", ".hashes.npy"
 PASSAGES, WORD_HASHES, DISTINCT = ".passages.npy", ".words", ".distinct.npy"  # by content_split.py
-MAPPED = partial(np.load, mmap_mode="r")
-ROWS_AT_ONCE = 1 << 21  # that are compared, about
+Load = Callable[..., np.ndarray]  # of a file; with a mode behind it the content is mapped into memory, as np.load does
+BYTES_AT_ONCE = 1 << 25  # of rows that are compared, about
 LENGTHS = struct.Struct("<QQQ")  # of a name, a text, and the bounds of what of it is learned, in bytes
 SPECIAL = 1 << 62
 
@@ -195,19 +195,21 @@ def slices_of(numbers: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.nd
     return slices, numbers - bases[slices]
 
 
-def in_buckets(
-    files: Sequence[Path], mapped: Callable[[Path], np.ndarray] = MAPPED
-) -> Iterator[list[Callable[[], np.ndarray]]]:
+def in_buckets(files: Sequence[Path], load: Load = np.load) -> Iterator[list[Callable[[], np.ndarray]]]:
     """Yield what reads those rows of each file, (N, C) uint64, whose first numbers begin alike: some million at once.
 
-    In each file they are in order by that, and all are about equally likely; `mapped` has it in memory for a moment.
+    In each file they are in order by that, and all are about equally likely; what is mapped into memory (see `Load`) is
+    so for a moment.
     """
-    count = max(min(1, len(files)), sum(len(mapped(file)) for file in files) // ROWS_AT_ONCE)
+    count = max(min(1, len(files)), sum(file.stat().st_size for file in files) // BYTES_AT_ONCE)
+    if count == 1:  # as of most texts, of which there may be many slices: mapping each takes longer than reading it
+        yield [partial(load, file) for file in files]
+        return
     edges = np.array([number * 2**64 // count for number in range(1, count)], dtype=np.uint64)
-    cuts = [[0, *np.searchsorted(mapped(file)[:, 0], edges).tolist(), None] for file in files]
+    cuts = [[0, *np.searchsorted(load(file, "r")[:, 0], edges).tolist(), None] for file in files]
     for bucket in range(count):
-        yield [partial(_rows, mapped, file, *cut[bucket : bucket + 2]) for file, cut in zip(files, cuts, strict=True)]
+        yield [partial(_rows, load, file, *cut[bucket : bucket + 2]) for file, cut in zip(files, cuts, strict=True)]
 
 
-def _rows(mapped: Callable[[Path], np.ndarray], file: Path, start: int, stop: int | None) -> np.ndarray:
-    return np.array(mapped(file)[start:stop])
+def _rows(load: Load, file: Path, start: int, stop: int | None) -> np.ndarray:
+    return np.array(load(file, "r")[start:stop])

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from helpers import run_here
-from instruction_files import lines_of, made
+from instruction_files import files_of, lines_of, made
 from processes import Script
 
 from gpt import InputError
@@ -91,7 +91,7 @@ def test_shards_and_masks_are_those_of_each_line_by_itself(tmp_path, kind, reque
     """In several slices and shards; each example is whole, in one of the splits."""
     monkeypatch.setattr(slices, "LEAST_BYTES", 1 << 12)
     monkeypatch.setattr("gpt.corpus.writer.ShardWriter.__init__.__defaults__", (700,))
-    lines = [*drawn_lines(150)]
+    lines = [*drawn_lines(100)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     fixture = {"gpt2": "gpt2_tokenizer", "bpe": "bpe"}.get(kind)
     dataset = made(tmp_path, tokenizer=request.getfixturevalue(fixture) if fixture else kind)
@@ -288,17 +288,11 @@ def test_hidden_files_are_no_faulty_lines_however_many_and_a_fault_behind_them_i
 INSTRUCT = ("instruct", "--input", "a.jsonl", "--max-tokens", "64", "--tokenizer", "bytes")
 
 
-def of_the_dataset(out):
-    """The content of its files, but for where it lies."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "report.json"}
-
-
 @pytest.fixture
 def in_slices(tmp_path, monkeypatch):
     """Examples in several slices, each with shards and masks of its own."""
-    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(400)))
-    monkeypatch.setattr(slices, "LEAST_BYTES", 4096)
-    monkeypatch.setattr(pipeline, "LEAST_FOR_WORKERS", 0)
+    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(200)))
+    monkeypatch.setattr(slices, "LEAST_BYTES", 2048)
     return tmp_path
 
 
@@ -307,25 +301,13 @@ def test_jobs_that_share_the_examples_write_the_same_bytes(in_slices):
     program = in_slices / "prepare.py"
     program.write_text(
         "from gpt.__main__ import main\nfrom gpt.corpus import slices\n\n"
-        "if __name__ == '__main__':\n    slices.LEAST_BYTES = 4096\n    main()\n"
+        "if __name__ == '__main__':\n    slices.LEAST_BYTES = 2048\n    main()\n"
     )
     command = ("prepare", *INSTRUCT, "--workers", "1", "--name", "parts", "--part")
     jobs = [Script(program, *command, part, cwd=in_slices) for part in ("2/2", "1/2")]
     run_here("data/prepare.py", *INSTRUCT, "--name", "whole", "--workers", "1", cwd=in_slices)
     assert [job.end() for job in jobs] == [0, 0], [job.said() for job in jobs]
-    whole = of_the_dataset(in_slices / "data" / "whole")
-    assert of_the_dataset(in_slices / "data" / "parts") == whole
+    whole = files_of(in_slices / "data" / "whole")
+    assert files_of(in_slices / "data" / "parts") == whole
     assert sum(name.endswith(".mask.bin") for name in whole) > 3
     assert open_dataset(in_slices / "data" / "parts").train.is_masked
-
-
-@pytest.mark.process
-def test_a_dask_cluster_writes_the_same_examples(in_slices):
-    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    run_here("data/prepare.py", *INSTRUCT, "--name", "alone", "--workers", "1", cwd=in_slices)
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, protocol="tcp"
-    ) as cluster:
-        workers = cluster.scheduler_address.replace("tcp://", "dask://")
-        run_here("data/prepare.py", *INSTRUCT, "--name", "together", "--workers", workers, cwd=in_slices)
-    assert of_the_dataset(in_slices / "data" / "together") == of_the_dataset(in_slices / "data" / "alone")

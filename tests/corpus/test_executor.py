@@ -1,12 +1,15 @@
 import contextlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import python_text, run_here
+from instruction_files import files_of, lines_of
 
-from gpt.corpus import executor
+from gpt.corpus import executor, pipeline, slices
 from gpt.corpus.executor import Cluster, Execution, cores, open_executor, worker_count
 from gpt.errors import InputError
 
@@ -82,3 +85,32 @@ def test_workers_are_asked_what_they_have_and_dead_ones_are_not_waited_for(tmp_p
     with expected:
         executor._shake_hands(run, "dask://here:1", tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.process
+def test_a_dask_cluster_writes_the_same_bytes_of_texts_and_of_examples(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    monkeypatch.setattr(slices, "LEAST_BYTES", 4096)
+    monkeypatch.setattr(pipeline, "LEAST_FOR_WORKERS", 0)
+    (tmp_path / "notes").mkdir()
+    for number in range(10):
+        (tmp_path / "notes" / f"{number}.txt").write_text(python_text()[3000 * number :][:3000])
+    (tmp_path / "a.jsonl").write_text("\n".join(lines_of(200)))
+    commands = {"files": ("files", "--input", "notes"), "examples": ("instruct", "--input", "a.jsonl")}
+
+    def prepared(kind, place, workers, code=0):
+        options = ("--tokenizer", "bytes", "--name", f"{kind}-{place}", "--workers", workers)
+        said = run_here("data/prepare.py", *commands[kind], *options, cwd=tmp_path, code=code)
+        return said if code else files_of(tmp_path / "data" / f"{kind}-{place}")
+
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        workers = cluster.scheduler_address.replace("tcp://", "dask://")
+        for kind in commands:
+            together = prepared(kind, "together", workers)
+            assert len([name for name in together if name.startswith("train-")]) > 2
+            assert together == prepared(kind, "alone", "1")
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
+        said = prepared("files", "other", workers, code=2)
+        assert re.search(r"the worker tcp.* has another version of this program: .* another", said)

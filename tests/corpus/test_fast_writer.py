@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     rng, folder = random.Random(0), tmp_path / "notes"
     folder.mkdir()
     for number in range(40):
-        text = " ".join(f"word{rng.randrange(5000)}" for _ in range(rng.randrange(50, 400)))
+        text = " ".join(f"word{rng.randrange(5000)}" for _ in range(rng.randrange(40, 300)))
         (folder / f"{number:02}.txt").write_text(text)
     return folder
 

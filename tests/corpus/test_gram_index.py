@@ -99,11 +99,11 @@ def scanned(directory, place, divide):
     return shared["met"].tolist(), shared["shares"].tolist(), common, peak
 
 
-@pytest.mark.parametrize("at_once", [100, 1000, 1 << 21])
+@pytest.mark.parametrize("at_once", [1600, 16_000, 1 << 25])
 def test_an_index_lists_in_which_passages_each_gram_stands_however_many_are_put_in_order_at_once(
     monkeypatch, tmp_path, at_once
 ):
-    monkeypatch.setattr(slices, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(slices, "BYTES_AT_ONCE", at_once)
     divide, wanted, before = ByContent(512, 2**63), {}, 0
     places = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     for place, seed in zip(places, (1, 2, 1), strict=True):  # the first once more
@@ -124,7 +124,7 @@ def test_an_index_lists_in_which_passages_each_gram_stands_however_many_are_put_
 
 
 def test_an_index_is_built_in_little_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(slices, "ROWS_AT_ONCE", 1 << 12)
+    monkeypatch.setattr(slices, "BYTES_AT_ONCE", 1 << 16)
     monkeypatch.setattr(module, "AT_ONCE", 1 << 12)
     words = np.random.default_rng(0).integers(0, 2**32, 300_000).astype("<u4")
     words.tofile(tmp_path / f"slice{WORD_HASHES}")

@@ -26,7 +26,7 @@ WORDS = [f"word{number}" for number in range(3000)]
 
 
 def text_of(rng, words):
-    return " ".join(rng.choice(WORDS) for _ in range(words))
+    return " ".join(rng.choices(WORDS, k=words))
 
 
 def corpus_of(texts, directory, before=None, slice_bytes=100_000):
@@ -206,10 +206,10 @@ def test_a_split_of_other_settings_or_a_damaged_one_is_not_gone_on_with(texts, t
 def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refused(tmp_path, said):
     rng = random.Random(0)
     template = text_of(rng, 200)
-    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(200)}
+    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(140)}
     sides, report = divided(texts, tmp_path / "a")
     assert {TRAIN, VALIDATION} == set().union(*sides.values())
-    assert report["left"] > 100
+    assert report["left"] > 70
     assert any("as texts do that are made from a template" in line for line in said)
     validating = sum(len(texts[name]) for name, own in sides.items() if own == {VALIDATION})
     assert validating / sum(map(len, texts.values())) < 0.2  # to move some of them would have been of no use
@@ -221,10 +221,10 @@ def test_texts_from_a_template_are_left_and_said_and_dropping_them_all_is_refuse
 def test_nothing_is_listed_of_each_text_that_is_made_from_a_template(tmp_path, monkeypatch):
     rng = random.Random(0)
     template = text_of(rng, 200)
-    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(200)}
+    texts = {f"{number}.txt": f"{template} {text_of(rng, 60)}" for number in range(140)}
     monkeypatch.setattr(overlap_module, "leaks_of", None)  # calling it would be an error
-    assert divided(texts, tmp_path)[1]["left"] > 100
-    assert divided(texts, tmp_path, overlap="report")[1]["left"] > 100
+    assert divided(texts, tmp_path)[1]["left"] > 70
+    assert divided(texts, tmp_path, overlap="report")[1]["left"] > 70
 
 
 def divided_by_files(texts, held, directory, **settings):
@@ -266,8 +266,8 @@ def test_what_validation_has_no_room_for_is_dropped_and_said(texts, tmp_path, sa
     """Near-copies of a few documents, more than may be moved: no passage of training shares too much in the end."""
     rng = random.Random(1)
     sides, _ = divided(texts, tmp_path / "first")
-    chosen = [name for name, own in sides.items() if own == {VALIDATION}][:4]
-    for name in chosen:
+    validating = [name for name, own in sides.items() if own == {VALIDATION}]
+    for name in sorted(validating, key=lambda name: -len(texts[name]))[:4]:
         for number in range(25):
             texts[f"{name} {number}"] = f"{text_of(rng, 60)} {texts[name]} {text_of(rng, 60)}"
     guarded, report = divided(texts, tmp_path / "second", overlap=mode)

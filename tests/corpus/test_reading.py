@@ -55,18 +55,18 @@ def test_the_documents_come_back_as_often_as_is_asked_though_they_are_read_once(
     assert source.reads == 3  # what was read is there already
 
 
-@pytest.mark.parametrize("bucket", [1, 2, 1 << 21])
+@pytest.mark.parametrize("bucket", [24, 48, 1 << 25])
 def test_of_each_content_the_first_document_stays(tmp_path, monkeypatch, bucket):
     """By a plain dictionary, over slices."""
-    monkeypatch.setattr(slices, "ROWS_AT_ONCE", bucket)
+    monkeypatch.setattr(slices, "BYTES_AT_ONCE", bucket)
     rng = random.Random(bucket)
-    texts = [str(rng.randrange(200)) for _ in range(500)]
+    texts = [str(rng.randrange(40)) for _ in range(100)]
     documents = [Document(f"{number}", text) for number, text in enumerate(texts)]
-    bases = (0, 100, 103, 103)
-    corpus = corpus_of(tmp_path, [documents[:100]], [documents[100:103]], [Skipped("a", "empty")], [documents[103:]])
+    bases = (0, 20, 23, 23)
+    corpus = corpus_of(tmp_path, [documents[:20]], [documents[20:23]], [Skipped("a", "empty")], [documents[23:]])
     for _ in range(2):  # what was listed before is forgotten
         drop_duplicates(corpus, tmp_path)
-    firsts = list(range(500))
+    firsts = list(range(100))
     for base, repeats in zip(bases, (each.repeats for each in corpus.slices), strict=True):
         for number, first in repeats_at(repeats).tolist():
             firsts[base + number] = first
@@ -75,7 +75,7 @@ def test_of_each_content_the_first_document_stays(tmp_path, monkeypatch, bucket)
         expected.setdefault(text, number)
     assert firsts == [expected[text] for text in texts]
     assert [document.name for document in corpus] == [str(number) for number in sorted(expected.values())]
-    assert corpus.counts["repeated"] == 500 - len(expected)
+    assert corpus.counts["repeated"] == 100 - len(expected)
 
 
 def test_a_corpus_without_documents_has_no_duplicates(tmp_path):

@@ -1,41 +1,14 @@
 """Stages: what is done once stays done, in this process or in others, some of which are killed."""
 
-import os
-import signal
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
+from stage_work import always_killed, failing, killed_at_first, square
 
 from gpt.corpus.stages import Stages, Task, digest
 from gpt.errors import InputError
 from gpt.log import Progress
-
-
-def square(place, number, calls):
-    with open(calls, "a") as file:
-        file.write(f"{number}\n")
-    Path(f"{place}.text").write_text(str(number))
-    return {"square": number**2}
-
-
-def killed_at_first(place, number, calls):
-    """Dies as under a lack of memory, the first time that it comes to 3."""
-    marker = Path(f"{calls}-killed")
-    if number == 3 and not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return square(place, number, calls)
-
-
-def always_killed(place, number, calls):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def failing(place, number, calls):
-    if number == 3:
-        raise InputError("three")
-    return square(place, number, calls)
 
 
 def tasks(tmp_path, count=7):

@@ -1,5 +1,6 @@
 import bz2
 import errno
+import functools
 import gzip
 import io
 import json
@@ -19,12 +20,17 @@ from gpt.corpus import unpacking
 from gpt.corpus.documents import Document, Skipped
 from gpt.errors import InputError
 
-LINES = "".join(json.dumps({"text": f"text {i} {random.Random(i).random()}"}) + "\n" for i in range(20_000)).encode()
+LINES = "".join(json.dumps({"text": f"text {i} {random.Random(i).random()}"}) + "\n" for i in range(8_000)).encode()
 
 
 @pytest.fixture
 def zstd():
     return pytest.importorskip("backports.zstd", reason="the extra `data` reads .zst")
+
+
+@functools.cache
+def packed_lines(kind):
+    return packed(kind)(LINES)
 
 
 def packed(kind):
@@ -78,12 +84,12 @@ def test_garbage_after_the_end_is_counted_and_ignored(kind, size, said):
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
 @pytest.mark.parametrize("cut", [1, 5, 2_000])
 def test_what_is_cut_off_gives_what_came_before_and_is_named(kind, cut):
-    content = packed(kind)(LINES)[:-cut]
+    content = packed_lines(kind)[:-cut]
     found = found_in(content, f"a.jsonl.{kind}", "text")
     assert isinstance(found[-1], Skipped)
     assert found[-1].name == f"a.jsonl.{kind}"
     assert "cut off, its end is missing" in found[-1].reason
-    assert len(found) > 10_000 or kind == "bz2"  # which is one block
+    assert len(found) > 4_000 or kind == "bz2"  # which is one block
     assert [each.text for each in found[:-1]] == [json.loads(line)["text"] for line in LINES.splitlines()][
         : len(found) - 1
     ]
@@ -91,16 +97,16 @@ def test_what_is_cut_off_gives_what_came_before_and_is_named(kind, cut):
 
 
 def test_damage_in_the_middle_and_a_wrong_sum_are_named():
-    content = bytearray(packed("gz")(LINES))
+    content = bytearray(packed_lines("gz"))
     content[-6] ^= 1
     assert re.match(
-        "after 1.,... documents: gzip: damaged ", skipped_in(bytes(content), "a.jsonl.gz", "text")["a.jsonl.gz"]
+        "after [67],... documents: gzip: damaged ", skipped_in(bytes(content), "a.jsonl.gz", "text")["a.jsonl.gz"]
     )
     middle = len(content) // 2
     content[middle : middle + 30] = b"\xff" * 30
     found = found_in(bytes(content), "a.jsonl.gz", "text")
     assert "gzip: damaged (" in found[-1].reason
-    assert sum(isinstance(each, Document) for each in found) > 5_000
+    assert sum(isinstance(each, Document) for each in found) > 2_000
 
 
 def test_frames_without_content_are_passed_over(zstd):

@@ -31,6 +31,7 @@ class Files(Recipe):
     name: str
     """Name of the dataset, written to data/NAME."""
     reading: FileOptions = dataclasses.field(default_factory=FileOptions)
+    """How files are read."""
     tokenizer: str = "auto"
     """gpt2, bytes, char, bpe:VOCAB, that of a run, dataset or Hugging Face GPT-2, or auto, by the text's size."""
     validation_share: float | None = None
