@@ -189,16 +189,13 @@ def biased_by_formula(model, ids, penalty):
         y = torch.zeros_like(x)
         for h in range(H):
             own, shared = slice(h * D, (h + 1) * D), slice(h * K // H * D, (h * K // H + 1) * D)
+            slope = 2 ** (-8 * (h + 1) / H)
             for t in range(T):
                 seen = range(max(0, t + 1 - window), t + 1)
-                slope = 2 ** (-8 * (h + 1) / H)
                 products = torch.stack([(query[:, t, own] * key[:, s, shared]).sum(dim=1) for s in seen])  # (S, B)
-                weights = (products.mT / math.sqrt(D) - slope * penalty(t - torch.tensor(seen, dtype=x.dtype))).softmax(
-                    dim=1
-                )
-                y[:, t, own] = sum(
-                    weight * value[:, s, shared] for weight, s in zip(weights.mT.unsqueeze(2), seen, strict=True)
-                )
+                distances = t - torch.tensor(seen, dtype=x.dtype).unsqueeze(1)
+                weights = (products / math.sqrt(D) - slope * penalty(distances)).softmax(dim=0).unsqueeze(2)
+                y[:, t, own] = sum(weight * value[:, s, shared] for weight, s in zip(weights, seen, strict=True))
         x = x + block.attention.out_proj(y)
         x = x + block.mlp(block.mlp_norm(x))
     return model.head(model.final_norm(x))
