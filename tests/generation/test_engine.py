@@ -13,7 +13,7 @@ from gpt.generation.truncation import truncate, truncate_prompt
 
 PROMPT = [5, 17, 200, 3]
 PROMPTS = [[5, 17, 200, 3], [9], list(range(30)), [40, 41], [5, 17, 200, 3]]
-SETTINGS = SamplingConfig(max_tokens=40, temperature=0.9, top_k=30, seed=5)
+SETTINGS = SamplingConfig(max_tokens=22, temperature=0.9, top_k=30, seed=5)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_every_variant_draws_the_ids_of_full_passes(name):
 def test_a_sample_is_the_same_in_any_order_and_company(model):
     whole = ids_of(continued(model, PROMPTS, SETTINGS, samples=3))
     assert len({tuple(ids) for ids in whole}) == 12  # the last prompt is the first one again
-    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 31):
         parts = ids_of(continued(model, [PROMPTS[j] for j in order], SETTINGS, samples=3, max_batch=4))
         for place, j in enumerate(order):
             assert parts[3 * place : 3 * place + 3] == whole[3 * j : 3 * j + 3]
@@ -252,7 +252,7 @@ def options_of(sampling):
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn(model):
     options = {
-        "max_tokens": 200,
+        "max_tokens": 60,
         "temperature": 5.0,
         "top_k": 1000,
         "seed": 1,

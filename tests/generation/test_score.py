@@ -26,11 +26,11 @@ def test_a_text_longer_than_the_context_is_scored_with_half_a_context_at_least(m
     ids = [i * 31 % 256 for i in range(length)]
     scores = list(score_ids(model, TOKENIZER, ids))
     assert [score.id for score in scores] == ids
+    windows = torch.tensor([(ids + 48 * [0])[begin : begin + 48] for begin in range(length)])
+    logprobs = model(windows).double().log_softmax(-1)
     for t in range(1, length):
-        found = [
-            model(torch.tensor([ids[begin:t]]))[0, -1].double().log_softmax(-1)[ids[t]].item()
-            for begin in (range(t - 48, t - 23) if t > 48 else [0])
-        ]
+        begins = range(t - 48, t - 23) if t > 48 else [0]
+        found = [logprobs[begin, t - 1 - begin, ids[t]].item() for begin in begins]
         assert min(abs(value - scores[t].logprob) for value in found) < 1e-4
 
 

@@ -1,5 +1,6 @@
 """Documents side by side give the losses and gradients that each gives alone."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -55,14 +56,18 @@ def packed(rows, vocab_size=257):
     return ids, targets, torch.stack([own.repeat_interleave(torch.tensor(lengths)) for own, lengths in pairs])
 
 
+def by_length(rows, *streams):
+    """The documents of rows, those of one length as a batch, (B, T) of each stream."""
+    found = defaultdict(list)
+    for row, lengths in enumerate(rows):
+        for parts in zip(*(stream[row].split(lengths) for stream in streams), strict=True):
+            found[len(parts[0])].append(parts)
+    return [map(torch.stack, zip(*alike, strict=True)) for alike in found.values()]
+
+
 def alone(model, rows, ids, targets):
     """The sum of the losses of all documents, each a sequence of its own."""
-    parts = [
-        part
-        for lengths, *row in zip(rows, ids, targets, strict=True)
-        for part in zip(*(stream.split(lengths) for stream in row), strict=True)
-    ]
-    return sum(model(x[None], targets=y[None]) for x, y in parts)
+    return sum(model(x, targets=y) for x, y in by_length(rows, ids, targets))
 
 
 def gradients(model, loss):
@@ -94,13 +99,10 @@ def test_logits_and_each_target_are_those_of_a_document_alone(model):
     logits = model(ids, documents=documents)
     with torch.no_grad():
         losses = model(ids, targets=targets, reduction="none", documents=documents)
-    for row, lengths in enumerate(ROWS):
-        for part, own, aims, found in zip(
-            *(stream[row].split(lengths) for stream in (ids, logits, targets, losses)), strict=True
-        ):
-            torch.testing.assert_close(model(part[None])[0], own, rtol=0, atol=1e-11)
-            right = F.cross_entropy(own.float(), aims, ignore_index=IGNORE_INDEX, reduction="none")
-            torch.testing.assert_close(found.float(), right)
+    for parts, own, aims, found in by_length(ROWS, ids, logits, targets, losses):
+        torch.testing.assert_close(model(parts), own, rtol=0, atol=1e-11)
+        right = F.cross_entropy(own.float().mT, aims, ignore_index=IGNORE_INDEX, reduction="none")
+        torch.testing.assert_close(found.float(), right)
     torch.testing.assert_close(model(ids, documents=documents, last=True), logits[:, -1])
 
 

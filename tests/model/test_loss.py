@@ -1,10 +1,9 @@
 import math
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import run_script
 from torch.nn import functional as F
 
 from gpt import InputError
@@ -144,9 +143,10 @@ def test_rows_without_a_finite_largest_logit_are_refused(row):
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what keeps freed memory")
-def test_many_chunks_take_the_memory_of_two():
+def test_many_chunks_take_the_memory_of_two(tmp_path):
     """A process of its own, as what others freed has room. A chunk has 16 MB; 64 of them would have 1 GB."""
-    code = """
+    program = tmp_path / "program.py"
+    program.write_text("""
 import torch
 from gpt.memory import retain_freed_memory, used_memory
 from gpt.model.loss import next_token_loss, next_token_losses
@@ -159,6 +159,5 @@ before = used_memory()
 next_token_loss(hidden, weight, targets).backward()
 next_token_losses(hidden, lambda part: part @ weight.T, targets, 16_000)
 print(used_memory() - before)
-"""
-    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert grown < 200e6
+""")
+    assert int(run_script(program, cwd=tmp_path)) < 200e6

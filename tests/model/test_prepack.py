@@ -126,7 +126,7 @@ def test_a_packed_model_has_the_logits_of_the_plain_full_pass(name, dtype):
 def test_a_packed_model_draws_the_same_at_any_batch_size_to_the_last_bit(name, dtype):
     model = prepacked(variant(name), dtype)
     prompts = [[5, 17, 200, 3], [9], [7, 8, 9, 10], list(range(30)), [40, 41], [5, 17, 200, 3]]
-    sampling = SamplingConfig(max_tokens=30, seed=5)
+    sampling = SamplingConfig(max_tokens=21, seed=5)  # the longest goes beyond the context
     drawn = []
     for batch, order in [(1, range(6)), (16, range(6)), (3, [4, 2, 0, 5, 3, 1]), (5, [5, 4, 3, 2, 1, 0])]:
         engine = Engine(model, batch)
