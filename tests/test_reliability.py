@@ -17,7 +17,7 @@ def all_survived(*rows):
 
 
 def test_kills_and_signals(dataset, tmp_path):
-    campaign = Campaign(dataset, tmp_path / "campaign", steps=40)
+    campaign = Campaign(dataset, tmp_path / "campaign", 40, ("--model.n-layer", "1"))
     assert all_survived(*campaign.kills(2, random.Random(1)))
     assert all_survived(campaign.signals(2, random.Random(3)))
 

@@ -38,13 +38,13 @@ def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("worlds")
     config = replace(
-        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=4
+        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=3
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
     mixed = replace(config, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources), steps=2)
     for name, chosen in (
         ("whole", config),
-        ("single", replace(config, stop_at=2)),
+        ("single", replace(config, stop_at=1)),
         ("modern", modern),
         ("mixed", mixed),
     ):
@@ -207,23 +207,23 @@ def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_en
 def test_several_processes_continue_what_one_began(worlds):
     out, results = worlds
     for result in results:
-        assert result["continued"] == pytest.approx(losses(out / "whole")[2:], rel=1e-4)
+        assert result["continued"] == pytest.approx(losses(out / "whole")[1:], rel=1e-4)
 
 
 def test_one_process_continues_what_several_began(seen, dataset, modern_shape):
-    """With the modern recipe, and dropout; eight steps more than were asked for, from where the rate began to fall."""
+    """With the modern recipe, and dropout; ten steps more than were asked for, from where the rate began to fall."""
     out, mode, _ = seen
     config = replace(modern_shape, batch_tokens=12 * 32, micro_batch_size=4, steps=12, run_dir=out / f"{mode}-dropout")
     training = Training(config, dataset, config.run_dir, resumes=True)
-    assert training.state.step == 2
+    assert training.state.step == 1
     assert training.step()["train_loss"] < losses(out / "whole")[0]
 
 
 def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(seen):
     _, _, results = seen
     for result in results:
-        assert result["skipped"] == [False, False, True, False]
-    assert results[0]["weights as before"] == [False, False, True, False]
+        assert result["skipped"] == [False, True, False]
+    assert results[0]["weights as before"] == [False, True, False]
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
@@ -232,13 +232,12 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(worlds):
     assert [result["stopped"] for result in results] == [[False, 2, [2]]] * 3
 
 
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(seen, where):
-    """And nothing of the gradients of the abandoned attempt is left."""
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(seen):
+    """In a forward and in a backward pass; nothing of the gradients of the abandoned attempts is left."""
     _, _, results = seen
     for result in results:
-        assert result[f"micro-batch {where}"] == 2
-        assert result[f"norms {where}"] == pytest.approx(result["enough"], rel=1e-3)
+        assert result["micro-batches"] == [4, 2, 1]
+        assert result["norms"] == pytest.approx(result["enough"], rel=1e-3)
 
 
 def test_ranks_agree(worlds):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers import Training, same
@@ -34,7 +35,7 @@ from gpt.training import muon, utilization
 from gpt.training.checkpointing import save
 from gpt.training.samples import sample_text
 
-Result = dict[str, object]
+Result = dict[str, Any]
 MODES = ("ddp", "fsdp", "hsdp")
 
 
@@ -62,7 +63,7 @@ def timeless(run: Path) -> list[Result]:
     return [{k: v for k, v in r.items() if k not in clocked} for r in read_metrics(run)]
 
 
-def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 2) -> str:
+def exact(config: TrainConfig, dataset: Dataset, out: Path, world: World, name: str, stop_at: int = 1) -> str:
     """What differs between a run of that name, made here unless it is there, and one that stops and is resumed."""
     undisturbed, parts = out / name, out / f"{name}-parts"
     if not world.broadcast(undisturbed.exists()):
@@ -81,67 +82,60 @@ def difference(one: Path, two: Path) -> str:
 
 
 def skip(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
-    """The loss is not a number on rank 1 alone, in the third step."""
+    """The loss is not a number on rank 1 alone, in the second step."""
     trained = begun(config, dataset, out / f"{config.parallel}-skip", world)
     honest = trained.trainer.loss
 
     def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return honest(x, y) * (math.nan if (trained.state.step, world.rank) == (2, 1) else 1.0)
+        return honest(x, y) * (math.nan if (trained.state.step, world.rank) == (1, 1) else 1.0)
 
     trained.trainer.loss = forward
     records, unmoved = [], []
-    for _ in range(4):
-        before = whole(trained)
+    before = whole(trained)
+    for _ in range(3):
         records.append(trained.step())
-        unmoved.append(same(before, whole(trained)))
+        after = whole(trained)
+        unmoved.append(same(before, after))
+        before = after
     return {"skipped": ["skipped" in record for record in records], "weights as before": unmoved}
 
 
 def run_out(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> Result:
-    """In the second step rank 1 alone cannot hold more than two sequences; as shards, none.
+    """Rank 1 alone runs out of memory in two steps; as shards, all do. Beside it, the same with memory enough.
 
-    In the forward pass of the second micro-batch, or in the backward pass of the first; beside it, the same without.
+    In the second step in the forward pass of its second micro-batch, in the third in the backward pass of its first.
     """
     config = replace(config, batch_tokens=2 * config.batch_tokens, micro_batch_size=4, steps=3)
-    results: Result = {"enough": norms(begun(config, dataset, out / f"{config.parallel}-enough", world))}
-    for where in ("forward", "backward"):
-        trained = begun(config, dataset, out / f"{config.parallel}-{where}", world)
-        exhaust_once(trained, where)
-        results |= {f"norms {where}": norms(trained), f"micro-batch {where}": trained.trainer.micro_batch.size}
+    enough = begun(config, dataset, out / f"{config.parallel}-enough", world)
+    trained = begun(config, dataset, out / f"{config.parallel}-out", world)
+    fails = world.rank == 1 or config.parallel != "ddp"
+    trained.model.register_forward_pre_hook(exhausted(trained, 1, 2 if fails else 0))
+    trained.model.blocks[0].mlp.register_full_backward_hook(exhausted(trained, 2, 1 if fails else 0))
+    results: Result = {"enough": [enough.step()["gradient_norm"] for _ in range(3)], "norms": [], "micro-batches": []}
+    for _ in range(3):
+        results["norms"].append(trained.step()["gradient_norm"])
+        results["micro-batches"].append(trained.trainer.micro_batch.size)
     return results
 
 
-def norms(trained: Training) -> list[object]:
-    return [trained.step()["gradient_norm"] for _ in range(3)]
-
-
-def exhaust_once(trained: Training, where: str) -> None:
-    world, seen = trained.trainer.world, []
-
-    def fail(*_: object) -> None:
-        seen.append(trained.state.step)
-        if seen.count(1) == (2 if where == "forward" else 1) and (world.rank == 1 or trained.config.parallel != "ddp"):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    if where == "forward":
-        trained.model.register_forward_pre_hook(fail)
-    else:
-        trained.model.blocks[0].mlp.register_full_backward_hook(fail)
-
-
-def resume_after_halving(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> bool:
-    """Memory runs out in the second step; after the third the run is saved, and resumed beside itself."""
-    config = replace(config, micro_batch_size=4)
-    trained = begun(config, dataset, out / f"{config.parallel}-halved", world)
+def exhausted(trained: Training, step: int, call: int) -> Callable[..., None]:
+    """Make a hook for which no memory is left in one of its calls after so many steps, counted from 1."""
     seen = []
 
     def fail(*_: object) -> None:
         seen.append(trained.state.step)
-        if seen.count(1) == 1:
+        if seen[-1] == step and seen.count(step) == call:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    trained.model.register_forward_pre_hook(fail)
-    for _ in range(3):
+    return fail
+
+
+def resume_after_halving(config: TrainConfig, dataset: Dataset, out: Path, world: World) -> bool:
+    """Memory runs out in the second step; after it the run is saved, and resumed beside itself."""
+    config = replace(config, micro_batch_size=4, steps=4)
+    trained = begun(config, dataset, out / f"{config.parallel}-halved", world)
+    trained.model.register_forward_pre_hook(exhausted(trained, 1, 1))
+    for _ in range(2):
         trained.step()
     save(trained.run, trained.trainer, trained.state)
     resumed = begun(config, dataset, trained.run, world, resumes=True)
@@ -199,11 +193,11 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     begun(modern, dataset, out / f"{parallel}-modern", world).fit()
     mixed = replace(read_config(out / "mixed"), parallel=parallel)
     begun(mixed, open_weighted(mixed.datasets), out / f"{parallel}-mixed", world).fit()
-    dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks")
+    dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks", steps=2)
     narrow = replace(config, dtype="bfloat16", recompute="activations", micro_batch_size=2, steps=2)
     results: Result = {
         "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
-        "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow", stop_at=1),
+        "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
     }
@@ -217,7 +211,7 @@ def with_adapters(parallel: str, dataset: Dataset, out: Path, world: World) -> s
     begun(config, dataset, out / f"{parallel}-adapters", world).fit()
     lora = replace(config.lora, dropout=0.2, base_dtype="bfloat16")
     config = replace(config, lora=lora, recompute="blocks", steps=2)
-    return exact(config, dataset, out, world, f"{parallel}-adapters-exact", stop_at=1)
+    return exact(config, dataset, out, world, f"{parallel}-adapters-exact")
 
 
 def agreements(world: World) -> dict[str, object]:
