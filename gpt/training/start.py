@@ -24,7 +24,7 @@ from gpt.training.guard import first_not_finite
 
 def new_model(config: TrainConfig, device: str) -> GPT:
     """Make a model with the random weights of the config's seed; with adapters where those are trained."""
-    torch.manual_seed(config.seed)
+    torch.default_generator.manual_seed(config.seed)  # all is drawn on the CPU; see `reseed`
     return (_with_adapters(config) if config.lora.rank else GPT(config.model)).to(device)
 
 
