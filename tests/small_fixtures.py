@@ -27,7 +27,7 @@ from gpt.dataset.mixture import mix_datasets
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
-from gpt.training import utilization
+from gpt.training import summary, utilization
 from gpt.training.trainer import Trainer
 
 
@@ -42,6 +42,14 @@ def peak_flops_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def last_samples_are_short():
+    """But longer than a tiny model's window, and than a stretch that counts as learned by heart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "SAMPLE_TOKENS", 60)
         yield
 
 
@@ -144,7 +152,6 @@ def make_mixed(mixture, tmp_path):
 
     def make(config, name="run", resume=False, data=mixture, **allowed):
         config = replace(config, run_dir=tmp_path / name)
-        torch.manual_seed(config.seed)
         with open_run(config, data.tokenizer, resume) as run:
             pass
         return Training(config, data, run, resumes=resume, **allowed)
@@ -167,7 +174,7 @@ def tiny_shape(dataset):
         batch_tokens=6 * 32,
         micro_batch_size=4,
         log_every=1,
-        model=ModelConfig(n_layer=2, n_head=2, n_embd=32, context_length=32, vocab_size=257, dropout=0.1),
+        model=ModelConfig(n_layer=1, n_head=2, n_embd=32, context_length=32, vocab_size=257, dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
         evaluation=EvaluationConfig(every=10, sample_tokens=4),
         checkpoint=CheckpointConfig(every=10),
@@ -176,9 +183,9 @@ def tiny_shape(dataset):
 
 @pytest.fixture(scope="session")
 def modern_shape(tiny_shape):
-    """`tiny_shape` with every option of the modern recipe."""
+    """`tiny_shape` with every option of the modern recipe, and a layer for each letter of its pattern."""
     model = modern(tiny_shape.model, ngram=3, ngram_buckets=64)
-    model = replace(model, logit_softcap=15.0, n_kv_head=1, sliding_window=8, window_pattern="SL")
+    model = replace(model, n_layer=2, logit_softcap=15.0, n_kv_head=1, sliding_window=8, window_pattern="SL")
     return replace(tiny_shape, model=model, optimizer=replace(MUON, warmup_steps=5, weight_decay=0.01))
 
 
@@ -188,7 +195,6 @@ def make_training(dataset, tmp_path):
 
     def make(config, name="run", resume=False, **allowed):
         config = replace(config, run_dir=tmp_path / name)
-        torch.manual_seed(config.seed)
         with open_run(config, dataset.tokenizer, resume) as run:
             pass  # the lock is train.py's business
         return Training(config, dataset, run, resumes=resume, **allowed)
@@ -203,7 +209,6 @@ def undisturbed(dataset, tmp_path_factory):
     @cache
     def finish(config):
         config = replace(config, run_dir=tmp_path_factory.mktemp("undisturbed") / "run")
-        torch.manual_seed(config.seed)
         # What it says is for no test: it would be heard by whichever comes first.
         with (
             mock.patch.multiple(log, logger=logging.getLogger("unheard"), _said=set()),

@@ -38,7 +38,11 @@ def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("worlds")
     config = replace(
-        tiny_shape, model=replace(tiny_shape.model, dropout=0.0), batch_tokens=12 * 32, micro_batch_size=3, steps=3
+        tiny_shape,
+        model=replace(tiny_shape.model, n_layer=2, dropout=0.0),
+        batch_tokens=12 * 32,
+        micro_batch_size=3,
+        steps=3,
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
     mixed = replace(config, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources), steps=2)

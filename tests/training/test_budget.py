@@ -1,6 +1,7 @@
 import dataclasses
 import re
 from fractions import Fraction
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -19,8 +20,15 @@ from gpt.training.forecast import Pace
 from gpt.training.validation import evaluates_completely, validation_windows
 
 
+def parsed(path, *arguments):
+    return parse_train([*map(str, arguments), "--data", str(path), "--device", "cpu"])
+
+
+parsed_once = cache(parsed)  # what no file changes: it takes longer than all that is tested of it
+
+
 def settled(dataset, *arguments, resumes=False):
-    command = parse_train([*map(str, arguments), "--data", str(dataset.path), "--device", "cpu"])
+    command = parsed(dataset.path, *arguments)
     assert command.resumes == resumes
     return settle(command, dataset, World("cpu"))
 
@@ -208,9 +216,10 @@ PACES = [Pace(step=0.1, window=128 / 60_000), Pace(step=6.8, window=128 / 900), 
 def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation, named):
     """And are used up: what is left out at the end leaves its time to the steps."""
     text = large(10 * validation, validation)
+    command = parsed_once(text.path, "nano", "--minutes", minutes, *named)
     for pace in PACES:
         monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
-        config = settled(text, "nano", "--minutes", minutes, *named)
+        config = settle(command, text, World("cpu"))
         in_all, evaluating = planned_seconds(config, text, pace)
         assert in_all <= 60 * minutes * 1.01 or config.steps <= 2
         if config.steps > 100:  # some steps more would not fit, but where the complete split comes in at just as many

@@ -199,7 +199,7 @@ def test_nanogpt_210_the_first_steps_in_float16_are_numbers(make_training, tunin
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--model.n-layer", 3), "model.n_layer is 2 and cannot become 3"),
+        (("--model.n-layer", 3), "model.n_layer is 1 and cannot become 3"),
         (("--model.context-length", 64, "--batch-tokens", 128), "model.context_length is 32 and cannot become 64"),
         (("--model.positions", "rope"), "model.positions is learned and cannot become rope"),
     ],

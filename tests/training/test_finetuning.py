@@ -125,7 +125,7 @@ def test_a_run_of_muon_goes_on_with_its_optimizer_rates_and_batch(planned, datas
     table = rate_for(GPT(dataclasses.replace(config.model, ngram=1)).parameter_count(), False, 100)
     config = planned(dataset, "--optimizer.name", "adamw")  # another optimizer begins anew, with the table's rate
     assert (config.optimizer.learning_rate, config.optimizer.beta1) == (table, 0.9)
-    assert re.search(r"rate [\d.]+ at its peak, for weights of 34,\d+ parameters, and 3,168 of n-grams; ", said[-1])
+    assert re.search(r"rate [\d.]+ at its peak, for weights of 22,\d+ parameters, and 3,168 of n-grams; ", said[-1])
     config = planned(dataset, "--optimizer.muon-learning-rate", 0.005)
     assert (config.optimizer.learning_rate, config.optimizer.muon_learning_rate) == (0.03, 0.005)
     assert f"rate 0.03, Muon's 0.005 (as asked for), at its peak, as {by_muon} was trained; " in said[-1]
@@ -232,7 +232,7 @@ def test_what_was_chosen_is_said_with_its_reasons_and_the_time(planned, dataset,
         lines[0],
     )
     assert re.fullmatch(
-        rf"rate {config.optimizer.learning_rate:g} at its peak, for weights of 34,\d+ parameters; 5 steps of warm-up, "
+        rf"rate {config.optimizer.learning_rate:g} at its peak, for weights of 22,\d+ parameters; 5 steps of warm-up, "
         r"then linear to 0; dropout 0\.1, weight decay 0\.01",
         lines[1],
     )

@@ -297,24 +297,24 @@ def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(
 
 
 def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_training, tiny_config, monkeypatch):
-    """A loss a hundred times too large, at step 31; the resumed run skips it like the undisturbed one."""
-    monkeypatch.setattr(guard, "WINDOW", 24)
-    config = replace(tiny_config, steps=36, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
+    """A loss a hundred times too large, at step 17; the resumed run skips it like the undisturbed one."""
+    monkeypatch.setattr(guard, "WINDOW", 12)
+    config = replace(tiny_config, steps=20, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
     config = replace(config, evaluation=replace(config.evaluation, every=0))
-    whole, first = make_training(config, "whole"), make_training(replace(config, stop_at=28), "parts")
+    whole, first = make_training(config, "whole"), make_training(replace(config, stop_at=14), "parts")
     for training in (whole, first):
-        poison(training, {30}, 100.0)
+        poison(training, {16}, 100.0)
         training.fit()
     second = make_training(config, "parts", resume=True)
-    poison(second, {30}, 100.0)
+    poison(second, {16}, 100.0)
     assert second.fit()
     for training in (whole, second):
         (skipped,) = (record for record in read_metrics(training.run) if "skipped" in record)
-        assert skipped["step"] == 31
+        assert skipped["step"] == 17
         assert "standard deviations above the usual" in skipped["skipped"]
     require_equal(weights(whole), weights(second))
     unguarded = make_training(replace(config, optimizer=replace(config.optimizer, skip_spikes=False)), "unguarded")
-    poison(unguarded, {30}, 100.0)
+    poison(unguarded, {16}, 100.0)
     assert unguarded.fit()
     assert not any("skipped" in record for record in read_metrics(unguarded.run))
 

@@ -208,12 +208,12 @@ def test_a_base_of_another_shape_is_refused(make_training, config, tmp_path):
     run = trained_adapters(make_training, config)
     file = tmp_path / "base" / "config.json"
     content = json.loads(file.read_text())
-    content["config"]["model"]["n_layer"] = 1
+    content["config"]["model"]["n_layer"] = 2
     file.write_text(json.dumps(content))
     for path in list_checkpoints(tmp_path / "base"):
         found = checkpoint.load(path, optimizer=True)
-        fewer = {name: tensor for name, tensor in found.model.items() if not name.startswith("blocks.1.")}
-        checkpoint.save(tmp_path / "base", fewer, {}, found.state)
+        more = {name.replace("blocks.0.", "blocks.1."): tensor.clone() for name, tensor in found.model.items()}
+        checkpoint.save(tmp_path / "base", found.model | more, {}, found.state)
     with pytest.raises(InputError, match="has others now"):
         load_run(run)
 

@@ -13,18 +13,13 @@ from gpt.evaluation.passages import MOST, Passages
 from gpt.runs.load import load_run
 from gpt.training import memorized
 from gpt.training.memorized import SECONDS, SHARE, memorized_rows, passages_in_time
-from gpt.training.start import initial_weights
 from gpt.training.state import TrainState
 
 
-@pytest.fixture
-def tuned(finished, make_training, tiny_config):
+@pytest.fixture(scope="module")
+def tuned(undisturbed, tiny_shape):
     """A finished run that began with the weights of another."""
-    base = finished(tiny_config, "base")
-    training = make_training(replace(tiny_config, init_from=str(base), steps=6, seed=2), "tuned")
-    training.model.load_state_dict(initial_weights(training.config)[0])
-    assert training.fit()
-    return training
+    return undisturbed(replace(tiny_shape, init_from=str(undisturbed(tiny_shape).run), steps=6, seed=2))
 
 
 def test_a_fine_tuning_ends_with_the_sentence_of_gpt_memorized(tuned, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from gpt.tracking.progress import printable
 
 
 def test_a_sample_is_made_at_each_evaluation_from_the_same_prompt(make_training, modern_shape, capsys):
-    config = replace(modern_shape, evaluation=replace(modern_shape.evaluation, every=10, sample_tokens=9))
+    config = replace(modern_shape, steps=6, evaluation=replace(modern_shape.evaluation, every=2, sample_tokens=9))
     training = make_training(config)
     training.validation.dataset = replace(training.dataset, recipe={"sample_prompt": "def "})
     training.fit()

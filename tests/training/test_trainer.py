@@ -16,7 +16,8 @@ from gpt.training import trainer as trainer_module
 
 
 def test_the_loss_goes_down(make_training, tiny_config):
-    training = make_training(replace(tiny_config, steps=120, evaluation=replace(tiny_config.evaluation, every=0)))
+    optimizer, evaluation = replace(tiny_config.optimizer, learning_rate=1e-2), replace(tiny_config.evaluation, every=0)
+    training = make_training(replace(tiny_config, steps=40, optimizer=optimizer, evaluation=evaluation))
     assert training.fit()
     records = read_metrics(training.run)
     assert records[0]["train_loss"] == pytest.approx(math.log(257), abs=0.1)
@@ -24,12 +25,13 @@ def test_the_loss_goes_down(make_training, tiny_config):
 
 
 def test_how_often_one_evaluates_or_saves_does_not_change_the_training(make_training, tiny_config):
+    config = replace(tiny_config, steps=12)
     often = replace(
-        tiny_config,
+        config,
         evaluation=replace(tiny_config.evaluation, every=3),
         checkpoint=replace(tiny_config.checkpoint, every=4),
     )
-    seldom = replace(tiny_config, evaluation=replace(tiny_config.evaluation, every=0))
+    seldom = replace(config, evaluation=replace(tiny_config.evaluation, every=0))
     runs = [make_training(config, name) for config, name in ((often, "often"), (seldom, "seldom"))]
     for training in runs:
         training.fit()
