@@ -27,7 +27,7 @@ from gpt.dataset.mixture import mix_datasets
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
-from gpt.training import utilization
+from gpt.training import summary, utilization
 from gpt.training.trainer import Trainer
 
 
@@ -42,6 +42,14 @@ def peak_flops_measured_once():
     """Each training measures it some times, which takes longer than the steps of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_training_ends_with_short_samples():
+    """Seven of 200 tokens each take longer than all steps of a tiny run. Programs of their own draw those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "SAMPLE_TOKENS", 40)
         yield
 
 
