@@ -211,8 +211,9 @@ def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
     training = Script("train.py", "nano", *options, cwd=tmp_path, errors=errors)
     with os.fdopen(reader, "rb", buffering=0) as lines:
         os.set_blocking(reader, True)
-        while not lines.readline().startswith(b"step"):
+        while not lines.readline():  # the first of many; all others find nobody
             assert training.process.is_alive()
+            time.sleep(0.01)
     assert training.end() == 0
     assert "best checkpoint" in training.said()
     assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 16
