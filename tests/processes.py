@@ -30,6 +30,23 @@ def _run(script: str, arguments: list[str], directory: str, outputs: list[str], 
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, output in enumerate(outputs, 1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+    _become(script, arguments, directory, environment)
+
+
+def run_in_terminal(script: str, arguments: list[str], directory: str, terminal: str, environment: dict[str, str]):
+    """Be a script at a terminal, which is that of the process from here on: its Ctrl-C is a signal."""
+    os.setsid()
+    shown = os.open(terminal, os.O_RDWR)
+    for number in range(3):
+        os.dup2(shown, number)
+    _become(script, arguments, directory, environment)
+
+
+def _become(script: str, arguments: list[str], directory: str, environment: dict[str, str]) -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):  # anew: a stream remembers what it was opened upon
+        by_line = number == 2 or os.isatty(number)
+        stream = open(number, "w" if number else "r", 1 if by_line else -1, encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
@@ -37,6 +54,14 @@ def _run(script: str, arguments: list[str], directory: str, outputs: list[str], 
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+
+
+def forked(*given: object, target=_run) -> multiprocessing.Process:
+    """Start a process that does what `target` does with all that is given."""
+    process = FORKS.Process(target=target, args=given)
+    with mock.patch.dict(os.environ, PYTHONPATH=SERVER_LOOKS_IN):  # the first starts the server
+        process.start()
+    return process
 
 
 class Script:
@@ -47,10 +72,7 @@ class Script:
         self.output = output or cwd / f"{Path(script).stem}-{os.urandom(4).hex()}.log"
         self.output.unlink(missing_ok=True)
         outputs = [str(self.output), str(errors or self.output)]
-        given = (str(ROOT / script), list(map(str, arguments)), str(cwd), outputs, os.environ | more)
-        self.process = FORKS.Process(target=_run, args=given)
-        with mock.patch.dict(os.environ, PYTHONPATH=SERVER_LOOKS_IN):  # the first starts the server
-            self.process.start()
+        self.process = forked(str(ROOT / script), list(map(str, arguments)), str(cwd), outputs, os.environ | more)
 
     def said(self) -> str:
         return self.output.read_text(errors="replace") if self.output.exists() else ""

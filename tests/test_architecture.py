@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from importlinter.cli import lint_imports
@@ -9,6 +10,7 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).parents[1]
 
 
+@cache
 def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 

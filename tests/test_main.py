@@ -4,10 +4,12 @@ import ast
 import contextlib
 import io
 import re
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 from helpers import ROOT, in_process, run_gpt
@@ -122,9 +124,14 @@ print({{"torch", "tyro", "numpy"}} & sys.modules.keys())
 
 @pytest.mark.process
 def test_gpt_is_also_a_module_to_run(tmp_path):
-    command = [sys.executable, "-m", "gpt", "cost", "gpt2"]
+    """And the module calls a command, which is seen in this process, where libraries are loaded."""
+    command = [sys.executable, "-m", "gpt", "--help"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "124,439,808" in result.stdout
+    assert "usage: gpt COMMAND" in result.stdout
+    with mock.patch.object(sys, "argv", ["gpt", "cost", "gpt2"]), mock.patch.dict(sys.modules):
+        del sys.modules["gpt.__main__"]
+        code, output, _ = in_process(lambda: runpy.run_module("gpt", run_name="__main__"), tmp_path)
+    assert (code, "124,439,808" in output) == (0, True)
 
 
 def test_gpt_cost_and_help(tmp_path):

@@ -60,18 +60,23 @@ def validation_names(texts: Mapping[str, str], share: float) -> set[str]:
 
 
 class _Passages:
-    """The passages of some documents: (P,) hashes in order, each once per document, and the document of each."""
+    """The passages that several of some documents have: (P,) documents, by the hash of what they have, then in order.
+
+    Most passages stand in one document alone, which is known at once not to give another away.
+    """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.names = sorted(texts)
         self.sizes = np.array([len(texts[name]) for name in self.names])
-        hashes = [np.unique(passage_hashes(texts[name])) for name in self.names]
+        hashes = [each_once(passage_hashes(texts[name])) for name in self.names]
         self.counts = np.array([len(own) for own in hashes])
         documents = np.repeat(np.arange(len(self.names)), self.counts)
         together = np.concatenate(hashes)
         order = np.argsort(together, kind="stable")
-        self.hashes, self.documents = together[order], documents[order]
-        self.same_as_before = np.append(False, self.hashes[1:] == self.hashes[:-1])
+        in_order = together[order]
+        same = in_order[1:] == in_order[:-1]
+        shared = np.append(same, False) | np.append(False, same)
+        self.documents, self.same_as_before = documents[order[shared]], np.append(False, same)[shared]
 
     def families(self) -> list[list[int]]:
         """Group the documents, those together that share passages with one another, also by way of others."""
@@ -96,11 +101,17 @@ class _Passages:
         return list(families.values())
 
     def shares_outside(self, chosen: np.ndarray) -> np.ndarray:
-        """Find of each document the share of its passages that stand in documents not chosen, too: (D,)."""
+        """Find of each document that is chosen the share of its passages that stand in others, too: (D,)."""
         group = np.cumsum(~self.same_as_before) - 1  # of equal hashes
         outside = np.bincount(group, weights=~chosen[self.documents]) > 0
         found = np.bincount(self.documents, weights=outside[group], minlength=len(self.names))
         return found / np.maximum(1, self.counts)
+
+
+def each_once(hashes: np.ndarray) -> np.ndarray:
+    """Return hashes in order, each once. `np.unique` takes 20 times as long: it puts them into a table at first."""
+    hashes = np.sort(hashes)
+    return hashes[np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]]
 
 
 def passage_hashes(text: str) -> np.ndarray:

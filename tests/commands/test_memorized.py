@@ -91,8 +91,13 @@ def told(runs, name, *arguments):
     return json.loads(run_gpt(runs["home"], "memorized", "--run", run, *more, *arguments))
 
 
-def test_a_memorizing_run_is_called_so_and_its_kept_best_is_not(runs):
-    last = told(runs, "memorized", "--checkpoint", "last")
+@pytest.fixture(scope="module")
+def memorized_last(runs):
+    return told(runs, "memorized", "--checkpoint", "last")
+
+
+def test_a_memorizing_run_is_called_so_and_its_kept_best_is_not(runs, memorized_last):
+    last = memorized_last
     assert (last["verdict"], last["step"]) == ("memorized", 48)
     train = last["train"]
     assert train["model"]["verbatim"] > 0.5 * train["model"]["passages"]
@@ -121,8 +126,8 @@ def test_fifty_epochs_of_20_kb_are_called_memorized_and_their_kept_best_is_not(r
     assert best["step"] < last["step"] / 10
 
 
-def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_not(runs, tmp_path):
-    found = told(runs, "memorized", "--checkpoint", "last")
+def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_not(runs, memorized_last, tmp_path):
+    found = memorized_last
     assert found["course_is_measured"]
     steps = [step_of(path) for path in list_checkpoints(runs["memorized"])]
     assert [point["step"] for point in found["course"]] == [0, *steps]

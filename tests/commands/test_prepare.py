@@ -10,6 +10,7 @@ from helpers import ROOT, SHAKESPEARE, refused, run_here
 from processes import Script
 
 from gpt.commands.prepare import RECIPES, chosen_tokenizer
+from gpt.corpus import vocabulary
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.recipes.python import Python
 from gpt.dataset.dataset import open_dataset
@@ -25,7 +26,7 @@ def recipe(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def standard_library(tmp_path_factory):
-    """What `prepare python` prints and writes, and the documents that it makes."""
+    """What `prepare python` prints and writes, and the documents that it makes. Its vocabulary is of a part of them."""
     home, made, original = tmp_path_factory.mktemp("home"), {}, Python.split
 
     def split(self):
@@ -35,7 +36,7 @@ def standard_library(tmp_path_factory):
 
         return divide_all
 
-    with mock.patch.object(Python, "split", split):
+    with mock.patch.object(Python, "split", split), mock.patch.object(vocabulary, "TRAINER_CHARACTERS", 300_000):
         output = recipe("python", cwd=home)
     return output, open_dataset(home / "data" / "python"), list(made.values())
 
@@ -119,7 +120,7 @@ def test_another_text_is_not_taken_for_shakespeare(tmp_path):
 
 
 def test_this_projects_own_source_is_a_corpus(tmp_path):
-    output = recipe("files", "--input", ROOT, "--name", "own", "--tokenizer", "bpe:512", cwd=tmp_path)
+    output = recipe("files", "--input", ROOT, "--name", "own", "--tokenizer", "bytes", cwd=tmp_path)
     dataset = open_dataset(tmp_path / "data" / "own")
     assert f"skipped {ROOT.name}/.gitignore: hidden" in output
     text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.tokens).tolist())

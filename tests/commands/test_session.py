@@ -5,28 +5,26 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
-import sys
 import termios
 import time
 
 import pytest
 from helpers import ROOT, run_sample
+from processes import forked, run_in_terminal
 
 CONTROL_CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
 
 
 class Terminal:
-    """A program in a pseudo-terminal: type into it, and wait for what it shows, control codes left out."""
+    """A script in a pseudo-terminal: type into it, and wait for what it shows, control codes left out."""
 
-    def __init__(self, directory, *command):
-        self.process, self.terminal = pty.fork()
-        if self.process == 0:
-            os.chdir(directory)
-            os.environ["XDG_STATE_HOME"] = str(directory / "state")
-            os.execv(command[0], list(command))
+    def __init__(self, directory, script, *arguments):
+        self.terminal, theirs = pty.openpty()
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, 160, 0, 0))  # no line is wrapped
+        given = (str(ROOT / script), list(arguments), str(directory), os.ttyname(theirs))
+        environment = os.environ | {"XDG_STATE_HOME": str(directory / "state")}
+        self.process = forked(*given, environment, target=run_in_terminal)
         self.received = ""
         self.deadline = time.monotonic() + 60
 
@@ -43,11 +41,11 @@ class Terminal:
         return before
 
     def exit_code(self):
-        while (ended := os.waitpid(self.process, os.WNOHANG))[0] == 0:
-            if time.monotonic() > self.deadline:
-                os.kill(self.process, signal.SIGKILL)
-            time.sleep(0.05)
-        return os.waitstatus_to_exitcode(ended[1])
+        self.process.join(max(0, self.deadline - time.monotonic()))
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
 
 
 PROMPT = " tokens] >"
@@ -56,8 +54,7 @@ PROMPT = " tokens] >"
 @pytest.fixture
 def session_command(trained):
     run = trained[0] / "runs" / "python-nano"
-    command = [sys.executable, str(ROOT / "sample.py"), "--device", "cpu", "--max-tokens", "12", "--seed", "1"]
-    return [*command, "--run", str(run)]
+    return ["sample.py", "--device", "cpu", "--max-tokens", "12", "--seed", "1", "--run", str(run)]
 
 
 def test_an_interactive_session_in_a_real_terminal(session_command, tmp_path):

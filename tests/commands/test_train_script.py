@@ -1,10 +1,10 @@
 """train.py as a person runs it: a whole run, a stopped one, a resumed one, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -205,14 +205,17 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "nano", "--data", str(dataset.path), "--steps", "16", *TINY]
-    command += ["--evaluation.every", "8"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not process.stderr.readline().startswith("step"):
-        assert process.poll() is None
-    process.stderr.close()
-    assert "best checkpoint" in process.stdout.read()
-    process.wait(timeout=120)
+    os.mkfifo(errors := tmp_path / "errors")
+    reader = os.open(errors, os.O_RDONLY | os.O_NONBLOCK)  # waits for no writer
+    options = ("--data", dataset.path, "--steps", 16, *TINY, "--evaluation.every", 8)
+    training = Script("train.py", "nano", *options, cwd=tmp_path, errors=errors)
+    with os.fdopen(reader, "rb", buffering=0) as lines:
+        os.set_blocking(reader, True)
+        while not lines.readline():  # the first of many; all others find nobody
+            assert training.process.is_alive()
+            time.sleep(0.01)
+    assert training.end() == 0
+    assert "best checkpoint" in training.said()
     assert step_of(list_checkpoints(tmp_path / "runs" / "python-nano")[-1]) == 16
 
 
