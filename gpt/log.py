@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from gpt.terminal import begin_line, one_line, printable
+from gpt.terminal import between_lines, one_line, printable
 
 
 class Log(logging.LoggerAdapter):
@@ -51,8 +51,7 @@ class StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
-            begin_line()
-            _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}")
+            between_lines(lambda: _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}"))
 
     @property
     def is_seen(self) -> bool:

@@ -152,7 +152,7 @@ def look(path: Path) -> RunEntry:
         state = "damaged"
     else:
         state = "finished" if _is_finished(config, saved) else "stopped"
-    best = min(filter(_may_be_best, records), key=lambda record: record["val_loss"], default=None)
+    best = _best(records, saved)
     changed, size = _written(path)
     return RunEntry(
         run=str(path),
@@ -181,6 +181,14 @@ def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
         cooldown=Cooldown(**cooldown) if cooldown else None,
     )
     return state.is_over(config) and not saved.get("unevaluated")
+
+
+def _best(records: list[Record], saved: dict[str, Any]) -> Record | None:
+    """Find the record of the best evaluation: by the newest checkpoint, which has forgotten those on other data."""
+    candidates = filter(_may_be_best, records)
+    if "best_step" in saved:
+        candidates = (record for record in candidates if record["step"] == saved["best_step"])
+    return min(candidates, key=lambda record: record["val_loss"], default=None)
 
 
 def _may_be_best(record: Record) -> bool:
