@@ -33,9 +33,8 @@ class Log(logging.LoggerAdapter):
     @contextlib.contextmanager
     def through(self, handler: logging.Handler) -> Generator[None]:
         """Let `handler` show everything in this context, and nobody else."""
-        others, self.logger.handlers = self.logger.handlers, [handler]
+        others, level, self.logger.handlers = self.logger.handlers, self.logger.level, [handler]
         handler.filters = [each for other in others for each in other.filters]
-        level = self.logger.level
         self.logger.setLevel(logging.INFO)
         try:
             yield
