@@ -195,7 +195,7 @@ def test_reasons_of_one_kind_are_counted_together():
     assert kind_of("binary: it has a zero byte") == kind_of("binary")
     assert kind_of("shorter than 40 characters") == kind_of("shorter than 50 characters")
     assert kind_of("not UTF-8: invalid start byte at byte 7") == "not UTF-8"
-    assert kind_of("12,345 characters, of which 7 are control characters") == "N characters, of which N are control characters"
+    assert kind_of("12,345 characters, 7 of them broken") == "N characters, N of them broken"
 
 
 PREPARE = """
