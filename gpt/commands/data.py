@@ -28,6 +28,7 @@ from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
 from gpt.runs.directory import by_name, read_config
 from gpt.terminal import one_line, printable, show
+from gpt.tracking.jsonl import read_metrics
 
 if TYPE_CHECKING:
     from gpt.config import TrainConfig
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
 SAID = arg(help_behavior_hint="")  # help tells the default in words
-Directory = Annotated[Path, Positional, arg(metavar="DIR")]
 DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help lists the options."
 
 
@@ -61,7 +61,7 @@ def _require_dataset(directory: Path) -> None:
     raise InputError(f"{directory}: there is no dataset here{f'; did you mean {near[0]}?' if near else known}")
 
 
-def verify(directory: Directory) -> int:
+def verify(directory: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
     """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
     All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with. Of
@@ -88,8 +88,7 @@ def verify(directory: Directory) -> int:
         print(f"{shard.file:26} {shard.split:10} {facts}", flush=True)
     for split in splits:
         log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
-    records = [*verify_records(directory)]
-    for fault in records:
+    for fault in (records := [*verify_records(directory)]):
         log.error(f"error: {fault}")
     files = "shards and masks" if masks else "shards"
     if bad:
@@ -263,13 +262,12 @@ def _show_step(dataset: Dataset, run: Path, config: "TrainConfig", step: int) ->
     dataset.require_window(config.model.context_length)
     loader = training_loader(config, dataset)
     agrees = _agrees(loader, dataset, run, step)
-    several = len(dataset.sources) > 1
     documents = [_documents(source.dataset, "train") for source in dataset.sources]
     pieces = [*sample_pieces(loader, documents, loader.samples(step - 1))]
     names = names_of(dataset, pieces)
     for read in pieces:
         those = f"document {read.first}" if read.first == read.last else f"documents {read.first} to {read.last}"
-        those = f"{those} of {dataset.sources[read.source].dataset.path}" if several else those
+        those = f"{those} of {dataset.sources[read.source].dataset.path}" if len(dataset.sources) > 1 else those
         place = f"train tokens {read.span[0]} to {read.span[-1]}"
         print(f"step {step}, sample {read.sample}, epoch {read.epoch}, {place}, {those}:")
         for number in range(read.first, read.last + 1):
@@ -283,8 +281,6 @@ def _show_step(dataset: Dataset, run: Path, config: "TrainConfig", step: int) ->
 
 def _agrees(loader: "Loader", dataset: Dataset, run: Path, step: int) -> bool:
     """Compare with the hash that the run recorded, of this step or else of the nearest, and say what came out."""
-    from gpt.tracking.jsonl import read_metrics
-
     records = [record for record in read_metrics(run) if isinstance(record.get("batch_hash"), str)]
     if not records:
         log.warning(f"{run}: has recorded no step yet, so that nothing says whether this is what it reads")

@@ -185,20 +185,14 @@ def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
 
 def _best(records: list[Record], saved: dict[str, Any]) -> Record | None:
     """Find the record of the best evaluation: by the newest checkpoint, which has forgotten those on other data."""
-    candidates = filter(_may_be_best, records)
+    rated = [record for record in records if _has_loss(record) and not record.get("within_error")]
     if "best_step" in saved:
-        candidates = (record for record in candidates if record["step"] == saved["best_step"])
-    return min(candidates, key=lambda record: record["val_loss"], default=None)
-
-
-def _may_be_best(record: Record) -> bool:
-    """Tell whether an evaluation's loss is a number, and not lower than the best by too little to be the next."""
-    return _has_loss(record) and not record.get("within_error")
+        rated = [record for record in rated if record["step"] == saved["best_step"]]
+    return min(rated, key=lambda record: record["val_loss"], default=None)
 
 
 def _has_loss(record: Record) -> bool:
-    loss = record.get("val_loss")
-    return isinstance(loss, int | float) and math.isfinite(loss)
+    return isinstance(loss := record.get("val_loss"), int | float) and math.isfinite(loss)
 
 
 def _written(path: Path) -> tuple[float, int]:
