@@ -4,8 +4,7 @@ import functools
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 
 def mix(*numbers: Any) -> Any:
@@ -25,7 +24,7 @@ def mix(*numbers: Any) -> Any:
 _MASK = 2**64 - 1
 
 
-def row_hashes(samples: range, *tensors: Tensor) -> Tensor:
+def row_hashes(samples: range, *tensors: ArrayLike) -> np.ndarray:
     """Hash each row of one or more tensors, (B, T) int64, together with its sample number, to 63 bits: (B,) int64.
 
     Their sum names the batch, however its rows are divided between processes. A row's hash is made of the sum of its
@@ -34,7 +33,7 @@ def row_hashes(samples: range, *tensors: Tensor) -> Tensor:
     """
     numbers = np.arange(samples.start, samples.stop, dtype=np.uint64)
     sums = [np.einsum("bt,t->b", each, _factors(n, each.shape[1])) for n, each in enumerate(map(np.asarray, tensors))]
-    return torch.from_numpy((mix(numbers, *(each.view(np.uint64) for each in sums)) >> 1).astype(np.int64))
+    return (mix(numbers, *(each.view(np.uint64) for each in sums)) >> 1).astype(np.int64)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from gpt.terminal import begin_line, one_line, printable
+from gpt.terminal import between_lines, one_line, printable
 
 
 class Log(logging.LoggerAdapter):
@@ -33,9 +33,8 @@ class Log(logging.LoggerAdapter):
     @contextlib.contextmanager
     def through(self, handler: logging.Handler) -> Generator[None]:
         """Let `handler` show everything in this context, and nobody else."""
-        others, self.logger.handlers = self.logger.handlers, [handler]
+        others, level, self.logger.handlers = self.logger.handlers, self.logger.level, [handler]
         handler.filters = [each for other in others for each in other.filters]
-        level = self.logger.level
         self.logger.setLevel(logging.INFO)
         try:
             yield
@@ -51,8 +50,7 @@ class StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
-            begin_line()
-            _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}")
+            between_lines(lambda: _write(f"{_blanks(self.live)}{printable(record.getMessage())}\n{self.live}"))
 
     @property
     def is_seen(self) -> bool:

@@ -4,6 +4,9 @@ Of main memory the system's own figure is the whole machine's, of which a contai
 is killed without a word. So it is asked what encloses this process: its control groups, SLURM, and the shell's limits.
 Sources: the kernel's admin-guide/cgroup-v2 (memory interface files) and cgroup-v1/memory, proc(5), srun(1). What is
 missing, or is not what they say, sets no limit.
+
+Every command is asked for its memory, and not every one loads torch, which takes a second: it is loaded where it is
+needed.
 """
 
 import contextlib
@@ -16,12 +19,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
-from torch import Tensor
 
 from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNLIMITED = 1 << 62
 MEGABYTE = 1 << 20  # what SLURM counts in
@@ -46,8 +51,12 @@ OUT_OF_MEMORY = re.compile(
 def free_memory(device: str) -> int:
     """Return the bytes that this process has on a device, or can have."""
     if device == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     if device == "mps":
+        import torch
+
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return max(0, min(psutil.virtual_memory().available, available()))
 
@@ -60,6 +69,8 @@ def used_memory() -> int:
 def peak_memory(device: str) -> int:
     """Return the most bytes that this process has held: on a CUDA device, or of main memory elsewhere."""
     if device == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
@@ -88,9 +99,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an allocation failed, or was what another failure came from: a compiler's, or a collective's."""
     if isinstance(error, InputError):
         return False  # it was met already, and this is the sentence
+    torch = sys.modules.get("torch")  # as long as it is not loaded, it raises nothing
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     return any(
-        isinstance(cause, torch.OutOfMemoryError | MemoryError)
-        or (isinstance(cause, Exception) and OUT_OF_MEMORY.search(str(cause)) is not None)
+        isinstance(cause, kinds) or (isinstance(cause, Exception) and OUT_OF_MEMORY.search(str(cause)) is not None)
         for cause in causes(error)
     )
 
@@ -99,20 +111,26 @@ def release_memory(device: str) -> None:
     """Give back what is held without need, after an allocation that failed."""
     gc.collect()  # an exception's frames may still hold tensors, in cycles
     if device == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
     elif device == "mps":
+        import torch
+
         torch.mps.empty_cache()
 
 
 class Halving:
     """Call a function of some rows of tensors with as many at a time as memory has been found to hold."""
 
-    def __init__(self, function: Callable[..., Tensor], device: str) -> None:
+    def __init__(self, function: "Callable[..., Tensor]", device: str) -> None:
         self.function, self.device = function, device
         self.most: int | None = None
 
-    def __call__(self, *rows: Tensor) -> Tensor:
+    def __call__(self, *rows: "Tensor") -> "Tensor":
         """Return the function's results for all rows. Raises what it raises if not even a single row fits."""
+        import torch
+
         while True:
             size = min(self.most or len(rows[0]), len(rows[0]))
             try:

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import ClassVar
 
 _BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # make a text look like another one
 _STAND_INS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}  # Unicode's pictures of them
@@ -45,18 +46,45 @@ def duration(seconds: float) -> str:
 
 class _Line:
     begun = False  # by what was shown last, which has not ended it
+    waiting: ClassVar[list[Callable[[], None]]] = []  # what is said once it has
 
 
 def show(text: str) -> None:
     """Write to standard output at once: printable on a terminal, and into a pipe or a file as the text is."""
+    if _Line.waiting and "\n" in text:
+        line, end, text = text.partition("\n")
+        _write(line + end)
+        while _Line.waiting:
+            _Line.waiting.pop(0)()
+    _write(text)
+
+
+def _write(text: str) -> None:
     print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
     _Line.begun = not text.endswith("\n") if text else _Line.begun
 
 
-def begin_line() -> None:
-    """End a line that `show` has begun, where a message on standard error would stand in it: on a terminal."""
-    if _Line.begun and sys.stdout.isatty() and sys.stderr.isatty():
+def between_lines(say: Callable[[], None]) -> None:
+    """Call `say`, which writes lines to standard error; or, where they would stand in a line of text that `show` has
+    begun, let it wait until that has ended."""
+    if _Line.begun and _output_is_errors():
+        _Line.waiting.append(say)
+    else:
+        say()
+
+
+def end_line() -> None:
+    """End a line that `show` has begun and nothing will, before the last words; and say what has waited for it."""
+    if _Line.begun and _output_is_errors():
         show("\n")
+
+
+def _output_is_errors() -> bool:
+    """Tell whether both go to the same terminal, file or pipe, so that they are read as one text."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # one of them is closed, or is no file
+        return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import os
 import re
 import runpy
 import subprocess
@@ -78,11 +79,12 @@ OTHERS = {
 OTHERS |= {"sbatch": "--array", "sha256sum": "--check", "benchmarks": "--nanogpt --texts"}
 
 
-def test_every_flag_that_readme_and_docs_name_is_there():
+def test_every_flag_that_readme_docs_and_messages_name_is_there():
     known = set(" ".join(OTHERS.values()).split())
     for command in HELPS:
         known.update(re.findall(r"--[a-z][\w.-]*", call(*command, "--help")))
-    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    messages = [file for file in (ROOT / "gpt").rglob("*.py") if file.name != "other_names.py"]
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *messages]:
         named = re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", file.read_text(encoding="utf-8"))
         assert set(named) <= known, file.name
 
@@ -120,6 +122,29 @@ print({{"torch", "tyro", "numpy"}} & sys.modules.keys())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.endswith("set()\n")
+
+
+@pytest.mark.process
+def test_commands_that_compute_nothing_wait_for_no_torch(tmp_path):
+    """It takes more than a second, and 180 MB."""
+    (tmp_path / "text.txt").write_text("A text of some words. " * 200)
+    code = """
+import sys
+from gpt.__main__ import main
+for line in sys.argv[1:]:
+    try:
+        main(line.split())
+    except SystemExit as end:
+        assert not end.code, line
+print({"torch"} & sys.modules.keys())
+"""
+    lines = ["prepare --help", "prepare files --help", "tokenizer --help", "tokenizer show abc --tokenizer bytes"]
+    lines += ["data --help", "data show --help", "prepare files --input text.txt --name own --tokenizer bytes"]
+    lines += ["data verify data/own", "data show data/own"]
+    command = [sys.executable, "-c", code, *lines]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert result.stdout.endswith("set()\n"), result.stdout + result.stderr
 
 
 @pytest.mark.process

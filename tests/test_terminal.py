@@ -9,7 +9,7 @@ import pytest
 
 from gpt import terminal
 from gpt.log import StandardError
-from gpt.terminal import begin_line, one_line, output_to_errors, printable, show
+from gpt.terminal import end_line, one_line, output_to_errors, printable, show
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
 TURNED = ["\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"]
@@ -72,19 +72,39 @@ def test_without_a_standard_output_there_is_nothing_to_send_elsewhere(capfd):
     assert capfd.readouterr().err == "of Python\n"
 
 
+NOTICE = "a notice\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "terminals", "before"), [("abc", 2, "\n"), ("abc\n", 2, ""), ("abc", 1, ""), ("abc", 0, "")]
+    ("texts", "read"),
+    [
+        (["abc", "d\ne", "f\n"], f"abcd\n{NOTICE}ef\n"),
+        (["abc", "d", "e\n", "f\n"], f"abcde\n{NOTICE}f\n"),
+        (["abc\n", "d\n"], f"abc\n{NOTICE}d\n"),
+        (["abc", ""], f"abc\n{NOTICE}"),  # nothing ends the line but the program
+    ],
 )
-def test_a_message_begins_a_line_of_its_own_on_a_terminal(text, terminals, before):
-    """Not where one of the two streams goes elsewhere: it does not stand in the text there."""
-    screen, errors = io.StringIO(), io.StringIO()
-    screen.isatty, errors.isatty = lambda: terminals > 0, lambda: terminals > 1
-    with mock.patch.object(sys, "stdout", screen), mock.patch.object(sys, "stderr", errors):
-        show(text)
-        for _ in range(2):
-            StandardError().emit(logging.makeLogRecord({"msg": "a notice"}))
-        show("d")
-        show("\n")
-        begin_line()
-    assert screen.getvalue() == f"{text}{before}d\n"
-    assert errors.getvalue() == "a notice\na notice\n"
+def test_a_message_stands_between_the_lines_of_a_text_that_goes_to_the_same_place(tmp_path, texts, read):
+    first, *rest = texts
+    with (
+        open(tmp_path / "all", "w") as place,
+        mock.patch.object(sys, "stdout", place),
+        mock.patch.object(sys, "stderr", place),
+    ):
+        show(first)
+        StandardError().emit(logging.makeLogRecord({"msg": "a notice"}))
+        for text in rest:
+            show(text)
+        end_line()
+    assert (tmp_path / "all").read_text() == read
+
+
+def test_a_message_does_not_wait_for_a_text_that_goes_elsewhere(tmp_path):
+    output, errors = open(tmp_path / "out", "w"), open(tmp_path / "err", "w")
+    with output, errors, mock.patch.object(sys, "stdout", output), mock.patch.object(sys, "stderr", errors):
+        show("abc")
+        StandardError().emit(logging.makeLogRecord({"msg": "a notice"}))
+        assert (tmp_path / "err").read_text() == NOTICE
+        end_line()
+        show("d\n")
+    assert (tmp_path / "out").read_text() == "abcd\n"

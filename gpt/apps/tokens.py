@@ -17,7 +17,7 @@ ESCAPED = " italic"  # what is shown in place of bytes that are no characters
 
 
 @dataclass(frozen=True)
-class Token:
+class ShownToken:
     """One token of a text."""
 
     id: int
@@ -26,12 +26,12 @@ class Token:
     """What it completes: a character whose bytes span tokens comes with the last of them. All together are the text."""
 
 
-def tokens_of(encoder: Encoder, text: str) -> Iterator[Token]:
+def tokens_of(encoder: Encoder, text: str) -> Iterator[ShownToken]:
     """Yield the tokens of a text. Raise InputError for a character that the vocabulary lacks."""
     ids = encoder.encode(text)
     decoder = StreamDecoder(encoder.token_bytes)
     for id in ids:
-        yield Token(id, encoder.token_bytes(id), decoder.push(id))
+        yield ShownToken(id, encoder.token_bytes(id), decoder.push(id))
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Count:
     tokens: int = 0
     bytes: int = 0
 
-    def of(self, tokens: Iterable[Token]) -> Iterator[Token]:
+    def of(self, tokens: Iterable[ShownToken]) -> Iterator[ShownToken]:
         """Pass tokens on, and count them."""
         for token in tokens:
             self.tokens, self.bytes = self.tokens + 1, self.bytes + len(token.bytes)
@@ -61,7 +61,7 @@ def has_colors(console: Console) -> bool:
     return console.is_terminal and console.color_system is not None and not console.no_color
 
 
-def print_colored(tokens: Iterable[Token], console: Console) -> None:
+def print_colored(tokens: Iterable[ShownToken], console: Console) -> None:
     """Print a text whose tokens have backgrounds by turns; line ends and tabs are seen, and lines stay lines."""
     newline = True
     for number, token in enumerate(tokens):
@@ -86,13 +86,13 @@ def _shown(token: bytes) -> tuple[str, bool]:
     return text, escaped
 
 
-def print_lines(tokens: Iterable[Token]) -> None:
+def print_lines(tokens: Iterable[ShownToken]) -> None:
     """Print a line for each token: its id, its bytes and the text that it completes, as Python spells them."""
     for token in tokens:
         print(token.id, token.bytes, repr(token.text), sep="\t")
 
 
-def print_json(tokens: Iterable[Token], name: str, count: Count) -> None:
+def print_json(tokens: Iterable[ShownToken], name: str, count: Count) -> None:
     """Print one object, its tokens in pieces as they come; bytes are numbers, as OpenAI's API has them."""
     print(f'{{"tokenizer": {json.dumps(name)}, "tokens": [', end="")
     for number, token in enumerate(count.of(tokens)):

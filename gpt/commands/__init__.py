@@ -1,5 +1,6 @@
 """What all commands share: bad input becomes a sentence, settings become flags, and texts come from stdin."""
 
+import contextlib
 import io
 import logging
 import os
@@ -11,7 +12,7 @@ from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
 from gpt.log import StandardError, log
 from gpt.memory import is_out_of_memory
-from gpt.terminal import printable
+from gpt.terminal import end_line, printable
 
 LESS_MEMORY = "use a smaller batch, model or context, or another --device; or see what else takes memory"
 EXIT_PROCESS_LOST = 3  # exit code of a process whose fellow died or hangs
@@ -58,6 +59,9 @@ class clean_errors:
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
             sys.exit(BROKEN_PIPE)
+        if error is not None:
+            with contextlib.suppress(OSError):
+                end_line()
         if isinstance(error, InputError | OSError | ProcessLost):
             if not isinstance(error, Reported):
                 print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr, flush=True)

@@ -6,23 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from tyro.conf import DisallowNone, Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
-from gpt.config import TrainConfig
 from gpt.config_io import later, parse
 from gpt.corpus.ledger import LEDGER, losses
 from gpt.corpus.origins import Names, has_ledger, names_of
 from gpt.corpus.verify import verify_records
 from gpt.dataset.dataset import Dataset, open_dataset
 from gpt.dataset.documents import Documents
-from gpt.dataset.loader import Loader
 from gpt.dataset.manifest import SPLITS, ShardInfo, describe
 from gpt.dataset.mixture import open_weighted
-from gpt.dataset.samples import pieces_of
+from gpt.dataset.samples import sample_pieces
 from gpt.dataset.verify import verify_shards
 from gpt.errors import InputError, did_you_mean
 from gpt.hashing import row_hashes
@@ -31,12 +29,14 @@ from gpt.log import Progress, log
 from gpt.runs.directory import by_name, read_config
 from gpt.terminal import one_line, printable, show
 from gpt.tracking.jsonl import read_metrics
-from gpt.training.start import training_loader
+
+if TYPE_CHECKING:
+    from gpt.config import TrainConfig
+    from gpt.dataset.loader import Loader
 
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
 SAID = arg(help_behavior_hint="")  # help tells the default in words
-Directory = Annotated[Path, Positional, arg(metavar="DIR")]
 DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help lists the options."
 
 
@@ -61,7 +61,7 @@ def _require_dataset(directory: Path) -> None:
     raise InputError(f"{directory}: there is no dataset here{f'; did you mean {near[0]}?' if near else known}")
 
 
-def verify(directory: Directory) -> int:
+def verify(directory: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
     """Check every file of tokens: header, size, ids and hash. Exit code 1 if one is not as it should be.
 
     All of it is read again, whatever was checked before. Other programs' shards have no hashes to compare with. Of
@@ -88,8 +88,7 @@ def verify(directory: Directory) -> int:
         print(f"{shard.file:26} {shard.split:10} {facts}", flush=True)
     for split in splits:
         log.warning(f"{directory}: has no {split} shard, without which nothing can be trained on it")
-    records = [*verify_records(directory)]
-    for fault in records:
+    for fault in (records := [*verify_records(directory)]):
         log.error(f"error: {fault}")
     files = "shards and masks" if masks else "shards"
     if bad:
@@ -256,18 +255,19 @@ def _show_dropped(directory: Path, wanted: str) -> int:
     return 0 if counts else FAULTY
 
 
-def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> int:
+def _show_step(dataset: Dataset, run: Path, config: "TrainConfig", step: int) -> int:
     """Print the samples of a step. 1 if they are not what the run has recorded."""
+    from gpt.training.start import training_loader  # which loads torch, as only a step needs it
+
     dataset.require_window(config.model.context_length)
     loader = training_loader(config, dataset)
     agrees = _agrees(loader, dataset, run, step)
-    several = len(dataset.sources) > 1
     documents = [_documents(source.dataset, "train") for source in dataset.sources]
-    pieces = [*pieces_of(loader, documents, loader.samples(step - 1))]
+    pieces = [*sample_pieces(loader, documents, loader.samples(step - 1))]
     names = names_of(dataset, pieces)
     for read in pieces:
         those = f"document {read.first}" if read.first == read.last else f"documents {read.first} to {read.last}"
-        those = f"{those} of {dataset.sources[read.source].dataset.path}" if several else those
+        those = f"{those} of {dataset.sources[read.source].dataset.path}" if len(dataset.sources) > 1 else those
         place = f"train tokens {read.span[0]} to {read.span[-1]}"
         print(f"step {step}, sample {read.sample}, epoch {read.epoch}, {place}, {those}:")
         for number in range(read.first, read.last + 1):
@@ -279,7 +279,7 @@ def _show_step(dataset: Dataset, run: Path, config: TrainConfig, step: int) -> i
     return 0 if agrees else FAULTY
 
 
-def _agrees(loader: Loader, dataset: Dataset, run: Path, step: int) -> bool:
+def _agrees(loader: "Loader", dataset: Dataset, run: Path, step: int) -> bool:
     """Compare with the hash that the run recorded, of this step or else of the nearest, and say what came out."""
     records = [record for record in read_metrics(run) if isinstance(record.get("batch_hash"), str)]
     if not records:

@@ -35,7 +35,7 @@ BATCH_TOKENS = 8192  # in one forward pass
 
 
 @dataclass(frozen=True)
-class Result:
+class ModelResult:
     """What was found of one model."""
 
     source: str
@@ -47,7 +47,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class EvaluationText:
     """What all models are evaluated on."""
 
     name: str
@@ -58,7 +58,7 @@ class Corpus:
     """None where the split is of texts."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Corpus":
+    def of(cls, dataset: Dataset) -> "EvaluationText":
         return cls(str(dataset.path), dataset.validation, dataset.tokenizer, dataset)
 
     @property
@@ -70,7 +70,7 @@ class Corpus:
 class Protocol:
     """How all models are evaluated."""
 
-    corpus: Corpus
+    corpus: EvaluationText
     device: str
     dtype: WeightDtype
     stride: int | None
@@ -136,14 +136,14 @@ def evaluate(
         _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
     first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
-    found: list[tuple[Result, dict[str, Difference]]] = [(first, {})]
+    found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
     found += [compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
     _print(found, protocol, json)
     if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
 
 
-def _print(found: list[tuple[Result, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:
+def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:
     """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
         runs = [result_json(result, differences) for result, differences in found]
@@ -153,7 +153,7 @@ def _print(found: list[tuple[Result, dict[str, Difference]]], protocol: Protocol
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> Corpus:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> EvaluationText:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -168,12 +168,12 @@ def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading)
             split = text_split(TextFiles([*files], how=how), tokenizer)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
-        return Corpus(" ".join(map(str, files)), split, tokenizer)
+        return EvaluationText(" ".join(map(str, files)), split, tokenizer)
     if how != Reading():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
-    return Corpus.of(open_dataset(data or _only_dataset(run)))
+    return EvaluationText.of(open_dataset(data or _only_dataset(run)))
 
 
 def _only_dataset(run: Path) -> Path:
@@ -185,7 +185,7 @@ def _only_dataset(run: Path) -> Path:
     return paths[0]
 
 
-def compared(first: Result, loaded: LoadedRun, protocol: Protocol) -> tuple[Result, dict[str, Difference]]:
+def compared(first: ModelResult, loaded: LoadedRun, protocol: Protocol) -> tuple[ModelResult, dict[str, Difference]]:
     """Evaluate another run, and tell how it differs from the first."""
     result = measure(loaded, protocol)
     alike = loaded.tokenizer.fingerprint == first.tokenizer.fingerprint
@@ -208,7 +208,7 @@ def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> 
         )
 
 
-def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) -> Result:
+def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) -> ModelResult:
     """Evaluate a model; the split is encoded anew where its tokenizer is another."""
     corpus, tokenizer = protocol.corpus, loaded.tokenizer
     context_length = protocol.context_length or loaded.config.context_length
@@ -238,7 +238,7 @@ def measure(loaded: LoadedRun, protocol: Protocol, chosen_by_loss: bool = True) 
     )
     assert sums is not None
     best_of = _best_of(loaded, dataset) if chosen_by_loss and dataset else 0
-    return Result(loaded.source, tokenizer, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
+    return ModelResult(loaded.source, tokenizer, Measured(sums.numpy(), windows), summarize(sums, windows), best_of)
 
 
 def has_mask(path: Path) -> bool:
@@ -255,7 +255,7 @@ def _best_of(loaded: LoadedRun, dataset: Dataset) -> int:
     return (newest if same_data else loaded.state).get("evaluations") or 0
 
 
-def _as_text(result: Result, differences: dict[str, Difference], protocol: Protocol, first: str) -> str:
+def _as_text(result: ModelResult, differences: dict[str, Difference], protocol: Protocol, first: str) -> str:
     rows = format_evaluation(result.evaluation, protocol.precision, protocol.corpus.what)
     if result.best_of > 1:
         rows.append(("chosen", f"the best of {result.best_of} evaluations on this split, which flatters it a little"))
@@ -265,7 +265,7 @@ def _as_text(result: Result, differences: dict[str, Difference], protocol: Proto
     )
 
 
-def result_json(result: Result, differences: dict[str, Difference]) -> dict[str, Any]:
+def result_json(result: ModelResult, differences: dict[str, Difference]) -> dict[str, Any]:
     found = {
         name: {"value": d.value, "se": d.standard_error, "ci95": d.spread and d.spread.half_width}
         for name, d in differences.items()

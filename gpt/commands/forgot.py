@@ -12,7 +12,16 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
-from gpt.commands.evaluate import Corpus, Protocol, Result, compared, corpus_of, has_mask, measure, result_json
+from gpt.commands.evaluate import (
+    EvaluationText,
+    ModelResult,
+    Protocol,
+    compared,
+    corpus_of,
+    has_mask,
+    measure,
+    result_json,
+)
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, Reading
 from gpt.corpus.sources import TextFiles
@@ -97,7 +106,7 @@ def _beginning(run: Path, device: str, dtype: WeightDtype) -> LoadedRun:
     return replace(beginning(read_config(run), load_tokenizer(run), device, dtype), path=run)
 
 
-def _package_text(run: Path) -> Corpus:
+def _package_text(run: Path) -> EvaluationText:
     """Read the text of the package in the ids of the run. Raises InputError for a character that these lack."""
     tokenizer = load_tokenizer(run)
     try:
@@ -105,7 +114,7 @@ def _package_text(run: Path) -> Corpus:
             split = text_split(TextFiles([OTHER_TEXT], how=Reading(separator=SEPARATOR)), tokenizer)
     except InputError as error:
         raise InputError(f"{error}; name other text, with `text` or `data`") from None
-    return Corpus("the text of this package", split, tokenizer)
+    return EvaluationText("the text of this package", split, tokenizer)
 
 
 def _sentence(differences: dict[str, Difference]) -> str:
@@ -120,7 +129,7 @@ def _sentence(differences: dict[str, Difference]) -> str:
     return f"Nothing forgotten that can be told from chance: on this text the run differs from its base by {words}."
 
 
-def _as_text(first: Result, tuned: Result, differences: dict[str, Difference], protocol: Protocol) -> str:
+def _as_text(first: ModelResult, tuned: ModelResult, differences: dict[str, Difference], protocol: Protocol) -> str:
     rows = []
     for name, result in (("base", first), ("run", tuned)):
         e = result.evaluation

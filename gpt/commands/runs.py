@@ -152,7 +152,7 @@ def look(path: Path) -> RunEntry:
         state = "damaged"
     else:
         state = "finished" if _is_finished(config, saved) else "stopped"
-    best = min(filter(_may_be_best, records), key=lambda record: record["val_loss"], default=None)
+    best = _best(records, saved)
     changed, size = _written(path)
     return RunEntry(
         run=str(path),
@@ -183,14 +183,16 @@ def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
     return state.is_over(config) and not saved.get("unevaluated")
 
 
-def _may_be_best(record: Record) -> bool:
-    """Tell whether an evaluation's loss is a number, and not lower than the best by too little to be the next."""
-    return _has_loss(record) and not record.get("within_error")
+def _best(records: list[Record], saved: dict[str, Any]) -> Record | None:
+    """Find the record of the best evaluation: by the newest checkpoint, which has forgotten those on other data."""
+    rated = [record for record in records if _has_loss(record) and not record.get("within_error")]
+    if "best_step" in saved:
+        rated = [record for record in rated if record["step"] == saved["best_step"]]
+    return min(rated, key=lambda record: record["val_loss"], default=None)
 
 
 def _has_loss(record: Record) -> bool:
-    loss = record.get("val_loss")
-    return isinstance(loss, int | float) and math.isfinite(loss)
+    return isinstance(loss := record.get("val_loss"), int | float) and math.isfinite(loss)
 
 
 def _written(path: Path) -> tuple[float, int]:

@@ -22,7 +22,7 @@ from gpt.corpus.comparison import ROUNDS, Figures, Suitable, comparison_lines, d
 from gpt.corpus.comparison import compare as compare_tokenizers
 from gpt.corpus.documents import Document, FileOptions, Reading
 from gpt.corpus.pipeline import say_what_was_read
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import read_source
 from gpt.corpus.vocabulary import AUTO, TRAINER_CHARACTERS, VOCABULARIES, SplitSizes, make_tokenizer, parse_tokenizer
@@ -30,6 +30,7 @@ from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
 from gpt.interrupts import Interruptible
 from gpt.log import Progress, log
+from gpt.runs.directory import newest_run
 from gpt.terminal import command
 from gpt.text.encoding import Encoder, TiktokenEncoding
 from gpt.text.tokenizer import FORMAT, Tokenizer, require_bpe_size
@@ -73,7 +74,7 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, reading: 
         require_bpe_size(vocab_size, "`vocab_size` ")
     source, file = TextFiles(input, how=Reading(**vars(reading))), _writable(out.expanduser(), input)
     with Progress() as progress:
-        sample = Sample(source, TRAINER_CHARACTERS, progress)
+        sample = CorpusSample(source, TRAINER_CHARACTERS, progress)
         say_what_was_read(sample)
         size = vocab_size or _suitable_size(sample)
         progress.doing = f"training a BPE of {size:,} tokens"
@@ -94,7 +95,7 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, reading: 
     )
 
 
-def _suitable_size(sample: Sample) -> int:
+def _suitable_size(sample: CorpusSample) -> int:
     """Say which size suits the text. Raises InputError where it is too little for any."""
     found = suitable(sample.learnable)
     size = parse_tokenizer(found.tokenizer)[1]
@@ -193,8 +194,6 @@ def _documents(file: Path, reading: FileOptions) -> list[str]:
 
 
 def _newest_tokenizer() -> str:
-    from gpt.runs.directory import newest_run  # which loads torch
-
     try:
         name = str(newest_run())
     except InputError:
@@ -226,7 +225,7 @@ def compare(
     names = list(dict.fromkeys(map(_checked, (name for some in tokenizer for name in some) if tokenizer else COMPARED)))
     encoders: dict[str, Encoder | InputError] = {name: _at_hand(name) for name in names if not _is_made(name)}
     with Progress() as progress:
-        sample = Sample(source, TRAINER_CHARACTERS, progress)
+        sample = CorpusSample(source, TRAINER_CHARACTERS, progress)
         say_what_was_read(sample)
         suits = suitable(sample.learnable)
         names = list(dict.fromkeys(suits.tokenizer if name == AUTO else name for name in names))
@@ -249,7 +248,7 @@ def compare(
     )
 
 
-def _print_comparison(found: list[Figures], suits: Suitable, sample: Sample, held_out: int) -> None:
+def _print_comparison(found: list[Figures], suits: Suitable, sample: CorpusSample, held_out: int) -> None:
     print("\n".join(comparison_lines(found)))
     read = f"{sample.counts['characters']:,} characters"
     read = f"{sample.sampled:,} of {read}" if sample.sampled < sample.counts["characters"] else read

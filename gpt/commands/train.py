@@ -18,7 +18,7 @@ from gpt.dataset.documents import Documents
 from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.manifest import ShardInfo
 from gpt.dataset.mixture import open_weighted
-from gpt.dataset.samples import pieces_of
+from gpt.dataset.samples import sample_pieces
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
@@ -145,7 +145,7 @@ def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> 
 
     documents = [Documents(source.dataset.train, dataset.tokenizer) for source in dataset.sources]
     try:
-        pieces = [*pieces_of(loader, documents, range(samples[0], samples[-1] + 1))]
+        pieces = [*sample_pieces(loader, documents, range(samples[0], samples[-1] + 1))]
     except InputError as error:  # which the next batch meets as well
         log.warning(f"step {step:,}: its documents cannot be looked up: {error}")
         return

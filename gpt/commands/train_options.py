@@ -132,12 +132,19 @@ def _require_known_flags(arguments: Sequence[str]) -> None:
 
 
 def _preset_apart(options: Options) -> Options:
-    """Take a preset that follows --data, which several words may follow, as the preset and not as a dataset."""
+    """Take a preset that follows --data, which several words may follow, as the preset and not as a dataset.
+
+    A mistyped one, too: a bare word that is neither a path nor has a weight.
+    """
     data = options.settings.get("data")
-    if options.preset or not isinstance(data, tuple) or not {*data[-1:]} & {*PRESETS}:
+    if options.preset or not isinstance(data, tuple) or not _looks_like_preset(data[-1]):
         return options
     paths = Path(data[0]) if len(data) == 2 else data[:-1]
     return dataclasses.replace(options, settings=options.settings | {"data": paths}, preset=data[-1])
+
+
+def _looks_like_preset(word: str) -> bool:
+    return word in PRESETS or (word.replace("-", "").isalnum() and not Path(word).exists())
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

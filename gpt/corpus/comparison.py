@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.split import MAX_CHARACTERS, ByContent, Piece, chosen, cut_passages, distinct, key_of, passage_size
 from gpt.corpus.vocabulary import parse_tokenizer, suitability
 from gpt.errors import InputError
@@ -68,7 +68,7 @@ def suitable(characters: int) -> Suitable:
     return Suitable(name, trained, reason)
 
 
-def divided(sample: Sample) -> tuple[list[str], list[str]]:
+def divided(sample: CorpusSample) -> tuple[list[str], list[str]]:
     """Divide a sample into the texts that BPEs are trained on, and those that all are tried on.
 
     Raises InputError where one side is left with next to nothing.
@@ -86,7 +86,7 @@ def divided(sample: Sample) -> tuple[list[str], list[str]]:
     return train, held_out
 
 
-def made_from(names: list[str], sample: Sample, texts: list[str]) -> dict[str, Tokenizer]:
+def made_from(names: list[str], sample: CorpusSample, texts: list[str]) -> dict[str, Tokenizer]:
     """Make the named tokenizers of a corpus: bytes, char of all that is in it, and each BPE of the texts.
 
     A smaller BPE is the beginning of a larger one, since merges are found one after another; so the largest is trained.

@@ -9,6 +9,7 @@ has several, each for what comes before it, and a pipe, whose bytes nobody count
 import functools
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from gpt.files import parse_json, read_json, write_whole
 
 LEDGER = "ledger.jsonl.gz"
 PART = ".ledger.gz"  # of a slice
+NUMBER = re.compile(r"(?<![\w-])\d(?:[\d,.]*\d)?")  # and not the 8 of UTF-8
 REPEATS = "the same content as "
 OVERLAPS = "shares its 13-grams with validation"
 LONGEST = 1 << 20  # bytes of an entry
@@ -133,7 +135,7 @@ def kind_of(reason: str) -> str:
     if reason.startswith(REPEATS):
         return "duplicate"
     kind = reason.partition(":")[0].partition(";")[0].partition(" at ")[0]
-    return "".join("N" if character.isdigit() else character for character in kind)[:60]
+    return NUMBER.sub("N", kind)[:60]
 
 
 def read_ledger(directory: Path, part: Range | None = None) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from gpt.corpus.content_split import WHOLE, reported
 from gpt.corpus.documents import hash_fraction
 from gpt.corpus.grams import rolling
 from gpt.corpus.reading import Corpus
-from gpt.corpus.split import VALIDATION, ByContent, Split, key_of, require_share
+from gpt.corpus.split import VALIDATION, ByContent, Splitter, key_of, require_share
 
 PASSAGE = 50  # characters
 FAMILY = 0.1  # of the smaller one's passages: what makes two documents relatives
@@ -26,7 +26,7 @@ LEAK = 0.05  # of a document's passages in training: more is not validation
 LARGEST = 1 / 8  # of validation that one family may be: figures over fewer documents say little
 
 
-def by_family(share: float) -> Split:
+def by_family(share: float) -> Splitter:
     """Split documents so that near-copies stay on one side; report what of validation's 13-grams training has.
 
     Raises InputError for a share of validation that leaves nothing on one side.

@@ -15,7 +15,7 @@ from gpt.corpus.documents import Range
 from gpt.corpus.ledger import LEDGER, read_ledger
 from gpt.dataset.dataset import Dataset
 from gpt.dataset.manifest import SPLITS
-from gpt.dataset.samples import Piece
+from gpt.dataset.samples import SamplePiece
 from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError
 from gpt.log import log
@@ -111,7 +111,7 @@ class Names:
         self._origins = None
 
 
-def names_of(dataset: Dataset, pieces: Sequence[Piece]) -> dict[tuple[int, int], str]:
+def names_of(dataset: Dataset, pieces: Sequence[SamplePiece]) -> dict[tuple[int, int], str]:
     """Name what the documents of samples were made of, by (source, number); those of which it is known."""
     numbers = {(piece.source, number) for piece in pieces for number in range(piece.first, piece.last + 1)}
     names = {source: Names(dataset.sources[source].dataset) for source in {source for source, _ in numbers}}

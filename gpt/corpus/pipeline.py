@@ -30,10 +30,10 @@ from gpt.corpus.ledger import REPEATS, write_spool
 from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
 from gpt.corpus.replacing import require_replaceable
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.slices import cut_slices, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
-from gpt.corpus.split import Divide, Split, division_key
+from gpt.corpus.split import Divide, Splitter, division_key
 from gpt.corpus.stages import KEPT, Stages, Task, digest, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice
@@ -54,7 +54,7 @@ LEAST_SECONDS = 3.0
 
 def prepare(
     source: Source | Callable[[], Source],
-    split: Split,
+    split: Splitter,
     tokenizer: str | Tokenizer,
     out: Path,
     recipe: dict[str, Any],
@@ -165,7 +165,7 @@ def _repetitions(corpus: Corpus) -> Iterator[Skipped]:
             yield Skipped(name_at(each.place, number), f"{REPEATS}{name}")
 
 
-def say_what_was_read(corpus: Corpus | Sample, repetitions: Iterable[Skipped] = ()) -> None:
+def say_what_was_read(corpus: Corpus | CorpusSample, repetitions: Iterable[Skipped] = ()) -> None:
     """Name what was skipped or repaired, and count what was read. Raises InputError if that is nothing."""
     counts = corpus.counts
     skipped = [*islice(chain(corpus.skipped[:MAX_SHOWN], repetitions), MAX_SHOWN)]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpt.choices import Normalization
+from gpt.choices import UnicodeForm
 from gpt.corpus.documents import LARGEST, Document, Notice, Skipped, parts_of
 from gpt.corpus.executor import READERS
 from gpt.corpus.slices import (
@@ -24,7 +24,7 @@ from gpt.corpus.slices import (
     PLACES,
     TEXTS,
     Slice,
-    Stored,
+    StoredSlice,
     documents_at,
     in_buckets,
     kept_of,
@@ -50,7 +50,7 @@ MOST_DOCUMENTS, MOST_TEXT = 1 << 19, 1 << 28  # of a slice, and bytes: what hold
 class Filters:
     """What becomes of documents before anything else."""
 
-    normalize: Normalization = "none"
+    normalize: UnicodeForm = "none"
     min_characters: int = bounded(0, ge=0)
     max_characters: int | None = bounded(None, ge=1)
 
@@ -211,7 +211,7 @@ class Corpus:
         tasks = [
             Task(digest(*how, each.digest), each.label, (source, each.parts, filters), each.bytes) for each in slices
         ]
-        self.counts, self.slices, notices = Counter[str](), list[Stored](), list[Notice]()
+        self.counts, self.slices, notices = Counter[str](), list[StoredSlice](), list[Notice]()
         self.skipped, self.repaired = list[Skipped](), list[Skipped]()  # the first of them
         for task, each, (place, read) in zip(tasks, slices, stages.run("reading", read_slice, tasks), strict=True):
             self.slices += stored(place, task.key, each, read.pop("contents"))

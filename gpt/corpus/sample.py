@@ -31,7 +31,7 @@ class _Passage:
     text: str
 
 
-class Sample:
+class CorpusSample:
     """At most so many characters of a source's documents, each content once; iterating gives them in order.
 
     What is left of a document comes in stretches, as a `Document` each. `learnable` counts the characters without

@@ -82,7 +82,7 @@ def _slice(parts: list[Any], identities: list[Identity]) -> Slice:
 
 
 @dataclass
-class Stored:
+class StoredSlice:
     """A slice that was read: its files lie at `place`, with endings, and `content` names what they hold."""
 
     label: str
@@ -104,12 +104,12 @@ class Stored:
         return self.place, self.repeats, self.passages
 
 
-def stored(place: Path, key: str, read: Slice, contents: Sequence[str]) -> Iterator[Stored]:
+def stored(place: Path, key: str, read: Slice, contents: Sequence[str]) -> Iterator[StoredSlice]:
     """Yield the slices that a slice has become as it was read."""
     for number, content in enumerate(contents):
         own, size = place_of(place, number), read.bytes // len(contents)
         count = Path(f"{own}{PLACES}").stat().st_size // 8
-        yield Stored(read.label, size, read.validates, digest(key, number), own, content, count)
+        yield StoredSlice(read.label, size, read.validates, digest(key, number), own, content, count)
 
 
 def place_of(place: Path, number: int) -> Path:
@@ -162,7 +162,7 @@ def _marked(document: Document, marks: bytes) -> Document:
     return replace(document, learned=learned, specials=tuple((a ^ SPECIAL, b) for a, b in pairs if a & SPECIAL))
 
 
-def twins_of(one: Stored, slices: Sequence[Stored], bases: np.ndarray) -> list[Any]:
+def twins_of(one: StoredSlice, slices: Sequence[StoredSlice], bases: np.ndarray) -> list[Any]:
     """Name the documents that those of a slice repeat, by what the slices hold that have them, and by their numbers."""
     if not len(firsts := repeats_at(one.repeats)[:, 1]):
         return []

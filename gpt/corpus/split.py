@@ -51,7 +51,7 @@ class Piece:
 
 
 Divide = Callable[[Document], Iterator[Piece]]
-Split = Callable[[Corpus], Divide]
+Splitter = Callable[[Corpus], Divide]
 
 
 @dataclass(frozen=True)

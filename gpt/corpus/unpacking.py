@@ -56,7 +56,7 @@ class Budget:
     @property
     def _packed(self) -> int:
         raw = self._stream.raw
-        return self._size if self._size is not None else raw.size if isinstance(raw, Stream) else 0
+        return self._size if self._size is not None else raw.size if isinstance(raw, ByteStream) else 0
 
     def spend(self, size: int) -> None:
         """Raise TooLarge once it is too much."""
@@ -68,7 +68,7 @@ class Budget:
             )
 
 
-class Stream(io.RawIOBase):
+class ByteStream(io.RawIOBase):
     """A source of bytes that fills what it is asked for, and fails only after giving what came before the fault."""
 
     def __init__(self, read: Callable[[int], bytes], spend: Callable[[int], None] = lambda size: None) -> None:
@@ -101,7 +101,7 @@ class Stream(io.RawIOBase):
 
 def buffered(read: Callable[[int], bytes], budget: Budget | None = None) -> io.BufferedReader:
     """Make a stream of what reads bytes: one whose `peek` shows a megabyte."""
-    return io.BufferedReader(Stream(read, budget.spend) if budget else Stream(read), BUFFER)
+    return io.BufferedReader(ByteStream(read, budget.spend) if budget else ByteStream(read), BUFFER)
 
 
 # ---- compressed files ----

@@ -14,11 +14,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from gpt.dataset.loader import Loader, MakeSamples
 from gpt.dataset.manifest import SPLITS, Description, Found, ShardInfo, describe, fingerprint
 from gpt.dataset.masks import Mask, attach
 from gpt.dataset.order import Stream
@@ -27,6 +26,9 @@ from gpt.errors import InputError
 from gpt.files import read_json, write_whole
 from gpt.log import Progress
 from gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt.dataset.loader import Loader, MakeSamples
 
 SHORTEST_CONTEXT = 16  # tokens: of a split with fewer, and one more to predict, nothing is prepared or learned
 REMEMBERED = ".verified.json"  # beside the shards; in the user's cache where that directory cannot be written to
@@ -49,9 +51,9 @@ class Dataset:
     """The SHA-256 over all that it was made of, as its report has it; None where nothing says it."""
 
     @property
-    def sources(self) -> tuple["Source", ...]:
+    def sources(self) -> tuple["WeightedSource", ...]:
         """What it is made of: of one dataset itself, of a `Mixture` several, the heaviest first."""
-        return (Source(self.path.resolve().name, self, Fraction(1)),)
+        return (WeightedSource(self.path.resolve().name, self, Fraction(1)),)
 
     @property
     def shortest(self) -> int:
@@ -63,13 +65,15 @@ class Dataset:
         batch: int,
         context_length: int,
         seed: int,
-        samples: MakeSamples = Stream,
+        samples: "MakeSamples" = Stream,
         end_of_text: int | None = None,
-    ) -> Loader:
+    ) -> "Loader":
         """Make the loader of batches of windows from the training split, as `samples` makes them of a split.
 
         With `end_of_text`, batches tell documents apart.
         """
+        from gpt.dataset.loader import Loader  # which loads torch: only a training needs it
+
         return Loader(self.train, batch, context_length, seed, samples, end_of_text)
 
     def require_window(self, context_length: int) -> None:
@@ -85,7 +89,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightedSource:
     """A dataset as a part of what a run reads."""
 
     name: str

@@ -20,7 +20,7 @@ AROUND = 60  # bytes that are shown on each side of what was found
 
 
 @dataclass(frozen=True)
-class Match:
+class TextPlace:
     """Where a text stands."""
 
     document: int
@@ -95,7 +95,7 @@ class Documents:
             yield decoder.decode(b"".join(map(self.tokenizer.token_bytes, ids.tolist())))
         yield decoder.decode(b"", final=True)
 
-    def find(self, text: str) -> Iterator[Match]:
+    def find(self, text: str) -> Iterator[TextPlace]:
         """Yield where a text stands letter for letter, within a document. Raises InputError for an empty one."""
         try:
             wanted = text.encode()
@@ -128,7 +128,7 @@ class _View:
         self.ids = np.empty(0, dtype=np.int64)
         self.token, self.document, self.byte, self.line = 0, -of_none, 0, 1  # of the first id in view
 
-    def search(self, wanted: bytes, more: np.ndarray, keep: int) -> Iterator[Match]:
+    def search(self, wanted: bytes, more: np.ndarray, keep: int) -> Iterator[TextPlace]:
         """Look further ahead, yield the matches that begin before the last `keep` ids, and move on to those."""
         self.ids = np.concatenate([self.ids, more])
         tokens = [self._bytes[token] for token in self.ids.tolist()]
@@ -141,7 +141,7 @@ class _View:
             token = int(np.searchsorted(lasts, place, side="right"))
             before = int(np.searchsorted(ends, token))
             begin = int(lasts[ends[before - 1]]) if before else 0
-            yield Match(
+            yield TextPlace(
                 self.document + before,
                 (1 if before else self.line) + content.count(b"\n", begin, place),
                 (0 if before else self.byte) + place - begin,

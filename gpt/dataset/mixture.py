@@ -23,14 +23,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt.dataset.dataset import Dataset, Source, open_dataset
-from gpt.dataset.loader import Loader, MakeSamples, Samples
+from gpt.dataset.dataset import Dataset, WeightedSource, open_dataset
 from gpt.dataset.order import Stream
 from gpt.dataset.shards import Split
 from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt.dataset.loader import Loader, MakeSamples, Samples
 
 
 class Interleave:
@@ -79,7 +82,7 @@ class Interleave:
 class Interleaved:
     """Samples of several splits, as one of them: `Samples` of a mixture."""
 
-    def __init__(self, parts: Sequence[Samples], weights: Sequence[int]) -> None:
+    def __init__(self, parts: "Sequence[Samples]", weights: Sequence[int]) -> None:
         self.parts, self.interleave = parts, Interleave(weights)
         self.counts = [sum(part.counts) for part in parts]
 
@@ -106,10 +109,10 @@ class Interleaved:
 class Mixture(Dataset):
     """Several datasets with the same tokenizer; its splits are theirs one after the other, its path their names."""
 
-    parts: tuple[Source, ...]
+    parts: tuple[WeightedSource, ...]
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[WeightedSource, ...]:
         return self.parts
 
     def loader(
@@ -117,9 +120,11 @@ class Mixture(Dataset):
         batch: int,
         context_length: int,
         seed: int,
-        samples: MakeSamples = Stream,
+        samples: "MakeSamples" = Stream,
         end_of_text: int | None = None,
-    ) -> Loader:
+    ) -> "Loader":
+        from gpt.dataset.loader import Loader
+
         def interleaved(_: Split, context_length: int, seed: int) -> Interleaved:
             parts = [samples(part.dataset.train, context_length, seed) for part in self.parts]
             return Interleaved(parts, whole_weights([part.weight for part in self.parts]))
@@ -156,7 +161,7 @@ def mix_datasets(weighted: Sequence[tuple[Dataset, Fraction]]) -> Mixture:
         heaviest.recipe | _one_template(datasets),
         [*chain.from_iterable(dataset.shards for dataset in datasets)],
         _fingerprint(made_of, shares) if all(made_of) else None,
-        tuple(Source(*each) for each in zip(names, datasets, shares, strict=True)),
+        tuple(WeightedSource(*each) for each in zip(names, datasets, shares, strict=True)),
     )
 
 

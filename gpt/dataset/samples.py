@@ -1,15 +1,17 @@
 """What samples are made of: which tokens of which documents."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpt.dataset.documents import Documents
-from gpt.dataset.loader import Loader
+
+if TYPE_CHECKING:
+    from gpt.dataset.loader import Loader
 
 
-class Piece(NamedTuple):
+class SamplePiece(NamedTuple):
     """A piece of a sample."""
 
     sample: int
@@ -23,7 +25,7 @@ class Piece(NamedTuple):
     last: int
 
 
-def pieces_of(loader: Loader, documents: Sequence[Documents], samples: range) -> Iterator[Piece]:
+def sample_pieces(loader: "Loader", documents: Sequence[Documents], samples: range) -> Iterator[SamplePiece]:
     """Find what samples are made of; each source is searched once for the numbers of its documents."""
     located = [(sample, *loader.source.locate(sample)) for sample in samples]
     spans = {sample: [range(start, start + n + 1) for start, n in loader.spans(sample)] for sample in samples}
@@ -35,4 +37,4 @@ def pieces_of(loader: Loader, documents: Sequence[Documents], samples: range) ->
     for sample, source, number in located:
         epoch = number // loader.source.counts[source]
         for span in spans[sample]:
-            yield Piece(sample, source, epoch, span, next(numbers[source]), next(numbers[source]))
+            yield SamplePiece(sample, source, epoch, span, next(numbers[source]), next(numbers[source]))

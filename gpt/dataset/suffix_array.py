@@ -161,7 +161,7 @@ def _first_keys(ids: np.ndarray, room: int) -> tuple[np.ndarray, int]:
 
 
 @dataclass(frozen=True)
-class Match:
+class SharedStretch:
     """The longest stretch of a run of ids that stands in a text, too."""
 
     length: int
@@ -172,13 +172,13 @@ class Match:
     """Where it begins in the text."""
 
 
-def longest_shared(pieces: Iterable[np.ndarray], runs: Sequence[np.ndarray]) -> list[Match]:
+def longest_shared(pieces: Iterable[np.ndarray], runs: Sequence[np.ndarray]) -> list[SharedStretch]:
     """Find of each run of ids, (Q,) int64, the longest stretch that stands in a text: exactly, in bounded memory.
 
     The text comes piece by piece, one after another, (N,) each; its places count from the beginning of the first. Of
     several stretches that are equally long it is one of them, always the same. NO_ID in a run is in no stretch.
     """
-    best, room = [Match(0, 0, 0)] * len(runs), [_longest_possible(run) for run in runs]
+    best, room = [SharedStretch(0, 0, 0)] * len(runs), [_longest_possible(run) for run in runs]
     reach = max(room, default=0)
     for begin, ids in _blocks(pieces, reach) if reach else ():
         open_ones = [number for number, most in enumerate(room) if best[number].length < most]
@@ -194,7 +194,7 @@ def longest_shared(pieces: Iterable[np.ndarray], runs: Sequence[np.ndarray]) -> 
             if lengths[own].max(initial=0) > best[number].length:
                 first = own.start + int(lengths[own].argmax())
                 start, place = int(asked[first]) - (end - size), begin + int(places[there[first]])
-                best[number] = Match(int(lengths[first]), start, place)
+                best[number] = SharedStretch(int(lengths[first]), start, place)
     return best
 
 

@@ -9,7 +9,7 @@ from gpt.choices import WeightDtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import loss_difference
 from gpt.evaluation.memorization import Point, Rise
-from gpt.evaluation.passages import Passages, Reading
+from gpt.evaluation.passages import PassageReading, Passages
 from gpt.log import log
 from gpt.runs.checkpoint import best_state, list_checkpoints, step_of
 from gpt.runs.load import LoadedRun, load_run
@@ -22,8 +22,8 @@ class _Read:
     """What a checkpoint made of the passages."""
 
     epoch: float | None
-    train: Reading
-    validation: Reading
+    train: PassageReading
+    validation: PassageReading
 
 
 class Course:
@@ -34,7 +34,7 @@ class Course:
         self._steps = [step_of(path) for path in list_checkpoints(run)]
         self._read: dict[int, _Read | None] = {}
 
-    def take(self, loaded: LoadedRun) -> tuple[Reading, Reading]:
+    def take(self, loaded: LoadedRun) -> tuple[PassageReading, PassageReading]:
         """Read the passages of training and validation text with a checkpoint that is loaded."""
         passages = self._passages
         train, validation = (passages.read(loaded.model, split) for split in (passages.train, passages.validation))
@@ -42,7 +42,7 @@ class Course:
         self._read[loaded.state["step"]] = _Read(record.get("epoch"), train, validation)
         return train, validation
 
-    def points(self, began: list[Reading] | None = None) -> list[Point]:
+    def points(self, began: list[PassageReading] | None = None) -> list[Point]:
         """Measure the losses of checkpoints, spread evenly where they are many, after those of what it began with.
 
         `began`: what that made of training and validation text, if it was read. [] of fewer than three in all.

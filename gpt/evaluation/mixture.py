@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from gpt.dataset.dataset import Source
+from gpt.dataset.dataset import WeightedSource
 from gpt.dataset.shards import Split
 from gpt.evaluation.loss import Evaluation, summarize
 from gpt.evaluation.windows import Windows
@@ -23,7 +23,7 @@ class MixedWindows(Windows):
     def __init__(
         self,
         split: Split,
-        sources: Sequence[Source],
+        sources: Sequence[WeightedSource],
         context_length: int,
         end_of_text: int | None = None,
         tokens: int | None = None,

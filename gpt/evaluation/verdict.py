@@ -14,7 +14,7 @@ from gpt.evaluation.memorization import (
     mean_probability,
     share_of,
 )
-from gpt.evaluation.passages import LEAST_LEARNED, LENGTH, Reading
+from gpt.evaluation.passages import LEAST_LEARNED, LENGTH, PassageReading
 from gpt.evaluation.statistics import Share
 from gpt.evaluation.words import Row
 
@@ -208,7 +208,7 @@ def _verbatim(m: Memorization) -> str:
 
 
 def _drawn(m: Memorization) -> str:
-    def chance(reading: Reading) -> str:
+    def chance(reading: PassageReading) -> str:
         mean, error = mean_probability(reading.logprobs)
         return "unknown" if math.isnan(mean) else f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
 
@@ -276,7 +276,7 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
 
 
 def _side_json(sides: Sides) -> dict[str, Any]:
-    def of(reading: Reading) -> dict[str, Any]:
+    def of(reading: PassageReading) -> dict[str, Any]:
         share, draws = share_of(reading.verbatim), draws_needed(reading.logprobs)
         mean, error = mean_probability(reading.logprobs)
         return {

@@ -20,7 +20,7 @@ from gpt.runs.directory import is_run, read_config
 from gpt.runs.integrity import weights_sha256
 from gpt.runs.load import (
     LoadedRun,
-    Stored,
+    StoredModel,
     build,
     put_adapter_on,
     put_on,
@@ -37,7 +37,7 @@ class Adapters:
     """The adapters of a base, each put on its weights anew: these are kept as they were read."""
 
     def __init__(
-        self, base: Stored, target: Target, given: Sequence[str | Path] = (), sha256: str | None = None
+        self, base: StoredModel, target: Target, given: Sequence[str | Path] = (), sha256: str | None = None
     ) -> None:
         """`given`: adapters that need not lie under runs/. Raises InputError unless all of them are for the base.
 

@@ -11,16 +11,18 @@ import shlex
 from collections.abc import Generator
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from gpt.config import TrainConfig
 from gpt.config_io import overlay, to_dict
 from gpt.errors import InputError
 from gpt.files import PARTIAL, read_json, write_whole
-from gpt.runs import checkpoint
 from gpt.terminal import command
 from gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt.config import TrainConfig
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 CHAT_TEMPLATE = "chat_template.jinja"  # of a run that was trained on conversations
@@ -42,8 +44,10 @@ def is_run(path: Path | None) -> bool:
         return False
 
 
-def read_config(path: Path) -> TrainConfig:
+def read_config(path: Path) -> "TrainConfig":
     """Read the config of a run. Raises InputError if it is missing, damaged or of another version."""
+    from gpt.config import TrainConfig  # which loads torch: not every command that finds a run needs it
+
     file = path / CONFIG
     remedy = "name a run directory, such as runs/python-nano"
     content = read_json(file, "a run's config", remedy, (FORMAT, VERSION))
@@ -52,14 +56,14 @@ def read_config(path: Path) -> TrainConfig:
     return overlay(TrainConfig(), content["config"], str(file))
 
 
-def write_config(path: Path, config: TrainConfig) -> None:
+def write_config(path: Path, config: "TrainConfig") -> None:
     """Write a run's config.json, or replace it."""
     write_whole(path / CONFIG, json.dumps({"format": FORMAT, "version": VERSION, "config": to_dict(config)}, indent=1))
 
 
 @contextlib.contextmanager
 def open_run(
-    config: TrainConfig, tokenizer: Tokenizer, resume: bool, chat_template: str | None = None
+    config: "TrainConfig", tokenizer: Tokenizer, resume: bool, chat_template: str | None = None
 ) -> Generator[Path]:
     """Open the run directory to resume, or a new one: the config's, or runs/DATA-PRESET, runs/DATA-PRESET-2 …
 
@@ -129,14 +133,14 @@ def _lacks_flock(file: Path) -> bool:
     return False
 
 
-def usual_name(config: TrainConfig) -> str:
+def usual_name(config: "TrainConfig") -> str:
     """Name a run by its data and preset: python-nano, or code+prose-nano; of many datasets, two and how many more."""
     names = [path.resolve().name for path in config.datasets]
     more = [f"{len(names) - 2}-more"] if len(names) > 3 else names[2:]
     return f"{'+'.join([*names[:2], *more])}-{config.preset}"
 
 
-def _claimed(config: TrainConfig) -> Path:
+def _claimed(config: "TrainConfig") -> Path:
     """Make the run's directory if it is not there. Raises InputError for a name that safetensors cannot take."""
     name = config.run_dir or usual_name(config)
     try:
@@ -156,7 +160,7 @@ def _claimed(config: TrainConfig) -> Path:
     return config.run_dir
 
 
-def _write_head(path: Path, config: TrainConfig, tokenizer: Tokenizer, chat_template: str | None) -> None:
+def _write_head(path: Path, config: "TrainConfig", tokenizer: Tokenizer, chat_template: str | None) -> None:
     """Write what of a run is there before its first step."""
     try:
         tokenizer.save(path / TOKENIZER)
@@ -225,7 +229,9 @@ def newest_run(parent: Path = Path("runs"), with_checkpoint: bool = False) -> Pa
     """
     runs = [path for path in parent.glob("*") if is_run(path)]
     if with_checkpoint:
-        runs = [path for path in runs if checkpoint.list_checkpoints(path)]
+        from gpt.runs.checkpoint import list_checkpoints
+
+        runs = [path for path in runs if list_checkpoints(path)]
     if not runs:
         raise InputError(
             f"there is no run under {parent}/: train one first ({command('train')}), or name another directory"

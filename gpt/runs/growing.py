@@ -6,7 +6,7 @@ from gpt.choices import WeightDtype
 from gpt.config import TrainConfig
 from gpt.device import Target
 from gpt.errors import InputError
-from gpt.runs.load import LoadedRun, Stored, as_whole, build, fitted, load_tokenizer, read_base, read_source, ready
+from gpt.runs.load import LoadedRun, StoredModel, as_whole, build, fitted, load_tokenizer, read_base, read_source, ready
 from gpt.text.added import extends
 from gpt.text.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ def beginning(
     return ready(build(stored), stored, Target.of(device, dtype, False))
 
 
-def _grown(stored: Stored, tokenizer: Tokenizer) -> Stored:
+def _grown(stored: StoredModel, tokenizer: Tokenizer) -> StoredModel:
     try:
         own = load_tokenizer(stored.path)
     except InputError:  # said where tokenizers are compared

@@ -59,7 +59,7 @@ class LoadedRun:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredModel:
     """What lies on disk of a model, read and not yet built."""
 
     config: ModelConfig
@@ -97,7 +97,7 @@ def load_run(
     return ready(_adapted(stored, target.merged) if stored.is_adapter else build(stored), stored, target)
 
 
-def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
+def ready(model: GPT, stored: StoredModel, target: Target) -> LoadedRun:
     """Move a model, of what was read, to where it is to compute, in evaluation mode."""
     device, kind, prepacked = target
     if kind != torch.int8:
@@ -113,20 +113,20 @@ def ready(model: GPT, stored: Stored, target: Target) -> LoadedRun:
     return LoadedRun(model.eval(), stored.name, stored.path, stored.state)
 
 
-def read_source(source: str | Path, checkpoint: str = "best") -> Stored:
+def read_source(source: str | Path, checkpoint: str = "best") -> StoredModel:
     """Read what `load_run` builds a model of."""
     path = by_name(source)
     if is_run(path):
         chosen, run = _choose(path, checkpoint), read_config(path)
-        return Stored(run.model, chosen.model, chosen.state, path, f"{path}, step {chosen.state['step']:,}", run)
+        return StoredModel(run.model, chosen.model, chosen.state, path, f"{path}, step {chosen.state['step']:,}", run)
     path = _find(source)
     if checkpoint != "best":
         raise InputError(f"`checkpoint` {checkpoint}: {source} is a Hugging Face model, which has none to choose")
     config = huggingface.read_config(path)
-    return Stored(config, huggingface.read_weights(path, config), {}, path, huggingface.pinned(str(source), path))
+    return StoredModel(config, huggingface.read_weights(path, config), {}, path, huggingface.pinned(str(source), path))
 
 
-def build(stored: Stored) -> GPT:
+def build(stored: StoredModel) -> GPT:
     """Build a model of what was read. Raises InputError if its parts do not fit each other."""
     config, weights = stored.config, stored.weights
     try:
@@ -142,12 +142,12 @@ def build(stored: Stored) -> GPT:
 # ---- adapters, and what they are put on ----
 
 
-def _adapted(stored: Stored, merged: bool) -> GPT:
+def _adapted(stored: StoredModel, merged: bool) -> GPT:
     assert stored.run
     return put_on(read_base(stored.run, stored.path), stored, merged)
 
 
-def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
+def put_on(base: StoredModel, adapter: StoredModel, merged: bool) -> GPT:
     """Build the model of a run that trained adapters, on its base; with them folded into its weights if `merged`."""
     assert adapter.run
     whole = replace(base, config=adapter.config, weights=fitted(base, adapter.config))
@@ -157,7 +157,7 @@ def put_on(base: Stored, adapter: Stored, merged: bool) -> GPT:
         raise InputError(f"{adapter.name}: its adapters do not fit its base, {base.name}: {error}") from None
 
 
-def put_adapter_on(base: Stored, adapter: Adapter, merged: bool) -> GPT:
+def put_adapter_on(base: StoredModel, adapter: Adapter, merged: bool) -> GPT:
     """Build a model with an adapter on it. Raises InputError if they do not fit each other."""
     model = build(base)
     add_adapter(model, adapter)
@@ -166,7 +166,7 @@ def put_adapter_on(base: Stored, adapter: Adapter, merged: bool) -> GPT:
     return model
 
 
-def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
+def read_base(config: TrainConfig, run: Path | None = None) -> StoredModel:
     """Read the weights of `init_from`, whole, with adapters of their own merged: those of `init_sha256` if it is given.
 
     `run`: whose adapters were trained on them. Raises InputError if they cannot be had, or are others now.
@@ -198,12 +198,12 @@ def read_base(config: TrainConfig, run: Path | None = None) -> Stored:
     return base
 
 
-def as_whole(stored: Stored) -> Stored:
+def as_whole(stored: StoredModel) -> StoredModel:
     """Merge adapters into their base; give what holds whole weights as it is."""
     return replace(stored, weights=_adapted(stored, merged=True).state_dict()) if stored.is_adapter else stored
 
 
-def fitted(base: Stored, config: ModelConfig) -> Tensors:
+def fitted(base: StoredModel, config: ModelConfig) -> Tensors:
     """Give weights the context and vocabulary of a model: what only pads the vocabulary goes.
 
     Special tokens that are new get the mean of the others: a row by chance could win every draw before it has learned.

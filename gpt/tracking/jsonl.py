@@ -4,18 +4,20 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt.errors import InputError
-from gpt.evaluation.loss import Evaluation
 from gpt.files import parse_json, write_whole
 from gpt.log import log
 from gpt.runs.directory import METRICS
 
+if TYPE_CHECKING:
+    from gpt.evaluation.loss import Evaluation
+
 Record = dict[str, Any]
 
 
-def evaluation_record(evaluation: Evaluation, prefix: str = "") -> Record:
+def evaluation_record(evaluation: "Evaluation", prefix: str = "") -> Record:
     """Make the entries of an evaluation in a record; `val_loss_ci95` is half a 95 % interval."""
     error = evaluation.loss_se
     return {

@@ -84,7 +84,7 @@ class Trainer:
         factor = state.lr_factor(self.config)
         self.optimizer.set_lr_factor(factor)
         samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
-        hashes = row_hashes(samples[self.first_row :][: self.rows], *batch.tensors).sum()
+        hashes = torch.from_numpy(row_hashes(samples[self.first_row :][: self.rows], *batch.tensors)).sum()
         (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()

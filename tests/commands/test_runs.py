@@ -77,6 +77,16 @@ def test_runs_are_listed_with_what_became_of_them(make, tmp_path):
     assert "finished" not in errors
 
 
+def test_a_loss_on_other_data_is_not_the_best_of_what_the_run_goes_on_with(make, tmp_path):
+    """Its newest checkpoint knows: after --allow-other-data it has forgotten the losses before."""
+    make("elsewhere", {10: 1.0, 20: 2.0, 30: 2.5}, state={"best_step": 20, "best_validation_loss": 2.0})
+    make("not-yet", {10: 1.0}, state={"best_step": None, "best_validation_loss": None})
+    output, _ = call(tmp_path)
+    assert "30/30  2.0000 at 20  finished" in rows(output)["runs/elsewhere"]
+    [entry] = json.loads(call(tmp_path, "not-yet", "--json")[0])
+    assert (entry["best_loss"], entry["best_step"], entry["best"]) == (None, None, None)
+
+
 def test_a_run_in_training_is_told_by_its_lock(make, tmp_path):
     run = make("one", {10: 3.0})
     with open(run / "metrics.jsonl", "a") as file:

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from gpt.__main__ import main
 from gpt.corpus import vocabulary
 from gpt.corpus.comparison import divided
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.sources import TextFiles
 from gpt.dataset.dataset import open_dataset
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, write_tokenizer
@@ -242,7 +242,7 @@ def test_tokenizers_are_compared_on_text_that_was_held_out(home, gpt2_tokenizer)
     names = ("gpt2", "bpe:300", "bytes", "--tokenizer", "char", "mine.json", "auto", "gpt2")
     output, errors = call(home, "compare", "--input", "notes", "--tokenizer", *names, "--json")
     found = json.loads(output)
-    train, held_out = divided(Sample(TextFiles([home / "notes"]), 10**9, Progress()))
+    train, held_out = divided(CorpusSample(TextFiles([home / "notes"]), 10**9, Progress()))
     texts = [(home / "notes" / name).read_text() for name in ("a.py", "b.md")]
     assert all(sum(part in text for text in texts) == 1 for part in (*train, *held_out))
     assert sum(map(len, train)) + sum(map(len, held_out)) == sum(map(len, texts))

@@ -137,6 +137,10 @@ def test_unknown_presets_are_refused():
         parse_train(["nanoo"])
     with pytest.raises(InputError, match="unknown preset 'gpt2-small'; did you mean 'gpt2'"):
         parse_train(["--steps", "5", "gpt2-small"])
+    with pytest.raises(InputError, match="unknown preset 'nanoo'; did you mean 'nano'"):
+        parse_train(["--data", "data/mine", "nanoo"])
+    with pytest.raises(InputError, match="`data` data/b: has no weight beside others"):
+        parse_train(["--data", "data/a=0.5", "data/b"])  # a path
 
 
 def test_a_preset_stands_anywhere():

@@ -8,7 +8,7 @@ from helpers import python_text
 
 from gpt.corpus import comparison
 from gpt.corpus.comparison import compare, comparison_lines, divided, made_from, suitable
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.sources import Texts
 from gpt.corpus.vocabulary import suitable_tokenizer
 from gpt.errors import InputError
@@ -17,7 +17,7 @@ from gpt.text.tokenizer import Tokenizer
 
 
 def sampled(texts):
-    return Sample(Texts(texts), 10**9, Progress())
+    return CorpusSample(Texts(texts), 10**9, Progress())
 
 
 def test_a_tenth_is_held_out_as_prepare_does_it():

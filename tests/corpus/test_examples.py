@@ -166,7 +166,7 @@ def test_an_answer_that_is_cut_away_is_refused_by_its_line(tmp_path, said, fault
     assert [e["document"] for e in read_ledger(tmp_path / "d") if "reason" in e] == ["a.jsonl, line 8"]
     report = json.loads((tmp_path / "d" / "report.json").read_text())
     assert report["examples"]["unlearned"] == 1
-    assert report["documents"]["left_out"] == {"its answer begins after NN tokens (`max_tokens`)": 1}
+    assert report["documents"]["left_out"] == {"its answer begins after N tokens (`max_tokens`)": 1}
 
 
 def test_an_answer_that_is_learned_in_part_is_kept_and_one_token_less_is_not(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from gpt.corpus import sample as sample_module
 from gpt.corpus.documents import hash_fraction
-from gpt.corpus.sample import Sample
+from gpt.corpus.sample import CorpusSample
 from gpt.corpus.sources import Skipped, Texts
 from gpt.log import Progress
 
@@ -15,7 +15,7 @@ def short_passages(monkeypatch):
 
 
 def sampled(texts, most):
-    return Sample(Texts(texts), most, Progress())
+    return CorpusSample(Texts(texts), most, Progress())
 
 
 def test_what_fits_is_kept_whole_and_in_order():
@@ -56,7 +56,7 @@ def test_a_copy_is_skipped_and_what_is_left_out_is_named():
         def read(self, part):
             yield from super().read(part) if part != "bad" else [Skipped("bad", "binary")]
 
-    sample = Sample(Source({"a": "text", "bad": "", "b": "text", "c": "more"}), 100, Progress())
+    sample = CorpusSample(Source({"a": "text", "bad": "", "b": "text", "c": "more"}), 100, Progress())
     assert [document.name for document in sample] == ["a", "c"]
     assert sample.skipped == [Skipped("bad", "binary"), Skipped("b", "the same content as a")]
     counts = {"files": 4, "files_read": 3, "documents": 3, "characters": 12, "left_out": 2}

@@ -136,7 +136,7 @@ def test_processes_read_the_rows_of_the_same_batch(ranks):
             assert torch.equal(one, torch.cat(others))
         samples = loader.samples(step)
         hashes = [row_hashes(samples[r * share :][:share], *part).sum() for r, part in enumerate(parts)]
-        assert sum(hashes) == row_hashes(samples, *whole).sum()
+        assert np.sum(hashes) == row_hashes(samples, *whole).sum()
 
 
 def test_a_hash_names_the_rows_their_order_and_their_place():

@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import python_text, write_dataset
@@ -129,7 +130,7 @@ def test_ranks_read_the_rows_of_the_same_batch(mixture, ranks):
         assert torch.equal(torch.cat([part.inputs for part in rows]), whole.inputs)
         samples = loader.samples(step)
         hashes = [row_hashes(samples[r * share :][:share], p.inputs, p.targets).sum() for r, p in enumerate(rows)]
-        assert sum(hashes) == row_hashes(samples, whole.inputs, whole.targets).sum()
+        assert np.sum(hashes) == row_hashes(samples, whole.inputs, whole.targets).sum()
 
 
 def test_a_single_source_is_read_as_if_it_were_no_mixture(parts):

@@ -168,7 +168,7 @@ def test_processes_read_the_rows_of_the_same_batch(ranks, make_split):
             assert torch.equal(one, torch.cat(others))
         samples = loader.samples(step)
         hashes = [row_hashes(samples[r * share :][:share], *part).sum() for r, part in enumerate(parts)]
-        assert sum(hashes) == row_hashes(samples, *whole).sum() != row_hashes(samples, *whole[:2]).sum()
+        assert np.sum(hashes) == row_hashes(samples, *whole).sum() != row_hashes(samples, *whole[:2]).sum()
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(make_split):

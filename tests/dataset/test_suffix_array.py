@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt.dataset import suffix_array
-from gpt.dataset.suffix_array import END, NO_ID, Match, SuffixArray, longest_shared, suffix_order
+from gpt.dataset.suffix_array import END, NO_ID, SharedStretch, SuffixArray, longest_shared, suffix_order
 
 ALPHABETS = [1, 2, 4, 50, 70_000, 2**32 - 2]
 
@@ -118,7 +118,7 @@ def test_of_no_runs_nothing_is_read():
         yield
 
     assert longest_shared(unread(), []) == []
-    assert longest_shared(unread(), [np.array([], dtype=np.int64), np.array([NO_ID])]) == [Match(0, 0, 0)] * 2
+    assert longest_shared(unread(), [np.array([], dtype=np.int64), np.array([NO_ID])]) == [SharedStretch(0, 0, 0)] * 2
 
 
 def test_marks_are_no_ids_and_differ():

@@ -9,7 +9,7 @@ import torch
 from helpers import variant
 from instruction_files import lines_of, made
 
-from gpt.dataset.dataset import Source
+from gpt.dataset.dataset import WeightedSource
 from gpt.dataset.shards import Split
 from gpt.evaluation.compare import Measured, loss_difference
 from gpt.evaluation.loss import evaluate, summarize, sums_per_piece
@@ -151,7 +151,7 @@ def test_answers_only_is_said_of_the_sources_of_which_it_is_so(dataset, tmp_path
     (tmp_path / "a.jsonl").write_text("\n".join(lines_of(60)))
     answers = made(tmp_path)
     for datasets, only, of in (([dataset, answers], False, "d"), ([dataset], False, ""), ([answers], True, "")):
-        sources = [Source(each.path.name, each, Fraction(1, len(datasets))) for each in datasets]
+        sources = [WeightedSource(each.path.name, each, Fraction(1, len(datasets))) for each in datasets]
         shards = [shard for each in datasets for shard in each.validation.shards]
         windows = MixedWindows(Split("validation", shards), sources, 16, 256)
         assert (windows.answers_only, windows.answers_of) == (only, of)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gpt.corpus.download import RemoteFile
 from gpt.corpus.sources import Source
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 
 
 class Recipe(Protocol):
@@ -20,7 +20,7 @@ class Recipe(Protocol):
     def source(self) -> Source:
         """Return where the documents come from."""
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         """Return how they are divided between training and validation."""
 
     def record(self) -> dict[str, Any]:

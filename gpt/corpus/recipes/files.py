@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt.choices import Normalization, Overlap
+from gpt.choices import Overlap, UnicodeForm
 from gpt.corpus.addresses import remote_file
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.documents import FileOptions, Reading
@@ -14,7 +14,7 @@ from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.python import Python
 from gpt.corpus.sources import ADDRESS, TextFiles
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 from gpt.errors import InputError
 
 
@@ -42,7 +42,7 @@ class Files(Recipe):
     """Move training text that shares too much with validation there, drop it, or only report how much it is."""
     max_overlap: float = 0.1
     """Share of its 13-grams that a passage may have in common with the other side."""
-    normalize: Normalization = "none"
+    normalize: UnicodeForm = "none"
     """Bring all text into a normal form of Unicode."""
     min_characters: int = 0
     """Leave out shorter documents."""
@@ -69,7 +69,7 @@ class Files(Recipe):
         """Return what becomes of documents first. Raises InputError for limits that nothing can keep."""
         return {"filters": Filters(self.normalize, self.min_characters, self.max_characters)}
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return SplitByContent(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def record(self) -> dict[str, Any]:

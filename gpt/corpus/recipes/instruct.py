@@ -14,7 +14,7 @@ from gpt.corpus.examples import Examples
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.recipes.files import addresses, chosen_share, named_place
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 from gpt.text.chat_template import CHATML, PLAIN
 from gpt.text.templates import named_source
 
@@ -60,7 +60,7 @@ class Instruct(Recipe):
     def downloads(self) -> dict[Path, list[RemoteFile]]:
         return addresses(self.input, self.validation, self.place())
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return SplitWhole(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
     def steps(self) -> dict[str, Any]:

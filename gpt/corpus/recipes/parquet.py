@@ -9,7 +9,7 @@ from gpt.corpus.download import RemoteFile
 from gpt.corpus.hub import Folder
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 from gpt.errors import bounded
 
 
@@ -39,5 +39,5 @@ class ParquetOfHub(Recipe):
     def source(self) -> TextFiles:
         return TextFiles(self.folder.fetch(self.names()), field="text")
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return SplitByContent(self.validation_share)

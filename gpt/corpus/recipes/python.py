@@ -9,7 +9,7 @@ from typing import Any
 from gpt.corpus.near_copies import by_family
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 FROM_A_TEMPLATE = {"encodings"}  # tables of code pages, one like the other, which a small model would know by heart
@@ -36,7 +36,7 @@ class Python(Recipe):
     def source(self) -> Texts:
         return Texts((name, text) for name, text in texts() if text)
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return by_family(self.validation_share)
 
     def record(self) -> dict[str, Any]:

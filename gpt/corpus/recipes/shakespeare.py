@@ -10,7 +10,7 @@ from gpt.corpus.documents import Document
 from gpt.corpus.download import RemoteFile, beside, download
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import Texts
-from gpt.corpus.split import TRAIN, VALIDATION, Piece, Split
+from gpt.corpus.split import TRAIN, VALIDATION, Piece, Splitter
 from gpt.errors import InputError
 
 FILE = RemoteFile(
@@ -62,7 +62,7 @@ class Shakespeare(Recipe):
             )
         return Texts({"tinyshakespeare": content.decode("utf-8")})
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return lambda corpus: ByEnd(0.1)
 
     def record(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.hub import Folder, list_folder
 from gpt.corpus.recipes import Recipe
 from gpt.corpus.sources import TextFiles
-from gpt.corpus.split import Split
+from gpt.corpus.split import Splitter
 
 REPOSITORY = "roneneldan/TinyStories"
 COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
@@ -52,7 +52,7 @@ class TinyStories(Recipe):
         train, validation = self.folder.fetch(self.names())
         return TextFiles([train], validation=[validation])
 
-    def split(self) -> Split:
+    def split(self) -> Splitter:
         return SplitByContent(overlap=self.overlap)
 
     def record(self) -> dict[str, Any]:
