@@ -87,8 +87,7 @@ class SplitByContent:
         most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
         bounds = (total, 0.0) if given else (ENOUGH * target, min(most, total / 2))  # what was given stays what it is
         divide, overlap = Guard(corpus, self.overlap, self.max_overlap, known, bounds)(divide)
-        share = keys.validating(divide) / total
-        if not given and share > TOO_MUCH * useful:
+        if not given and (share := keys.validating(divide) / total) > TOO_MUCH * useful:
             log.warning(
                 f"{share:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
                 "validates; `overlap` drop leaves that out instead"

@@ -343,4 +343,4 @@ def test_the_report_does_not_hang_on_slices(texts, tmp_path):
         divide = SplitByContent()(corpus)
         found.append((corpus.report["overlap"], divide.threshold, divide.exceptions))
     assert found[0] == found[1]
-    assert len(list(Path(tmp_path / "20000").glob("list_grams-*.json"))) > 10
+    assert len(list(Path(tmp_path / "20000").glob("sort_grams-*.json"))) > 10
