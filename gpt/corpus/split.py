@@ -22,7 +22,7 @@ import numpy as np
 from gpt.corpus.documents import Document
 from gpt.corpus.grams import KEPT, folded
 from gpt.corpus.reading import Corpus
-from gpt.corpus.slices import PASSAGES
+from gpt.corpus.slices import PASSAGES, documents_at
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
@@ -121,6 +121,12 @@ def pieces_of(
     for number, document in enumerate(documents):
         own = slice(starts[number], starts[number + 1])
         yield document, joined(document.name, cut_by_lengths(document.text, lengths[own]), sides[own])
+
+
+def pieces_in(corpus: Corpus, divide: Divide) -> Iterator[tuple[Document, Iterator[Piece]]]:
+    """Yield each document that is kept with its pieces."""
+    for each in corpus.slices:
+        yield from pieces_of(documents_at(each.place, each.repeats), divide, passages_at(each.passages))
 
 
 def cut_by_lengths(text: str, lengths: list[int]) -> list[str]:

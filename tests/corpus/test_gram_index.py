@@ -10,7 +10,7 @@ import pytest
 
 from gpt.corpus import gram_index as module
 from gpt.corpus import slices
-from gpt.corpus.gram_index import COMMON, Index, _Filter, _Grams, sort_grams, scan_slice, shares_at
+from gpt.corpus.gram_index import COMMON, Index, _Filter, _Grams, scan_slice, shares_at, sort_grams
 from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent
 
