@@ -370,3 +370,16 @@ def test_the_report_does_not_hang_on_slices(texts, tmp_path):
         found.append((corpus.report["overlap"], divide.threshold, divide.exceptions))
     assert found[0] == found[1]
     assert len(list(Path(tmp_path / "20000").glob("sort_grams-*.json"))) > 10
+
+
+def test_a_long_text_and_its_twin_in_capitals_which_is_cut_at_other_places_are_on_one_side(tmp_path):
+    rng = random.Random(4)
+    texts = {f"{number}": text_of(rng, 300) for number in range(60)}
+    texts |= {"long": text_of(rng, 6000)}
+    texts |= {"capitals": texts["long"].upper()}
+    for mode in ("move", "drop"):
+        sides, report = divided(texts, tmp_path / mode, overlap=mode)
+        assert report["before"] > 0.1
+        assert report["after"] < 0.02
+        assert report["left"] == 0
+        assert share_of(sides) == pytest.approx(report["after"])
