@@ -17,7 +17,7 @@ from gpt.corpus.reading import Corpus
 from gpt.corpus.replacing import differences
 from gpt.corpus.slices import HASHES
 from gpt.corpus.sources import Identity, Source, TextFile
-from gpt.corpus.split import VALIDATION, Divide
+from gpt.corpus.split import VALIDATION, Divide, pieces_in
 from gpt.corpus.stages import Stages, Task, Work, digest, finish, new_place
 from gpt.corpus.vocabulary import SplitSizes
 from gpt.dataset.dataset import SHORTEST_CONTEXT
@@ -132,7 +132,7 @@ def require_windows(shards: Sequence[ShardInfo], corpus: Corpus, divide: Divide)
     tokens = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
     short = [split for split in SPLITS if tokens[split] < SMALLEST_WINDOW]
     if short:  # of both, that of validation needs more text
-        sizes = SplitSizes.of(piece for document in corpus for piece in divide(document)).characters
+        sizes = SplitSizes.of(piece for _, own in pieces_in(corpus, divide) for piece in own).characters
         raise InputError(_too_small(short[-1], tokens[short[-1]], sizes, any(each.validates for each in corpus.slices)))
 
 

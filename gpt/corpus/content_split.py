@@ -8,7 +8,7 @@
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -48,7 +48,8 @@ STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the sa
 FORMAT = ("gpt-split", 1)
 RECORD, KEYS = "split.json", "split.keys"
 ENOUGH_TO_CHOOSE = 3  # times the share of the keys are looked at, since chance moves the threshold no farther
-LISTED = 4  # version of what is listed of passages
+LISTED = 5  # version of what is listed of passages
+OTHER = 2**64 - 1  # by which keys of what was given to validate differ from those of the same text in the input
 NONE = np.empty(0, dtype=np.uint64)
 
 
@@ -87,8 +88,7 @@ class SplitByContent:
         most = max(2 * target, min(MOST_GROWTH * target, MOST_SHARE * total))
         bounds = (total, 0.0) if given else (ENOUGH * target, min(most, total / 2))  # what was given stays what it is
         divide, overlap = Guard(corpus, self.overlap, self.max_overlap, known, bounds)(divide)
-        share = keys.validating(divide) / total
-        if not given and share > TOO_MUCH * useful:
+        if not given and (share := keys.validating(divide) / total) > TOO_MUCH * useful:
             log.warning(
                 f"{share:.0%} of the text validates, where {useful:.1%} was asked for: so much of it is like what "
                 "validates; `overlap` drop leaves that out instead"
@@ -142,7 +142,9 @@ class _Keys:
 
 def _listed(corpus: Corpus, size: int) -> tuple[_Keys, dict[int, str]]:
     """List the passages of the corpus: their keys, and which of them are to validate."""
-    found = corpus.stages.run("dividing", list_passages, corpus.tasks(digest(LISTED, size), size))
+    tasks = zip(corpus.tasks(digest(LISTED, size), size), corpus.slices, strict=True)
+    tasks = [replace(task, arguments=(*task.arguments, each.validates)) for task, each in tasks]
+    found = corpus.stages.run("dividing", list_passages, tasks)
     for each, (place, _) in zip(corpus.slices, found, strict=True):
         each.passages = place
     given = [np.load(f"{each.passages}{DISTINCT}")[:, 0].tolist() for each in corpus.slices if each.validates]
@@ -183,10 +185,11 @@ def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarr
     return now, sides | before.exceptions
 
 
-def list_passages(place: Path, text: Path, repeats: Path | None, _: None, size: int) -> dict[str, Any]:
+def list_passages(place: Path, text: Path, repeats: Path | None, _: None, size: int, validates: bool) -> dict[str, Any]:
     """Write (key, characters, number of its document among those that are kept, words) of each passage of a slice.
 
-    The hashes of its words are written, too, and the (key, characters) of different passages, in order.
+    The hashes of its words are written, too, and the (key, characters) of different passages, in order. Where all of
+    it validates as given, it has keys of its own, so that what is like it in the input does not become validation.
     """
     rows = array("Q")
     with open(f"{place}{WORD_HASHES}", "wb") as words:
@@ -194,7 +197,7 @@ def list_passages(place: Path, text: Path, repeats: Path | None, _: None, size: 
             hashes, counts = word_hashes([passage for _, _, passage in batch])
             words.write(hashes.data)
             for (number, characters, passage), count in zip(batch, counts.tolist(), strict=True):
-                rows.extend((key_of_folded(passage), characters, number, count))
+                rows.extend((key_of_folded(passage) ^ OTHER * validates, characters, number, count))
     listed = np.array(rows, dtype=np.uint64).reshape(-1, 4)
     np.save(f"{place}{PASSAGES}", listed)
     keys, lengths = distinct(listed[:, :2])

@@ -77,6 +77,13 @@ class Damage:
     beyond_ascii: int = 0
     size: int = 0
 
+    def of_wide(self, content: bytes, encoding: str) -> tuple[str, int]:
+        """Do the same for letters of two or four bytes, among which there are lone surrogates."""
+        decode = getattr(codecs, f"{encoding.replace('-', '_')}_decode")  # which tells how many bytes it used
+        (text, used), (rest, _) = decode(content, "replace"), decode(content, "ignore")
+        self.size, self.bad = self.size + used, self.bad + used - len(rest.encode(encoding))
+        return text, used
+
     def of(self, content: bytes, final: bool = True) -> tuple[str, int]:
         """Decode bytes, count them, and return the text, with U+FFFD where it was none, and how many were used."""
         text, used = codecs.utf_8_decode(content, "replace", final)
@@ -151,8 +158,9 @@ class TextStream:
         if not is_whole and bad > max(1, BAD_SHARE_OF_ONE * len(text)):
             return Skipped(name, f"{said(bad)} in it")
         if bad and self._how.bad_bytes == "skip":
-            return Skipped(name, bad_bytes(self._how, name, bad, self._first_bad if is_whole else None))
-        return Document(name, text, replaced(bad))
+            first = self._first_bad if is_whole else None
+            return Skipped(name, bad_bytes(self._how, name, bad, first, self.encoding))
+        return Document(name, text, replaced(bad, self.encoding))
 
     def cut(self) -> Iterator[Notice]:
         """Say that only the beginning was read, if that is so."""
@@ -172,17 +180,22 @@ class TextStream:
             self._decoder.setstate(state)
             return self._repaired(state[0] + block, final, error, self._place - len(state[0]))
         self.damage.size += len(block)
-        self.damage.beyond_ascii += 0 if text.isascii() else max(0, len(block) - len(text))
+        self.damage.beyond_ascii += 0 if text.isascii() or self.encoding != "utf-8" else max(0, len(block) - len(text))
         return text
 
     def _repaired(self, content: bytes, final: bool, error: UnicodeDecodeError, place: int) -> str:
         """Decode bytes of which some are bad, or find that the encoding is another one."""
         where = place + error.start
+        damage = replace(self.damage)
         if self.encoding != "utf-8":
             begins = ", as it begins" if self._begin else ""
-            raise ValueError(f"not {self.encoding.upper()}{begins}: {error.reason} at byte {where}")
-        damage = replace(self.damage)
-        text, used = damage.of(content, final)
+            doubt = f"not {self.encoding.upper()}{begins}: {error.reason} at byte {where}"
+            if not begins or final:  # a text that is cut off, or of which a byte is missing, so that it is another one
+                raise ValueError(doubt)
+            self._doubt = self._doubt or doubt
+            text, used = damage.of_wide(content, self.encoding)
+        else:
+            text, used = damage.of(content, final)
         if not self._is_certain and not self.damage.bad:  # the first that are bad
             if self._how.encoding and not damage.is_rare(0):
                 self.encoding = self._how.encoding
@@ -193,7 +206,7 @@ class TextStream:
             if place < SAMPLE and not damage.is_rare():
                 raise ValueError(self._doubt)
         if self._how.bad_bytes == "error":
-            bad_bytes(self._how, self._name, damage.bad, where)
+            bad_bytes(self._how, self._name, damage.bad, where, self.encoding)
         if not self.damage.bad:
             self._first_bad = where
         self.damage = damage
@@ -205,10 +218,10 @@ def is_utf8(encoding: str | None) -> bool:
     return encoding is not None and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def bad_bytes(how: Reading, name: str, bad: int, where: int | None) -> str:
+def bad_bytes(how: Reading, name: str, bad: int, where: int | None, encoding: str = "utf-8") -> str:
     """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
     first = "" if where is None else f", the first at byte {where}"
-    return lost(how, name, f"{said(bad)} that {'is' if bad == 1 else 'are'} no UTF-8{first}")
+    return lost(how, name, f"{said(bad)} that {'is' if bad == 1 else 'are'} no {encoding.upper()}{first}")
 
 
 def lost(how: Reading, name: str, reason: str) -> str:

@@ -21,7 +21,8 @@ CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a pr
 AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS = ".grams.npy"  # of what validates in a slice
+GRAMS = ".grams"  # of what validates in a slice
+SORTED_AT_ONCE = 1 << 23  # of those, about
 SAVED, TABLES = {"grams": "<u8", "starts": "<i8", "owners": "<u4"}, "tables.npy"  # of the index
 SHARES, COMMON = ".shares.npz", ".common"  # of what trains there
 OF_EACH = "keys", "lengths", "sizes"  # passage that validates, listed of a slice
@@ -61,25 +62,23 @@ class Index:
     def build(cls, corpus: Corpus, divide: ByContent) -> "Index":
         """Build it from all that validates, some million grams at a time, in files that the workers can read."""
         tasks = corpus.tasks(lambda listed: division_key(divide, listed), divide)
-        listed = list(corpus.stages.run("indexing what validates", list_grams, tasks))
+        listed = list(corpus.stages.run("indexing what validates", sort_grams, tasks))
         keys, lengths, sizes = ([one for _, each in listed for one in each[name]] for name in OF_EACH)
         before_each = np.cumsum([(0, 0), *((0, len(each["keys"])) for _, each in listed)], axis=0).astype(np.uint64)
         own = corpus.stages.own / f"index-{digest([task.key for task in tasks])}"
         own.mkdir(exist_ok=True)
         with ExitStack() as stack:
             files = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
-            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed]):
-                rows = np.concatenate([part() + before for part, before in zip(parts, before_each[:-1], strict=True)])
-                rows = rows[np.argsort(rows[:, 0], kind="stable")]
+            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed], _pairs):
+                rows = _in_order([part() + before for part, before in zip(parts, before_each[:-1], strict=True)])
                 starts = np.flatnonzero(is_first(rows[:, :1]))
                 files[0].write(rows[starts, 0].data)
                 files[1].write((starts + files[2].tell() // 4).data)
                 files[2].write(rows[:, 1].astype("<u4").data)
             files[1].write(np.array([files[2].tell() // 4]).data)
         name = digest([each.key for each in corpus.slices], *(sha256(own / name) for name in SAVED))
-        index = cls(own, name, *_saved(own), np.array(sizes), np.array(keys, dtype=np.uint64), np.array(lengths))
-        np.save(own / TABLES, _Filter.tables(index.grams))
-        return index
+        np.save(own / TABLES, _Filter.tables(_saved(own)[0]))
+        return cls(own, name, *_saved(own), np.array(sizes), np.array(keys, dtype=np.uint64), np.array(lengths))
 
     def limits(self, most: float, watched: set[int]) -> np.ndarray:
         """Return how many of its grams training may know of each passage; of those that are watched, none."""
@@ -146,20 +145,36 @@ class _Grams:
 
 def _saved(index: Path) -> list[np.ndarray]:
     """Map what is saved of an index into memory: grams, starts and owners."""
-    files = [(index / name, kind) for name, kind in SAVED.items()]
-    return [np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind) for file, kind in files]
+    return [_mapped(index / name, kind) for name, kind in SAVED.items()]
 
 
-def list_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
-    """Write the 13-grams of what validates in a slice, in order, and of each the number of its passage, (P, 2)."""
+def _mapped(file: Path, kind: str, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
+    return (np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)).reshape(shape)
+
+
+_pairs = functools.partial(_mapped, kind="<u8", shape=(-1, 2))  # of a gram and a passage
+
+
+def sort_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:
+    """Write the 13-grams of what validates in a slice, in order, and of each the number of its passage, (P, 2).
+
+    Where all of a large slice validates, these are more than memory would hold: some at a time, by their first bits.
+    """
     own = _Grams(listed, divide, VALIDATION)
-    numbers, found = np.cumsum(own.is_mine) - 1, [np.empty((0, 2), dtype=np.uint64)]
-    found += [np.column_stack([hashes, numbers[own.passages(places)].view(np.uint64)]) for places, hashes in own]
-    rows = np.concatenate(found)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # which leaves those of a passage together
-    np.save(f"{place}{GRAMS}", rows := rows[is_first(rows)])
-    sizes = np.bincount(rows[:, 1].view(np.int64), minlength=own.is_mine.sum())
+    numbers, sizes = (np.cumsum(own.is_mine) - 1).view(np.uint64), np.zeros(own.is_mine.sum(), dtype=np.int64)
+    with open(f"{place}{GRAMS}", "wb") as file:
+        for first in range(1 << (bits := (int(own.sizes.sum()) // SORTED_AT_ONCE).bit_length())):
+            now = ((p[here], h[here]) for p, h in own for here in [h >> np.uint64(64 - bits) == first])
+            rows = _in_order([np.column_stack([h, numbers[own.passages(p)]]) for p, h in now])
+            file.write((rows := rows[is_first(rows)]).data)
+            sizes += np.bincount(rows[:, 1].view(np.int64), minlength=len(sizes))
     return dict(zip(OF_EACH, [*own.rows[own.is_mine, :2].T.tolist(), sizes.tolist()], strict=True))
+
+
+def _in_order(parts: list[np.ndarray]) -> np.ndarray:
+    """Put rows of (gram, passage) together, in order by the first; of one gram they stay as they are."""
+    rows = np.concatenate([*parts, NONE.reshape(-1, 2)])
+    return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 def scan_slice(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WORDS = 13
+LONG, MANY = 512, 32  # bytes of a word, and such words, beyond which these are hashed one by one, such as base64
 BATCH_BYTES = 1 << 17  # of texts that are hashed at once: as many as stay in a processor's cache
 FACTOR, WORD_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 SEPARATOR, LETTER, WORD = 0, 1, 2  # what a character is: between words, of a word, a word
@@ -81,10 +82,22 @@ def _hashed(eights: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.n
     hashes = _eight_at(eights, starts, lengths) * np.uint64(FACTOR)
     for done in range(8, int(lengths.max(initial=0)), 8):
         longer = np.flatnonzero(lengths > done)
+        if done >= LONG and len(longer) < MANY:
+            content = eights.view(np.uint8)
+            rest = [content[starts[each] + done : starts[each] + lengths[each]].tobytes() for each in longer]
+            hashes[longer] = list(map(_hashed_on, hashes[longer].tolist(), rest))
+            break
         before = hashes[longer]
         before = (before ^ (before >> np.uint64(32))) + _eight_at(eights, starts[longer] + done, lengths[longer] - done)
         hashes[longer] = before * np.uint64(FACTOR)
     return hashes
+
+
+def _hashed_on(before: int, rest: bytes) -> int:
+    """Hash the rest of a long word: one by one they take a fortieth of what eight bytes of a few at a time do."""
+    for eight in np.frombuffer(rest + bytes(-len(rest) % 8), dtype="<u8").tolist():
+        before = ((before ^ (before >> 32)) + eight) * FACTOR % 2**64
+    return before
 
 
 def _eight_at(eights: np.ndarray, places: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ class Guard:
         changes, size, (least, most) = dict[int, str](), float(index.lengths.sum()), self._bounds
         for leak in sorted(leaks, key=lambda leak: (-leak.share, leak.key)):
             stays = self._is_known(leak.key) or leak.key in divide.exceptions
-            if self._mode == "drop" and not stays:
+            if (self._mode == "drop" or not most) and not stays:  # none where files were given
                 changes[leak.key] = DROPPED
                 report.dropped += 1
             elif size + leak.characters <= most and not stays:
@@ -175,8 +175,7 @@ class Guard:
         if is_template and self._mode == "drop":
             raise InputError(
                 f"`overlap` drop would leave out {total:,} of {characters:,} characters: so much shares its 13-grams "
-                "with validation, as texts do that are made from a template; give `overlap` report, or a larger "
-                "`max_overlap`"
+                "with validation, as texts do that are made from a template; give `overlap` report, which keeps it"
             )
         return is_template
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpt.corpus.documents import Document
 from gpt.corpus.grams import KEPT, folded
 from gpt.corpus.reading import Corpus
-from gpt.corpus.slices import PASSAGES
+from gpt.corpus.slices import PASSAGES, documents_at
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS
 from gpt.errors import InputError
@@ -68,7 +69,7 @@ class ByContent:
     def sides(self, keys: np.ndarray) -> np.ndarray:
         """Return on which sides passages are, (N,) of numbers in `SIDES`, by their keys, (N,) uint64."""
         found = (keys < np.uint64(min(self.threshold, 2**64 - 1))).astype(np.int8)
-        if self.exceptions and len(keys):
+        if len(keys) and (self.exceptions or "_in_order" in vars(self)):
             known, own = self._in_order
             places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
             found = np.where(known[places] == keys, own[places], found)
@@ -77,9 +78,14 @@ class ByContent:
     @cached_property
     def _in_order(self) -> tuple[np.ndarray, np.ndarray]:
         """The keys of the exceptions in order, and the numbers of their sides."""
-        known = sorted(self.exceptions)
-        sides = [SIDES.index(self.exceptions[key]) for key in known]
-        return np.array(known, dtype=np.uint64), np.array(sides, dtype=np.int8)
+        known = np.fromiter(self.exceptions, np.uint64, len(self.exceptions))
+        sides = np.fromiter(map(SIDES.index, self.exceptions.values()), np.int8, len(known))
+        order = np.argsort(known)
+        return known[order], sides[order]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take the exceptions to another process as arrays, which are a tenth of the dictionary and ask for no work."""
+        return vars(self) | ({"exceptions": {}, "_in_order": self._in_order} if self.exceptions else {})
 
     def __call__(self, document: Document) -> Iterator[Piece]:
         """Yield the pieces: neighboring passages of one side are one."""
@@ -115,6 +121,12 @@ def pieces_of(
     for number, document in enumerate(documents):
         own = slice(starts[number], starts[number + 1])
         yield document, joined(document.name, cut_by_lengths(document.text, lengths[own]), sides[own])
+
+
+def pieces_in(corpus: Corpus, divide: Divide) -> Iterator[tuple[Document, Iterator[Piece]]]:
+    """Yield each document that is kept with its pieces."""
+    for each in corpus.slices:
+        yield from pieces_of(documents_at(each.place, each.repeats), divide, passages_at(each.passages))
 
 
 def cut_by_lengths(text: str, lengths: list[int]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt.corpus.documents import Document, hash_fraction
 from gpt.corpus.reading import Corpus
-from gpt.corpus.split import Divide, Piece
+from gpt.corpus.split import Divide, Piece, pieces_in
 from gpt.dataset.manifest import SPLITS, read_manifest
 from gpt.errors import InputError
 from gpt.log import Progress, log
@@ -127,7 +127,7 @@ def corpus_tokenizer(
     """
 
     def pieces() -> Iterator[Piece]:
-        return (_plain(own, each) if each.specials else own for each in corpus for own in divide(each))
+        return (_plain(own, each) if each.specials else own for each, cut in pieces_in(corpus, divide) for own in cut)
 
     if not isinstance(tokenizer, str):
         return tokenizer, recipe

@@ -119,3 +119,27 @@ def test_an_encoding_of_two_bytes_a_letter_can_be_given():
     assert texts_in(content, encoding="utf-16-le") == {"x.txt": TEXT}
     assert "binary" in skipped_in(b"\x89PNG\0\1\2", encoding="cp1252")["x.txt"]
     assert "not UTF-16-LE" in skipped_in(content[:-1], encoding="utf-16-le")["x.txt"]
+
+
+WIDE = [("utf-16-le", b"\x3d\xd8"), ("utf-16-be", b"\xdc\x00"), ("utf-32-le", b"\x3d\xd8\0\0")]
+
+
+@pytest.mark.parametrize(("encoding", "lone"), WIDE)
+def test_a_lone_surrogate_costs_no_large_text_of_wide_letters(encoding, lone):
+    before, after = "guter Text ü\ufffd " * 8000, "ende " * 30
+    content = ("\ufeff" + before).encode(encoding) + lone + after.encode(encoding)
+    (document,) = found_in(content)
+    assert document.text == f"{before}\ufffd{after}"
+    assert document.note == f"{len(lone)} bad bytes, which are no {encoding.upper()}: replaced by U+FFFD"
+    wanted = f"{len(lone)} bad bytes that are no {encoding.upper()}, the first at byte "
+    assert skipped_in(content, bad_bytes="skip")["x.txt"].startswith(wanted)
+    with pytest.raises(InputError, match=wanted):
+        found_in(content, bad_bytes="error")
+
+
+@pytest.mark.parametrize(("encoding", "lone"), WIDE)
+def test_wide_letters_that_are_many_lone_surrogates_or_cut_off_are_no_text(encoding, lone):
+    text = ("\ufeff" + "guter Text ü " * 200).encode(encoding)
+    wanted = f"not {encoding.upper()}, as it begins: "
+    assert skipped_in(text + lone + text)["x.txt"].startswith(wanted)
+    assert skipped_in(text * 100 + b"x")["x.txt"].startswith(f"{wanted}truncated data")

@@ -10,7 +10,7 @@ import pytest
 
 from gpt.corpus import gram_index as module
 from gpt.corpus import slices
-from gpt.corpus.gram_index import COMMON, Index, _Filter, _Grams, list_grams, scan_slice, shares_at
+from gpt.corpus.gram_index import COMMON, Index, _Filter, _Grams, scan_slice, shares_at, sort_grams
 from gpt.corpus.slices import PASSAGES, WORD_HASHES
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent
 
@@ -72,7 +72,7 @@ def test_grams_are_those_of_the_pieces_and_of_the_passage_in_which_each_begins(m
 def index_of(directory, places, divide):
     """The index of some slices, and the most memory that it takes to build it from what is listed of them."""
     found = [
-        (directory / f"listed-{number}", list_grams(directory / f"listed-{number}", None, None, place, divide))
+        (directory / f"listed-{number}", sort_grams(directory / f"listed-{number}", None, None, place, divide))
         for number, place in enumerate(places)
     ]
     corpus = SimpleNamespace(
@@ -104,6 +104,7 @@ def test_an_index_lists_in_which_passages_each_gram_stands_however_many_are_put_
     monkeypatch, tmp_path, at_once
 ):
     monkeypatch.setattr(slices, "BYTES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", at_once // 16)
     divide, wanted, before = ByContent(512, 2**63), {}, 0
     places = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     for place, seed in zip(places, (1, 2, 1), strict=True):  # the first once more
@@ -132,6 +133,20 @@ def test_an_index_is_built_in_little_memory(monkeypatch, tmp_path):
     index, peak = index_of(tmp_path, [tmp_path / "slice"], ByContent(512, 2**63))
     assert len(index.grams) == len(words) - 12
     assert peak < 10 * len(words)  # mostly the tables; the index takes 20
+
+
+def test_the_grams_of_a_slice_that_validates_whole_are_put_in_order_in_little_memory(monkeypatch, tmp_path):
+    words = np.random.default_rng(0).integers(0, 2**32, 1_000_000).astype("<u4")
+    words.tofile(tmp_path / f"slice{WORD_HASHES}")
+    np.save(tmp_path / f"slice{PASSAGES}", np.array([(1, 1, 0, len(words))], dtype=np.uint64))
+    arguments = (None, None, tmp_path / "slice", ByContent(512, 2**63))
+    whole, much = peak_of(sort_grams, tmp_path / "whole", *arguments)
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", 1 << 14)
+    parted, little = peak_of(sort_grams, tmp_path / "parted", *arguments)
+    assert whole == parted
+    assert (tmp_path / "whole.grams").read_bytes() == (tmp_path / "parted.grams").read_bytes()
+    assert much > 40 * len(words)
+    assert little < 8 * len(words)  # of which nothing grows with them
 
 
 def copies(place, count, words):

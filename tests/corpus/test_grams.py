@@ -1,6 +1,7 @@
 """Words and their hashes, held against words found by a regular expression."""
 
 import random
+import time
 import unicodedata
 
 import numpy as np
@@ -80,3 +81,22 @@ def test_hashes_fill_their_bits():
     for found, bits in ((words, 32), (rolling(words, 13), 64)):
         ones = [(found >> np.uint64(bit) & np.uint64(1)).mean() for bit in range(bits)]
         assert 0.45 < min(ones) <= max(ones) < 0.55
+
+
+def test_long_words_have_the_same_hashes_however_many_there_are(monkeypatch):
+    words = [b"x" * size + bytes([98 + size % 20]) for size in (1, 8, 511, 512, 513, 519, 520, 521, 5000, 40_001)]
+    texts = [b" ".join(words), words[-1], b" ".join(words[::-1])]
+    alone, counts = word_hashes(texts)
+    monkeypatch.setattr("gpt.corpus.grams.MANY", 0)
+    together, same = word_hashes(texts)
+    assert alone.tolist() == together.tolist()
+    assert counts.tolist() == same.tolist() == [10, 1, 10]
+    assert len(set(alone.tolist())) == 10
+
+
+def test_a_word_of_a_million_letters_takes_little_more_than_others():
+    """Such as base64, or a line of one letter: a second for a megabyte was an hour for a large file."""
+    text = bytes(random.Random(0).choices(range(97, 123), k=1 << 20))
+    start = time.process_time()
+    word_hashes([text])
+    assert time.process_time() - start < 0.7

@@ -17,7 +17,7 @@ from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
 from gpt.corpus.slices import DISTINCT, cut_slices
 from gpt.corpus.sources import TextFiles, Texts
-from gpt.corpus.split import TRAIN, VALIDATION
+from gpt.corpus.split import TRAIN, VALIDATION, pieces_in
 from gpt.corpus.stages import Stages
 from gpt.errors import InputError
 from gpt.log import Progress
@@ -236,7 +236,7 @@ def divided_by_files(texts, held, directory, **settings):
     source = TextFiles([directory / "texts"], validation=[directory / "held"])
     corpus = Corpus(Stages(directory, Progress()), source, list(cut_slices(source, source.parts(), 100_000)), Filters())
     divide = SplitByContent(**settings)(corpus)
-    pieces = [piece.split for document in corpus for piece in divide(document)]
+    pieces = [piece.split for _, own in pieces_in(corpus, divide) for piece in own]
     return pieces.count(TRAIN), pieces.count(VALIDATION), corpus.report["overlap"]
 
 
@@ -247,6 +247,32 @@ def test_what_is_like_files_that_validate_is_dropped_and_they_stay_as_they_are(t
     texts = [text_of(rng, 80) for _ in range(40)] + [f"{text_of(rng, 30)} {text}" for text in held]
     train, validation, report = divided_by_files(texts, held, tmp_path, overlap=mode)
     assert (train, validation, report["dropped"], report["moved"], report["after"]) == (40, 5, 5, 0, 0.0)
+
+
+@pytest.mark.parametrize("mode", ["move", "drop", "report"])
+def test_where_files_validate_nothing_else_does_not_even_their_twins_and_passages(tmp_path, mode):
+    """Twins have the same key, and so have the passages of a long document under another header."""
+    rng = random.Random(0)
+    held = [text_of(rng, 80) for _ in range(5)] + [text_of(rng, 4000)]
+    texts = [text_of(rng, 80) for _ in range(60)]
+    twins = [held[0].upper(), held[1].replace(" ", "\n\n"), f"{text_of(rng, 400)}\n{held[5]}"]
+    _, alone, _ = divided_by_files(texts, held, tmp_path / "alone", overlap=mode)
+    train, validation, report = divided_by_files(texts + twins, held, tmp_path / "with", overlap=mode)
+    assert validation == alone == 6
+    assert train == len(texts) + (3 if mode == "report" else 1)  # what stands before the long one
+    assert report["before"] > 0.8
+    assert (report["after"] > 0.8) == (mode == "report")
+
+
+def test_what_shares_a_gram_with_what_validates_as_given_is_not_dropped_for_another_that_shares_much(tmp_path):
+    rng = random.Random(0)
+    held = [text_of(rng, 80) for _ in range(5)]
+    common = " ".join(held[0].split()[:15])
+    texts = [text_of(rng, 80) for _ in range(40)] + [f"{common} {text_of(rng, 80)}", f"{held[0]} {text_of(rng, 30)}"]
+    for mode in ("move", "drop"):
+        train, validation, report = divided_by_files(texts, held, tmp_path / mode, overlap=mode)
+        assert (train, validation, report["dropped"]) == (41, 5, 1)
+        assert 0 < report["after"] < 0.1
 
 
 def test_most_of_a_text_is_not_dropped_for_files_that_validate_unless_that_is_asked_for(tmp_path, said):
@@ -343,4 +369,17 @@ def test_the_report_does_not_hang_on_slices(texts, tmp_path):
         divide = SplitByContent()(corpus)
         found.append((corpus.report["overlap"], divide.threshold, divide.exceptions))
     assert found[0] == found[1]
-    assert len(list(Path(tmp_path / "20000").glob("list_grams-*.json"))) > 10
+    assert len(list(Path(tmp_path / "20000").glob("sort_grams-*.json"))) > 10
+
+
+def test_a_long_text_and_its_twin_in_capitals_which_is_cut_at_other_places_are_on_one_side(tmp_path):
+    rng = random.Random(4)
+    texts = {f"{number}": text_of(rng, 300) for number in range(60)}
+    texts |= {"long": text_of(rng, 6000)}
+    texts |= {"capitals": texts["long"].upper()}
+    for mode in ("move", "drop"):
+        sides, report = divided(texts, tmp_path / mode, overlap=mode)
+        assert report["before"] > 0.1
+        assert report["after"] < 0.02
+        assert report["left"] == 0
+        assert share_of(sides) == pytest.approx(report["after"])

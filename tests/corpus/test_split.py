@@ -1,4 +1,5 @@
 import itertools
+import pickle
 import random
 import re
 import unicodedata
@@ -34,6 +35,21 @@ def test_an_end_validates_and_nothing_is_lost():
     assert train.text + validation.text == text
     assert len(validation.text) == pytest.approx(len(text) / 10, abs=1)
     assert [piece.split for piece in ByEnd(0.1)(Document("a", "x"))] == ["validation"]
+
+
+def test_what_validates_as_given_goes_to_other_processes_in_a_tenth_of_the_memory():
+    keys = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)
+    given = dict.fromkeys(keys[::2].tolist(), "validation") | {int(keys[1]): DROPPED, int(keys[3]): "train"}
+    divide = ByContent(512, 2**62, given)
+    sent = pickle.dumps(divide)
+    assert len(sent) < 10 * len(given)
+    there = pickle.loads(pickle.dumps(pickle.loads(sent)))  # and on, as from a worker of a cluster to its own
+    assert not there.exceptions  # which would be 100 bytes each
+    assert (there.sides(keys) == divide.sides(keys)).all()
+    assert there.sides(keys)[[0, 1, 3]].tolist() == [1, 2, 0]
+    plain = pickle.loads(pickle.dumps(ByContent(512, 2**62)))
+    assert (plain.sides(keys) == (keys < 2**62)).all()
+    assert plain.sides(keys[:0]).tolist() == there.sides(keys[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 0.9])

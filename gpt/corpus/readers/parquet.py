@@ -77,7 +77,7 @@ def _rows(content: Any, name: str, how: Reading) -> Iterator[Record]:
     column = ".".join([top, *path])
     for group in range(*(how.range.start, how.range.stop) if how.range else (metadata.num_row_groups,)):
         rows, size = metadata.row_group(group).num_rows, _size(metadata.row_group(group), column)
-        if size > LONGEST * rows:
+        if size > LONGEST * max(1, rows):  # one of no rows has bytes, too
             fault = f"{size / 1e6:,.0f} MB, which may take more than {MOST_MEMORY / 1e9:.1f} GB to read; {ELSEWHERE}"
             yield Record(f"{name}, rows {number + 1} to {number + rows}", None, fault)
             number += rows

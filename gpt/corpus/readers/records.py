@@ -176,8 +176,8 @@ def json_fault(error: ValueError, text: str) -> str:
     """Say why a text cannot be read as JSON."""
     if text.count("\0") and not text.strip("\0 \r\n\t"):
         return "holds nothing but zero bytes, as a loss of power can leave them"
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
+    if not isinstance(error, json.JSONDecodeError):  # of a number, with advice for programmers
+        return str(error).partition("; use sys.")[0]
     if error.msg == "Extra data" and text[error.pos : error.pos + 1] in ("{", "["):
         second = f"holds more than one object, the second from character {error.pos + 1}"
         return f"{second}; give each a line of its own: jq -c . FILE"

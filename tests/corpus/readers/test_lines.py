@@ -43,6 +43,14 @@ def test_a_bad_line_is_named_and_the_others_are_read(line, reason):
     assert skipped["x.jsonl, line 4"].startswith(reason)
 
 
+def test_a_number_that_is_too_long_is_said_without_advice_for_programmers():
+    content = b'{"text": "one", "n": %s}\n{"text": "two"}\n' % (b"9" * 5000)
+    assert list(texts_in(content, "x.jsonl", "text").values())[-1] == "two"
+    (reason,) = skipped_in(content, "x.jsonl", "text").values()
+    assert reason.startswith("Exceeds the limit")
+    assert reason.endswith("5000 digits")
+
+
 def test_a_file_of_lines_that_are_all_bad_names_the_first_with_its_remedy():
     """As where files of one line without an end were put together."""
     assert skipped_in(b'\n{"text": "a"}{"text": "b"}\n', "x.jsonl", "text") == {

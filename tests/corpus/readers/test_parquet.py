@@ -129,3 +129,14 @@ def test_rows_that_memory_does_not_hold_are_named_before_they_are_read(monkeypat
     ((name, reason),) = skipped_in(found, "x.parquet", "t").items()
     assert name == "x.parquet, rows 3 to 4"
     assert reason.startswith("0 MB, which may take more than 0.5 GB to read; put its text into a file of its own")
+
+
+def test_a_row_group_without_rows_is_no_huge_one():
+    empty = pa.table({"text": pa.array([], pa.string())})
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, empty.schema) as writer:
+        for table in (empty, pa.table({"text": ["one"]}), empty):
+            writer.write_table(table)
+    assert texts_in(file.getvalue(), "x.parquet", "text") == {"x.parquet, row 1": "one"}
+    assert not skipped_in(file.getvalue(), "x.parquet", "text")
+    assert skipped_in(written({"text": empty["text"]}), "x.parquet", "text") == {"x.parquet": "has no row of Parquet"}

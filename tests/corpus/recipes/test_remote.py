@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import random
 import re
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import web as faulty
-from helpers import refused, run_here
+from helpers import refused, run_gpt, run_here
 from web import put_on_hub
 
 from gpt.corpus.download import bytes_in_words
@@ -114,6 +115,61 @@ def test_tinystories_validates_with_its_own_file(hub, tmp_path):
     dataset = prepared(tmp_path, "tinystories", "--version", "v1", "--replace")
     assert documents(dataset, "train") == stories(12, 60)
     assert documents(dataset, "validation") == stories(13, 9)
+
+
+TOLD = [
+    " ".join(f"word{random.Random(f'{story} {word}').randrange(5000)}" for word in range(80)) for story in range(40)
+]
+NEAR = {
+    "another header": f"Chapter one.\n{TOLD[0]}",
+    "one word changed": TOLD[1].replace(" ", " other ", 1),
+    "line endings": TOLD[2].replace(" ", "\r\n"),
+    "capitals": TOLD[3].upper(),
+    "quoted": f"{TOLD[8]} {TOLD[4][: len(TOLD[4]) // 2]} {TOLD[9]}",
+}
+
+
+def overlapping(hub, train):
+    """The hub has TinyStories whose training file holds these, and whose other one has the first eight."""
+    files = {"TinyStoriesV2-GPT4-train.txt": marked(train), "TinyStoriesV2-GPT4-valid.txt": marked(TOLD[:8])}
+    put_on_hub(hub, tinystories.REPOSITORY, TINY | files, tinystories.COMMIT)
+
+
+@pytest.mark.parametrize("overlap", ["move", "drop"])
+def test_tinystories_leaves_out_what_is_too_much_like_its_validation_file(hub, tmp_path, overlap):
+    overlapping(hub, [*TOLD[10:], *NEAR.values(), TOLD[5]])
+    dataset = prepared(tmp_path, "tinystories", "--overlap", overlap)
+    assert documents(dataset, "train")[:30] == TOLD[10:]
+    rest = "".join(documents(dataset, "train")[30:])
+    assert rest in NEAR["quoted"]  # what stands around the quotation
+    assert TOLD[4][:40] not in rest
+    assert documents(dataset, "validation") == TOLD[:8]  # nothing is moved there
+    report = json.loads((dataset.path / "report.json").read_text())["overlap"]
+    assert (report["dropped"], report["moved"], report["returned"]) == (len(NEAR), 0, 0)
+    assert report["before"] > 0.5
+    assert report["after"] < 0.01
+    left_out = run_gpt(tmp_path, "data", "show", dataset.path, "--dropped")
+    assert left_out.count("shares its 13-grams with validation") == len(NEAR)
+    assert left_out.count("the same content as") == 1
+
+
+def test_tinystories_keeps_and_reports_what_is_like_its_validation_file_where_that_is_asked(hub, tmp_path):
+    overlapping(hub, [*TOLD[10:], *NEAR.values(), TOLD[5]])
+    dataset = prepared(tmp_path, "tinystories", "--overlap", "report")
+    assert len(documents(dataset, "train")) == len(TOLD[10:]) + len(NEAR)
+    report = json.loads((dataset.path / "report.json").read_text())["overlap"]
+    assert (report["dropped"], report["left"]) == (0, len(NEAR))
+    assert report["after"] == report["before"] > 0.5
+
+
+def test_tinystories_of_one_template_stay_unless_they_are_to_be_dropped(hub, tmp_path):
+    overlapping(hub, [f"{TOLD[0]} It was number {number}." for number in range(60)] + TOLD[10:14])
+    complaint = refused("data/prepare.py", "tinystories", "--tokenizer", "bytes", "--overlap", "drop", cwd=tmp_path)
+    assert complaint.endswith("as texts do that are made from a template; give --overlap report, which keeps it\n")
+    output = run_here("data/prepare.py", "tinystories", "--tokenizer", "bytes", cwd=tmp_path)
+    assert "60 passages of training share more than 10% with validation" in output
+    dataset = open_dataset(tmp_path / "data" / "tinystories")
+    assert len(documents(dataset, "train")) == 64
 
 
 def test_openwebtext_is_all_files_or_the_first(hub, tmp_path):
