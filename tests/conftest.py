@@ -21,6 +21,11 @@ def pytest_configure(config):
         config.pluginmanager.import_plugin("small_fixtures")
 
 
+def pytest_xdist_auto_num_workers():
+    """Take one more than the processors, as some tests wait for processes of their own; xdist counts them alike."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items):
     """What trains by a fixture is no unit test. Tests of several processes come first, so that all end together."""
     for item in items:

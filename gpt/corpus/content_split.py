@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from gpt.choices import Overlap
 from gpt.corpus.grams import BATCH_BYTES, folded, word_hashes
 from gpt.corpus.overlap import Guard
 from gpt.corpus.reading import Corpus, batches
-from gpt.corpus.slices import DISTINCT, PASSAGES, WORD_HASHES, in_buckets, records_at
+from gpt.corpus.slices import DISTINCT, PASSAGES, WORD_HASHES, in_buckets, load_rows, records_at
 from gpt.corpus.split import (
     ENOUGH,
     MAX_CHARACTERS,
@@ -155,17 +155,12 @@ def _union(known: Path, keys: _Keys) -> tuple[np.ndarray, Path, int]:
     """Return the keys that were known, mapped into memory; a file of these and the new ones; how many are common."""
     union, common = keys.file.with_name("union.keys"), 0
     with open(union, "wb") as together:
-        for parts in in_buckets([known, keys.file], _column):
+        for parts in in_buckets([known, keys.file], load_rows):
             old, new = (part()[:, 0] for part in parts)
             both = np.union1d(old, new)
             together.write(both.astype("<u8").data)
             common += len(old) + len(new) - len(both)
-    return _column(known, "r")[:, 0], union, common
-
-
-def _column(file: Path, mode: Literal["r"] | None = None) -> np.ndarray:
-    rows = np.memmap(file, "<u8", mode) if mode and file.stat().st_size else np.fromfile(file, "<u8")
-    return rows.reshape(-1, 1)
+    return load_rows(known, "r")[:, 0], union, common
 
 
 def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarray) -> tuple[int, dict[int, str]]:

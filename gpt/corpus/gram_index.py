@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt.corpus.grams import FACTOR, WORD_FACTOR, WORDS, rolling
 from gpt.corpus.reading import Corpus, is_first
-from gpt.corpus.slices import PASSAGES, WORD_HASHES, in_buckets
+from gpt.corpus.slices import PASSAGES, WORD_HASHES, in_buckets, load_rows
 from gpt.corpus.split import SIDES, TRAIN, VALIDATION, ByContent, division_key
 from gpt.corpus.stages import digest
 from gpt.files import sha256
@@ -21,7 +21,7 @@ CHUNK = 1 << 15  # words whose grams are hashed at once: as many as stay in a pr
 AT_ONCE = 1 << 19  # words whose passages are held against validation at once, about
 OWNERS = 16  # a 13-gram of more passages than this tells nothing of one of them
 NONE = np.empty(0, dtype=np.uint64)
-GRAMS = ".grams"  # of what validates in a slice
+GRAMS, PAIRS = ".grams", functools.partial(load_rows, columns=2)  # of what validates in a slice, and its passage
 SORTED_AT_ONCE = 1 << 23  # of those, about
 SAVED, TABLES = {"grams": "<u8", "starts": "<i8", "owners": "<u4"}, "tables.npy"  # of the index
 SHARES, COMMON = ".shares.npz", ".common"  # of what trains there
@@ -69,7 +69,7 @@ class Index:
         own.mkdir(exist_ok=True)
         with ExitStack() as stack:
             files = [stack.enter_context(open(own / name, "wb")) for name in SAVED]
-            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed], _pairs):
+            for parts in in_buckets([Path(f"{place}{GRAMS}") for place, _ in listed], PAIRS):
                 rows = _in_order([part() + before for part, before in zip(parts, before_each[:-1], strict=True)])
                 starts = np.flatnonzero(is_first(rows[:, :1]))
                 files[0].write(rows[starts, 0].data)
@@ -145,14 +145,8 @@ class _Grams:
 
 def _saved(index: Path) -> list[np.ndarray]:
     """Map what is saved of an index into memory: grams, starts and owners."""
-    return [_mapped(index / name, kind) for name, kind in SAVED.items()]
-
-
-def _mapped(file: Path, kind: str, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
-    return (np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)).reshape(shape)
-
-
-_pairs = functools.partial(_mapped, kind="<u8", shape=(-1, 2))  # of a gram and a passage
+    files = [(index / name, kind) for name, kind in SAVED.items()]
+    return [np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind) for file, kind in files]
 
 
 def sort_grams(place: Path, text: Path, repeats: Path | None, listed: Path, divide: ByContent) -> dict[str, Any]:

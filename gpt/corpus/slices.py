@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -209,6 +209,12 @@ def in_buckets(files: Sequence[Path], load: Load = np.load) -> Iterator[list[Cal
     cuts = [[0, *np.searchsorted(load(file, "r")[:, 0], edges).tolist(), None] for file in files]
     for bucket in range(count):
         yield [partial(_rows, load, file, *cut[bucket : bucket + 2]) for file, cut in zip(files, cuts, strict=True)]
+
+
+def load_rows(file: Path, mode: Literal["r"] | None = None, columns: int = 1) -> np.ndarray:
+    """Read numbers that follow each other in a file, (N, columns) uint64; with a mode they are mapped into memory."""
+    rows = np.memmap(file, "<u8", mode) if mode and file.stat().st_size else np.fromfile(file, "<u8")
+    return rows.reshape(-1, columns)
 
 
 def _rows(load: Load, file: Path, start: int, stop: int | None) -> np.ndarray:

@@ -52,6 +52,7 @@ class Piece:
 
 
 Divide = Callable[[Document], Iterator[Piece]]
+Divided = Iterator[tuple[Document, Iterator[Piece]]]
 Splitter = Callable[[Corpus], Divide]
 
 
@@ -105,13 +106,10 @@ def joined(name: str, texts: list[str], sides: list[int]) -> Iterator[Piece]:
             yield Piece(name, SIDES[side], "".join(text for _, text in group))
 
 
-def pieces_of(
-    documents: Iterator[Document], divide: Divide, rows: np.ndarray | None
-) -> Iterator[tuple[Document, Iterator[Piece]]]:
+def pieces_of(documents: Iterator[Document], divide: Divide, rows: np.ndarray | None) -> Divided:
     """Yield each document of a slice with its pieces.
 
-    `rows` are the passages of the slice, if they are known: (key, characters, number of the document, words), (P, 4)
-    uint64.
+    `rows` are its passages, if they are known, (P, 4) uint64: key, characters, number of the document, words.
     """
     if rows is None or not isinstance(divide, ByContent):
         yield from ((document, divide(document)) for document in documents)
@@ -123,7 +121,7 @@ def pieces_of(
         yield document, joined(document.name, cut_by_lengths(document.text, lengths[own]), sides[own])
 
 
-def pieces_in(corpus: Corpus, divide: Divide) -> Iterator[tuple[Document, Iterator[Piece]]]:
+def pieces_in(corpus: Corpus, divide: Divide) -> Divided:
     """Yield each document that is kept with its pieces."""
     for each in corpus.slices:
         yield from pieces_of(documents_at(each.place, each.repeats), divide, passages_at(each.passages))
