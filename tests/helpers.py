@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import importlib
 import inspect
 import io
 import os
@@ -59,6 +60,21 @@ VARIANTS = {
     "ngram": {"ngram": 3, "ngram_buckets": 50},
 }
 VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
+
+
+class Later:
+    """A library that is imported when it is used first, as it takes seconds and few tests need it."""
+
+    def __init__(self, library):
+        self._library = library
+
+    def __getattr__(self, name):
+        if name.startswith("_"):  # pytest asks every object for some such
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self._library), name)
+
+
+transformers = Later("transformers")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import run_gpt, saved_run, write_dataset
-from transformers import GPT2Config, GPT2LMHeadModel
+from helpers import run_gpt, saved_run, transformers, write_dataset
 
 from gpt.commands.forgot import OTHER_TEXT, SEPARATOR
 from gpt.runs.directory import read_config, write_config
@@ -87,8 +86,8 @@ def test_a_base_of_another_tokenizer_and_context_is_compared_by_the_bits_per_byt
 
 def test_what_a_run_began_with_needs_no_tokenizer_of_its_own(tmp_path):
     """Its ids are those of the run."""
-    shape = GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=2)
-    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "hf")
+    shape = transformers.GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(shape).save_pretrained(tmp_path / "hf")
     run = saved_run(tmp_path, "run")
     write_config(run, replace(read_config(run), init_from=str(tmp_path / "hf")))
     found = json.loads(run_gpt(tmp_path, "forgot", "--run", run, "--json"))

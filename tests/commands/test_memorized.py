@@ -14,8 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Training, python_text, run_gpt, saved_run, write_dataset
-from transformers import GPT2Config, GPT2LMHeadModel
+from helpers import ROOT, Training, python_text, run_gpt, saved_run, transformers, write_dataset
 
 from gpt.commands import memorized
 from gpt.config import CheckpointConfig, EvaluationConfig, TrainConfig
@@ -279,7 +278,8 @@ def test_a_base_without_a_tokenizer_is_compared_by_its_size(tmp_path, said):
     dataset = write_dataset([("train", text[:4000]), ("validation", text[5000:6000])], "bytes", tmp_path / "data")
     run = untrained(tmp_path, "run", dataset.path)
     for ids in (257, 100):
-        saved = GPT2LMHeadModel(GPT2Config(vocab_size=ids, n_positions=32, n_embd=8, n_layer=1, n_head=2))
+        shape = transformers.GPT2Config(vocab_size=ids, n_positions=32, n_embd=8, n_layer=1, n_head=2)
+        saved = transformers.GPT2LMHeadModel(shape)
         saved.save_pretrained(tmp_path / f"hf{ids}")
     found = looked_at(tmp_path, run, "--base", tmp_path / "hf257", "--samples", 0)
     assert found["prompt_tokens"] + found["suffix_tokens"] == 33  # the base's context

@@ -45,7 +45,8 @@ def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
         steps=3,
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
-    mixed = replace(config, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources), steps=2)
+    small = replace(config, model=replace(config.model, n_layer=1), steps=2)
+    mixed = replace(small, data=tuple(f"{s.dataset.path}={float(s.weight)}" for s in mixture.sources))
     for name, chosen in (
         ("whole", config),
         ("single", replace(config, stop_at=1)),
@@ -56,7 +57,7 @@ def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
         with open_run(named, dataset.tokenizer, resume=False) as run:
             torch.manual_seed(config.seed)
             Training(named, mixture if name == "mixed" else dataset, run).fit()
-    train_adapters(replace(config, init_from=str(out / "whole")), dataset, out / "adapters")
+    train_adapters(replace(small, init_from=str(out / "mixed")), dataset, out / "adapters")
     return out, together("all", 3, dataset, out)
 
 

@@ -2,13 +2,7 @@ import math
 
 import pytest
 import torch
-from transformers import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from helpers import transformers
 
 from gpt import SamplingConfig
 from gpt.generation.sampling import candidates, draw_logprob, sample, sample_generator
@@ -28,11 +22,11 @@ def probabilities(logits, sampling, seen=()):
 def theirs(logits, sampling, text):
     """By transformers' processors in the order in which it applies them: generation/utils.py,
     _get_logits_processor. `text` (B, T) is what precedes."""
-    scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(text, logits.double())
-    scores = TemperatureLogitsWarper(float(sampling.temperature))(None, scores)
-    scores = TopKLogitsWarper(sampling.top_k)(None, scores)
-    scores = TopPLogitsWarper(float(sampling.top_p))(None, scores)
-    return MinPLogitsWarper(float(sampling.min_p))(None, scores).softmax(-1)
+    scores = transformers.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(text, logits.double())
+    scores = transformers.TemperatureLogitsWarper(float(sampling.temperature))(None, scores)
+    scores = transformers.TopKLogitsWarper(sampling.top_k)(None, scores)
+    scores = transformers.TopPLogitsWarper(float(sampling.top_p))(None, scores)
+    return transformers.MinPLogitsWarper(float(sampling.min_p))(None, scores).softmax(-1)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 2.5])

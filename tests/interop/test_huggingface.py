@@ -3,9 +3,8 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
-from helpers import python_text, write_dataset
+from helpers import python_text, transformers, write_dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
@@ -23,7 +22,7 @@ SHAPES = [
 def their_model(**shape):
     """GPT2LMHeadModel with weights large enough that a mistake shows."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -78,7 +77,7 @@ def test_gpt2s_own_shape_both_ways(tmp_path, layers):
     assert list(generate(ours, prompt.tolist(), max_tokens=12, temperature=0)) == greedy[0, 10:].tolist()
     export(ours, Tokenizer.utf8_bytes(), tmp_path / "ours")
     with torch.inference_mode():
-        again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
         assert relative(again(ids).logits, reference) < 1e-5
 
 
@@ -98,8 +97,8 @@ def test_an_export_gives_our_logits_in_transformers(tmp_path, shape):
         for parameter in ours.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     export(ours, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
-    assert isinstance(theirs, GPT2LMHeadModel)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    assert isinstance(theirs, transformers.GPT2LMHeadModel)
     ids = random_ids(shape["vocab_size"], 2, shape["n_positions"])
     with torch.inference_mode():
         assert relative(theirs(ids).logits, ours(ids)) < 1e-5
@@ -230,7 +229,7 @@ def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     ids = random_ids(257, 2, 16)
     with torch.inference_mode():
         assert relative(theirs(ids).logits, model(ids)) < 1e-5

@@ -2,9 +2,8 @@ import json
 import random
 
 import pytest
-from helpers import assigned, python_text, random_text
+from helpers import assigned, python_text, random_text, transformers
 from tiktoken.load import read_file_cached
-from transformers import AutoTokenizer, GPT2Tokenizer
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
 from gpt.interop.huggingface import export
@@ -37,12 +36,14 @@ def texts(count=1000):
 
 def test_a_trained_bpe_encodes_alike_in_transformers(bpe, tmp_path):
     require_same_ids(
-        bpe, AutoTokenizer.from_pretrained(exported(bpe, tmp_path / "e")), [*texts(), python_text()[:20_000]]
+        bpe,
+        transformers.AutoTokenizer.from_pretrained(exported(bpe, tmp_path / "e")),
+        [*texts(), python_text()[:20_000]],
     )
 
 
 def test_gpt2_encodes_alike_in_transformers(gpt2_tokenizer, tmp_path):
-    theirs = AutoTokenizer.from_pretrained(exported(gpt2_tokenizer, tmp_path / "e"))
+    theirs = transformers.AutoTokenizer.from_pretrained(exported(gpt2_tokenizer, tmp_path / "e"))
     require_same_ids(gpt2_tokenizer, theirs, [*texts(), python_text()[:20_000]])
     assert theirs.eos_token_id == 50256
 
@@ -50,12 +51,12 @@ def test_gpt2_encodes_alike_in_transformers(gpt2_tokenizer, tmp_path):
 def test_bytes_and_characters_encode_alike_in_transformers(tmp_path):
     some = texts(200)
     for i, tokenizer in enumerate([Tokenizer.utf8_bytes(), Tokenizer.char("".join(some), end_of_text=True)]):
-        theirs = AutoTokenizer.from_pretrained(exported(tokenizer, tmp_path / str(i)))
+        theirs = transformers.AutoTokenizer.from_pretrained(exported(tokenizer, tmp_path / str(i)))
         require_same_ids(tokenizer, theirs, some)
 
 
 def test_end_of_text_is_special_there_too(bpe, tmp_path):
-    theirs = AutoTokenizer.from_pretrained(exported(bpe, tmp_path / "e"))
+    theirs = transformers.AutoTokenizer.from_pretrained(exported(bpe, tmp_path / "e"))
     assert theirs.eos_token == END_OF_TEXT
     assert theirs.eos_token_id == bpe.end_of_text
 
@@ -74,7 +75,7 @@ def test_special_tokens_behind_end_of_text_are_read_back(bpe, tmp_path, own_file
     """Such as a <pad> that somebody has added: they are ids that no text is encoded as."""
     tokenizer = with_added(bpe, ["<pad>", "<|im_end|>"])
     path = exported(tokenizer, tmp_path / "e")
-    theirs = AutoTokenizer.from_pretrained(path)
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
     assert theirs.convert_tokens_to_ids(["<pad>", "<|im_end|>"]) == [bpe.vocab_size, bpe.vocab_size + 1]
     assert theirs.encode("a<pad>b") == [*bpe.encode("a"), bpe.vocab_size, *bpe.encode("b")]
     if not own_file:
@@ -88,7 +89,7 @@ def test_their_gpt2_tokenizer_is_read(gpt2_tokenizer, tmp_path):
         content = read_file_cached(f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{original}")
         (tmp_path / name).write_bytes(content)
     assert read_tokenizer(tmp_path, 50257).fingerprint == gpt2_tokenizer.fingerprint
-    GPT2Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
+    transformers.GPT2Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
     assert read_tokenizer(tmp_path / "saved", 50257).fingerprint == gpt2_tokenizer.fingerprint
 
 

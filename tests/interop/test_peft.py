@@ -11,9 +11,8 @@ import sys
 
 import pytest
 import torch
-from helpers import SHAPE
+from helpers import SHAPE, transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from gpt import InputError, ModelConfig, Tokenizer, load_run
 from gpt.interop import huggingface, peft, peft_config
@@ -32,7 +31,7 @@ def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     shape = {"n_layer": LAYERS, "n_head": 2, "n_embd": WIDTH, "n_positions": 16, "vocab_size": VOCAB}
-    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -44,8 +43,10 @@ def base(tmp_path_factory):
 MODELS = {}  # by their directories, as reading them takes longer than copying them
 
 
-def their_base(path, kind=GPT2LMHeadModel):
-    return copy.deepcopy(MODELS[path]) if kind is GPT2LMHeadModel else kind.from_pretrained(path)
+def their_base(path, kind="GPT2LMHeadModel"):
+    return (
+        copy.deepcopy(MODELS[path]) if kind == "GPT2LMHeadModel" else getattr(transformers, kind).from_pretrained(path)
+    )
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def require_near(one, two):
     assert (one - two).abs().max() < 1e-5, (one - two).abs().max()
 
 
-def theirs(base, to, kind=GPT2LMHeadModel, **settings):
+def theirs(base, to, kind="GPT2LMHeadModel", **settings):
     """An adapter of PEFT's with B ≠ 0, saved; the model that has it, as PEFT reads it again.
 
     What PEFT saves sorts its patterns, so that another one may be the first that fits.
@@ -167,7 +168,7 @@ def test_each_form_of_targets_gives_equal_logits_both_ways(base, tmp_path, form)
 def test_exported_it_has_the_same_logits(base, tmp_path):
     model, expected = require_both_ways(base, tmp_path, **FORMS["both, rank-stabilized"])
     huggingface.export(model, Tokenizer.char(map(chr, range(40, 40 + VOCAB)), end_of_text=False), tmp_path / "exported")
-    require_near(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "exported")), expected)
+    require_near(logits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")), expected)
 
 
 def drawn(rng):
@@ -403,7 +404,7 @@ def test_the_base_is_named_as_a_run_takes_it(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_without_its_head_has_names_of_its_own(base, tmp_path):
     settings = {"target_modules": ["c_attn", "mlp.c_proj"]}
-    model = theirs(base, tmp_path, GPT2Model, **settings)
+    model = theirs(base, tmp_path, "GPT2Model", **settings)
     hidden = model(torch.arange(16).unsqueeze(0)).last_hidden_state
     adapted = ours(base, read_adapter(tmp_path, CONFIG))
     weight = adapted.token_embedding.weight
