@@ -15,6 +15,7 @@ from processes import Script, run_script
 import train as train_script
 from gpt.commands import clean_errors
 from gpt.runs.checkpoint import list_checkpoints, step_of
+from gpt.training import forecast
 
 pytestmark = pytest.mark.process
 
@@ -77,7 +78,8 @@ def test_packed_and_masked_documents_are_told_evaluated_and_shown_as_they_were_l
     assert "protocol         context 32, stride 32, inside documents, weights float32" in evaluated
 
 
-def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
+def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.1)
     output = run_here("train.py", "nano", "--dry-run", "--data", dataset.path, *TINY, "--steps", 1500, cwd=tmp_path)
     assert '"learning_rate": 0.02' in output
     assert re.search(r"n-gram embedding +4,096\n", output)
