@@ -27,7 +27,7 @@ from gpt.dataset.mixture import mix_datasets
 from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
-from gpt.training import summary, utilization
+from gpt.training import memorized, summary, utilization
 from gpt.training.trainer import Trainer
 
 
@@ -50,6 +50,15 @@ def last_samples_are_short():
     """But longer than a tiny model's window, and than a stretch that counts as learned by heart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "SAMPLE_TOKENS", 60)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_was_learned_is_judged_by_few_passages():
+    """As on a slow machine: a training of some steps would have all of its text read, which takes longer than it."""
+    honest = memorized.passages_in_time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memorized, "passages_in_time", lambda *given: min(60, honest(*given)))
         yield
 
 

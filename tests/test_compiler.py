@@ -117,17 +117,17 @@ def test_any_number_of_shapes_and_of_functions_with_one_code_is_compiled(dynamo)
         def sum(self, x):
             return x.sum() + self.number
 
-    for number in range(11):
+    for number in range(9):  # Dynamo's own limit is 8
         function = Compiled(Layer(number).sum, "on", "cpu")
         for size in (2, 3, 2):
             assert function(torch.ones(size)).item() == size + number
         assert function.figures() == {"compiled": True}
         assert function.graphs == 2
-    assert dynamo() == 22
+    assert dynamo() == 18
     many = Compiled(lambda x: x.sum(), "on", "cpu")
-    for size in range(2, 22):
+    for size in range(2, 12):
         many(torch.ones(size))
-    assert many.graphs == 20
+    assert many.graphs == 10
 
 
 def test_all_layers_of_a_model_that_hooks_cut_are_compiled(dynamo):
@@ -141,7 +141,7 @@ def test_all_layers_of_a_model_that_hooks_cut_are_compiled(dynamo):
         def forward(self, x):
             return x + self.number
 
-    layers = [Layer(number) for number in range(20)]
+    layers = [Layer(number) for number in range(10)]
 
     def cut(x):
         for layer in layers:
@@ -152,7 +152,7 @@ def test_all_layers_of_a_model_that_hooks_cut_are_compiled(dynamo):
     function = Compiled(cut, "on", "cpu")
     for _ in range(3):
         function(torch.ones(2))
-    assert dynamo() == function.graphs >= 20
+    assert dynamo() == function.graphs >= 10
     assert not function.recompilations
 
 

@@ -1,10 +1,8 @@
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ROOT
+from processes import run_script
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -152,7 +150,7 @@ def test_the_micro_batch_is_the_largest_that_fits():
 
 @pytest.mark.process
 @pytest.mark.parametrize("sequences", [8, pytest.param(16, marks=pytest.mark.slow)])
-def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, sequences):
+def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, tmp_path, sequences):
     """A process of its own, as the peak of this one is that of all tests."""
     code = """
 import sys
@@ -173,12 +171,12 @@ forecast = training_memory(config, config.micro_batch_size, program=int(used_mem
 gpt, state = GPT(model), TrainState()
 trainer = Trainer(gpt, config)
 loader = Loader(dataset.train, config.batch_sequences, model.context_length, config.seed)
-for step in range(2):  # the second has the optimizer's state from its beginning
-    trainer.step(state, loader.batch(step))
+for trainer.rows in (1, config.batch_sequences):  # the second step has the optimizer's state from its beginning
+    trainer.step(state, loader.batch(state.step, count=trainer.rows))
 print(forecast / peak_memory("cpu"))
 """
-    command = [sys.executable, "-c", code, str(dataset.path), str(sequences)]
-    ratio = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    (tmp_path / "program.py").write_text(code)
+    ratio = float(run_script(tmp_path / "program.py", dataset.path, sequences, cwd=tmp_path))
     assert ratio == pytest.approx(1, abs=0.15)
 
 

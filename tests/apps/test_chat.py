@@ -263,7 +263,7 @@ def test_a_conversation_that_was_learned_answers_in_its_format_and_stops(tmp_pat
             "--tokenizer", "bpe:280")  # fmt: skip
     shape = ("--model.n-layer", 1, "--model.n-head", 2, "--model.n-embd", 48, "--model.context-length", 64)
     run_gpt(tmp_path, "train", "shakespeare-char-cpu", "--data", "data/talk", "--run-dir", "runs/talk", *shape,
-            "--batch-tokens", 1024, "--steps", 80, "--max-epochs", 99, "--evaluation.every", 80, "--windows", "packed",
+            "--batch-tokens", 512, "--steps", 60, "--max-epochs", 99, "--evaluation.every", 60, "--windows", "packed",
             "--document-mask", "--optimizer.learning-rate", 1e-2)  # fmt: skip
     lines = "say 123\nsay 204\n/undo\nsay 177\n"
     output = run_sample(tmp_path, "--chat", "--json", "--greedy", "--max-tokens", 30, "--system", "Be.", stdin=lines)

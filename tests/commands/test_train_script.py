@@ -15,6 +15,7 @@ from processes import Script, run_script
 import train as train_script
 from gpt.commands import clean_errors
 from gpt.runs.checkpoint import list_checkpoints, step_of
+from gpt.training import forecast
 
 pytestmark = pytest.mark.process
 
@@ -77,15 +78,16 @@ def test_packed_and_masked_documents_are_told_evaluated_and_shown_as_they_were_l
     assert "protocol         context 32, stride 32, inside documents, weights float32" in evaluated
 
 
-def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path):
-    output = run_here("train.py", "nano", "--dry-run", "--data", dataset.path, "--steps", 1500, cwd=tmp_path)
+def test_a_dry_run_prints_and_writes_nothing(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.1)
+    output = run_here("train.py", "nano", "--dry-run", "--data", dataset.path, *TINY, "--steps", 1500, cwd=tmp_path)
     assert '"learning_rate": 0.02' in output
-    assert re.search(r"n-gram embedding +8,388,608\n", output)
+    assert re.search(r"n-gram embedding +4,096\n", output)
     assert "position embedding" not in output
     assert "training FLOPs per token" in output
     assert re.search(r"memory, peak +[\d,]+ MB", output)
-    assert re.search(r"batch +16 sequences of 128 tokens, 16 at a time", output)
-    assert re.search(r"training tokens +3,072,000\n", output)
+    assert re.search(r"batch +8 sequences of 32 tokens, 8 at a time", output)
+    assert re.search(r"training tokens +384,000\n", output)
     assert re.search(r"tokens per second +[\d,]+\n", output)
     assert re.search(r"time +\d+:\d\d of which \d:\d\d evaluation", output)
     assert list(tmp_path.iterdir()) == []
@@ -188,9 +190,8 @@ def test_too_small_a_corpus_is_refused_with_the_size_it_needs(tmp_path, dataset)
 def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, dataset, tmp_path):
     home, _ = trained
     source = home / "runs" / "python-nano"
-    output = run_here(
-        "train.py", "--init-from", source, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path
-    )
+    small = ("--init-from", source, "--batch-tokens", 256)
+    output = run_here("train.py", *small, "--data", dataset.path, "--steps", 3, "--log-every", 1, cwd=tmp_path)
     assert f"weights: {source}, step 40" in output
     before, first, *_ = map(json.loads, (tmp_path / "runs/python-finetune/metrics.jsonl").read_text().splitlines())
     assert (before["step"], first["step"]) == (0, 1)
@@ -201,7 +202,7 @@ def test_fine_tuning_begins_with_the_weights_and_checks_the_tokenizer(trained, d
     refused = run_here("train.py", "--init-from", source, "--data", "data/own", cwd=tmp_path, code=2)
     assert f"prepare the data with that one: gpt prepare … --tokenizer {source}" in refused
     run_here("data/prepare.py", "files", *own, "--tokenizer", source, "--replace", cwd=tmp_path)
-    assert "weights: " in run_here("train.py", "--init-from", source, "--data", "data/own", "--steps", 1, cwd=tmp_path)
+    assert "weights: " in run_here("train.py", *small, "--data", "data/own", "--steps", 1, cwd=tmp_path)
 
 
 def test_a_reader_that_goes_away_does_not_stop_training(dataset, tmp_path):
