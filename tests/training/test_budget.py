@@ -28,7 +28,7 @@ parsed_once = cache(parsed)  # what no file changes: it takes longer than all th
 
 
 def settled(dataset, *arguments, resumes=False):
-    command = parsed(dataset.path, *arguments)
+    command = (parsed if resumes else parsed_once)(dataset.path, *arguments)
     assert command.resumes == resumes
     return settle(command, dataset, World("cpu"))
 

@@ -48,9 +48,9 @@ def test_a_trial_that_would_not_fit_is_not_made(tiny_config, dataset, monkeypatc
 
 
 def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
-    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.1)
-    model = replace(tiny_config.model, context_length=256, n_embd=128)
-    config = replace(tiny_config, model=model, batch_tokens=64 * 256)
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.05)
+    model = replace(tiny_config.model, context_length=128, n_embd=64)
+    config = replace(tiny_config, model=model, batch_tokens=64 * 128)
     few, many = (trial_seconds(config, sequences, World("cpu"), torch.float32)[0] for sequences in (1, 32))
     assert many > 4 * few
 

@@ -297,24 +297,24 @@ def test_a_step_without_any_target_changes_nothing_and_is_no_divergence(
 
 
 def test_a_spike_is_skipped_on_request_and_the_window_resumes(make_training, tiny_config, monkeypatch):
-    """A loss a hundred times too large, at step 17; the resumed run skips it like the undisturbed one."""
-    monkeypatch.setattr(guard, "WINDOW", 12)
-    config = replace(tiny_config, steps=20, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
+    """A loss a hundred times too large, at step 11; the resumed run skips it like the undisturbed one."""
+    monkeypatch.setattr(guard, "WINDOW", 8)
+    config = replace(tiny_config, steps=12, optimizer=replace(tiny_config.optimizer, skip_spikes=True))
     config = replace(config, evaluation=replace(config.evaluation, every=0))
-    whole, first = make_training(config, "whole"), make_training(replace(config, stop_at=14), "parts")
+    whole, first = make_training(config, "whole"), make_training(replace(config, stop_at=9), "parts")
     for training in (whole, first):
-        poison(training, {16}, 100.0)
+        poison(training, {10}, 100.0)
         training.fit()
     second = make_training(config, "parts", resume=True)
-    poison(second, {16}, 100.0)
+    poison(second, {10}, 100.0)
     assert second.fit()
     for training in (whole, second):
         (skipped,) = (record for record in read_metrics(training.run) if "skipped" in record)
-        assert skipped["step"] == 17
+        assert skipped["step"] == 11
         assert "standard deviations above the usual" in skipped["skipped"]
     require_equal(weights(whole), weights(second))
     unguarded = make_training(replace(config, optimizer=replace(config.optimizer, skip_spikes=False)), "unguarded")
-    poison(unguarded, {16}, 100.0)
+    poison(unguarded, {10}, 100.0)
     assert unguarded.fit()
     assert not any("skipped" in record for record in read_metrics(unguarded.run))
 

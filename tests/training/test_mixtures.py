@@ -179,7 +179,9 @@ def test_the_last_table_has_a_row_for_each_source(make_mixed, short, capsys):
         assert loss == f"{load_best(training.run).state['record'][f'train_loss/{name}']:.4f}"
 
 
-@pytest.mark.parametrize("changes", [{}, {"recompute": "blocks"}, {"document_mask": True}, {"compile": "on"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"recompute": "blocks"}, {"document_mask": True}, {"compile": "on", "micro_batch_size": 3}]
+)
 def test_a_step_records_the_mean_loss_of_the_targets_of_each_source(make_mixed, short, mixture, dynamo, changes):
     """Beside the formula, with the weights as they were before the step; a row has few targets, another none."""
     config = replace(short, model=replace(short.model, dropout=0.0), **changes)

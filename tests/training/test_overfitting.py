@@ -104,18 +104,18 @@ def test_a_resumed_run_warns_of_learning_by_heart_when_an_undisturbed_one_does(
 ):
     """The warning compares with losses from before the stop, and comes once; also where not every step is logged."""
     honest_summary = validation.summarize
-    config = replace(tiny_config, steps=40, log_every=7)
+    config = replace(tiny_config, steps=16, log_every=5, evaluation=replace(tiny_config.evaluation, every=4))
 
     def lines(name, stops):
         losses, before = iter([4.0, 3.0, 6.0, 7.0]), len(said)
         monkeypatch.setattr(validation, "summarize", lambda *sums: replace(honest_summary(*sums), loss=next(losses)))
         for number, stop_at in enumerate(stops):
             training = make_training(replace(config, stop_at=stop_at), name, resume=number > 0)
-            training.around_steps(lambda do, state=training.state: do() | {"train_loss": 5 - state.step / 10})
+            training.around_steps(lambda do, state=training.state: do() | {"train_loss": 5 - state.step / 4})
             training.fit()
         return [line for line in said[before:] if "by heart" in line]
 
     whole = lines("whole", [None])
     assert len(whole) == 1
-    assert whole[0].startswith("step 30: it has begun to learn the text by heart: validation is 6.0000")
-    assert lines("parts", [15, 24, 33, None]) == whole
+    assert whole[0].startswith("step 12: it has begun to learn the text by heart: validation is 6.0000")
+    assert lines("parts", [6, 9, 13, None]) == whole

@@ -22,12 +22,12 @@ def any_config(request, tiny_shape, modern_shape):
     """The exact GPT-2 with AdamW, and the modern recipe, all of it."""
     configs = {"gpt2": tiny_shape, "modern": modern_shape, "recomputed": replace(modern_shape, recompute="blocks")}
     config = configs[request.param]
-    evaluation, checkpoint = replace(config.evaluation, every=4), replace(config.checkpoint, every=4)
-    return replace(config, steps=12, evaluation=evaluation, checkpoint=checkpoint)
+    evaluation, checkpoint = replace(config.evaluation, every=3), replace(config.checkpoint, every=3)
+    return replace(config, steps=8, evaluation=evaluation, checkpoint=checkpoint)
 
 
 def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(undisturbed, make_training, any_config):
-    """12 steps at once, and 5 + 7 with everything rebuilt from disk between, dropout on."""
+    """8 steps at once, and 5 + 3 with everything rebuilt from disk between, dropout on."""
     whole = undisturbed(any_config)
     first = make_training(replace(any_config, stop_at=5), "parts")
     assert not first.fit()
@@ -50,10 +50,10 @@ def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(undisturbed, make_
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, tiny_config, dtype, micro_batch_size):
-    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=8)
+    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=5)
     whole = make_training(config, "whole")
     whole.fit()
-    make_training(replace(config, stop_at=3), "parts").fit()
+    make_training(replace(config, stop_at=2), "parts").fit()
     parts = make_training(config, "parts", resume=True)
     parts.fit()
     one, two = (load_newest(training.run) for training in (whole, parts))

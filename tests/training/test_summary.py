@@ -23,7 +23,7 @@ def at_its_end(finished, make_training, tiny_config):
 @pytest.mark.parametrize("name", ["a$^$b", "price$5_$", "[red]loss[/]", "50 % of\nit"])
 def test_a_run_of_any_name_ends_with_its_table_and_picture(at_its_end, capsys, name):
     training = at_its_end(name)
-    training.report()
+    training.report(draws=True)
     output = capsys.readouterr().out
     assert "best checkpoint" in output
     assert "could not be drawn" not in output
@@ -36,7 +36,7 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(at_its_end, capsys, m
         raise error
 
     monkeypatch.setattr(report_module, "draw_losses", draw)
-    at_its_end("run").report()
+    at_its_end("run").report(draws=True)
     output = capsys.readouterr().out
     assert f"could not be drawn ({type(error).__name__}: " in output
     assert "best checkpoint" in output
@@ -71,7 +71,7 @@ def test_records_that_cannot_be_read_at_the_end_cost_one_figure(at_its_end, caps
     training.state.last_validation_loss += 1
     lines = (training.run / "metrics.jsonl").read_text().splitlines()
     (training.run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[1:]]))
-    training.report()
+    training.report(draws=True)
     output = capsys.readouterr().out
     assert re.search(r"overfitted +yes: validation ended at [\d.]+; the best", output)
     assert "could not be drawn (InputError" in output

@@ -122,11 +122,13 @@ def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
     undisturbed, make_training, budgeted, interrupted, way, early, said
 ):
     """At the last step, or where it stopped early: nothing but the clock tells a difference."""
+    evaluation = replace(budgeted.evaluation, every=4)
+    budgeted = replace(budgeted, steps=12, evaluation=evaluation)
     if early:  # with such a rate nothing is learned
         optimizer = replace(budgeted.optimizer, learning_rate=1e-15)
         budgeted = replace(budgeted, optimizer=optimizer, early_stopping_patience=1)
     whole = undisturbed(budgeted)
-    assert whole.state.step == (20 if early else 30)
+    assert whole.state.step == (8 if early else 12)
     interrupted.append(way)
     first = make_training(budgeted, "parts")
     if way == signal.SIGUSR1:
@@ -154,14 +156,15 @@ def test_a_last_and_complete_evaluation_that_was_cut_short_is_made_up_for(
 
 
 def test_more_steps_take_the_place_of_a_complete_evaluation_that_was_cut_short(make_training, budgeted, interrupted):
+    budgeted = replace(budgeted, steps=6)
     interrupted.append(signal.SIGUSR1)
     make_training(budgeted).fit()
-    longer = make_training(replace(budgeted, steps=35), resume=True, allow_rate_jump=True)
+    longer = make_training(replace(budgeted, steps=8), resume=True, allow_rate_jump=True)
     assert longer.fit()
     assert longer.state.complete_evaluation is not None
     records = read_metrics(longer.run)
-    assert [record["step"] for record in records] == list(range(1, 36))
-    assert ["complete_val_loss" in record for record in records[29:]] == 5 * [False] + [True]
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert ["complete_val_loss" in record for record in records[5:]] == 2 * [False] + [True]
 
 
 def test_a_run_that_ends_earlier_than_it_was_to_gets_its_complete_evaluation(make_training, budgeted):
@@ -183,9 +186,11 @@ def test_the_best_loss_is_never_compared_with_one_of_other_windows(make_training
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("stopped_at", [20, 25])
+@pytest.mark.parametrize("stopped_at", [4, 6])
 def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(make_training, budgeted, said, old, stopped_at):
     """In the state, on disk and for early_stopping_patience; also of a run from before there was a budget."""
+    evaluation = replace(budgeted.evaluation, every=4)
+    budgeted = replace(budgeted, steps=10, evaluation=evaluation, checkpoint=replace(budgeted.checkpoint, every=4))
     before = replace(budgeted.evaluation, tokens=10**9) if old else budgeted.evaluation
     first = make_training(replace(budgeted, evaluation=before, stop_at=stopped_at))
     first.fit()
@@ -246,8 +251,9 @@ def test_a_loss_is_the_same_to_the_last_digit_however_it_is_divided(
 
 
 def test_the_change_from_the_best_before_is_known_after_a_resume_between_the_two(undisturbed, make_training, budgeted):
+    budgeted = replace(budgeted, steps=12, evaluation=replace(budgeted.evaluation, every=4))
     whole = undisturbed(budgeted)
-    make_training(replace(budgeted, stop_at=25), "parts").fit()
+    make_training(replace(budgeted, stop_at=10), "parts").fit()
     parts = make_training(budgeted, "parts", resume=True)
     parts.fit()
     assert whole.state.gain is not None
