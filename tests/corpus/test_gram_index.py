@@ -136,7 +136,8 @@ def test_an_index_is_built_in_little_memory(monkeypatch, tmp_path):
 
 
 def test_the_grams_of_a_slice_that_validates_whole_are_put_in_order_in_little_memory(monkeypatch, tmp_path):
-    words = np.random.default_rng(0).integers(0, 2**32, 1_000_000).astype("<u4")
+    monkeypatch.setattr(module, "CHUNK", 1 << 13)
+    words = np.random.default_rng(0).integers(0, 2**32, 250_000).astype("<u4")
     words.tofile(tmp_path / f"slice{WORD_HASHES}")
     np.save(tmp_path / f"slice{PASSAGES}", np.array([(1, 1, 0, len(words))], dtype=np.uint64))
     arguments = (None, None, tmp_path / "slice", ByContent(512, 2**63))
