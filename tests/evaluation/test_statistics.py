@@ -1,5 +1,8 @@
 """Standard errors must cover: of many corpora of one kind, 95 of 100 intervals hold that kind's true figure."""
 
+import math
+from itertools import accumulate
+
 import numpy as np
 import pytest
 
@@ -33,11 +36,10 @@ def documents(generator, number, inequality):
 
 def wandering(generator, length, memory):
     """An autoregression of variance 1 whose correlation falls to 1/e over `memory` places: (length,)."""
-    rate = np.exp(-1 / memory)
-    values = generator.normal(size=length)
-    for place in range(1, length):
-        values[place] = rate * values[place - 1] + np.sqrt(1 - rate**2) * values[place]
-    return values
+    rate = math.exp(-1 / memory)
+    share = math.sqrt(1 - rate**2)
+    values = generator.normal(size=length).tolist()
+    return np.array(list(accumulate(values, lambda before, new: rate * before + share * new)))
 
 
 def covered(draws, spread_of):

@@ -1,5 +1,6 @@
 import math
 import platform
+import weakref
 
 import pytest
 import torch
@@ -141,7 +142,32 @@ def test_rows_without_a_finite_largest_logit_are_refused(row):
     require_finite(torch.tensor([[0.0, -math.inf]]))  # what is never drawn
 
 
-@pytest.mark.process
+def test_nothing_that_a_chunk_makes_outlives_it(monkeypatch):
+    """What stays would split the freed memory that the next chunk is to have; all is there before the first."""
+    monkeypatch.setattr(head, "chunk_rows", lambda *_: 8)
+    made, alive = [], []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            if function is torch.ops.aten.mm.default and len(arguments[0]) == 8 and arguments[1].size(1) == 97:
+                left = [tensor for tensor in (one() for one in made) if tensor is not None]
+                alive.append(len({tensor.untyped_storage().data_ptr() for tensor in left}))  # as a chunk begins
+            result = function(*arguments, **(options or {}))
+            several = result if isinstance(result, (tuple, list)) else [result]
+            made.extend(weakref.ref(one) for one in several if isinstance(one, torch.Tensor))
+            return result
+
+    hidden, weight = torch.randn(80, 16, requires_grad=True), torch.randn(97, 16, requires_grad=True)
+    targets = torch.randint(97, (80,))
+    for compute in (next_token_loss, lambda *_: next_token_losses(hidden, lambda x: x @ weight.T, targets, 97)):
+        alive.clear()
+        with Watch():
+            compute(hidden, weight, targets)
+        assert len(alive) == 10
+        assert len(set(alive[1:])) == 1, alive
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what keeps freed memory")
 def test_many_chunks_take_the_memory_of_two(tmp_path):
     """A process of its own, as what others freed has room. A chunk has 16 MB; 64 of them would have 1 GB."""
