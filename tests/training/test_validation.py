@@ -404,6 +404,17 @@ def test_a_measurement_of_the_training_split_that_was_cut_short_is_made_up_for(
     assert make(measuring, resume=True).state.unevaluated is None
 
 
+@pytest.mark.process
+def test_other_windows_that_are_allowed_are_measured_at_once(make, measuring):
+    """In the midst of an epoch, as what was measured at its beginning was of others."""
+    make(replace(measuring, stop_at=10)).fit()
+    few = replace(measuring, stop_at=12, evaluation=replace(measuring.evaluation, tokens=64))
+    again = make(few, resume=True, allow_other_data=True)
+    again.fit()
+    assert [r["step"] for r in read_metrics(again.run) if "train_split_loss" in r] == [0, 8, 12]
+    assert len(again.validation.train_windows) == 2
+
+
 def test_a_first_measurement_that_was_cut_short_leaves_nothing_saved_and_says_so(make, measuring, cut_short, said):
     cut_short.append(False)
     training = make(measuring)
