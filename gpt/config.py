@@ -70,6 +70,10 @@ class EvaluationConfig(Limited):
     tokens: int = bounded(10_000_000, ge=1)
     """Tokens that each evaluation predicts: of a validation split that has more, always the same, spread evenly. Each
     of several datasets gets the same part of them."""
+    train_split: bool = False
+    """Measure the loss on the training split as well, as it is measured on the validation split: on as many windows,
+    always the same, spread evenly, without dropout. At the first evaluation after each epoch, before the first step,
+    where that is evaluated, and at the last evaluation."""
     sample_tokens: int = bounded(48, ge=0)
     """New tokens of the sample that each evaluation shows, from the dataset's prompt; 0 shows none."""
 

@@ -104,7 +104,7 @@ def finetune() -> TrainConfig:
         optimizer=OptimizerConfig(
             learning_rate=5e-5, schedule="linear", min_lr_ratio=0.0, warmup_steps=6, weight_decay=0.01, beta2=0.99
         ),
-        evaluation=EvaluationConfig(every=25, per_epoch=4, at_start=True, min_gain=1.0),
+        evaluation=EvaluationConfig(every=25, per_epoch=4, at_start=True, min_gain=1.0, train_split=True),
         checkpoint=CheckpointConfig(every=50),
         early_stopping_patience=3,
         cooldown=0.1,

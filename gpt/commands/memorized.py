@@ -24,7 +24,7 @@ from gpt.dataset.mixture import open_weighted
 from gpt.device import choose_device
 from gpt.errors import InputError, OutOfMemory, require
 from gpt.evaluation.copies import BY_HEART, Copies, find_copies
-from gpt.evaluation.course import Course, recorded
+from gpt.evaluation.course import Course
 from gpt.evaluation.memorization import Memorization, Sides
 from gpt.evaluation.passages import MOST, Passages
 from gpt.evaluation.verdict import sentence, verdict_json, verdict_rows
@@ -129,7 +129,7 @@ def _examined(
     _require_same_ids(tuned, dataset)
     course = Course(path, passages, *how)
     own = course.take(tuned)
-    points = course.points(of_base if base is None and source != "scratch" else None)
+    points, kind = course.told(read_metrics(path), of_base if base is None and source != "scratch" else None)
     found = Memorization(
         *map(Sides, of_base, own),
         step=tuned.state["step"],
@@ -138,8 +138,9 @@ def _examined(
         suffix=passages.suffix,
         by_frequency=passages.by_frequency,
         rise=course.rise(tuned.state["step"]),
-        course=points or recorded(read_metrics(path)),
-        course_is_measured=bool(points),
+        course=points,
+        course_source=kind,
+        course_windows=tuned.state.get("evaluated_windows") or 0 if kind == "training" else 0,
     )
     return found, tuned
 

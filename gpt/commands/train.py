@@ -114,8 +114,8 @@ def fit(
             state.warn_of_overfitting(record)
             if trainer.guard.gave_up:
                 break
-            save_is_due |= state.is_best or state.complete_evaluation is not None
-            save_is_due |= state.step in (last, branch) or due(state.step, config.checkpoint.every)
+            save_is_due |= state.is_best or due(state.step, config.checkpoint.every)
+            save_is_due |= state.step in (last, branch, state.saved_step)  # the last: before all was evaluated
             # After a skipped batch, weights are saved only where an evaluation has found their loss finite.
             if save_is_due and (state.is_best or not trainer.guard.skipped_in_a_row):
                 save(run, trainer, state)

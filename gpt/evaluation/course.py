@@ -1,4 +1,4 @@
-"""How a run went: the losses of its checkpoints on the same passages, and whether one is worse than the best."""
+"""How a run went: its losses on training and validation text, and whether a checkpoint is worse than the best."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 from gpt.choices import WeightDtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import loss_difference
-from gpt.evaluation.memorization import Point, Rise
+from gpt.evaluation.memorization import CourseSource, Point, Rise
 from gpt.evaluation.passages import PassageReading, Passages
 from gpt.log import log
 from gpt.runs.checkpoint import best_state, list_checkpoints, step_of
@@ -42,6 +42,16 @@ class Course:
         self._read[loaded.state["step"]] = _Read(record.get("epoch"), train, validation)
         return train, validation
 
+    def told(
+        self, records: list[dict[str, Any]], began: list[PassageReading] | None = None
+    ) -> tuple[list[Point], CourseSource]:
+        """Give the losses of the run by the best source that there is: see `CourseSource` and `points`."""
+        if alike := measured(records):
+            return alike, "training"
+        if points := self.points(began):
+            return points, "passages"
+        return recorded(records), "records"
+
     def points(self, began: list[PassageReading] | None = None) -> list[Point]:
         """Measure the losses of checkpoints, spread evenly where they are many, after those of what it began with.
 
@@ -73,6 +83,15 @@ class Course:
                 log.warning(f"{error}; passed over")
                 self._read[step] = None
         return self._read[step]
+
+
+def measured(records: list[dict[str, Any]]) -> list[Point]:
+    """Give the losses that a training measured on both splits alike, once an epoch; [] where it did not."""
+    return [
+        Point(record["step"], record.get("epoch"), record["train_split_loss"], record["val_loss"])
+        for record in records
+        if record.get("train_split_loss") is not None and record.get("val_loss") is not None
+    ]
 
 
 def recorded(records: list[dict[str, Any]]) -> list[Point]:

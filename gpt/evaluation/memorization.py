@@ -14,7 +14,7 @@ All errors of differences between models are paired, passage by passage. `decide
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,11 @@ class Point:
     epoch: float | None
     train_loss: float | None
     validation_loss: float
+
+
+CourseSource = Literal["training", "passages", "records"]
+"""What a course is of: what training measured on both splits alike, once an epoch; checkpoints, measured on the same
+passages; or the records of steps, whose training loss is a mean over batches with dropout."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,9 @@ class Memorization:
     rise: Rise | None = None
     """None where there is one checkpoint only."""
     course: list[Point] = field(default_factory=list)
-    course_is_measured: bool = False
-    """Whether the course is of checkpoints, measured here; or else what the training recorded."""
+    course_source: CourseSource = "records"
+    course_windows: int = 0
+    """Of each split at the most, where training has measured both alike; else 0."""
 
     @property
     def has_more_passages(self) -> bool:

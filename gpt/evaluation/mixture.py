@@ -28,19 +28,24 @@ class MixedWindows(Windows):
         end_of_text: int | None = None,
         tokens: int | None = None,
         document_mask: bool = False,
+        parts: list[Windows] | None = None,
     ) -> None:
         """Lay windows on `split`, the sources' validation splits one after the other.
 
         `tokens` is the budget of all: each source gets the same part of it, so that its own loss is known well, too.
-        `document_mask` is that of `Windows`.
+        `document_mask` is that of `Windows`. `parts` are the windows of each source where they are laid already, on
+        what `split` then holds.
         """
         super().__init__(split, context_length, end_of_text, document_mask=document_mask)
         share = None if tokens is None else tokens // len(sources)
-        self.parts = [
+        self.sources = sources
+        self.parts = parts or [
             Windows(source.dataset.validation, context_length, end_of_text, tokens=share, document_mask=document_mask)
             for source in sources
         ]
-        self.with_masks = [source.name for source in sources if source.dataset.validation.is_masked]
+        self.with_masks = [
+            source.name for source, part in zip(sources, self.parts, strict=True) if part.split.is_masked
+        ]
         self.source_weights = np.array([float(source.weight) for source in sources])
         self.places = np.cumsum([0] + [part.split.tokens for part in self.parts])  # where the splits begin and end
         self.whole = sum(part.whole for part in self.parts)
@@ -58,6 +63,14 @@ class MixedWindows(Windows):
         """Give a budget of tokens for all sources that is enough for so many windows."""
         largest = len(self.parts) * max(part.split.tokens for part in self.parts)
         return 1 + bisect_left(range(1, largest), windows, key=self.within)
+
+    def like(self, split: Split) -> "MixedWindows":
+        """Lay as many windows on the sources' splits of the name of another one, which it holds one after the other."""
+        splits = [getattr(source.dataset, split.name) for source in self.sources]
+        parts = [part.like(own) for part, own in zip(self.parts, splits, strict=True)]
+        return MixedWindows(
+            split, self.sources, self.context_length, self.end_of_text, document_mask=self.document_mask, parts=parts
+        )
 
     @property
     def answers_only(self) -> bool:

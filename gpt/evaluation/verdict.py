@@ -178,7 +178,9 @@ def verdict_rows(m: Memorization) -> list[Row]:
         words = f"{_plus_minus(rise.value, rise.standard_error, '+')} nats from step {m.rise.best_step:,}, the best"
         rows.append((f"step {m.rise.later_step:,}", f"validation {words}: {judged}"))
     if m.course:
-        source = "measured on the same passages" if m.course_is_measured else "as the training recorded them"
+        source = "measured on the same passages" if m.course_source == "passages" else "as the training recorded them"
+        if m.course_source == "training":
+            source = f"measured alike as it was trained, on at most {m.course_windows:,} windows of each split"
         rows.append(("course", f"losses {source}"))
         chosen = sorted({round(i * (len(m.course) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
         rows += [("", _point(m.course[number])) for number in chosen]
@@ -271,7 +273,8 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
         "rise": m.rise
         and {"best_step": m.rise.best_step, "later_step": m.rise.later_step, **_difference_json(m.rise.difference)},
         "course": [asdict(point) for point in m.course],
-        "course_is_measured": m.course_is_measured,
+        "course_source": m.course_source,
+        "course_windows": m.course_windows,
     }
 
 

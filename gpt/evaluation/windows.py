@@ -66,6 +66,11 @@ class Windows:
         """Give a budget of tokens that is enough for so many windows and no more."""
         return self.split.tokens if windows == self.whole else windows * self.stride
 
+    def like(self, split: Split) -> "Windows":
+        """Lay as many windows on another split, or all that it has, end to end or spread evenly."""
+        tokens = len(self) * self.context_length
+        return Windows(split, self.context_length, self.end_of_text, tokens=tokens, document_mask=self.document_mask)
+
     @property
     def targets(self) -> int:
         """Tokens that windows go through to predict them; of a split with masks, not all of them count."""

@@ -224,6 +224,7 @@ KINDS: dict[str, Kind] = {
     "complete_evaluation": maybe(entries(loss=number)),
     "evaluations": maybe(count),
     "evaluated_windows": maybe(count),
+    "epochs_measured": maybe(count),
     "unevaluated": RECORD,
     "record": RECORD,
     "best_validation_loss": maybe(number),

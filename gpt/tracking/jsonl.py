@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-def evaluation_record(evaluation: "Evaluation", prefix: str = "") -> Record:
-    """Make the entries of an evaluation in a record; `val_loss_ci95` is half a 95 % interval."""
+def evaluation_record(evaluation: "Evaluation", split: str = "val") -> Record:
+    """Make the entries of an evaluation in a record, named for its split; `val_loss_ci95` is half a 95 % interval."""
     error = evaluation.loss_se
     return {
-        f"{prefix}val_loss": evaluation.loss,
-        f"{prefix}val_loss_se": error,
-        f"{prefix}val_loss_ci95": None if error is None else evaluation.factor * error,
-        f"{prefix}val_bits_per_byte": evaluation.bits_per_byte,
+        f"{split}_loss": evaluation.loss,
+        f"{split}_loss_se": error,
+        f"{split}_loss_ci95": None if error is None else evaluation.factor * error,
+        f"{split}_bits_per_byte": evaluation.bits_per_byte,
     }
 
 

@@ -31,7 +31,8 @@ class Picture:
 def draw_losses(run: Path) -> Path:
     """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
 
-    Of a mixture also both on each source, in one color.
+    Where it was measured, also the loss on the training split; of a mixture, those of batches and of validation on each
+    source, in one color.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
     from matplotlib.figure import Figure
@@ -50,6 +51,10 @@ def draw_losses(run: Path) -> Path:
         capsize=3,
         label="validation (95 % interval)",
     )
+    if measured := [record for record in records if record.get("train_split_loss") is not None]:
+        axes.plot(
+            *_line(measured, "train_split_loss"), color="#55a868", marker="s", markersize=4, label="training split"
+        )
     sources = dict.fromkeys(name for record in evaluated for name in record if name.startswith("val_loss/"))
     for name in sources:  # of a mixture
         source = name.partition("/")[2]

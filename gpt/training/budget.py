@@ -21,7 +21,7 @@ from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_pace, trial_sequences
 from gpt.training.micro_batch import MicroBatch
 from gpt.training.start import training_loader
-from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
+from gpt.training.validation import FORWARD, evaluations_in, validation_windows, windows_in
 
 EVALUATIONS = 10  # at least, where nobody says how often: the first must not come after the best
 MOST_EVALUATING = 0.25  # of the time; rather than more, evaluations predict less, or there are fewer
@@ -195,11 +195,6 @@ def per_epoch(config: TrainConfig, asked: Asked, epoch: float) -> tuple[TrainCon
     return config, dataclasses.replace(asked, settings=asked.settings | {"evaluation.every"})
 
 
-def evaluations_in(config: TrainConfig, steps: int) -> int:
-    """Count the evaluations in so many steps."""
-    return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
-
-
 def _words(config: TrainConfig, epoch: float, suit: Suit, dataset: Dataset, done: int | None) -> list[str]:
     """Say what was chosen for an epoch of so many steps, and whether it is too much for the text."""
     model, epochs, tokens = config.model, config.steps / epoch, f"{dataset.train.tokens:,} tokens"
@@ -243,10 +238,7 @@ def steps_in(
 
     def seconds(steps: int) -> float:
         plan = planned(steps)
-        windows = evaluations_in(plan, steps) * len(validation_windows(plan, dataset))
-        if evaluates_completely(plan, dataset):
-            windows += len(validation_windows(plan, dataset, complete=True))
-        return steps * pace.step + windows * pace.window
+        return steps * pace.step + windows_in(plan, dataset, steps) * pace.window
 
     steps, too_many = 1, 2 + int(limit / pace.step)
     while too_many - steps > 1:

@@ -189,7 +189,9 @@ def _restore_evaluations(
         state.forget_evaluations()
     state.learn_from(validation.dataset, validation.windows)
     complete = state.complete_evaluation or not evaluates_completely(config, validation.dataset, state.step)
-    lacks = state.is_over(config) and not (state.evaluation and complete)  # where it was not the end before
+    lacks = state.is_over(config) and (  # where it was not the end before
+        not (state.evaluation and complete) or validation.lacks_training(state, state.record or {})
+    )
     state.unevaluated = state.record if cut_short or lacks else None
 
 

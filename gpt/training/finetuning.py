@@ -6,6 +6,7 @@ tables are in gpt.presets, where they come from in docs/fine-tuning.md.
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from gpt.training.budget import (
     EVALUATIONS,
     Asked,
     epochs_words,
-    evaluations_in,
     laid_over,
     longest_window,
     per_epoch,
@@ -35,7 +35,7 @@ from gpt.training.budget import (
 )
 from gpt.training.forecast import Forecast
 from gpt.training.start import fit_to_dataset, training_loader
-from gpt.training.validation import validation_windows
+from gpt.training.validation import evaluations_in, measured_in, validation_windows
 
 EVALUATED = {"evaluation.every", "evaluation.per_epoch"}
 LEAST_STEPS = 8  # in an epoch: of less text, batches become smaller and not fewer
@@ -66,16 +66,17 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
     if config.evaluation.per_epoch and asked.settings & EVALUATED != {"evaluation.every"}:
         config, asked = per_epoch(config, asked, epoch)
     most = suit.lora_epochs if config.lora.rank else suit.most_epochs(config.model)
+    with_length = partial(_with_length, dataset.train.tokens)
     if asked.minutes is not None:
         config = laid_over(config, _rates(config, asked, config.steps), asked)  # Muon's steps take longer than AdamW's
-        _, config = steps_in(asked, config, dataset, world, 0, _with_length)
+        _, config = steps_in(asked, config, dataset, world, 0, with_length)
     elif asked.epochs is not None:
-        config = _with_length(config, max(1, round(asked.epochs * epoch)), asked)
+        config = with_length(config, max(1, round(asked.epochs * epoch)), asked)
     elif "steps" in asked.settings:
-        config = _with_length(config, config.steps, asked)
+        config = with_length(config, config.steps, asked)
     else:
         steps = within_limit(max(EVALUATIONS, math.ceil(most * epoch)), config, dataset, loader)
-        config = _with_length(config, max(1, steps), asked)
+        config = with_length(config, max(1, steps), asked)
     require_few_epochs(config, dataset, loader)
     lines = [*_words(config, asked, dataset, epoch, most, weights_context), *source_lines(config, dataset)]
     log.info("\n".join([*lines, _time_here(config, dataset, world)] if timed else lines))
@@ -148,18 +149,18 @@ def _size(config: TrainConfig) -> int:
     return sum(count for name, count in parameters(config.model).items() if name != NGRAMS)
 
 
-def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = 0) -> TrainConfig:
+def _with_length(tokens: int, config: TrainConfig, steps: int, asked: Asked, evaluations: int = 0) -> TrainConfig:
     """Set the steps, and what hangs on their number: rate, warm-up, and how much each evaluation predicts and shows.
 
-    A length that the user has named is trained to its end, and not stopped early. `evaluations` counts for nothing
-    here, as epochs say how many there are.
+    A length that the user has named is trained to its end, and not stopped early. `tokens` are those of the training
+    split; `evaluations` counts for nothing here, as epochs say how many there are.
     """
     changes = {**_rates(config, asked, steps), "optimizer.warmup_steps": max(LEAST_WARMUP, round(WARMUP * steps))}
     if asked.length:
         changes["early_stopping_patience"] = None
     config = dataclasses.replace(laid_over(config, changes, asked), steps=steps)
     times, learned = evaluations_in(config, steps), steps * config.batch_tokens
-    share = EVALUATED_OF_LEARNED * learned / times
+    share = EVALUATED_OF_LEARNED * learned / (times + measured_in(config, tokens, steps))
     shown = int(MOST_SAMPLING * learned / (SAMPLED * times))
     limits = {
         "evaluation.tokens": min(config.evaluation.tokens, max(config.model.context_length, int(share))),
@@ -222,6 +223,8 @@ def _evaluation_words(config: TrainConfig, dataset: Dataset) -> list[str]:
     first = "before the first step and " if evaluation.at_start else ""
     often = f"every {evaluation.every} steps" if evaluation.every else "at the end"
     lines = [f"evaluated {first}{often}, on {part}"]
+    if evaluation.train_split:
+        lines[0] += "; once an epoch also on as many windows of the training split"
     if config.early_stopping_patience:
         errors = "standard error" if evaluation.min_gain == 1 else "standard errors"
         down = f"; then goes back to the best, from which the rate falls to 0 in {config.cooldown:.0%} of its steps"

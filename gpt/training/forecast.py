@@ -18,7 +18,7 @@ from gpt.terminal import duration
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
 from gpt.training.optimizer import Optimizer
 from gpt.training.start import new_model
-from gpt.training.validation import FORWARD, evaluates_completely, validation_windows
+from gpt.training.validation import FORWARD, windows_in
 
 TRIAL_TOKENS, TRIAL_SECONDS = 2048, 3.0
 LIBRARIES = 90e6  # bytes of program text and scratch memory that a CPU's first steps bring in, and evaluation
@@ -50,13 +50,7 @@ class Forecast:
         if world.any(self.memory(trial).peak > free_memory(world.device) + self._program):
             return None
         pace = measure_pace(config, world, self.dtype, trial, at_least)
-        windows = 0
-        if dataset is not None:
-            times = 1 + (config.steps - 1) // config.evaluation.every if config.evaluation.every else 1
-            times += config.evaluation.at_start
-            windows = times * len(validation_windows(config, dataset))
-            if evaluates_completely(config, dataset):
-                windows += len(validation_windows(config, dataset, complete=True))
+        windows = 0 if dataset is None else windows_in(config, dataset, config.steps)
         return config.steps * pace.step, windows * pace.window
 
 

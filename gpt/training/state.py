@@ -31,7 +31,12 @@ START: Record = {  # before the first step
     "tokens_per_s": 0.0,
     "mfu": None,
 }
-OF_EVALUATIONS = ("val_", "complete_val_", "within_error")  # how their entries in a record begin, beside the sample
+OF_EVALUATIONS = (
+    "val_",
+    "complete_val_",
+    "train_split_",
+    "within_error",
+)  # how their entries in a record begin, beside the sample
 
 
 @dataclass
@@ -97,6 +102,8 @@ class TrainState:
     """Whether the weights' loss is below the best one, but not by as much as a new best must be."""
     cooldown: Cooldown | None = None
     overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
+    epochs_measured: int = 0
+    """Whole epochs when the loss on the training split was last measured."""
     evaluated_windows: int = 0
     """Windows that each evaluation predicts."""
     dataset_fingerprint: str | None = None
@@ -228,6 +235,7 @@ class TrainState:
         for name in (
             *("evaluation", "complete_evaluation", "evaluations", "best_validation_loss", "last_validation_loss"),
             *("evaluations_since_best", "best_step", "best_sums", "first_sums", "within_error", "gain", "overfitting"),
+            "epochs_measured",
         ):
             setattr(self, name, getattr(fresh, name))
         self.record, self.unevaluated = _without_evaluations(self.record), _without_evaluations(self.unevaluated)

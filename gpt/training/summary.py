@@ -49,7 +49,7 @@ def report_stop(run: Path, state: TrainState) -> None:
     """Say what a training that was stopped has left, draw loss.png, and say how to go on."""
     on = go_on(run)
     if not state.step:
-        saved = "" if state.evaluations else ", and nothing is saved"  # but what it begins with, as the first best
+        saved = "" if state.best_step == 0 else ", and nothing is saved"  # but what it begins with, as the first best
         log.info(f"stopped before the first step: nothing was trained{saved}; begin again with: {on}")
         return
     _draw(run)

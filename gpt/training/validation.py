@@ -1,5 +1,9 @@
-"""What of the validation split a training evaluates: a part of it as it goes, and all of it at its end."""
+"""What of the validation split a training evaluates: a part of it as it goes, and all of it at its end.
 
+Where it is asked for, as much of the training split is evaluated in the same way, once an epoch.
+"""
+
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -7,6 +11,7 @@ from torch import Tensor
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.distributed.parallel import is_sharded, reshard
+from gpt.errors import InputError
 from gpt.evaluation.loss import summarize, sums_per_piece
 from gpt.evaluation.mixture import MixedWindows
 from gpt.evaluation.windows import Windows
@@ -43,19 +48,53 @@ def evaluates_completely(config: TrainConfig, dataset: Dataset, steps: int | Non
     return FORWARD * dataset.validation.tokens <= learned
 
 
+def evaluations_in(config: TrainConfig, steps: int) -> int:
+    """Count the evaluations in so many steps."""
+    return config.evaluation.at_start + (-(-steps // config.evaluation.every) if config.evaluation.every else 1)
+
+
+def measured_in(config: TrainConfig, train_tokens: int, steps: int) -> int:
+    """Count about how many of them measure the loss on the training split, of so many tokens, too."""
+    epochs = steps * config.batch_tokens / train_tokens
+    times = min(evaluations_in(config, steps), config.evaluation.at_start + math.ceil(epochs))
+    return times if config.evaluation.train_split else 0
+
+
+def windows_in(config: TrainConfig, dataset: Dataset, steps: int) -> int:
+    """Count the windows of all evaluations in so many steps, also of a complete one at the end of the config's."""
+    windows = validation_windows(config, dataset)
+    count = evaluations_in(config, steps) * len(windows)
+    if times := measured_in(config, dataset.train.tokens, steps):
+        count += times * len(windows.like(dataset.train))
+    if evaluates_completely(config, dataset):
+        count += len(validation_windows(config, dataset, complete=True))
+    return count
+
+
 class Validation:
     """Evaluates the weights of a training as it goes."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
-        self.config, self.dataset = config, dataset
-        self.windows = validation_windows(config, dataset)  # that each evaluation predicts
+        # What each evaluation predicts, and in the training split those that measure it, too.
+        self.config, self.dataset, self.windows = config, dataset, validation_windows(config, dataset)
         self.windows.require_targets("evaluation.tokens")
+        self.train_windows = self._of_training() if config.evaluation.train_split else None
+
+    def _of_training(self) -> Windows | None:
+        """Lay the windows of the training split; None where nothing in them is learned, which is said."""
+        windows = self.windows.like(self.dataset.train)
+        try:
+            windows.require_targets("evaluation.tokens")
+        except InputError as error:
+            log.warning(f"the loss on the training split is not measured: {error}")
+            return None
+        return windows
 
     def evaluate(
         self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest, save: Callable[[], None]
     ) -> None:
-        """Evaluate on the windows of the budget, at the end on the complete split, too, and add the results to the
-        record.
+        """Evaluate on the windows of the budget, where it is due on those of the training split, and at the end on the
+        complete split, too; add the results to the record.
 
         Where a signal cuts one short, the record stays `unevaluated`: what it lacks is made up for when the run goes
         on. `save` is called before the complete split is read, which can take hours.
@@ -63,11 +102,22 @@ class Validation:
         state.unevaluated = record
         if "val_loss" not in record and not self._evaluate_windows(trainer, state, record, stop):
             return
+        if self.lacks_training(state, record) and not self._evaluate_training(trainer, state, record, stop):
+            return
         if state.is_over(self.config) and evaluates_completely(self.config, self.dataset, state.step):
             save()
             if not self._evaluate_complete(trainer, state, record, stop):
                 return
         state.unevaluated = None
+
+    def lacks_training(self, state: TrainState, record: Record) -> bool:
+        """Tell whether an evaluation is to measure the loss on the training split and has not done so yet.
+
+        So are the one before the first step, the first one after each epoch, and the last.
+        """
+        if self.train_windows is None or "train_split_loss" in record:
+            return False
+        return state.is_over(self.config) or not state.step or int(record["epoch"]) > state.epochs_measured
 
     def _evaluate_windows(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
         """Evaluate on the windows of each evaluation, and judge what came out; False if it was cut short."""
@@ -79,8 +129,19 @@ class Validation:
             record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
         result = summarize(sums, self.windows)
         state.judge(result, sums, self.windows, self.config.evaluation.min_gain)
-        record |= evaluation_record(result) | self._by_source(sums, self.windows)
+        record |= evaluation_record(result) | self._by_source(sums, self.windows, "val")
         record |= {"within_error": True} if state.within_error else {}
+        return True
+
+    def _evaluate_training(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+        """Evaluate on the windows of the training split, which nothing is judged by; False if it was cut short."""
+        assert self.train_windows is not None, "asked for"
+        sums = self._sums(trainer, self.train_windows, stop)
+        if sums is None:
+            return False
+        result = summarize(sums, self.train_windows)
+        record |= evaluation_record(result, "train_split") | self._by_source(sums, self.train_windows, "train_split")
+        state.epochs_measured = int(record["epoch"])
         return True
 
     def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
@@ -95,15 +156,15 @@ class Validation:
             log.info("stopped before that was done; `resume` begins it again, and gpt eval does it, too")
             return False
         state.complete_evaluation = summarize(sums, windows)
-        record |= evaluation_record(state.complete_evaluation, "complete_")
-        record |= self._by_source(sums, windows, "complete_")
+        record |= evaluation_record(state.complete_evaluation, "complete_val")
+        record |= self._by_source(sums, windows, "complete_val")
         return True
 
-    def _by_source(self, sums: Tensor, windows: Windows, prefix: str = "") -> Record:
+    def _by_source(self, sums: Tensor, windows: Windows, split: str) -> Record:
         """Make the entries of each source of a mixture in a record, as 'val_loss/code'; none of a dataset alone."""
         if not isinstance(windows, MixedWindows):
             return {}
-        records = [evaluation_record(found, prefix) for found in windows.of_sources(sums)]
+        records = [evaluation_record(found, split) for found in windows.of_sources(sums)]
         return {
             f"{figure}/{source.name}": value
             for source, record in zip(self.dataset.sources, records, strict=True)

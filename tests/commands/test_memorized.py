@@ -18,6 +18,7 @@ from helpers import ROOT, Training, python_text, run_gpt, saved_run, transformer
 
 from gpt.commands import memorized
 from gpt.config import CheckpointConfig, EvaluationConfig, TrainConfig
+from gpt.dataset.dataset import open_dataset
 from gpt.errors import OutOfMemory
 from gpt.log import log
 from gpt.model.config import ModelConfig
@@ -38,7 +39,7 @@ def documents(text, size):
     return [("validation" if i % 3 == 2 else "train", piece) for i, piece in enumerate(pieces)]
 
 
-def trained(home, name, dataset, init_from, steps, every, rate=0.02, sequences=8):
+def trained(home, name, dataset, init_from, steps, every, rate=0.02, sequences=8, train_split=False):
     """Train a run to its end; its directory."""
     config = TrainConfig(
         data=dataset.path,
@@ -48,7 +49,7 @@ def trained(home, name, dataset, init_from, steps, every, rate=0.02, sequences=8
         batch_tokens=sequences * SHAPE.context_length,
         model=SHAPE,
         optimizer=replace(MUON, learning_rate=rate, muon_learning_rate=rate, warmup_steps=2),
-        evaluation=EvaluationConfig(every=every, sample_tokens=0),
+        evaluation=EvaluationConfig(every=every, sample_tokens=0, train_split=train_split),
         checkpoint=CheckpointConfig(every=every),
     )
     torch.manual_seed(config.seed)
@@ -79,7 +80,7 @@ def runs(tmp_path_factory):
     knows = Path(shutil.copytree(memorized, home / "knows"))
     for path in list_checkpoints(knows)[:-1]:
         shutil.rmtree(path)
-    again = trained(home, "again", small, knows, 2, every=2, rate=1e-4)
+    again = trained(home, "again", small, knows, 2, every=2, rate=1e-4, train_split=True)
     return {"home": home, "base": base, "learned": learned, "memorized": memorized, "again": again, "small": small}
 
 
@@ -127,7 +128,7 @@ def test_fifty_epochs_of_20_kb_are_called_memorized_and_their_kept_best_is_not(r
 
 def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_not(runs, memorized_last, tmp_path):
     found = memorized_last
-    assert found["course_is_measured"]
+    assert (found["course_source"], found["course_windows"]) == ("passages", 0)
     steps = [step_of(path) for path in list_checkpoints(runs["memorized"])]
     assert [point["step"] for point in found["course"]] == [0, *steps]
     losses = (found["train"]["base"]["loss"], found["validation"]["base"]["loss"])
@@ -142,14 +143,23 @@ def test_the_course_is_measured_where_there_are_checkpoints_and_recorded_where_n
     for path in list_checkpoints(few)[:-2]:
         shutil.rmtree(path)
     found = told(runs | {"few": few}, "few")  # two, as a sound run keeps
-    assert found["course_is_measured"]
+    assert found["course_source"] == "passages"
     assert [point["step"] for point in found["course"]] == [0, 10, 20]
     shutil.rmtree(list_checkpoints(few)[0])
     found = told(runs | {"few": few}, "few")
     records = [record for record in read_metrics(runs["learned"]) if record.get("val_loss")]
-    assert not found["course_is_measured"]
+    assert found["course_source"] == "records"
     assert [point["validation_loss"] for point in found["course"]] == [record["val_loss"] for record in records]
     assert [point["step"] for point in found["course"]] == [10, 20]
+
+
+def test_the_course_is_that_of_training_where_it_measured_both_splits_alike(runs):
+    found = told(runs, "again", "--checkpoint", "last")
+    last = read_metrics(runs["again"])[-1]
+    losses = {"train_loss": last["train_split_loss"], "validation_loss": last["val_loss"]}
+    assert found["course"] == [{"step": 2, "epoch": last["epoch"], **losses}]
+    windows = -(-(open_dataset(runs["small"].path).validation.tokens - 1) // SHAPE.context_length)
+    assert (found["course_source"], found["course_windows"]) == ("training", windows)
 
 
 def test_a_sound_run_is_not_called_so(runs):

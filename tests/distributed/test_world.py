@@ -43,6 +43,7 @@ def worlds(dataset, mixture, tiny_shape, modern_shape, tmp_path_factory):
         batch_tokens=12 * 32,
         micro_batch_size=3,
         steps=3,
+        evaluation=replace(tiny_shape.evaluation, train_split=True),
     )
     modern = replace(config, model=replace(modern_shape.model, dropout=0.0), optimizer=modern_shape.optimizer)
     small = replace(config, model=replace(config.model, n_layer=1), steps=2)
@@ -96,7 +97,8 @@ def test_several_processes_have_the_losses_of_one(seen):
     one, two = read_metrics(out / "whole"), read_metrics(out / mode)
     assert [r["batch_hash"] for r in one] == [r["batch_hash"] for r in two]
     assert [r["gradient_norm"] for r in one] == pytest.approx([r["gradient_norm"] for r in two], rel=1e-3)
-    assert one[-1]["val_loss"] == pytest.approx(two[-1]["val_loss"], rel=1e-5)
+    for name in ("val_loss", "train_split_loss"):
+        assert one[-1][name] == pytest.approx(two[-1][name], rel=1e-5)
 
 
 def test_several_processes_have_the_losses_of_one_on_each_source(seen):

@@ -260,7 +260,7 @@ COURSE = [Point(i, i / 10, 4 - i / 50, 4.0) for i in range(1, 40)]
     ],
 )
 def test_words_and_values_agree(case):
-    m = found(**case, course=COURSE, course_is_measured=True)
+    m = found(**case, course=COURSE, course_source="passages")
     values, rows = json.loads(json.dumps(verdict_json(m))), verdict_rows(m)
     words = dict(rows)
     assert values["sentence"] == sentence(m)
@@ -281,6 +281,17 @@ def test_words_and_values_agree(case):
     assert points[0] == "step 1, epoch 0.10: training 3.9800, validation 4.0000"
     assert points[-1].startswith("step 39, ")
     assert len(points) == 12
+
+
+def test_the_source_of_a_course_is_told():
+    for source, windows, words in (
+        ("records", 0, "as the training recorded them"),
+        ("training", 1200, "measured alike as it was trained, on at most 1,200 windows of each split"),
+    ):
+        m = found(course=COURSE, course_source=source, course_windows=windows)
+        assert dict(verdict_rows(m))["course"] == f"losses {words}"
+        values = verdict_json(m)
+        assert (values["course_source"], values["course_windows"]) == (source, windows)
 
 
 def test_a_course_of_few_points_is_shown_whole():

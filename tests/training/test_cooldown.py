@@ -29,7 +29,7 @@ def stopping(tiny_config):
         tiny_config,
         early_stopping_patience=2,
         cooldown=1.0,
-        evaluation=EvaluationConfig(every=3, sample_tokens=0, min_gain=1e9),
+        evaluation=EvaluationConfig(every=3, sample_tokens=0, min_gain=1e9, train_split=True),
         checkpoint=CheckpointConfig(every=0, keep=1),
     )
 
@@ -186,6 +186,7 @@ def test_a_run_killed_anywhere_goes_on_bit_for_bit_its_cool_down_included(
     whole = undisturbed(config)
     assert whole.state.cooldown == Cooldown(3, 9, 3, whole.state.cooldown.factor)
     assert whole.state.step == 12
+    assert [r["step"] for r in read_metrics(whole.run) if "train_split_loss" in r] == [12]  # the last evaluation
     first = make_training(config)
 
     def until(do):

@@ -72,7 +72,7 @@ def test_length_and_batch_follow_the_size_of_the_text(planned, dataset, tokens, 
     assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.weight_decay) == (0.9, 0.99, 0.01)
     assert (config.model.dropout, config.model.context_length) == (0.1, 32)
     assert (config.early_stopping_patience, config.cooldown, config.evaluation.min_gain) == (3, 0.1, 1)
-    assert config.evaluation.at_start
+    assert config.evaluation.at_start and config.evaluation.train_split
 
 
 def test_rates_are_those_of_the_table_and_between_them_on_a_line_in_logarithms():
@@ -211,7 +211,7 @@ def test_several_processes_share_the_batch(planned, dataset):
 def test_of_a_huge_validation_split_a_part_is_evaluated_and_said(planned, dataset, said):
     config = planned(of_size(dataset, 30_000, 3e6))
     assert config.evaluation.tokens < 30_000
-    assert re.search(r"evaluated before the first step and every 4 steps, on 7,\d+ tokens of the validation", said[-1])
+    assert re.search(r"evaluated before the first step and every 4 steps, on 5,\d+ tokens of the validation", said[-1])
 
 
 def test_a_preset_for_trained_weights_needs_some(dataset):
@@ -236,7 +236,10 @@ def test_what_was_chosen_is_said_with_its_reasons_and_the_time(planned, dataset,
         r"then linear to 0; dropout 0\.1, weight decay 0\.01",
         lines[1],
     )
-    assert lines[2] == "evaluated before the first step and every 4 steps, on the whole validation split"
+    assert lines[2] == (
+        "evaluated before the first step and every 4 steps, on the whole validation split; once an epoch also on as "
+        "many windows of the training split"
+    )
     assert lines[3].startswith(
         "stops after 3 evaluations without a new best, which must beat the one before by 1 stand"
     )

@@ -8,6 +8,7 @@ from gpt import GPT
 from gpt.distributed.world import World
 from gpt.training import forecast
 from gpt.training.forecast import Pace, forecast_lines, measure_pace, trial_seconds
+from gpt.training.validation import windows_in
 
 
 def values(lines):
@@ -36,6 +37,16 @@ def test_a_forecast_counts_what_evaluations_read(tiny_config, dataset, monkeypat
     windows = 3 * 10 + -(-(dataset.validation.tokens - 1) // 32)
     minutes, seconds = divmod(round(windows / 4 * 60 / 3), 60)
     assert shown == f"{minutes}:{seconds:02d} evaluation"
+
+
+def test_a_forecast_counts_what_is_evaluated_of_the_training_split(tiny_config, dataset):
+    """Before the first step, after each of two epochs and at the end; never more often than there are evaluations."""
+    steps = 1 + 2 * dataset.train.tokens // tiny_config.batch_tokens  # some more than two epochs
+    for every, times in ((10, 4), (steps, 2)):
+        evaluation = replace(tiny_config.evaluation, every=every, at_start=True, tokens=320)
+        config = replace(tiny_config, steps=steps, evaluation=evaluation)
+        measuring = replace(config, evaluation=replace(evaluation, train_split=True))
+        assert windows_in(measuring, dataset, steps) - windows_in(config, dataset, steps) == times * 10
 
 
 def test_a_trial_that_would_not_fit_is_not_made(tiny_config, dataset, monkeypatch):

@@ -28,7 +28,7 @@ FIGURES = ("val_loss", "val_loss_se", "val_loss_ci95", "val_bits_per_byte")
 @pytest.fixture
 def short(mixed_config):
     """Eight steps of six sequences, evaluated in full after the fourth and the last."""
-    return replace(mixed_config, steps=8, evaluation=EvaluationConfig(every=4, sample_tokens=0))
+    return replace(mixed_config, steps=8, evaluation=EvaluationConfig(every=4, sample_tokens=0, train_split=True))
 
 
 def test_the_loss_on_each_source_is_what_it_is_alone_and_that_of_all_the_weighted_mean(make_mixed, short, mixture):
@@ -46,6 +46,13 @@ def test_the_loss_on_each_source_is_what_it_is_alone_and_that_of_all_the_weighte
     parts = (float(source.weight) * last[f"val_loss/{source.name}"] for source in mixture.sources)
     assert last["val_loss"] == pytest.approx(sum(parts), rel=1e-12)
     assert all(f"{figure}/{name}" in last for figure in FIGURES for name in ("python", "more"))
+    for source in mixture.sources:  # as many windows of its training split
+        windows = validation_windows(short, source.dataset).like(source.dataset.train)
+        assert len(windows) == len(validation_windows(short, source.dataset))
+        alone = evaluate(training.model, windows, tokenizer.byte_lengths(), "cpu")
+        assert last[f"train_split_loss/{source.name}"] == pytest.approx(alone.loss, rel=1e-6)
+    parts = (float(source.weight) * last[f"train_split_loss/{source.name}"] for source in mixture.sources)
+    assert last["train_split_loss"] == pytest.approx(sum(parts), rel=1e-12)
     best = load_best(training.run).state
     assert best["evaluation"]["loss"] == min(record["val_loss"] for record in records if "val_loss" in record)
 
@@ -65,6 +72,7 @@ def test_the_picture_has_a_line_for_each_source(make_mixed, short, monkeypatch):
     monkeypatch.setattr(Axes, "plot", plot)
     draw_losses(training.run)
     evaluated = [record for record in read_metrics(training.run) if "val_loss" in record]
+    assert drawn["training split"] == [evaluated[-1]["train_split_loss"]]
     for name in ("python", "more"):
         assert drawn[f"on {name}"] == [record[f"val_loss/{name}"] for record in evaluated]
         losses = [record[f"train_loss/{name}"] for record in read_metrics(training.run)]

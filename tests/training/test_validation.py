@@ -5,18 +5,21 @@ import io
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import without_clock
+from helpers import python_text, require_equal, weights, without_clock, write_dataset
 
 from gpt import InputError
 from gpt.evaluation.loss import evaluate
+from gpt.evaluation.windows import Windows
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import validation
+from gpt.training.summary import report_stop
 from gpt.training.validation import validation_windows
 
 
@@ -200,7 +203,7 @@ def test_other_windows_that_are_allowed_forget_the_best_of_the_old_ones(make_tra
         if state["evaluation"]:
             state["evaluation"] |= {"loss": 0.01}
         if old:
-            del state["evaluated_windows"]
+            del state["evaluated_windows"], state["epochs_measured"]
         checkpoint.save(first.run, each.model, each.optimizer, state)
     other = replace(budgeted, evaluation=replace(budgeted.evaluation, tokens=640, every=2))
     second = make_training(replace(other, stop_at=stopped_at + 1), resume=True, allow_other_data=True)
@@ -297,3 +300,140 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(make_training, tiny_c
     finished = make_training(config, resume=True)
     assert finished.fit()
     assert finished.state.step == 15
+
+
+# ---- the training split, measured as the validation split is ----
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Of which an epoch is six steps and a bit."""
+    text = python_text()
+    pieces = [text[i : i + 100] for i in range(0, 1500, 100)]
+    documents = [("validation" if i % 5 == 4 else "train", piece) for i, piece in enumerate(pieces)]
+    return write_dataset(documents, "bytes", tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture
+def measuring(tiny_config, small):
+    """Evaluates before the first step and every second one."""
+    evaluation = replace(tiny_config.evaluation, every=2, at_start=True, train_split=True)
+    checkpoints = replace(tiny_config.checkpoint, every=2, keep=99)
+    return replace(tiny_config, data=small.path, steps=22, evaluation=evaluation, checkpoint=checkpoints)
+
+
+@pytest.fixture
+def make(make_mixed, small):
+    return partial(make_mixed, data=small)
+
+
+def of_state(training):
+    """What a checkpoint keeps but for weights, moments and the clock."""
+    return {name: v for name, v in load_newest(training.run).state.items() if name not in ("elapsed_s", "record")}
+
+
+@pytest.mark.process
+def test_the_training_split_is_measured_as_the_validation_split_is_once_an_epoch(make, measuring, small):
+    training = make(measuring)
+    assert training.fit()
+    records = read_metrics(training.run)
+    measured = {record["step"]: record for record in records if "train_split_loss" in record}
+    ends = [next(r["step"] for r in records if r["epoch"] >= n and r["step"] % 2 == 0) for n in (1, 2, 3)]
+    assert [*measured] == [0, *ends, 22]
+    assert max(ends) < 22
+    few = validation_windows(measuring, small)
+    windows = Windows(small.train, 32, 256, tokens=32 * len(few))
+    assert len(windows) == len(few) < windows.whole
+    for step, record in measured.items():
+        training.model.load_state_dict(
+            checkpoint.load(training.run / "checkpoints" / f"step-{step:08}", optimizer=False).model
+        )
+        for split, name in ((windows, "train_split"), (few, "val")):
+            found = of_windows(training, split)
+            assert (record[f"{name}_loss"], record[f"{name}_loss_se"]) == (found.loss, found.loss_se)
+    assert measured[22]["train_split_loss"] != records[-1]["train_loss"]
+    assert training.state.epochs_measured == 3
+
+
+@pytest.mark.process
+def test_nothing_else_depends_on_it(make, measuring):
+    with_it, without = (
+        make(measuring),
+        make(replace(measuring, evaluation=replace(measuring.evaluation, train_split=False)), "without"),
+    )
+    assert with_it.fit() and without.fit()
+    require_equal(weights(with_it), weights(without))
+    records = without_clock(read_metrics(with_it.run))
+    for record in records:
+        for name in [name for name in record if name.startswith("train_split")]:
+            del record[name]
+    assert records == without_clock(read_metrics(without.run))
+
+
+@pytest.fixture
+def cut_short(monkeypatch):
+    """Has a signal come in the evaluation of the training split that follows so many others."""
+    honest, left = validation.sums_per_piece, []
+
+    def sums_per_piece(model, windows, *arguments, **options):
+        if windows.split.name == "train" and left and not left.pop():
+            signal.raise_signal(signal.SIGUSR1)
+        return honest(model, windows, *arguments, **options)
+
+    monkeypatch.setattr(validation, "sums_per_piece", sums_per_piece)
+    return left
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("before", "step"), [(1, 8), (4, 22), (1, 4)], ids=["epoch", "last", "early"])
+def test_a_measurement_of_the_training_split_that_was_cut_short_is_made_up_for(
+    make, measuring, cut_short, before, step
+):
+    """After an epoch, at the last step, and where it stopped early, which no later step saves."""
+    if step == 4:  # with such a rate nothing is learned
+        optimizer = replace(measuring.optimizer, learning_rate=1e-15)
+        every = replace(measuring.checkpoint, every=0)
+        measuring = replace(measuring, optimizer=optimizer, early_stopping_patience=2, checkpoint=every)
+    whole = make(measuring, "whole")
+    assert whole.fit()
+    cut_short += [False, *[True] * before]
+    first = make(measuring)
+    assert not first.fit()
+    saved = load_newest(first.run).state
+    assert (saved["step"], "val_loss" in saved["unevaluated"]) == (step, True)
+    assert "train_split_loss" not in saved["unevaluated"]
+    second = make(measuring, resume=True)
+    assert second.fit()
+    assert without_clock(read_metrics(whole.run)) == without_clock(read_metrics(second.run))
+    assert of_state(whole) == of_state(second)
+    require_equal(weights(whole), weights(second))
+    assert make(measuring, resume=True).state.unevaluated is None
+
+
+@pytest.mark.process
+def test_other_windows_that_are_allowed_are_measured_at_once(make, measuring):
+    """In the midst of an epoch, as what was measured at its beginning was of others."""
+    make(replace(measuring, stop_at=10)).fit()
+    few = replace(measuring, stop_at=12, evaluation=replace(measuring.evaluation, tokens=64))
+    again = make(few, resume=True, allow_other_data=True)
+    again.fit()
+    assert [r["step"] for r in read_metrics(again.run) if "train_split_loss" in r] == [0, 8, 12]
+    assert len(again.validation.train_windows) == 2
+
+
+def test_a_first_measurement_that_was_cut_short_leaves_nothing_saved_and_says_so(make, measuring, cut_short, said):
+    cut_short.append(False)
+    training = make(measuring)
+    assert not training.fit()
+    report_stop(training.run, training.state)
+    assert not list_checkpoints(training.run)
+    assert "stopped before the first step: nothing was trained, and nothing is saved; begin again with" in said[-1]
+
+
+def test_a_training_split_in_whose_windows_nothing_is_learned_is_not_measured_and_said(
+    make_training, tiny_config, monkeypatch, said
+):
+    measuring = replace(tiny_config, evaluation=replace(tiny_config.evaluation, train_split=True))
+    monkeypatch.setattr(Windows, "counted", property(lambda windows: windows.split.name != "train"))
+    assert make_training(measuring).validation.train_windows is None
+    assert "the loss on the training split is not measured: none of the " in said[-1]
