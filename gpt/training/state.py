@@ -31,12 +31,8 @@ START: Record = {  # before the first step
     "tokens_per_s": 0.0,
     "mfu": None,
 }
-OF_EVALUATIONS = (
-    "val_",
-    "complete_val_",
-    "train_split_",
-    "within_error",
-)  # how their entries in a record begin, beside the sample
+# How their entries in a record begin, beside the sample.
+OF_EVALUATIONS = ("val_", "complete_val_", "train_split_", "within_error")
 
 
 @dataclass
