@@ -47,7 +47,7 @@ def peak_flops_measured_once():
 
 @pytest.fixture(scope="session", autouse=True)
 def last_samples_are_short():
-    """But longer than a tiny model's window, and than a stretch that counts as learned by heart."""
+    """But longer than a tiny model's window; too short for a stretch that counts as learned by heart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "SAMPLE_TOKENS", 60)
         yield

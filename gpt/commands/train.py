@@ -115,7 +115,7 @@ def fit(
             if trainer.guard.gave_up:
                 break
             save_is_due |= state.is_best or due(state.step, config.checkpoint.every)
-            save_is_due |= state.step in (last, branch, state.saved_step)  # the last: before all was evaluated
+            save_is_due |= state.step in (last, branch, state.saved_step)  # what is saved may lack an evaluation
             # After a skipped batch, weights are saved only where an evaluation has found their loss finite.
             if save_is_due and (state.is_best or not trainer.guard.skipped_in_a_row):
                 save(run, trainer, state)

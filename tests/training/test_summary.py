@@ -66,6 +66,15 @@ def test_a_text_that_cannot_be_searched_at_the_end_costs_one_row(at_its_end, cap
     assert "best checkpoint" in output
 
 
+def test_samples_that_stand_in_the_training_text_are_told_with_the_longest_stretch(at_its_end, capsys, monkeypatch):
+    training, honest = at_its_end("run"), report_module.find_copies
+    learned = training.dataset.train.read(0, 150)
+    monkeypatch.setattr(report_module, "find_copies", lambda texts, *given: honest([learned, *texts[1:]], *given))
+    training.report()
+    output = capsys.readouterr().out
+    assert re.search(r"1 of 6 samples hold 100\+ characters of it; the longest stretch .* has 1\d\d characters", output)
+
+
 def test_records_that_cannot_be_read_at_the_end_cost_one_figure(at_its_end, capsys):
     training = at_its_end("run")
     training.state.last_validation_loss += 1
