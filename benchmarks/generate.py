@@ -195,7 +195,7 @@ def can_do(worker: Worker, batch: int, length: int) -> bool:
 def save_model(directory: Path) -> Path:
     """GPT-2 124M with random weights, as transformers reads it."""
     from gpt import GPT, ModelConfig
-    from gpt.interop.huggingface import export
+    from gpt.interop.huggingface_export import export
 
     torch.manual_seed(0)
     path = directory / "random-gpt2"

@@ -9,7 +9,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.config_io import later, parse
 from gpt.errors import InputError
-from gpt.interop import huggingface
+from gpt.interop import huggingface_export
 from gpt.interrupts import Interruptible
 from gpt.runs.directory import by_name, is_run, read_config
 from gpt.runs.load import LoadedRun, load_run
@@ -38,7 +38,7 @@ def export(
     if adapter:
         _export_adapter(loaded, to)
         return
-    huggingface.export(loaded.model, loaded.tokenizer, to, loaded.template)
+    huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
 
 
@@ -49,10 +49,10 @@ def _export_adapter(loaded: LoadedRun, to: Path) -> None:
     adapter = adapter_of(loaded.model)
     if adapter is None or not is_run(loaded.path):
         raise InputError(f"{loaded.path}: has no adapters; leave `adapter` out, or name a run trained by `lora.rank`")
-    huggingface.require_new(to)
+    huggingface_export.require_new(to)
     config = read_config(loaded.path)
     remove_adapter(loaded.model)
-    huggingface.export(loaded.model, loaded.tokenizer, to / "base")
+    huggingface_export.export(loaded.model, loaded.tokenizer, to / "base")
     base = named_base(config.init_from, to / "base")
     write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
     write_readme(to / "adapter", str(base.name), config.init_sha256, loaded.source)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import inside, read_json
-from gpt.interop.huggingface import departures, linear_layers
+from gpt.interop.huggingface import linear_layers
+from gpt.interop.huggingface_export import departures
 from gpt.interop.peft_config import Rules, entry, require_plain
 from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter, LayerAdapter

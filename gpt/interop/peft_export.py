@@ -1,4 +1,4 @@
-"""Write an adapter as PEFT reads it, on the model that `huggingface.export` writes."""
+"""Write an adapter as PEFT reads it, on the model that `huggingface_export.export` writes."""
 
 import shutil
 from collections import Counter

@@ -84,7 +84,7 @@ def test_the_stride_is_that_of_transformers_loop(model, dataset, tmp_path):
     """The loop of its documentation on perplexity, the loss of each window weighed by what it predicts."""
     from transformers import GPT2LMHeadModel
 
-    from gpt.interop.huggingface import export
+    from gpt.interop.huggingface_export import export
 
     export(model, dataset.tokenizer, tmp_path / "exported")
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "exported").eval()
@@ -199,7 +199,7 @@ def test_a_text_shorter_than_a_window_is_evaluated(trained_run, tmp_path):
 
 
 def test_runs_of_other_tokenizers_are_compared_on_a_text(model, bpe, trained_run, tmp_path):
-    from gpt.interop.huggingface import export
+    from gpt.interop.huggingface_export import export
     from gpt.model.transformer import GPT
 
     other = GPT(replace(model.config, vocab_size=bpe.vocab_size))
@@ -215,7 +215,7 @@ def test_runs_of_other_tokenizers_are_compared_on_a_text(model, bpe, trained_run
 
 
 def test_a_text_that_cannot_be_evaluated_is_refused(trained_run, dataset, model, tmp_path):
-    from gpt.interop.huggingface import export
+    from gpt.interop.huggingface_export import export
     from gpt.model.transformer import GPT
 
     (tmp_path / "blank.txt").write_text("  \n")
@@ -292,7 +292,7 @@ def test_a_run_is_found_by_its_name_and_the_next_command_is_said(runs, tmp_path)
 
 def test_answers_are_not_encoded_anew_for_another_tokenizer(bpe, tmp_path):
     """The mask beside the ids would be lost, and prompts would count."""
-    from gpt.interop.huggingface import export
+    from gpt.interop.huggingface_export import export
 
     (tmp_path / "a.jsonl").write_text("\n".join(lines_of(80)))
     data = made(tmp_path)

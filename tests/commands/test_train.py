@@ -13,7 +13,7 @@ from gpt.commands.train_options import parse_train
 from gpt.config import TrainConfig
 from gpt.config_io import overlay, to_dict
 from gpt.distributed.world import World
-from gpt.interop.huggingface import export
+from gpt.interop.huggingface_export import export
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
 from gpt.runs.directory import usual_name, write_config

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
-from gpt.interop.huggingface import export, read_config, read_weights
+from gpt.interop.huggingface import read_config, read_weights
+from gpt.interop.huggingface_export import export
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
 from gpt.training.start import fit_to_dataset, initial_weights
 

@@ -6,7 +6,7 @@ from helpers import assigned, python_text, random_text, transformers
 from tiktoken.load import read_file_cached
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
-from gpt.interop.huggingface import export
+from gpt.interop.huggingface_export import export
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer, recover_merges
 from gpt.text.added import with_added
 from gpt.text.spelling import from_bytes

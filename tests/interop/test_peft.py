@@ -15,7 +15,7 @@ from helpers import SHAPE, transformers
 from safetensors.torch import load_file, save_file
 
 from gpt import InputError, ModelConfig, Tokenizer, load_run
-from gpt.interop import huggingface, peft, peft_config
+from gpt.interop import huggingface_export, peft, peft_config
 from gpt.interop.peft import Base, base_of, read_adapter
 from gpt.interop.peft_export import write_adapter
 from gpt.model.lora import Adapter, LayerAdapter, add_adapter, merge
@@ -167,7 +167,8 @@ def test_each_form_of_targets_gives_equal_logits_both_ways(base, tmp_path, form)
 @pytest.mark.filterwarnings("ignore")
 def test_exported_it_has_the_same_logits(base, tmp_path):
     model, expected = require_both_ways(base, tmp_path, **FORMS["both, rank-stabilized"])
-    huggingface.export(model, Tokenizer.char(map(chr, range(40, 40 + VOCAB)), end_of_text=False), tmp_path / "exported")
+    tokenizer = Tokenizer.char(map(chr, range(40, 40 + VOCAB)), end_of_text=False)
+    huggingface_export.export(model, tokenizer, tmp_path / "exported")
     require_near(logits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")), expected)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gpt import GPT, Engine, InputError, ModelConfig, SamplingConfig
 from gpt.config_io import overlay
-from gpt.interop.huggingface import export
+from gpt.interop.huggingface_export import export
 from gpt.model import config as config_module
 from gpt.model.attention import MIXERS
 from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache

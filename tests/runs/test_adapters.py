@@ -7,7 +7,7 @@ from helpers import heard, require_equal, variant
 
 from gpt import InputError, Tokenizer, load_run
 from gpt.device import Target
-from gpt.interop import huggingface
+from gpt.interop import huggingface_export
 from gpt.runs import checkpoint
 from gpt.runs.adapters import Adapters, find, load_adapter
 from gpt.runs.directory import read_config
@@ -77,7 +77,7 @@ def test_one_of_theirs_is_put_on_a_run_and_the_difference_is_said(home):
 def test_one_of_theirs_finds_its_base(home):
     exported = home / "exported"
     model = variant("gpt2")
-    huggingface.export(model, Tokenizer.utf8_bytes(), exported)
+    huggingface_export.export(model, Tokenizer.utf8_bytes(), exported)
     save_peft(home / "third", base_model_name_or_path=str(exported))
     with heard() as lines:
         loaded = load_adapter("third")

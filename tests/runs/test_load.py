@@ -10,7 +10,7 @@ import torch
 from helpers import SHAPE, run_here
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
-from gpt.interop.huggingface import export
+from gpt.interop.huggingface_export import export
 from gpt.model.batch_invariant import BatchInvariant
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
 from gpt.runs.directory import read_config
