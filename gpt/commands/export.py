@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(
-    to: Path, run: Path | None = None, checkpoint: str = "best", adapter: FlagCreatePairsOff[bool] = False
+    to: Path,
+    run: Path | None = None,
+    checkpoint: str = "best",
+    adapter: FlagCreatePairsOff[bool] = False,
+    with_code: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Write a checkpoint as a directory that Hugging Face transformers loads.
 
@@ -33,13 +37,20 @@ def export(
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
+        with_code: Write the model's own code (modeling_gpt.py) beside its weights, for what no class of transformers
+            computes, as n-grams; who loads it must trust it.
     """
+    if adapter and with_code:
+        raise InputError(
+            "`adapter`: goes with a class of transformers, not `with_code`; without it, adapters are merged"
+        )
     loaded = load_run(run, checkpoint=checkpoint)
     if adapter:
         _export_adapter(loaded, to)
         return
-    huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template)
-    print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+    kind = huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template, with_code)
+    trust = ", trust_remote_code=True" if with_code else ""
+    print(f'{to}: {loaded.source}, as {kind.name}; load it with AutoModelForCausalLM.from_pretrained("{to}"{trust})')
 
 
 def _export_adapter(loaded: LoadedRun, to: Path) -> None:
@@ -54,7 +65,7 @@ def _export_adapter(loaded: LoadedRun, to: Path) -> None:
     remove_adapter(loaded.model)
     huggingface_export.export(loaded.model, loaded.tokenizer, to / "base")
     base = named_base(config.init_from, to / "base")
-    write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
+    write_adapter(adapter, loaded.config, base, to / "adapter", config.lora.dropout)
     write_readme(to / "adapter", str(base.name), config.init_sha256, loaded.source)
     print(f'{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained("{to / "adapter"}")')
 

@@ -36,6 +36,11 @@ def export(
     """
     kind = chosen_class(model.config, to, with_code)
     require_new(to)
+    if model.config.activation in kind.ignored:
+        log.warning(
+            f"{to}: transformers computes {kind.name} with {kind.activations[model.config.activation]}; other programs "
+            "may have another activation there, whatever config.json says: compare their text before you use one"
+        )
     with nullcontext(to) if to.exists() else write_directory(to) as path:  # one that is there may be a volume
         _write(model, tokenizer, path, template, kind)
     return kind
@@ -74,11 +79,6 @@ def chosen_class(config: ModelConfig, to: Path, with_code: bool = False) -> Mode
         )
     if found := kind.departures(config):
         raise InputError(f"`with_code`: the code cannot compute this model, which has {', '.join(found)}")
-    if config.activation in kind.ignored:
-        log.warning(
-            f"{to}: transformers computes {kind.name} with {kind.activations[config.activation]}; other programs may "
-            "have another activation there, whatever config.json says: compare their text before you use one"
-        )
     return kind
 
 

@@ -63,7 +63,8 @@ class GPTConfig(PretrainedConfig):
         self.activation, self.bias, self.dropout, self.qk_norm = activation, bias, dropout, qk_norm
         self.windows = windows or [None] * n_layer  # positions that each layer's see, their own included; None: all
         self.logit_softcap, self.ngram, self.ngram_buckets = logit_softcap, ngram, ngram_buckets
-        super().__init__(**{"tie_word_embeddings": tie_word_embeddings}, **kwargs)
+        kwargs["tie_word_embeddings"] = tie_word_embeddings
+        super().__init__(**kwargs)
 
 
 def norm(config: GPTConfig) -> nn.Module:
@@ -190,9 +191,9 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Give the head, if it has weights of its own."""
         return self.lm_head
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *arguments: Any, **named: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Hand on all ids as well, of which a cache leaves only the new ones: n-grams reach back."""
-        return super().prepare_inputs_for_generation(input_ids, *arguments, **named) | {"all_ids": input_ids}
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs) | {"all_ids": input_ids}
 
     def forward(
         self,

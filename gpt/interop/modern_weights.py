@@ -45,7 +45,12 @@ _NAMES = {
         "lm_head": ("embed_out",),  # transformers 5 calls it lm_head, and reads this name as well
     },
 }
+_PREFIX = {GPT_NEOX: "gpt_neox"}
 _OUTSIDE = ("token_embedding", "final_norm", "lm_head")
+LINEAR = ("attention.qkv", "attention.out_proj", "mlp.fc_in", "mlp.fc_out")
+_BIASED = ("attention_norm", "mlp_norm", "final_norm", *LINEAR)
+_ALWAYS_BIASED = {GPT_NEOX: _BIASED, QWEN2: ("attention.qkv",)}  # zeros where ours have none
+_UNWEIGHTED = dict.fromkeys((APERTUS, QWEN3), ("self_attn.q_norm", "self_attn.k_norm"))  # ours norms without weights
 
 
 class Form(NamedTuple):
@@ -80,6 +85,11 @@ def _by_head(n_head: int) -> Form:
     )
 
 
+def whole(copies: int) -> Form:
+    """One tensor, or several copies of it."""
+    return Form(lambda whole: (whole,) * copies, _copied)
+
+
 def _form(kind: ModelClass, module: str, config: ModelConfig) -> Form:
     parts = len(_NAMES[kind][module])
     if module == "attention.qkv" and parts == 1:
@@ -88,39 +98,33 @@ def _form(kind: ModelClass, module: str, config: ModelConfig) -> Form:
         return Form(
             lambda whole: whole.split([config.n_embd, config.kv_dim, config.kv_dim]), lambda parts: torch.cat([*parts])
         )
-    return Form(lambda whole: (whole,) * parts, _copied)
+    return whole(parts)
 
 
 def rules(kind: ModelClass, config: ModelConfig) -> Iterator[Rule]:
     """Yield how each weight of a model is called in a class, and what the class holds beyond them."""
+    modules = [name for name in _NAMES[kind] if name != "lm_head" or not config.tie_embeddings]
     for layer in range(config.n_layer):
-        ours, theirs = f"blocks.{layer}.", f"{_prefix(kind)}.layers.{layer}."
-        for module in _NAMES[kind].keys() - _OUTSIDE:
-            yield from _module_rules(kind, config, module, ours, theirs)
-        if kind in (APERTUS, QWEN3):  # ours divides by the root mean square, and has no weights
-            for name in ("q_norm", "k_norm"):
-                yield Rule("", (f"{theirs}self_attn.{name}.weight",), Form(lambda t: (t,), _copied), 1, config.head_dim)
-    for module in _OUTSIDE:
-        if module != "lm_head" or not config.tie_embeddings:
+        ours, theirs = f"blocks.{layer}.", f"{_PREFIX.get(kind, 'model')}.layers.{layer}."
+        for module in modules:
+            if module not in _OUTSIDE:
+                yield from _module_rules(kind, config, module, ours, theirs)
+        for name in _UNWEIGHTED.get(kind, ()):
+            yield Rule("", (f"{theirs}{name}.weight",), whole(1), 1, config.head_dim)
+    for module in modules:
+        if module in _OUTSIDE:
             yield from _module_rules(kind, config, module)
-
-
-def _prefix(kind: ModelClass) -> str:
-    return "gpt_neox" if kind is GPT_NEOX else "model"
 
 
 def _module_rules(
     kind: ModelClass, config: ModelConfig, module: str, ours: str = "", theirs: str = ""
 ) -> Iterator[Rule]:
-    names, form = _NAMES[kind][module], _form(kind, module, config)
-    yield Rule(f"{ours}{module}.weight", tuple(f"{theirs}{name}.weight" for name in names), form)
-    biases = tuple(f"{theirs}{name}.bias" for name in names)
-    norm = module.endswith("norm")
-    if config.bias and (not norm or config.normalization == "layer") and module not in ("token_embedding", "lm_head"):
+    names, form = [theirs + name for name in _NAMES[kind][module]], _form(kind, module, config)
+    yield Rule(f"{ours}{module}.weight", tuple(f"{name}.weight" for name in names), form)
+    biases = tuple(f"{name}.bias" for name in names)
+    if config.bias and module in (_BIASED if config.normalization == "layer" else LINEAR):
         yield Rule(f"{ours}{module}.bias", biases, form)
-    elif (kind is GPT_NEOX and module not in ("token_embedding", "lm_head")) or (
-        kind is QWEN2 and module == "attention.qkv"
-    ):
+    elif module in _ALWAYS_BIASED.get(kind, ()):
         sizes = {"attention.qkv": config.n_embd + 2 * config.kv_dim, "mlp.fc_in": 4 * config.n_embd}
         yield Rule("", biases, form, 0, sizes.get(module, config.n_embd))
 
@@ -172,3 +176,11 @@ def _renamed(kind: ModelClass, name: str) -> str:
 def _require_tied(path: Path, head: Tensor, embedding: Tensor | None) -> None:
     if embedding is None or not torch.equal(head, embedding):
         raise InputError(f"{path}: its head differs from its embedding, and config.json says that they are tied")
+
+
+def linear_layers(kind: ModelClass, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], Form]]:
+    """Yield of every linear layer of the blocks (our name, theirs, how rows of ours become theirs)."""
+    for rule in rules(kind, config):
+        module = rule.ours.removesuffix(".weight")
+        if module != rule.ours and module.split(".", 2)[-1] in LINEAR:
+            yield module, tuple(name.removesuffix(".weight") for name in rule.theirs), rule.form
