@@ -37,8 +37,7 @@ def export(
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
-        with_code: Write the model's own code (modeling_gpt.py) beside its weights, for what no class of transformers
-            computes, as n-grams; who loads it must trust it.
+        with_code: Write the model's own code beside it, for what no class computes; who loads it must trust it.
     """
     if adapter and with_code:
         raise InputError(
