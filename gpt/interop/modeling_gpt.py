@@ -187,9 +187,17 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Give what embeds tokens, and scores them if the head is tied to it."""
         return self.token_embedding
 
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put another embedding in its place, as one of more tokens."""
+        self.token_embedding = value
+
     def get_output_embeddings(self) -> nn.Module | None:
         """Give the head, if it has weights of its own."""
         return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Put another head in its place."""
+        self.lm_head = new_embeddings
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Hand on all ids as well, of which a cache leaves only the new ones: n-grams reach back."""
@@ -216,7 +224,8 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             x = block(x, at, seen, distance, cache)
         hidden = self.final_norm(x)[:, -logits_to_keep:]  # of 0, all
-        logits = F.linear(hidden, (self.lm_head or self.token_embedding).weight)
+        head = self.token_embedding if self.lm_head is None else self.lm_head
+        logits = F.linear(hidden, head.weight)
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         loss = None
@@ -250,3 +259,7 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         if self.ngram_embedding is not None:
             x = x + self.ngram_embedding((all_ids + 1) * there, T)
         return self.dropout(x), at, seen, distance
+
+
+GPTConfig.register_for_auto_class()  # so that save_pretrained writes this file beside the weights again
+GPTForCausalLM.register_for_auto_class("AutoModelForCausalLM")

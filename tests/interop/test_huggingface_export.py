@@ -1,5 +1,6 @@
 """Exports, loaded by transformers' own classes: our logits and ids there, and back again."""
 
+import copy
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from gpt.interop.huggingface_export import export
 from gpt.interop.modern_config import their_config
 from gpt.model.positions import BASE
 from gpt.presets import PRESETS
+from gpt.text.added import with_added
 
 TINY = ModelConfig(n_layer=3, n_head=4, n_embd=16, context_length=20, vocab_size=67, window_pattern="SL")
 OPTIONS = {
@@ -198,6 +200,17 @@ def test_the_code_has_the_loss_and_refuses_what_does_not_fit(coded):
         theirs(ids[:1, 5:6], cache=cache)
 
 
+def test_the_code_comes_along_when_it_is_saved_again_with_more_tokens(coded, tmp_path):
+    _, theirs = coded
+    theirs = copy.deepcopy(theirs)
+    theirs.resize_token_embeddings(300)
+    theirs.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    ids = ids_of(SHAPE)
+    assert logits(again, ids).shape[-1] == 300
+    require_near(logits(again, ids)[..., :257], logits(theirs, ids)[..., :257], 1e-6)
+
+
 def test_the_code_is_not_run_untrusted_and_its_config_is_checked(tmp_path):
     export(variant("ngram"), Tokenizer.utf8_bytes(), tmp_path / "e", with_code=True)
     with pytest.raises(ValueError, match="trust_remote_code"):
@@ -300,14 +313,15 @@ def test_config_json_has_the_names_that_other_programs_read(tmp_path):
 
 
 def test_added_tokens_and_a_padded_vocabulary_are_exported(tmp_path, bpe):
-    tokenizer = bpe.with_special(["<|user|>", "<|done|>"]) if hasattr(bpe, "with_special") else bpe
+    tokenizer = with_added(bpe, ["<|user|>", "<|done|>"])
     for i, change in enumerate(({}, MODERN, {"tie_embeddings": False})):
         model = large(replace(TINY, vocab_size=640, **change))
         export(model, tokenizer, tmp_path / str(i))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / str(i)).eval()
         read = transformers.AutoTokenizer.from_pretrained(tmp_path / str(i))
         assert theirs.config.vocab_size == 640
-        assert len(read) == tokenizer.vocab_size < 640
+        assert len(read) == tokenizer.vocab_size == bpe.vocab_size + 2 < 640
+        assert read.convert_tokens_to_ids("<|done|>") == bpe.vocab_size + 1
         require_near(logits(theirs, ids_of(model.config)), logits(model, ids_of(model.config)))
 
 
