@@ -187,7 +187,7 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Give what embeds tokens, and scores them if the head is tied to it."""
         return self.token_embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Put another embedding in its place, as one of more tokens."""
         self.token_embedding = value
 
@@ -195,7 +195,7 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Give the head, if it has weights of its own."""
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
         """Put another head in its place."""
         self.lm_head = new_embeddings
 
