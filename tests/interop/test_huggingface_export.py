@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.interop import classes
+from gpt.interop.huggingface import read_config
 from gpt.interop.huggingface_export import export
 from gpt.interop.modern_config import their_config
 from gpt.model.positions import BASE
@@ -24,24 +25,32 @@ OPTIONS = {
     "positions": ("learned", "rope"),
     "normalization": ("layer", "rms"),
     "qk_norm": (False, True),
-    "activation": ("gelu", "relu-squared"),
+    "activation": ("gelu", "gelu-erf", "relu", "relu-squared"),
     "bias": (True, False),
     "tie_embeddings": (True, False),
     "n_kv_head": (None, 2),
     "sliding_window": (None, 5),
+    "scale_by_inverse_layer": (False, True),
 }
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 ROPE_RMS = {"positions": "rope", "normalization": "rms"}
 MODERN = ROPE_RMS | {"activation": "relu-squared", "bias": False, "tie_embeddings": False}
 EXPECTED = {
-    "GPT2LMHeadModel": [{}, {"activation": "relu-squared", "bias": False, "tie_embeddings": False}],
-    "GPTNeoXForCausalLM": [{"positions": "rope", "tie_embeddings": False}, {"positions": "rope", "bias": False}],
-    "ArceeForCausalLM": [MODERN, ROPE_RMS | {"n_kv_head": 2, "activation": "relu-squared"}],
+    "GPT2LMHeadModel": [
+        {},
+        {"activation": "relu-squared", "bias": False, "tie_embeddings": False},
+        {"activation": "gelu-erf", "scale_by_inverse_layer": True, "n_inner": 50, "layer_norm_epsilon": 0.1},
+    ],
+    "GPTNeoXForCausalLM": [
+        {"positions": "rope", "tie_embeddings": False},
+        {"positions": "rope", "bias": False, "activation": "gelu-erf", "n_inner": 50, "layer_norm_epsilon": 0.1},
+    ],
+    "ArceeForCausalLM": [MODERN, ROPE_RMS | {"n_kv_head": 2, "activation": "relu", "n_inner": 50}],
     "ApertusForCausalLM": [
-        MODERN | {"qk_norm": True},
+        MODERN | {"qk_norm": True, "layer_norm_epsilon": 0.1},
         MODERN | {"qk_norm": True, "n_kv_head": 1, "tie_embeddings": True, "activation": "gelu"},
     ],
-    "Qwen2ForCausalLM": [MODERN | {"sliding_window": 5}],
+    "Qwen2ForCausalLM": [MODERN | {"sliding_window": 5, "n_inner": 50, "layer_norm_epsilon": 0.1}],
     "Qwen3ForCausalLM": [MODERN | {"qk_norm": True, "sliding_window": 5, "n_kv_head": 2}],
 }
 EACH = [(name, change) for name, changes in EXPECTED.items() for change in changes]
@@ -101,16 +110,27 @@ def test_each_class_computes_what_ours_does_both_ways(tmp_path, name, change):
     assert require_same(replace(TINY, **change), tmp_path) == name
 
 
-@pytest.mark.slow  # 48 combinations
+@pytest.mark.parametrize(("name", "change"), EACH)
+def test_the_config_comes_back(tmp_path, name, change):
+    """All of it but what changes no result: a bias that is zero, and how a pattern of windows is written."""
+    config = replace(TINY, **change)
+    export(GPT(config), Tokenizer.utf8_bytes(), tmp_path / "e")
+    found = read_config(tmp_path / "e")
+    pattern = {"window_pattern": "SLS" if name.startswith("Qwen") else "S"}
+    bias = {} if name[:3] != "GPT" else {"bias": True}
+    assert found == replace(config, **pattern, **bias)
+
+
+@pytest.mark.slow  # 104 combinations
 def test_every_combination_that_a_class_can_say_makes_the_round_trip(tmp_path):
     known = [change for change in EVERY if classes.class_of(replace(TINY, **change))]
     names = [require_same(replace(TINY, **change), tmp_path / str(i)) for i, change in enumerate(known)]
     assert {name: names.count(name) for name in EXPECTED} == {
-        "GPT2LMHeadModel": 8,  # activation, bias, head
-        "GPTNeoXForCausalLM": 8,
-        "ArceeForCausalLM": 16,  # and shared keys
-        "ApertusForCausalLM": 8,  # no biases
-        "Qwen2ForCausalLM": 4,  # nor GELU
+        "GPT2LMHeadModel": 32,  # activation, bias, head, scale
+        "GPTNeoXForCausalLM": 16,
+        "ArceeForCausalLM": 32,  # and shared keys
+        "ApertusForCausalLM": 16,  # no biases
+        "Qwen2ForCausalLM": 4,  # and one activation
         "Qwen3ForCausalLM": 4,
     }
 
@@ -120,10 +140,13 @@ def test_only_what_no_class_says_is_refused():
     for change in EVERY:
         config = replace(TINY, **change)
         windows, shared, rms = config.sliding_window is not None, config.n_kv_head is not None, config.normalization
+        scaled = config.scale_by_inverse_layer
         squared = config.activation == "relu-squared"
         expected = None
         if config.positions == "learned" and rms == "layer" and not (windows or shared or config.qk_norm):
             expected = "GPT2LMHeadModel"
+        elif scaled:
+            expected = None
         elif config.positions == "rope" and rms == "layer" and not (windows or shared or config.qk_norm):
             expected = "GPTNeoXForCausalLM"
         elif config.positions == "rope" and rms == "rms" and not windows and not config.qk_norm:
@@ -273,11 +296,11 @@ def test_a_program_that_may_ignore_an_activation_is_warned_of(tmp_path):
     for i, (name, change) in enumerate(EACH):
         with heard() as lines:
             export(GPT(replace(TINY, **change)), Tokenizer.utf8_bytes(), tmp_path / str(i))
-        warned.setdefault(name, []).append(any("another activation" in line for line in lines))
+        warned.setdefault(name, []).append(any("other programs may compute something else" in line for line in lines))
     assert warned == {
-        "GPT2LMHeadModel": [False, True],
+        "GPT2LMHeadModel": [False, True, True],
         "GPTNeoXForCausalLM": [False, False],
-        "ArceeForCausalLM": [False, False],
+        "ArceeForCausalLM": [False, True],
         "ApertusForCausalLM": [False, False],
         "Qwen2ForCausalLM": [True],
         "Qwen3ForCausalLM": [True],
@@ -353,7 +376,7 @@ def of_class(tmp_path):
 
 WORDS = {
     "hidden_act": ("silu", "hidden_act is 'silu' where a"),
-    "intermediate_size": (100, "intermediate_size is 100 where a"),
+    "intermediate_size": (100, "its weights do not fit its config.json"),
     "vocab_size": ("many", "'vocab_size' is 'many'"),
     "num_hidden_layers": (4, "the weight '.*layers.3.*' is missing|layer_types is"),
     "rope_theta": (5e5, "rope_theta is 500000.0"),
