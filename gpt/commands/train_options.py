@@ -23,7 +23,7 @@ from gpt.config_io import differences, overlay, parse, settings_type
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
-from gpt.interop.huggingface import hub_id
+from gpt.interop.hub_names import hub_id
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned

@@ -15,6 +15,7 @@ from gpt.config_io import overlay
 from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
 from gpt.interop import code_export, modern_config, modern_weights
+from gpt.interop.hub_names import hub_id
 from gpt.interop.huggingface_tokenizer import TOKENIZER_FILES
 from gpt.interop.huggingface_weights import EMBEDDING, HEAD, own_head, read_tensors
 from gpt.model.config import ModelConfig
@@ -44,8 +45,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {  # and what else `read_config` does no
     "quantization_config": (None,),
 }
 INSTEAD = "such a model cannot be read exactly: run it with transformers, or choose another"
-FAMILY = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
-FAMILY |= {"distilgpt2": "distilbert/distilgpt2"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
@@ -68,12 +67,6 @@ def linear_layers(n_layer: int) -> Iterator[tuple[str, str]]:
     for theirs, ours, transposed in weight_names(n_layer):
         if transposed:
             yield theirs.removesuffix(".weight"), ours.removesuffix(".weight")
-
-
-def hub_id(source: str) -> str:
-    """Give the whole id of a name of GPT-2's family, such as gpt2 or gpt2@main, unless a directory here has it."""
-    name, at, revision = source.partition("@")
-    return source if Path(source).exists() else f"{FAMILY.get(name, name)}{at}{revision}"
 
 
 def find(source: str) -> Path:

@@ -104,9 +104,10 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any], 
         merged == sorted(merged) and -1 not in merged and sorted(vocabulary.values()) == list(range(len(ordered)))
     )
     if not in_order or (end_of_text and tokens[-1] != END_OF_TEXT):
+        at = f" (it has the id {vocabulary[END_OF_TEXT]} here)" if end_of_text else ""
         raise InputError(
-            f"{path}: its tokenizer's ids are not in the order of its merges, with {END_OF_TEXT} last, as GPT-2's are; "
-            "only such a tokenizer can be read"
+            f"{path}: its tokenizer's ids are not in the order of its merges, with {END_OF_TEXT} last{at}, as GPT-2's "
+            "are; only such a tokenizer can be read: run this model with transformers, or by ids alone"
         )
     words = tokens[: len(tokens) - end_of_text]
     try:

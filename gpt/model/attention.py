@@ -138,8 +138,7 @@ def attend(
         else:
             if K < H:
                 keys, values = (part.repeat_interleave(H // K, dim=1) for part in (keys, values))  # (B, H, S, D)
-            causal = mask is None
-            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, causal, scale=factor))
+            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, mask is None, scale=factor))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

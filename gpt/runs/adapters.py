@@ -13,7 +13,7 @@ from gpt.config import TrainConfig
 from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import peft
-from gpt.interop.huggingface import hub_id
+from gpt.interop.hub_names import hub_id
 from gpt.log import log
 from gpt.model.lora import Adapter
 from gpt.runs.checkpoint import list_checkpoints

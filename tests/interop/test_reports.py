@@ -182,7 +182,7 @@ def test_a_tied_head_may_lie_in_the_file_as_well_or_alone(tmp_path, kept):
 # ---- files of weights ----
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shards", [False, True])
 def test_transformers_12007_old_files_are_read(tmp_path, dtype, shards):
     """Megatron's have mask buffers, no prefix, short dtypes, and a vocabulary that is padded."""
