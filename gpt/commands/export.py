@@ -42,8 +42,8 @@ def export(
 ) -> int:
     """Write a checkpoint as a directory that Hugging Face transformers loads.
 
-    Where transformers is installed, it loads what was written, and both models must continue 20 prompts alike. What
-    came of it stands in README.md, with what is known of data and training.
+    Where transformers is installed, it loads them again for comparison. README.md has what came of it, and what is
+    known of data and training.
 
     Args:
         to: New directory to write.

@@ -248,7 +248,7 @@ def _evaluation_rows(loaded: LoadedRun, evaluation: Evaluation | None) -> Iterat
     if evaluation and count > 1 and newest.get("best_step") == state.get("step"):
         yield "chosen", f"the best of {count} evaluations on this split, which flatters it a little"
     if (newest.get("overfitting") or {}).get("said"):
-        yield "over-fitted", "validation rose in the end while the training loss fell"
+        yield "over-fitted", "in training, validation rose above its best while the training loss fell"
     yield "memorized", f"{UNKNOWN}: a run does not keep it; `gpt memorized --run` measures it"
 
 

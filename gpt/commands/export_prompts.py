@@ -53,7 +53,7 @@ def prompts_for(config: TrainConfig | None, tokenizer: Tokenizer) -> Prompts:
     """Take texts of the validation data of a run, where that is still there, else those of the list."""
     for path in config.datasets if config else ():
         try:
-            found = [*_validation_texts(path, tokenizer)]
+            found = [*dict.fromkeys(_validation_texts(path, tokenizer))]
         except (InputError, OSError):  # it is gone, or damaged, which is not what is asked here
             continue
         if len(found) == PROMPTS:
@@ -62,7 +62,7 @@ def prompts_for(config: TrainConfig | None, tokenizer: Tokenizer) -> Prompts:
 
 
 def _validation_texts(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield texts of a dataset's validation split, spread evenly; fewer where its documents are too short for them."""
+    """Yield texts of a dataset's validation split, spread evenly; fewer where it is too little for them."""
     if not (path / "manifest.json").exists():  # what other programs wrote may have no tokenizer
         return
     about = describe(path)
@@ -70,11 +70,11 @@ def _validation_texts(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
         return
     files = [file for file, split in about.splits.items() if split == "validation" and file not in about.masks]
     split = Split("validation", [about.open(file) for file in files])
-    for place in np.linspace(0, max(0, split.tokens - 2 * MOST), PROMPTS).astype(int).tolist():
-        ids = split.read(place, min(2 * MOST, split.tokens - place))
+    for place in np.linspace(0, max(0, split.tokens - MOST), PROMPTS).astype(int).tolist():
+        ids = split.read(place, min(MOST, split.tokens - place))
         ends = [-1, *np.flatnonzero(ids >= len(tokenizer.ranks)).tolist(), len(ids)]  # of documents: special tokens
         begin, end = max(pairwise(ends), key=lambda span: span[1] - span[0])
-        text = tokenizer.decode(ids[begin + 1 : end][:MOST].tolist()).strip("\ufffd")  # a character cut in two
+        text = tokenizer.decode(ids[begin + 1 : end].tolist()).strip("\ufffd")  # a character cut in two
         if end - begin > FEWEST and text:
             yield text
 

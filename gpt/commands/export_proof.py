@@ -9,6 +9,8 @@ Letters in shapes: T tokens, V vocabulary.
 import contextlib
 import copy
 import math
+import re
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import chain, cycle, islice
@@ -31,6 +33,7 @@ PROMPT_TOKENS, NEW_TOKENS = 64, 64
 LONGEST_WINDOW = 2048  # tokens whose logits are held at once: of a large vocabulary they take much memory
 TOLERANCE = 1e-5  # of the largest logit, or of 1: what another order of summation costs in float32
 INSTALL, INSTALL_PEFT = "pip install 'transformers>=4.56'", "pip install 'transformers>=4.56' peft"
+ABSOLUTE = re.compile(r"""([A-Za-z]:)?[\\/][^\s'",;()]+""")  # a path of whoever exports
 OLDEST = (4, 56)  # of transformers: `dtype` had another name before
 
 
@@ -140,7 +143,7 @@ def prove(
         except Exception as error:  # whatever their libraries raise
             if is_out_of_memory(error):
                 return NotProved("memory ran out", "export it again where there is more")
-            reason = one_line(f"{type(error).__name__}: {error}")[:200]
+            reason = ABSOLUTE.sub("…", one_line(f"{type(error).__name__}: {error}"))[:200]  # it stands in the card
             return found.with_fault(f"{found.library} could not load or compute it ({reason})")
 
 
@@ -156,7 +159,7 @@ def _missing(to: Path, adapter: Path | None) -> NotProved | None:
         if adapter:
             import peft  # noqa: F401
     except ImportError as error:
-        return NotProved(one_line(f"not installed: {error}"), install)
+        return NotProved(f"{error.name or 'a library'} is not installed, or cannot be imported", install)
     version = f"transformers {transformers.__version__}"
     if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST:
         return NotProved(f"{version} is too old", install)
@@ -169,13 +172,14 @@ def _missing(to: Path, adapter: Path | None) -> NotProved | None:
 
 @contextlib.contextmanager
 def _silent(transformers: Any) -> Generator[None]:
-    """Keep transformers from speaking of what it loads: bars, and advice for who wrote the files."""
+    """Keep their libraries from speaking of what they load: bars, and advice for who wrote the files."""
     speaks = transformers.utils.logging
     level, bars = speaks.get_verbosity(), speaks.is_progress_bar_enabled()
     speaks.set_verbosity_error()
     speaks.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         speaks.set_verbosity(level)
         if bars:
