@@ -1,17 +1,13 @@
 """Call a command by its name: `gpt COMMAND` or `python -m gpt COMMAND`.
 
 A command is a module of gpt/commands with a `main(arguments)`, imported when it is called for, after Ctrl-C is heard:
-that takes seconds. Help and mistyped names import nothing.
+that takes seconds. Help and mistyped names import nothing of ours; and what they need of others is imported where it is.
 """
 
-import ast
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
 
-from gpt.errors import did_you_mean
 from gpt.interrupts import end_quietly_while_loading
 
 COMMANDS = {
@@ -39,6 +35,7 @@ CALLED |= dict.fromkeys(("finetune", "fine-tune"), "train finetune")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command with its arguments, by default those of the process, and exit with its code."""
+    end_quietly_while_loading()
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
@@ -46,20 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command in ("-h", "--help", "help"):
         print(usage())
     elif command in ("-V", "--version"):
+        from importlib.metadata import version
+
         print(f"gpt {version('gpt')}")
     elif command in COMMANDS:
         call(command, rest)
     else:
-        meant = (
-            f"did you mean {CALLED[command]!r}?" if command in CALLED else did_you_mean(command, [*COMMANDS, "help"])
-        )
+        from gpt.errors import did_you_mean
+
+        called = CALLED.get(command)
+        meant = f"did you mean {called!r}?" if called else did_you_mean(command, [*COMMANDS, "help"])
         print(f"error: unknown command {command!r}; {meant}", file=sys.stderr)
         sys.exit(2)
 
 
 def call(command: str, arguments: Sequence[str]) -> None:
     """Import a command and run it; bad input becomes a sentence."""
-    end_quietly_while_loading()
     sys.argv = [f"gpt {command}", *arguments]  # what it calls itself
     from gpt.commands import clean_errors
 
@@ -83,6 +82,9 @@ def usage() -> str:
 
 
 def _summary(module: str) -> str:
+    import ast
+    from pathlib import Path
+
     source = (Path(__file__).parent / "commands" / f"{module}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].rstrip(".")
 

@@ -96,4 +96,7 @@ def read_text(name: str, read: Callable[[str], str]) -> str:
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InputError(
+            f"{name}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or convert it: "
+            "iconv -f ENCODING -t utf-8"
+        ) from None

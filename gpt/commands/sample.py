@@ -154,9 +154,8 @@ class SampleCommand:
     run: str | None = None
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
     adapter: UseAppendAction[tuple[str, ...]] = ()
-    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base.
-
-    It may be given several times where lines are answered: /adapter switches."""
+    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base. Give
+    several where lines are answered: /adapter switches."""
     checkpoint: str = "best"
     """Of the run, or of an adapter's run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
