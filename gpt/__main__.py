@@ -1,7 +1,7 @@
 """Call a command by its name: `gpt COMMAND` or `python -m gpt COMMAND`.
 
 A command is a module of gpt/commands with a `main(arguments)`, imported when it is called for, after Ctrl-C is heard:
-that takes seconds. Help and mistyped names import nothing of ours; and what they need of others is imported where it is.
+that takes seconds. What help and a mistyped name need is imported where they do.
 """
 
 import importlib

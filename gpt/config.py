@@ -149,8 +149,8 @@ class TrainConfig:
     early_stopping_patience: int | None = bounded(None, ge=1)
     """End after this many evaluations in a row without a new best validation loss; by default never."""
     cooldown: float = bounded(0.0, ge=0, le=1)
-    """Where `early_stopping_patience` ends it: go back to the best weights, let the rate fall to 0 in this share of their
-    steps, and keep what is better. 0 ends it at once."""
+    """Where `early_stopping_patience` ends it: go back to the best weights, let the rate fall to 0 in this share of
+    their steps, and keep what is better. 0 ends it at once."""
     recompute: Recompute = "none"
     """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
     that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic). With

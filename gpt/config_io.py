@@ -13,7 +13,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -149,7 +149,7 @@ class _Help(io.StringIO):
 
 
 @contextlib.contextmanager
-def _tidied_help() -> Iterator[None]:
+def _tidied_help() -> Generator[None]:
     """Leave out of help the defaults that only say that an option is not given, and write what it takes before None."""
     shown = _Help()
     try:

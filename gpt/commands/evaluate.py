@@ -11,7 +11,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
 
 from gpt.choices import Device, WeightDtype
 from gpt.config_io import later, parse
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -127,7 +127,7 @@ def evaluate(
     require_model(path)
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = corpus_of(path, data, text, Reading(field, separator, encoding))
+    corpus = corpus_of(path, data, text, ReadOptions(field, separator, encoding))
     protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
@@ -153,7 +153,7 @@ def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Pro
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> EvaluationText:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: ReadOptions) -> EvaluationText:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -169,7 +169,7 @@ def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
         return EvaluationText(" ".join(map(str, files)), split, tokenizer)
-    if how != Reading():
+    if how != ReadOptions():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")

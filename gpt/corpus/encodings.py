@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 
 CONVERT = "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
 BEFORE, AFTER = 4_000, 16_000  # bytes around the first that is no UTF-8, which are looked at
@@ -29,7 +29,7 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
 
 
-def for_file(how: Reading, name: str) -> Reading:
+def for_file(how: ReadOptions, name: str) -> ReadOptions:
     """Return how a file is read: of the encodings that were given, with the first that is for its name."""
     pairs = parse_encodings(how.encoding) if how.encoding else []
     return replace(how, encoding=next((encoding for pattern, encoding in pairs if fits(name, pattern)), None))
