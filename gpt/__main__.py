@@ -35,8 +35,10 @@ CALLED |= dict.fromkeys(("finetune", "fine-tune"), "train finetune")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command with its arguments, by default those of the process, and exit with its code."""
-    end_quietly_while_loading()
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None:  # this is the process's own: Ctrl-C may come from here on
+        end_quietly_while_loading()
+        arguments = sys.argv[1:]
+    command, *rest = arguments or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
     command = OTHER_SPELLINGS.get(command, command)
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(command: str, arguments: Sequence[str]) -> None:
     """Import a command and run it; bad input becomes a sentence."""
+    end_quietly_while_loading()
     sys.argv = [f"gpt {command}", *arguments]  # what it calls itself
     from gpt.commands import clean_errors
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -19,6 +20,7 @@ EXIT_PROCESS_LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
+STANDARD_INPUT = Path("-")  # in place of a file
 FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")  # a setting, as the library names it
 
 

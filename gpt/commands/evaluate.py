@@ -4,10 +4,10 @@ import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
 from gpt.config_io import later, parse
@@ -30,7 +30,6 @@ from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
 from gpt.text.tokenizer import Tokenizer
 
-SAID = arg(help_behavior_hint="")  # help tells the default in words
 BATCH_TOKENS = 8192  # in one forward pass
 
 
@@ -92,17 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(
-    run: Annotated[Path | None, SAID] = None,
+    run: Path | None = None,
     checkpoint: str = "best",
-    against: Annotated[tuple[Path, ...], SAID] = (),
-    data: Annotated[Path | None, SAID] = None,
-    text: Annotated[tuple[Path, ...], SAID] = (),
-    field: Annotated[str | None, SAID] = None,
+    against: tuple[Path, ...] = (),
+    data: Path | None = None,
+    text: tuple[Path, ...] = (),
+    field: str | None = None,
     separator: str = AUTO,
-    encoding: Annotated[str | None, SAID] = None,
-    stride: Annotated[int | None, SAID] = None,
-    tokens: Annotated[int | None, SAID] = None,
-    json: Annotated[FlagCreatePairsOff[bool], SAID] = False,
+    encoding: str | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
@@ -51,7 +50,7 @@ def forgot(
     checkpoint: str = "best",
     base: str | None = None,
     data: Path | None = None,
-    text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    text: tuple[Path, ...] = (),
     field: str | None = None,
     separator: str = AUTO,
     encoding: str | None = None,
