@@ -66,7 +66,7 @@ class clean_errors:
                 end_line()
         if isinstance(error, InputError | OSError | ProcessLost):
             if not isinstance(error, Reported):
-                print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr, flush=True)
+                print(f"error: {printable(as_flags(_words(error)))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(EXIT_PROCESS_LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
@@ -76,6 +76,13 @@ class clean_errors:
         if isinstance(error, KeyboardInterrupt):
             last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
+
+
+def _words(error: BaseException) -> str:
+    """Say what an error says; of one of the system, without its number."""
+    if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def at_terminal() -> bool:

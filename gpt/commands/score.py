@@ -61,7 +61,7 @@ def score(
     if top_logprobs < 0:
         raise InputError(f"--top-logprobs is {top_logprobs}; it must be at least 0")
     if file not in (None, cli.STANDARD_INPUT):
-        text = cli.read_text(f"--file {file}", file.read_bytes().decode)
+        text = cli.read_text(f"--file {file}", lambda encoding: file.read_bytes().decode(encoding))
     elif text is None:
         text = cli.read_standard_input()
     if not text:

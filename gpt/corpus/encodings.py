@@ -15,6 +15,7 @@ CANDIDATES += ["cp1253", "cp1255", "cp1256", "iso8859_2", "mac_roman", "cp850", 
 ALIKE = 0.04  # as much may one be worse than the best one, and is as likely
 MAX_OTHERS = 2  # that are named beside the likeliest
 LENIENT = 0.6  # of what may look odd: for odd words, such as of lists, or of several languages
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f]")  # characters that no text has
 SHOWN = 16  # characters around the byte, so that one sees whether the proposal is right
 
 
@@ -84,6 +85,8 @@ def wide_guess(content: bytes) -> str:
         zeros, others = sample[odd::2].count(0), sample[1 - odd :: 2].count(0)
         if zeros > 0.7 * len(sample) / 2 and not others:
             text = codecs.decode(sample, name, "replace")
+            if CONTROLS.search(text):  # as in numbers of two bytes, which are no text
+                return ""
             shown = " ".join(text[:SHOWN].split())
             return f"looks like {name} without a mark, in which it begins {shown!r}: give it by `encoding` {name}"
     return ""
