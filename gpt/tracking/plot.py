@@ -4,9 +4,14 @@ import contextlib
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gpt.evaluation.baselines import read_baselines
 from gpt.runs.directory import PICTURE
 from gpt.tracking.jsonl import Record, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
@@ -31,8 +36,8 @@ class Picture:
 def draw_losses(run: Path) -> Path:
     """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
 
-    Where it was measured, also the loss on the training split; of a mixture, those of batches and of validation on each
-    source, in one color.
+    Where it was measured, also the loss on the training split, and what is reached without a network; of a mixture,
+    those of batches and of validation on each source, in one color.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
     from matplotlib.figure import Figure
@@ -61,6 +66,7 @@ def draw_losses(run: Path) -> Path:
         (line,) = axes.plot(*_line(evaluated, name), linewidth=1, marker=".", label=f"on {source}")
         batches = _line(records, f"train_loss/{source}")
         axes.plot(*batches, color=line.get_color(), linewidth=0.7, alpha=0.5, label=f"training batch, {source}")
+    _draw_baselines(axes, run)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
@@ -74,6 +80,18 @@ def draw_losses(run: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return run / PICTURE
+
+
+def _draw_baselines(axes: "Axes", run: Path) -> None:
+    """Draw what is reached without a network, as far as that lies in the picture."""
+    if (baselines := read_baselines(run)) is None:
+        return
+    low, high = axes.get_ylim()
+    for name in baselines.bits_per_byte:
+        loss = baselines.nats_per_token(name)
+        if low < loss < high:
+            axes.axhline(loss, color="#888888", linewidth=0.8, linestyle=":")
+            axes.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
 
 
 def _line(records: list[Record], figure: str) -> tuple[list[int], list[float]]:
