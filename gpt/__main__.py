@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "eval": "evaluate",
+    "compare": "compare",
     "score": "score",
     "memorized": "memorized",
     "forgot": "forgot",
