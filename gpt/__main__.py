@@ -25,6 +25,7 @@ COMMANDS = {
     "forgot": "forgot",
     "tokenizer": "tokenizer",
     "runs": "runs",
+    "plot": "plot",
     "data": "data",
     "merge": "merge",
     "export": "export",
