@@ -12,6 +12,7 @@ from gpt.tracking.jsonl import Record, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
@@ -34,18 +35,31 @@ class Picture:
 
 
 def draw_losses(run: Path) -> Path:
-    """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
+    """Write loss.png: see `loss_figure`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
+
+    canvas = FigureCanvasAgg(loss_figure(run))
+    partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
+    try:
+        canvas.print_png(partial)  # savefig would lay all out once more
+        partial.replace(run / PICTURE)
+    finally:
+        partial.unlink(missing_ok=True)
+    return run / PICTURE
+
+
+def loss_figure(run: Path) -> "Figure":
+    """Draw the training loss, and the validation loss with its 95 % interval, over the steps of a run.
 
     Where it was measured, also the loss on the training split, and what is reached without a network; of a mixture,
     those of batches and of validation on each source, in one color.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # which needs no pyplot, and no screen
 
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
     figure = Figure(figsize=(7, 4), dpi=120)
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes = figure.subplots()
     axes.plot(*_line(records, "train_loss"), color="#9db7d5", linewidth=1, label="training batch")
     axes.errorbar(
         *_line(evaluated, "val_loss"),
@@ -73,13 +87,7 @@ def draw_losses(run: Path) -> Path:
     for text in axes.legend().get_texts():
         text.set_parse_math(False)
     figure.tight_layout()
-    partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
-    try:
-        canvas.print_png(partial)  # savefig would lay all out once more
-        partial.replace(run / PICTURE)
-    finally:
-        partial.unlink(missing_ok=True)
-    return run / PICTURE
+    return figure
 
 
 def _draw_baselines(axes: "Axes", run: Path) -> None:
