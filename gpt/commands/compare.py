@@ -93,11 +93,7 @@ def compare(
     protocol = Protocol(
         corpus_of(one, data, text, Reading(field, separator, encoding)), choose_device(device), dtype, None, None
     )
-    loaded = load_run(one, protocol.device, dtype)
-    if protocol.corpus.dataset:
-        require_own_data(loaded, protocol.corpus.dataset, on_purpose=data is not None)
-    first = measure(loaded, protocol)
-    del loaded  # one model is held at a time
+    first = _first(one, protocol, on_purpose=data is not None)
     other, differences = compared(first, load_run(two, protocol.device, dtype), protocol)
     pieces = paired(first.measured, other.measured, first.tokenizer.fingerprint == other.tokenizer.fingerprint)
     shown = [list(_passages(pieces, first, protocol.corpus, passages, ahead)) for ahead in (-1, 1)]
@@ -109,6 +105,14 @@ def compare(
             log.info("their tokenizers differ: they are compared document by document, in bits per byte")
         better = two if differences["bits_per_byte"].value < 0 else one
         log.info(f"sample from the one with fewer bits: {command('sample')} --run {quoted(better)}")
+
+
+def _first(run: Path, protocol: Protocol, on_purpose: bool) -> ModelResult:
+    """Measure the first run; its model is not held any longer."""
+    loaded = load_run(run, protocol.device, protocol.dtype)
+    if protocol.corpus.dataset:
+        require_own_data(loaded, protocol.corpus.dataset, on_purpose)
+    return measure(loaded, protocol)
 
 
 def _passages(

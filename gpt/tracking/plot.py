@@ -1,6 +1,7 @@
 """The picture of a run's losses."""
 
 import contextlib
+import io
 import math
 import time
 from pathlib import Path
@@ -56,9 +57,17 @@ def loss_figure(run: Path) -> "Figure":
     """
     from matplotlib.figure import Figure  # which needs no pyplot, and no screen
 
+    class ShownFigure(Figure):
+        """Shown by a notebook that has not loaded pyplot as well."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
+
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
-    figure = Figure(figsize=(7, 4), dpi=120)
+    figure = ShownFigure(figsize=(7, 4), dpi=120)
     axes = figure.subplots()
     axes.plot(*_line(records, "train_loss"), color="#9db7d5", linewidth=1, label="training batch")
     axes.errorbar(

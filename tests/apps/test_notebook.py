@@ -47,6 +47,7 @@ def test_what_it_is_fits_on_a_line(run, dataset, mixture, bpe):
 def test_its_losses_are_a_figure(run):
     figure = run.plot_losses()
     assert isinstance(figure, matplotlib.figure.Figure)
+    assert figure._repr_png_().startswith(b"\x89PNG")
     assert "training batch" in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
 
 
