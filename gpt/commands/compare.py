@@ -23,7 +23,7 @@ from gpt.commands.evaluate import (
     result_json,
 )
 from gpt.config_io import later, parse
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.origins import Names
 from gpt.dataset.documents import Documents
 from gpt.device import choose_device
@@ -91,7 +91,7 @@ def compare(
     for path in (one, two):
         require_model(path)
     protocol = Protocol(
-        corpus_of(one, data, text, Reading(field, separator, encoding)), choose_device(device), dtype, None, None
+        corpus_of(one, data, text, ReadOptions(field, separator, encoding)), choose_device(device), dtype, None, None
     )
     first = _first(one, protocol, on_purpose=data is not None)
     other, differences = compared(first, load_run(two, protocol.device, dtype), protocol)

@@ -16,7 +16,7 @@ from gpt.runs.directory import by_name, is_run, read_config
 from gpt.runs.load import load_tokenizer
 from gpt.terminal import one_line
 from gpt.tracking.curves import MARKS, Curve, draw_curves, text_curves
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 
 Axis = Literal["step", "tokens", "time", "epoch"]
 UNITS = {"val_loss": "validation loss (nats per token)", "val_bits_per_byte": "validation, bits per byte"}
@@ -84,14 +84,14 @@ def _curve(path: Path, metric: str, x: Axis) -> Curve:
     return Curve(one_line(str(path)), [p[0] for p in kept], [p[1] for p in kept], [p[2] for p in kept])
 
 
-def _place(path: Path, record: Record, x: Axis) -> float | None:
+def _place(path: Path, record: Metrics, x: Axis) -> float | None:
     if x == "tokens":
         batch = read_config(path).batch_tokens if path.is_dir() else record.get("batch_tokens")
         return batch and record["step"] * batch
     return record.get({"time": "elapsed_s"}.get(x, x))
 
 
-def _records(file: Path) -> list[Record]:
+def _records(file: Path) -> list[Metrics]:
     """Read a file of records, one JSON object with a step in each line. Raises InputError if it is another one."""
     try:
         records = [parse_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpt.evaluation.baselines import read_baselines
 from gpt.runs.directory import PICTURE
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ class Picture:
     def __init__(self, run: Path) -> None:
         self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         start = time.monotonic()
         if "val_loss" in record and start >= self.next_time:
             with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
@@ -111,6 +111,6 @@ def _draw_baselines(axes: "Axes", run: Path) -> None:
             axes.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
 
 
-def _line(records: list[Record], figure: str) -> tuple[list[int], list[float]]:
+def _line(records: list[Metrics], figure: str) -> tuple[list[int], list[float]]:
     """Give the steps of some records, and a figure at each; a gap where there is none, as where a batch was skipped."""
     return [r["step"] for r in records], [math.nan if r.get(figure) is None else r[figure] for r in records]

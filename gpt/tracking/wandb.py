@@ -17,7 +17,7 @@ from gpt.config_io import to_dict
 from gpt.log import log
 from gpt.runs.checkpoint import best_state, list_checkpoints, step_of
 from gpt.runs.directory import CONFIG, TOKENIZER, WANDB_ID, quoted, usual_name
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 
 Mode = Literal["offline", "online", "disabled"]
 
@@ -38,12 +38,12 @@ class WandbLog:
         """Begin the run there, or go on with the one that was begun for `run` before."""
         self.config, self.run, self.saved_step = config, run, saved_step
         self.run_id = kept_id(run)
-        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[Metrics | None] = queue.SimpleQueue()
         self._samples = deque((_sample(record) for record in read_metrics(run) if "sample" in record), SAMPLES)
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         self._records.put(record)
 
     def close(self) -> None:
@@ -68,9 +68,9 @@ class WandbLog:
         except Exception as error:  # none that it has may end a training
             log.warning(f"wandb: {_first_line(error)}; training goes on without it")
 
-    def _saved_records(self) -> Generator[Record]:
+    def _saved_records(self) -> Generator[Metrics]:
         """Yield records as their steps are saved; those left over, once training has ended in order."""
-        waiting: deque[Record] = deque()
+        waiting: deque[Metrics] = deque()
         ends = False
         while not ends:
             with contextlib.suppress(queue.Empty):
@@ -81,7 +81,7 @@ class WandbLog:
             while waiting and (ends or waiting[0]["step"] <= self.saved_step()):
                 yield waiting.popleft()
 
-    def _with_table(self, record: Record) -> Record:
+    def _with_table(self, record: Metrics) -> Metrics:
         """Put a record's sample into a table of all samples so far."""
         if "sample" not in record:
             return record
@@ -93,7 +93,7 @@ class WandbLog:
         return {key: value for key, value in record.items() if key != "sample"} | {"samples": table}
 
 
-def _sample(record: Record) -> tuple[int, float | None, str]:
+def _sample(record: Metrics) -> tuple[int, float | None, str]:
     return record["step"], record.get("val_loss"), record["sample"]
 
 

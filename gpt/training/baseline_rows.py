@@ -8,7 +8,7 @@ from gpt.evaluation.baselines import Baselines, measure_baselines, passed, read_
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import Row
 from gpt.memory import is_out_of_memory
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 
 
 def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines | None:
@@ -29,7 +29,7 @@ def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines |
     return found
 
 
-def baseline_rows(found: Baselines, records: list[Record]) -> list[Row]:
+def baseline_rows(found: Baselines, records: list[Metrics]) -> list[Row]:
     """Format what each baseline reaches, and from which evaluation on the model was better."""
     parts = []
     for name, bits, step in passed(found, records):
