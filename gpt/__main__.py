@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "eval": "evaluate",
+    "lm-eval": "lm_eval",
     "score": "score",
     "memorized": "memorized",
     "forgot": "forgot",

@@ -1,0 +1,79 @@
+"""Grade runs by lm-evaluation-harness, on the field's tasks."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from gpt.errors import InputError
+from gpt.interrupts import Interruptible
+
+INSTALL = "pip install 'gpt[eval]'"
+MODEL = "gpt-run"
+OTHERS = ("ls", "validate")  # commands of lm_eval that need no model
+USAGE = """\
+usage: gpt lm-eval --tasks TASK [TASK ...] [--model_args run=RUN ...] [options]
+
+Grade runs by lm-evaluation-harness, on the field's tasks.
+
+What is given goes to lm_eval's own command line, which the extra `eval` installs
+and where --model is gpt-run and --batch_size auto, unless they are given:
+
+  --model_args run=RUN [checkpoint=best|last|STEP] [dtype=float32|bfloat16|int8]
+               [max_length=N]
+                       the run, by path or by name below runs/, or a Hugging Face
+                       GPT-2; by default the newest run
+  --tasks TASK ...     tasks by name, or files of tasks in YAML
+  --include_path DIR   where further tasks lie
+  --device DEVICE      cpu, cuda or mps; by default the best there is
+  --num_fewshot N      examples before each question
+  --limit N            only the first N rows of each task: to try it
+  --output_path DIR    keep the results there; --log_samples each row's as well
+
+gpt lm-eval ls tasks lists the tasks; gpt lm-eval run --help shows every option.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run lm_eval's command line with the model `gpt-run`. Raises InputError where it is not installed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in ([], ["-h"], ["--help"]):
+        print(USAGE, end="")
+        return
+    with Interruptible():
+        _run(with_model(given))
+
+
+def with_model(given: Sequence[str]) -> list[str]:
+    """Write lm_eval's arguments in full: its command, and by default our model and batch size."""
+    if given[0] in OTHERS:
+        return [*given]
+    rest = [*given[1:]] if given[0] == "run" else [*given]
+    names = {argument.partition("=")[0] for argument in rest}
+    if {"-h", "--help"} & names:
+        return ["run", *rest]
+    if not {"--config", "-C"} & names:  # which may say both
+        rest += [] if {"--batch_size", "-b"} & names else ["--batch_size", "auto"]
+        rest += [] if {"--model", "-M"} & names else ["--model", MODEL]
+    return ["run", *rest]
+
+
+def _run(arguments: list[str]) -> None:
+    try:
+        from lm_eval.__main__ import cli_evaluate
+    except ImportError as error:
+        raise InputError(f"lm-eval: lm-evaluation-harness is not installed: {INSTALL} ({error})") from None
+    import gpt.apps.harness  # noqa: F401 (it registers the model)
+
+    sys.argv[1:] = arguments
+    try:
+        cli_evaluate()
+    except (ValueError, KeyError, TypeError) as error:
+        if _is_theirs(error):  # the harness has found fault with what it was given
+            raise InputError(f"lm-eval: {error.args[0] if error.args else error}") from error
+        raise
+
+
+def _is_theirs(error: Exception) -> bool:
+    """Tell whether the harness's own code has raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("lm_eval")
