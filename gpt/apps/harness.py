@@ -56,7 +56,8 @@ class HarnessModel(TemplateLM):
         """Load what `run` names, by default the newest run, as `load_run` does.
 
         `batch_size` sequences are read at a time; auto takes as many as make a good pass. `max_length` is the most that
-        the model reads, by default its context. Raises InputError for what is not there, and for unknown arguments.
+        the model reads, by default its context. `device` cuda, which the harness has by default, is the best there is
+        where there is no CUDA. Raises InputError for what is not there, and for unknown arguments.
         """
         super().__init__()
         if unknown:
@@ -65,7 +66,7 @@ class HarnessModel(TemplateLM):
         if dtype not in get_args(WeightDtype):
             raise InputError(f"model_args: dtype is {dtype!r}; it must be {', '.join(get_args(WeightDtype))}")
         self.batch = _batch(batch_size)
-        self._device = choose_device(device) if device == "auto" else device
+        self._device = _device(device)
         self.world = ExitStack().enter_context(join_world(self._device.partition(":")[0], TIMEOUT))
         if self.world.size > 1:
             atexit.register(dist.destroy_process_group)
@@ -203,6 +204,14 @@ class HarnessModel(TemplateLM):
 
     def _bar(self, what: str, total: int, disabled: bool) -> Any:
         return tqdm(total=total, desc=f"gpt-run: {what}", disable=disabled or self.world.rank > 0)
+
+
+def _device(wanted: str) -> str:
+    """Choose a device; what the harness names by default need not be there."""
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        log.warning(f"lm-eval: there is no CUDA here; computing on {choose_device('auto')}")
+        return choose_device("auto")
+    return choose_device(wanted) if wanted == "auto" else wanted
 
 
 def _batch(batch_size: str | int) -> int | None:

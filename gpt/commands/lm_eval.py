@@ -15,18 +15,22 @@ usage: gpt lm-eval --tasks TASK [TASK ...] [--model_args run=RUN ...] [options]
 
 Grade runs by lm-evaluation-harness, on the field's tasks.
 
-What is given goes to lm_eval's own command line, which the extra `eval` installs
-and where --model is gpt-run and --batch_size auto, unless they are given:
+All goes to the command line of lm_eval, which the extra `eval` installs. Without
+--model it is `--model gpt-run --batch_size auto --device auto`.
 
-  --model_args run=RUN [checkpoint=best|last|STEP] [dtype=float32|bfloat16|int8]
-               [max_length=N]
+  --model_args run=RUN [checkpoint=best|last|STEP] [max_length=N]
+               [dtype=auto|float32|bfloat16|int8]
                        the run, by path or by name below runs/, or a Hugging Face
-                       GPT-2; by default the newest run
+                       GPT-2; by default the newest run, in float32
   --tasks TASK ...     tasks by name, or files of tasks in YAML
   --include_path DIR   where further tasks lie
-  --device DEVICE      cpu, cuda or mps; by default the best there is
+  --batch_size N       sequences that are read at a time
+  --device DEVICE      cpu, cuda or mps; auto takes the best there is
   --num_fewshot N      examples before each question
-  --limit N            only the first N rows of each task: to try it
+  --limit N            only the first N rows of each task, to try it
+  --gen_kwargs K=V     how texts are written, such as max_gen_toks=64
+  --apply_chat_template
+                       ask in the form of the conversations that a run learned
   --output_path DIR    keep the results there; --log_samples each row's as well
 
 gpt lm-eval ls tasks lists the tasks; gpt lm-eval run --help shows every option.
@@ -44,17 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_model(given: Sequence[str]) -> list[str]:
-    """Write lm_eval's arguments in full: its command, and by default our model and batch size."""
+    """Write lm_eval's arguments in full: its command, and by default our model, and that model's settings."""
     if given[0] in OTHERS:
         return [*given]
     rest = [*given[1:]] if given[0] == "run" else [*given]
     names = {argument.partition("=")[0] for argument in rest}
-    if {"-h", "--help"} & names:
+    if names & {"-h", "--help", "--model", "-M", "--config", "-C"}:
         return ["run", *rest]
-    if not {"--config", "-C"} & names:  # which may say both
-        rest += [] if {"--batch_size", "-b"} & names else ["--batch_size", "auto"]
-        rest += [] if {"--model", "-M"} & names else ["--model", MODEL]
-    return ["run", *rest]
+    rest += [] if names & {"--batch_size", "-b"} else ["--batch_size", "auto"]
+    rest += [] if "--device" in names else ["--device", "auto"]
+    return ["run", "--model", MODEL, *rest]
 
 
 def _run(arguments: list[str]) -> None:
