@@ -68,8 +68,9 @@ class HarnessModel(TemplateLM):
         self.batch = _batch(batch_size)
         self._device = _device(device)
         self.world = ExitStack().enter_context(join_world(self._device.partition(":")[0], TIMEOUT))
-        if self.world.size > 1:
+        if self.world.size > 1:  # each process has a device of its own by now
             atexit.register(dist.destroy_process_group)
+            self._device = self._device.partition(":")[0]
         self.run = load_run(None if run is None else str(run), self._device, dtype, checkpoint=checkpoint)
         context = self.run.config.context_length
         if max_length is not None and not 1 <= max_length <= context:

@@ -15,13 +15,13 @@ usage: gpt lm-eval --tasks TASK [TASK ...] [--model_args run=RUN ...] [options]
 
 Grade runs by lm-evaluation-harness, on the field's tasks.
 
-All goes to the command line of lm_eval, which the extra `eval` installs. Without
+All goes to lm_eval's command line, which the extra `eval` installs. Without
 --model it is `--model gpt-run --batch_size auto --device auto`.
 
   --model_args run=RUN [checkpoint=best|last|STEP] [max_length=N]
                [dtype=auto|float32|bfloat16|int8]
-                       the run, by path or by name below runs/, or a Hugging Face
-                       GPT-2; by default the newest run, in float32
+                       the run, by path or by name below runs/, or a GPT-2 of
+                       Hugging Face's; by default the newest run, in float32
   --tasks TASK ...     tasks by name, or files of tasks in YAML
   --include_path DIR   where further tasks lie
   --batch_size N       sequences that are read at a time

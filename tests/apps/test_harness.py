@@ -137,6 +137,7 @@ def require_same(found, expected, tolerance=1e-9):
         assert one == (pytest.approx(two[0], abs=tolerance), two[1])
 
 
+# What went wrong elsewhere: lm-evaluation-harness #350 and #443 (PR #526), nanoGPT #385 and PR #330.
 PAIRS = {
     "empty context": ("", "x = 1"),
     "a space moved to the word": ("def f(", "x "),
@@ -369,6 +370,20 @@ def test_tokenizers_and_templates_have_names_of_their_own(pair, talker):
 def test_arguments_that_cannot_be_are_refused(pair, given, complaint):
     with pytest.raises(InputError, match=complaint):
         HarnessModel(**({"run": pair[0], "device": "cpu"} | given))
+
+
+def test_the_harness_default_device_need_not_be_there(pair, monkeypatch, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert HarnessModel(run=pair[0], device="cuda:0").device in ("cpu", "mps")
+    assert any("there is no CUDA here" in line for line in said)
+
+
+def test_a_process_alone_gathers_what_it_has(pair):
+    ours = HarnessModel(run=pair[0], device="cpu")
+    assert (ours.rank, ours.world_size) == (0, 1)
+    assert ours.all_gather(torch.tensor(3)) == 3
+    assert ours.gather_object({"a": 1}) == [{"a": 1}]
+    ours.barrier()
 
 
 def test_answers_reach_the_harness_cache(pair):
