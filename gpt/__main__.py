@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "sample",
     "eval": "evaluate",
     "compare": "compare",
+    "lm-eval": "lm_eval",
     "score": "score",
     "memorized": "memorized",
     "forgot": "forgot",
