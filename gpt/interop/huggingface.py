@@ -127,16 +127,7 @@ def read_config(path: Path) -> ModelConfig:
     A head of its own is one that the config says, or that differs from the embedding in the weights.
     `reorder_and_upcast_attn` says how transformers computes below float32, and changes no result.
     """
-    config = _said_config(path / "config.json")
-    return replace(config, tie_embeddings=config.tie_embeddings and not own_head(path))
-
-
-def vocab_size(path: Path) -> int:
-    """Read how many ids a model has, without a look at its weights. Raises InputError as `read_config`."""
-    return _said_config(path / "config.json").vocab_size
-
-
-def _said_config(file: Path) -> ModelConfig:
+    file = path / "config.json"
     theirs = read_json(file)
     for key, allowed in _REQUIRED.items():
         value = theirs.get(key, allowed[0])
@@ -155,7 +146,11 @@ def _said_config(file: Path) -> ModelConfig:
         "tie_embeddings": theirs.get("tie_word_embeddings", True),
     }
     config = overlay(gpt2, values, str(file))
-    return replace(config, n_inner=None if config.n_inner == 4 * config.n_embd else config.n_inner)
+    return replace(
+        config,
+        n_inner=None if config.n_inner == 4 * config.n_embd else config.n_inner,
+        tie_embeddings=config.tie_embeddings and not own_head(path),
+    )
 
 
 def _size(file: Path, theirs: dict[str, Any], name: str, default: Any) -> Any:

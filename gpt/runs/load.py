@@ -295,4 +295,4 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if is_run(path):
         return Tokenizer.load(path / TOKENIZER)
     path = _find(source)
-    return huggingface_tokenizer.read_tokenizer(path, huggingface.vocab_size(path))
+    return huggingface_tokenizer.read_tokenizer(path, huggingface.read_config(path).vocab_size)
