@@ -97,6 +97,7 @@ OTHERS |= {
     "sha256sum": "--check",
     "benchmarks": "--nanogpt --texts",
     "hf": "--revision --local-dir",
+    "vllm": "--model-impl",
 }
 
 
