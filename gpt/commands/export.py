@@ -1,8 +1,8 @@
-"""Write a run as a Hugging Face model, its adapters merged into it or beside it."""
+"""Write a run as a Hugging Face model, its adapters merged into it or beside it, or as a GGUF file for llama.cpp."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
@@ -10,6 +10,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 from gpt.config_io import later, parse
 from gpt.errors import InputError
 from gpt.interop import huggingface_export
+from gpt.interop.gguf import Dtype, gguf_file, write_gguf
 from gpt.interrupts import Interruptible
 from gpt.runs.directory import by_name, is_run, read_config
 from gpt.runs.load import LoadedRun, load_run
@@ -24,22 +25,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(
-    to: Path, run: Path | None = None, checkpoint: str = "best", adapter: FlagCreatePairsOff[bool] = False
+    to: Path,
+    run: Path | None = None,
+    checkpoint: str = "best",
+    adapter: FlagCreatePairsOff[bool] = False,
+    format: Literal["huggingface", "gguf"] = "huggingface",
+    dtype: Dtype | None = None,
 ) -> None:
-    """Write a checkpoint as a directory that Hugging Face transformers loads.
+    """Write a checkpoint as a directory that Hugging Face transformers loads, or as a file that llama.cpp loads.
 
     Args:
-        to: New directory to write.
+        to: New directory to write. A file in GGUF may be given by its name, NAME.gguf.
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
+        format: huggingface: config.json, weights and tokenizer, for transformers; gguf: one file, for llama.cpp.
+        dtype: Of the weights in a GGUF file: float32, which is exact (the default), float16, or q8_0, of 8.5 bits each.
     """
+    _require_its_own(format, dtype, adapter)
     loaded = load_run(run, checkpoint=checkpoint)
     if adapter:
         _export_adapter(loaded, to)
         return
+    if format == "gguf":
+        _export_gguf(loaded, to, dtype or "float32")
+        return
     huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template)
     print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+
+
+def _require_its_own(format: str, dtype: Dtype | None, adapter: bool) -> None:
+    """Raise InputError for an option that the format has no place for."""
+    if format == "gguf" and adapter:
+        raise InputError("`adapter`: adapters are written for PEFT, not in GGUF; leave it out, which merges them")
+    if format != "gguf" and dtype is not None:
+        raise InputError(f"`dtype` {dtype}: is for `format` gguf; {format} is written in the dtype of the weights")
+
+
+def _export_gguf(loaded: LoadedRun, to: Path, dtype: Dtype) -> None:
+    file = gguf_file(to, dtype)
+    name = loaded.path.name if is_run(loaded.path) else Path(loaded.source.partition("@")[0]).name
+    write_gguf(loaded.model, loaded.tokenizer, file, dtype, name, loaded.template)
+    print(f"{file}: {loaded.source}; run it with llama-server -m {file}")
 
 
 def _export_adapter(loaded: LoadedRun, to: Path) -> None:
