@@ -29,6 +29,7 @@ def export(
     run: Path | None = None,
     checkpoint: str = "best",
     adapter: FlagCreatePairsOff[bool] = False,
+    with_code: FlagCreatePairsOff[bool] = False,
     format: Literal["huggingface", "gguf"] = "huggingface",
     dtype: Dtype | None = None,
 ) -> None:
@@ -39,10 +40,12 @@ def export(
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
+        with_code: Write the model's own code (modeling_gpt.py) beside its weights, for what no class of transformers
+            computes, as n-grams; who loads it must trust it.
         format: huggingface: config.json, weights and tokenizer, for transformers; gguf: one file, for llama.cpp.
         dtype: Of the weights in a GGUF file: float32, which is exact (the default), float16, or q8_0, of 8.5 bits each.
     """
-    _require_its_own(format, dtype, adapter)
+    _require_of_one_kind(adapter, with_code, format, dtype)
     loaded = load_run(run, checkpoint=checkpoint)
     if adapter:
         _export_adapter(loaded, to)
@@ -50,16 +53,23 @@ def export(
     if format == "gguf":
         _export_gguf(loaded, to, dtype or "float32")
         return
-    huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template)
-    print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+    kind = huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template, with_code)
+    trust = ", trust_remote_code=True" if with_code else ""
+    print(f'{to}: {loaded.source}, as {kind.name}; load it with AutoModelForCausalLM.from_pretrained("{to}"{trust})')
 
 
-def _require_its_own(format: str, dtype: Dtype | None, adapter: bool) -> None:
-    """Raise InputError for an option that the format has no place for."""
+def _require_of_one_kind(adapter: bool, with_code: bool, format: str, dtype: Dtype | None) -> None:
+    """Raise InputError for options that do not go together."""
+    if adapter and with_code:
+        raise InputError(
+            "`adapter`: goes with a class of transformers, not `with_code`; without it, adapters are merged"
+        )
     if format == "gguf" and adapter:
         raise InputError("`adapter`: adapters are written for PEFT, not in GGUF; leave it out, which merges them")
+    if format == "gguf" and with_code:
+        raise InputError("`with_code`: llama.cpp runs no code of a model's own; leave it out, or `format` gguf")
     if format != "gguf" and dtype is not None:
-        raise InputError(f"`dtype` {dtype}: is for `format` gguf; {format} is written in the dtype of the weights")
+        raise InputError(f"`dtype` {dtype}: is for `format` gguf; transformers chooses a dtype when it loads the model")
 
 
 def _export_gguf(loaded: LoadedRun, to: Path, dtype: Dtype) -> None:
@@ -81,7 +91,7 @@ def _export_adapter(loaded: LoadedRun, to: Path) -> None:
     remove_adapter(loaded.model)
     huggingface_export.export(loaded.model, loaded.tokenizer, to / "base")
     base = named_base(config.init_from, to / "base")
-    write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
+    write_adapter(adapter, loaded.config, base, to / "adapter", config.lora.dropout)
     write_readme(to / "adapter", str(base.name), config.init_sha256, loaded.source)
     print(f'{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained("{to / "adapter"}")')
 

@@ -33,7 +33,9 @@ def vocabulary_keys(tokenizer: Tokenizer, rows: int, template: ChatTemplate | No
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [NORMAL] * len(tokenizer.ranks) + [CONTROL] * len(special) + [UNUSED] * len(padding),
+        "tokenizer.ggml.token_type": [NORMAL] * len(tokenizer.ranks)
+        + [CONTROL] * len(special)
+        + [UNUSED] * len(padding),
         "tokenizer.ggml.merges": merges or [NO_MERGE],
         "tokenizer.ggml.bos_token_id": tokenizer.end_of_text,
         "tokenizer.ggml.eos_token_id": tokenizer.end_of_text,
@@ -50,7 +52,9 @@ def _conversation_keys(tokenizer: Tokenizer, template: ChatTemplate) -> dict[str
     if ids[2:]:
         log.warning(f"llama.cpp does not end an answer at {', '.join(template.ends[2:])}; give it as a stop text there")
     if template.stops:
-        log.info(f"an answer also ends at a text, which llama.cpp is to be given: {', '.join(map(repr, template.stops))}")
+        log.info(
+            f"an answer also ends at a text, which llama.cpp is to be given: {', '.join(map(repr, template.stops))}"
+        )
     source = f"{NO_BOS}{template.source}" if "bos_token" in template.source else template.source
     ends = dict(zip(("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"), ids, strict=False))
     return {"tokenizer.chat_template": source, **ends}

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt.config_io import overlay
 from gpt.errors import InputError, did_you_mean
 from gpt.files import inside, read_json
+from gpt.interop import code_export, modern_config, modern_weights
 from gpt.interop.huggingface_tokenizer import TOKENIZER_FILES
 from gpt.model.config import ModelConfig
 from gpt.model.transformer import empty_model
@@ -102,6 +103,10 @@ def is_model(path: Path) -> bool:
 
 def read_config(path: Path) -> ModelConfig:
     """Read their config.json as ours. Raises InputError for what this GPT-2 does not compute."""
+    if kind := modern_config.kind_at(path):
+        return modern_config.read_config(path, kind)
+    if code_export.is_ours(path):
+        return code_export.read_config(path)
     file = path / "config.json"
     config, gpt2 = read_json(file), ModelConfig()
     ours = overlay(gpt2, {name: config.get(theirs, getattr(gpt2, name)) for theirs, name in SIZES.items()}, str(file))
@@ -128,6 +133,10 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
 
     Raises InputError for missing files, missing or superfluous weights, and wrong shapes.
     """
+    if kind := modern_config.kind_at(path):
+        return modern_weights.our_weights(path, config, _read_safetensors(path), kind)
+    if code_export.is_ours(path):
+        return code_export.our_weights(_read_safetensors(path))
     theirs = {name.removeprefix("transformer."): tensor for name, tensor in _read_safetensors(path).items()}
     head = theirs.pop("lm_head.weight", None)
     ours = {}

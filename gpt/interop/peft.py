@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import inside, read_json
+from gpt.interop.classes import GPT2
 from gpt.interop.huggingface import linear_layers
-from gpt.interop.huggingface_export import departures
 from gpt.interop.peft_config import Rules, entry, require_plain
 from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter, LayerAdapter
@@ -65,7 +65,7 @@ def read_adapter(path: Path, model: ModelConfig) -> Adapter:
     Raises InputError, with the name of what is wrong: the model is no GPT-2, or of another depth; the adapter does what
     ours cannot; its weights are missing, pickled or not finite, or are not those that its config says.
     """
-    if found := departures(model):
+    if found := GPT2.departures(model):
         raise InputError(f"{path}: is an adapter of PEFT's, which are for the exact GPT-2; this has {', '.join(found)}")
     file = path / CONFIG
     config = read_json(file, "PEFT's config of an adapter")

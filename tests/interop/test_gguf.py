@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import regex
 import torch
-from helpers import SHAPE, VARIANTS, assigned, heard, python_text, random_text, run_gpt, saved_run, transformers, variant
+from helpers import (
+    SHAPE,
+    VARIANTS,
+    assigned,
+    heard,
+    python_text,
+    random_text,
+    run_gpt,
+    saved_run,
+    transformers,
+    variant,
+)
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate
 from gpt.interop import gguf as ours
@@ -215,7 +226,9 @@ def encoded(file, text):
     for piece in regex.findall(GPT2_PATTERN, text):
         parts = [alphabet[byte] for byte in piece.encode()]
         while len(parts) > 1:
-            rank, place = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)))
+            rank, place = min(
+                (ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(parts, parts[1:], strict=False))
+            )
             if rank == len(ranks):
                 break
             parts[place : place + 2] = [parts[place] + parts[place + 1]]

@@ -1,12 +1,11 @@
 import json
-from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
 from helpers import python_text, transformers, write_dataset
 from safetensors.torch import load_file, save_file
 
-from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
+from gpt import GPT, InputError, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
 from gpt.interop.huggingface import read_config, read_weights
 from gpt.interop.huggingface_export import export
@@ -80,30 +79,6 @@ def test_gpt2s_own_shape_both_ways(tmp_path, layers):
     with torch.inference_mode():
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
         assert relative(again(ids).logits, reference) < 1e-5
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_an_export_gives_our_logits_in_transformers(tmp_path, shape):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        n_layer=shape["n_layer"],
-        n_head=shape["n_head"],
-        n_embd=shape["n_embd"],
-        context_length=shape["n_positions"],
-        vocab_size=shape["vocab_size"],
-        layer_norm_epsilon=shape.get("layer_norm_epsilon", 1e-5),
-    )
-    ours = GPT(config).eval()
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    export(ours, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
-    assert isinstance(theirs, transformers.GPT2LMHeadModel)
-    ids = random_ids(shape["vocab_size"], 2, shape["n_positions"])
-    with torch.inference_mode():
-        assert relative(theirs(ids).logits, ours(ids)) < 1e-5
-    assert read_config(tmp_path / "exported") == config
 
 
 def test_weights_are_read_with_and_without_the_prefix_and_with_old_masks(tmp_path):
@@ -186,57 +161,3 @@ def test_pickled_and_damaged_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="only safetensors are read"):
         load_run(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"positions": "rope"}, "model.positions rope"),
-        ({"normalization": "rms"}, "model.normalization rms"),
-        ({"qk_norm": True}, "model.qk_norm True"),
-        ({"activation": "relu-squared"}, "model.activation relu-squared"),
-        ({"tie_embeddings": False}, "model.tie_embeddings False"),
-        ({"logit_softcap": 15.0}, "model.logit_softcap 15.0"),
-        ({"n_kv_head": 2}, "model.n_kv_head 2"),
-        ({"sliding_window": 8}, "model.sliding_window 8"),
-        ({"ngram": 2}, "model.ngram 2"),
-        ({"ngram": 2, "sliding_window": 8}, "model.sliding_window 8, model.ngram 2"),
-    ],
-)
-def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
-    model = GPT(ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257, **change))
-    with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_new_setting_is_refused_until_it_is_allowed_by_name(tmp_path, model):
-    @dataclass(frozen=True)
-    class Extended(ModelConfig):
-        alibi: bool = False
-
-    model.config = Extended(**asdict(model.config), alibi=True)
-    with pytest.raises(InputError, match="cannot represent this model, which has model.alibi True;"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    assert list(tmp_path.iterdir()) == []
-    model.config = replace(model.config, alibi=False)
-    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-
-
-def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
-    """And what only sounds like a departure is none: as many key heads as heads, a window as long as the context."""
-    shape = ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257)
-    model = GPT(replace(shape, bias=False, n_kv_head=4, sliding_window=16, zero_init_residual=True)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
-    ids = random_ids(257, 2, 16)
-    with torch.inference_mode():
-        assert relative(theirs(ids).logits, model(ids)) < 1e-5
-
-
-def test_an_export_never_overwrites(tmp_path, model):
-    (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="exists and is not empty"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path)
