@@ -1,31 +1,26 @@
 """Write a model as one GGUF file, for llama.cpp and all that builds on it.
 
-1. An architecture of llama.cpp that computes what the model does: `gpt2`, or `arcee` for the modern recipe without
-   query-key norm. What neither has is refused by name.
-2. Keys: the shape, and the vocabulary (gguf_vocabulary.py). Tensors: in float32, float16, or q8_0, which stores 32
-   numbers of a row as 8-bit integers and one scale.
+1. The architecture of llama.cpp that computes what the model does, its shape and its tensors: gguf_architecture.py.
+   The vocabulary: gguf_vocabulary.py.
+2. Tensors are stored in float32, float16, or q8_0: 32 numbers of a row as 8-bit integers and one scale.
 3. The file is read back and compared with what was meant, before it gets its name.
 
 GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import write_aside
-from gpt.interop.classes import Allowed, ModelClass, windows
+from gpt.interop.gguf_architecture import POSITIONS, architecture_of, named_tensors, shape_keys
 from gpt.interop.gguf_vocabulary import vocabulary_keys
 from gpt.log import log
-from gpt.model.config import ModelConfig
-from gpt.model.lora import merged_weights
-from gpt.model.positions import BASE
 from gpt.model.transformer import GPT
 from gpt.text.chat_template import ChatTemplate
 from gpt.text.tokenizer import Tokenizer
@@ -40,16 +35,6 @@ FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7}  # llama.cpp's numbers: all
 BLOCK = 32  # numbers that share a scale in q8_0
 LARGEST_HALF = 65520.0  # from here on a number is infinite in float16
 LARGEST = {"F32": math.inf, "F16": LARGEST_HALF, "Q8_0": 127 * LARGEST_HALF}
-
-_BLOCK_NAMES = {
-    "attention_norm": "attn_norm",
-    "attention.qkv": "attn_qkv",
-    "attention.out_proj": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "mlp.fc_in": "ffn_up",
-    "mlp.fc_out": "ffn_down",
-}
-_POSITIONS = "position_embd.weight"
 
 
 class Stored(NamedTuple):
@@ -73,19 +58,19 @@ def write_gguf(
     """Write a file that llama.cpp loads. An adapter is merged; biases that the model lacks become zeros.
 
     Norms, biases and learned positions stay in float32; in q8_0, matrices whose rows are no multiples of 32 numbers are
-    in float16. Raises InputError if `to` exists, gguf is not installed, or llama.cpp cannot compute what the model does,
-    read its tokenizer or hold its weights; or if what is read back is not what was written.
+    in float16. Raises InputError if `to` exists, if llama.cpp cannot compute what the model does, read its tokenizer or
+    hold its weights, if gguf is not installed, or if what is read back is not what was written.
     """
-    gguf = _library()
     if to.exists():
         raise InputError(f"`to` {to}: exists; choose a new file")
     architecture = architecture_of(model.config)
-    keys = _shape_keys(model.config, architecture)
+    keys = shape_keys(model.config, architecture)
     keys |= {"general.type": "model", "general.name": name, "general.file_type": FILE_TYPES[dtype]}
+    keys |= vocabulary_keys(tokenizer, model.config.vocab_size, template)
+    gguf = _library()
     if dtype == "q8_0":
         keys["general.quantization_version"] = gguf.GGML_QUANT_VERSION
-    keys |= vocabulary_keys(tokenizer, model.config.vocab_size, template)
-    tensors = [_stored(name, values, TYPES[dtype]) for name, values in _tensors(model, architecture)]
+    tensors = [_stored(name, values, TYPES[dtype]) for name, values in named_tensors(model, architecture)]
     _say_exceptions(tensors, dtype)
     to.parent.mkdir(parents=True, exist_ok=True)
     with write_aside(to) as partial:
@@ -106,96 +91,6 @@ def _library() -> Any:
     return gguf
 
 
-# ---- what llama.cpp computes ----
-
-
-_ANY = dict[str, Allowed].fromkeys(
-    ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "layer_norm_epsilon", "tie_embeddings", "n_kv_head")
-    + ("dropout", "zero_init_residual", "window_pattern", "ngram_buckets"),  # of training, or of what is refused
-    lambda config: True,
-) | {"sliding_window": lambda config: not any(windows(config))}
-GPT2 = ModelClass("gpt2", "gpt2", _ANY | {"bias": (True, False)}, {"gelu": "gelu"})
-ARCEE = ModelClass(
-    "arcee",
-    "arcee",
-    _ANY | {"positions": ("rope",), "normalization": ("rms",), "bias": (False,)},
-    {"relu-squared": "relu_sqr"},
-)
-ARCHITECTURES = (GPT2, ARCEE)
-
-
-def architecture_of(config: ModelConfig) -> str:
-    """Choose llama.cpp's architecture that computes what a model does.
-
-    Raises InputError, naming what departs from the nearest one, where there is none.
-    """
-    nearest = min(ARCHITECTURES, key=lambda one: len(one.departures(config)))
-    found = nearest.departures(config)
-    if found:
-        raise InputError(
-            f"`format` gguf: llama.cpp's {nearest.name} cannot compute this model, which has {', '.join(found)}; it runs "
-            "the exact GPT-2 (the presets gpt2 … gpt2-xl), and the modern recipe with "
-            "model.qk_norm False and model.ngram 1"
-        )
-    return nearest.name
-
-
-def _shape_keys(config: ModelConfig, architecture: str) -> dict[str, Any]:
-    keys = {
-        "vocab_size": config.vocab_size,
-        "context_length": config.context_length,
-        "embedding_length": config.n_embd,
-        "block_count": config.n_layer,
-        "feed_forward_length": 4 * config.n_embd,
-        "attention.head_count": config.n_head,
-        "attention.head_count_kv": config.n_kv_head or config.n_head,
-    }
-    if architecture == "gpt2":
-        keys["attention.layer_norm_epsilon"] = config.layer_norm_epsilon
-    else:
-        keys |= {"rope.dimension_count": config.head_dim, "rope.freq_base": BASE}
-        keys["attention.layer_norm_rms_epsilon"] = config.layer_norm_epsilon
-    return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in keys.items()}
-
-
-def _tensors(model: GPT, architecture: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors by llama.cpp's names. Its rows of a matrix are ours."""
-    config, state = model.config, merged_weights(model)
-    kinds = ("weight", "bias") if architecture == "gpt2" else ("weight",)
-
-    def of_layer(ours: str, theirs: str) -> Iterator[tuple[str, Tensor]]:
-        for kind in kinds:
-            tensor = state.get(f"{ours}.{kind}")
-            if tensor is None:  # a bias that the model lacks
-                tensor = torch.zeros(state[f"{ours}.weight"].size(0))
-            yield f"{theirs}.{kind}", tensor
-
-    yield "token_embd.weight", state["token_embedding.weight"]
-    if architecture == "gpt2":
-        yield _POSITIONS, state["position_embedding.weight"]
-    for layer in range(config.n_layer):
-        for ours, theirs in _BLOCK_NAMES.items():
-            for name, tensor in of_layer(f"blocks.{layer}.{ours}", f"blk.{layer}.{theirs}"):
-                separate = theirs == "attn_qkv" and architecture == "arcee"
-                yield from _query_key_value(tensor, config, layer) if separate else [(name, tensor)]
-    yield from of_layer("final_norm", "output_norm")
-    if not config.tie_embeddings:
-        yield "output.weight", state["lm_head.weight"]
-
-
-def _query_key_value(qkv: Tensor, config: ModelConfig, layer: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield a layer's three matrices, as architectures after Llama's have them: they turn neighbors as pairs.
-
-    Ours are numbers i and i + D/2 of a head, so that the rows of queries and keys change places.
-    """
-    parts = qkv.split([config.n_embd, config.kv_dim, config.kv_dim])
-    for kind, part in zip("qkv", parts, strict=True):
-        if kind != "v":
-            halves = part.view(-1, 2, config.head_dim // 2, config.n_embd)  # (heads, 2, D/2, C)
-            part = halves.transpose(1, 2).reshape(part.shape)
-        yield f"blk.{layer}.attn_{kind}.weight", part
-
-
 # ---- storing ----
 
 
@@ -203,7 +98,7 @@ def _stored(name: str, tensor: Tensor, wanted: str) -> Stored:
     """Choose how a tensor is stored. Raises InputError for numbers that do not fit."""
     values = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
     kind = wanted
-    if values.ndim == 1 or name == _POSITIONS:
+    if values.ndim == 1 or name == POSITIONS:
         kind = "F32"
     elif wanted == "Q8_0" and values.shape[-1] % BLOCK:
         kind = "F16"
@@ -280,8 +175,8 @@ def _require_written(file: Path, to: Path, keys: dict[str, Any], tensors: Sequen
             wrong.append(tensor.name)
     if wrong:
         raise InputError(
-            f"`to` {to}: read back, it differs from what was written, first in {wrong[0]}; nothing was kept: try again, "
-            "or on another disk"
+            f"`to` {to}: read back, it differs from what was written, first in {wrong[0]}; nothing was kept: try again, or "
+            "on another disk"
         )
 
 
