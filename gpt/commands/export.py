@@ -40,8 +40,7 @@ def export(
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
-        with_code: Write the model's own code (modeling_gpt.py) beside its weights, for what no class of transformers
-            computes, as n-grams; who loads it must trust it.
+        with_code: Write the model's own code beside it, for what no class computes; who loads it must trust it.
         format: huggingface: config.json, weights and tokenizer, for transformers; gguf: one file, for llama.cpp.
         dtype: Of the weights in a GGUF file: float32, which is exact (the default), float16, or q8_0, of 8.5 bits each.
     """

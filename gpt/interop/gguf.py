@@ -175,8 +175,8 @@ def _require_written(file: Path, to: Path, keys: dict[str, Any], tensors: Sequen
             wrong.append(tensor.name)
     if wrong:
         raise InputError(
-            f"`to` {to}: read back, it differs from what was written, first in {wrong[0]}; nothing was kept: try again, or "
-            "on another disk"
+            f"`to` {to}: read back, it differs from what was written, first in {wrong[0]}; nothing was kept: try again,"
+            " or on another disk"
         )
 
 

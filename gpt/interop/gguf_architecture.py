@@ -1,7 +1,7 @@
 """Which of llama.cpp's architectures computes a model exactly, and the model's shape and tensors as that one has them.
 
-Each has an allow-list, as the classes of transformers have (classes.py), but one of its own: what a class computes there,
-a graph here need not. Read in llama.cpp's src/models/: gpt2.cpp, gptneox.cpp and arcee.cpp.
+Each has an allow-list, as the classes of transformers have (classes.py), and one of its own: a graph here need not
+compute what a class does there. Read in llama.cpp's src/models/: gpt2.cpp, gptneox.cpp and arcee.cpp.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """A tokenizer and a chat template as the keys of a GGUF file, so that llama.cpp reads and writes text as we do.
 
-Of its kinds it is `gpt2`, a byte-level BPE, cut into pieces by the pattern `gpt-2`. Its own converter knows that pattern
-by a vocabulary it has seen before; here any vocabulary has it.
+Of llama.cpp's kinds it is `gpt2`, a byte-level BPE, and text is cut into pieces by the pattern `gpt-2`. Its own
+converter knows that pattern by a vocabulary that it has seen before; here any vocabulary has it.
 """
 
 from collections import Counter

@@ -42,7 +42,7 @@ def test_a_run_with_ngrams_writes_the_same_text_in_transformers(trained, tmp_pat
     said = run_gpt(home, "export", "--run", "runs/python-nano", "--to", tmp_path / "coded", "--with-code")
     assert f'as GPTForCausalLM; load it with AutoModelForCausalLM.from_pretrained("{tmp_path}/coded", trust_re' in said
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "coded", trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "coded")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "coded", trust_remote_code=True)
     ours = load_run(home / "runs" / "python-nano")
     assert ours.config.ngram == 3
     ids = tokenizer("def f(", return_tensors="pt").input_ids

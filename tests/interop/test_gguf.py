@@ -19,7 +19,6 @@ from helpers import (
     run_gpt,
     saved_run,
     transformers,
-    variant,
 )
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate
