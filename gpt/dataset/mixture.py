@@ -189,6 +189,12 @@ def whole_weights(shares: Sequence[Fraction]) -> list[int]:
     return [int(share * common) for share in shares]
 
 
+def mixed_fingerprint(weighted: Sequence[tuple[str, Fraction]]) -> str:
+    """Name the mixture of datasets by their fingerprints and weights, in whatever order they are given."""
+    ordered, total = sorted(weighted, key=lambda pair: (-pair[1], pair[0])), sum(weight for _, weight in weighted)
+    return _fingerprint([name for name, _ in ordered], [weight / total for _, weight in ordered])
+
+
 def _fingerprint(fingerprints: Sequence[str | None], shares: list[Fraction]) -> str:
     content = [[fingerprint, str(share)] for fingerprint, share in zip(fingerprints, shares, strict=True)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

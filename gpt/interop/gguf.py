@@ -9,7 +9,7 @@ GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -52,20 +52,21 @@ def write_gguf(
     tokenizer: Tokenizer,
     to: Path,
     dtype: Dtype = "float32",
-    name: str = "gpt",
+    about: Mapping[str, Any] | None = None,
     template: ChatTemplate | None = None,
 ) -> None:
     """Write a file that llama.cpp loads. An adapter is merged; biases that the model lacks become zeros.
 
-    Norms, biases and learned positions stay in float32; in q8_0, matrices whose rows are no multiples of 32 numbers are
-    in float16. Raises InputError if `to` exists, if llama.cpp cannot compute what the model does, read its tokenizer or
-    hold its weights, if gguf is not installed, or if what is read back is not what was written.
+    `about` are further keys, such as general.name and general.license. Norms, biases and learned positions stay in
+    float32; in q8_0, matrices whose rows are no multiples of 32 numbers are in float16. Raises InputError if `to`
+    exists, if llama.cpp cannot compute what the model does, read its tokenizer or hold its weights, if gguf is not
+    installed, or if what is read back is not what was written.
     """
     if to.exists():
         raise InputError(f"`to` {to}: exists; choose a new file")
     architecture = architecture_of(model.config)
     keys = shape_keys(model.config, architecture)
-    keys |= {"general.type": "model", "general.name": name, "general.file_type": FILE_TYPES[dtype]}
+    keys |= {"general.type": "model", "general.file_type": FILE_TYPES[dtype], **(about or {})}
     keys |= vocabulary_keys(tokenizer, model.config.vocab_size, template)
     gguf = _library()
     if dtype == "q8_0":

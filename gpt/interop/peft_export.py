@@ -18,26 +18,6 @@ from gpt.interop.peft import CONFIG, WEIGHTS, Base
 from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter
 
-README = """\
----
-base_model: {base}
-base_model_relation: adapter
-base_model_sha256: {sha256}
-library_name: peft
-pipeline_tag: text-generation
----
-
-LoRA adapters of {source}. The SHA-256 is of the names, shapes and values of the base's weights, as `gpt` has them.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({base!r})
-model = PeftModel.from_pretrained(base, {to!r})
-```
-"""
-
 
 def write_adapter(adapter: Adapter, config: ModelConfig, base: Base, to: Path, dropout: float = 0.0) -> None:
     """Write the adapter of a model of ours into a new directory. `dropout` is what it was trained with.
@@ -68,12 +48,6 @@ def _layers(kind: ModelClass, config: ModelConfig) -> dict[str, tuple[tuple[str,
         same = modern_weights.whole(1)
         return {ours: ((f"transformer.{name}",), same) for name, ours in linear_layers(config.n_layer)}
     return {ours: (names, form) for ours, names, form in modern_weights.linear_layers(kind, config)}
-
-
-def write_readme(to: Path, base: str, sha256: str | None, source: str) -> None:
-    """Write beside an adapter how it is loaded, and the hash of its base."""
-    text = README.format(base=base, sha256=sha256, source=source, to=str(to))
-    (to / "README.md").write_text(text, encoding="utf-8")
 
 
 def _their_config(layers: dict[str, tuple[int, float]], known: list[str], base: Base, dropout: float) -> dict[str, Any]:

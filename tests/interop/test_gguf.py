@@ -176,13 +176,20 @@ def test_transformers_reads_the_file_as_the_same_gpt2(tmp_path, shape):
 
 def test_the_keys_say_what_the_model_is(tmp_path):
     model = model_of(SHAPES["arcee-tied-shared"])
-    write_gguf(model, Tokenizer.utf8_bytes(), tmp_path / "model.gguf", "q8_0", name="mine")
+    write_gguf(
+        model,
+        Tokenizer.utf8_bytes(),
+        tmp_path / "model.gguf",
+        "q8_0",
+        {"general.name": "mine", "general.license": "mit"},
+    )
     found = {name: field.contents() for name, field in gguf.GGUFReader(tmp_path / "model.gguf").fields.items()}
     tokens, types = found.pop("tokenizer.ggml.tokens"), found.pop("tokenizer.ggml.token_type")
     assert {name: value for name, value in found.items() if not name.startswith("GGUF.")} == {
         "general.architecture": "arcee",
         "general.type": "model",
         "general.name": "mine",
+        "general.license": "mit",
         "general.file_type": gguf.LlamaFileType.MOSTLY_Q8_0,
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         "arcee.vocab_size": 257,
@@ -397,11 +404,26 @@ def test_a_key_that_reads_back_otherwise_is_named(tmp_path, monkeypatch):
 def test_gpt_export_writes_a_gguf_file(tmp_path):
     run = saved_run(tmp_path, "mine")
     said = run_gpt(tmp_path, "export", "--run", run, "--to", "out", "--format", "gguf", "--dtype", "q8_0")
-    assert said.startswith("out/model-q8_0.gguf: ")
+    assert said.startswith("out/model-q8_0.gguf: ") and "in q8_0, and the same when it is read back" in said
     assert "llama-server -m out/model-q8_0.gguf" in said
-    run_gpt(tmp_path, "export", "--run", run, "--to", "there/mine.gguf", "--format", "gguf")
+    run_gpt(
+        tmp_path,
+        "export",
+        "--run",
+        run,
+        "--to",
+        "there/mine.gguf",
+        "--format",
+        "gguf",
+        "--license",
+        "mit",
+        "--language",
+        "en",
+    )
     assert key(tmp_path / "there" / "mine.gguf", "general.name") == "mine"
     assert key(tmp_path / "there" / "mine.gguf", "general.file_type") == gguf.LlamaFileType.ALL_F32
+    assert key(tmp_path / "there" / "mine.gguf", "general.license") == "mit"
+    assert key(tmp_path / "there" / "mine.gguf", "general.languages") == ["en"]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +431,7 @@ def test_gpt_export_writes_a_gguf_file(tmp_path):
     [
         (("--format", "gguf", "--adapter"), "--adapter: adapters are written for PEFT, not in GGUF"),
         (("--format", "gguf", "--with-code"), "--with-code: llama.cpp runs no code of a model's own"),
+        (("--format", "gguf", "--no-proof"), "--proof: is of transformers; a GGUF file is always read back"),
         (("--dtype", "float16"), "--dtype float16: is for --format gguf"),
     ],
 )
