@@ -132,7 +132,7 @@ def evaluate(
     if run is None:
         log.info(f"using {loaded.source}")
     if corpus.dataset:
-        _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
+        require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
     first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
     del loaded  # one model is held at a time
     found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
@@ -194,7 +194,7 @@ def compared(first: ModelResult, loaded: LoadedRun, protocol: Protocol) -> tuple
     return result, differences
 
 
-def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
+def require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
     """Raise InputError if a dataset has another tokenizer than a run; warn if it is another one, unless on purpose."""
     if not on_purpose and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
         log.warning(

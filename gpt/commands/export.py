@@ -1,4 +1,4 @@
-"""Write a run as a Hugging Face model, its adapters merged into it or beside it, or as a GGUF file for llama.cpp."""
+"""Write a run as a Hugging Face model, its adapters merged into it or beside it, or for llama.cpp."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def export(
     license: str | None = None,
     language: str | None = None,
 ) -> int:
-    """Write a checkpoint as a directory that Hugging Face transformers loads, or as a file that llama.cpp loads.
+    """Write a checkpoint for Hugging Face transformers, or in GGUF for llama.cpp.
 
     Where transformers is installed, it loads its files again for comparison. README.md has what came of it, and what is
     known of data and training. A file for llama.cpp is read back.

@@ -166,7 +166,7 @@ def _missing(to: Path, adapter: Path | None) -> NotProved | None:
     config = read_json(to / "config.json")
     kind = config.get("model_type")
     if "auto_map" not in config and kind not in transformers.CONFIG_MAPPING:
-        return NotProved(f"{version} does not know {kind} yet", f"{install} --upgrade")
+        return NotProved(f"{version} does not know {kind} yet", install.replace("install", "install -U"))
     return None
 
 

@@ -105,7 +105,7 @@ class Interleaved:
         return [read / count for read, count in zip(self.interleave.counts(samples), self.counts, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture(Dataset):
     """Several datasets with the same tokenizer; its splits are theirs one after the other, its path their names."""
 

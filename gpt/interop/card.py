@@ -18,40 +18,19 @@ Rows = Sequence[tuple[str, str]]
 # Who computes what the files mean, by the sources of these programs in 2026; not all of them were tried.
 PROGRAMS = ("transformers", "vLLM", "SGLang", "llama.cpp", "CTranslate2", "ONNX (optimum-onnx)")
 _AS_THEIRS = "through transformers: `--model-impl transformers`"
+_GELU = ("gelu_new", "gelu_pytorch_tanh")
+_NO_VOCABULARY = "yes; its converter knows the vocabulary of GPT-2 alone, and `gpt export` writes GGUF with any"
+_SILU = "**no: it converts it, and then computes SiLU in place of ReLU without a word**"
+_QWEN = (_AS_THEIRS, _AS_THEIRS, _SILU, UNKNOWN, UNKNOWN)
 RUNNERS = {
-    "GPT2LMHeadModel": (
-        "yes",
-        "yes",
-        "yes",
-        "yes; its converter knows the vocabulary of GPT-2 alone",
-        "yes, where the vocabulary has as many ids as the tokenizer",
-        "yes",
-    ),
-    "ArceeForCausalLM": (
-        "yes, from 4.53 on",
-        "yes",
-        UNKNOWN,
-        "yes; its converter does not know a vocabulary of one's own",
-        UNKNOWN,
-        "yes",
-    ),
-    "ApertusForCausalLM": (
-        "yes, from 4.56 on",
-        _AS_THEIRS,
-        _AS_THEIRS,
-        "no: it has xIELU built in, and this has the square of ReLU",
-        "no",
-        UNKNOWN,
-    ),
-    "Qwen3ForCausalLM": (
-        "yes, from 4.51 on",
-        _AS_THEIRS,
-        _AS_THEIRS,
-        "**no: it converts it, and then computes SiLU in place of ReLU without a word**",
-        UNKNOWN,
-        UNKNOWN,
-    ),
+    "GPT2LMHeadModel": ("yes", "yes", "yes", _NO_VOCABULARY, "yes, for as many ids as the tokenizer has", "yes"),
+    "GPTNeoXForCausalLM": ("yes", "yes", "yes", _NO_VOCABULARY, "yes", UNKNOWN),
+    "ArceeForCausalLM": ("yes, from 4.53 on", "yes", UNKNOWN, _NO_VOCABULARY, UNKNOWN, "yes"),
+    "ApertusForCausalLM": ("yes, from 4.56 on", _AS_THEIRS, _AS_THEIRS, "no: it has xIELU built in", "no", UNKNOWN),
+    "Qwen2ForCausalLM": ("yes", *_QWEN),
+    "Qwen3ForCausalLM": ("yes, from 4.51 on", *_QWEN),
 }
+ACTIVATIONS = {"GPT2LMHeadModel": _GELU, "GPTNeoXForCausalLM": _GELU, "ArceeForCausalLM": ("relu2",)}
 WITH_CODE = "yes, with `trust_remote_code=True`: the class is in `modeling_gpt.py` beside the weights"
 
 
@@ -183,9 +162,9 @@ def _runners(config: dict[str, Any]) -> str:
         known = (WITH_CODE, *["no: no class of theirs has this architecture"] * (len(PROGRAMS) - 1))
     else:
         known = RUNNERS.get(kind, ("yes", *[UNKNOWN] * (len(PROGRAMS) - 1)))
-    activation = config.get("activation_function", "gelu_new")
-    if kind == "GPT2LMHeadModel" and activation not in ("gelu_new", "gelu_pytorch_tanh"):
-        known = (known[0], *[f"not known to compute {activation} in GPT-2's place of GELU"] * (len(PROGRAMS) - 1))
+    activation = config.get("activation_function") or config.get("hidden_act")
+    if activation not in ACTIVATIONS.get(kind, (activation,)):
+        known = (known[0], *[f"{UNKNOWN}: it may compute another activation than {activation}"] * (len(PROGRAMS) - 1))
     rows = [*zip(PROGRAMS, known, strict=True)]
     about = "By what these programs' sources say in 2026; only what stands under *Proof* was run."
     return f"The files are of the class `{kind}`.\n\n{_table(rows)}\n\n{about}"

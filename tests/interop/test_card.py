@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from gpt.interop.card import RUNNERS, Card, Result, plain, write_card
+from gpt.interop.card import ACTIVATIONS, RUNNERS, Card, Result, plain, write_card
 
 CARD = Card(
     name="stories",
@@ -67,11 +67,13 @@ def test_data_and_base_on_the_hub_are_named_as_there(written):
         ("ApertusForCausalLM", "vLLM", "--model-impl transformers"),
         ("ApertusForCausalLM", "llama.cpp", "no"),
         ("Qwen3ForCausalLM", "llama.cpp", "**no: it converts it, and then computes SiLU"),
+        ("GPTNeoXForCausalLM", "CTranslate2", "yes"),
+        ("Qwen2ForCausalLM", "llama.cpp", "**no"),
         ("NobodyKnowsForCausalLM", "vLLM", "unknown"),
     ],
 )
 def test_who_computes_it_goes_by_its_class(written, kind, program, words):
-    _, text = written(architectures=[kind])
+    _, text = written(architectures=[kind], activation_function=None, hidden_act=ACTIVATIONS.get(kind, ["relu2"])[0])
     assert f"class `{kind}`" in text
     [line] = [line for line in text.splitlines() if line.startswith(f"| {program} |")]
     assert words in line
@@ -81,9 +83,12 @@ def test_every_class_has_a_word_for_every_program():
     assert {len(known) for known in RUNNERS.values()} == {6}
 
 
-def test_another_activation_in_gpt2_is_not_promised_to_others(written):
-    _, text = written(activation_function="relu2")
-    assert "| transformers | yes |" in text and "| llama.cpp | not known to compute relu2" in text
+@pytest.mark.parametrize(("kind", "key", "other"), [("GPT2LMHeadModel", "activation_function", "relu2"),
+                                                    ("ArceeForCausalLM", "hidden_act", "gelu_new")])  # fmt: skip
+def test_an_activation_that_others_may_not_have_is_not_promised(kind, key, other, written):
+    _, text = written(**{"architectures": [kind], "activation_function": None, key: other})
+    assert "| transformers | yes" in text
+    assert f"| llama.cpp | unknown: it may compute another activation than {other} |" in text
 
 
 def test_code_of_its_own_is_said(written):
