@@ -92,9 +92,16 @@ def test_help_has_no_frames():
 OTHERS = {
     "torchrun": "--max-restarts --nnodes --nproc-per-node --rdzv-backend --rdzv-endpoint --rdzv-id --signals-to-handle"
 }
-OTHERS |= {"sbatch": "--array", "sha256sum": "--check", "benchmarks": "--nanogpt --texts", "vllm": "--model-impl"}
-OTHERS |= {"llama-completion": "--reverse-prompt", "ct2-transformers-converter": "--output_dir --quantization"}
-OTHERS |= {"optimum-cli": "--task"}
+OTHERS |= {
+    "sbatch": "--array",
+    "sha256sum": "--check",
+    "benchmarks": "--nanogpt --texts",
+    "hf": "--revision --local-dir",
+    "vllm": "--model-impl",
+    "llama-completion": "--reverse-prompt",
+    "ct2-transformers-converter": "--output_dir --quantization",
+    "optimum-cli": "--task",
+}
 
 
 def test_every_flag_that_readme_docs_and_messages_name_is_there():

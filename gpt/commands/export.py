@@ -78,9 +78,7 @@ def export(
 def _require_of_one_kind(format: str, dtype: Dtype | None, adapter: bool, with_code: bool, proof: bool) -> None:
     """Raise InputError for options that do not go together."""
     if adapter and with_code:
-        raise InputError(
-            "`adapter`: goes with a class of transformers, not `with_code`; without it, adapters are merged"
-        )
+        raise InputError("`adapter`: goes with a class of transformers, not `with_code`; leave it out to merge them")
     if format == "gguf":
         if adapter:
             raise InputError("`adapter`: adapters are written for PEFT, not in GGUF; leave it out, which merges them")

@@ -34,7 +34,16 @@ def windows(config: ModelConfig) -> list[int | None]:
 
 # Dropout is training's, and a beginning is over. What is a pattern without windows, and what are buckets without
 # n-grams? The settings beside them decide.
-_FREE = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "layer_norm_epsilon", "tie_embeddings")
+_FREE = (
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "context_length",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "tie_embeddings",
+    "n_inner",
+)
 _FREE += ("dropout", "zero_init_residual", "window_pattern", "ngram_buckets")
 _ALL: dict[str, Allowed] = dict.fromkeys(_FREE, _any) | {"n_kv_head": _own_keys, "sliding_window": _sees_all}
 _ROTARY: dict[str, Allowed] = _ALL | {"positions": ("rope",), "n_kv_head": _any}
@@ -50,8 +59,8 @@ class ModelClass:
     """By the names of settings: their values, or whether the class computes what a config says of them."""
     activations: Mapping[str, str]
     """Our names to theirs."""
-    ignored: tuple[str, ...] = ()
-    """Activations, by our names, for which some programs that run the class compute another one, in silence."""
+    doubtful: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    """Values of settings for which some programs that run the class compute something else, in silence."""
 
     def departures(self, config: ModelConfig) -> list[str]:
         """List the settings of a model that the class has no place for."""
@@ -62,26 +71,44 @@ class ModelClass:
                 found.append(f"model.{field.name} {value}")
         return found
 
+    def doubts(self, config: ModelConfig) -> list[str]:
+        """List the settings of a model that transformers computes, and that other programs may ignore."""
+        found = {name: getattr(config, name) for name, values in self.doubtful.items()}
+        return [f"model.{name} {value}" for name, value in found.items() if value in self.doubtful[name]]
+
     def _allowed(self, name: str, default: Allowed) -> Allowed:
         return tuple(self.activations) if name == "activation" else self.computes.get(name, default)
 
 
-_EARLY = {"gelu": "gelu_new", "relu-squared": "relu2"}
-_LATE = {"gelu": "gelu_pytorch_tanh", "relu-squared": "relu2"}
+_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu-erf": "gelu", "relu": "relu", "relu-squared": "relu2"}
+_EARLY = _ACTIVATIONS | {"gelu": "gelu_new"}  # the name by which all know it
+_SCALED: dict[str, Allowed] = {"scale_by_inverse_layer": _any}
 _RMS: dict[str, Allowed] = _ROTARY | {"normalization": ("rms",), "bias": (False,)}
 _QK_NORM: dict[str, Allowed] = {"qk_norm": (True,)}
 _WINDOWS: dict[str, Allowed] = {"sliding_window": _any}
 
-GPT2 = ModelClass("GPT2LMHeadModel", "gpt2", _ALL | {"bias": _any}, _EARLY, ("relu-squared",))
-GPT_NEOX = ModelClass(
-    "GPTNeoXForCausalLM", "gpt_neox", _ROTARY | {"n_kv_head": _own_keys, "bias": _any}, _EARLY, ("relu-squared",)
+GPT2 = ModelClass(
+    "GPT2LMHeadModel",
+    "gpt2",
+    _ALL | _SCALED | {"bias": _any},
+    _EARLY,
+    {"activation": ("gelu-erf", "relu", "relu-squared"), "scale_by_inverse_layer": (True,)},
 )
-ARCEE = ModelClass("ArceeForCausalLM", "arcee", _RMS | {"bias": _any}, _LATE, ("gelu",))
-APERTUS = ModelClass("ApertusForCausalLM", "apertus", _RMS | _QK_NORM, _LATE)
+GPT_NEOX = ModelClass(
+    "GPTNeoXForCausalLM",
+    "gpt_neox",
+    _ROTARY | {"n_kv_head": _own_keys, "bias": _any},
+    _EARLY,
+    {"activation": ("relu", "relu-squared")},
+)
+ARCEE = ModelClass(
+    "ArceeForCausalLM", "arcee", _RMS | {"bias": _any}, _ACTIVATIONS, {"activation": ("gelu", "gelu-erf", "relu")}
+)
+APERTUS = ModelClass("ApertusForCausalLM", "apertus", _RMS | _QK_NORM, _ACTIVATIONS)
 # Their MLP has a gate: act(gate·x) * (up·x). With relu, and one matrix for both, that is relu-squared, bit for bit.
-_GATED = {"relu-squared": "relu"}
-QWEN2 = ModelClass("Qwen2ForCausalLM", "qwen2", _RMS | _WINDOWS, _GATED, ("relu-squared",))
-QWEN3 = ModelClass("Qwen3ForCausalLM", "qwen3", _RMS | _WINDOWS | _QK_NORM, _GATED, ("relu-squared",))
+_GATED, _NOT_SILU = {"relu-squared": "relu"}, {"activation": ("relu-squared",)}
+QWEN2 = ModelClass("Qwen2ForCausalLM", "qwen2", _RMS | _WINDOWS, _GATED, _NOT_SILU)
+QWEN3 = ModelClass("Qwen3ForCausalLM", "qwen3", _RMS | _WINDOWS | _QK_NORM, _GATED, _NOT_SILU)
 CLASSES = (GPT2, GPT_NEOX, ARCEE, APERTUS, QWEN2, QWEN3)
 """By preference: Apertus before Qwen3, as a program that ignores its activation then fails, and talks no nonsense."""
 
@@ -89,9 +116,10 @@ CODE = ModelClass(  # modeling_gpt.py, beside the weights
     "GPTForCausalLM",
     "gpt",
     _ALL
+    | _SCALED
     | {"positions": ("learned", "rope"), "normalization": ("layer", "rms")}
     | dict.fromkeys(("qk_norm", "bias", "logit_softcap", "n_kv_head", "sliding_window", "ngram"), _any),
-    {"gelu": "gelu", "relu-squared": "relu-squared"},
+    {name: name for name in _ACTIVATIONS},
 )
 
 

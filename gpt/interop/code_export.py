@@ -19,6 +19,7 @@ from gpt.model.config import ModelConfig
 CODE_FILE = "modeling_gpt.py"
 _SAME = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "positions", "normalization")
 _SAME += ("layer_norm_epsilon", "activation", "bias", "dropout", "qk_norm", "logit_softcap", "ngram", "ngram_buckets")
+_SAME += ("n_inner", "scale_by_inverse_layer")
 
 
 def write_code(to: Path) -> None:
@@ -63,8 +64,3 @@ def read_config(path: Path) -> ModelConfig:
         ours["sliding_window"] = next(size for size in sizes if size is not None)
         ours["window_pattern"] = "".join("L" if size is None else "S" for size in sizes)
     return overlay(ModelConfig(), ours, str(file))
-
-
-def our_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give our state dict, in float32."""
-    return {name: tensor.float() for name, tensor in theirs.items()}

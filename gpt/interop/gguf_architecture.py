@@ -25,7 +25,7 @@ def _any(config: ModelConfig) -> bool:
 
 
 _FREE = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size", "layer_norm_epsilon", "tie_embeddings")
-_FREE += ("n_kv_head", "dropout", "zero_init_residual", "window_pattern", "ngram_buckets")
+_FREE += ("n_kv_head", "n_inner", "dropout", "zero_init_residual", "window_pattern", "ngram_buckets")
 _ALL: dict[str, Allowed] = dict.fromkeys(_FREE, _any) | {"sliding_window": lambda config: not any(windows(config))}
 _ROTARY: dict[str, Allowed] = _ALL | {"positions": ("rope",)}
 _GELU = {"gelu": "LLM_FFN_GELU"}
@@ -72,7 +72,7 @@ def shape_keys(config: ModelConfig, architecture: str) -> dict[str, Any]:
         "context_length": config.context_length,
         "embedding_length": config.n_embd,
         "block_count": config.n_layer,
-        "feed_forward_length": 4 * config.n_embd,
+        "feed_forward_length": config.inner_dim,
         "attention.head_count": config.n_head,
         "attention.head_count_kv": config.n_kv_head or config.n_head,
         epsilon: config.layer_norm_epsilon,

@@ -36,10 +36,10 @@ def export(
     """
     kind = chosen_class(model.config, to, with_code)
     require_new(to)
-    if model.config.activation in kind.ignored:
+    if doubts := kind.doubts(model.config):
         log.warning(
-            f"{to}: transformers computes {kind.name} with {kind.activations[model.config.activation]}; other programs "
-            "may have another activation there, whatever config.json says: compare their text before you use one"
+            f"{to}: transformers computes a {kind.name} with {', '.join(doubts)}; other programs may compute something "
+            "else, whatever config.json says: compare their text before you use one"
         )
     with nullcontext(to) if to.exists() else write_directory(to) as path:  # one that is there may be a volume
         _write(model, tokenizer, path, template, kind)
@@ -115,6 +115,8 @@ def _gpt2_config(config: ModelConfig) -> dict[str, Any]:
         "n_positions": config.context_length,
         "n_ctx": config.context_length,  # its old name, by which llama.cpp's converter knows it
         "vocab_size": config.vocab_size,
+        "n_inner": config.n_inner,
+        "scale_attn_by_inverse_layer_idx": config.scale_by_inverse_layer,
         "activation_function": GPT2.activations[config.activation],
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "embd_pdrop": config.dropout,

@@ -19,7 +19,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 BASE = 10_000.0  # of rotary positions
 MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio, as a signed integer
-ACTIVATIONS = {"gelu": lambda x: F.gelu(x, approximate="tanh"), "relu-squared": lambda x: F.relu(x).square()}
+ACTIVATIONS = {
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu-erf": F.gelu,
+    "relu": F.relu,
+    "relu-squared": lambda x: F.relu(x).square(),
+}
 # What transformers calls a cache: past_key_values, and since one of its versions 5 cache.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
@@ -43,6 +48,7 @@ class GPTConfig(PretrainedConfig):
         n_head: int = 12,
         n_kv_head: int | None = None,
         n_embd: int = 768,
+        n_inner: int | None = None,
         positions: str = "learned",
         normalization: str = "layer",
         layer_norm_epsilon: float = 1e-5,
@@ -50,6 +56,7 @@ class GPTConfig(PretrainedConfig):
         bias: bool = True,
         dropout: float = 0.0,
         qk_norm: bool = False,
+        scale_by_inverse_layer: bool = False,
         windows: list[int | None] | None = None,
         logit_softcap: float = 0.0,
         ngram: int = 1,
@@ -59,6 +66,7 @@ class GPTConfig(PretrainedConfig):
     ) -> None:
         self.vocab_size, self.context_length = vocab_size, context_length
         self.n_layer, self.n_head, self.n_kv_head, self.n_embd = n_layer, n_head, n_kv_head or n_head, n_embd
+        self.n_inner, self.scale_by_inverse_layer = n_inner or 4 * n_embd, scale_by_inverse_layer
         self.positions, self.normalization, self.layer_norm_epsilon = positions, normalization, layer_norm_epsilon
         self.activation, self.bias, self.dropout, self.qk_norm = activation, bias, dropout, qk_norm
         self.windows = windows or [None] * n_layer  # positions that each layer's see, their own included; None: all
@@ -81,6 +89,7 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer, self.head_dim = config, layer, config.n_embd // config.n_head
         self.heads = [config.n_head, config.n_kv_head, config.n_kv_head]
+        self.scale = self.head_dim**-0.5 / (layer + 1 if config.scale_by_inverse_layer else 1)
         self.qkv = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, bias=config.bias)
         self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
@@ -100,7 +109,7 @@ class Attention(nn.Module):
         group = self.config.n_head // self.config.n_kv_head
         key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))  # (B, H, S, D)
         dropout = self.config.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, seen, dropout)  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(query, key, value, seen, dropout, scale=self.scale)  # (B, H, T, D)
         return self.out_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -115,13 +124,13 @@ def rotated(x: Tensor, at: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, and an activation."""
+    """Two linear layers, and an activation between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.fc_in = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.fc_in = nn.Linear(config.n_embd, config.n_inner, bias=config.bias)
         self.activate = ACTIVATIONS[config.activation]
-        self.fc_out = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.fc_out = nn.Linear(config.n_inner, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) → (B, T, C)."""
@@ -187,9 +196,17 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Give what embeds tokens, and scores them if the head is tied to it."""
         return self.token_embedding
 
+    def set_input_embeddings(self, value: Any) -> None:
+        """Put another embedding in its place, as one of more tokens."""
+        self.token_embedding = value
+
     def get_output_embeddings(self) -> nn.Module | None:
         """Give the head, if it has weights of its own."""
         return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Put another head in its place."""
+        self.lm_head = new_embeddings
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Hand on all ids as well, of which a cache leaves only the new ones: n-grams reach back."""
@@ -216,7 +233,8 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             x = block(x, at, seen, distance, cache)
         hidden = self.final_norm(x)[:, -logits_to_keep:]  # of 0, all
-        logits = F.linear(hidden, (self.lm_head or self.token_embedding).weight)
+        head = self.token_embedding if self.lm_head is None else self.lm_head
+        logits = F.linear(hidden, head.weight)
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         loss = None
@@ -250,3 +268,7 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         if self.ngram_embedding is not None:
             x = x + self.ngram_embedding((all_ids + 1) * there, T)
         return self.dropout(x), at, seen, distance
+
+
+GPTConfig.register_for_auto_class()  # so that save_pretrained writes this file beside the weights again
+GPTForCausalLM.register_for_auto_class("AutoModelForCausalLM")

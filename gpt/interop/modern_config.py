@@ -31,7 +31,7 @@ def their_config(kind: ModelClass, config: ModelConfig) -> dict[str, Any]:
     """Say a model's shape as the config.json of a class that computes it, for transformers 4 and 5."""
     theirs: dict[str, Any] = {name: getattr(config, ours) for name, ours in _SIZES.items()}
     theirs |= {
-        "intermediate_size": 4 * config.n_embd,
+        "intermediate_size": config.inner_dim,
         "hidden_act": kind.activations[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
         "attention_dropout": config.dropout,
@@ -96,12 +96,16 @@ def read_config(path: Path, kind: ModelClass) -> ModelConfig:
                 f"{file}: {name} is {value!r} where a {kind.name} of ours has {expected[name]!r}; such a model cannot "
                 "be read exactly"
             )
-    return replace(ours, n_kv_head=None) if ours.n_kv_head == ours.n_head else ours
+    return replace(
+        ours,
+        n_kv_head=None if ours.n_kv_head == ours.n_head else ours.n_kv_head,
+        n_inner=None if ours.n_inner == 4 * ours.n_embd else ours.n_inner,
+    )
 
 
 def _others(kind: ModelClass) -> dict[str, str]:
     names = {"layer_norm_eps" if kind is GPT_NEOX else "rms_norm_eps": "layer_norm_epsilon"}
-    names |= {"tie_word_embeddings": "tie_embeddings"}
+    names |= {"tie_word_embeddings": "tie_embeddings", "intermediate_size": "n_inner"}
     if kind is not GPT_NEOX:
         names["num_key_value_heads"] = "n_kv_head"
     return names | ({"attention_bias": "bias"} if kind is ARCEE else {})

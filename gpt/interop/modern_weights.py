@@ -125,7 +125,7 @@ def _module_rules(
     if config.bias and module in (_BIASED if config.normalization == "layer" else LINEAR):
         yield Rule(f"{ours}{module}.bias", biases, form)
     elif module in _ALWAYS_BIASED.get(kind, ()):
-        sizes = {"attention.qkv": config.n_embd + 2 * config.kv_dim, "mlp.fc_in": 4 * config.n_embd}
+        sizes = {"attention.qkv": config.n_embd + 2 * config.kv_dim, "mlp.fc_in": config.inner_dim}
         yield Rule("", biases, form, 0, sizes.get(module, config.n_embd))
 
 
@@ -141,7 +141,7 @@ def their_weights(kind: ModelClass, config: ModelConfig, state: Mapping[str, Ten
 
 
 def our_weights(path: Path, config: ModelConfig, theirs: dict[str, Tensor], kind: ModelClass) -> dict[str, Tensor]:
-    """Give our state dict of their weights, in float32.
+    """Give our state dict of their weights.
 
     Raises InputError for missing and superfluous weights, and those that hold what ours cannot.
     """
@@ -152,7 +152,7 @@ def our_weights(path: Path, config: ModelConfig, theirs: dict[str, Tensor], kind
     for rule in rules(kind, config):
         if missing := [name for name in rule.theirs if name not in theirs]:
             raise InputError(f"{path}: the weight {missing[0]!r} is missing from its safetensors")
-        parts = [theirs.pop(name).float() for name in rule.theirs]
+        parts = [theirs.pop(name) for name in rule.theirs]
         names = " and ".join(rule.theirs)
         try:
             whole = rule.form.join(parts)

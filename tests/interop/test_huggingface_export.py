@@ -1,5 +1,6 @@
 """Exports, loaded by transformers' own classes: our logits and ids there, and back again."""
 
+import copy
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
@@ -12,34 +13,44 @@ from safetensors.torch import load_file, save_file
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
 from gpt.interop import classes
+from gpt.interop.huggingface import read_config
 from gpt.interop.huggingface_export import export
 from gpt.interop.modern_config import their_config
 from gpt.model.positions import BASE
 from gpt.presets import PRESETS
+from gpt.text.added import with_added
 
 TINY = ModelConfig(n_layer=3, n_head=4, n_embd=16, context_length=20, vocab_size=67, window_pattern="SL")
 OPTIONS = {
     "positions": ("learned", "rope"),
     "normalization": ("layer", "rms"),
     "qk_norm": (False, True),
-    "activation": ("gelu", "relu-squared"),
+    "activation": ("gelu", "gelu-erf", "relu", "relu-squared"),
     "bias": (True, False),
     "tie_embeddings": (True, False),
     "n_kv_head": (None, 2),
     "sliding_window": (None, 5),
+    "scale_by_inverse_layer": (False, True),
 }
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 ROPE_RMS = {"positions": "rope", "normalization": "rms"}
 MODERN = ROPE_RMS | {"activation": "relu-squared", "bias": False, "tie_embeddings": False}
 EXPECTED = {
-    "GPT2LMHeadModel": [{}, {"activation": "relu-squared", "bias": False, "tie_embeddings": False}],
-    "GPTNeoXForCausalLM": [{"positions": "rope", "tie_embeddings": False}, {"positions": "rope", "bias": False}],
-    "ArceeForCausalLM": [MODERN, ROPE_RMS | {"n_kv_head": 2, "activation": "relu-squared"}],
+    "GPT2LMHeadModel": [
+        {},
+        {"activation": "relu-squared", "bias": False, "tie_embeddings": False},
+        {"activation": "gelu-erf", "scale_by_inverse_layer": True, "n_inner": 50, "layer_norm_epsilon": 0.1},
+    ],
+    "GPTNeoXForCausalLM": [
+        {"positions": "rope", "tie_embeddings": False},
+        {"positions": "rope", "bias": False, "activation": "gelu-erf", "n_inner": 50, "layer_norm_epsilon": 0.1},
+    ],
+    "ArceeForCausalLM": [MODERN, ROPE_RMS | {"n_kv_head": 2, "activation": "relu", "n_inner": 50}],
     "ApertusForCausalLM": [
-        MODERN | {"qk_norm": True},
+        MODERN | {"qk_norm": True, "layer_norm_epsilon": 0.1},
         MODERN | {"qk_norm": True, "n_kv_head": 1, "tie_embeddings": True, "activation": "gelu"},
     ],
-    "Qwen2ForCausalLM": [MODERN | {"sliding_window": 5}],
+    "Qwen2ForCausalLM": [MODERN | {"sliding_window": 5, "n_inner": 50, "layer_norm_epsilon": 0.1}],
     "Qwen3ForCausalLM": [MODERN | {"qk_norm": True, "sliding_window": 5, "n_kv_head": 2}],
 }
 EACH = [(name, change) for name, changes in EXPECTED.items() for change in changes]
@@ -99,16 +110,27 @@ def test_each_class_computes_what_ours_does_both_ways(tmp_path, name, change):
     assert require_same(replace(TINY, **change), tmp_path) == name
 
 
-@pytest.mark.slow  # 48 combinations
+@pytest.mark.parametrize(("name", "change"), EACH)
+def test_the_config_comes_back(tmp_path, name, change):
+    """All of it but what changes no result: a bias that is zero, and how a pattern of windows is written."""
+    config = replace(TINY, **change)
+    export(GPT(config), Tokenizer.utf8_bytes(), tmp_path / "e")
+    found = read_config(tmp_path / "e")
+    pattern = {"window_pattern": "SLS" if name.startswith("Qwen") else "S"}
+    bias = {} if name[:3] != "GPT" else {"bias": True}
+    assert found == replace(config, **pattern, **bias)
+
+
+@pytest.mark.slow  # 104 combinations
 def test_every_combination_that_a_class_can_say_makes_the_round_trip(tmp_path):
     known = [change for change in EVERY if classes.class_of(replace(TINY, **change))]
     names = [require_same(replace(TINY, **change), tmp_path / str(i)) for i, change in enumerate(known)]
     assert {name: names.count(name) for name in EXPECTED} == {
-        "GPT2LMHeadModel": 8,  # activation, bias, head
-        "GPTNeoXForCausalLM": 8,
-        "ArceeForCausalLM": 16,  # and shared keys
-        "ApertusForCausalLM": 8,  # no biases
-        "Qwen2ForCausalLM": 4,  # nor GELU
+        "GPT2LMHeadModel": 32,  # activation, bias, head, scale
+        "GPTNeoXForCausalLM": 16,
+        "ArceeForCausalLM": 32,  # and shared keys
+        "ApertusForCausalLM": 16,  # no biases
+        "Qwen2ForCausalLM": 4,  # and one activation
         "Qwen3ForCausalLM": 4,
     }
 
@@ -118,10 +140,13 @@ def test_only_what_no_class_says_is_refused():
     for change in EVERY:
         config = replace(TINY, **change)
         windows, shared, rms = config.sliding_window is not None, config.n_kv_head is not None, config.normalization
+        scaled = config.scale_by_inverse_layer
         squared = config.activation == "relu-squared"
         expected = None
         if config.positions == "learned" and rms == "layer" and not (windows or shared or config.qk_norm):
             expected = "GPT2LMHeadModel"
+        elif scaled:
+            expected = None
         elif config.positions == "rope" and rms == "layer" and not (windows or shared or config.qk_norm):
             expected = "GPTNeoXForCausalLM"
         elif config.positions == "rope" and rms == "rms" and not windows and not config.qk_norm:
@@ -198,6 +223,17 @@ def test_the_code_has_the_loss_and_refuses_what_does_not_fit(coded):
         theirs(ids[:1, 5:6], cache=cache)
 
 
+def test_the_code_comes_along_when_it_is_saved_again_with_more_tokens(coded, tmp_path):
+    _, theirs = coded
+    theirs = copy.deepcopy(theirs)
+    theirs.resize_token_embeddings(300)
+    theirs.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    ids = ids_of(SHAPE)
+    assert logits(again, ids).shape[-1] == 300
+    require_near(logits(again, ids)[..., :257], logits(theirs, ids)[..., :257], 1e-6)
+
+
 def test_the_code_is_not_run_untrusted_and_its_config_is_checked(tmp_path):
     export(variant("ngram"), Tokenizer.utf8_bytes(), tmp_path / "e", with_code=True)
     with pytest.raises(ValueError, match="trust_remote_code"):
@@ -260,11 +296,11 @@ def test_a_program_that_may_ignore_an_activation_is_warned_of(tmp_path):
     for i, (name, change) in enumerate(EACH):
         with heard() as lines:
             export(GPT(replace(TINY, **change)), Tokenizer.utf8_bytes(), tmp_path / str(i))
-        warned.setdefault(name, []).append(any("another activation" in line for line in lines))
+        warned.setdefault(name, []).append(any("other programs may compute something else" in line for line in lines))
     assert warned == {
-        "GPT2LMHeadModel": [False, True],
+        "GPT2LMHeadModel": [False, True, True],
         "GPTNeoXForCausalLM": [False, False],
-        "ArceeForCausalLM": [False, False],
+        "ArceeForCausalLM": [False, True],
         "ApertusForCausalLM": [False, False],
         "Qwen2ForCausalLM": [True],
         "Qwen3ForCausalLM": [True],
@@ -300,14 +336,15 @@ def test_config_json_has_the_names_that_other_programs_read(tmp_path):
 
 
 def test_added_tokens_and_a_padded_vocabulary_are_exported(tmp_path, bpe):
-    tokenizer = bpe.with_special(["<|user|>", "<|done|>"]) if hasattr(bpe, "with_special") else bpe
+    tokenizer = with_added(bpe, ["<|user|>", "<|done|>"])
     for i, change in enumerate(({}, MODERN, {"tie_embeddings": False})):
         model = large(replace(TINY, vocab_size=640, **change))
         export(model, tokenizer, tmp_path / str(i))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / str(i)).eval()
         read = transformers.AutoTokenizer.from_pretrained(tmp_path / str(i))
         assert theirs.config.vocab_size == 640
-        assert len(read) == tokenizer.vocab_size < 640
+        assert len(read) == tokenizer.vocab_size == bpe.vocab_size + 2 < 640
+        assert read.convert_tokens_to_ids("<|done|>") == bpe.vocab_size + 1
         require_near(logits(theirs, ids_of(model.config)), logits(model, ids_of(model.config)))
 
 
@@ -339,7 +376,7 @@ def of_class(tmp_path):
 
 WORDS = {
     "hidden_act": ("silu", "hidden_act is 'silu' where a"),
-    "intermediate_size": (100, "intermediate_size is 100 where a"),
+    "intermediate_size": (100, "its weights do not fit its config.json"),
     "vocab_size": ("many", "'vocab_size' is 'many'"),
     "num_hidden_layers": (4, "the weight '.*layers.3.*' is missing|layer_types is"),
     "rope_theta": (5e5, "rope_theta is 500000.0"),
