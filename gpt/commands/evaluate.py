@@ -4,14 +4,14 @@ import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
 from gpt.config_io import later, parse
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -30,7 +30,6 @@ from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
 from gpt.text.tokenizer import Tokenizer
 
-SAID = arg(help_behavior_hint="")  # help tells the default in words
 BATCH_TOKENS = 8192  # in one forward pass
 
 
@@ -92,17 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(
-    run: Annotated[Path | None, SAID] = None,
+    run: Path | None = None,
     checkpoint: str = "best",
-    against: Annotated[tuple[Path, ...], SAID] = (),
-    data: Annotated[Path | None, SAID] = None,
-    text: Annotated[tuple[Path, ...], SAID] = (),
-    field: Annotated[str | None, SAID] = None,
+    against: tuple[Path, ...] = (),
+    data: Path | None = None,
+    text: tuple[Path, ...] = (),
+    field: str | None = None,
     separator: str = AUTO,
-    encoding: Annotated[str | None, SAID] = None,
-    stride: Annotated[int | None, SAID] = None,
-    tokens: Annotated[int | None, SAID] = None,
-    json: Annotated[FlagCreatePairsOff[bool], SAID] = False,
+    encoding: str | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
 ) -> None:
@@ -127,7 +126,7 @@ def evaluate(
     require_model(path)
     if tokens is not None and tokens < 1:
         raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = corpus_of(path, data, text, Reading(field, separator, encoding))
+    corpus = corpus_of(path, data, text, ReadOptions(field, separator, encoding))
     protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
     loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
     if run is None:
@@ -153,7 +152,7 @@ def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Pro
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> EvaluationText:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: ReadOptions) -> EvaluationText:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -169,7 +168,7 @@ def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
         return EvaluationText(" ".join(map(str, files)), split, tokenizer)
-    if how != Reading():
+    if how != ReadOptions():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")

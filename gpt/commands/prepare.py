@@ -130,7 +130,7 @@ def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL, replace: bool = Fa
     worker_count(how.workers)
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder, "replace": replace}
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), **recipe.steps(), **run)
+    return prepare(recipe.source, split, tokenizer, place, recipe.manifest_entry(), **recipe.steps(), **run)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:

@@ -27,7 +27,7 @@ from gpt.log import log
 from gpt.presets import FINETUNE
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.training.budget import budgeted, suited
@@ -130,7 +130,7 @@ def fit(
     return state.is_over(config) and not state.unevaluated
 
 
-def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
+def _tell_whose(record: Metrics, loader: Loader, dataset: Dataset, run: Path) -> None:
     """Say of which documents, and of which datasets of a mixture, the samples of a skipped step are."""
     step, samples = record["step"], record["samples"]
     see = f"see them by gpt data show --run {quoted(run)} --step {step}"

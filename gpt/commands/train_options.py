@@ -17,6 +17,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.choices import Device
+from gpt.commands import as_flags
 from gpt.commands.other_names import CALLED
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import differences, overlay, parse, settings_type
@@ -32,7 +33,7 @@ from gpt.training.budget import Asked
 if TYPE_CHECKING:
     Settings = dict[str, Any]
 else:
-    Settings = settings_type(TrainConfig, left_out=("preset",))
+    Settings = settings_type(TrainConfig, as_flags, left_out=("preset",))
 
 SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")  # can change in a new run only
 _PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."

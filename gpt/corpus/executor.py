@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpt.choices import EncoderName
-from gpt.corpus.pace import DISK
+from gpt.corpus.stage_progress import DISK
 from gpt.errors import InputError
 
 T = TypeVar("T")

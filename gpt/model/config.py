@@ -60,7 +60,7 @@ class ModelConfig:
     logit_softcap: float = bounded(0.0, ge=0)
     """Squeeze logits to ±cap by cap·tanh(logits / cap) (Gemma 2, 2024); 0 leaves them as they are."""
     n_kv_head: int | None = bounded(None, ge=1)
-    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default n_head."""
+    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default `model.n_head`."""
     sliding_window: int | None = bounded(None, ge=1)
     """Tokens, its own included, that a position sees in the layers marked S; by default all before it."""
     window_pattern: str = "S"

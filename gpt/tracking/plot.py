@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from gpt.runs.directory import PICTURE
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 
 FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
@@ -17,7 +17,7 @@ class Picture:
     def __init__(self, run: Path) -> None:
         self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         start = time.monotonic()
         if "val_loss" in record and start >= self.next_time:
             with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
@@ -76,6 +76,6 @@ def draw_losses(run: Path) -> Path:
     return run / PICTURE
 
 
-def _line(records: list[Record], figure: str) -> tuple[list[int], list[float]]:
+def _line(records: list[Metrics], figure: str) -> tuple[list[int], list[float]]:
     """Give the steps of some records, and a figure at each; a gap where there is none, as where a batch was skipped."""
     return [r["step"] for r in records], [math.nan if r.get(figure) is None else r[figure] for r in records]

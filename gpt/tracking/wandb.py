@@ -16,7 +16,7 @@ from gpt.config import TrainConfig
 from gpt.config_io import to_dict
 from gpt.log import log
 from gpt.runs.directory import WANDB_ID, quoted
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 
 WANDB_LOOKS = 0.2  # seconds between looks at what has been saved
 WANDB_BEGINS, WANDB_ENDS = 30, 6  # seconds that it is given; a run that was told to stop has ten in all
@@ -34,11 +34,11 @@ class WandbLog:
         """Begin the run there, or go on with the one that was begun for `run` before."""
         self.config, self.run, self.saved_step = config, run, saved_step
         self.run_id = self._kept_id()
-        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[Metrics | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         self._records.put(record)
 
     def close(self) -> None:
@@ -74,9 +74,9 @@ class WandbLog:
         except Exception as error:  # none that it has may end a training
             log.warning(f"wandb: {_first_line(error)}; training goes on without it")
 
-    def _saved_records(self) -> Generator[Record]:
+    def _saved_records(self) -> Generator[Metrics]:
         """Yield records as their steps are saved; those left over, once training has ended in order."""
-        waiting: deque[Record] = deque()
+        waiting: deque[Metrics] = deque()
         ends = False
         while not ends:
             with contextlib.suppress(queue.Empty):

@@ -25,7 +25,7 @@ from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.runs.directory import go_on, quoted
 from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command, printable, show
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 from gpt.tracking.plot import draw_losses
 from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
@@ -213,7 +213,7 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     return f"no: of {len(copies.found)} samples, {longest}"
 
 
-def _records(run: Path) -> list[Record]:
+def _records(run: Path) -> list[Metrics]:
     """Read all records; none if they cannot be read, so that training ends well."""
     try:
         return read_metrics(run)
