@@ -143,7 +143,11 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles on CUDA only."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Weights & Biases logging."""
+    """Weights & Biases logging. What is recorded offline is uploaded by the command that is printed at the end."""
+    wandb_group: str | None = None
+    """Group of the run there; by default its data and preset, so that seeds and variants of one stand together."""
+    wandb_checkpoint: bool = False
+    """Log the best checkpoint there as an artifact, once the training is finished."""
     log_every: int = bounded(10, ge=1)
     """Steps between lines of metrics.jsonl."""
     early_stopping_patience: int | None = bounded(None, ge=1)
@@ -165,6 +169,10 @@ class TrainConfig:
         check_limits(self)
         if isinstance(self.data, tuple):
             weighted_paths(self.data)  # which raises
+        if self.wandb == "disabled" and (self.wandb_checkpoint or self.wandb_group):
+            raise InputError(
+                "`wandb_group` and `wandb_checkpoint` are of Weights & Biases: give `wandb` as well, or neither"
+            )
         if self.lora != LoRAConfig():
             self._require_adaptable()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:

@@ -154,7 +154,7 @@ def _losses(
     if not named:
         log.info(f"using {loaded.source}")
     if protocol.corpus.dataset:
-        _require_own_data(loaded, protocol.corpus.dataset, on_purpose=not own)
+        require_own_data(loaded, protocol.corpus.dataset, on_purpose=not own)
     first = measure(loaded, protocol, chosen_by_loss=best)
     del loaded  # one model is held at a time
     found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
@@ -213,7 +213,7 @@ def compared(first: ModelResult, loaded: LoadedRun, protocol: Protocol) -> tuple
     return result, differences
 
 
-def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
+def require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
     """Raise InputError if a dataset has another tokenizer than a run; warn if it is another one, unless on purpose."""
     if not on_purpose and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
         log.warning(

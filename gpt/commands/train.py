@@ -30,6 +30,7 @@ from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, 
 from gpt.tracking.jsonl import Metrics
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
+from gpt.tracking.wandb import log_checkpoint
 from gpt.training.budget import budgeted, suited
 from gpt.training.checkpointing import begin, resume, save
 from gpt.training.cooldown import cool_down
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finished = fit(run, trainer, state, validation, stop, command.options.profile)
             if world.is_main and finished:
                 report(run, trainer, state, validation)
+                if config.wandb_checkpoint:
+                    log_checkpoint(config, run)
             elif world.is_main:
                 report_stop(run, state)
         return world.exit(0 if finished else SAVED_BUT_NOT_FINISHED)

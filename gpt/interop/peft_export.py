@@ -13,26 +13,6 @@ from gpt.interop.huggingface_tokenizer import write_json
 from gpt.interop.peft import CONFIG, WEIGHTS, Base
 from gpt.model.lora import Adapter
 
-README = """\
----
-base_model: {base}
-base_model_relation: adapter
-base_model_sha256: {sha256}
-library_name: peft
-pipeline_tag: text-generation
----
-
-LoRA adapters of {source}. The SHA-256 is of the names, shapes and values of the base's weights, as `gpt` has them.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({base!r})
-model = PeftModel.from_pretrained(base, {to!r})
-```
-"""
-
 
 def write_adapter(adapter: Adapter, n_layer: int, base: Base, to: Path, dropout: float = 0.0) -> None:
     """Write the adapter of a GPT-2 of ours into a new directory. `dropout` is what it was trained with."""
@@ -47,12 +27,6 @@ def write_adapter(adapter: Adapter, n_layer: int, base: Base, to: Path, dropout:
     write_json(to / CONFIG, _their_config(layers, list(theirs.values()), base, dropout))
     save_file(tensors, to / WEIGHTS, metadata={"format": "pt"})
     shutil.copymode(to / CONFIG, to / WEIGHTS)  # safetensors lets nobody else read its files
-
-
-def write_readme(to: Path, base: str, sha256: str | None, source: str) -> None:
-    """Write beside an adapter how it is loaded, and the hash of its base."""
-    text = README.format(base=base, sha256=sha256, source=source, to=str(to))
-    (to / "README.md").write_text(text, encoding="utf-8")
 
 
 def _their_config(layers: dict[str, tuple[int, float]], known: list[str], base: Base, dropout: float) -> dict[str, Any]:

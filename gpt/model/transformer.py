@@ -192,6 +192,11 @@ class GPT(nn.Module):
         """Count all weights."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def extra_repr(self) -> str:
+        c = self.config
+        shape = f"{c.n_layer} layers of {c.n_embd}, context {c.context_length:,}, vocabulary {c.vocab_size:,}"
+        return f"{self.parameter_count():,} parameters, {shape}"
+
 
 def empty_model(config: ModelConfig) -> GPT:
     """Build a model without memory for its weights (device meta): to count them, or to be given others at once."""

@@ -38,11 +38,9 @@ class Tracking:
         """Open the sinks. `finished_steps` have records in metrics.jsonl; `saved_step` is the newest checkpoint's."""
         self.display, self.log_every = display, config.log_every
         self.last_step = min(config.steps, config.stop_at or config.steps)
-        self.sinks: list[Sink] = []
-        if is_main:
-            self.sinks = [MetricsFile(run, finished_steps), Picture(run)]
-            if config.wandb != "disabled":
-                self.sinks.append(WandbLog(config, run, saved_step))
+        self.sinks: list[Sink] = [MetricsFile(run, finished_steps), Picture(run)] if is_main else []
+        if is_main and config.wandb != "disabled":
+            self.sinks.append(WandbLog(config, run, saved_step))
 
     def write(self, record: Metrics) -> None:
         step = record["step"]
