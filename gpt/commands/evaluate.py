@@ -130,9 +130,8 @@ def evaluate(
     place, how = choose_device(device), ReadOptions(field, separator, encoding)
     loads = [partial(load_run, path, place, dtype, checkpoint=checkpoint)]
     loads += [partial(load_run, other, place, dtype) for other in against]
-    if task := by.open():
-        if data or text or how != ReadOptions() or stride is not None or tokens is not None:
-            raise InputError("`task` has rows of its own; leave out `data` and `text`, and what belongs to them")
+    elsewhere = bool(data or text or how != ReadOptions() or stride is not None or tokens is not None)
+    if task := by.open(elsewhere):
         grade_runs(task, loads, precision(dtype, place), json)
     else:
         protocol = Protocol(corpus_of(path, data, text, how), place, dtype, stride, tokens)

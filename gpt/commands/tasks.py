@@ -83,8 +83,13 @@ class TaskOptions:
     shots_from: Path | None = None
     """With --shots: draw them from this file, such as the training split; by default from the task's other rows."""
 
-    def open(self) -> Task | None:
-        """Read the task, None if there is none. Raises InputError for options without what they belong to."""
+    def open(self, elsewhere: bool) -> Task | None:
+        """Read the task, None if there is none.
+
+        `elsewhere`: there are options that name other text. Raises InputError for options that do not belong together.
+        """
+        if self.task is not None and elsewhere:
+            raise InputError("`task` has rows of its own; leave out `data` and `text`, and what belongs to them")
         if self.task is None and self.shots:
             raise InputError("`shots` belongs to `task`; give both, or neither")
         if not self.shots and (self.seed is not None or self.shots_from):
@@ -153,16 +158,17 @@ def task_text(task: Task, found: Sequence[tuple[str, Grades]], precision: str) -
     """Write the figures of each run, how the others differ from the first, and what is published of GPT-2."""
     parts = []
     for number, (source, grades) in enumerate(found):
-        rows = _figure_rows(grades)
+        rows = figure_rows(grades)
         if number:
             rows += [(f"… {name}", difference_text(d, found[0][0])) for name, d in _differences(found, number).items()]
         else:
-            rows += _protocol_rows(grades, precision)
+            rows += protocol_rows(grades, precision)
         parts.append("\n".join([f"{source}, on {task.kind.name}", *(f"{name:16} {text}" for name, text in rows)]))
     return "\n\n".join([*parts, *_published_text(task)])
 
 
-def _figure_rows(grades: Grades) -> list[Row]:
+def figure_rows(grades: Grades) -> list[Row]:
+    """Write each metric with its error."""
     rows = []
     for name in grades.metrics:
         found, digits = grades.figure(name), 2 if name == "perplexity" else 4
@@ -173,7 +179,8 @@ def _figure_rows(grades: Grades) -> list[Row]:
     return rows
 
 
-def _protocol_rows(grades: Grades, precision: str) -> list[Row]:
+def protocol_rows(grades: Grades, precision: str) -> list[Row]:
+    """Write what the figures are of: rows, files and how models were asked."""
     task, spread = grades.task, grades.figure("acc").spread
     rows = [("rows", f"{len(task.rows):,}")]
     rows += [("file", f"{path}, SHA-256 {digest}") for path, digest in task.files]
