@@ -154,7 +154,7 @@ def test_grouped_errors_hold_in_simulation():
     """Paradigms of very different difficulty: the error is that between them, more than twice the binomial's here."""
     rng, means, errors = np.random.default_rng(0), [], []
     groups = [str(i) for i in range(67) for _ in range(20)]
-    for _ in range(200):
+    for _ in range(800):
         rights = rng.random((67, 20)) < rng.beta(2, 1, (67, 1))
         means.append(rights.mean())
         deviations = ((rights - rights.mean()) / rights.size).ravel()
