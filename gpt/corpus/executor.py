@@ -223,7 +223,7 @@ def greeting(probe: str, directory: str) -> list[str]:
     """Answer from a worker, which from here on works in the directory of the first process."""
     try:
         os.chdir(directory)
-        word = Path(probe).read_text()
+        word = Path(probe).read_text(encoding="utf-8")
     except OSError as error:
         word = str(error)
     return greeting_of(word)
