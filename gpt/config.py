@@ -108,7 +108,7 @@ class TrainConfig:
     """Run directory; by default a new one, runs/DATA-PRESET."""
     init_from: str = "scratch"
     """Where the weights begin: 'scratch', a run, by path or by name below runs/, or a Hugging Face GPT-2 (directory or
-    hub id, such as openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
+    hub id, such as openai-community/gpt2, for short gpt2, or ID@REVISION; a run keeps the commit)."""
     init_sha256: str | None = None
     """SHA-256 of the weights of `init_from`, which a run keeps; where it is given, other weights are refused."""
     steps: int = bounded(1000, ge=1)

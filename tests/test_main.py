@@ -92,7 +92,13 @@ def test_help_has_no_frames():
 OTHERS = {
     "torchrun": "--max-restarts --nnodes --nproc-per-node --rdzv-backend --rdzv-endpoint --rdzv-id --signals-to-handle"
 }
-OTHERS |= {"sbatch": "--array", "sha256sum": "--check", "benchmarks": "--nanogpt --texts", "vllm": "--model-impl"}
+OTHERS |= {
+    "sbatch": "--array",
+    "sha256sum": "--check",
+    "benchmarks": "--nanogpt --texts",
+    "hf": "--revision --local-dir",
+    "vllm": "--model-impl",
+}
 
 
 def test_every_flag_that_readme_docs_and_messages_name_is_there():

@@ -73,7 +73,7 @@ def compare(
     dtype: WeightDtype = "float32",
     by: Annotated[TaskOptions, arg(name="", help=""), OmitArgPrefixes] = TaskOptions(),  # noqa: B008
 ) -> None:
-    """Tell which of two runs predicts a text, or answers a task, better, and where each is ahead.
+    """Tell which of two runs is better at a text or a task, and where each is ahead.
 
     Both are taken at their best. To compare more than two, see gpt eval --against.
 

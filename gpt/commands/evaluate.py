@@ -108,7 +108,7 @@ def evaluate(
     dtype: WeightDtype = "float32",
     by: Annotated[TaskOptions, arg(name="", help=""), OmitArgPrefixes] = TaskOptions(),  # noqa: B008
 ) -> None:
-    """Evaluate runs on a validation split, on your text, or by a task, and compare them.
+    """Evaluate runs on a validation split, your text or a task, and compare them.
 
     Args:
         run: The run to evaluate: its path, its name below runs/, or a Hugging Face GPT-2. By default the newest run.

@@ -36,6 +36,7 @@ def export(
     run: Path | None = None,
     checkpoint: str = "best",
     adapter: FlagCreatePairsOff[bool] = False,
+    with_code: FlagCreatePairsOff[bool] = False,
     proof: FlagCreatePairsOff[bool] = True,
     license: str | None = None,
     language: str | None = None,
@@ -50,17 +51,21 @@ def export(
         run: Run, by path or by name below runs/; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         adapter: Write adapters, not merged, as PEFT reads them, and their base: TO/adapter and TO/base.
+        with_code: Write the model's own code beside it, for what no class computes; who loads it must trust it.
         proof: Leave out that transformers loads it again; README.md then says so.
         license: License of the model, as the hub names it, such as mit; by default none is stated.
         language: Language of its text, such as en; by default what is known of the data.
     """
+    if adapter and with_code:
+        raise InputError("`adapter`: goes with a class of transformers, not `with_code`; leave it out to merge them")
     stated = Stated(license, language)
     loaded = load_run(run, checkpoint=checkpoint)
     if adapter:
         return _export_adapter(loaded, to, stated, proof)
-    huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template)
+    kind = huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template, with_code)
     found = _proved(loaded, proof, lambda found: write_card(to, card_of(loaded, found, stated)), to)
-    print(f'{to}: {loaded.source}; load it with AutoModelForCausalLM.from_pretrained("{to}")')
+    trust = ", trust_remote_code=True" if with_code else ""
+    print(f'{to}: {loaded.source}, as {kind.name}; load it with AutoModelForCausalLM.from_pretrained("{to}"{trust})')
     return _told(found, loaded, to)
 
 
@@ -104,7 +109,7 @@ def _export_adapter(loaded: LoadedRun, to: Path, stated: Stated, proof: bool) ->
     remove_adapter(loaded.model)
     huggingface_export.export(loaded.model, loaded.tokenizer, to / "base")
     base = named_base(config.init_from, to / "base")
-    write_adapter(adapter, loaded.config.n_layer, base, to / "adapter", config.lora.dropout)
+    write_adapter(adapter, loaded.config, base, to / "adapter", config.lora.dropout)
     add_adapter(loaded.model, adapter)
 
     def write(found: Proof | NotProved) -> None:

@@ -47,10 +47,15 @@ class ModelConfig:
     """layer: LayerNorm; rms: RMSNorm, without mean and bias (Zhang and Sennrich 2019)."""
     qk_norm: bool = False
     """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
+    scale_by_inverse_layer: bool = False
+    """Divide the scores of the n-th layer by n as well (Karamcheti et al. 2021, "Mistral")."""
     mixer: Mixer = "attention"
     """How positions exchange information; attention: causal self-attention (Vaswani et al. 2017)."""
     activation: Activation = "gelu"
-    """Between the MLP's two layers; gelu: GELU by tanh, relu-squared: max(0, x)² (So et al. 2021)."""
+    """Between the MLP's two layers; gelu: GELU by tanh, gelu-erf: GELU as it is defined, by the error function; relu:
+    max(0, x), relu-squared: max(0, x)² (So et al. 2021)."""
+    n_inner: int | None = bounded(None, ge=1, le=LARGEST)
+    """Numbers per token between the MLP's two layers; by default 4 × n_embd."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     zero_init_residual: bool = False
@@ -85,6 +90,11 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+    @property
+    def inner_dim(self) -> int:
+        """Count the numbers per token between the MLP's two layers."""
+        return self.n_inner or 4 * self.n_embd
 
     @property
     def kv_dim(self) -> int:

@@ -43,9 +43,10 @@ class Block(nn.Module):
             qk_norm=config.qk_norm,
             eps=config.layer_norm_epsilon,
             sliding_window=config.window_of(layer),
+            scale=1 / (layer + 1) if config.scale_by_inverse_layer else 1.0,
         )
         self.mlp_norm = norm(config.n_embd, config.layer_norm_epsilon, config.bias)
-        self.mlp = MLP(config.n_embd, config.activation, config.bias, config.dropout)
+        self.mlp = MLP(config.n_embd, config.inner_dim, config.activation, config.bias, config.dropout)
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
     def forward(

@@ -92,10 +92,11 @@ def test_an_export_that_is_another_model_is_called_so_and_ends_with_1(run_of, tm
     honest = huggingface_export.export
 
     def broken(model, tokenizer, to, *others):
-        honest(model, tokenizer, to, *others)
+        kind = honest(model, tokenizer, to, *others)
         weights = load_file(to / "model.safetensors")
         weights["transformer.h.0.attn.c_attn.weight"][0, 0] += 5
         save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+        return kind
 
     with mock.patch.object(huggingface_export, "export", broken):
         run_gpt(tmp_path, "export", "--run", run_of(), "--to", "out", code=1)

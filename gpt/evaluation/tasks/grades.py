@@ -24,6 +24,7 @@ from gpt.text.added import marked
 from gpt.text.tokenizer import Tokenizer
 
 CHOICE, CONTINUATION = ("acc", "acc_norm", "acc_bytes"), ("acc", "perplexity")
+AT_ONCE = 2048  # likelihoods between two words of progress, at the most
 Pair = tuple[Sequence[int], Sequence[int]]
 
 
@@ -140,7 +141,8 @@ def grade(
                 )
         cut += max(len(context) + len(ending) for context, ending in found) > limit + 1
         pairs += found
-    scores = iter(likelihoods(model, pairs, batch=batch, progress=progress))
+    parts = (pairs[begin : begin + AT_ONCE] for begin in range(0, len(pairs), AT_ONCE))
+    scores = (score for part in parts for score in likelihoods(model, part, batch=batch, progress=progress))
     answers = [[next(scores) for _ in row.choices] for row in task.rows]
     return Grades(
         task,
