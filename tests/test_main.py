@@ -98,6 +98,9 @@ OTHERS |= {
     "benchmarks": "--nanogpt --texts",
     "hf": "--revision --local-dir",
     "vllm": "--model-impl",
+    "llama-completion": "--reverse-prompt",
+    "ct2-transformers-converter": "--output_dir --quantization",
+    "optimum-cli": "--task",
 }
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt.choices import WeightDtype
-from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
@@ -59,5 +58,5 @@ def load_run(
 
     `device` auto takes CUDA, else MPS, else the CPU. Raises InputError as that does.
     """
-    loaded = load.load_run(source, choose_device(device), dtype, prepacked, checkpoint)
+    loaded = load.load_run(source, device, dtype, prepacked, checkpoint)
     return Run(loaded.model, loaded.source, loaded.path, loaded.state)
