@@ -23,7 +23,7 @@ from lm_eval.api.registry import register_model
 from torch import Tensor
 from tqdm import tqdm
 
-from gpt.apps.harness_texts import marked, written
+from gpt.apps.harness_texts import written
 from gpt.choices import WeightDtype
 from gpt.device import choose_device
 from gpt.distributed.launch import join_world
@@ -32,6 +32,7 @@ from gpt.evaluation.likelihood import Ids, likelihoods, rolling_windows
 from gpt.generation.completion import opening_ids
 from gpt.log import log
 from gpt.runs.load import load_run
+from gpt.text.added import marked
 from gpt.text.chat_template import ChatTemplate, Message
 
 AT_ONCE = 2048  # requests between two writings to the harness's cache

@@ -1,6 +1,5 @@
 """What lm-evaluation-harness asks a run to write: its settings are read, and the engine continues its contexts."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -12,7 +11,7 @@ from gpt.errors import InputError
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
 from gpt.runs.load import LoadedRun
-from gpt.text.added import Marked
+from gpt.text.added import Marked, marked
 from gpt.text.chat_template import ChatTemplate, Message
 from gpt.text.tokenizer import Tokenizer
 
@@ -77,13 +76,6 @@ def generation_settings(
     draws["temperature"] = float(draws.get("temperature", 1.0)) if samples else 0.0
     sampling = SamplingConfig(max_tokens=length, seed=torch.initial_seed() % 2**63, overflow="error", **draws)
     return sampling, tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)
-
-
-def marked(text: str, tokenizer: Tokenizer) -> Marked:
-    """Take the texts of special tokens for these tokens."""
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    pattern = "|".join(re.escape(name) for name in names)
-    return Marked(text, tuple(match.span() for match in re.finditer(pattern, text)) if pattern else ())
 
 
 def opening_of(template: ChatTemplate) -> str:

@@ -4,14 +4,16 @@ import json as json_module
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands.compare_rows import compare_rows
 from gpt.commands.evaluate import (
     EvaluationText,
     ModelResult,
@@ -22,6 +24,7 @@ from gpt.commands.evaluate import (
     require_own_data,
     result_json,
 )
+from gpt.commands.tasks import TaskOptions, precision
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.origins import Names
@@ -68,8 +71,9 @@ def compare(
     json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
+    by: Annotated[TaskOptions, arg(name="", help=""), OmitArgPrefixes] = TaskOptions(),  # noqa: B008
 ) -> None:
-    """Tell which of two runs predicts a text better, and where each is ahead.
+    """Tell which of two runs is better at a text or a task, and where each is ahead.
 
     Both are taken at their best. To compare more than two, see gpt eval --against.
 
@@ -81,7 +85,7 @@ def compare(
         field: Field or column of JSON, CSV, TSV and Parquet that holds the text.
         separator: What ends a document within a file, or none, as gpt prepare files has it.
         encoding: Encoding of files that are neither UTF-8 nor marked, such as cp1252.
-        passages: How many passages are shown of those where each run is ahead by most; 0 shows none.
+        passages: How many passages, or rows, are shown of those where each run is ahead by most; 0 shows none.
         json: Print one JSON object instead.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
         dtype: Precision of the weights, as gpt sample has it.
@@ -90,11 +94,19 @@ def compare(
     one, two = by_name(a), by_name(b)
     for path in (one, two):
         require_model(path)
-    protocol = Protocol(
-        corpus_of(one, data, text, ReadOptions(field, separator, encoding)), choose_device(device), dtype, None, None
-    )
-    first = _first(one, protocol, on_purpose=data is not None)
-    other, differences = compared(first, load_run(two, protocol.device, dtype), protocol)
+    place, how = choose_device(device), ReadOptions(field, separator, encoding)
+    if task := by.open(bool(data or text or how != ReadOptions())):
+        loads = [partial(load_run, path, place, dtype) for path in (one, two)]
+        compare_rows(task, loads, precision(dtype, place), passages, json)
+    else:
+        protocol = Protocol(corpus_of(one, data, text, how), place, dtype, None, None)
+        _compare_texts(one, two, protocol, passages, json, on_purpose=data is not None)
+
+
+def _compare_texts(one: Path, two: Path, protocol: Protocol, passages: int, json: bool, on_purpose: bool) -> None:
+    """Compare two runs by the loss on each passage of a text; `on_purpose`: of a dataset that was named."""
+    first = _first(one, protocol, on_purpose)
+    other, differences = compared(first, load_run(two, protocol.device, protocol.dtype), protocol)
     pieces = paired(first.measured, other.measured, first.tokenizer.fingerprint == other.tokenizer.fingerprint)
     shown = [list(_passages(pieces, first, protocol.corpus, passages, ahead)) for ahead in (-1, 1)]
     if json:

@@ -1,15 +1,17 @@
 """Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands.tasks import TaskOptions, grade_runs, precision
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.sources import TextFiles
@@ -104,8 +106,9 @@ def evaluate(
     json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
+    by: Annotated[TaskOptions, arg(name="", help=""), OmitArgPrefixes] = TaskOptions(),  # noqa: B008
 ) -> None:
-    """Evaluate runs on a validation split, or on your text, and compare them.
+    """Evaluate runs on a validation split, your text or a task, and compare them.
 
     Args:
         run: The run to evaluate: its path, its name below runs/, or a Hugging Face GPT-2. By default the newest run.
@@ -124,22 +127,37 @@ def evaluate(
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
-    if tokens is not None and tokens < 1:
-        raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = corpus_of(path, data, text, ReadOptions(field, separator, encoding))
-    protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
-    loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
-    if run is None:
-        log.info(f"using {loaded.source}")
-    if corpus.dataset:
-        require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
-    first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
-    del loaded  # one model is held at a time
-    found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
-    found += [compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
-    _print(found, protocol, json)
+    place, how = choose_device(device), ReadOptions(field, separator, encoding)
+    loads = [partial(load_run, path, place, dtype, checkpoint=checkpoint)]
+    loads += [partial(load_run, other, place, dtype) for other in against]
+    elsewhere = bool(data or text or how != ReadOptions() or stride is not None or tokens is not None)
+    if task := by.open(elsewhere):
+        grade_runs(task, loads, precision(dtype, place), json)
+    else:
+        protocol = Protocol(corpus_of(path, data, text, how), place, dtype, stride, tokens)
+        _print(_losses(loads, protocol, run is not None, checkpoint == "best", data is None), protocol, json)
     if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
+
+
+def _losses(
+    loads: Sequence[Callable[[], LoadedRun]], protocol: Protocol, named: bool, best: bool, own: bool
+) -> list[tuple[ModelResult, dict[str, Difference]]]:
+    """Evaluate a run, and others beside it, one after another.
+
+    `named`: the first was, and is not just the newest one; `best`: it is taken at its best; `own`: on its own dataset.
+    """
+    if protocol.tokens is not None and protocol.tokens < 1:
+        raise InputError(f"`tokens` is {protocol.tokens}; it must be at least 1")
+    loaded = loads[0]()
+    if not named:
+        log.info(f"using {loaded.source}")
+    if protocol.corpus.dataset:
+        require_own_data(loaded, protocol.corpus.dataset, on_purpose=not own)
+    first = measure(loaded, protocol, chosen_by_loss=best)
+    del loaded  # one model is held at a time
+    found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
+    return found + [compared(first, load(), protocol) for load in loads[1:]]
 
 
 def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:

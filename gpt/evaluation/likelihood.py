@@ -171,16 +171,25 @@ class _Reader:
         ids = self._padded([group.trunk for group in groups])
         every = [(row, group, some) for row, group in enumerate(groups) for some in group.continuations]
         forks = [i for i, (_, group, continuation) in enumerate(every) if len(continuation) > group.shared + 1]
+        forks.sort(key=lambda i: every[i][1].shared - len(every[i][2]))  # the longest first, as of the groups
         self.prefixes, self.branches = Prefixes(ids) if forks else None, [every[i] for i in forks]
         hidden = self.model.hidden_states(ids, self.prefixes)  # (B, T, C)
         spans = [_Span(row, len(group.context) - 1, some[: group.shared + 1]) for row, group, some in every]
         sums = self._sums(hidden, spans)
         if forks:
             del hidden
-            parts = torch.arange(len(forks)).split(self._rows(ids.size(1)))
-            sums[forks] += torch.cat([self.read_branches(part) for part in parts])
+            sums[forks] += torch.cat([self.read_branches(part) for part in self._parts(ids.size(1))])
         self.prefixes = None
         return sums
+
+    def _parts(self, trunk: int) -> Iterator[Tensor]:
+        """Divide the branches, the longest first, into those that are read at a time: behind trunks of that length."""
+        done = 0
+        while done < len(self.branches):
+            _, group, longest = self.branches[done]
+            rows = self._rows(trunk + len(longest) - group.shared)
+            yield torch.arange(done, min(len(self.branches), done + rows))
+            done += rows
 
     def _read_branches(self, numbers: Tensor) -> Tensor:
         """Sum the same of what is left of some continuations after their trunks, (branches, 2)."""

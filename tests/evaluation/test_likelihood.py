@@ -179,3 +179,18 @@ def test_rolling_windows_predict_each_token_once_with_the_fullest_context(length
         assert context == whole[max(0, done + len(continuation) - 8) : done + 1]
         assert len(context) + len(continuation) - 1 == min(8, done + len(continuation))
         done += len(continuation)
+
+
+def test_many_continuations_of_a_short_context_are_read_some_at_a_time(monkeypatch):
+    """As many as their own length allows, not that of the context: else thousands of sentences would be one pass."""
+    model, sizes = exact("gpt2"), []
+    honest = type(model).hidden_states
+    monkeypatch.setattr("gpt.evaluation.likelihood.POSITIONS", 100)
+    monkeypatch.setattr(
+        type(model), "hidden_states", lambda self, ids, *rest: sizes.append(ids.numel()) or honest(self, ids, *rest)
+    )
+    pairs = [((1,), random_ids(2 + number % 30, number)) for number in range(60)]
+    found = likelihoods(model, pairs)
+    assert max(sizes) <= 100
+    monkeypatch.undo()
+    require_same(found, [by_one_pass(model, *pair) for pair in pairs])
