@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import json
 import logging
+import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -83,6 +86,19 @@ def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def json_text(result: Any) -> str:
+    """Write a result as JSON, which has no number that is not finite: such is null."""
+    return json.dumps(_finite(result), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def at_terminal() -> bool:

@@ -1,6 +1,5 @@
 """Tell which of two runs predicts a text better, how sure that is, and where each is ahead."""
 
-import json as json_module
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands import json_text
 from gpt.commands.compare_rows import compare_rows
 from gpt.commands.evaluate import (
     EvaluationText,
@@ -110,7 +110,7 @@ def _compare_texts(one: Path, two: Path, protocol: Protocol, passages: int, json
     pieces = paired(first.measured, other.measured, first.tokenizer.fingerprint == other.tokenizer.fingerprint)
     shown = [list(_passages(pieces, first, protocol.corpus, passages, ahead)) for ahead in (-1, 1)]
     if json:
-        print(json_module.dumps(_as_json(first, other, differences, pieces, shown, protocol)), flush=True)
+        print(json_text(_as_json(first, other, differences, pieces, shown, protocol)), flush=True)
     else:
         print(printable(_as_text(first, other, differences, pieces, shown, protocol)), flush=True)
         if len(differences) == 1:

@@ -1,11 +1,11 @@
 """`gpt compare A B --task`: which of two runs answers a task's rows better, and which rows one alone has right."""
 
-import json as json_module
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gpt.commands import json_text
 from gpt.commands.tasks import difference_text, figure_rows, graded, protocol_rows, task_json
 from gpt.evaluation.tasks.grades import Grades, difference
 from gpt.evaluation.tasks.task import Task
@@ -41,7 +41,7 @@ def compare_rows(task: Task, loads: Sequence[Callable[[], LoadedRun]], precision
     shown = shown[0], [_turned(row) for row in shown[1]]
     if json:
         rows = [[asdict(row) for row in rows] for rows in shown]
-        print(json_module.dumps(task_json(task, found, precision) | {"right_alone": rows}), flush=True)
+        print(json_text(task_json(task, found, precision) | {"right_alone": rows}), flush=True)
     else:
         print(printable(_as_text(found, shown, precision)), flush=True)
 

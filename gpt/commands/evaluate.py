@@ -1,6 +1,5 @@
 """Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
-import json as json_module
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands import json_text
 from gpt.commands.tasks import TaskOptions, grade_runs, precision
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, ReadOptions
@@ -164,7 +164,7 @@ def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Pro
     """Print what was found of each model, and how it differs from the first, as JSON or as tables."""
     if json:
         runs = [result_json(result, differences) for result, differences in found]
-        print(json_module.dumps({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
+        print(json_text({"data": protocol.corpus.name, "precision": protocol.precision, "runs": runs}))
     else:
         first = found[0][0].source
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)

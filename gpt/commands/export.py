@@ -1,5 +1,6 @@
 """Write a run as a Hugging Face model, its adapters merged into it or beside it, or for llama.cpp."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,9 +71,14 @@ def export(
         return _export_adapter(loaded, to, stated, proof)
     kind = huggingface_export.export(loaded.model, loaded.tokenizer, to, loaded.template, with_code)
     found = _proved(loaded, proof, lambda found: write_card(to, card_of(loaded, found, stated)), to)
-    trust = ", trust_remote_code=True" if with_code else ""
-    print(f'{to}: {loaded.source}, as {kind.name}; load it with AutoModelForCausalLM.from_pretrained("{to}"{trust})')
+    arguments = _quoted(to) + (", trust_remote_code=True" if with_code else "")
+    print(f"{to}: {loaded.source}, as {kind.name}; load it with AutoModelForCausalLM.from_pretrained({arguments})")
     return _told(found, loaded, to)
+
+
+def _quoted(path: Path) -> str:
+    """Write a path as Python reads it."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _require_of_one_kind(format: str, dtype: Dtype | None, adapter: bool, with_code: bool, proof: bool) -> None:
@@ -150,7 +156,7 @@ def _export_adapter(loaded: LoadedRun, to: Path, stated: Stated, proof: bool) ->
         write_card(to / "adapter", adapter_card(loaded, found, stated))
 
     found = _proved(loaded, proof, write, to / "base", to / "adapter")
-    print(f'{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained("{to / "adapter"}")')
+    print(f"{to}: {loaded.source}; load it with AutoPeftModelForCausalLM.from_pretrained({_quoted(to / 'adapter')})")
     return _told(found, loaded, to / "adapter")
 
 

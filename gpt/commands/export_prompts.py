@@ -75,7 +75,8 @@ def _validation_texts(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
         ends = [-1, *np.flatnonzero(ids >= len(tokenizer.ranks)).tolist(), len(ids)]  # of documents: special tokens
         begin, end = max(pairwise(ends), key=lambda span: span[1] - span[0])
         text = tokenizer.decode(ids[begin + 1 : end].tolist()).strip("\ufffd")  # a character cut in two
-        if end - begin > FEWEST and text:
+        spelled = any(name in text for name in tokenizer.special_tokens)  # for transformers it is that token, by design
+        if end - begin > FEWEST and text and not spelled:
             yield text
 
 

@@ -1,6 +1,5 @@
 """Tell what a run has forgotten: how much worse than its base it predicts other text."""
 
-import json as json_module
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
+from gpt.commands import json_text
 from gpt.commands.evaluate import (
     EvaluationText,
     ModelResult,
@@ -87,7 +87,7 @@ def forgot(
     if json:
         runs = [result_json(first, {}), result_json(tuned, differences)]
         found = {"data": protocol.corpus.name, "precision": protocol.precision, "sentence": _sentence(differences)}
-        print(json_module.dumps(found | {"base": runs[0], "run": runs[1]}), flush=True)
+        print(json_text(found | {"base": runs[0], "run": runs[1]}), flush=True)
     else:
         print(printable(_as_text(first, tuned, differences, protocol)), flush=True)
 

@@ -1,6 +1,5 @@
 """Tell whether a run has learned its training text or memorized it, and what samples share with that text."""
 
-import json as json_module
 import logging
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands import json_text
 from gpt.config import TrainConfig
 from gpt.config_io import later, parse
 from gpt.corpus.origins import Names
@@ -94,7 +94,7 @@ def memorized(
         both = find_copies(texts, dataset.train, tuned.tokenizer)
         copies = [Copies(some, both.searched) for some in (both.found[: len(drawn)], both.found[len(drawn) :])]
     if json:
-        print(json_module.dumps(_as_json(tuned, dataset, found, copies)), flush=True)
+        print(json_text(_as_json(tuned, dataset, found, copies)), flush=True)
     else:
         print(printable(_as_text(tuned, dataset, found, copies)), flush=True)
 

@@ -1,6 +1,5 @@
 """Draw the curves of several runs into one picture, and as text."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +20,7 @@ from gpt.tracking.jsonl import Metrics, read_metrics
 Axis = Literal["step", "tokens", "time", "epoch"]
 UNITS = {"val_loss": "validation loss (nats per token)", "val_bits_per_byte": "validation, bits per byte"}
 UNITS |= {"train_loss": "loss of the training batch (nats per token)", "time": "seconds"}
+HIGHEST = 1e300  # beyond that, the distance of two can be no number
 KINDS = (".png", ".svg", ".pdf")
 
 
@@ -77,26 +77,51 @@ def _curve(path: Path, metric: str, x: Axis) -> Curve:
     if metric not in numbers:
         known = did_you_mean(metric, sorted(numbers)) if numbers else "it has none yet"
         raise InputError(f"`metric` {metric}: {path} has no such figure; {known}")
-    points = [(_place(path, record, x), record.get(metric), record.get(f"{metric}_ci95")) for record in records]
-    kept = [(at, y, half or 0.0) for at, y, half in points if at is not None and y is not None and math.isfinite(y)]
+    known = [record for record in records if _number(record.get(metric)) is not None]
+    if not known:
+        raise InputError(f"`metric` {metric}: {path} has no number of it that is finite")
+    points = [[_place(path, record, x), record[metric], record.get(f"{metric}_ci95")] for record in known]
+    kept = [(at, y, max(0.0, half or 0.0)) for at, y, half in (map(_number, point) for point in points)]
+    kept = [(at, y, half) for at, y, half in kept if at is not None and y is not None]
     if not kept:
         raise InputError(f"`x` {x}: {path} does not say it; it has steps")
     return Curve(one_line(str(path)), [p[0] for p in kept], [p[1] for p in kept], [p[2] for p in kept])
 
 
-def _place(path: Path, record: Metrics, x: Axis) -> float | None:
+def _number(value: object) -> float | None:
+    """Give a finite number that can be drawn; None for all else that a record may hold."""
+    try:
+        return float(value) if isinstance(value, int | float) and abs(value) < HIGHEST else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+
+
+def _place(path: Path, record: Metrics, x: Axis) -> object:
     if x == "tokens":
         batch = read_config(path).batch_tokens if path.is_dir() else record.get("batch_tokens")
-        return batch and record["step"] * batch
+        return record["step"] * batch if isinstance(batch, int | float) else None
     return record.get({"time": "elapsed_s"}.get(x, x))
 
 
 def _records(file: Path) -> list[Metrics]:
-    """Read a file of records, one JSON object with a step in each line. Raises InputError if it is another one."""
+    """Read a file of records, one JSON object with a step in each line, without a last line that is being written.
+
+    Raises InputError if it is another one.
+    """
     try:
-        records = [parse_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        whole = lines[:-1] if len(lines) > 1 and not lines[-1].endswith("\n") and not _is_json(lines[-1]) else lines
+        records = [parse_json(line) for line in whole if line.strip()]
         if not all(isinstance(record, dict) and isinstance(record["step"], int) for record in records):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: is no file of records, which has a JSON object with a `step` in each line") from None
+        raise InputError(f"{file}: is no file of records, which has a JSON object with a step in each line") from None
     return records
+
+
+def _is_json(line: str) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True

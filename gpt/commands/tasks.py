@@ -1,12 +1,12 @@
 """`gpt eval --task`: grade runs by the field's tasks, and set what is published of GPT-2 beside them."""
 
-import json as json_module
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt.choices import WeightDtype
+from gpt.commands import json_text
 from gpt.corpus.download import DIRECTORY, RemoteFile, download
 from gpt.device import choose_weight_dtype
 from gpt.errors import InputError, did_you_mean
@@ -146,7 +146,7 @@ def grade_runs(task: Task, loads: Sequence[Callable[[], LoadedRun]], precision: 
         found.append((loaded.source, graded(loaded, task)))
         del loaded  # one model is held at a time
     if json:
-        print(json_module.dumps(task_json(task, found, precision)), flush=True)
+        print(json_text(task_json(task, found, precision)), flush=True)
     else:
         print(printable(task_text(task, found, precision)), flush=True)
 

@@ -26,6 +26,11 @@ def _sees_all(config: ModelConfig) -> bool:
     return all(size is None for size in windows(config))
 
 
+def _window_is_kept(config: ModelConfig) -> bool:
+    """Tell whether no layer sees one token alone: of such, the cache of transformers keeps all, where it means none."""
+    return 1 not in windows(config)
+
+
 def windows(config: ModelConfig) -> list[int | None]:
     """Give each layer's window; None where it sees the whole context anyway."""
     sizes = (config.window_of(layer) for layer in range(config.n_layer))
@@ -85,7 +90,7 @@ _EARLY = _ACTIVATIONS | {"gelu": "gelu_new"}  # the name by which all know it
 _SCALED: dict[str, Allowed] = {"scale_by_inverse_layer": _any}
 _RMS: dict[str, Allowed] = _ROTARY | {"normalization": ("rms",), "bias": (False,)}
 _QK_NORM: dict[str, Allowed] = {"qk_norm": (True,)}
-_WINDOWS: dict[str, Allowed] = {"sliding_window": _any}
+_WINDOWS: dict[str, Allowed] = {"sliding_window": _window_is_kept}
 
 GPT2 = ModelClass(
     "GPT2LMHeadModel",

@@ -193,7 +193,10 @@ def read_weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     masks = [name for name in theirs if name.endswith((".attn.bias", ".attn.masked_bias"))]  # constants of old files
     if superfluous := sorted(theirs.keys() - masks):
         raise InputError(f"{path}: has weights that GPT-2 does not: {', '.join(superfluous[:5])}; {INSTEAD}")
-    expected = empty_model(config).state_dict()
+    try:
+        expected = empty_model(config).state_dict()
+    except RuntimeError as error:  # of sizes whose product is no number of bytes
+        raise InputError(f"{path}: its config.json means weights that cannot be: {error}") from None
     for name, tensor in ours.items():
         if tensor.shape != expected[name].shape:
             raise InputError(

@@ -1,12 +1,12 @@
 """Write a model as Hugging Face's files: config.json, model.safetensors, and the tokenizer beside them."""
 
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt.errors import InputError
@@ -15,6 +15,7 @@ from gpt.interop import code_export, modern_config, modern_weights
 from gpt.interop.classes import CODE, GPT2, ModelClass, class_of, nearest
 from gpt.interop.huggingface import weight_names
 from gpt.interop.huggingface_tokenizer import write_json, write_template, write_tokenizer
+from gpt.interop.huggingface_weights import write_tensors
 from gpt.log import log
 from gpt.model.config import ModelConfig
 from gpt.model.lora import merged_weights
@@ -56,7 +57,7 @@ def _write(model: GPT, tokenizer: Tokenizer, to: Path, template: ChatTemplate | 
     else:
         tensors = modern_weights.their_weights(kind, model.config, state)
         config = modern_config.their_config(kind, model.config)
-    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, to / "model.safetensors")
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
     names = {"model_type": kind.model_type, "architectures": [kind.name]}
     write_json(to / "config.json", names | config | ends | {"pad_token_id": None})
@@ -84,7 +85,7 @@ def chosen_class(config: ModelConfig, to: Path, with_code: bool = False) -> Mode
 
 def require_new(to: Path) -> None:
     """Raise InputError if a directory to write exists and is not empty."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if os.path.lexists(to) and (not to.is_dir() or any(to.iterdir())):  # also a link to nothing
         raise InputError(f"`to` {to}: exists and is not empty; choose a new directory")
 
 

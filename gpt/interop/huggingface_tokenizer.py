@@ -70,7 +70,7 @@ def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any], Added]:
         require_no_prefix_space(path, _steps(content)[-1])
         if not _is_gpt2s_kind(content):
             raise InputError(f"{path}: is not a byte-level BPE with GPT-2's pattern; only that kind is read")
-        if (content.get("post_processor") or {}).get("special_tokens"):
+        if any(map(_surrounds, _steps(content, "post_processor", "processors"))):
             say_begun(path, "its post_processor")
         added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
         special = {token["content"]: token.get("special", False) for token in content.get("added_tokens") or []}
@@ -80,9 +80,14 @@ def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any], Added]:
         raise InputError(f"{path}: is not what tokenizers writes ({error!r})") from None
 
 
-def _steps(content: dict[str, Any]) -> list[dict[str, Any]]:
-    pre_tokenizer = content.get("pre_tokenizer") or {}
-    return pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+def _steps(content: dict[str, Any], of: str = "pre_tokenizer", parts: str = "pretokenizers") -> list[dict[str, Any]]:
+    whole = content.get(of) or {}
+    return whole.get(parts, [whole])
+
+
+def _surrounds(processor: dict[str, Any]) -> bool:
+    """Tell whether a step of a post_processor puts special tokens around a text."""
+    return bool(processor.get("special_tokens")) or processor.get("type") in ("RobertaProcessing", "BertProcessing")
 
 
 def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any], vocab_size: int) -> Tokenizer:
@@ -161,11 +166,12 @@ def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
     """Tell whether a tokenizer.json cuts text as GPT-2 does, and does nothing to it before."""
     model, steps = content.get("model") or {}, _steps(content)
     byte_level = steps[-1].get("type") == "ByteLevel" and not steps[-1].get("add_prefix_space", True)
-    patterns = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
-    expected = [] if steps[-1].get("use_regex", True) else [GPT2_PATTERN_PLAIN]
+    cuts = [[step.get("pattern", {}).get("Regex"), step.get("behavior"), step.get("invert")] for step in steps[:-1]]
+    own = steps[-1].get("use_regex", True)
+    expected = [[]] if own else [[[GPT2_PATTERN_PLAIN, *way]] for way in (("Isolated", False), ("Removed", True))]
     affixes = [model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")]
     plain = content.get("normalizer") is None and not any(affixes)
-    return "merges" in model and byte_level and patterns == expected and plain
+    return "merges" in model and byte_level and cuts in expected and plain
 
 
 def write_tokenizer(tokenizer: Tokenizer, to: Path, context_length: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt.errors import InputError
@@ -18,6 +19,7 @@ from gpt.interop.pickled import conversion
 from gpt.log import log
 
 PREFIX, HEAD, EMBEDDING = "transformer.", "lm_head.weight", "wte.weight"
+_POINTER = b"version https://git-lfs.github.com/spec/"
 PICKLED, WEIGHTS = "pytorch_model*.bin", "model.safetensors"
 
 
@@ -63,6 +65,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return plain
 
 
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write weights. Raises OSError, as for any other file."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # how safetensors reports a failing disk
+        raise OSError(f"{file}: could not be written ({error})") from None
+
+
 @contextlib.contextmanager
 def _opened(file: Path) -> Generator[Any]:
     """Open a file of weights. Raises InputError if it is none."""
@@ -70,7 +80,16 @@ def _opened(file: Path) -> Generator[Any]:
         with safetensors.safe_open(file, framework="pt") as stored:
             yield stored
     except (safetensors.SafetensorError, OSError) as error:
+        if _is_pointer(file):
+            raise InputError(f"{file}: is a pointer of Git LFS, not the file: get it by `git lfs pull`") from None
         raise InputError(f"{file}: cannot be read as safetensors ({error})") from None
+
+
+def _is_pointer(file: Path) -> bool:
+    """Tell whether Git left a pointer in place of a large file, as it does where LFS is not installed."""
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        return opened.read(len(_POINTER)) == _POINTER
+    return False
 
 
 def _weight_files(path: Path) -> list[Path]:

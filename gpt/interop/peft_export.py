@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from gpt.interop import modern_weights
 from gpt.interop.classes import GPT2, ModelClass
 from gpt.interop.huggingface import linear_layers
 from gpt.interop.huggingface_export import chosen_class
 from gpt.interop.huggingface_tokenizer import write_json
+from gpt.interop.huggingface_weights import write_tensors
 from gpt.interop.peft import CONFIG, WEIGHTS, Base
 from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter
@@ -38,7 +38,7 @@ def write_adapter(adapter: Adapter, config: ModelConfig, base: Base, to: Path, d
             layers[their_name] = (layer.A.size(0), layer.scale)
     known = [name for names, _ in theirs.values() for name in names]
     write_json(to / CONFIG, _their_config(layers, known, base, dropout) | {"fan_in_fan_out": kind is GPT2})  # Conv1D
-    save_file(tensors, to / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(tensors, to / WEIGHTS)
     shutil.copymode(to / CONFIG, to / WEIGHTS)  # safetensors lets nobody else read its files
 
 

@@ -56,6 +56,14 @@ def test_a_run_beside_itself_cannot_be_told_from_it(runs, tmp_path):
     assert "is ahead by most" not in output
 
 
+def test_where_nothing_can_be_told_json_has_null(tmp_path):
+    """Of one byte only the end of its document is predicted, which has no bytes: NaN is no JSON."""
+    one = saved_run(tmp_path, "one")
+    (tmp_path / "x.txt").write_text("x")
+    found = json.loads(compare(one, one, "--text", "x.txt", "--json", cwd=tmp_path), parse_constant=pytest.fail)
+    assert found["runs"][0]["evaluation"]["bits_per_byte"] is None and found["runs"][0]["evaluation"]["loss"] > 0
+
+
 def test_runs_of_different_tokenizers_are_compared_document_by_document(dataset, bpe, tmp_path):
     one = saved_run(tmp_path, "one")
     two = saved_run(tmp_path, "two", tokenizer=bpe)

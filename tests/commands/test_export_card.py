@@ -131,6 +131,12 @@ def test_what_the_hub_does_not_know_is_refused_before_anything_is_written(option
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["my model", "new\\name", 'the "best"'])
+def test_the_line_that_loads_it_is_python(name, run_of, tmp_path):
+    output = run_gpt(tmp_path, "export", "--run", run_of(), "--to", name, "--no-proof")
+    assert eval(output.split("from_pretrained(")[1].split(")\n")[0]) == name
+
+
 def test_the_upload_command_can_be_pasted():
     assert upload_command("x", Path("my model")) == "hf upload YOUR_NAME/x 'my model'"
     assert upload_command("x", Path("-out")) == "hf upload YOUR_NAME/x ./-out"

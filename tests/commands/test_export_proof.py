@@ -225,3 +225,11 @@ def test_prompts_end_where_a_document_does(tmp_path, tiny_config):
     prompts = prompts_for(replace(tiny_config, data=data.path), data.tokenizer)
     assert prompts.source == OWN and not any("<|" in text for text in prompts.texts)
     assert all("Document" not in text[1:] for text in prompts.texts)
+
+
+def test_texts_that_spell_a_special_token_are_no_prompts(tmp_path, tiny_config):
+    """For transformers it is that token in any text, by design, so that they would seem to be encoded otherwise."""
+    for says, source in (("its own number", OWN), ("<|endoftext|>", BUILT_IN)):
+        pieces = [("validation" if i % 2 else "train", f"Text {i} is about {says}.") for i in range(60)]
+        data = write_dataset(pieces, "bytes", tmp_path / source)
+        assert prompts_for(replace(tiny_config, data=data.path), data.tokenizer).source == source

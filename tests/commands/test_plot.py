@@ -69,6 +69,25 @@ def test_what_is_not_finite_is_left_out(tmp_path, drawn):
     assert (drawn[0][0][0].x, drawn[0][0][0].y) == ([2], [3.5])
 
 
+def test_what_is_no_number_that_can_be_drawn_is_left_out(tmp_path, drawn):
+    """Others' files may have anything; a line that is being written is not whole."""
+    lines = ['"a"', "NaN", "1e308", "-1e308", "1" + "0" * 400, '2, "loss_ci95": "x"', '3, "loss_ci95": -1']
+    lines = [f'{{"step": {step}, "elapsed_s": {step}, "loss": {line}}}' for step, line in enumerate(lines)]
+    lines += [
+        '{"step": 9, "elapsed_s": NaN, "loss": 4}',
+        '{"step": 10, "elapsed_s": "x", "loss": 5}',
+        '{"step": 11,',
+    ]
+    (tmp_path / "log").write_text("\n".join(lines))
+    run_gpt(tmp_path, "plot", "log", "--metric", "loss")
+    run_gpt(tmp_path, "plot", "log", "--metric", "loss", "--x", "time")
+    curves = [one[0][0] for one in drawn]
+    assert [(each.x, each.y) for each in curves] == [([5, 6, 9, 10], [2, 3, 4, 5]), ([5, 6], [2, 3])]
+    assert curves[0].half_widths == [0, 0, 0, 0]
+    (tmp_path / "log").write_text('{"step": 1, "loss": NaN}')
+    assert "--metric loss: log has no number of it" in run_gpt(tmp_path, "plot", "log", "--metric", "loss", code=2)
+
+
 def test_mistakes_are_named(runs, tmp_path):
     def refused(*arguments):
         said = run_gpt(tmp_path, "plot", *arguments, code=2)
@@ -81,5 +100,5 @@ def test_mistakes_are_named(runs, tmp_path):
     assert "cannot be written (No such file or directory)" in refused(runs[0], "--to", "no/such/curves.png")
     for content in ("text", "[1]\n", '{"loss": 1}\n', '{"step": "one"}\n', "\x00"):
         (tmp_path / "notes").write_text(content)
-        assert "notes: is no file of records" in refused("notes")
+        assert "notes: is no file of records, which has a JSON object with a step" in refused("notes")
     assert "name from 1 to 26 runs" in refused()

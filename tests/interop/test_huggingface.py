@@ -108,11 +108,21 @@ def test_damaged_and_missing_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         load_run(tmp_path)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(InputError, match="is a pointer of Git LFS, not the file: get it by `git lfs pull`"):
+        load_run(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00002.safetensors")
     with pytest.raises(InputError, match=r"there is model-00001-.*, and no model.safetensors.index.json"):
         load_run(tmp_path)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(InputError, match="only safetensors are read, .*: name a directory that has some"):
+        load_run(tmp_path)
+
+
+def test_a_config_of_impossible_sizes_is_a_sentence(tmp_path):
+    their_model(**SHAPES[0]).save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", n_embd=2**30)
+    with pytest.raises(InputError, match=r"its config\.json means weights that cannot be"):
         load_run(tmp_path)
 
 

@@ -9,10 +9,11 @@ from functools import cache
 import pytest
 import torch
 from helpers import SHAPE, VARIANTS, heard, transformers, variant
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
-from gpt.interop import classes
+from gpt.interop import classes, huggingface_weights
 from gpt.interop.huggingface import read_config
 from gpt.interop.huggingface_export import export
 from gpt.interop.modern_config import their_config
@@ -267,6 +268,7 @@ def test_the_code_is_not_run_untrusted_and_its_config_is_checked(tmp_path):
         (MODERN | {"qk_norm": True, "ngram": 3}, "model.ngram 3; ApertusForCausalLM"),
         (MODERN | {"qk_norm": True, "sliding_window": 8, "logit_softcap": 15.0}, "model.logit_softcap 15.0; Qwen3For"),
         (MODERN | {"qk_norm": True, "bias": True}, "model.qk_norm True; ArceeForCausalLM"),
+        (MODERN | {"qk_norm": True, "sliding_window": 1}, "model.sliding_window 1; ApertusForCausalLM"),
     ],
 )
 def test_what_no_class_computes_is_named_and_nothing_is_written(tmp_path, change, named):
@@ -321,6 +323,21 @@ def test_an_export_never_overwrites(tmp_path):
         export(GPT(TINY), Tokenizer.utf8_bytes(), tmp_path)
     (tmp_path / "empty").mkdir()
     export(GPT(TINY), Tokenizer.utf8_bytes(), tmp_path / "empty")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="link: exists and is not empty"):
+        export(GPT(TINY), Tokenizer.utf8_bytes(), tmp_path / "link")
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path, monkeypatch):
+    """safetensors has an exception of its own for it."""
+
+    def full(*arguments, **_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(huggingface_weights, "save_file", full)
+    with pytest.raises(OSError, match=r"model\.safetensors: could not be written .*No space left"):
+        export(GPT(TINY), Tokenizer.utf8_bytes(), tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_config_json_has_the_names_that_other_programs_read(tmp_path):

@@ -4,11 +4,18 @@ import random
 import pytest
 import tokenizers
 from helpers import assigned, python_text, random_text, transformers
+from their_models import edit
 from tiktoken.load import read_file_cached
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer
 from gpt.interop.huggingface_export import export
-from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer, recover_merges
+from gpt.interop.huggingface_tokenizer import (
+    GPT2_PATTERN_PLAIN,
+    OUR_TOKENIZER,
+    read_tokenizer,
+    recover_merges,
+    write_tokenizer,
+)
 from gpt.text.added import with_added
 from gpt.text.spelling import from_bytes
 from gpt.text.tokenizer import END_OF_TEXT
@@ -208,6 +215,21 @@ def test_an_unsound_vocabulary_is_a_sentence(tmp_path, vocabulary, merges):
         read_tokenizer(tmp_path, 257)
 
 
+def cut_by(behavior, invert):
+    split = {"type": "Split", "pattern": {"Regex": GPT2_PATTERN_PLAIN}, "behavior": behavior, "invert": invert}
+    own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, own]}
+
+
+@pytest.mark.parametrize(("behavior", "invert"), [("Isolated", False), ("Removed", True)])
+def test_both_ways_to_cut_at_the_pattern_are_read(tmp_path, bpe, behavior, invert):
+    write_tokenizer(bpe, tmp_path, 64)
+    (tmp_path / OUR_TOKENIZER).unlink()
+    edit(tmp_path / "tokenizer.json", pre_tokenizer=cut_by(behavior, invert))
+    theirs, text = transformers.AutoTokenizer.from_pretrained(tmp_path), "def f(x):\n    return  x's + 'Ü'"
+    assert read_tokenizer(tmp_path, 0).encode(text) == bpe.encode(text) == theirs(text)["input_ids"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -215,6 +237,9 @@ def test_an_unsound_vocabulary_is_a_sentence(tmp_path, vocabulary, merges):
         {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": [], "dropout": 0.5}},
         {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": [], "end_of_word_suffix": "</w>"}},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}},
+        {"pre_tokenizer": cut_by("Removed", False)},
+        {"pre_tokenizer": cut_by("Contiguous", False)},
+        {"pre_tokenizer": cut_by("Isolated", None)},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [5, "x"]}},
         {"pre_tokenizer": {"pretokenizers": [{"pattern": {"Regex": "(a+)+$"}}, {"type": "ByteLevel"}]}},
         {"added_tokens": [{"content": "x"}]},

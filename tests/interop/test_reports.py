@@ -21,7 +21,7 @@ from gpt import InputError, SamplingConfig, generate, load_run
 from gpt.commands.train_options import parse_train
 from gpt.generation.completion import TextEngine
 from gpt.interop.huggingface_export import write_json
-from gpt.interop.huggingface_tokenizer import read_tokenizer, recover_merges
+from gpt.interop.huggingface_tokenizer import read_tokenizer, recover_merges, write_tokenizer
 from gpt.text.added import with_added
 from gpt.text.chat_template import CHATML_SOURCE
 from gpt.text.spelling import from_bytes
@@ -444,6 +444,22 @@ def test_tokens_around_every_text_are_told(tmp_path, bpe, said):
     assert transformers.AutoTokenizer.from_pretrained(path).encode("a") == [bpe.end_of_text, *bpe.encode("a")]
     assert read_tokenizer(path, 600).encode("a") == bpe.encode("a")
     assert any("add_bos_token or add_eos_token puts special tokens around every text" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["RobertaProcessing", "BertProcessing", "Sequence"])
+def test_tokens_around_every_text_are_told_of_each_post_processor(tmp_path, bpe, said, kind):
+    """A template is not the only one that does it."""
+    write_tokenizer(bpe, tmp_path, 64)
+    (tmp_path / "gpt_tokenizer.json").unlink()
+    end = [END_OF_TEXT, bpe.end_of_text]
+    step = {"type": "RobertaProcessing", "sep": end, "cls": end, "trim_offsets": True, "add_prefix_space": False}
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    steps = {"type": kind, "processors": [level, step]} if kind == "Sequence" else step | {"type": kind}
+    edit(tmp_path / "tokenizer.json", post_processor=steps)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert theirs.encode("a") == [bpe.end_of_text, *bpe.encode("a"), bpe.end_of_text]
+    assert read_tokenizer(tmp_path, 600).encode("a") == bpe.encode("a")
+    assert any("its post_processor puts special tokens around every text" in line for line in said)
 
 
 # ---- chat templates ----
