@@ -4,7 +4,8 @@
 
 In the directory WORK, a small GPT-2 is trained on TEXT.txt for a few minutes, and then tuned on the beginning of
 OTHER.txt with multiples of the planned rate, over several epochs, seed by seed; each is trained to its end, with the
-same evaluations. What it may cost is bounded by --seconds of processor time, after which no further run begins.
+same evaluations. After --seconds of processor time no further line of the table begins; WORK/runs.jsonl keeps the
+losses of each run as it ends.
 """
 
 import argparse
@@ -102,7 +103,7 @@ def losses(work: Path, tune: str, rate: float, epochs: str, seeds: int) -> Itera
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Print a table for each size of text: the best loss and the last, by rate and epochs."""
+    """Print a table for each size of text: the best loss of each seed, and what they are on the average."""
     base = trained_base(asked.work, asked.text, asked.shape, asked.steps)
     for row in asked.rows:
         kilobytes, several, seeds = [*row.split(":"), "3"][:3]
@@ -115,12 +116,9 @@ def main(asked: argparse.Namespace) -> None:
                 if time.process_time() > asked.seconds:
                     return
                 found = [*losses(asked.work, tune, times * rate, epochs, int(seeds))]
-                before, best, last = (fmean(of(each) for each in found) for of in (lambda x: x[0], min, lambda x: x[-1]))
-                print(
-                    f"  {times:6.2f} × {epochs:>3} epochs: {before:.4f} → best {best:.4f}, last {last:.4f}   "
-                    f"({', '.join(f'{min(each):.4f}' for each in found)})",
-                    flush=True,
-                )
+                best, last = [min(each) for each in found], fmean(each[-1] for each in found)
+                line = f"{times:8.2f} × {epochs:>3} epochs: {found[0][0]:.4f} → best {fmean(best):.4f}, last {last:.4f}"
+                print(f"{line}   ({', '.join(f'{loss:.4f}' for loss in best)})", flush=True)
 
 
 if __name__ == "__main__":
