@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test unit lint check wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
+.PHONY: train test unit lint check docs wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
 
 # Many tests start Python: each module is compiled once, not by each process.
 test unit test-lowest test-slow: export PYTHONDONTWRITEBYTECODE =
@@ -33,6 +33,12 @@ check: lint unit
 # The wheel, in an empty environment and an empty directory, does what README does.
 wheel-test: $(VENV)/installed-dev
 	$(BIN)/python tests/wheel.py
+
+# The pages of docs/ as a site, in build/site; their links, code and notebooks are tried first.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m pytest tests/test_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # With the lowest versions that pyproject.toml declares, all but the tests of several processes.
 test-lowest: $(LOWEST)/installed
@@ -86,6 +92,10 @@ clean:
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

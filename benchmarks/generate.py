@@ -360,8 +360,8 @@ def ratios(result: dict[str, Any]) -> dict[str, Any]:
             )
     reading = speeds["batch 1, prompt 512"].get("gpt float32")
     if reading:
-        pace = [prompt_flops(512) / seconds / 1e12 for seconds in reading["first_s"]]
-        found["ratios"]["prompt of 512, by the speed of matrix products"] = ratio(pace, result["matrix_tflops"])
+        tflops = [prompt_flops(512) / seconds / 1e12 for seconds in reading["first_s"]]
+        found["ratios"]["prompt of 512, by the speed of matrix products"] = ratio(tflops, result["matrix_tflops"])
     return found
 
 

@@ -98,8 +98,8 @@ def written(directory: Path, size: int) -> dict[str, Path]:
     files = {format: directory / f"{size}.{format}" for format in FORMATS}
     schema = pyarrow.schema([("text", pyarrow.string())])
     with (
-        open(files["txt"], "w") as plain,
-        open(files["jsonl"], "w") as lines,
+        open(files["txt"], "w", encoding="utf-8") as plain,
+        open(files["jsonl"], "w", encoding="utf-8") as lines,
         parquet.ParquetWriter(files["parquet"], schema) as table,
     ):
         done = 0
@@ -154,7 +154,7 @@ def tiktoken_rate(file: Path, size: int) -> float:
     import tiktoken
 
     encoding, done = tiktoken.get_encoding("gpt2"), 0
-    documents = file.read_text().split(f"\n{END_OF_TEXT}\n")
+    documents = file.read_text(encoding="utf-8").split(f"\n{END_OF_TEXT}\n")
     start = time.perf_counter()
     for text in documents:
         encoding.encode_ordinary(text)

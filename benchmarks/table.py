@@ -64,8 +64,8 @@ def throughput(result: Result) -> list[Row]:
         listed = ", ".join(f"{mode} {speed:,.0f}" for mode, speed in speeds.items())
         times = f"{found['ratio']:.2f} times: " if "ratio" in found else ""
         known = found["mfu"] is not None and found["mfu"] <= 1
-        pace = f"{found['model_tflops']:.3g} TFLOP/s, MFU {format(found['mfu'], '.0%') if known else '—'}"
-        rows.append((f"training tokens/s, {name}: {_models(found)}", f"{times}{listed} ({pace})", "throughput"))
+        speed = f"{found['model_tflops']:.3g} TFLOP/s, MFU {format(found['mfu'], '.0%') if known else '—'}"
+        rows.append((f"training tokens/s, {name}: {_models(found)}", f"{times}{listed} ({speed})", "throughput"))
     return rows
 
 

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt.apps.notebook import Run, load_run
     from gpt.config import TrainConfig
     from gpt.dataset.dataset import Dataset, open_dataset
     from gpt.dataset.loader import Batch, Loader
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gpt.model.config import ModelConfig
     from gpt.model.transformer import GPT
     from gpt.presets import preset
-    from gpt.runs.load import LoadedRun, load_run
     from gpt.text.tokenizer import Tokenizer
     from gpt.training.start import fit_to_dataset
     from gpt.training.state import TrainState
@@ -38,9 +38,9 @@ _HOMES = {
     "gpt.errors": ("InputError",),
     "gpt.model.transformer": ("GPT",),
     "gpt.text.tokenizer": ("Tokenizer",),
-    "gpt.runs.load": ("LoadedRun", "load_run"),
     "gpt.generation.scheduler": ("Request",),
     "gpt.generation.engine": ("Engine", "Token", "generate"),
+    "gpt.apps.notebook": ("Run", "load_run"),
     "gpt.generation.completion": ("Completion", "TextEngine"),
 }
 
@@ -52,10 +52,10 @@ __all__ = [
     "Dataset",
     "Engine",
     "InputError",
-    "LoadedRun",
     "Loader",
     "ModelConfig",
     "Request",
+    "Run",
     "SamplingConfig",
     "TextEngine",
     "Token",

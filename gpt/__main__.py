@@ -1,17 +1,13 @@
 """Call a command by its name: `gpt COMMAND` or `python -m gpt COMMAND`.
 
 A command is a module of gpt/commands with a `main(arguments)`, imported when it is called for, after Ctrl-C is heard:
-that takes seconds. Help and mistyped names import nothing.
+that takes seconds. What help and a mistyped name need is imported where they do.
 """
 
-import ast
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
 
-from gpt.errors import did_you_mean
 from gpt.interrupts import end_quietly_while_loading
 
 COMMANDS = {
@@ -19,11 +15,14 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "eval": "evaluate",
+    "compare": "compare",
+    "lm-eval": "lm_eval",
     "score": "score",
     "memorized": "memorized",
     "forgot": "forgot",
     "tokenizer": "tokenizer",
     "runs": "runs",
+    "plot": "plot",
     "data": "data",
     "merge": "merge",
     "export": "export",
@@ -39,20 +38,26 @@ CALLED |= dict.fromkeys(("finetune", "fine-tune"), "train finetune")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command with its arguments, by default those of the process, and exit with its code."""
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None:  # this is the process's own: Ctrl-C may come from here on
+        end_quietly_while_loading()
+        arguments = sys.argv[1:]
+    command, *rest = arguments or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
     command = OTHER_SPELLINGS.get(command, command)
     if command in ("-h", "--help", "help"):
         print(usage())
     elif command in ("-V", "--version"):
+        from importlib.metadata import version
+
         print(f"gpt {version('gpt')}")
     elif command in COMMANDS:
         call(command, rest)
     else:
-        meant = (
-            f"did you mean {CALLED[command]!r}?" if command in CALLED else did_you_mean(command, [*COMMANDS, "help"])
-        )
+        from gpt.errors import did_you_mean
+
+        called = CALLED.get(command)
+        meant = f"did you mean {called!r}?" if called else did_you_mean(command, [*COMMANDS, "help"])
         print(f"error: unknown command {command!r}; {meant}", file=sys.stderr)
         sys.exit(2)
 
@@ -83,6 +88,9 @@ def usage() -> str:
 
 
 def _summary(module: str) -> str:
+    import ast
+    from pathlib import Path
+
     source = (Path(__file__).parent / "commands" / f"{module}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].rstrip(".")
 

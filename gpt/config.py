@@ -61,7 +61,7 @@ class EvaluationConfig(Limited):
     every: int = bounded(250, ge=0)
     """Steps between evaluations; 0 evaluates after the last step only."""
     per_epoch: int | None = bounded(None, ge=1)
-    """Evaluations in an epoch, from which `every` follows once the data is known."""
+    """Evaluations in an epoch, from which `evaluation.every` follows once the data is known."""
     at_start: bool = False
     """Evaluate before the first step as well, and save the weights that training begins with: the first best."""
     min_gain: float = bounded(0.0, ge=0)
@@ -108,17 +108,17 @@ class TrainConfig:
     """Run directory; by default a new one, runs/DATA-PRESET."""
     init_from: str = "scratch"
     """Where the weights begin: 'scratch', a run, by path or by name below runs/, or a Hugging Face GPT-2 (directory or
-    hub id, such as openai-community/gpt2, or ID@REVISION; a run keeps the commit)."""
+    hub id, such as openai-community/gpt2, for short gpt2, or ID@REVISION; a run keeps the commit)."""
     init_sha256: str | None = None
-    """SHA-256 of the weights of init_from, which a run keeps; where it is given, other weights are refused."""
+    """SHA-256 of the weights of `init_from`, which a run keeps; where it is given, other weights are refused."""
     steps: int = bounded(1000, ge=1)
     """Optimizer steps; the learning-rate schedule spans them."""
     stop_at: int | None = bounded(None, ge=1)
     """Stop after this step, saved; a resumed run then goes on with the same schedule."""
     batch_tokens: int = bounded(8192, ge=1)
-    """Tokens that one step learns from; a multiple of model.context_length."""
+    """Tokens that one step learns from; a multiple of `model.context_length`."""
     micro_batch_size: int | Literal["auto"] = bounded("auto", ge=1, note="or auto")
-    """Sequences in one forward and backward pass of a process; gradients accumulate until batch_tokens are read.
+    """Sequences in one forward and backward pass of a process; gradients accumulate until `batch_tokens` are read.
     auto takes what fits into memory. Where memory runs out all the same, it is halved, and the step done again."""
     windows: Literal["stream", "packed"] = "stream"
     """Where sequences are cut. stream: wherever one is full; packed: at documents, of which only those longer than a
@@ -143,14 +143,18 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles on CUDA only."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Weights & Biases logging."""
+    """Weights & Biases logging. What is recorded offline is uploaded by the command that is printed at the end."""
+    wandb_group: str | None = None
+    """Group of the run there; by default its data and preset, so that seeds and variants of one stand together."""
+    wandb_checkpoint: bool = False
+    """Log the best checkpoint there as an artifact, once the training is finished."""
     log_every: int = bounded(10, ge=1)
     """Steps between lines of metrics.jsonl."""
     early_stopping_patience: int | None = bounded(None, ge=1)
     """End after this many evaluations in a row without a new best validation loss; by default never."""
     cooldown: float = bounded(0.0, ge=0, le=1)
-    """Where early_stopping_patience ends it: go back to the best weights, let the rate fall to 0 in this share of their
-    steps, and keep what is better. 0 ends it at once."""
+    """Where `early_stopping_patience` ends it: go back to the best weights, let the rate fall to 0 in this share of
+    their steps, and keep what is better. 0 ends it at once."""
     recompute: Recompute = "none"
     """What the backward pass computes again instead of finding it in memory: the MLPs' activations (a quarter of all
     that is kept, for next to no arithmetic), or whole blocks (all but their inputs, for a third more arithmetic). With
@@ -165,6 +169,10 @@ class TrainConfig:
         check_limits(self)
         if isinstance(self.data, tuple):
             weighted_paths(self.data)  # which raises
+        if self.wandb == "disabled" and (self.wandb_checkpoint or self.wandb_group):
+            raise InputError(
+                "`wandb_group` and `wandb_checkpoint` are of Weights & Biases: give `wandb` as well, or neither"
+            )
         if self.lora != LoRAConfig():
             self._require_adaptable()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:

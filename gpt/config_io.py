@@ -13,7 +13,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,19 +47,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config, dict_factory=ready)
 
 
-def settings_type(config: Any, left_out: tuple[str, ...] = ()) -> Any:
-    """Make the type of a table of settings of a config, of which any may be missing; help tells their limits."""
+def settings_type(config: Any, written: Callable[[str], str], left_out: tuple[str, ...] = ()) -> Any:
+    """Make the type of a table of settings of a config, of which any may be missing; help tells their limits.
+
+    `written` makes help of a field's docstring: it names settings as flags.
+    """
     entries: dict[str, Any] = {}
     helps = _docstrings(config)
     limits = {field.name: field.metadata["limits"] for field in dataclasses.fields(config) if field.metadata}
     for name, kind in typing.get_type_hints(config, include_extras=True).items():
         if dataclasses.is_dataclass(kind):
-            table: Any = settings_type(kind)
+            table: Any = settings_type(kind, written)
             # Its help is told to be empty: else tyro reads all of this file, each time, for a comment that may be it.
             entries[name] = typing.Annotated[table, arg(help="")]
         elif name not in left_out:
             allowed = f" {str(limits[name]).capitalize()}." if name in limits else ""
-            entries[name] = typing.Annotated[kind, arg(help=helps.get(name, "") + allowed, help_behavior_hint="")]
+            text = written(helps.get(name, "") + allowed)
+            entries[name] = typing.Annotated[kind, arg(help=text, help_behavior_hint="")]
     return typing.TypedDict(config.__name__, entries, total=False)  # ty: ignore[invalid-argument-type]
 
 
@@ -103,10 +107,11 @@ def _path_or_several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
 
 tyro._experimental_options["utf8_boxes"] = False  # help has headings, and no frames around them
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-HELP, WIDE = (
-    {"-h", "--help"},
-    {"COLUMNS": "10000"},
-)  # no line of a complaint is broken, as paths and names in it are to be copied
+LINE_END = re.compile(rf"( |{COLOR.pattern})+$", re.MULTILINE)  # spaces there would make a line wider than a terminal
+NOT_GIVEN = re.compile(rf"(\s|{COLOR.pattern})*\(default:(\s|{COLOR.pattern})*(None|False)?\)")
+OR_NONE = re.compile(r"\{None\}\|([^\s\x1b]+)((?:\x1b\[[\d;]*m)*)")  # followed by the two columns it gets shorter
+HELP = {"-h", "--help"}
+WIDE = mock.patch.dict(os.environ, COLUMNS="10000")  # no line of a complaint is broken: paths in it are to be copied
 
 
 def parse(
@@ -123,7 +128,7 @@ def parse(
     """
     given, told = sys.argv[1:] if arguments is None else arguments, io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), mock.patch.dict(os.environ, {} if HELP & {*given} else WIDE):
+        with contextlib.redirect_stderr(told), _tidied_help() if HELP & {*given} else WIDE:
             return cli(what, args=given, registry=FLAGS, **options)
     except SystemExit as end:
         if end.code:
@@ -134,6 +139,25 @@ def parse(
         raise
     finally:
         print(told.getvalue(), end="", file=sys.stderr, flush=True)
+
+
+class _Help(io.StringIO):
+    """What help is written into, in color if standard output is a terminal."""
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+@contextlib.contextmanager
+def _tidied_help() -> Generator[None]:
+    """Leave out of help the defaults that only say that an option is not given, and write what it takes before None."""
+    shown = _Help()
+    try:
+        with contextlib.redirect_stdout(shown):
+            yield
+    finally:
+        text = OR_NONE.sub(r"\1|None\2  ", NOT_GIVEN.sub("", shown.getvalue()))
+        print(LINE_END.sub(lambda match: match[0].replace(" ", ""), text), end="", flush=True)
 
 
 def _without_heading(complaint: str) -> str:

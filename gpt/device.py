@@ -23,20 +23,29 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
-    """Choose what forward and backward passes compute in."""
+    """Choose what forward and backward passes compute in. Raises InputError for a name that is none."""
     if wanted == "auto":
         if device != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+    return _named(wanted, {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16})
 
 
 def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
-    """Choose what weights are held and multiplied in: auto is bfloat16 where the device is good at it."""
+    """Choose what weights are held and multiplied in: auto is bfloat16 where the device is good at it.
+
+    Raises InputError for a name that is none.
+    """
     if wanted == "auto":
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[wanted]
+    return _named(wanted, {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8})
+
+
+def _named(wanted: str, dtypes: dict[str, torch.dtype]) -> torch.dtype:
+    if wanted not in dtypes:
+        raise InputError(f"`dtype` {wanted}: is none of auto, {', '.join(dtypes)}")
+    return dtypes[wanted]
 
 
 class Target(NamedTuple):
@@ -49,7 +58,7 @@ class Target(NamedTuple):
     @classmethod
     def of(cls, device: str, dtype: WeightDtype, prepacked: bool) -> "Target":
         """Choose what is left open. Raises InputError if there is no such device, or no such dtype there."""
-        device = choose_device(device) if device == "auto" else device
+        device = choose_device(device) if device == "auto" else str(device)  # a torch.device, too
         if dtype == "int8" and device != "cpu":
             raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
         choose_device(device.partition(":")[0])

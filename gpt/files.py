@@ -34,12 +34,20 @@ def aside(path: Path, end: str = PARTIAL) -> Path:
 
 def write_whole(path: Path, content: str) -> None:
     """Write a text file in UTF-8, in place of one that may be there. Raises OSError; then that one is as it was."""
+    with write_aside(path) as partial:
+        partial.write_bytes(content.encode())
+
+
+@contextlib.contextmanager
+def write_aside(path: Path) -> Generator[Path]:
+    """Give the name to write a file under; at the end of the block it takes the place of `path`.
+
+    Raises OSError if the disk fails. After that, or any other exception, `path` is as it was.
+    """
     partial = aside(path)
     try:
-        with open(partial, "wb") as file:
-            file.write(content.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from gpt.errors import InputError, did_you_mean
@@ -182,8 +183,17 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 def preset(name: str) -> TrainConfig:
     """Return the config of that name. Raises InputError for an unknown one, with a suggestion."""
     if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
+        raise InputError(f"unknown preset {name!r}; {_meant(name)}")
     return PRESETS[name]()
+
+
+def _meant(name: str) -> str:
+    """Suggest a preset, or by which settings a path is given."""
+    if Path(name).is_dir():
+        return f"it is a directory: `data` {name} names a dataset, `init_from` {name} a model, `run_dir` {name} a run"
+    if Path(name).exists():
+        return f"it is a file: `config` {name} names settings, and text becomes a dataset by gpt prepare files"
+    return did_you_mean(name, PRESETS)
 
 
 @dataclass(frozen=True)

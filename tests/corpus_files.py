@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.documents import Document, Notice, ReadOptions, Skipped
 from gpt.corpus.reading import say_notices
 from gpt.corpus.sources import TextFiles
 
@@ -13,7 +13,7 @@ def found_in(content, name="x.txt", field=None, **settings):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / name
         path.write_bytes(content)
-        files = TextFiles([path], field, Reading(**settings))
+        files = TextFiles([path], field, ReadOptions(**settings))
         found = [found for part in files.parts() for found in files.read(part)]
     say_notices([each for each in found if isinstance(each, Notice)])
     return [each for each in found if not isinstance(each, Notice)]

@@ -53,6 +53,10 @@ VARIANTS = {
     "rms": {"normalization": "rms"},
     "qk-norm": {"qk_norm": True},
     "relu-squared": {"activation": "relu-squared"},
+    "gelu-erf": {"activation": "gelu-erf"},
+    "relu": {"activation": "relu"},
+    "inner": {"n_inner": 50},
+    "inverse-layer": {"scale_by_inverse_layer": True},
     "no-bias": {"bias": False},
     "untied": {"tie_embeddings": False},
     "softcap": {"logit_softcap": 3.0},
@@ -60,7 +64,8 @@ VARIANTS = {
     "window": {"sliding_window": 6, "window_pattern": "SL"},
     "ngram": {"ngram": 3, "ngram_buckets": 50},
 }
-VARIANTS["modern"] = {key: value for variant in VARIANTS.values() for key, value in variant.items()}
+MODERN = VARIANTS.keys() - {"gelu-erf", "relu", "inner", "inverse-layer"}  # which others' models have
+VARIANTS["modern"] = {key: value for name in VARIANTS if name in MODERN for key, value in VARIANTS[name].items()}
 
 
 class Later:

@@ -3,7 +3,7 @@
 import json
 
 from gpt.corpus.content_split import SplitWhole
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 from gpt.corpus.examples import Examples
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.sources import TextFiles
@@ -16,7 +16,7 @@ def lines_of(count):
 
 def made(home, examples=None, tokenizer="bytes", overlap="report", name="a.jsonl", **options):
     """The dataset of a.jsonl in a directory, or of another name in it, at `d` beside it."""
-    source = TextFiles([home / name], **{"how": Reading(examples=True)} | options)
+    source = TextFiles([home / name], **{"how": ReadOptions(examples=True)} | options)
     recipe = {"name": "instruct"}
     return prepare(source, SplitWhole(overlap=overlap), tokenizer, home / "d", recipe, examples=examples or Examples())
 

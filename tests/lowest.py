@@ -14,11 +14,12 @@ def lowest(requirement: str) -> str:
     return f"{found[1]}=={found[2]}{found[4] or ''}"
 
 
-def requirements(content: str) -> list[str]:
-    """Every requirement of a pyproject.toml: to build, to run and to develop."""
+def requirements(content: str, all_extras: bool = False) -> list[str]:
+    """Every requirement of a pyproject.toml: to build, to run and to develop, or those of all extras."""
     declared = tomllib.loads(content)
     groups = declared["build-system"]["requires"], declared["project"]["dependencies"]
-    return list(itertools.chain(*groups, *declared["project"]["optional-dependencies"].values()))
+    extras = declared["project"]["optional-dependencies"]
+    return list(itertools.chain(*groups, *(extras.values() if all_extras else [extras["dev"]])))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gpt.device import autocast, choose_dtype, reseed
+from gpt.device import Target, autocast, choose_dtype, choose_weight_dtype, reseed
+from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
 
@@ -12,6 +13,20 @@ def test_the_cpu_computes_in_float32_unless_told():
         assert choose_dtype(name, "cpu") == dtype
         with autocast("cpu", dtype):
             assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["fp16", None, torch.float32])
+def test_a_dtype_that_is_none_of_the_names_is_refused(name):
+    for choose in (choose_dtype, choose_weight_dtype):
+        with pytest.raises(InputError, match="`dtype` .*: is none of auto, float32, bfloat16, (float16|int8)$"):
+            choose(name, "cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", None, 3, "", torch.device("meta")])
+def test_a_device_that_is_not_here_is_refused_and_torchs_own_is_taken(device):
+    with pytest.raises(InputError, match="sees no such device here"):
+        Target.of(device, "float32", False)
+    assert Target.of(torch.device("cpu"), "float32", False).device == "cpu"
 
 
 def test_reseeding_draws_what_torchs_own_way_draws():

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_every_requirement_has_a_lowest_version_which_it_allows():
-    declared = requirements((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = requirements((ROOT / "pyproject.toml").read_text(encoding="utf-8"), all_extras=True)
     names = [Requirement(requirement).name for requirement in declared]
     assert {"hatchling", "torch", "wandb", "pytest"} < set(names)
     for requirement in declared:

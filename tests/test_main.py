@@ -43,6 +43,22 @@ def test_every_command_has_help(command):
     assert call(command, "--help").startswith(f"usage: gpt {command} ")
 
 
+def test_help_names_flags_and_no_default_that_says_nothing(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in HELPS:
+        text = " ".join(call(*command, "--help").split())
+        assert "{None}" not in text and not re.search(r"\(default: ?(None|False)?\)", text), command
+    assert "multiple of --model.context-length" in " ".join(call("train", "--help").split())
+    assert "(default: best)" in " ".join(call("sample", "--help").split())
+
+
+@pytest.mark.process
+def test_what_takes_long_to_import_is_not_imported_before_ctrl_c_is_heard():
+    program = "import sys, gpt.__main__; print({'ast', 'importlib.metadata', 'torch'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
 HELPS = [(command,) for command in COMMANDS] + [("prepare", recipe) for recipe in RECIPES]
 HELPS += [("tokenizer", name) for name in ("train", "show", "compare")]
 HELPS += [("data", name) for name in ("verify", "show")]
@@ -76,7 +92,16 @@ def test_help_has_no_frames():
 OTHERS = {
     "torchrun": "--max-restarts --nnodes --nproc-per-node --rdzv-backend --rdzv-endpoint --rdzv-id --signals-to-handle"
 }
-OTHERS |= {"sbatch": "--array", "sha256sum": "--check", "benchmarks": "--nanogpt --texts"}
+OTHERS |= {
+    "sbatch": "--array",
+    "sha256sum": "--check",
+    "benchmarks": "--nanogpt --texts",
+    "hf": "--revision --local-dir",
+    "vllm": "--model-impl",
+    "llama-completion": "--reverse-prompt",
+    "ct2-transformers-converter": "--output_dir --quantization",
+    "optimum-cli": "--task",
+}
 
 
 def test_every_flag_that_readme_docs_and_messages_name_is_there():

@@ -29,6 +29,14 @@ def test_an_unknown_preset_is_refused_with_a_suggestion():
         preset("gpt2-medum")
 
 
+def test_a_path_in_place_of_a_preset_is_told_how_it_is_given(tmp_path):
+    (tmp_path / "a.toml").touch()
+    with pytest.raises(InputError, match="is a directory: `data` .* names a dataset, `init_from` .* a model"):
+        preset(str(tmp_path))
+    with pytest.raises(InputError, match="is a file: `config` "):
+        preset(str(tmp_path / "a.toml"))
+
+
 def test_the_device_decides_when_nobody_else_does():
     assert preset_for("cpu", "scratch")[0].preset == "nano"
     assert preset_for("mps", "scratch")[0].preset == "nano"

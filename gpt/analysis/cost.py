@@ -16,6 +16,7 @@ COMPONENTS = {
     "ngram_embedding": "n-gram embedding",
     "lm_head": "head",
 }
+SIDES = {"relu": 1}  # of an activation, that its backward pass keeps; others keep what goes in and what comes out
 LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tensors that come and go
 
 
@@ -125,7 +126,7 @@ def training_memory(
     matrices = _matrix_count(model) * FLOAT32 if config.optimizer.name == "muon" else 0
     block = _block_activations(model, device, value_bytes)
     if config.recompute == "activations":
-        block -= 4 * C * value_bytes
+        block -= (SIDES.get(model.activation, 2) - 1) * model.inner_dim * value_bytes
     kept = block + L * C * FLOAT32 if config.recompute == "blocks" else L * block
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
@@ -153,14 +154,14 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
     """Count the bytes per token that a block keeps for the backward pass.
 
     The inputs of its two norms (float32, C each) and, as computed, the normalized inputs (C each), query, key and
-    value (3·C), attention's result (C) and the two sides of the activation (4·C each): counted after Korthikanti et
+    value (3·C), attention's result (C) and the two sides of the activation (F each): counted after Korthikanti et
     al. 2022, section 4.1, for a kernel that never stores the attention matrix. RMSNorm keeps its quotient as well (C,
     float32). Queries and keys that are normed or rotated are copies, in another order that has attention's result
     copied as well; their norm is computed in float32. Shared keys and values are repeated. Dropout adds its masks, and
     on a CPU the attention matrix three times, for which no other kernel exists there.
     """
-    C, KV, T = model.n_embd, model.kv_dim, model.context_length
-    values = 2 * C + (C + 2 * KV) + C + 8 * C
+    C, F, KV, T = model.n_embd, model.inner_dim, model.kv_dim, model.context_length
+    values = 2 * C + (C + 2 * KV) + C + SIDES.get(model.activation, 2) * F
     if model.qk_norm or model.positions == "rope":
         values += C + KV + C
     if KV < C:
@@ -189,11 +190,12 @@ def _of_adapters(
     own = adapter_count(config) * FLOAT32
     held = 0 if lora.base_dtype == "float32" else sum(i * o for i, o in layers)
     held *= 2 + (value_bytes if value_bytes < FLOAT32 else 0)  # no copy is made of what is short enough
-    inputs = sum(i for i, _ in layers if i != 4 * C)
+    inputs = sum(i for i, _ in layers) - ("mlp.fc_out" in lora.targets) * model.n_layer * model.inner_dim
     if not lora.dropout and "attention.out_proj" in lora.targets:
         inputs -= model.n_layer * C
     kept = (inputs + len(layers) * lora.rank) * value_bytes
-    kept -= model.n_layer * (2 if config.recompute == "activations" else 6) * C * value_bytes
+    results = 0 if config.recompute == "activations" else (SIDES.get(model.activation, 2) - 1) * model.inner_dim
+    kept -= model.n_layer * (2 * C + results) * value_bytes
     if config.recompute == "blocks":
         kept //= model.n_layer
     chunked = tokens > chunk_rows(model.vocab_size, device)

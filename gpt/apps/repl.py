@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/max-tokens": ("max_tokens", int),
     "/seed": ("seed", int),
 }
+CALLED = {"/q": "/quit", "/bye": "/quit", "/clear": "/reset", "/new": "/reset", "/again": "/retry", "/?": "/help"}
 OUTSIDE = {"/save": "writes a file", "/load": "reads files, or fetches a model from the network"}
 OUTSIDE |= {"/adapters": "reads files", "/adapter": "reads files"}
 TAKE_WORDS = ("/add", "/save", "/load", "/adapter")
@@ -143,6 +144,8 @@ class Session:
 
     def _nearest(self, command: str) -> str:
         """Suggest a command whose name is like this one: the / that all begin with makes none alike."""
+        if command.lower() in CALLED:
+            return f"did you mean {CALLED[command.lower()]!r}?"
         names = [name.removeprefix("/") for name in [*SETTINGS, *self.commands]]
         near = get_close_matches(command.removeprefix("/").lower(), names, n=1)
         return f"did you mean '/{near[0]}'?" if near else "/help lists all; a text that begins with / takes two"
@@ -234,7 +237,8 @@ class Session:
         except FileExistsError:
             raise InputError(f"/save {argument}: is there already, and stays as it is; choose another name") from None
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nobody knows that home
-            raise InputError(f"/save {argument}: cannot be written ({error})") from None
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"/save {argument}: cannot be written ({reason}); choose another name") from None
         self.write(f"{path}: {len(text):,} characters\n")
 
     def _saved_text(self) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from gpt.errors import InputError, ProcessLost, Reported
 from gpt.interrupts import INTERRUPTED, last_words, loaded
@@ -19,6 +20,7 @@ EXIT_PROCESS_LOST = 3  # exit code of a process whose fellow died or hangs
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
+STANDARD_INPUT = Path("-")  # in place of a file
 FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")  # a setting, as the library names it
 
 
@@ -64,7 +66,7 @@ class clean_errors:
                 end_line()
         if isinstance(error, InputError | OSError | ProcessLost):
             if not isinstance(error, Reported):
-                print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr, flush=True)
+                print(f"error: {printable(as_flags(_words(error)))}", file=sys.stderr, flush=True)
             if isinstance(error, ProcessLost):
                 os._exit(EXIT_PROCESS_LOST)  # an orderly end would wait for the lost one
             sys.exit(2)
@@ -74,6 +76,13 @@ class clean_errors:
         if isinstance(error, KeyboardInterrupt):
             last_words(": ".join(["interrupted", *map(str, error.args)]))
             sys.exit(INTERRUPTED)
+
+
+def _words(error: BaseException) -> str:
+    """Say what an error says; of one of the system, without its number."""
+    if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def at_terminal() -> bool:
@@ -96,4 +105,7 @@ def read_text(name: str, read: Callable[[str], str]) -> str:
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InputError(
+            f"{name}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or convert it: "
+            "iconv -f ENCODING -t utf-8"
+        ) from None

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from gpt.analysis.cost import FLOAT32, cost_lines, memory_lines, training_memory
+from gpt.commands import as_flags
 from gpt.config import TrainConfig
 from gpt.config_io import later, overlay, parse, settings_type
 from gpt.log import log
@@ -21,7 +22,7 @@ from gpt.presets import preset as find_preset
 if TYPE_CHECKING:
     Settings = dict[str, Any]
 else:
-    Settings = settings_type(TrainConfig, left_out=("preset",))
+    Settings = settings_type(TrainConfig, as_flags, left_out=("preset",))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

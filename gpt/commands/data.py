@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 FAULTY = 1  # exit code: it was looked at, and something is not as it should be, or not there
 LISTED, BEGINNING = 5, 60  # documents in the overview, and characters of each
-SAID = arg(help_behavior_hint="")  # help tells the default in words
 DESCRIPTION = "Check a dataset, or show what is in it. gpt data NAME --help lists the options."
 
 
@@ -104,11 +103,11 @@ def verify(directory: Annotated[Path, Positional, arg(metavar="DIR")]) -> int:
 
 def show_data(
     directory: Annotated[Path | None, Positional, arg(metavar="[DIR]", help_behavior_hint="")] = None,
-    split: Annotated[Literal["train", "validation"] | None, SAID] = None,
-    document: Annotated[int | None, SAID] = None,
-    text: Annotated[str | None, SAID] = None,
-    run: Annotated[Path | None, SAID] = None,
-    step: Annotated[int | None, SAID] = None,
+    split: Literal["train", "validation"] | None = None,
+    document: int | None = None,
+    text: str | None = None,
+    run: Path | None = None,
+    step: int | None = None,
     dropped: Annotated[tuple[str, ...] | None, arg(metavar="[REASON]", help_behavior_hint="")] = None,
 ) -> int:
     """Show a dataset: its sizes and first documents, or what an option asks for.

@@ -1,17 +1,19 @@
 """Tell how well runs predict a validation split, or your own text, and which of them is better."""
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from gpt.choices import Device, WeightDtype
+from gpt.commands.tasks import TaskOptions, grade_runs, precision
 from gpt.config_io import later, parse
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
 from gpt.dataset.dataset import Dataset, open_dataset
@@ -30,7 +32,6 @@ from gpt.runs.load import LoadedRun, load_run, load_tokenizer, require_model
 from gpt.terminal import command, printable
 from gpt.text.tokenizer import Tokenizer
 
-SAID = arg(help_behavior_hint="")  # help tells the default in words
 BATCH_TOKENS = 8192  # in one forward pass
 
 
@@ -92,21 +93,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(
-    run: Annotated[Path | None, SAID] = None,
+    run: Path | None = None,
     checkpoint: str = "best",
-    against: Annotated[tuple[Path, ...], SAID] = (),
-    data: Annotated[Path | None, SAID] = None,
-    text: Annotated[tuple[Path, ...], SAID] = (),
-    field: Annotated[str | None, SAID] = None,
+    against: tuple[Path, ...] = (),
+    data: Path | None = None,
+    text: tuple[Path, ...] = (),
+    field: str | None = None,
     separator: str = AUTO,
-    encoding: Annotated[str | None, SAID] = None,
-    stride: Annotated[int | None, SAID] = None,
-    tokens: Annotated[int | None, SAID] = None,
-    json: Annotated[FlagCreatePairsOff[bool], SAID] = False,
+    encoding: str | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    json: FlagCreatePairsOff[bool] = False,
     device: Device = "auto",
     dtype: WeightDtype = "float32",
+    by: Annotated[TaskOptions, arg(name="", help=""), OmitArgPrefixes] = TaskOptions(),  # noqa: B008
 ) -> None:
-    """Evaluate runs on a validation split, or on your text, and compare them.
+    """Evaluate runs on a validation split, your text or a task, and compare them.
 
     Args:
         run: The run to evaluate: its path, its name below runs/, or a Hugging Face GPT-2. By default the newest run.
@@ -125,22 +127,37 @@ def evaluate(
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
-    if tokens is not None and tokens < 1:
-        raise InputError(f"`tokens` is {tokens}; it must be at least 1")
-    corpus = corpus_of(path, data, text, Reading(field, separator, encoding))
-    protocol = Protocol(corpus, choose_device(device), dtype, stride, tokens)
-    loaded = load_run(path, protocol.device, dtype, checkpoint=checkpoint)
-    if run is None:
-        log.info(f"using {loaded.source}")
-    if corpus.dataset:
-        _require_own_data(loaded, corpus.dataset, on_purpose=data is not None)
-    first = measure(loaded, protocol, chosen_by_loss=checkpoint == "best")
-    del loaded  # one model is held at a time
-    found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
-    found += [compared(first, load_run(other, protocol.device, dtype), protocol) for other in against]
-    _print(found, protocol, json)
+    place, how = choose_device(device), ReadOptions(field, separator, encoding)
+    loads = [partial(load_run, path, place, dtype, checkpoint=checkpoint)]
+    loads += [partial(load_run, other, place, dtype) for other in against]
+    elsewhere = bool(data or text or how != ReadOptions() or stride is not None or tokens is not None)
+    if task := by.open(elsewhere):
+        grade_runs(task, loads, precision(dtype, place), json)
+    else:
+        protocol = Protocol(corpus_of(path, data, text, how), place, dtype, stride, tokens)
+        _print(_losses(loads, protocol, run is not None, checkpoint == "best", data is None), protocol, json)
     if not json:
         log.info(f"sample from it: {command('sample')} --run {quoted(path)}")
+
+
+def _losses(
+    loads: Sequence[Callable[[], LoadedRun]], protocol: Protocol, named: bool, best: bool, own: bool
+) -> list[tuple[ModelResult, dict[str, Difference]]]:
+    """Evaluate a run, and others beside it, one after another.
+
+    `named`: the first was, and is not just the newest one; `best`: it is taken at its best; `own`: on its own dataset.
+    """
+    if protocol.tokens is not None and protocol.tokens < 1:
+        raise InputError(f"`tokens` is {protocol.tokens}; it must be at least 1")
+    loaded = loads[0]()
+    if not named:
+        log.info(f"using {loaded.source}")
+    if protocol.corpus.dataset:
+        require_own_data(loaded, protocol.corpus.dataset, on_purpose=not own)
+    first = measure(loaded, protocol, chosen_by_loss=best)
+    del loaded  # one model is held at a time
+    found: list[tuple[ModelResult, dict[str, Difference]]] = [(first, {})]
+    return found + [compared(first, load(), protocol) for load in loads[1:]]
 
 
 def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Protocol, json: bool) -> None:
@@ -153,7 +170,7 @@ def _print(found: list[tuple[ModelResult, dict[str, Difference]]], protocol: Pro
         print("\n\n".join(_as_text(result, differences, protocol, first) for result, differences in found), flush=True)
 
 
-def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading) -> EvaluationText:
+def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: ReadOptions) -> EvaluationText:
     """Read texts in the ids of a run; or else open a dataset, by default the one that the run was trained on."""
     if data is None and not files and not is_run(run):
         meant = f"; did you mean {near}?" if (near := nearest_run(run)) and not run.exists() else ""
@@ -169,7 +186,7 @@ def corpus_of(run: Path, data: Path | None, files: Sequence[Path], how: Reading)
         except InputError as error:  # of files as they are called where a dataset is prepared of them
             raise InputError(str(error).replace("`input`", "`text`")) from None
         return EvaluationText(" ".join(map(str, files)), split, tokenizer)
-    if how != Reading():
+    if how != ReadOptions():
         raise InputError("`field`, `separator` and `encoding` say how to read `text`; give that, or leave them out")
     if data and data.is_file():
         raise InputError(f"`data` {data}: is a file, and no dataset; to evaluate on a text, give it by `text`")
@@ -195,7 +212,7 @@ def compared(first: ModelResult, loaded: LoadedRun, protocol: Protocol) -> tuple
     return result, differences
 
 
-def _require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
+def require_own_data(loaded: LoadedRun, dataset: Dataset, on_purpose: bool) -> None:
     """Raise InputError if a dataset has another tokenizer than a run; warn if it is another one, unless on purpose."""
     if not on_purpose and loaded.state.get("dataset_fingerprint") != dataset.fingerprint:
         log.warning(

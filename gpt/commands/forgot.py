@@ -5,10 +5,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 import gpt.evaluation
 from gpt.choices import Device, WeightDtype
@@ -23,7 +22,7 @@ from gpt.commands.evaluate import (
     result_json,
 )
 from gpt.config_io import later, parse
-from gpt.corpus.documents import AUTO, Reading
+from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.sources import TextFiles
 from gpt.corpus.text_split import text_split
 from gpt.device import choose_device
@@ -51,7 +50,7 @@ def forgot(
     checkpoint: str = "best",
     base: str | None = None,
     data: Path | None = None,
-    text: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    text: tuple[Path, ...] = (),
     field: str | None = None,
     separator: str = AUTO,
     encoding: str | None = None,
@@ -76,11 +75,11 @@ def forgot(
     """
     path = by_name(run) if run else newest_run(with_checkpoint=True)
     require_model(path)
-    reading = Reading(field, separator, encoding)
+    reading = ReadOptions(field, separator, encoding)
     source = _base_of(path) if base is None else base
     context = min(model_config(name).context_length for name in (source, path))  # both see as much
     how = choose_device(device), dtype
-    corpus = corpus_of(path, data, text, reading) if data or text or reading != Reading() else _package_text(path)
+    corpus = corpus_of(path, data, text, reading) if data or text or reading != ReadOptions() else _package_text(path)
     protocol = Protocol(corpus, *how, None, None, context, has_mask(path))  # by which both are measured
     began = _beginning(path, *how) if base is None else load_run(base, *how)
     first = measure(began, protocol, chosen_by_loss=False)
@@ -111,7 +110,7 @@ def _package_text(run: Path) -> EvaluationText:
     tokenizer = load_tokenizer(run)
     try:
         with log.through(logging.NullHandler()):  # nobody asks how it is divided
-            split = text_split(TextFiles([OTHER_TEXT], how=Reading(separator=SEPARATOR)), tokenizer)
+            split = text_split(TextFiles([OTHER_TEXT], how=ReadOptions(separator=SEPARATOR)), tokenizer)
     except InputError as error:
         raise InputError(f"{error}; name other text, with `text` or `data`") from None
     return EvaluationText("the text of this package", split, tokenizer)

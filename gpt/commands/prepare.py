@@ -28,6 +28,7 @@ from gpt.dataset.dataset import Dataset
 from gpt.dataset.shards import REPAIR
 from gpt.errors import InputError, did_you_mean
 from gpt.files import read_json
+from gpt.interop.hub_names import FAMILY, hub_id
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER, read_tokenizer
 from gpt.interrupts import Interruptible
 from gpt.log import log
@@ -130,12 +131,13 @@ def prepare_recipe(recipe: Recipe, how: Execution = AS_USUAL, replace: bool = Fa
     worker_count(how.workers)
     place, split, tokenizer = recipe.place().expanduser(), recipe.split(), chosen_tokenizer(recipe.tokenizer)
     run = {"workers": how.workers, "part": how.numbers(), "encoder": how.encoder, "replace": replace}
-    return prepare(recipe.source, split, tokenizer, place, recipe.record(), **recipe.steps(), **run)
+    return prepare(recipe.source, split, tokenizer, place, recipe.manifest_entry(), **recipe.steps(), **run)
 
 
 def chosen_tokenizer(name: str) -> str | Tokenizer:
     """Read the tokenizer of a run, a dataset or a Hugging Face GPT-2; leave the name of a kind as it is.
 
+    A model of GPT-2's family on the hub, such as gpt2-medium, has the kind gpt2.
     Raises InputError for what is neither, and for a tokenizer that cannot be read, or is not like GPT-2's.
     """
     path = by_name(Path(name).expanduser())
@@ -143,6 +145,8 @@ def chosen_tokenizer(name: str) -> str | Tokenizer:
         if parse_tokenizer(name)[0] != "file":
             return name
     except InputError as error:
+        if hub_id(name).partition("@")[0] in FAMILY.values():  # which have one tokenizer
+            return "gpt2"
         if not path.exists():
             raise InputError(f"{error}; did you mean {near}?" if (near := nearest_run(path)) else str(error)) from None
     directory = path.parent if path.name == "tokenizer.json" else path

@@ -76,7 +76,7 @@ def dry_run(recipe: Recipe, tokenizer: str | Tokenizer, replace: bool = False, a
             findings.end()
             log.info("what is in them is known once they are here")
             return
-    replaceable(place, recipe.record(), replace)
+    replaceable(place, recipe.manifest_entry(), replace)
     with Progress() as progress:
         found = Preview(recipe.source(), filters, progress, BUDGET)
         findings.add(**_found(found))

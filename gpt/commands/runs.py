@@ -26,7 +26,7 @@ from gpt.presets import PRESETS
 from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import CONFIG, METRICS, go_on, is_locked, is_run, nearest_run, read_config
 from gpt.terminal import one_line
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 from gpt.training.schedule import Cooldown
 from gpt.training.state import TrainState
 
@@ -55,9 +55,9 @@ class RunEntry:
     fault: str | None
     """What is wrong with a damaged run."""
     config: dict[str, Any] | None
-    last: Record | None
+    last: Metrics | None
     """The newest record of metrics.jsonl."""
-    best: Record | None
+    best: Metrics | None
     """The record of the lowest validation loss."""
 
     @property
@@ -183,7 +183,7 @@ def _is_finished(config: TrainConfig, saved: dict[str, Any]) -> bool:
     return state.is_over(config) and not saved.get("unevaluated")
 
 
-def _best(records: list[Record], saved: dict[str, Any]) -> Record | None:
+def _best(records: list[Metrics], saved: dict[str, Any]) -> Metrics | None:
     """Find the record of the best evaluation: by the newest checkpoint, which has forgotten those on other data."""
     rated = [record for record in records if _has_loss(record) and not record.get("within_error")]
     if "best_step" in saved:
@@ -191,7 +191,7 @@ def _best(records: list[Record], saved: dict[str, Any]) -> Record | None:
     return min(rated, key=lambda record: record["val_loss"], default=None)
 
 
-def _has_loss(record: Record) -> bool:
+def _has_loss(record: Metrics) -> bool:
     return isinstance(loss := record.get("val_loss"), int | float) and math.isfinite(loss)
 
 

@@ -15,7 +15,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
 
 from gpt.apps.render import print_json, print_text
 from gpt.choices import Device, WeightDtype
-from gpt.commands import at_terminal, read_standard_input, read_text
+from gpt.commands import STANDARD_INPUT, at_terminal, read_standard_input, read_text
 from gpt.config_io import parse
 from gpt.device import Target, choose_device
 from gpt.errors import InputError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from gpt.runs.adapters import Adapters
 
 BATCH = 16
-STANDARD_INPUT = Path("-")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as --stop spells them
 
 
@@ -154,15 +153,14 @@ class SampleCommand:
     run: str | None = None
     """Run, by path or by name, or Hugging Face GPT-2 (directory, hub id, ID@REVISION); by default the newest run."""
     adapter: UseAppendAction[tuple[str, ...]] = ()
-    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base.
-
-    It may be given several times where lines are answered: /adapter switches."""
+    """Run that trained adapters, or directory of PEFT's, to be put on what --run names, by default its own base. Give
+    several where lines are answered: /adapter switches."""
     checkpoint: str = "best"
     """Of the run, or of an adapter's run: best (by validation loss), last, or the number of a step."""
     prompt: str | None = None
     """Text to continue."""
     prompt_file: Path | None = None
-    """File whose text is continued (UTF-8), as it stands. Of standard input, the last line's end is left out."""
+    """File whose text is continued (UTF-8), as it stands; - is standard input, without its last line's end."""
     prompts: Path | None = None
     """File of prompts, a line each: as it stands, or a JSON string of several lines; - is standard input."""
     interactive: FlagCreatePairsOff[bool] = False
@@ -232,11 +230,11 @@ class SampleCommand:
             return None
         if self.prompt is not None:
             return [self.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]  # as a shell gives it
-        if self.prompt_file is not None:
+        if self.prompt_file not in (None, STANDARD_INPUT):
             return [read_text(f"--prompt-file {self.prompt_file}", self.prompt_file.read_text)]
         if self.prompts is not None:
             return PromptFile(self.prompts)
-        if at_terminal():
+        if at_terminal() and self.prompt_file is None:
             return None
         return [re.sub(r"\r?\n\Z", "", read_standard_input())]  # which echo, and most programs, put there
 

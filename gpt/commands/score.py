@@ -50,7 +50,7 @@ def score(
         run: Run, by path or by name below runs/, or Hugging Face GPT-2; by default the newest run.
         checkpoint: Of the run: best, last, or the number of a step.
         text: The text; by default it is read from --file or standard input, as it stands, with its last line's end.
-        file: File of the text (UTF-8).
+        file: File of the text (UTF-8); - is standard input.
         top_logprobs: Also print so many of the likeliest tokens, with their surprisals.
         json: Print one JSON object instead, with natural logarithms of probabilities.
         device: Where to compute; auto takes CUDA, else MPS, else the CPU.
@@ -60,8 +60,8 @@ def score(
         raise InputError("--text and --file: give one of them")
     if top_logprobs < 0:
         raise InputError(f"--top-logprobs is {top_logprobs}; it must be at least 0")
-    if file is not None:
-        text = cli.read_text(f"--file {file}", file.read_bytes().decode)
+    if file not in (None, cli.STANDARD_INPUT):
+        text = cli.read_text(f"--file {file}", lambda encoding: file.read_bytes().decode(encoding))
     elif text is None:
         text = cli.read_standard_input()
     if not text:

@@ -20,7 +20,7 @@ from gpt.commands.prepare import chosen_tokenizer
 from gpt.config_io import later, parse
 from gpt.corpus.comparison import ROUNDS, Figures, Suitable, comparison_lines, divided, made_from, suitable
 from gpt.corpus.comparison import compare as compare_tokenizers
-from gpt.corpus.documents import Document, FileOptions, Reading
+from gpt.corpus.documents import Document, FileOptions, ReadOptions
 from gpt.corpus.pipeline import say_what_was_read
 from gpt.corpus.sample import CorpusSample
 from gpt.corpus.sources import TextFiles
@@ -72,7 +72,7 @@ def train(input: list[Path], out: Path, vocab_size: int | None = None, reading: 
     """
     if vocab_size is not None:
         require_bpe_size(vocab_size, "`vocab_size` ")
-    source, file = TextFiles(input, how=Reading(**vars(reading))), _writable(out.expanduser(), input)
+    source, file = TextFiles(input, how=ReadOptions(**vars(reading))), _writable(out.expanduser(), input)
     with Progress() as progress:
         sample = CorpusSample(source, TRAINER_CHARACTERS, progress)
         say_what_was_read(sample)
@@ -187,7 +187,7 @@ def _given(text: str | None, reading: FileOptions) -> str:
 def _documents(file: Path, reading: FileOptions) -> list[str]:
     """Read the documents of a file, and say what is left out. Raises InputError for a file that is not there."""
     try:
-        found = [*read_source(TextFiles([file], how=Reading(**vars(reading))))]
+        found = [*read_source(TextFiles([file], how=ReadOptions(**vars(reading))))]
     except InputError as error:
         raise InputError(str(error).replace("`input`", "`file`")) from None
     return [each.text for each in found if isinstance(each, Document)]
@@ -221,7 +221,7 @@ def compare(
         tokenizer: gpt2, bytes, char, bpe:VOCAB, auto, a run, dataset, file, Hugging Face GPT-2, or tiktoken's name.
         json: Print one JSON object instead.
     """
-    source = TextFiles(input, how=Reading(**vars(reading)))
+    source = TextFiles(input, how=ReadOptions(**vars(reading)))
     names = list(dict.fromkeys(map(_checked, (name for some in tokenizer for name in some) if tokenizer else COMPARED)))
     encoders: dict[str, Encoder | InputError] = {name: _at_hand(name) for name in names if not _is_made(name)}
     with Progress() as progress:

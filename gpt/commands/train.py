@@ -27,9 +27,10 @@ from gpt.log import log
 from gpt.presets import FINETUNE
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.runs.directory import go_on, is_run, open_run, quoted, require_unused, usual_name
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
+from gpt.tracking.wandb import log_checkpoint
 from gpt.training.budget import budgeted, suited
 from gpt.training.checkpointing import begin, resume, save
 from gpt.training.cooldown import cool_down
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finished = fit(run, trainer, state, validation, stop, command.options.profile)
             if world.is_main and finished:
                 report(run, trainer, state, validation)
+                if config.wandb_checkpoint:
+                    log_checkpoint(config, run)
             elif world.is_main:
                 report_stop(run, state)
         return world.exit(0 if finished else SAVED_BUT_NOT_FINISHED)
@@ -130,7 +133,7 @@ def fit(
     return state.is_over(config) and not state.unevaluated
 
 
-def _tell_whose(record: Record, loader: Loader, dataset: Dataset, run: Path) -> None:
+def _tell_whose(record: Metrics, loader: Loader, dataset: Dataset, run: Path) -> None:
     """Say of which documents, and of which datasets of a mixture, the samples of a skipped step are."""
     step, samples = record["step"], record["samples"]
     see = f"see them by gpt data show --run {quoted(run)} --step {step}"

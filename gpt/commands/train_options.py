@@ -17,12 +17,14 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gpt.choices import Device
+from gpt.commands import as_flags
 from gpt.commands.other_names import CALLED
 from gpt.config import TrainConfig, nearest_multiple
 from gpt.config_io import differences, overlay, parse, settings_type
 from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
+from gpt.interop.hub_names import hub_id
 from gpt.presets import PRESETS, preset, preset_for
 from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned
@@ -32,7 +34,7 @@ from gpt.training.budget import Asked
 if TYPE_CHECKING:
     Settings = dict[str, Any]
 else:
-    Settings = settings_type(TrainConfig, left_out=("preset",))
+    Settings = settings_type(TrainConfig, as_flags, left_out=("preset",))
 
 SAME_WEIGHTS = ("batch_tokens", "seed", "windows", "document_mask", "optimizer.name")  # can change in a new run only
 _PRESET_HELP = f"One of {', '.join(PRESETS)}; by default what fits."
@@ -235,7 +237,11 @@ def _resumed(run: Path | None, named: str) -> tuple[TrainConfig, str]:
 
 def _init_of_resumed(before: str, now: str) -> str:
     """Give what --init-from names now, as a run keeps it: with the commit of a hub id, and the path of a run's name."""
-    if before.startswith(f"{now}@") or Path(before) in (Path(now), Path("runs") / now, by_name(now).absolute()):
+    if before.startswith(f"{hub_id(str(by_name(now)))}@") or Path(before) in (
+        Path(now),
+        Path("runs") / now,
+        by_name(now).absolute(),
+    ):
         return before
     return pinned(now) if "@" in now and now != before else now
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gpt.corpus.content_split import KEYS, RECORD
+from gpt.corpus.content_split import KEYS, SPLIT
 from gpt.corpus.documents import Skipped
 from gpt.corpus.ledger import LEDGER, PART
 from gpt.corpus.reading import Corpus
@@ -30,7 +30,7 @@ from gpt.text.tokenizer import Tokenizer
 SMALLEST_WINDOW = SHORTEST_CONTEXT + 1  # tokens
 SLICES, REPORT = "slices.json", "report.json"
 FORMAT = ("gpt-slices", 1)
-RECORDS = (LEDGER, SLICES, RECORD, KEYS)  # of which the manifest has hashes; a report may tell of what took longer
+RECORDS = (LEDGER, SLICES, SPLIT, KEYS)  # of which the manifest has hashes; a report may tell of what took longer
 LARGEST_SOURCES = 20  # that the report names
 
 
@@ -68,7 +68,7 @@ def assemble(
             content = each.ledger.read_bytes()
             at, sha = [ledger.tell(), ledger.write(content)], hashlib.sha256(content).hexdigest()
             slices[each.key] = {"result": each.found, "files": files[each.key], "ledger": at, "ledger_sha256": sha}
-    for file in corpus.stages.own.glob("split.*"):  # RECORD and KEYS, if it was divided by content
+    for file in corpus.stages.own.glob("split.*"):  # SPLIT and KEYS, if it was divided by content
         link(file, partial / file.name)
     head = {"format": FORMAT[0], "version": FORMAT[1], "slice_bytes": corpus.slice_bytes, "inputs": corpus.inputs}
     write_whole(partial / SLICES, json.dumps(head | {"slices": slices, "digest": digest(slices)}))

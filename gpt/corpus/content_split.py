@@ -46,7 +46,7 @@ WHOLE = 1 << 62  # characters of a passage: no document is cut into several
 MOST_GROWTH, MOST_SHARE = 10, 1 / 3  # times what it is to be, and of all: what validation may become by what is moved
 STILL_THERE = 0.5  # of the passages that were there: what makes a corpus the same one, grown
 FORMAT = ("gpt-split", 1)
-RECORD, KEYS = "split.json", "split.keys"
+SPLIT, KEYS = "split.json", "split.keys"
 ENOUGH_TO_CHOOSE = 3  # times the share of the keys are looked at, since chance moves the threshold no farther
 LISTED = 5  # version of what is listed of passages
 OTHER = 2**64 - 1  # by which keys of what was given to validate differ from those of the same text in the input
@@ -73,7 +73,7 @@ class SplitByContent:
         """Choose, and write down beside the stages' results what a larger corpus is to keep."""
         useful = min(self.share, MAX_CHARACTERS / max(1, corpus.counts["characters"]))
         settings = asdict(self) | {"files_validate": any(each.validates for each in corpus.slices)}
-        before = _Record.read(corpus.before, settings)
+        before = _StoredSplit.read(corpus.before, settings)
         size = WHOLE if self.whole else passage_size(useful * corpus.counts["characters"], corpus.counts["characters"])
         size = before.passage if before else size
         keys, given = _listed(corpus, size)
@@ -96,7 +96,7 @@ class SplitByContent:
         if before and common == len(known) == keys.count:  # the same again: what was done is what was done at first
             overlap = before.overlap
         corpus.report["overlap"] = overlap
-        _Record(settings, size, divide.threshold, divide.exceptions, union, overlap).write(corpus.stages.own)
+        _StoredSplit(settings, size, divide.threshold, divide.exceptions, union, overlap).write(corpus.stages.own)
         return divide
 
 
@@ -163,7 +163,7 @@ def _union(known: Path, keys: _Keys) -> tuple[np.ndarray, Path, int]:
     return load_rows(known, "r")[:, 0], union, common
 
 
-def _chosen(keys: _Keys, share: float, before: "_Record | None", known: np.ndarray) -> tuple[int, dict[int, str]]:
+def _chosen(keys: _Keys, share: float, before: "_StoredSplit | None", known: np.ndarray) -> tuple[int, dict[int, str]]:
     """Return the threshold, and the passages whose side differs from what it says.
 
     Of a text that has grown these are, beside those of before, passages that stay where they were, although what is new
@@ -211,7 +211,7 @@ def _cut(text: Path, repeats: Path | None, size: int) -> Iterator[tuple[int, int
 
 
 @dataclass(frozen=True)
-class _Record:
+class _StoredSplit:
     """What is kept of a split, so that text which is added later moves nothing from one side to the other."""
 
     settings: dict[str, Any]
@@ -224,14 +224,14 @@ class _Record:
     """What the guard found and did."""
 
     @classmethod
-    def read(cls, directory: Path | None, asked: dict[str, Any]) -> "_Record | None":
+    def read(cls, directory: Path | None, asked: dict[str, Any]) -> "_StoredSplit | None":
         """Read the record of a dataset that is there, if it was divided by the same settings."""
-        if directory is None or not (directory / RECORD).exists():
+        if directory is None or not (directory / SPLIT).exists():
             return None
         try:
-            content = read_json(directory / RECORD, "a split", format=FORMAT)
+            content = read_json(directory / SPLIT, "a split", format=FORMAT)
             if content.pop("digest") != digest(content, sha256(directory / KEYS)):
-                raise InputError(f"{directory / RECORD} or {directory / KEYS}: is damaged")
+                raise InputError(f"{directory / SPLIT} or {directory / KEYS}: is damaged")
             exceptions = {int(key): side for key, side in content["exceptions"].items()}
             rest = {name: content[name] for name in ("settings", "passage", "threshold", "overlap")}
             record = cls(**rest, exceptions=exceptions, keys=directory / KEYS)
@@ -247,7 +247,7 @@ class _Record:
         """Write the record into a directory, and move the keys there."""
         content = {"format": FORMAT[0], "version": FORMAT[1], **vars(self)} | {"exceptions": self._sides()}
         del content["keys"]
-        write_whole(directory / RECORD, json.dumps(content | {"digest": digest(content, sha256(self.keys))}))
+        write_whole(directory / SPLIT, json.dumps(content | {"digest": digest(content, sha256(self.keys))}))
         self.keys.replace(directory / KEYS)
 
     def _sides(self) -> dict[str, str]:

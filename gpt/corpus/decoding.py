@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gpt.corpus.documents import CUT, Document, Notice, Reading, Skipped
+from gpt.corpus.documents import CUT, Document, Notice, ReadOptions, Skipped
 from gpt.errors import InputError, did_you_mean
 
 SAMPLE = 1 << 20  # bytes of the beginning, by which a file is judged; as many are decoded at once
@@ -60,7 +60,7 @@ def mark_of(head: bytes) -> tuple[bytes, str]:
     return next(((mark, name) for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), (b"", ""))
 
 
-def wide_encoding(head: bytes, how: Reading) -> str:
+def wide_encoding(head: bytes, how: ReadOptions) -> str:
     """Return the encoding, of two or four bytes a letter, of a text that begins like this; '' for all others."""
     _, encoding = mark_of(head)
     given = codecs.lookup(how.encoding).name if how.encoding else ""
@@ -114,7 +114,7 @@ class TextStream:
     `damage` counts what was bad so far; `is_cut` says that only a beginning was to be read, and that it has come.
     """
 
-    def __init__(self, stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> None:
+    def __init__(self, stream: io.BufferedReader, name: str, how: ReadOptions, suffix: str = "") -> None:
         """Look at the beginning.
 
         Raises ValueError, with the kind of file and what to do, for what is no text; `suffix` tells kinds apart.
@@ -218,13 +218,13 @@ def is_utf8(encoding: str | None) -> bool:
     return encoding is not None and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def bad_bytes(how: Reading, name: str, bad: int, where: int | None, encoding: str = "utf-8") -> str:
+def bad_bytes(how: ReadOptions, name: str, bad: int, where: int | None, encoding: str = "utf-8") -> str:
     """Say why a text with bad bytes is left out. Raises InputError where they are an error."""
     first = "" if where is None else f", the first at byte {where}"
     return lost(how, name, f"{said(bad)} that {'is' if bad == 1 else 'are'} no {encoding.upper()}{first}")
 
 
-def lost(how: Reading, name: str, reason: str) -> str:
+def lost(how: ReadOptions, name: str, reason: str) -> str:
     """Say why a text is left out that is not all text. Raises InputError where that is an error."""
     if how.bad_bytes == "error":
         raise InputError(f"{name}: {reason}; give `bad_bytes` replace or skip to go on without")

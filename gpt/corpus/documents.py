@@ -108,7 +108,7 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
-class Reading(FileOptions):
+class ReadOptions(FileOptions):
     """How one file is read: with the options, and what part of it as what."""
 
     range: Range | None = None

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 
 CONVERT = "convert it with iconv -f ENCODING -t utf-8 (latin1, shift_jis, gb18030, …)"
 BEFORE, AFTER = 4_000, 16_000  # bytes around the first that is no UTF-8, which are looked at
@@ -15,6 +15,7 @@ CANDIDATES += ["cp1253", "cp1255", "cp1256", "iso8859_2", "mac_roman", "cp850", 
 ALIKE = 0.04  # as much may one be worse than the best one, and is as likely
 MAX_OTHERS = 2  # that are named beside the likeliest
 LENIENT = 0.6  # of what may look odd: for odd words, such as of lists, or of several languages
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f]")  # characters that no text has
 SHOWN = 16  # characters around the byte, so that one sees whether the proposal is right
 
 
@@ -29,7 +30,7 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
 
 
-def for_file(how: Reading, name: str) -> Reading:
+def for_file(how: ReadOptions, name: str) -> ReadOptions:
     """Return how a file is read: of the encodings that were given, with the first that is for its name."""
     pairs = parse_encodings(how.encoding) if how.encoding else []
     return replace(how, encoding=next((encoding for pattern, encoding in pairs if fits(name, pattern)), None))
@@ -84,6 +85,8 @@ def wide_guess(content: bytes) -> str:
         zeros, others = sample[odd::2].count(0), sample[1 - odd :: 2].count(0)
         if zeros > 0.7 * len(sample) / 2 and not others:
             text = codecs.decode(sample, name, "replace")
+            if CONTROLS.search(text):  # as in numbers of two bytes, which are no text
+                return ""
             shown = " ".join(text[:SHOWN].split())
             return f"looks like {name} without a mark, in which it begins {shown!r}: give it by `encoding` {name}"
     return ""

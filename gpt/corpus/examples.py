@@ -15,10 +15,10 @@ from gpt.choices import Faulty
 from gpt.corpus.documents import Document, Skipped
 from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
-from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import MAX_SHOWN, Corpus
 from gpt.corpus.slices import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.stage_progress import TOKENIZING
 from gpt.corpus.unpacking import HIDDEN
 from gpt.corpus.writer import BATCH_CHARACTERS, ShardWriter, loaded_tokenizer
 from gpt.dataset.manifest import SPLITS

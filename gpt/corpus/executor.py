@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpt.choices import EncoderName
-from gpt.corpus.pace import DISK
+from gpt.corpus.stage_progress import DISK
 from gpt.errors import InputError
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ def greeting(probe: str, directory: str) -> list[str]:
     """Answer from a worker, which from here on works in the directory of the first process."""
     try:
         os.chdir(directory)
-        word = Path(probe).read_text()
+        word = Path(probe).read_text(encoding="utf-8")
     except OSError as error:
         word = str(error)
     return greeting_of(word)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import OFFICE, SAMPLE, TextStream
-from gpt.corpus.documents import AUTO, NONE, Document, Notice, Reading, Refused, Skipped
+from gpt.corpus.documents import AUTO, NONE, Document, Notice, ReadOptions, Refused, Skipped
 from gpt.corpus.encodings import for_file
 from gpt.corpus.pipes import suffix_of_json, suffix_of_pipe
 from gpt.corpus.readers.html import html
@@ -27,7 +27,7 @@ from gpt.corpus.unpacking import TooLarge
 from gpt.errors import InputError
 
 Documents = Iterator[Document | Skipped | Notice]
-Reader = Callable[[io.BufferedReader, str, Reading], Documents]
+Reader = Callable[[io.BufferedReader, str, ReadOptions], Documents]
 RECORDS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_values}
 RECORDS |= {".csv": table, ".tsv": table, ".parquet": parquet}
 HTML = (".html", ".htm", ".xhtml")
@@ -42,7 +42,7 @@ SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # what names of special tokens look lik
 class FileReader:
     """Yields the documents of one file, and of what is packed in it."""
 
-    def __init__(self, how: Reading) -> None:
+    def __init__(self, how: ReadOptions) -> None:
         self._how, self._budget, self.notices = how, None, list[Notice]()
 
     def documents(self, stream: io.BufferedReader, name: str, file: str, depth: int = 0) -> Documents:
@@ -89,7 +89,7 @@ class FileReader:
         return partial(named, reader=html if suffix in HTML and self._how.html == "drop" else plain)
 
     def _compressed(
-        self, stream: io.BufferedReader, name: str, how: Reading, compression: str, file: str, depth: int
+        self, stream: io.BufferedReader, name: str, how: ReadOptions, compression: str, file: str, depth: int
     ) -> Documents:
         budget = self._require_budget(stream, depth)
         path = PurePosixPath(file)
@@ -98,7 +98,7 @@ class FileReader:
         yield from self.documents(unpacked, name, file if inner is None else f"{path.stem}{inner}", depth + 1)
 
     def _archive(
-        self, stream: io.BufferedReader, name: str, how: Reading, entries: Callable[..., Iterator], depth: int
+        self, stream: io.BufferedReader, name: str, how: ReadOptions, entries: Callable[..., Iterator], depth: int
     ) -> Documents:
         budget = self._require_budget(stream, depth)
         said_hidden: set[tuple[str, ...]] = set()
@@ -143,7 +143,7 @@ def _reason(error: Exception) -> str:
 # ---- plain text ----
 
 
-def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -> Documents:
+def text(stream: io.BufferedReader, name: str, how: ReadOptions, suffix: str = "") -> Documents:
     """Yield the documents of a plain text: one, or those between the separators that it holds.
 
     One that is too long comes in parts, each a document.
@@ -175,7 +175,7 @@ def text(stream: io.BufferedReader, name: str, how: Reading, suffix: str = "") -
     yield from source.cut()
 
 
-def maybe_json(stream: io.BufferedReader, name: str, how: Reading, suffix: str) -> Documents:
+def maybe_json(stream: io.BufferedReader, name: str, how: ReadOptions, suffix: str) -> Documents:
     """Yield the documents of a plain text, and say so where it seems to be JSON, which its name does not tell."""
     is_first = how.range is None or not how.range.start
     if is_first and (found := suffix_of_json(stream.peek(SAMPLE))):
@@ -188,7 +188,7 @@ def maybe_json(stream: io.BufferedReader, name: str, how: Reading, suffix: str) 
     yield from text(stream, name, how, suffix)
 
 
-def records(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:
+def records(stream: io.BufferedReader, name: str, how: ReadOptions, reader: Reader) -> Documents:
     """Yield the documents of a file of records; the text in each is divided at separators, as that of a file is."""
     separators, by, first, number, count = separators_of(how, ".jsonl"), None, "", 0, 0
     for record in reader(stream, name, how):
@@ -219,7 +219,7 @@ def _texts_of(record: Document, separators: list[Separator]) -> list[tuple[str, 
     return texts if texts[0][1] else []
 
 
-def _without(name: str, how: Reading, each: str = "") -> Iterator[Notice]:
+def _without(name: str, how: ReadOptions, each: str = "") -> Iterator[Notice]:
     """Say that a separator was given, and is not there."""
     if how.separator not in (AUTO, NONE) and how.range is None:
         yield Notice("no separator", f"{name}: does not have the separator {how.separator!r}: one document{each}")
@@ -235,7 +235,7 @@ def _own_text(document: Document) -> str:
     return "".join(document.text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True))
 
 
-def named(stream: io.BufferedReader, name: str, how: Reading, reader: Reader) -> Documents:
+def named(stream: io.BufferedReader, name: str, how: ReadOptions, reader: Reader) -> Documents:
     """Yield what a reader does, and say which names of special tokens are learned with it as text."""
     names, first = Counter[str](), ""
     for found in reader(stream, name, how):

@@ -11,7 +11,7 @@ The last three become text by a chat template (see gpt/text/chat_template.py). O
 from collections.abc import Iterator
 from typing import Any
 
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import Document, ReadOptions, Skipped
 from gpt.corpus.readers.records import MAX_FIELDS, Record, spelled
 from gpt.text.chat_template import ASSISTANT, ROLES, ChatTemplate, Message, Plain, Rendered
 from gpt.text.templates import template_of
@@ -27,7 +27,7 @@ PLAIN = Plain()
 TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
-def examples_of(records: Iterator[Record], name: str, how: Reading) -> Iterator[Document | Skipped]:
+def examples_of(records: Iterator[Record], name: str, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the examples of a file of records, and what is none, with the reason."""
     record, template = None, template_of(how.template)
     for record in records:

@@ -27,13 +27,13 @@ from gpt.corpus.examples import Examples, write_examples
 from gpt.corpus.executor import cores, worker_count
 from gpt.corpus.jobs import is_last
 from gpt.corpus.ledger import REPEATS, write_spool
-from gpt.corpus.pace import limit
 from gpt.corpus.reading import MAX_SHOWN, VERSION, Corpus, Filters, drop_duplicates
 from gpt.corpus.replacing import require_replaceable
 from gpt.corpus.sample import CorpusSample
 from gpt.corpus.slices import cut_slices, name_at, repeats_at, slice_bytes
 from gpt.corpus.sources import Source
 from gpt.corpus.split import Divide, Splitter, division_key
+from gpt.corpus.stage_progress import limit
 from gpt.corpus.stages import KEPT, Stages, Task, digest, work_in
 from gpt.corpus.vocabulary import corpus_tokenizer, make_tokenizer, parse_tokenizer
 from gpt.corpus.writer import DISAGREEMENT, write_slice

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt.corpus import unpacking
 from gpt.corpus.decoding import SAMPLE, Damage, is_utf8, mark_of, wide_encoding
-from gpt.corpus.documents import AUTO, NONE, Range, Reading
+from gpt.corpus.documents import AUTO, NONE, Range, ReadOptions
 from gpt.corpus.executor import TimedFile
 from gpt.corpus.formats import RECORDS
 from gpt.corpus.readers.lines import json_lines
@@ -19,7 +19,7 @@ from gpt.corpus.separators import END_OF_TEXT, separator_text
 CHUNK = 1 << 22  # bytes that are searched at once
 
 
-def ranges_of(path: Path, how: Reading, size: int) -> list[Range]:
+def ranges_of(path: Path, how: ReadOptions, size: int) -> list[Range]:
     """Cut a file into ranges of about so many bytes; none if it is to be read whole."""
     if path.suffix.lower() == ".parquet":
         return _row_groups(path, size)
@@ -98,7 +98,7 @@ def _find(file: io.BufferedReader, wanted: bytes, place: int) -> int | None:
     return None
 
 
-def _separator(how: Reading, head: bytes) -> bytes:
+def _separator(how: ReadOptions, head: bytes) -> bytes:
     """Return the bytes that stand between the documents of a text that begins like this; b'' if nothing tells them."""
     text, encoding = f"\n{END_OF_TEXT}\n" if how.separator == AUTO else separator_text(how), "utf-8"
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from gpt.corpus.documents import AUTO, LARGEST, NONE, Reading, end_of_part
+from gpt.corpus.documents import AUTO, LARGEST, NONE, ReadOptions, end_of_part
 
 END_OF_TEXT = "<|endoftext|>"
 FORM_FEEDS = ("", ".txt", ".text")  # where a form feed ends a document; in source code it stands between sections
@@ -34,7 +34,7 @@ MARKER = Separator(
 FORM_FEED = Separator(re.compile("\f"), 1, "form feeds", "\f")
 
 
-def separators_of(how: Reading, suffix: str) -> list[Separator]:
+def separators_of(how: ReadOptions, suffix: str) -> list[Separator]:
     """Return what may stand between the documents of a text; the first that is found there, does."""
     if how.separator == AUTO:
         return [MARKER, FORM_FEED] if suffix in FORM_FEEDS and how.range is None else [MARKER]
@@ -44,7 +44,7 @@ def separators_of(how: Reading, suffix: str) -> list[Separator]:
     return [Separator(re.compile(re.escape(literal)), len(literal), repr(how.separator), literal)]
 
 
-def separator_text(how: Reading) -> str:
+def separator_text(how: ReadOptions) -> str:
     """Return the separator that was given, with what stands for a line's end and the like in it."""
     escaped = {"\\n": "\n", "\\t": "\t", "\\f": "\f", "\\r": "\r", "\\\\": "\\"}
     return re.sub(r"\\[ntfr\\]", lambda match: escaped[match[0]], how.separator).replace("\r\n", "\n")

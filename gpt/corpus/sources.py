@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from gpt.corpus.decoding import SAMPLE, require_encodings
-from gpt.corpus.documents import Document, Notice, Range, Reading, Refused, Skipped
+from gpt.corpus.documents import Document, Notice, Range, ReadOptions, Refused, Skipped
 from gpt.corpus.encodings import fits, for_file, parse_encodings
 from gpt.corpus.executor import NOTED, TimedFile
 from gpt.corpus.formats import ARCHIVES, HTML, MARKUP, PIPE, RECORDS, FileReader
@@ -86,7 +86,7 @@ class TextFiles:
         self,
         inputs: Sequence[Path | str],
         field: str | None = None,
-        how: Reading | None = None,
+        how: ReadOptions | None = None,
         validation: Sequence[Path | str] = (),
         downloads: Path | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class TextFiles:
         them. `field` is the one that holds the text, where files have fields. Raises InputError for no input, or one
         that does not exist, or one that has no fields though `field` is given, and for settings that are none.
         """
-        how = how or Reading()
+        how = how or ReadOptions()
         self.how = how if field is None else replace(how, field=field)
         field = self.how.field
         self.settings = repr(self.how)

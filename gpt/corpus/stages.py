@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from gpt.corpus.disk import Keeper, is_whole, sync_all
 from gpt.corpus.executor import NOTED, lost_worker, open_executor, timed, worker_count
 from gpt.corpus.jobs import begin_job, say_failed, wait_for
-from gpt.corpus.pace import DISK, PARSING, Pace
+from gpt.corpus.stage_progress import DISK, PARSING, StageProgress
 from gpt.errors import InputError
 from gpt.files import aside, is_full, read_json, remove_directory
 from gpt.interrupts import Interruptible
@@ -79,7 +79,7 @@ class Stages(contextlib.ExitStack):
         shutil.rmtree(self.own, ignore_errors=True)
         self.own.mkdir(exist_ok=True)
         self.seconds = defaultdict[str, float](float)  # that each stage took
-        self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (see pace.py); of the corpus
+        self.spent, self.counts = Counter[str](), Counter[str]()  # what tasks noted (stage_progress.py); of the corpus
 
     def keep(self) -> None:
         """Let results outlive a restart of the machine, too; those that machines share do that anyway."""
@@ -96,44 +96,44 @@ class Stages(contextlib.ExitStack):
         Raises what it raises, and InputError if its process is killed again and again.
         """
         results = [self.result(work, task) for task in tasks]
-        missing = [each for each in range(self.part[0] - 1, len(tasks), self.part[1]) if not results[each].exists()]
-        pace = self.progress.doing = Pace(doing, len(missing), sum(tasks[each].bytes for each in missing), self.counts)
+        todo = [each for each in range(self.part[0] - 1, len(tasks), self.part[1]) if not results[each].exists()]
+        stage = self.progress.doing = StageProgress(doing, len(todo), sum(tasks[i].bytes for i in todo), self.counts)
         if self._before:
-            self._say_what_was_there(pace, [result for result in results if result.name in self._before], len(tasks))
-        with contextlib.closing(self._done(work, tasks, results, missing)) as done:
+            self._say_what_was_there(stage, [result for result in results if result.name in self._before], len(tasks))
+        with contextlib.closing(self._done(work, tasks, results, todo)) as done:
             for result, noted in done:
-                pace.noted.update(noted)
+                stage.noted.update(noted)
                 if self._keeper is not None:
                     self._keeper.keep(result)
         if self.part[1] > 1:
             self._wait(doing, results)
-        self.seconds[doing] += time.monotonic() - pace.start
-        self.spent.update(pace.noted)
+        self.seconds[doing] += time.monotonic() - stage.start
+        self.spent.update(stage.noted)
         for result in results:
             found = read_json(result)
             yield self.directory / found["place"], found["result"]
 
-    def _say_what_was_there(self, pace: Pace, there: list[Path], of: int) -> None:
+    def _say_what_was_there(self, stage: StageProgress, there: list[Path], of: int) -> None:
         """Say how many results a preparation left that did not end, and count their documents."""
         if there:
-            log.info(f"{pace.doing}: {len(there):,} of {of:,} slices were there from before")
+            log.info(f"{stage.doing}: {len(there):,} of {of:,} slices were there from before")
         for result in there:
-            pace.noted.update(_counts(read_json(result)["result"]))
+            stage.noted.update(_counts(read_json(result)["result"]))
 
     def result(self, work: Work, task: Task) -> Path:
         """Return the file that a task's result is written to."""
         return self.directory / f"{work.__name__}-{task.key}.json"
 
     def _done(
-        self, work: Work, tasks: Sequence[Task], results: list[Path], missing: list[int]
+        self, work: Work, tasks: Sequence[Task], results: list[Path], todo: list[int]
     ) -> Generator[tuple[Path, Counter[str]]]:
         """Do tasks, and yield of each that is done its result's file, and what it notes."""
         count = worker_count(self.workers) or CLUSTER
-        if count == 1 or len(missing) < 2:
-            for number in missing:
+        if count == 1 or len(todo) < 2:
+            for number in todo:
                 yield results[number], _do(work, results[number], tasks[number])
             return
-        waiting, running, breaks = missing[::-1], dict[Future[Counter[str]], int](), 0
+        waiting, running, breaks = todo[::-1], dict[Future[Counter[str]], int](), 0
         while waiting or running:
             try:
                 while waiting and len(running) < AHEAD * count:

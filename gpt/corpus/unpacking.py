@@ -18,9 +18,9 @@ from pathlib import PurePosixPath
 from tarfile import TarError, TarFile, TarInfo
 from typing import IO, Any, BinaryIO
 
-from gpt.corpus.documents import Notice, Reading, Skipped
+from gpt.corpus.documents import Notice, ReadOptions, Skipped
 from gpt.corpus.executor import timed
-from gpt.corpus.pace import DISK
+from gpt.corpus.stage_progress import DISK
 from gpt.errors import InputError
 
 BUFFER = 1 << 20  # bytes: what a peek shows
@@ -108,7 +108,7 @@ def buffered(read: Callable[[int], bytes], budget: Budget | None = None) -> io.B
 
 
 def decompressed(
-    stream: BinaryIO, name: str, compression: str, how: Reading, budget: Budget, notices: list[Notice]
+    stream: BinaryIO, name: str, compression: str, how: ReadOptions, budget: Budget, notices: list[Notice]
 ) -> io.BufferedReader:
     """Return the unpacked stream: all members, frames and streams, one after another.
 
@@ -127,7 +127,7 @@ def decompressed(
     return buffered(read, budget)
 
 
-def _decompressor(compression: str, how: Reading) -> Callable[[], Any]:
+def _decompressor(compression: str, how: ReadOptions) -> Callable[[], Any]:
     if compression == "gzip":
         return _Gunzip
     if compression == "bzip2":
@@ -164,7 +164,7 @@ class _Gunzip:
 
 
 def _members(
-    stream: BinaryIO, name: str, compression: str, new: Callable[[], Any], how: Reading, notices: list[Notice]
+    stream: BinaryIO, name: str, compression: str, new: Callable[[], Any], how: ReadOptions, notices: list[Notice]
 ) -> Iterator[bytes]:
     """Yield what is unpacked, some kilobytes at a time. Raises ValueError for data that are damaged or cut off."""
     data, member = stream.read(CHUNK), new()
@@ -193,7 +193,7 @@ def _members(
         notices.append(Notice("garbage after compressed data", message, warns=True))
 
 
-def _damage(compression: str, error: Exception, how: Reading) -> str:
+def _damage(compression: str, error: Exception, how: ReadOptions) -> str:
     if compression == "zstd" and "memory" in str(error):
         return (
             f"zstd: its window is larger than 2^{how.zstd_window} bytes, as by zstd --long; to read it, which takes so "

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.corpus.assembly import FORMAT, REPORT, SLICES
 from gpt.corpus.content_split import FORMAT as SPLIT_FORMAT
-from gpt.corpus.content_split import KEYS, RECORD
+from gpt.corpus.content_split import KEYS, SPLIT
 from gpt.corpus.ledger import LEDGER
 from gpt.corpus.stages import digest
 from gpt.dataset.manifest import SPLITS, read_manifest
@@ -30,7 +30,7 @@ def verify_records(path: Path) -> Iterator[InputError]:
     checks: list[tuple[tuple[str, ...], bool, Callable[[Path, dict[str, Any]], None]]] = [
         ((REPORT,), promised, _require_report),
         ((SLICES, LEDGER), promised, _require_slices),
-        ((RECORD, KEYS), RECORD in records, _require_split),
+        ((SPLIT, KEYS), SPLIT in records, _require_split),
     ]
     for files, is_needed, require in checks:
         there = [(path / file).exists() for file in files]
@@ -91,10 +91,10 @@ def _require_ledger(file: Path, parts: list[tuple[int, int, str]], end: int) -> 
 
 
 def _require_split(path: Path, manifest: dict[str, Any]) -> None:
-    content = read_json(path / RECORD, "a split", REPAIR, SPLIT_FORMAT)
+    content = read_json(path / SPLIT, "a split", REPAIR, SPLIT_FORMAT)
     try:
         keys = sha256(path / KEYS)
     except OSError as error:
         raise InputError(f"{path / KEYS}: cannot be read ({error.strerror}); {REPAIR}") from None
     if content.pop("digest", None) != digest(content, keys):
-        raise InputError(f"{path / RECORD} or {path / KEYS}: is damaged: its digest is of other content; {REPAIR}")
+        raise InputError(f"{path / SPLIT} or {path / KEYS}: is damaged: its digest is of other content; {REPAIR}")

@@ -11,10 +11,10 @@ import numpy as np
 
 from gpt.corpus.executor import timed
 from gpt.corpus.ledger import Outcome, write_ledger
-from gpt.corpus.pace import TOKENIZING
 from gpt.corpus.reading import batches as in_batches
 from gpt.corpus.slices import documents_at
 from gpt.corpus.split import Divide, Piece, passages_at, pieces_of
+from gpt.corpus.stage_progress import TOKENIZING
 from gpt.dataset.manifest import SPLITS, MaskedShardInfo, ShardInfo
 from gpt.dataset.shards import CHUNK_TOKENS, ids_dtype, mask_name, write_shard
 from gpt.errors import InputError

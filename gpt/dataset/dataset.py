@@ -35,7 +35,7 @@ REMEMBERED = ".verified.json"  # beside the shards; in the user's cache where th
 FORMAT = ("gpt-verified", 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A checked dataset: its tokenizer, its two splits, and the fingerprint of its content."""
 
@@ -49,6 +49,10 @@ class Dataset:
     shards: list[ShardInfo]
     corpus_fingerprint: str | None
     """The SHA-256 over all that it was made of, as its report has it; None where nothing says it."""
+
+    def __repr__(self) -> str:
+        tokens = f"{self.train.tokens:,} tokens to train and {self.validation.tokens:,} to validate"
+        return f"Dataset({self.path}: {tokens}, {self.tokenizer!r})"
 
     @property
     def sources(self) -> tuple["WeightedSource", ...]:

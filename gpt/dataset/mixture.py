@@ -105,7 +105,7 @@ class Interleaved:
         return [read / count for read, count in zip(self.interleave.counts(samples), self.counts, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture(Dataset):
     """Several datasets with the same tokenizer; its splits are theirs one after the other, its path their names."""
 
@@ -187,6 +187,12 @@ def whole_weights(shares: Sequence[Fraction]) -> list[int]:
     """Give the least whole numbers in the same proportions."""
     common = math.lcm(*(share.denominator for share in shares))
     return [int(share * common) for share in shares]
+
+
+def mixed_fingerprint(weighted: Sequence[tuple[str, Fraction]]) -> str:
+    """Name the mixture of datasets by their fingerprints and weights, in whatever order they are given."""
+    ordered, total = sorted(weighted, key=lambda pair: (-pair[1], pair[0])), sum(weight for _, weight in weighted)
+    return _fingerprint([name for name, _ in ordered], [weight / total for _, weight in ordered])
 
 
 def _fingerprint(fingerprints: Sequence[str | None], shares: list[Fraction]) -> str:

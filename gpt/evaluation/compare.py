@@ -50,20 +50,39 @@ class Difference:
         return "better than" if self.value < 0 else "worse than"
 
 
+@dataclass(frozen=True)
+class PairedPieces:
+    """What two models made of the same pieces of text."""
+
+    first: np.ndarray
+    """Nats, tokens and bytes of each, (P, 3); `other` likewise."""
+    other: np.ndarray
+    starts: np.ndarray
+    """The first target of each in the split that the first model read, (P,)."""
+    documents: np.ndarray
+    """The number of each one's document, (P,)."""
+
+    @property
+    def bits_won(self) -> np.ndarray:
+        """Give how many bits less the other model needs for each, (P,)."""
+        return (self.first[:, NATS] - self.other[:, NATS]) / math.log(2)
+
+
 def loss_difference(first: Measured, other: Measured, strata: np.ndarray | None = None) -> Difference:
     """Estimate the difference in nats per token, of models with the same tokenizer.
 
     `strata` as `Windows.strata` gives them, where both have the same windows.
     """
-    one, two, documents = _same_pieces(first, other)
-    return _difference(one[:, [NATS, TOKENS]], two[:, [NATS, TOKENS]], documents, strata)
+    pieces = paired(first, other)
+    columns = [NATS, TOKENS]
+    return _difference(pieces.first[:, columns], pieces.other[:, columns], pieces.documents, strata)
 
 
 def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = True) -> Difference:
     """Estimate the difference in bits per byte; with different tokenizers, of the same documents."""
-    one, two, documents = (_same_pieces if same_tokenizer else _same_documents)(first, other)
-    scale = np.array([1 / math.log(2), 1.0])
-    return _difference(one[:, [NATS, BYTES]] * scale, two[:, [NATS, BYTES]] * scale, documents)
+    pieces = paired(first, other, same_tokenizer)
+    columns, scale = [NATS, BYTES], np.array([1 / math.log(2), 1.0])
+    return _difference(pieces.first[:, columns] * scale, pieces.other[:, columns] * scale, pieces.documents)
 
 
 def _difference(
@@ -75,7 +94,15 @@ def _difference(
     return Difference(two - one, spread(within(strata, two_errors - one_errors, counted), counted, documents))
 
 
-def _same_pieces(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def paired(first: Measured, other: Measured, same_tokenizer: bool = True) -> PairedPieces:
+    """Pair what two models made of the same text: where pieces of both begin, or document by document.
+
+    Raises InputError if they did not predict the same.
+    """
+    return _same_pieces(first, other) if same_tokenizer else _same_documents(first, other)
+
+
+def _same_pieces(first: Measured, other: Measured) -> PairedPieces:
     """Cut the text where pieces of both begin, as models of different contexts have different ones.
 
     Raises InputError if they do not predict the same tokens.
@@ -87,10 +114,10 @@ def _same_pieces(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarr
         parts.append(np.add.reduceat(measured.sums, places))
     if not np.array_equal(parts[0][:, TOKENS:], parts[1][:, TOKENS:]):
         raise InputError("models of different contexts predict different tokens of a part: leave `tokens` out")
-    return parts[0], parts[1], first.windows.documents[np.searchsorted(first.windows.starts, cuts)]
+    return PairedPieces(*parts, cuts, first.windows.documents[np.searchsorted(first.windows.starts, cuts)])
 
 
-def _same_documents(first: Measured, other: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _same_documents(first: Measured, other: Measured) -> PairedPieces:
     """Take each document as one piece. Raises InputError if they are not the same text.
 
     Of the first one each tokenizer leaves its own first token out, which nothing predicts.
@@ -103,7 +130,8 @@ def _same_documents(first: Measured, other: Measured) -> tuple[np.ndarray, np.nd
         raise InputError(
             "the two tokenizers do not spell the same documents; compare the runs on data that both can encode"
         )
-    return sums[0], sums[1], np.arange(len(sums[0]))
+    starts = first.windows.starts[np.flatnonzero(np.diff(first.windows.documents, prepend=-1))]
+    return PairedPieces(*sums, starts, np.arange(len(sums[0])))
 
 
 def encoded_anew(split: Split, before: Tokenizer, tokenizer: Tokenizer) -> Split:

@@ -9,7 +9,7 @@ from gpt.choices import WeightDtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import loss_difference
 from gpt.evaluation.memorization import CourseSource, Point, Rise
-from gpt.evaluation.passages import PassageReading, Passages
+from gpt.evaluation.passages import Passages, PassageScores
 from gpt.log import log
 from gpt.runs.checkpoint import best_state, list_checkpoints, step_of
 from gpt.runs.load import LoadedRun, load_run
@@ -18,12 +18,12 @@ FEWEST, MOST = 3, 8  # losses of a course, and checkpoints that are read for it
 
 
 @dataclass(frozen=True)
-class _Read:
+class _CheckpointScores:
     """What a checkpoint made of the passages."""
 
     epoch: float | None
-    train: PassageReading
-    validation: PassageReading
+    train: PassageScores
+    validation: PassageScores
 
 
 class Course:
@@ -32,18 +32,18 @@ class Course:
     def __init__(self, run: Path, passages: Passages, device: str, dtype: WeightDtype) -> None:
         self._run, self._passages, self._how = run, passages, (device, dtype)
         self._steps = [step_of(path) for path in list_checkpoints(run)]
-        self._read: dict[int, _Read | None] = {}
+        self._read: dict[int, _CheckpointScores | None] = {}
 
-    def take(self, loaded: LoadedRun) -> tuple[PassageReading, PassageReading]:
+    def take(self, loaded: LoadedRun) -> tuple[PassageScores, PassageScores]:
         """Read the passages of training and validation text with a checkpoint that is loaded."""
         passages = self._passages
         train, validation = (passages.read(loaded.model, split) for split in (passages.train, passages.validation))
         record = loaded.state.get("record") or {}
-        self._read[loaded.state["step"]] = _Read(record.get("epoch"), train, validation)
+        self._read[loaded.state["step"]] = _CheckpointScores(record.get("epoch"), train, validation)
         return train, validation
 
     def told(
-        self, records: list[dict[str, Any]], began: list[PassageReading] | None = None
+        self, records: list[dict[str, Any]], began: list[PassageScores] | None = None
     ) -> tuple[list[Point], CourseSource]:
         """Give the losses of the run by the best source that there is: see `CourseSource` and `points`."""
         if alike := measured(records):
@@ -52,12 +52,12 @@ class Course:
             return points, "passages"
         return recorded(records), "records"
 
-    def points(self, began: list[PassageReading] | None = None) -> list[Point]:
+    def points(self, began: list[PassageScores] | None = None) -> list[Point]:
         """Measure the losses of checkpoints, spread evenly where they are many, after those of what it began with.
 
         `began`: what that made of training and validation text, if it was read. [] of fewer than three in all.
         """
-        first = [Point(0, 0.0, *(reading.loss for reading in began))] if began and 0 not in self._steps else []
+        first = [Point(0, 0.0, *(scores.loss for scores in began))] if began and 0 not in self._steps else []
         if len(first) + len(self._steps) < FEWEST:
             return []
         numbers = {round(i * (len(self._steps) - 1) / (MOST - 1)) for i in range(MOST)}
@@ -74,7 +74,7 @@ class Course:
             return None
         return Rise(best, later, loss_difference(one.validation.measured, two.validation.measured))
 
-    def _of(self, step: int) -> _Read | None:
+    def _of(self, step: int) -> _CheckpointScores | None:
         """Read a checkpoint, unless it was read before; None where it is damaged, which is said."""
         if step not in self._read:
             try:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gpt.evaluation.compare import Difference, Measured, loss_difference
-from gpt.evaluation.passages import PassageReading
+from gpt.evaluation.passages import PassageScores
 from gpt.evaluation.statistics import Excess, Share, excess, paired_excess
 
 LEAST_GAIN = 0.05  # nats per token: a smaller gain is none, and there is no share of it to speak of
@@ -32,8 +32,8 @@ DRAWS = 0.9  # the probability with which so many draws give a passage
 class Sides:
     """What the base and the tuned model made of the same passages of a split."""
 
-    base: PassageReading
-    tuned: PassageReading
+    base: PassageScores
+    tuned: PassageScores
 
     @cached_property
     def gain(self) -> Difference:

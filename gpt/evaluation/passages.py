@@ -40,7 +40,7 @@ DrawLogprob = Callable[[Tensor, Tensor], float]  # of logits (T, V) and ids (T,)
 
 
 @dataclass(frozen=True)
-class PassageReading:
+class PassageScores:
     """What a model made of the passages of a split."""
 
     measured: Measured
@@ -93,7 +93,7 @@ class Passages:
         """Tokens of the second half of a passage; the first has as many, or one less."""
         return self.length - self.length // 2
 
-    def read(self, model: GPT | None, windows: Windows) -> PassageReading:
+    def read(self, model: GPT | None, windows: Windows) -> PassageScores:
         """Read the passages of a split with a model in evaluation mode.
 
         Without a model, all tokens are equally likely: the base of what began with random weights.
@@ -126,7 +126,7 @@ def passage_length(splits: tuple[Split, Split], context_length: int) -> int:
 
 def _read(
     model: GPT, passages: Windows, byte_lengths: np.ndarray, suffix: int, device: str, drawn: DrawLogprob
-) -> PassageReading:
+) -> PassageScores:
     """Read passages. Raises InputError if the model's logits are not finite, or a shard cannot be read."""
     sums = np.zeros((len(passages.documents), 3))
     verbatim, logprobs = [], []
@@ -143,9 +143,7 @@ def _read(
             second = logits[row, -suffix:, : len(byte_lengths)][learned.to(device)]
             verbatim.append(bool((second.argmax(dim=-1).cpu() == ids).all()))
             logprobs.append(drawn(second, ids.to(device)))
-    return PassageReading(
-        Measured(sums, passages), np.array(verbatim, dtype=bool), np.array(logprobs, dtype=np.float64)
-    )
+    return PassageScores(Measured(sums, passages), np.array(verbatim, dtype=bool), np.array(logprobs, dtype=np.float64))
 
 
 @torch.no_grad()
@@ -192,7 +190,7 @@ def _guessed(passages: Windows, byte_lengths: np.ndarray, nats: np.ndarray) -> M
     return Measured(sums, passages)
 
 
-def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> PassageReading:
+def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> PassageScores:
     nats, whole = math.log(len(byte_lengths)), _are_whole(passages)
     counts = [
         int(learned.sum())
@@ -200,4 +198,4 @@ def _uniform(passages: Windows, byte_lengths: np.ndarray, suffix: int) -> Passag
         for _, learned in _second_halves(targets, whole[first : first + len(targets)], suffix)
     ]
     measured = _guessed(passages, byte_lengths, np.full(len(byte_lengths), nats))
-    return PassageReading(measured, np.zeros(len(counts), dtype=bool), -nats * np.array(counts))
+    return PassageScores(measured, np.zeros(len(counts), dtype=bool), -nats * np.array(counts))

@@ -14,7 +14,7 @@ from gpt.evaluation.memorization import (
     mean_probability,
     share_of,
 )
-from gpt.evaluation.passages import LEAST_LEARNED, LENGTH, PassageReading
+from gpt.evaluation.passages import LEAST_LEARNED, LENGTH, PassageScores
 from gpt.evaluation.statistics import Share
 from gpt.evaluation.words import Row
 
@@ -210,8 +210,8 @@ def _verbatim(m: Memorization) -> str:
 
 
 def _drawn(m: Memorization) -> str:
-    def chance(reading: PassageReading) -> str:
-        mean, error = mean_probability(reading.logprobs)
+    def chance(scores: PassageScores) -> str:
+        mean, error = mean_probability(scores.logprobs)
         return "unknown" if math.isnan(mean) else f"{mean:.2g}{f' ± {error:.1g}' if error > ROUNDING * mean else ''}"
 
     draws = draws_needed(m.train.tuned.logprobs)
@@ -279,11 +279,11 @@ def verdict_json(m: Memorization) -> dict[str, Any]:
 
 
 def _side_json(sides: Sides) -> dict[str, Any]:
-    def of(reading: PassageReading) -> dict[str, Any]:
-        share, draws = share_of(reading.verbatim), draws_needed(reading.logprobs)
-        mean, error = mean_probability(reading.logprobs)
+    def of(scores: PassageScores) -> dict[str, Any]:
+        share, draws = share_of(scores.verbatim), draws_needed(scores.logprobs)
+        mean, error = mean_probability(scores.logprobs)
         return {
-            "loss": reading.loss,
+            "loss": scores.loss,
             "passages": share.of,
             "verbatim": share.hits,
             "verbatim_ci95": list(share.interval),

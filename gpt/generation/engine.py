@@ -163,12 +163,13 @@ class Engine:
         if isinstance(ids, str | bytes):
             raise InputError("the prompt is text, and the engine reads token ids: encode it, by tokenizer.encode(text)")
         try:
-            prompt = torch.as_tensor(ids, dtype=torch.int64)
+            prompt = (given := torch.as_tensor(ids)).to(torch.int64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the prompt must be a flat sequence of token ids ({error})") from None
-        if prompt.dim() != 1 or len(prompt) == 0:
+        if prompt.dim() != 1 or len(prompt) == 0 or given.is_floating_point():
             raise InputError(
-                f"the prompt must be a flat sequence of at least one token id; its shape is {tuple(prompt.shape)}"
+                f"the prompt must be a flat sequence of at least one token id; it is of the shape "
+                f"{tuple(given.shape)} and of {str(given.dtype).removeprefix('torch.')}"
             )
         if prompt.min() < 0 or prompt.max() >= self.model.config.vocab_size:
             raise InputError(

@@ -18,7 +18,7 @@ from gpt.model.transformer import GPT
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Prefill:
     """A context that was just read, for requests that have the same one."""
 
     context: tuple[int, ...]
@@ -34,7 +34,7 @@ class ModelRunner:
         self.model = model
         self.caches: dict[Request, KVCache] = {}  # of the requests that were read
         self.prompt_tokens = 0  # read by `prefill` so far
-        self._newest: _Reading | None = None
+        self._newest: _Prefill | None = None
         self.blocks: dict[KVBlock, list[KVCache]] = {}  # the parts in use of memory that was taken together
 
     def new_caches(self, positions: int, sequences: int) -> list[KVCache]:
@@ -77,13 +77,13 @@ class ModelRunner:
             self.prompt_tokens += ids.numel()
             rows = self.model(ids, _together(list(unread.values())), last=True).split(1)
             for (context, cache), logits in zip(unread.items(), rows, strict=True):
-                known[context] = _Reading(context, cache, logits)
-        readings = [known[context] for context in contexts]
-        for cache, reading in zip(caches, readings, strict=True):
-            if cache is not reading.cache:
-                cache.copy_from(reading.cache, len(reading.context))
-        self._newest = readings[-1]
-        return torch.cat([reading.logits for reading in readings])
+                known[context] = _Prefill(context, cache, logits)
+        prefills = [known[context] for context in contexts]
+        for cache, prefill in zip(caches, prefills, strict=True):
+            if cache is not prefill.cache:
+                cache.copy_from(prefill.cache, len(prefill.context))
+        self._newest = prefills[-1]
+        return torch.cat([prefill.logits for prefill in prefills])
 
     def decode(self, requests: Sequence[Request]) -> Tensor:
         """Read the newest id of each request; give the logits after it, (B, V)."""

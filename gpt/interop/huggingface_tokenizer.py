@@ -1,11 +1,22 @@
 """A tokenizer in Hugging Face's files, both ways: tokenizer.json, or vocab.json and merges.txt."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError
 from gpt.files import read_json
+from gpt.interop.huggingface_added_tokens import (
+    ADDED,
+    CONFIG,
+    SPECIAL,
+    Added,
+    require_no_prefix_space,
+    say_begun,
+    with_added,
+)
+from gpt.log import log
 from gpt.text.chat_template import FILE, ChatTemplate
 from gpt.text.spelling import from_bytes, to_bytes
 from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
@@ -13,29 +24,31 @@ from gpt.text.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 # tokenizers' regular expressions have no possessive quantifiers; without them the pattern means the same.
 GPT2_PATTERN_PLAIN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_VOCABULARY = 50257
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", FILE)  # of those on the hub
+GPT2_SHA256 = "f43edfac33636658415b555d8c9565b369628e2ae2b143b6e19e119db456b3cf"  # of its tokens and merges
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", CONFIG, SPECIAL, ADDED, FILE)  # of those on the hub
 OUR_TOKENIZER = "gpt_tokenizer.json"  # beside theirs, so that a round trip keeps every kind
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     """Read the tokenizer of a Hugging Face directory: ours if we exported it, else a byte-level BPE like GPT-2's.
 
+    `vocab_size`: of the model, which may have no rows for tokens that were added last; 0 if it is not known.
     Raises InputError if there is none, or it is of another kind.
     """
     if (path / OUR_TOKENIZER).exists():
         return Tokenizer.load(path / OUR_TOKENIZER)
     if (path / "tokenizer.json").exists():
-        vocabulary, merges = _read_bpe(path / "tokenizer.json")
+        vocabulary, merges, added = _read_bpe(path / "tokenizer.json")
     elif (path / "vocab.json").exists() and (path / "merges.txt").exists():
-        vocabulary = read_json(path / "vocab.json")
-        merges = _read_merges(path / "merges.txt")
+        vocabulary, merges, added = read_json(path / "vocab.json"), _read_merges(path / "merges.txt"), {}
     elif vocab_size == GPT2_VOCABULARY:
         return Tokenizer.gpt2()
     else:
         raise InputError(
-            f"{path}: holds no tokenizer (tokenizer.json); copy there the one that the model was trained with"
+            f"{path}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt); copy there the one that the "
+            "model was trained with"
         )
-    return _from_vocabulary(path, vocabulary, merges)
+    return _from_vocabulary(path, with_added(path, vocabulary, added), merges, vocab_size)
 
 
 def _read_merges(file: Path) -> list[Any]:
@@ -47,8 +60,36 @@ def _read_merges(file: Path) -> list[Any]:
     return [line.split(" ") for line in lines if line and not line.startswith("#version")]
 
 
-def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) -> Tokenizer:
-    """Require that ids are ranks: bytes and merges in order, and end-of-text last, as in GPT-2's own vocabulary."""
+def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any], Added]:
+    """Read (vocabulary, merges, added tokens) of a tokenizer.json.
+
+    Raises InputError unless it is byte-level with GPT-2's pattern.
+    """
+    content = read_json(path)
+    try:
+        require_no_prefix_space(path, _steps(content)[-1])
+        if not _is_gpt2s_kind(content):
+            raise InputError(f"{path}: is not a byte-level BPE with GPT-2's pattern; only that kind is read")
+        if (content.get("post_processor") or {}).get("special_tokens"):
+            say_begun(path, "its post_processor")
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        special = {token["content"]: token.get("special", False) for token in content.get("added_tokens") or []}
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+        return content["model"]["vocab"] | added, merges, special
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not what tokenizers writes ({error!r})") from None
+
+
+def _steps(content: dict[str, Any]) -> list[dict[str, Any]]:
+    pre_tokenizer = content.get("pre_tokenizer") or {}
+    return pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+
+
+def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any], vocab_size: int) -> Tokenizer:
+    """Require that ids are ranks: bytes and merges in order, and end-of-text last, as in GPT-2's own vocabulary.
+
+    Special tokens may come behind it: those for which the model has no row are left out.
+    """
     if not all(type(id) is int for id in vocabulary.values()):
         raise InputError(f"{path}: its tokenizer's vocabulary has ids that are no integers")
     pairs = all(isinstance(m, list) and len(m) == 2 and all(isinstance(part, str) for part in m) for m in merges)
@@ -63,14 +104,19 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) 
         merged == sorted(merged) and -1 not in merged and sorted(vocabulary.values()) == list(range(len(ordered)))
     )
     if not in_order or (end_of_text and tokens[-1] != END_OF_TEXT):
+        at = f" (it has the id {vocabulary[END_OF_TEXT]} here)" if end_of_text else ""
         raise InputError(
-            f"{path}: its tokenizer's ids are not in the order of its merges, with {END_OF_TEXT} last, as GPT-2's are; "
-            "only such a tokenizer can be read"
+            f"{path}: its tokenizer's ids are not in the order of its merges, with {END_OF_TEXT} last{at}, as GPT-2's "
+            "are; only such a tokenizer can be read: run this model with transformers, or by ids alone"
         )
+    words = tokens[: len(tokens) - end_of_text]
     try:
-        ranks = [to_bytes(token) for token in tokens[: len(tokens) - end_of_text]]
+        ranks = [to_bytes(token) for token in words]
     except KeyError as error:
         raise InputError(f"{path}: its tokenizer has a token that is not byte-level BPE (character {error})") from None
+    _require_merged(path, words, merges)
+    if 0 < vocab_size < len(ordered):
+        added = _with_rows(path, added, len(ordered) - vocab_size)
     kind = "gpt2" if len(tokens) == GPT2_VOCABULARY else "bpe"
     try:
         return Tokenizer(kind, ranks, GPT2_PATTERN, end_of_text, added)
@@ -78,23 +124,42 @@ def _from_vocabulary(path: Path, vocabulary: dict[str, Any], merges: list[Any]) 
         raise InputError(f"{path}: its tokenizer cannot be used: {error}") from None
 
 
-def _read_bpe(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    """Read (vocabulary, merges) of a tokenizer.json. Raises InputError unless it is byte-level with GPT-2's pattern."""
-    content = read_json(path)
+def _with_rows(path: Path, added: list[str], missing: int) -> list[str]:
+    """Leave out the last tokens, for which the model has no row. Raises InputError if they are more than the added."""
+    if missing > len(added):
+        raise InputError(
+            f"{path}: its tokenizer has {missing - len(added)} tokens more than its model: they do not fit"
+        )
+    lost = ", ".join(added[-missing:])
+    log.warning_once(f"{path}: its tokenizer has {lost}, for which its model has no row; left out")
+    return added[:-missing]
+
+
+def _require_merged(path: Path, tokens: list[str], merges: list[list[str]]) -> None:
+    """Raise InputError for a token that merges do not make of its bytes.
+
+    Ours merges any two neighbors that are a token together. If each token is what merges make of its bytes, these are
+    the same; GPT-2's are, and trying 50,000 takes a second.
+    """
+    known = hashlib.sha256("\n".join([*tokens, *map(" ".join, merges)]).encode(errors="replace")).hexdigest()
+    if known == GPT2_SHA256:
+        return
+    from tokenizers import models
+
     try:
-        if not _is_gpt2s_kind(content):
-            raise InputError(f"{path}: is not a byte-level BPE with GPT-2's pattern; only that kind is read")
-        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
-        return content["model"]["vocab"] | added, merges
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not what tokenizers writes ({error!r})") from None
+        made = models.BPE({token: id for id, token in enumerate(tokens)}, [(left, right) for left, right in merges])
+    except Exception as error:  # which is what tokenizers raises
+        raise InputError(f"{path}: its tokenizer cannot be used: {error}") from None
+    if unmade := [token for token in tokens if len(made.tokenize(token)) != 1]:
+        raise InputError(
+            f"{path}: its tokenizer has the token {unmade[0]!r}, which its merges do not make of its bytes; that "
+            "cannot be read exactly"
+        )
 
 
 def _is_gpt2s_kind(content: dict[str, Any]) -> bool:
     """Tell whether a tokenizer.json cuts text as GPT-2 does, and does nothing to it before."""
-    model, pre_tokenizer = content.get("model") or {}, content.get("pre_tokenizer") or {}
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    model, steps = content.get("model") or {}, _steps(content)
     byte_level = steps[-1].get("type") == "ByteLevel" and not steps[-1].get("add_prefix_space", True)
     patterns = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
     expected = [] if steps[-1].get("use_regex", True) else [GPT2_PATTERN_PLAIN]

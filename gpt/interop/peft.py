@@ -5,7 +5,6 @@ weights.
 """
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,21 +16,15 @@ from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import inside, read_json
+from gpt.interop.classes import GPT2
 from gpt.interop.huggingface import linear_layers
-from gpt.interop.huggingface_export import departures
 from gpt.interop.peft_config import Rules, entry, require_plain
+from gpt.interop.pickled import conversion
 from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter, LayerAdapter
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 EMBEDDINGS, HEAD = ("wte", "wpe"), "lm_head"
-
-CONVERT = (  # of weights that are pickled, by torch, which refuses code in them
-    "python -c 'import sys; from torch import load; from safetensors.torch import save_file; "
-    'w = load(sys.argv[1] + "/adapter_model.bin", map_location="cpu", weights_only=True); '
-    "save_file({k: v.clone().contiguous() for k, v in w.items()}, "
-    'sys.argv[1] + "/adapter_model.safetensors", {"format": "pt"})\''
-)
 
 _KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 
@@ -65,7 +58,7 @@ def read_adapter(path: Path, model: ModelConfig) -> Adapter:
     Raises InputError, with the name of what is wrong: the model is no GPT-2, or of another depth; the adapter does what
     ours cannot; its weights are missing, pickled or not finite, or are not those that its config says.
     """
-    if found := departures(model):
+    if found := GPT2.departures(model):
         raise InputError(f"{path}: is an adapter of PEFT's, which are for the exact GPT-2; this has {', '.join(found)}")
     file = path / CONFIG
     config = read_json(file, "PEFT's config of an adapter")
@@ -110,7 +103,7 @@ def _read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     if not file.exists():
         pickled = (path / PICKLED).exists()
         advice = (
-            f": only {PICKLED} is, which is pickled; convert it by: {CONVERT} {shlex.quote(str(path))}"
+            f": only {PICKLED} is, which is pickled; convert it by: {conversion(path, PICKLED, WEIGHTS)}"
             if pickled
             else ""
         )

@@ -6,53 +6,48 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
+from gpt.interop import modern_weights
+from gpt.interop.classes import GPT2, ModelClass
 from gpt.interop.huggingface import linear_layers
+from gpt.interop.huggingface_export import chosen_class
 from gpt.interop.huggingface_tokenizer import write_json
 from gpt.interop.peft import CONFIG, WEIGHTS, Base
+from gpt.model.config import ModelConfig
 from gpt.model.lora import Adapter
 
-README = """\
----
-base_model: {base}
-base_model_relation: adapter
-base_model_sha256: {sha256}
-library_name: peft
-pipeline_tag: text-generation
----
 
-LoRA adapters of {source}. The SHA-256 is of the names, shapes and values of the base's weights, as `gpt` has them.
+def write_adapter(adapter: Adapter, config: ModelConfig, base: Base, to: Path, dropout: float = 0.0) -> None:
+    """Write the adapter of a model of ours into a new directory. `dropout` is what it was trained with.
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({base!r})
-model = PeftModel.from_pretrained(base, {to!r})
-```
-"""
-
-
-def write_adapter(adapter: Adapter, n_layer: int, base: Base, to: Path, dropout: float = 0.0) -> None:
-    """Write the adapter of a GPT-2 of ours into a new directory. `dropout` is what it was trained with."""
-    theirs = {ours: f"transformer.{name}" for name, ours in linear_layers(n_layer)}
+    Where several layers of theirs are one of ours, as queries, keys and values, each gets its rows of B and a copy of
+    A. Raises InputError if no class of theirs computes the model.
+    """
+    kind = chosen_class(config, to)
+    theirs = _layers(kind, config)
     to.mkdir(parents=True)
-    tensors = {}
+    tensors, layers = {}, {}
     for name, layer in adapter.layers.items():
-        for part, tensor in (("A", layer.A), ("B", layer.B)):
-            whole = tensor.detach().float().cpu().contiguous()
-            tensors[f"base_model.model.{theirs[name]}.lora_{part}.weight"] = whole
-    layers = {theirs[name]: (layer.A.size(0), layer.scale) for name, layer in adapter.layers.items()}
-    write_json(to / CONFIG, _their_config(layers, list(theirs.values()), base, dropout))
+        names, form = theirs[name]
+        for their_name, rows in zip(names, form.split(layer.B), strict=True):
+            for part, tensor in (("A", layer.A), ("B", rows)):
+                whole = tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+                tensors[f"base_model.model.{their_name}.lora_{part}.weight"] = whole
+            layers[their_name] = (layer.A.size(0), layer.scale)
+    known = [name for names, _ in theirs.values() for name in names]
+    write_json(to / CONFIG, _their_config(layers, known, base, dropout) | {"fan_in_fan_out": kind is GPT2})  # Conv1D
     save_file(tensors, to / WEIGHTS, metadata={"format": "pt"})
     shutil.copymode(to / CONFIG, to / WEIGHTS)  # safetensors lets nobody else read its files
 
 
-def write_readme(to: Path, base: str, sha256: str | None, source: str) -> None:
-    """Write beside an adapter how it is loaded, and the hash of its base."""
-    text = README.format(base=base, sha256=sha256, source=source, to=str(to))
-    (to / "README.md").write_text(text, encoding="utf-8")
+def _layers(kind: ModelClass, config: ModelConfig) -> dict[str, tuple[tuple[str, ...], modern_weights.Form]]:
+    """Give by our names of linear layers what they are in a class, and how rows of ours become theirs."""
+    if kind is GPT2:
+        same = modern_weights.whole(1)
+        return {ours: ((f"transformer.{name}",), same) for name, ours in linear_layers(config.n_layer)}
+    return {ours: (names, form) for ours, names, form in modern_weights.linear_layers(kind, config)}
 
 
 def _their_config(layers: dict[str, tuple[int, float]], known: list[str], base: Base, dropout: float) -> dict[str, Any]:
@@ -72,7 +67,6 @@ def _their_config(layers: dict[str, tuple[int, float]], known: list[str], base: 
         "rank_pattern": {name: r for name, (r, _) in layers.items() if r != rank},
         "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
         "bias": "none",
-        "fan_in_fan_out": True,  # their linear layers are Conv1D
         "inference_mode": True,
         "init_lora_weights": True,
         "modules_to_save": None,

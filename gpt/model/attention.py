@@ -71,14 +71,15 @@ class CausalSelfAttention(nn.Module):
         qk_norm: bool = False,
         eps: float = 1e-5,
         sliding_window: int | None = None,
+        scale: float = 1.0,
     ) -> None:
+        """Make one whose scores are multiplied by `scale`, beside 1/√D."""
         super().__init__()
         self.layer = layer
         self.heads = [n_head, n_kv_head, n_kv_head]  # of queries, keys, values
         self.head_dim = n_embd // n_head
         self.qk_norm, self.eps = qk_norm, eps
-        self.sliding_window = sliding_window
-        self.dropout = dropout
+        self.sliding_window, self.dropout, self.scale = sliding_window, dropout, scale
         self.qkv = nn.Linear(n_embd, sum(self.heads) * self.head_dim, bias=bias)
         self.out_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
@@ -95,8 +96,9 @@ class CausalSelfAttention(nn.Module):
             segments = [Segment(key, value, causal_mask(T, T, self.sliding_window, x.device))]
         else:
             segments = cache.append(self.layer, key, value, self.sliding_window)
-        dropout = self.dropout if self.training else 0.0
-        y = attend(query, segments, scheme.on_scores, dropout)  # (B, H, T, D)
+        y = attend(
+            query, segments, scheme.on_scores, self.dropout if self.training else 0.0, self.scale
+        )  # (B, H, T, D)
         return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
 
     def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:
@@ -109,16 +111,20 @@ MIXERS = {"attention": CausalSelfAttention}
 
 
 def attend(
-    query: Tensor, segments: Sequence[Segment], on_scores: ScoreHook | None = None, dropout: float = 0.0
+    query: Tensor,
+    segments: Sequence[Segment],
+    on_scores: ScoreHook | None = None,
+    dropout: float = 0.0,
+    scale: float = 1.0,
 ) -> Tensor:
     """Compute scaled dot-product attention: (B, H, T, D) → (B, H, T, D), the queries' rows in the segments' order.
 
-    Of K < H keys and values, each serves H / K queries. A row of one query whose mask is (S,) has the same result, bit
-    for bit, in any company, as long as all keys and values begin at a multiple of 64 bytes: plain products give it,
-    as fused kernels give threads parts that do not begin there.
+    Scores are multiplied by `scale`/√D. Of K < H keys and values, each serves H / K queries. A row of one query whose
+    mask is (S,) has the same result, bit for bit, in any company, as long as all keys and values begin at a multiple of
+    64 bytes: plain products give it, as fused kernels give threads parts that do not begin there.
     """
     queries = (query,) if len(segments) == 1 else query.split([segment.keys.size(0) for segment in segments])
-    outputs = []
+    outputs, factor = [], scale * query.size(-1) ** -0.5
     for q, segment in zip(queries, segments, strict=True):
         keys, values, mask = segment.keys, segment.values, segment.mask
         (B, H, T, D), K = q.shape, keys.size(1)
@@ -127,12 +133,12 @@ def attend(
             mask = _with_bias(segment, on_scores, q)
         if plain and mask is not None:
             transposed = keys.flatten(0, 1).transpose(1, 2)  # (B·K, D, S)
-            scores = torch.baddbmm(mask, q.reshape(B * K, H // K, D), transposed, alpha=D**-0.5)  # (B·K, H/K, S)
+            scores = torch.baddbmm(mask, q.reshape(B * K, H // K, D), transposed, alpha=factor)  # (B·K, H/K, S)
             outputs.append(torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(B, H, T, D))
         else:
             if K < H:
                 keys, values = (part.repeat_interleave(H // K, dim=1) for part in (keys, values))  # (B, H, S, D)
-            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, is_causal=mask is None))
+            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, mask is None, scale=factor))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

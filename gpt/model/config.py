@@ -47,10 +47,15 @@ class ModelConfig:
     """layer: LayerNorm; rms: RMSNorm, without mean and bias (Zhang and Sennrich 2019)."""
     qk_norm: bool = False
     """Divide each head's queries and keys by their root mean square (Henry et al. 2020)."""
+    scale_by_inverse_layer: bool = False
+    """Divide the scores of the n-th layer by n as well (Karamcheti et al. 2021, "Mistral")."""
     mixer: Mixer = "attention"
     """How positions exchange information; attention: causal self-attention (Vaswani et al. 2017)."""
     activation: Activation = "gelu"
-    """Between the MLP's two layers; gelu: GELU by tanh, relu-squared: max(0, x)² (So et al. 2021)."""
+    """Between the MLP's two layers; gelu: GELU by tanh, gelu-erf: GELU as it is defined, by the error function; relu:
+    max(0, x), relu-squared: max(0, x)² (So et al. 2021)."""
+    n_inner: int | None = bounded(None, ge=1, le=LARGEST)
+    """Numbers per token between the MLP's two layers; by default 4 × n_embd."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     zero_init_residual: bool = False
@@ -60,7 +65,7 @@ class ModelConfig:
     logit_softcap: float = bounded(0.0, ge=0)
     """Squeeze logits to ±cap by cap·tanh(logits / cap) (Gemma 2, 2024); 0 leaves them as they are."""
     n_kv_head: int | None = bounded(None, ge=1)
-    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default n_head."""
+    """Heads of keys and values, each shared by as many query heads (Ainslie et al. 2023); by default `model.n_head`."""
     sliding_window: int | None = bounded(None, ge=1)
     """Tokens, its own included, that a position sees in the layers marked S; by default all before it."""
     window_pattern: str = "S"
@@ -85,6 +90,11 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+    @property
+    def inner_dim(self) -> int:
+        """Count the numbers per token between the MLP's two layers."""
+        return self.n_inner or 4 * self.n_embd
 
     @property
     def kv_dim(self) -> int:

@@ -4,7 +4,7 @@ To add a norm or an activation, write the function and enter it in NORMS or ACTI
 gradient, recomputing and the prepacked model follow. Name it in the setting's docstring (config.py), which is --help's
 text; its test is an entry in VARIANTS of tests/helpers.py.
 
-Letters in shapes: B sequences, T positions, C width, F = 4·C inner width.
+Letters in shapes: B sequences, T positions, C width, F inner width.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,23 +35,33 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def gelu_erf(x: Tensor) -> Tensor:
+    """Apply GELU as it is defined, by the error function (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Apply max(0, x)."""
+    return F.relu(x)
+
+
 def relu_squared(x: Tensor) -> Tensor:
     """Apply max(0, x)² (So et al. 2021, "Primer", section 4.1)."""
     return F.relu(x).square()
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu-squared": relu_squared}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu-erf": gelu_erf, "relu": relu}
+ACTIVATIONS |= {"relu-squared": relu_squared}
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, and an activation."""
+    """Two linear layers, `n_inner` wide between them, and an activation."""
 
-    def __init__(self, n_embd: int, activation: str, bias: bool, dropout: float) -> None:
+    def __init__(self, n_embd: int, n_inner: int, activation: str, bias: bool, dropout: float) -> None:
         super().__init__()
-        self.fc_in = nn.Linear(n_embd, 4 * n_embd, bias=bias)
-        self.activation = activation
-        self.activate = ACTIVATIONS[activation]
-        self.fc_out = nn.Linear(4 * n_embd, n_embd, bias=bias)
+        self.fc_in = nn.Linear(n_embd, n_inner, bias=bias)
+        self.activation, self.activate = activation, ACTIVATIONS[activation]
+        self.fc_out = nn.Linear(n_inner, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
         self.recompute = False  # the activation, in the backward pass
 

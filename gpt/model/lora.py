@@ -31,7 +31,8 @@ class LoRAConfig(Limited):
     dropout: float = bounded(0.05, ge=0, lt=1)
     """Probability of dropping a value of what goes into an adapter."""
     targets: tuple[str, ...] = ("attention.qkv", "attention.out_proj", "mlp.fc_in", "mlp.fc_out")
-    """Linear layers of each block that get an adapter, by default all."""
+    """Linear layers of each block that get an adapter, by default all: attention.qkv attention.out_proj mlp.fc_in
+    mlp.fc_out."""
     base_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the matrices beside adapters are held in while training; bfloat16 takes half the memory."""
 

@@ -126,7 +126,7 @@ def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
             setattr(module, name, prepacked)
     for module in model.modules():
         if isinstance(module, MLP):
-            module.activate = PrepackedActivation(module.activation, 4 * model.config.n_embd)
+            module.activate = PrepackedActivation(module.activation, model.config.inner_dim)
 
 
 def keeps_bits(model: GPT) -> bool:

@@ -43,9 +43,10 @@ class Block(nn.Module):
             qk_norm=config.qk_norm,
             eps=config.layer_norm_epsilon,
             sliding_window=config.window_of(layer),
+            scale=1 / (layer + 1) if config.scale_by_inverse_layer else 1.0,
         )
         self.mlp_norm = norm(config.n_embd, config.layer_norm_epsilon, config.bias)
-        self.mlp = MLP(config.n_embd, config.activation, config.bias, config.dropout)
+        self.mlp = MLP(config.n_embd, config.inner_dim, config.activation, config.bias, config.dropout)
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
     def forward(
@@ -191,6 +192,11 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Count all weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def extra_repr(self) -> str:
+        c = self.config
+        shape = f"{c.n_layer} layers of {c.n_embd}, context {c.context_length:,}, vocabulary {c.vocab_size:,}"
+        return f"{self.parameter_count():,} parameters, {shape}"
 
 
 def empty_model(config: ModelConfig) -> GPT:

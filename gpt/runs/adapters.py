@@ -13,6 +13,7 @@ from gpt.config import TrainConfig
 from gpt.device import Target
 from gpt.errors import InputError
 from gpt.interop import peft
+from gpt.interop.hub_names import hub_id
 from gpt.log import log
 from gpt.model.lora import Adapter
 from gpt.runs.checkpoint import list_checkpoints
@@ -146,7 +147,7 @@ class Adapters:
     def _compare_base(self, path: Path) -> None:
         """Warn where an adapter of PEFT's says that it was trained on something else: only shapes can be compared."""
         base = peft.base_of(path)
-        names = {str(base.name), str(base.source)} | {str(Path(str(base.name)).absolute())}
+        names = {str(base.name), str(base.source), hub_id(str(base.name)), str(Path(str(base.name)).absolute())}
         ours = {self.base.name, self.base.name.partition("@")[0], str(self.base.path.absolute())}
         if base.name and not names & ours:
             log.warning(f"{path}: was trained on {base.source}, and is put on {self.base.name}, whose shapes fit")

@@ -207,7 +207,8 @@ def require_unused(path: Path, names: set[str] | None = None) -> None:
     names = names if names is not None else _names(path) or set()
     ours = names <= BEFORE_CONFIG and (LOCK in names or not names)  # a start of ours begins by locking
     if path.exists() and not (path.is_dir() and ours):
-        raise InputError(f"`run_dir` {path}: exists and is not empty; choose another directory")
+        what = "exists and is not empty" if path.is_dir() else "is no directory"
+        raise InputError(f"`run_dir` {path}: {what}; choose another directory")
 
 
 def _unused_name(parent: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 The text of a special token is text like any other (see `Tokenizer.encode`). A text that has real ones says where.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 
 from gpt.errors import InputError
@@ -53,6 +54,13 @@ class Marked(str):
                 )
             ids += [known[part]] if is_special else tokenizer.encode(part)
         return ids
+
+
+def marked(text: str, tokenizer: Tokenizer) -> Marked:
+    """Take the texts of special tokens for these tokens."""
+    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
+    pattern = "|".join(re.escape(name) for name in names)
+    return Marked(text, tuple(match.span() for match in re.finditer(pattern, text)) if pattern else ())
 
 
 def in_parts(size: int, spans: Spans) -> Iterator[tuple[int, int, bool]]:

@@ -32,6 +32,23 @@ def named_source(name: str) -> str:
     return source
 
 
+def _default(template: object) -> str | None:
+    """Choose of several templates the one named default, as transformers does. Raises InputError if none is."""
+    if not template:
+        return None
+    if isinstance(template, str):
+        return template
+    entries = [each for each in template if isinstance(each, dict)] if isinstance(template, list) else []
+    sources = {each.get("name"): each.get("template") for each in entries}
+    if isinstance(source := sources.get("default"), str):
+        return source
+    names = ", ".join(map(str, sources)) or repr(template)
+    raise InputError(
+        f"the chat_template of tokenizer_config.json is {names}, and none is named default: write the one to use "
+        f"as {FILE}"
+    )
+
+
 def template_at(path: Path) -> ChatTemplate | None:
     """Load the template that lies in the directory of a run, or of a Hugging Face model; None where there is none.
 
@@ -41,6 +58,7 @@ def template_at(path: Path) -> ChatTemplate | None:
         if (path / FILE).exists():
             return template_of((path / FILE).read_text(encoding="utf-8"))
         known = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
-        return template_of(known["chat_template"]) if isinstance(known.get("chat_template"), str) else None
+        source = _default(known.get("chat_template"))
+        return template_of(source) if source is not None else None
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: its chat template cannot be used: {error}") from None

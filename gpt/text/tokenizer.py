@@ -67,6 +67,9 @@ class Tokenizer:
         )
         self._characters = frozenset(token.decode() for token in self.ranks) if kind == "char" else None
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.kind}, {self.vocab_size:,} ids)"
+
     # ---- the four kinds ----
 
     @classmethod

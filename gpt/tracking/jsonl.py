@@ -14,10 +14,10 @@ from gpt.runs.directory import METRICS
 if TYPE_CHECKING:
     from gpt.evaluation.loss import Evaluation
 
-Record = dict[str, Any]
+Metrics = dict[str, Any]
 
 
-def evaluation_record(evaluation: "Evaluation", split: str = "val") -> Record:
+def evaluation_metrics(evaluation: "Evaluation", split: str = "val") -> Metrics:
     """Make the entries of an evaluation in a record, named for its split; `val_loss_ci95` is half a 95 % interval."""
     error = evaluation.loss_se
     return {
@@ -43,7 +43,7 @@ class MetricsFile:
         self._whole_bytes = self._file.seek(0, os.SEEK_END)
         self._waiting, self._failed = b"", False
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         self._waiting += _line(record).encode()
         try:
             self._file.truncate(self._whole_bytes)  # of a line that did not fit, its beginning may be there
@@ -62,13 +62,13 @@ class MetricsFile:
         self._file.close()
 
 
-def _line(record: Record) -> str:
+def _line(record: Metrics) -> str:
     """Format a record as JSON; numbers that are not finite become null."""
     finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def read_metrics(run: Path) -> list[Record]:
+def read_metrics(run: Path) -> list[Metrics]:
     """Read the records of a run, without a last line that a crash tore."""
     try:
         lines = (run / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()

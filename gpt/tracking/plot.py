@@ -1,12 +1,19 @@
 """The picture of a run's losses."""
 
 import contextlib
+import io
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gpt.evaluation.baselines import read_baselines
 from gpt.runs.directory import PICTURE
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
@@ -17,7 +24,7 @@ class Picture:
     def __init__(self, run: Path) -> None:
         self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         start = time.monotonic()
         if "val_loss" in record and start >= self.next_time:
             with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
@@ -29,18 +36,39 @@ class Picture:
 
 
 def draw_losses(run: Path) -> Path:
-    """Write loss.png: the training loss, and the validation loss with two standard errors, over the steps.
-
-    Where it was measured, also the loss on the training split; of a mixture, those of batches and of validation on each
-    source, in one color.
-    """
+    """Write loss.png: see `loss_figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot, which looks for a screen
-    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(loss_figure(run))
+    partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
+    try:
+        canvas.print_png(partial)  # savefig would lay all out once more
+        partial.replace(run / PICTURE)
+    finally:
+        partial.unlink(missing_ok=True)
+    return run / PICTURE
+
+
+def loss_figure(run: Path) -> "Figure":
+    """Draw the training loss, and the validation loss with its 95 % interval, over the steps of a run.
+
+    Where it was measured, also the loss on the training split, and what is reached without a network; of a mixture,
+    those of batches and of validation on each source, in one color.
+    """
+    from matplotlib.figure import Figure  # which needs no pyplot, and no screen
+
+    class ShownFigure(Figure):
+        """Shown by a notebook that has not loaded pyplot as well."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
 
     records = read_metrics(run)
     evaluated = [record for record in records if "val_loss" in record]
-    figure = Figure(figsize=(7, 4), dpi=120)
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    figure = ShownFigure(figsize=(7, 4), dpi=120)
+    axes = figure.subplots()
     axes.plot(*_line(records, "train_loss"), color="#9db7d5", linewidth=1, label="training batch")
     axes.errorbar(
         *_line(evaluated, "val_loss"),
@@ -61,21 +89,28 @@ def draw_losses(run: Path) -> Path:
         (line,) = axes.plot(*_line(evaluated, name), linewidth=1, marker=".", label=f"on {source}")
         batches = _line(records, f"train_loss/{source}")
         axes.plot(*batches, color=line.get_color(), linewidth=0.7, alpha=0.5, label=f"training batch, {source}")
+    _draw_baselines(axes, run)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
     for text in axes.legend().get_texts():
         text.set_parse_math(False)
     figure.tight_layout()
-    partial = run / f".{PICTURE}.partial"  # a viewer never sees half of it
-    try:
-        canvas.print_png(partial)  # savefig would lay all out once more
-        partial.replace(run / PICTURE)
-    finally:
-        partial.unlink(missing_ok=True)
-    return run / PICTURE
+    return figure
 
 
-def _line(records: list[Record], figure: str) -> tuple[list[int], list[float]]:
+def _draw_baselines(axes: "Axes", run: Path) -> None:
+    """Draw what is reached without a network, as far as that lies in the picture."""
+    if (baselines := read_baselines(run)) is None:
+        return
+    low, high = axes.get_ylim()
+    for name in baselines.bits_per_byte:
+        loss = baselines.nats_per_token(name)
+        if low < loss < high:
+            axes.axhline(loss, color="#888888", linewidth=0.8, linestyle=":")
+            axes.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+
+
+def _line(records: list[Metrics], figure: str) -> tuple[list[int], list[float]]:
     """Give the steps of some records, and a figure at each; a gap where there is none, as where a batch was skipped."""
     return [r["step"] for r in records], [math.nan if r.get(figure) is None else r[figure] for r in records]

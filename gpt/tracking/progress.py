@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt.log import log
 from gpt.terminal import duration, printable
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 
 SECONDS_BETWEEN_LINES = 5.0  # where the output is not a terminal
 
@@ -81,10 +81,10 @@ class ProgressDisplay(logging.Handler):
             self.print(self._line)
         self._stack.close()
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         self._validation_loss = record.get("val_loss", self._validation_loss)
-        pace = (record["elapsed_s"] - self.elapsed_s) / max(1, record["step"] - self.first_step)
-        left = pace * (self.last_step - record["step"])
+        seconds_per_step = (record["elapsed_s"] - self.elapsed_s) / max(1, record["step"] - self.first_step)
+        left = seconds_per_step * (self.last_step - record["step"])
         line = self._line = progress_line(record, self.steps, self._validation_loss, left)
         if self.console.is_terminal:
             self._live.update(self._task, completed=record["step"], description=line)

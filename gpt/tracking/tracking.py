@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol
 
 from gpt.config import TrainConfig
-from gpt.tracking.jsonl import MetricsFile, Record
+from gpt.tracking.jsonl import Metrics, MetricsFile
 from gpt.tracking.plot import Picture
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.wandb import WandbLog
@@ -15,7 +15,7 @@ from gpt.tracking.wandb import WandbLog
 class Sink(Protocol):
     """Takes records, those of later steps later."""
 
-    def write(self, record: Record) -> None: ...
+    def write(self, record: Metrics) -> None: ...
 
     def close(self) -> None: ...
 
@@ -38,13 +38,11 @@ class Tracking:
         """Open the sinks. `finished_steps` have records in metrics.jsonl; `saved_step` is the newest checkpoint's."""
         self.display, self.log_every = display, config.log_every
         self.last_step = min(config.steps, config.stop_at or config.steps)
-        self.sinks: list[Sink] = []
-        if is_main:
-            self.sinks = [MetricsFile(run, finished_steps), Picture(run)]
-            if config.wandb != "disabled":
-                self.sinks.append(WandbLog(config, run, saved_step))
+        self.sinks: list[Sink] = [MetricsFile(run, finished_steps), Picture(run)] if is_main else []
+        if is_main and config.wandb != "disabled":
+            self.sinks.append(WandbLog(config, run, saved_step))
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Metrics) -> None:
         step = record["step"]
         if "val_loss" in record or "skipped" in record or step == self.last_step or step % self.log_every == 0:
             for sink in self.sinks:

@@ -18,7 +18,7 @@ from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
 from gpt.presets import Suit, preset_for, suit_for
 from gpt.training.continuation import steps_with
-from gpt.training.forecast import measure_pace, trial_sequences
+from gpt.training.forecast import measure_timings, trial_sequences
 from gpt.training.micro_batch import MicroBatch
 from gpt.training.start import training_loader
 from gpt.training.validation import FORWARD, evaluations_in, validation_windows, windows_in
@@ -226,10 +226,10 @@ def steps_in(
     assert asked.minutes is not None
     dtype = choose_dtype(config.dtype, world.device)
     trial = trial_sequences(config, MicroBatch(config, world, dtype).size, world.device)
-    pace = measure_pace(config, world, dtype, trial)
-    limit, evaluations = 60 * asked.minutes + pace.step / 2, EVALUATIONS
+    timings = measure_timings(config, world, dtype, trial)
+    limit, evaluations = 60 * asked.minutes + timings.step / 2, EVALUATIONS
     if "evaluation.tokens" in asked.settings:
-        affordable = MOST_EVALUATING * limit / (pace.window * len(validation_windows(config, dataset)))
+        affordable = MOST_EVALUATING * limit / (timings.window * len(validation_windows(config, dataset)))
         evaluations = min(evaluations, max(1, int(affordable)))
 
     def planned(steps: int) -> TrainConfig:
@@ -238,9 +238,9 @@ def steps_in(
 
     def seconds(steps: int) -> float:
         plan = planned(steps)
-        return steps * pace.step + windows_in(plan, dataset, steps) * pace.window
+        return steps * timings.step + windows_in(plan, dataset, steps) * timings.window
 
-    steps, too_many = 1, 2 + int(limit / pace.step)
+    steps, too_many = 1, 2 + int(limit / timings.step)
     while too_many - steps > 1:
         middle = (steps + too_many) // 2
         steps, too_many = (middle, too_many) if seconds(middle) <= limit else (steps, middle)

@@ -49,9 +49,9 @@ class Forecast:
         trial = trial_sequences(config, self.micro_batch, world.device)
         if world.any(self.memory(trial).peak > free_memory(world.device) + self._program):
             return None
-        pace = measure_pace(config, world, self.dtype, trial, at_least)
+        timings = measure_timings(config, world, self.dtype, trial, at_least)
         windows = 0 if dataset is None else windows_in(config, dataset, config.steps)
-        return config.steps * pace.step, windows * pace.window
+        return config.steps * timings.step, windows * timings.window
 
 
 def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -> list[str]:
@@ -75,7 +75,7 @@ def forecast_lines(config: TrainConfig, dataset: Dataset | None, world: World) -
 
 
 @dataclass(frozen=True)
-class Pace:
+class Timings:
     """How fast this machine is, in seconds."""
 
     step: float
@@ -88,9 +88,9 @@ def trial_sequences(config: TrainConfig, micro_batch: int, device: str) -> int:
     return micro_batch if device == "cuda" else min(micro_batch, max(1, TRIAL_TOKENS // config.model.context_length))
 
 
-def measure_pace(
+def measure_timings(
     config: TrainConfig, world: World, dtype: torch.dtype, trial: int, at_least: float | None = None
-) -> Pace:
+) -> Timings:
     """Try a few steps of `trial` sequences, or of half as many, again and again, where memory runs out on any rank.
 
     Raises MemoryError if it does with a single one.
@@ -105,7 +105,7 @@ def measure_pace(
         release_memory(world.device)
         trial = -(-trial // 2)
     share = config.batch_sequences // world.size
-    return Pace(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
+    return Timings(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
 
 
 def trial_seconds(

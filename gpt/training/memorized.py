@@ -19,7 +19,7 @@ from gpt.training.state import TrainState
 
 SECONDS, SHARE = 5.0, 0.05  # which it may take: these, or that part of the training if that is more
 FORWARD = 3.0  # a step of training takes about as long as so many forward passes
-READINGS = 4  # two models, two splits
+PASSES = 4  # two models, two splits
 
 
 def memorized_rows(run: Path, config: TrainConfig, state: TrainState, tuned: LoadedRun, dataset: Dataset) -> list[Row]:
@@ -50,8 +50,8 @@ def passages_in_time(state: TrainState, config: TrainConfig, length: int) -> int
     Some 6,000 tokens in all are read in any case, enough for a standard error: the pace of a training of few steps,
     which had to be begun and evaluated as well, says little.
     """
-    pace = FORWARD * state.step * config.batch_tokens / max(state.elapsed_s, 1e-9)  # tokens a second
-    in_time = int(max(SECONDS, SHARE * state.elapsed_s) * pace / READINGS)
+    tokens_per_s = FORWARD * state.step * config.batch_tokens / max(state.elapsed_s, 1e-9)  # tokens a second
+    in_time = int(max(SECONDS, SHARE * state.elapsed_s) * tokens_per_s / PASSES)
     return min(MOST, max(FEWEST_PIECES * LENGTH, in_time) // length)
 
 

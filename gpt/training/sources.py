@@ -7,10 +7,10 @@ from torch import Tensor
 from gpt.choices import IGNORE_INDEX
 from gpt.dataset.loader import Batch
 from gpt.distributed.world import World
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 
 
-def source_losses(batch: Batch, row_losses: Tensor, count: float, world: World) -> Record:
+def source_losses(batch: Batch, row_losses: Tensor, count: float, world: World) -> Metrics:
     """Make the entries of a step's record, as 'train_loss/code': the mean loss of the targets of each source.
 
     A batch has this process's rows; `row_losses`, (B,), are what each has of the step's loss, the mean over `count`

@@ -17,12 +17,12 @@ from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.statistics import Spread
 from gpt.evaluation.windows import Windows
 from gpt.log import log
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 from gpt.training.schedule import Cooldown, lr_multiplier
 
 RISE = 0.05  # nats above the best validation loss that are no chance; the same weights give the same loss
 OF_PIECES = ("best_sums", "first_sums")
-START: Record = {  # before the first step
+START: Metrics = {  # before the first step
     "step": 0,
     "tokens": 0,
     "train_loss": None,
@@ -45,7 +45,7 @@ class OverfittingWatch:
     best: float | None = None  # validation loss
     at_best: float | None = None  # the training loss on the way to it
 
-    def hear(self, record: Record) -> str | None:
+    def hear(self, record: Metrics) -> str | None:
         """Take a step's record; a warning where the evaluation in it shows what is to be warned of."""
         if record["train_loss"] is not None:
             self.total, self.count = self.total + record["train_loss"], self.count + 1
@@ -73,9 +73,9 @@ class TrainState:
     """Optimizer steps done."""
     elapsed_s: float = 0.0
     """Seconds of training, those before a resume included."""
-    record: Record | None = None
+    record: Metrics | None = None
     """Of the newest step."""
-    unevaluated: Record | None = None
+    unevaluated: Metrics | None = None
     """The newest record, while an evaluation of it is still owed."""
     evaluation: Evaluation | None = None
     """Of the weights as they are now."""
@@ -185,7 +185,7 @@ class TrainState:
         self.dataset_fingerprint, self.corpus_fingerprint = dataset.fingerprint, dataset.corpus_fingerprint
         self.evaluated_windows = len(windows)
 
-    def warn_of_overfitting(self, record: Record) -> None:
+    def warn_of_overfitting(self, record: Metrics) -> None:
         """Say so once where the evaluation in a step's record shows that the text is learned by heart."""
         if warning := self.overfitting.hear(record):
             log.warning(warning)
@@ -248,7 +248,7 @@ class TrainState:
         self.evaluations_since_best = max(0, since)
 
 
-def _without_evaluations(record: Record | None) -> Record | None:
+def _without_evaluations(record: Metrics | None) -> Metrics | None:
     """Give the record of a step as it was before its evaluations."""
     if record is None:
         return None

@@ -14,9 +14,10 @@ from rich.table import Table
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
+from gpt.evaluation.baselines import Baselines
 from gpt.evaluation.copies import BY_HEART, SEARCHED_TOKENS, find_copies
 from gpt.evaluation.loss import Evaluation
-from gpt.evaluation.words import difference_words, format_evaluation, source_rows
+from gpt.evaluation.words import Row, difference_words, format_evaluation, source_rows
 from gpt.generation.completion import TextEngine
 from gpt.generation.sampling import SamplingConfig
 from gpt.interrupts import Interruptible
@@ -25,8 +26,9 @@ from gpt.memory import is_out_of_memory, peak_memory, release_memory
 from gpt.runs.directory import go_on, quoted
 from gpt.runs.load import LoadedRun, load_run
 from gpt.terminal import command, printable, show
-from gpt.tracking.jsonl import Record, read_metrics
+from gpt.tracking.jsonl import Metrics, read_metrics
 from gpt.tracking.plot import draw_losses
+from gpt.training.baseline_rows import baseline_rows, keep_baselines
 from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
 from gpt.training.schedule import Cooldown
@@ -75,10 +77,11 @@ def report(run: Path, trainer: Trainer, state: TrainState, validation: Validatio
 
 def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
+    baselines = keep_baselines(run, validation.dataset, validation.windows)
     picture = _draw(run)
     loaded = _load_best(run, trainer.device)
     console = Console(highlight=False, soft_wrap=True, width=WIDTH, markup=False, emoji=False)
-    console.print(_table(run, trainer, state, validation, peak, picture, loaded))
+    console.print(_table(run, trainer, state, validation, peak, picture, loaded, baselines))
     prompt = sample_prompt(validation.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
     show(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}")
@@ -118,17 +121,14 @@ def _table(
     peak: int,
     picture: str,
     loaded: LoadedRun | None,
+    baselines: Baselines | None,
 ) -> Table:
-    tokens = state.step * trainer.config.batch_tokens
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("trained", f"{state.step:,} steps, {tokens:,} tokens, {state.elapsed_s:.0f} s")
-    if loaded and loaded.state["evaluation"]:
-        for row in format_evaluation(
-            Evaluation(**loaded.state["evaluation"]), str(trainer.dtype).removeprefix("torch.")
-        ):
-            table.add_row(*row)
-        for row in source_rows(loaded.state["record"] or {}):
-            table.add_row(*map(printable, row))
+    table.add_row(
+        "trained", f"{state.step:,} steps, {state.step * trainer.config.batch_tokens:,} tokens, {state.elapsed_s:.0f} s"
+    )
+    for row in _reached(run, trainer, loaded, baselines) if loaded else ():
+        table.add_row(*map(printable, row))
     if state.gain:
         table.add_row("change", f"{difference_words(state.gain, 'loss')} from the best evaluation before")
     if state.complete_evaluation:
@@ -161,9 +161,17 @@ def _table(
     return table
 
 
-def _memorized(
-    run: Path, config: TrainConfig, state: TrainState, loaded: LoadedRun, dataset: Dataset
-) -> Iterator[tuple[str, str]]:
+def _reached(run: Path, trainer: Trainer, best: LoadedRun, baselines: Baselines | None) -> Iterator[Row]:
+    """Give the figures of the best checkpoint's evaluation, and beside them those that need no network."""
+    if best.state["evaluation"]:
+        evaluation, precision = Evaluation(**best.state["evaluation"]), str(trainer.dtype).removeprefix("torch.")
+        yield from format_evaluation(evaluation, precision)
+        yield from source_rows(best.state["record"] or {})
+        if baselines:
+            yield from baseline_rows(baselines, _records(run))
+
+
+def _memorized(run: Path, config: TrainConfig, state: TrainState, loaded: LoadedRun, dataset: Dataset) -> Iterator[Row]:
     yield "learned by heart", _copied(loaded, dataset)
     if config.init_from != "scratch":
         from gpt.training.memorized import memorized_rows
@@ -213,7 +221,7 @@ def _copied(loaded: LoadedRun, dataset: Dataset) -> str:
     return f"no: of {len(copies.found)} samples, {longest}"
 
 
-def _records(run: Path) -> list[Record]:
+def _records(run: Path) -> list[Metrics]:
     """Read all records; none if they cannot be read, so that training ends well."""
     try:
         return read_metrics(run)

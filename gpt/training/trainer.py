@@ -28,7 +28,7 @@ from gpt.hashing import mix, row_hashes
 from gpt.log import log
 from gpt.memory import is_out_of_memory, release_memory, retain_freed_memory
 from gpt.model.transformer import GPT
-from gpt.tracking.jsonl import Record
+from gpt.tracking.jsonl import Metrics
 from gpt.training.exact import conditions, is_exact
 from gpt.training.guard import NO_TARGETS, GradientGuard, LossScale
 from gpt.training.micro_batch import MicroBatch, compiled_loss, without_compiler
@@ -73,7 +73,7 @@ class Trainer:
         self.utilization = Utilization(config.model, world, self.dtype, config.lora.rank and adapter_count(config))
         model.train()
 
-    def step(self, state: TrainState, batch: Batch) -> Record:
+    def step(self, state: TrainState, batch: Batch) -> Metrics:
         """Do the next optimizer step, count it in `state`, and return its record.
 
         `batch` has this process's rows of the step's batch. The loss is the mean over all targets, however they are
@@ -100,7 +100,7 @@ class Trainer:
         self.world.hurry()
         state.count_step()
         tokens_per_s = self.config.batch_tokens / (time.perf_counter() - start)
-        record: Record = {
+        record: Metrics = {
             "step": state.step,
             "tokens": state.step * self.config.batch_tokens,
             "train_loss": loss if math.isfinite(loss) else None,

@@ -16,7 +16,7 @@ from gpt.evaluation.loss import summarize, sums_per_piece
 from gpt.evaluation.mixture import MixedWindows
 from gpt.evaluation.windows import Windows
 from gpt.log import log
-from gpt.tracking.jsonl import Record, evaluation_record
+from gpt.tracking.jsonl import Metrics, evaluation_metrics
 from gpt.training.samples import sample_text
 from gpt.training.signals import StopRequest
 from gpt.training.state import TrainState
@@ -91,7 +91,7 @@ class Validation:
         return windows
 
     def evaluate(
-        self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest, save: Callable[[], None]
+        self, trainer: Trainer, state: TrainState, record: Metrics, stop: StopRequest, save: Callable[[], None]
     ) -> None:
         """Evaluate on the windows of the budget, where it is due on those of the training split, and at the end on the
         complete split, too; add the results to the record.
@@ -110,7 +110,7 @@ class Validation:
                 return
         state.unevaluated = None
 
-    def lacks_training(self, state: TrainState, record: Record) -> bool:
+    def lacks_training(self, state: TrainState, record: Metrics) -> bool:
         """Tell whether an evaluation is to measure the loss on the training split and has not done so yet.
 
         So are the one before the first step, the first one after each epoch, and the last.
@@ -119,7 +119,7 @@ class Validation:
             return False
         return state.is_over(self.config) or not state.step or int(record["epoch"]) > state.epochs_measured
 
-    def _evaluate_windows(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+    def _evaluate_windows(self, trainer: Trainer, state: TrainState, record: Metrics, stop: StopRequest) -> bool:
         """Evaluate on the windows of each evaluation, and judge what came out; False if it was cut short."""
         sums = self._sums(trainer, self.windows, stop)
         if sums is None:
@@ -129,22 +129,22 @@ class Validation:
             record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
         result = summarize(sums, self.windows)
         state.judge(result, sums, self.windows, self.config.evaluation.min_gain)
-        record |= evaluation_record(result) | self._by_source(sums, self.windows, "val")
+        record |= evaluation_metrics(result) | self._by_source(sums, self.windows, "val")
         record |= {"within_error": True} if state.within_error else {}
         return True
 
-    def _evaluate_training(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+    def _evaluate_training(self, trainer: Trainer, state: TrainState, record: Metrics, stop: StopRequest) -> bool:
         """Evaluate on the windows of the training split, which nothing is judged by; False if it was cut short."""
         assert self.train_windows is not None, "asked for"
         sums = self._sums(trainer, self.train_windows, stop)
         if sums is None:
             return False
         result = summarize(sums, self.train_windows)
-        record |= evaluation_record(result, "train_split") | self._by_source(sums, self.train_windows, "train_split")
+        record |= evaluation_metrics(result, "train_split") | self._by_source(sums, self.train_windows, "train_split")
         state.epochs_measured = int(record["epoch"])
         return True
 
-    def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Record, stop: StopRequest) -> bool:
+    def _evaluate_complete(self, trainer: Trainer, state: TrainState, record: Metrics, stop: StopRequest) -> bool:
         """Evaluate the last weights on the complete split; False if it was cut short.
 
         The figure stands by itself: no best loss is compared with it.
@@ -156,15 +156,15 @@ class Validation:
             log.info("stopped before that was done; `resume` begins it again, and gpt eval does it, too")
             return False
         state.complete_evaluation = summarize(sums, windows)
-        record |= evaluation_record(state.complete_evaluation, "complete_val")
+        record |= evaluation_metrics(state.complete_evaluation, "complete_val")
         record |= self._by_source(sums, windows, "complete_val")
         return True
 
-    def _by_source(self, sums: Tensor, windows: Windows, split: str) -> Record:
+    def _by_source(self, sums: Tensor, windows: Windows, split: str) -> Metrics:
         """Make the entries of each source of a mixture in a record, as 'val_loss/code'; none of a dataset alone."""
         if not isinstance(windows, MixedWindows):
             return {}
-        records = [evaluation_record(found, split) for found in windows.of_sources(sums)]
+        records = [evaluation_metrics(found, split) for found in windows.of_sources(sums)]
         return {
             f"{figure}/{source.name}": value
             for source, record in zip(self.dataset.sources, records, strict=True)

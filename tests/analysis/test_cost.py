@@ -28,6 +28,8 @@ VARIANTS = {
     "qk-norm": replace(SHAPE, qk_norm=True),
     "shared": replace(SHAPE, n_kv_head=2),
     "ngram": replace(SHAPE, ngram=3),
+    "relu": replace(SHAPE, activation="relu"),
+    "inner": replace(SHAPE, n_inner=200, activation="gelu-erf"),
     "modern": MODERN,
 }
 

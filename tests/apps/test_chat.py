@@ -142,6 +142,7 @@ def test_commands(session, asked, written, tmp_path):
         "/retry": "nothing was continued",
         "/save x": "no text yet",
         "/add x": "unknown command",
+        "/again": "did you mean '/retry'",
         "": "type what the model is to answer",
         "/sistem x": "did you mean '/system'",
     }.items():

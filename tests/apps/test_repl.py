@@ -235,7 +235,7 @@ def test_a_slash_can_be_continued_and_commands_take_no_more_than_they_should(ses
 def test_an_impossible_file_is_a_sentence(session, written):
     answer(session, written, "def ")
     for name in ("a\0b", "x" * 300, "no/such/directory"):
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(InputError, match=r"cannot be written \([^\[\]]*\); choose another name"):
             session.answer(f"/save {name}")
 
 
@@ -250,6 +250,8 @@ def test_help_names_every_command(session, written):
     [
         ("/temprature 1", "did you mean '/temperature'"),
         ("/Retry", "did you mean '/retry'"),
+        ("/q", "did you mean '/quit'"),
+        ("/clear", "did you mean '/reset'"),
         ("/frobnicate", "unknown command '/frobnicate'; /help lists all; a text that begins with / takes two"),
         ("/temperature", "/temperature takes one number"),
         ("/temperature hot", "/temperature takes one number, such as: /temperature 0.8"),

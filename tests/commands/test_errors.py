@@ -16,7 +16,7 @@ from gpt.config_io import later, parse
     ("error", "code", "said"),
     [
         (InputError("file x: wrong"), 2, "error: file x: wrong\n"),
-        (OSError(28, "No space left on device", "runs/x"), 2, "error: [Errno 28] No space left on device: 'runs/x'\n"),
+        (OSError(28, "No space left on device", "runs/x"), 2, "error: runs/x: No space left on device\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

@@ -388,6 +388,11 @@ def test_a_recipe_does_not_replace_what_another_one_wrote(tmp_path):
     assert "data/mine: was written by the recipe 'files', and this is 'python'; choose another place" in complaint
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "distilgpt2", "openai-community/gpt2-xl", "gpt2@main"])
+def test_the_family_of_gpt2_has_its_tokenizer(name):
+    assert chosen_tokenizer(name) == "gpt2"
+
+
 def test_a_tokenizer_that_is_not_there_is_answered_with_what_is(dataset, trained_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

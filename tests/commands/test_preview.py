@@ -14,7 +14,7 @@ from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.dataset.dataset import open_dataset
 from gpt.distributed.world import World
-from gpt.training.forecast import Forecast, Pace
+from gpt.training.forecast import Forecast, Timings
 
 STEPS_AND_SECONDS = ((r"([\d,]+) steps of", "length"), (r"of which 0:(\d\d) evaluation", "time"))
 
@@ -117,7 +117,7 @@ def test_tokens_and_training_are_those_of_the_dataset_that_is_written(notes, tmp
 def test_the_time_is_what_a_trial_says_of_steps_and_of_windows(notes, tmp_path, monkeypatch, forecast):
     """A step of half a second, and a window of a hundredth: steps / 2 and the windows of ten evaluations."""
     monkeypatch.undo()
-    monkeypatch.setattr("gpt.training.forecast.measure_pace", lambda *_: Pace(step=0.5, window=0.01))
+    monkeypatch.setattr("gpt.training.forecast.measure_timings", lambda *_: Timings(step=0.5, window=0.01))
     options = ("--input", "notes", "--name", "n", "--tokenizer", "bytes")
     rows, _ = looked(tmp_path, "files", *options)
     steps, evaluation = (int(re.search(pattern, rows[row][0])[1]) for pattern, row in STEPS_AND_SECONDS)

@@ -2,7 +2,9 @@
 
 import io
 import os
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -50,8 +52,13 @@ def test_prompt_files_are_read_as_utf8(tmp_path):
     with pytest.raises(InputError, match="none.txt: cannot be read"):
         SampleCommand(prompt_file=tmp_path / "none.txt").read_prompts()
     (tmp_path / "p.txt").write_bytes("für".encode("latin-1"))
-    with pytest.raises(InputError, match="p.txt: is not UTF-8"):
+    with pytest.raises(InputError, match="p.txt: is not UTF-8 .* save it as UTF-8, or convert it: iconv"):
         SampleCommand(prompt_file=tmp_path / "p.txt").read_prompts()
+
+
+def test_a_prompt_file_may_be_standard_input_as_prompts_may(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufefffür\n"))
+    assert SampleCommand(prompt_file=Path("-")).read_prompts() == ["für"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ def test_the_newest_run_is_named_where_none_was(trained_run, tmp_path, monkeypat
     assert said[3:] == []
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    found = run_gpt(tmp_path, "score", "--file", "none.txt", code=2)
+    assert found == "error: --file none.txt: cannot be read (No such file or directory)\n"
+
+
 def test_gpt_score_adds_up(trained, tmp_path):
     home, _ = trained
     text = "def read(self):\n    return é\n"

@@ -29,6 +29,7 @@ def test_a_run_ends_with_its_table_its_files_and_a_sample(trained):
         "tokenizer.json",
         "metrics.jsonl",
         "loss.png",
+        "baselines.json",
         "checkpoints",
     }
     assert "preset nano: asked for; device: cpu" in output

@@ -118,6 +118,8 @@ def test_an_encoding_of_two_bytes_a_letter_can_be_given():
     assert "utf-16-be" in skipped_in("Müller".encode("utf-16-be"))["x.txt"]
     assert texts_in(content, encoding="utf-16-le") == {"x.txt": TEXT}
     assert "binary" in skipped_in(b"\x89PNG\0\1\2", encoding="cp1252")["x.txt"]
+    for numbers in (b"\0\1\2", b"\1\0\2\0" * 50, bytes(range(1, 9)) + b"\0" * 200):  # which no encoding makes a text
+        assert skipped_in(numbers)["x.txt"] == "binary: it has a zero byte"
     assert "not UTF-16-LE" in skipped_in(content[:-1], encoding="utf-16-le")["x.txt"]
 
 

@@ -4,7 +4,7 @@ import zipfile
 import pytest
 from corpus_files import skipped_in, texts_in
 
-from gpt.corpus.documents import Document, Reading
+from gpt.corpus.documents import Document, ReadOptions
 from gpt.corpus.encodings import advice
 from gpt.corpus.sources import TextFiles
 from gpt.errors import InputError
@@ -65,7 +65,7 @@ def mixed(tmp_path):
 
 
 def read_by_name(folder, encoding, field=None):
-    files = TextFiles([folder], field, how=Reading(encoding=encoding))
+    files = TextFiles([folder], field, how=ReadOptions(encoding=encoding))
     found = [each for part in files.parts() for each in files.read(part)]
     return {each.name: each.text for each in found if isinstance(each, Document)}
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_divided_is_divided_by_its_own_encoding(tmp_path):
     text = "\n<|endoftext|>\n".join(f"Müller {number} " * 9 for number in range(9))
     (tmp_path / "a.txt").write_bytes(text.encode("utf-16-le"))
     (tmp_path / "b.txt").write_bytes(text.encode("cp1252"))
-    files = TextFiles([tmp_path], how=Reading(encoding="a.txt=utf-16-le,cp1252"))
+    files = TextFiles([tmp_path], how=ReadOptions(encoding="a.txt=utf-16-le,cp1252"))
     parts = [each for part in files.parts() for each in files.divided(part, 100)]
     found = [each for part in parts for each in files.read(part)]
     assert [each.text for each in found if isinstance(each, Document)] == 2 * text.split("\n<|endoftext|>\n")

@@ -6,7 +6,7 @@ import pytest
 from instruction_files import lines_of, made
 
 from gpt import InputError
-from gpt.corpus.documents import Document, Notice, Reading
+from gpt.corpus.documents import Document, Notice, ReadOptions
 from gpt.corpus.examples import Examples
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.reading import say_notices
@@ -17,7 +17,7 @@ USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content
 
 def read(tmp_path, content, name="a.jsonl"):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = TextFiles([tmp_path / name], how=Reading(examples=True))
+    source = TextFiles([tmp_path / name], how=ReadOptions(examples=True))
     found = [found for part in source.parts() for found in source.read(part)]
     say_notices([each for each in found if isinstance(each, Notice)])
     return [each for each in found if not isinstance(each, Notice)]

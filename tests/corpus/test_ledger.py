@@ -9,7 +9,7 @@ import pytest
 
 from gpt.corpus import slices
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.origins import Origins
 from gpt.corpus.pipeline import prepare
@@ -128,7 +128,8 @@ def test_the_entries_of_a_file_that_was_divided_add_up_to_it(tmp_path, monkeypat
     else:
         lines = [json.dumps({"text": text}) for text in texts]
         file.write_text("\n###\n".join(texts) if suffix == ".txt" else "\n".join(lines))
-    how = Reading(field=None if suffix == ".txt" else "text", separator="\\n###\\n" if suffix == ".txt" else "auto")
+    is_text = suffix == ".txt"
+    how = ReadOptions(field=None if is_text else "text", separator="\\n###\\n" if is_text else "auto")
     dataset = prepare(TextFiles([file], how=how), SplitByContent(), "bytes", tmp_path / "d", {"name": "files"})
     entries = list(read_ledger(dataset.path))
     files = [entry for entry in entries if "source" in entry]

@@ -11,7 +11,7 @@ import pytest
 from word_grams import grams_of
 
 from gpt.corpus import overlap as overlap_module
-from gpt.corpus.content_split import SplitByContent, _chosen, _Keys, _Record
+from gpt.corpus.content_split import SplitByContent, _chosen, _Keys, _StoredSplit
 from gpt.corpus.documents import Document
 from gpt.corpus.near_copies import by_family, validation_names
 from gpt.corpus.reading import Corpus, Filters
@@ -164,7 +164,7 @@ def test_to_find_what_is_more_than_half_of_all_reads_not_all_that_was_known(tmp_
     known = np.arange(1 << 20, dtype=np.uint64) << np.uint64(44)
     known.tofile(tmp_path / "known")
     corpus = SimpleNamespace(slices=[SimpleNamespace(passages=tmp_path / "slice")])
-    before = _Record({}, 512, 7, {}, tmp_path / "known", {})
+    before = _StoredSplit({}, 512, 7, {}, tmp_path / "known", {})
     for heavy, sides in ((6 << 44, {}), (6 << 44 | 1, {6 << 44 | 1: TRAIN})):
         np.save(tmp_path / f"slice{DISTINCT}", np.array([(5, 10), (heavy, 1000)], dtype=np.uint64))
         keys = _Keys(corpus, tmp_path / "keys")

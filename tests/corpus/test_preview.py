@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from gpt.corpus import beginnings
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 from gpt.corpus.preview import Preview
 from gpt.corpus.reading import Filters
 from gpt.corpus.sources import TextFiles, Texts
@@ -145,7 +145,7 @@ def test_encodings_separators_duplicates_and_what_is_left_out_are_found(tmp_path
     (folder / "g.bin").write_bytes(bytes(20))
     (folder / "h.txt.gz").write_bytes(gzip.compress(b"packed"))
     (folder / ".i").write_text("hidden")
-    found = look(TextFiles([folder], how=Reading(encoding="cp1252")))
+    found = look(TextFiles([folder], how=ReadOptions(encoding="cp1252")))
     assert found.encodings == {"UTF-8": 3, "UTF-16-LE": 1, "CP1252": 1, "LATIN-1": 1}
     assert found.formats == {".txt": 5, ".html": 1, ".bin": 1, ".txt.gz": 1}
     assert (found.counts["documents"], found.counts["repeated"]) == (9, 1)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gpt.corpus import ranges
-from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.documents import Document, Notice, ReadOptions, Skipped
 from gpt.corpus.ranges import ranges_of
 from gpt.corpus.separators import END_OF_TEXT
 from gpt.corpus.sources import TextFiles
@@ -16,7 +16,7 @@ from gpt.errors import InputError
 
 def found_in(path, size, **settings):
     """Texts of a file, read in ranges; how many these were; and names of all that was found."""
-    source = TextFiles([path], how=Reading(**settings))
+    source = TextFiles([path], how=ReadOptions(**settings))
     parts = [part for whole in source.parts() for part in source.divided(whole, size)]
     found = [each for part in parts for each in source.read(part) if not isinstance(each, Notice)]
     assert sum(source.identity(part).bytes for part in parts) == path.stat().st_size  # as the ledger has them
@@ -101,7 +101,7 @@ def test_row_groups_share_the_size_of_their_file_by_what_they_take_there(tmp_pat
     path = tmp_path / "a.parquet"
     rows = [*["x" * 4000] * 50, *(random.Random(row).randbytes(2000).hex() for row in range(50))]  # packed: 1 to 10
     parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=50, use_dictionary=False)
-    first, second = ranges_of(path, Reading(field="text"), 1000)
+    first, second = ranges_of(path, ReadOptions(field="text"), 1000)
     assert 0 < first.size < second.size / 5
     assert first.size + second.size == path.stat().st_size
 
@@ -117,7 +117,7 @@ def test_what_is_packed_wide_or_one_document_stays_whole(tmp_path):
         ("f.parquet", b"PAR1" + bytes(5000)),
     ):
         (tmp_path / name).write_bytes(content)
-        assert ranges_of(tmp_path / name, Reading(), 500) == [], name
+        assert ranges_of(tmp_path / name, ReadOptions(), 500) == [], name
 
 
 def test_a_file_without_the_field_is_refused_once_and_a_later_part_of_one_left_out(tmp_path):
@@ -133,6 +133,6 @@ def test_a_file_without_the_field_is_refused_once_and_a_later_part_of_one_left_o
 def test_bad_bytes_in_any_range_are_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"".join(b'{"text": "line %d %s"}\n' % (n, b"\xff" * (n == 70) + b"x" * 2000) for n in range(100)))
-    source = TextFiles([path], how=Reading(field="text"))
+    source = TextFiles([path], how=ReadOptions(field="text"))
     found = [each for part in source.divided(source.parts()[0], 50_000) for each in source.read(part)]
     assert [each.name for each in found if isinstance(each, Skipped) or each.note] == ["a.jsonl, line 71"]

@@ -38,13 +38,13 @@ def test_more_files_of_a_download_are_added_text_and_fewer_are_not():
 
 
 def test_lines_that_are_no_examples_were_in_no_dataset():
-    was, now = (Instruct(input=[], name="n", faulty=faulty).record() for faulty in ("error", "skip"))
+    was, now = (Instruct(input=[], name="n", faulty=faulty).manifest_entry() for faulty in ("error", "skip"))
     assert differences(was, now) == []
 
 
 def test_a_refusal_says_what_to_do(tmp_path):
-    asked = Files(input=[tmp_path / "b"], name="n", tokenizer="gpt2").record()
-    was = Files(input=[tmp_path / "a"], name="n", tokenizer="bytes").record()
+    asked = Files(input=[tmp_path / "b"], name="n", tokenizer="gpt2").manifest_entry()
+    was = Files(input=[tmp_path / "a"], name="n", tokenizer="bytes").manifest_entry()
     with pytest.raises(InputError) as refusal:
         require_replaceable(tmp_path, was, asked)
     assert str(refusal.value) == (

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import Document, ReadOptions, Skipped
 from gpt.corpus.ledger import read_ledger
 from gpt.corpus.origins import Origins
 from gpt.corpus.pipeline import prepare
@@ -104,7 +104,7 @@ def test_markup_is_taken_as_it_stands_and_said_once_for_each_kind(folder, said):
     (folder / "page.html").write_text("<p>one</p>")
     (folder / "sub" / "other.HTML").write_text("<p>two</p>")
     (folder / "feed.xml").write_text("<a>b</a>")
-    texts, _ = read(TextFiles([folder], how=Reading(html="keep")))
+    texts, _ = read(TextFiles([folder], how=ReadOptions(html="keep")))
     assert texts["corpus/page.html"] == "<p>one</p>"
     assert said == [
         f"{folder / 'feed.xml'}: taken as it stands; the tags are learned with the text",
@@ -310,7 +310,7 @@ def test_a_device_is_no_text():
 )
 def test_settings_that_are_none_are_refused(tmp_path, settings, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        TextFiles([tmp_path], how=Reading(**settings))
+        TextFiles([tmp_path], how=ReadOptions(**settings))
 
 
 def test_sources_of_one_name_are_told_apart_also_in_the_ledger(tmp_path):

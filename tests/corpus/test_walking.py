@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from gpt.corpus import executor, sources
-from gpt.corpus.pace import DISK
 from gpt.corpus.sources import TextFiles
+from gpt.corpus.stage_progress import DISK
 from gpt.errors import InputError
 
 LINES = "".join(json.dumps({"text": f"{number} words"}) + "\n" for number in range(9)).encode()

@@ -22,7 +22,7 @@ from gpt.evaluation.memorization import (
     is_gain,
     mean_probability,
 )
-from gpt.evaluation.passages import PassageReading
+from gpt.evaluation.passages import PassageScores
 from gpt.evaluation.statistics import Spread
 from gpt.evaluation.verdict import sentence, verdict_json, verdict_rows
 from gpt.evaluation.windows import Windows
@@ -39,7 +39,7 @@ def reading(loss, passages=64, verbatim=0.0, noise=0.02, seed=0):
     nats = 10 * (loss + hardness - hardness.mean() + chance - chance.mean())
     sums = np.stack([nats, np.full(passages, 10.0), np.full(passages, 30.0)], axis=1)
     out = np.arange(passages) < round(verbatim * passages)
-    return PassageReading(Measured(sums, windows), out, np.where(out, math.log(0.5), -math.inf))
+    return PassageScores(Measured(sums, windows), out, np.where(out, math.log(0.5), -math.inf))
 
 
 def found(

@@ -51,19 +51,19 @@ def test_losses_and_what_comes_out_are_those_of_plain_formulas(model, ids, monke
     # Windows end to end share an id: the last of one is the first of the next. So each passage is read by itself.
     for number, comes_out in enumerate((True, False, False)):
         own = ids[40 * number : 40 * number + 40]
-        passages, reading = read(model, own, 40, monkeypatch)
+        passages, scores = read(model, own, 40, monkeypatch)
         logits = model(torch.tensor([own[:-1]]))[0]
         losses = -logits.double().log_softmax(-1)[range(39), own[1:]]
-        assert reading.loss == pytest.approx(float(losses.mean()), rel=1e-6)
-        assert reading.measured.sums[:, 1].sum() == 39
-        assert reading.verbatim.tolist() == [comes_out]
+        assert scores.loss == pytest.approx(float(losses.mean()), rel=1e-6)
+        assert scores.measured.sums[:, 1].sum() == 39
+        assert scores.verbatim.tolist() == [comes_out]
         chances = []
         for place in range(20, 40):  # one token at a time, each after all before it
             kept, probabilities = candidates(model(torch.tensor([own[:place]]))[:, -1], SamplingConfig())
             there = kept[0] == own[place]
             chances.append(float(probabilities[0][there].sum()))
         wanted = math.fsum(map(math.log, chances)) if min(chances) > 0 else -math.inf
-        assert reading.logprobs.tolist() == pytest.approx([wanted], rel=1e-5)
+        assert scores.logprobs.tolist() == pytest.approx([wanted], rel=1e-5)
         assert passages.suffix == 20
 
 
@@ -79,8 +79,8 @@ def test_many_passages_are_read_as_one_by_one(model, rng, monkeypatch):
 
 
 def test_chosen_passages_are_spread_evenly(model, rng, monkeypatch):
-    passages, reading = read(model, [rng.randrange(256) for _ in range(3000)], 30, monkeypatch, most=10)
-    assert len(reading.verbatim) == 10
+    passages, scores = read(model, [rng.randrange(256) for _ in range(3000)], 30, monkeypatch, most=10)
+    assert len(scores.verbatim) == 10
     assert passages.train.begins.tolist() == [29 * (i * 104 // 10) for i in range(10)]
 
 
@@ -116,9 +116,9 @@ def test_of_a_short_text_passages_are_shorter(tokens, context, length):
 
 def test_a_split_of_two_tokens_is_read(model):
     passages = Passages(dataset_of([1, 2], [3, 4]), 48, "cpu", DRAWN)
-    reading = passages.read(model, passages.train)
-    assert (passages.length, passages.suffix, len(reading.verbatim)) == (2, 1, 1)
-    assert reading.measured.sums[:, 1].tolist() == [1]
+    scores = passages.read(model, passages.train)
+    assert (passages.length, passages.suffix, len(scores.verbatim)) == (2, 1, 1)
+    assert scores.measured.sums[:, 1].tolist() == [1]
 
 
 def test_documents_are_kept_apart_where_training_did_so(monkeypatch):
@@ -128,8 +128,8 @@ def test_documents_are_kept_apart_where_training_did_so(monkeypatch):
     own, other = [5, 9, 1, 7, end], [8, 8, 2, 6, 3]
     read_as = []
     for before in (own, [*other[::-1][:4], end]):
-        _, reading = read(model, [*before, *other], 10, monkeypatch, document_mask=True)
-        read_as.append(reading.measured.sums[-1, 0])
+        _, scores = read(model, [*before, *other], 10, monkeypatch, document_mask=True)
+        read_as.append(scores.measured.sums[-1, 0])
     assert read_as[0] == pytest.approx(read_as[1], rel=1e-5)
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 from functools import cache
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from helpers import VARIANTS, exact, variant
@@ -308,11 +309,18 @@ def test_a_context_of_one_works():
         (b"def ", "the prompt is text"),
         (["def"], "must be a flat sequence of token ids"),
         (None, "must be a flat sequence of token ids"),
+        ([1.5], "at least one token id; it is of the shape .* and of float32"),
     ],
 )
 def test_bad_prompts_are_refused(model, ids, message):
     with pytest.raises(InputError, match=message):
         next(generate(model, ids))
+
+
+def test_ids_may_be_of_any_type_of_whole_numbers(model):
+    plain = [*generate(model, [1, 2], max_tokens=3, seed=1)]
+    for ids in (torch.tensor([1, 2], dtype=torch.uint8), np.array([1, 2], dtype=np.uint16)):
+        assert [*generate(model, ids, max_tokens=3, seed=1)] == plain
 
 
 @pytest.mark.parametrize(

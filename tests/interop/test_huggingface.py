@@ -1,41 +1,14 @@
-import json
-from dataclasses import asdict, dataclass, replace
-
 import pytest
 import torch
 from helpers import python_text, transformers, write_dataset
 from safetensors.torch import load_file, save_file
+from their_models import SHAPES, edit, random_ids, relative, their_model
 
-from gpt import GPT, InputError, ModelConfig, Tokenizer, generate, load_run
+from gpt import GPT, InputError, Tokenizer, generate, load_run
 from gpt.commands.train_options import parse_train
-from gpt.interop.huggingface import read_config, read_weights
 from gpt.interop.huggingface_export import export
 from gpt.interop.huggingface_tokenizer import OUR_TOKENIZER
 from gpt.training.start import fit_to_dataset, initial_weights
-
-SHAPES = [
-    {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 100},
-    {"n_layer": 3, "n_head": 5, "n_embd": 40, "n_positions": 80, "vocab_size": 513},
-    {"n_layer": 1, "n_head": 1, "n_embd": 16, "n_positions": 70, "vocab_size": 7, "layer_norm_epsilon": 1e-3},
-]
-
-
-def their_model(**shape):
-    """GPT2LMHeadModel with weights large enough that a mistake shows."""
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def relative(result, reference):
-    return ((result - reference).norm() / reference.norm()).item()
-
-
-def random_ids(vocab_size, *shape):
-    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -82,53 +55,6 @@ def test_gpt2s_own_shape_both_ways(tmp_path, layers):
         assert relative(again(ids).logits, reference) < 1e-5
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_an_export_gives_our_logits_in_transformers(tmp_path, shape):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        n_layer=shape["n_layer"],
-        n_head=shape["n_head"],
-        n_embd=shape["n_embd"],
-        context_length=shape["n_positions"],
-        vocab_size=shape["vocab_size"],
-        layer_norm_epsilon=shape.get("layer_norm_epsilon", 1e-5),
-    )
-    ours = GPT(config).eval()
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    export(ours, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
-    assert isinstance(theirs, transformers.GPT2LMHeadModel)
-    ids = random_ids(shape["vocab_size"], 2, shape["n_positions"])
-    with torch.inference_mode():
-        assert relative(theirs(ids).logits, ours(ids)) < 1e-5
-    assert read_config(tmp_path / "exported") == config
-
-
-def test_weights_are_read_with_and_without_the_prefix_and_with_old_masks(tmp_path):
-    theirs = their_model(**SHAPES[0])
-    theirs.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    reference = {name: tensor.clone() for name, tensor in read_weights(tmp_path, read_config(tmp_path)).items()}
-    weights = {name.removeprefix("transformer."): tensor.clone() for name, tensor in load_file(file).items()}
-    weights["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
-    weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)
-    weights["lm_head.weight"] = weights["wte.weight"].clone()
-    save_file(weights, file)
-    plain = read_weights(tmp_path, read_config(tmp_path))
-    assert all(torch.equal(plain[name], reference[name]) for name in reference)
-
-
-def test_sharded_weights_are_read(tmp_path):
-    theirs = their_model(**SHAPES[1])
-    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    ids = random_ids(513, 1, 30)
-    with torch.inference_mode():
-        assert relative(load_run(tmp_path).model(ids), theirs(ids).logits) < 1e-5
-
-
 def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, said):
     """Their weights have rows beyond their tokenizer; --init-from takes those that mean something."""
     theirs = their_model(n_layer=1, n_head=1, n_embd=8, n_positions=16, vocab_size=640)
@@ -145,18 +71,25 @@ def test_a_padded_vocabulary_is_cropped_when_training_goes_on(tmp_path, bpe, sai
     assert torch.equal(model.token_embedding.weight, theirs.transformer.wte.weight[:600])
 
 
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "relu"}, "activation_function is 'relu'"),
+        (
+            {"activation_function": "silu"},
+            "activation_function is 'silu', and only gelu_new, .* are computed; .* run it with",
+        ),
+        ({"activation_function": "quick_gelu"}, "activation_function is 'quick_gelu'"),
+        ({"activation_function": ["relu"]}, r"activation_function is \['relu'\]"),
         ({"model_type": "llama"}, "model_type is 'llama'"),
-        ({"n_inner": 100}, "n_inner is 100"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ({"n_inner": 100}, r"blocks.0.mlp.fc_in.weight has shape \(128, 32\); its config.json means \(100, 32\)"),
+        ({"n_inner": 0}, "`model.n_inner` is 0"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "'scale_by_inverse_layer' is 1"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False where GPT-2 has True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"tie_word_embeddings": False}, "'lm_head.weight' is missing .* says tie_word_embeddings false"),
+        ({"hidden_size": 64}, "says n_embd 32 and hidden_size 64, which are two names of one number"),
         ({"n_layer": 3}, "the weight 'h.2.ln_1.weight' is missing"),
         ({"n_layer": 1}, "has weights that GPT-2 does not: h.1.attn.c_attn.bias"),
         ({"vocab_size": 101}, "token_embedding.weight has shape"),
@@ -170,73 +103,25 @@ def test_what_cannot_be_read_exactly_is_refused(tmp_path, change, message):
         load_run(tmp_path)
 
 
-def test_an_untied_head_is_refused(tmp_path):
-    their_model(**SHAPES[0]).save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    save_file(weights | {"lm_head.weight": torch.zeros(100, 32)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="lm_head.weight differs from wte.weight"):
-        load_run(tmp_path)
-
-
-def test_pickled_and_damaged_weights_are_refused(tmp_path):
+def test_damaged_and_missing_weights_are_refused(tmp_path):
     their_model(**SHAPES[0]).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         load_run(tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="only safetensors are read"):
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(InputError, match=r"there is model-00001-.*, and no model.safetensors.index.json"):
+        load_run(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(InputError, match="only safetensors are read, .*: name a directory that has some"):
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"positions": "rope"}, "model.positions rope"),
-        ({"normalization": "rms"}, "model.normalization rms"),
-        ({"qk_norm": True}, "model.qk_norm True"),
-        ({"activation": "relu-squared"}, "model.activation relu-squared"),
-        ({"tie_embeddings": False}, "model.tie_embeddings False"),
-        ({"logit_softcap": 15.0}, "model.logit_softcap 15.0"),
-        ({"n_kv_head": 2}, "model.n_kv_head 2"),
-        ({"sliding_window": 8}, "model.sliding_window 8"),
-        ({"ngram": 2}, "model.ngram 2"),
-        ({"ngram": 2, "sliding_window": 8}, "model.sliding_window 8, model.ngram 2"),
-    ],
-)
-def test_what_their_class_cannot_represent_is_named_and_nothing_is_written(tmp_path, change, named):
-    model = GPT(ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257, **change))
-    with pytest.raises(InputError, match=f"cannot represent this model, which has {named};"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_new_setting_is_refused_until_it_is_allowed_by_name(tmp_path, model):
-    @dataclass(frozen=True)
-    class Extended(ModelConfig):
-        alibi: bool = False
-
-    model.config = Extended(**asdict(model.config), alibi=True)
-    with pytest.raises(InputError, match="cannot represent this model, which has model.alibi True;"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    assert list(tmp_path.iterdir()) == []
-    model.config = replace(model.config, alibi=False)
-    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-
-
-def test_a_model_without_biases_is_exported_with_zeros(tmp_path):
-    """And what only sounds like a departure is none: as many key heads as heads, a window as long as the context."""
-    shape = ModelConfig(n_layer=1, n_head=4, n_embd=16, context_length=16, vocab_size=257)
-    model = GPT(replace(shape, bias=False, n_kv_head=4, sliding_window=16, zero_init_residual=True)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    export(model, Tokenizer.utf8_bytes(), tmp_path / "exported")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
-    ids = random_ids(257, 2, 16)
-    with torch.inference_mode():
-        assert relative(theirs(ids).logits, model(ids)) < 1e-5
-
-
-def test_an_export_never_overwrites(tmp_path, model):
-    (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="exists and is not empty"):
-        export(model, Tokenizer.utf8_bytes(), tmp_path)
+def test_weights_that_are_no_numbers_of_a_model_are_refused(tmp_path):
+    their_model(**SHAPES[0]).save_pretrained(tmp_path)
+    file, weights = tmp_path / "model.safetensors", load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"transformer.ln_f.bias": torch.zeros(32, dtype=torch.int8)}, file)
+    with pytest.raises(InputError, match="'ln_f.bias' is int8, so it is quantized"):
+        load_run(tmp_path)
+    save_file(weights | {"ln_f.bias": torch.zeros(32)}, file)
+    with pytest.raises(InputError, match="has ln_f.bias twice, with the prefix transformer. and without"):
+        load_run(tmp_path)

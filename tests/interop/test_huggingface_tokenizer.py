@@ -2,6 +2,7 @@ import json
 import random
 
 import pytest
+import tokenizers
 from helpers import assigned, python_text, random_text, transformers
 from tiktoken.load import read_file_cached
 
@@ -111,7 +112,7 @@ def test_other_kinds_of_tokenizer_are_refused(bpe, tmp_path):
     for change in (
         {"model": {"type": "WordLevel", "vocab": {}}},
         {"pre_tokenizer": None},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
+        {"pre_tokenizer": {"type": "ByteLevel"}},  # which puts a space before a text unless it is told not to
     ):
         (path / "tokenizer.json").write_text(json.dumps(content | change))
         with pytest.raises(InputError, match="not a byte-level BPE"):
@@ -120,6 +121,54 @@ def test_other_kinds_of_tokenizer_are_refused(bpe, tmp_path):
     (path / "tokenizer.json").write_text(json.dumps(content | {"model": swapped}))
     with pytest.raises(InputError, match="not in the order of its merges"):
         read_tokenizer(path, 600)
+
+
+def trained_by_them(to, special_tokens=()):
+    """A tokenizer that tokenizers has trained, whose merges make each token in one way."""
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=800, initial_alphabet=alphabet, special_tokens=[*special_tokens], show_progress=False
+    )
+    theirs.train_from_iterator([python_text()], trainer)
+    theirs.save(str(to / "tokenizer.json"))
+    return theirs
+
+
+def test_a_tokenizer_that_they_trained_encodes_alike(tmp_path):
+    theirs = trained_by_them(tmp_path)
+    ours = read_tokenizer(tmp_path, 800)
+    for text in [*texts(200), python_text()[:20_000]]:
+        assert theirs.encode(text).ids == ours.encode(text)
+
+
+def test_special_tokens_before_all_others_are_refused(tmp_path):
+    """As `train_new_from_iterator` puts them."""
+    trained_by_them(tmp_path, [END_OF_TEXT, "<pad>"])
+    with pytest.raises(InputError, match=r"it has the id 0 here.*: run this model with transformers, or by ids alone"):
+        read_tokenizer(tmp_path, 800)
+
+
+@pytest.mark.parametrize(
+    ("more", "merges", "named"),
+    [
+        (["ab", "bc", "abc"], ["a b", "b c", "a bc"], "abc"),  # a and b are merged before b and c
+        (["ab", "<pad>"], ["a b"], "<pad>"),
+    ],
+)
+def test_a_token_that_merges_do_not_make_is_refused(tmp_path, more, merges, named):
+    """Ours would find it in a text, and theirs does not."""
+    content = {"model": {"type": "BPE", "vocab": VOCABULARY | {token: 256 + n for n, token in enumerate(more)}}}
+    content |= {
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True, "trim_offsets": True}
+    }
+    content["model"]["merges"] = merges
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert len(theirs.encode(named).ids) > 1
+    with pytest.raises(InputError, match=f"has the token '{named}', which its merges do not make of its bytes"):
+        read_tokenizer(tmp_path, 0)
 
 
 VOCABULARY = {from_bytes(bytes([byte])): byte for byte in range(256)}

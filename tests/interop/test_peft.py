@@ -14,11 +14,11 @@ import torch
 from helpers import SHAPE, transformers
 from safetensors.torch import load_file, save_file
 
-from gpt import InputError, ModelConfig, Tokenizer, load_run
+from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
 from gpt.interop import huggingface_export, peft, peft_config
 from gpt.interop.peft import Base, base_of, read_adapter
 from gpt.interop.peft_export import write_adapter
-from gpt.model.lora import Adapter, LayerAdapter, add_adapter, merge
+from gpt.model.lora import Adapter, LayerAdapter, LoRAConfig, add_adapter, merge, new_adapter
 
 LAYERS, WIDTH, VOCAB = 3, 24, 61
 CONFIG = ModelConfig(n_layer=LAYERS, n_head=2, n_embd=WIDTH, context_length=16, vocab_size=VOCAB)
@@ -98,7 +98,7 @@ def require_both_ways(base, to, **settings):
     model = ours(base, adapter)
     require_near(logits(model), expected)
     require_near(logits(ours(base, adapter, merged=True)), expected)
-    write_adapter(adapter, LAYERS, Base(str(base), None), to / "ours")
+    write_adapter(adapter, CONFIG, Base(str(base), None), to / "ours")
     back = library.PeftModel.from_pretrained(their_base(base), to / "ours")
     require_near(logits(back), expected)
     require_near(logits(back.merge_and_unload()), expected)
@@ -410,3 +410,37 @@ def test_a_model_without_its_head_has_names_of_its_own(base, tmp_path):
     adapted = ours(base, read_adapter(tmp_path, CONFIG))
     weight = adapted.token_embedding.weight
     require_near(adapted(torch.arange(16).unsqueeze(0)), hidden.detach() @ weight.t())
+
+
+ROTARY = {"positions": "rope", "n_kv_head": 1}
+RMS = ROTARY | {"normalization": "rms", "activation": "relu-squared", "bias": False}
+MODERN = {
+    "GPTNeoXForCausalLM": {"positions": "rope"},
+    "ArceeForCausalLM": RMS,
+    "ApertusForCausalLM": RMS | {"qk_norm": True},
+    "Qwen3ForCausalLM": RMS | {"qk_norm": True, "sliding_window": 5},
+}
+
+
+@pytest.mark.parametrize("targets", [LoRAConfig().targets, ("attention.qkv",)], ids=["all", "qkv"])
+@pytest.mark.parametrize("kind", MODERN)
+def test_adapters_of_modern_models_are_split_as_their_layers_are(tmp_path, kind, targets):
+    """Queries, keys and values, or gate and up, each get their rows of B and a copy of A."""
+    library = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = GPT(dataclasses.replace(CONFIG, **MODERN[kind])).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    assert huggingface_export.export(model, Tokenizer.utf8_bytes(), tmp_path / "base").name == kind
+    adapter = new_adapter(model, LoRAConfig(rank=2, alpha=6.0, targets=targets))
+    adapter = Adapter({name: layer._replace(B=torch.randn_like(layer.B)) for name, layer in adapter.layers.items()})
+    write_adapter(adapter, model.config, Base(str(tmp_path / "base"), None), tmp_path / "adapter")
+    alone = logits(model)
+    add_adapter(model, adapter)
+    theirs = library.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    expected = logits(model)
+    assert (expected - alone).abs().max() > 0.1
+    for found in (logits(theirs), logits(theirs.merge_and_unload())):
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    with pytest.raises(InputError, match=r"for the exact GPT-2; this has model.positions rope"):
+        read_adapter(tmp_path / "adapter", model.config)

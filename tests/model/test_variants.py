@@ -50,7 +50,7 @@ SCHEMES = {"alibi": (ALiBi, lambda distance: distance), "kerple": (Kerple, torch
 class RunningMean(nn.Module):
     """Each position gets the mean of the values so far: a mixer without scores."""
 
-    def __init__(self, layer, n_embd, n_head, n_kv_head, bias, dropout, qk_norm, eps, sliding_window):
+    def __init__(self, layer, n_embd, n_head, n_kv_head, bias, dropout, qk_norm, eps, sliding_window, scale):
         super().__init__()
         self.value, self.out_proj = (nn.Linear(n_embd, n_embd, bias=bias) for _ in range(2))
 

@@ -1,5 +1,7 @@
 """Adapters that are put on one base after another: of runs here, and of PEFT's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from adapter_files import adapters_of_a_base, save_peft
@@ -12,6 +14,7 @@ from gpt.runs import checkpoint
 from gpt.runs.adapters import Adapters, find, load_adapter
 from gpt.runs.directory import read_config
 from gpt.runs.integrity import weights_sha256
+from gpt.runs.load import read_source
 
 PLAIN = Target("cpu", torch.float32, prepacked=False)
 
@@ -72,6 +75,15 @@ def test_one_of_theirs_is_put_on_a_run_and_the_difference_is_said(home):
         load_adapter("other", "base")
     wanted = "other: was trained on openai-community/gpt2@abc, and is put on runs/base, step 3, whose shapes fit"
     assert lines == [wanted]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])
+def test_the_short_name_of_a_base_on_the_hub_is_its_name(home, name):
+    save_peft(home / "other", base_model_name_or_path=name)
+    base = replace(read_source("base"), name="openai-community/gpt2@abc")
+    with heard() as lines:
+        Adapters(base, PLAIN, ["other"]).load("other")
+    assert not lines
 
 
 def test_one_of_theirs_finds_its_base(home):

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from gpt import InputError
-from gpt.runs.directory import is_run, newest_run, open_run, read_config, write_config, write_tokenizer
+from gpt.runs.directory import is_run, newest_run, open_run, read_config, require_unused, write_config, write_tokenizer
 from gpt.runs.load import load_tokenizer
 
 
@@ -45,6 +45,8 @@ def test_a_directory_in_use_is_refused(trained_run, tmp_path, tiny_config, datas
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="exists and is not empty"):
         open_run(replace(tiny_config, run_dir=tmp_path / "mine"), dataset.tokenizer, resume=False).__enter__()
+    with pytest.raises(InputError, match="is no directory; choose another"):
+        require_unused(tmp_path / "mine" / "letter.txt")
 
 
 def test_two_trainers_cannot_have_one_run_and_the_lock_ends_with_its_holder(trained_run, tiny_config, dataset):

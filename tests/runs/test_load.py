@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHAPE, run_here
+from helpers import SHAPE, run_here, saved_run
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
+from gpt.commands.train_options import _init_of_resumed, parse_train
+from gpt.interop.hub_names import hub_id
 from gpt.interop.huggingface_export import export
 from gpt.model.batch_invariant import BatchInvariant
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
@@ -235,3 +237,46 @@ def test_a_run_keeps_the_commit_of_its_weights_though_the_hub_goes_on(hub, datas
     command = ("--run-dir", "tuned", "--resume", "--init-from", "someone/tiny@main")
     assert f"cannot become someone/tiny@{'b' * 40} midway" in run_here("train.py", *command, cwd=tmp_path, code=2)
     assert "did not give it" in run_here("train.py", "--init-from", "someone/tiny@v2", cwd=tmp_path, code=2)
+
+
+@pytest.fixture
+def family(hub, monkeypatch, tmp_path):
+    """The same cache, of openai-community/gpt2 and distilbert/distilgpt2, where nothing is named gpt2 yet."""
+    for owner, name in (("openai-community", "gpt2"), ("distilbert", "distilgpt2")):
+        shutil.copytree(hub, hub.parent / f"models--{owner}--{name}")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "gpt2@main", f"gpt2@{'b' * 40}"])
+def test_a_name_of_the_family_is_the_model_on_the_hub(family, name):
+    whole = {"gpt2": "openai-community/gpt2", "distilgpt2": "distilbert/distilgpt2"}[name.partition("@")[0]]
+    loaded = load_run(name)
+    assert loaded.source == f"{whole}@{'b' * 40}"
+    assert loaded.tokenizer.vocab_size == 257
+    assert pinned(name) == loaded.source
+    config = parse_train(["gpt2", "--init-from", name, "--data", "x", "--batch-tokens", "48"]).config  # and the preset
+    assert (config.preset, config.init_from, config.model) == ("gpt2", loaded.source, loaded.config)
+
+
+def test_names_of_the_family_are_told_from_their_presets(family):
+    with pytest.raises(
+        InputError, match="gpt2-medium: .* the Hugging Face hub did not give openai-community/gpt2-medium"
+    ):
+        load_run("gpt2-medium")
+    with pytest.raises(InputError, match="^gpt2-modern: .* did not give it"):  # a preset alone
+        load_run("gpt2-modern")
+
+
+def test_a_directory_or_a_run_of_that_name_comes_first(family):
+    export(GPT(SHAPE), Tokenizer.utf8_bytes(), family / "gpt2")
+    assert load_run("gpt2").source == "gpt2"
+    assert hub_id("gpt2") == "gpt2"
+    shutil.rmtree(family / "gpt2")
+    saved_run(family / "runs", "gpt2")
+    assert load_run("gpt2").source == "runs/gpt2, step 1"
+    assert _init_of_resumed("runs/gpt2", "gpt2") == "runs/gpt2"
+    assert _init_of_resumed(f"openai-community/gpt2@{'b' * 40}", "gpt2") == "gpt2"  # now a run, so refused
+    shutil.rmtree(family / "runs")
+    assert _init_of_resumed(f"openai-community/gpt2@{'b' * 40}", "gpt2") == f"openai-community/gpt2@{'b' * 40}"

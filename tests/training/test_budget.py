@@ -16,7 +16,7 @@ from gpt.distributed.world import World
 from gpt.presets import preset
 from gpt.training import budget
 from gpt.training.budget import Asked
-from gpt.training.forecast import Pace
+from gpt.training.forecast import Timings
 from gpt.training.validation import evaluates_completely, validation_windows
 
 
@@ -78,13 +78,13 @@ def test_too_many_epochs_are_told_with_what_would_be_right(dataset, said, length
 def test_minutes_become_steps_by_this_machines_pace(said, monkeypatch, tmp_path):
     text = python_text()
     dataset = write_dataset([("train", text[:36_000]), ("validation", text[36_000:40_000])], "bytes", tmp_path / "data")
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1e-9))
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=0.5, window=1e-9))
     assert settled(dataset, "--minutes", 2).steps == 240
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=0.01))  # 32 windows, 10 times
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=0.5, window=0.01))  # 32 windows, 10 times
     assert 200 <= settled(dataset, "--minutes", 2).steps < 240
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=5.0, window=0.2))  # most of the time, if all
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=5.0, window=0.2))  # most of the time, if all
     assert settled(dataset, "--minutes", 2).steps > 12  # evaluations predict less
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1.0))  # longer than all the time
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=0.5, window=1.0))  # longer than all the time
     config = settled(dataset, "--minutes", 2, "--evaluation.tokens", 10_000)  # which are named: there is one
     assert config.steps >= 1
     assert config.evaluation.every == config.steps
@@ -105,7 +105,7 @@ def test_a_length_is_above_zero(name, value):
 
 
 def test_a_resumed_run_keeps_its_steps_and_a_finished_one_gets_the_minutes(trained_run, dataset, said, monkeypatch):
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=1.0, window=1e-9))
     on = ("--run-dir", trained_run, "--resume")
     assert settled(dataset, *on, resumes=True).steps == 30
     assert settled(dataset, *on, "--minutes", 1, resumes=True).steps == 30 + 60
@@ -129,7 +129,7 @@ def test_more_minutes_are_counted_from_where_the_run_goes_on(
     finished_wsd, dataset, said, monkeypatch, make_training, minutes, jump
 ):
     """With wsd that is before the decay, and not the end, unless a jump is allowed."""
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=1.0, window=1e-9))
     allowed = ["--allow-rate-jump"] if jump else []
     arguments = ("--run-dir", finished_wsd, "--resume", "--minutes", minutes, *allowed)
     config = settled(dataset, *arguments, resumes=True)
@@ -145,7 +145,7 @@ def test_more_minutes_are_counted_from_where_the_run_goes_on(
 def test_minutes_that_add_nothing_to_a_run_that_must_go_back_are_refused(
     finished_wsd, dataset, said, monkeypatch, minutes
 ):
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=1.0, window=1e-9))
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=1.0, window=1e-9))
     with pytest.raises(InputError, match=r"goes on from step 24, .* has done 16 steps from there already; .* would do"):
         settled(dataset, "--run-dir", finished_wsd, "--resume", "--minutes", minutes, resumes=True)
 
@@ -199,15 +199,19 @@ def test_what_an_evaluation_predicts_is_as_named(large, said):
     assert settled(text, "--epochs", 100).evaluation.tokens == 10_000_000
 
 
-def planned_seconds(config, text, pace, done=0):
+def planned_seconds(config, text, timings, done=0):
     """What the steps after those done take, with their evaluations, in all and by evaluating."""
     steps, every = config.steps - done, config.evaluation.every
     windows = (-(-steps // every) if every else 1) * len(validation_windows(config, text))
     windows += evaluates_completely(config, text) * len(validation_windows(config, text, complete=True))
-    return steps * pace.step + windows * pace.window, windows * pace.window
+    return steps * timings.step + windows * timings.window, windows * timings.window
 
 
-PACES = [Pace(step=0.1, window=128 / 60_000), Pace(step=6.8, window=128 / 900), Pace(step=0.001, window=128 / 6e6)]
+TIMINGS = [
+    Timings(step=0.1, window=128 / 60_000),
+    Timings(step=6.8, window=128 / 900),
+    Timings(step=0.001, window=128 / 6e6),
+]
 
 
 @pytest.mark.parametrize("minutes", [1, 200])
@@ -217,14 +221,14 @@ def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes,
     """And are used up: what is left out at the end leaves its time to the steps."""
     text = large(10 * validation, validation)
     command = parsed_once(text.path, "nano", "--minutes", minutes, *named)
-    for pace in PACES:
-        monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
+    for timings in TIMINGS:
+        monkeypatch.setattr(budget, "measure_timings", lambda *_, timings=timings: timings)
         config = settle(command, text, World("cpu"))
-        in_all, evaluating = planned_seconds(config, text, pace)
+        in_all, evaluating = planned_seconds(config, text, timings)
         assert in_all <= 60 * minutes * 1.01 or config.steps <= 2
         if config.steps > 100:  # some steps more would not fit, but where the complete split comes in at just as many
             more = dataclasses.replace(config, steps=round(config.steps * 1.1) + 1)
-            assert planned_seconds(more, text, pace)[0] > 60 * minutes * 0.99
+            assert planned_seconds(more, text, timings)[0] > 60 * minutes * 0.99
             assert evaluating < 0.65 * 60 * minutes or named
         times = -(-config.steps // config.evaluation.every)
         assert f"{config.steps:,} step" in said[-2]
@@ -235,12 +239,12 @@ def test_minutes_of_a_finished_run_count_the_evaluations_that_it_makes(trained_r
     """It keeps how often it evaluates, and is long enough now for its complete split."""
     text, done = large(1e6, 30e3), 30
     for tokens in (640, 10_000_000):
-        pace = Pace(step=0.05, window=0.01)
-        monkeypatch.setattr(budget, "measure_pace", lambda *_, pace=pace: pace)
+        timings = Timings(step=0.05, window=0.01)
+        monkeypatch.setattr(budget, "measure_timings", lambda *_, timings=timings: timings)
         on = ("--run-dir", trained_run, "--resume", "--minutes", 2, "--evaluation.tokens", tokens)
         config = settled(text, *on, resumes=True)
         assert config.evaluation.every == 10
-        assert planned_seconds(config, text, pace, done)[0] == pytest.approx(120, rel=0.1)
+        assert planned_seconds(config, text, timings, done)[0] == pytest.approx(120, rel=0.1)
 
 
 def test_a_preset_that_evaluates_at_its_end_only_has_a_budget_too(large, said):

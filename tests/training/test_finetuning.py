@@ -24,7 +24,7 @@ from gpt.tracking.jsonl import read_metrics
 from gpt.training import budget, finetuning
 from gpt.training.budget import Asked
 from gpt.training.checkpointing import begin
-from gpt.training.forecast import Pace
+from gpt.training.forecast import Timings
 from gpt.training.outcome import outcome
 from gpt.training.state import TrainState
 
@@ -147,7 +147,9 @@ def test_a_rate_that_is_named_is_told_as_such(planned, dataset, said):
 def test_minutes_are_measured_with_the_optimizer_that_trains(planned, dataset, by_muon, monkeypatch):
     measured = []
     monkeypatch.setattr(
-        budget, "measure_pace", lambda config, *_: measured.append(config.optimizer.name) or Pace(step=0.5, window=1e-9)
+        budget,
+        "measure_timings",
+        lambda config, *_: measured.append(config.optimizer.name) or Timings(step=0.5, window=1e-9),
     )
     assert planned(dataset, "--minutes", 1).optimizer.name == "muon"
     assert measured == ["muon"]
@@ -179,7 +181,7 @@ def test_flags_win(planned, dataset):
 
 @pytest.mark.parametrize("length", [("--epochs", 50), ("--steps", 300), ("--minutes", 5)])
 def test_a_length_that_is_named_is_trained_to_its_end(planned, dataset, length, monkeypatch, said):
-    monkeypatch.setattr(budget, "measure_pace", lambda *_: Pace(step=0.5, window=1e-9))
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=0.5, window=1e-9))
     config = planned(dataset, *length)
     assert config.early_stopping_patience is None
     assert config.evaluation.every == round(17.6 / 4)

@@ -7,7 +7,7 @@ import torch
 from gpt import GPT
 from gpt.distributed.world import World
 from gpt.training import forecast
-from gpt.training.forecast import Pace, forecast_lines, measure_pace, trial_seconds
+from gpt.training.forecast import Timings, forecast_lines, measure_timings, trial_seconds
 from gpt.training.validation import windows_in
 
 
@@ -85,12 +85,12 @@ def test_a_trial_gives_way_where_memory_runs_out(tiny_config, monkeypatch):
         return sequences * 0.5, 1.0
 
     monkeypatch.setattr(forecast, "trial_seconds", trial)
-    pace = measure_pace(tiny_config, World("cpu"), torch.float32, 6)
+    timings = measure_timings(tiny_config, World("cpu"), torch.float32, 6)
     assert tried == [6, 3, 2]
-    assert pace == Pace(step=6 * 0.5 + 1.0, window=0.5 / 3)
+    assert timings == Timings(step=6 * 0.5 + 1.0, window=0.5 / 3)
     monkeypatch.setattr(forecast, "trial_seconds", mock.Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
-        measure_pace(tiny_config, World("cpu"), torch.float32, 6)
+        measure_timings(tiny_config, World("cpu"), torch.float32, 6)
 
 
 @pytest.mark.parametrize("where", ["hidden_states", "allocate"])

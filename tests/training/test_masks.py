@@ -13,7 +13,7 @@ from instruction_files import lines_of, made
 
 from gpt import InputError
 from gpt.config import EvaluationConfig
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 from gpt.corpus.examples import Examples
 from gpt.dataset.mixture import mix_datasets
 from gpt.evaluation.loss import evaluate
@@ -122,7 +122,7 @@ def test_of_a_conversation_nothing_but_answers_and_their_ends_has_a_gradient(tmp
         for n in range(60)
     ]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"messages": [m._asdict() for m in t]}) for t in talks))
-    data = made(tmp_path, Examples(template=template), how=Reading(examples=True, template=template))
+    data = made(tmp_path, Examples(template=template), how=ReadOptions(examples=True, template=template))
     batch = batch_of(data, tiny_shape)
     torch.manual_seed(0)
     hidden = torch.randn(*batch.inputs.shape, 16, requires_grad=True)

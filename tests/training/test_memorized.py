@@ -73,8 +73,10 @@ def test_it_takes_a_small_part_of_the_time(tuned, tiny_config, monkeypatch):
         assert passages_in_time(TrainState(step=1, elapsed_s=100.0), tiny_config, length) == least
     asked, honest = [], Passages.__init__
     monkeypatch.setattr(Passages, "__init__", lambda *given: asked.append(given[5]) or honest(*given))
-    pace = tuned.config.batch_tokens * 100
-    rows(tuned, TrainState(step=100, elapsed_s=3 * pace / (4 * 100 * 20) * 5))  # 2,000 tokens of each split in time
+    tokens_per_s = tuned.config.batch_tokens * 100
+    rows(
+        tuned, TrainState(step=100, elapsed_s=3 * tokens_per_s / (4 * 100 * 20) * 5)
+    )  # 2,000 tokens of each split in time
     assert asked == [2000 // (tiny_config.model.context_length + 1)]
 
 

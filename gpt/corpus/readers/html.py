@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpt.corpus.decoding import SAMPLE, TextStream
-from gpt.corpus.documents import LARGEST, Document, Notice, Reading, Skipped
+from gpt.corpus.documents import LARGEST, Document, Notice, ReadOptions, Skipped
 from gpt.corpus.encodings import declared_by_html
 
 ENDS = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in ("script", "style", "template", "noscript")}
@@ -26,7 +26,7 @@ TAG_END = re.compile(r">|=\s*([\"'])")  # or a value in quotes, in which > is a 
 COMMENT = re.compile(r"<(?:!|\?|/[^a-zA-Z])")
 
 
-def html(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped | Notice]:
+def html(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Document | Skipped | Notice]:
     """Yield what a reader sees of an HTML page, in the encoding that it says it has."""
     encoding = declared_by_html(stream.peek(SAMPLE)) or how.encoding
     source = TextStream(stream, name, replace(how, encoding=encoding))

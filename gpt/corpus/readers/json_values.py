@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 
 from gpt.corpus.decoding import TextStream
-from gpt.corpus.documents import Document, Notice, Reading, Skipped
+from gpt.corpus.documents import Document, Notice, ReadOptions, Skipped
 from gpt.corpus.readers.lines import MOST_MEMORY
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, value_at
 from gpt.corpus.separators import divided
@@ -67,7 +67,7 @@ class _Text:
                 return value
 
 
-def json_values(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped | Notice]:
+def json_values(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Document | Skipped | Notice]:
     """Yield the documents of a JSON file.
 
     In an array, or where values stand one after another, each is one: an object by its field, or a string as it is. A

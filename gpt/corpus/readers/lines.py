@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE, BINARY, SAMPLE, Damage, bad_bytes, is_utf8, not_utf8, replaced, wide_encoding
-from gpt.corpus.documents import Document, Reading, Skipped
+from gpt.corpus.documents import Document, ReadOptions, Skipped
 from gpt.corpus.encodings import wide_guess
 from gpt.corpus.instructions import examples_of
 from gpt.corpus.readers.long_texts import LongText, shortened
@@ -44,7 +44,7 @@ class Lines:
     bytes are an error.
     """
 
-    def __init__(self, stream: io.BufferedReader, name: str, how: Reading, is_json: bool = False) -> None:
+    def __init__(self, stream: io.BufferedReader, name: str, how: ReadOptions, is_json: bool = False) -> None:
         """Look at the beginning. Of `is_json`, what memory does not hold of a line is its long texts only."""
         self._is_json, self._name, self._how = is_json, name, how
         self._number = how.range.before if how.range else 0
@@ -138,7 +138,7 @@ def _needed(line: str | bytes) -> int:
     return (width + max(width, escaped)) * len(line)
 
 
-def json_lines(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
+def json_lines(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the documents of JSON Lines, each an object in a line; blank lines are passed over.
 
     Of examples, those of instructions.py.

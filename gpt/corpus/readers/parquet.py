@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt.corpus.decoding import Damage, bad_bytes, replaced
-from gpt.corpus.documents import Document, Reading, Refused, Skipped
+from gpt.corpus.documents import Document, ReadOptions, Refused, Skipped
 from gpt.corpus.readers.lines import MOST_MEMORY
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of, has_field, known
 from gpt.corpus.unpacking import seekable
@@ -27,7 +27,7 @@ def require_parquet() -> None:
         raise InputError(f"this corpus is in Parquet; install what reads it: {INSTALL} ({error})") from None
 
 
-def parquet(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
+def parquet(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the documents of a Parquet file.
 
     Raises ImportError without pyarrow, ValueError for a damaged file, and Refused where the column holds no text.
@@ -68,7 +68,7 @@ def _columns(fields: Any, above: str = "") -> list[str]:
     return names
 
 
-def _rows(content: Any, name: str, how: Reading) -> Iterator[Record]:
+def _rows(content: Any, name: str, how: ReadOptions) -> Iterator[Record]:
     """Yield the rows, each as an object of the one field."""
     import pyarrow
 
@@ -98,7 +98,7 @@ def _size(group: Any, column: str) -> int:
     return sum(each.total_uncompressed_size for each in columns if each.path_in_schema == column)
 
 
-def _row(name: str, content: bytes | None, how: Reading) -> Record:
+def _row(name: str, content: bytes | None, how: ReadOptions) -> Record:
     try:
         return Record(name, {how.field: content if content is None else content.decode()})
     except UnicodeDecodeError as error:

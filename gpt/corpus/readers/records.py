@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gpt.corpus.decoding import BAD_SHARE_OF_ONE, bad_bytes, lost, replaced, said
-from gpt.corpus.documents import Document, Reading, Refused, Skipped
+from gpt.corpus.documents import Document, ReadOptions, Refused, Skipped
 from gpt.corpus.readers.long_texts import LongText, parts_of
 
 MOST_WAITING = 1000  # records that wait for the first text
@@ -33,7 +33,7 @@ class Record(NamedTuple):
     long: Mapping[str, LongText] = MappingProxyType({})
 
 
-def documents_of(records: Iterator[Record], name: str, format: str, how: Reading) -> Iterator[Document | Skipped]:
+def documents_of(records: Iterator[Record], name: str, format: str, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the text in each record, and what is left out.
 
     Raises Refused for a file without any text in the field, or with fields of which none is named; the first records
@@ -72,7 +72,7 @@ def documents_of(records: Iterator[Record], name: str, format: str, how: Reading
         raise Refused(format, f"no {word} has a field {how.field!r}; {known(fields, word)}")
 
 
-def _document(record: Record, how: Reading, format: str) -> tuple[Document | Skipped, Iterable[Document | Skipped]]:
+def _document(record: Record, how: ReadOptions, format: str) -> tuple[Document | Skipped, Iterable[Document | Skipped]]:
     """Return the text in a record, and what more of it there is where it is too long to be one document."""
     if record.fault:
         return Skipped(record.name, record.fault), ()
@@ -89,7 +89,7 @@ def _document(record: Record, how: Reading, format: str) -> tuple[Document | Ski
     return spelled(Document(record.name, text.replace("\r\n", "\n"), record.note), how), ()
 
 
-def _long(record: str, string: LongText, how: Reading) -> Iterator[Document | Skipped]:
+def _long(record: str, string: LongText, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the parts of a text that memory does not hold. Raises InputError for bad bytes where these are an error."""
     name, parts = record, parts_of(string)
     for number in itertools.count(2):
@@ -111,7 +111,7 @@ def _long(record: str, string: LongText, how: Reading) -> Iterator[Document | Sk
         name = f"{record}, part {number}"
 
 
-def spelled(document: Document, how: Reading) -> Document | Skipped:
+def spelled(document: Document, how: ReadOptions) -> Document | Skipped:
     """Treat lone surrogates, which JSON can spell and UTF-8 cannot, as bad bytes: replace each by U+FFFD, and say so.
 
     The text stays as long as it is. Raises InputError where they are an error.

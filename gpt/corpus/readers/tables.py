@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 
 from gpt.corpus.decoding import replaced
-from gpt.corpus.documents import LARGEST, Document, Reading, Refused, Skipped
+from gpt.corpus.documents import LARGEST, Document, ReadOptions, Refused, Skipped
 from gpt.corpus.readers.lines import Lines
 from gpt.corpus.readers.records import ELSEWHERE, Record, documents_of
 
@@ -13,7 +13,7 @@ LONGEST_ROW = 2 * LARGEST  # characters, for each of which csv takes up to eight
 DELIMITERS = ",;\t|"
 
 
-def table(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Document | Skipped]:
+def table(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Document | Skipped]:
     """Yield the documents of a table; its delimiter is what stands most often in its header."""
     return documents_of(_rows(stream, name, how), name, "CSV", how)
 
@@ -46,7 +46,7 @@ class _Texts:
             yield text.pop()
 
 
-def _rows(stream: io.BufferedReader, name: str, how: Reading) -> Iterator[Record]:
+def _rows(stream: io.BufferedReader, name: str, how: ReadOptions) -> Iterator[Record]:
     csv.field_size_limit(2 * LONGEST_ROW)  # which no row has
     texts = _Texts(Lines(stream, name, how))
     lines = iter(texts)

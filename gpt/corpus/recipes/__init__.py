@@ -23,7 +23,7 @@ class Recipe(Protocol):
     def split(self) -> Splitter:
         """Return how they are divided between training and validation."""
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         """Return what the manifest says of the recipe."""
 
     def steps(self) -> dict[str, Any]:

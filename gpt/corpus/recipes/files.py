@@ -8,7 +8,7 @@ from typing import Any
 from gpt.choices import Overlap, UnicodeForm
 from gpt.corpus.addresses import remote_file
 from gpt.corpus.content_split import SplitByContent
-from gpt.corpus.documents import FileOptions, Reading
+from gpt.corpus.documents import FileOptions, ReadOptions
 from gpt.corpus.download import DIRECTORY, RemoteFile, beside
 from gpt.corpus.reading import Filters
 from gpt.corpus.recipes import Recipe
@@ -59,7 +59,7 @@ class Files(Recipe):
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        how, kept = Reading(**vars(self.reading)), self.place().parent / DIRECTORY
+        how, kept = ReadOptions(**vars(self.reading)), self.place().parent / DIRECTORY
         return TextFiles(self.input, how=how, validation=self.validation, downloads=kept)
 
     def downloads(self) -> dict[Path, list[RemoteFile]]:
@@ -72,7 +72,7 @@ class Files(Recipe):
     def split(self) -> Splitter:
         return SplitByContent(chosen_share(self.validation_share, self.validation), self.overlap, self.max_overlap)
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         settings = vars(self.reading) | vars(self.steps()["filters"]) | vars(self.split())
         paths = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
         return {"name": "files", "tokenizer": self.tokenizer} | settings | paths

@@ -44,7 +44,7 @@ class FineWeb(ParquetOfHub):
         revision = self.revision or COMMITS[self.repository]
         return list_folder(self.repository, revision, f"sample/{self.sample}", beside(self.place()))
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         named = {"name": "fineweb", "tokenizer": self.tokenizer, "validation_share": self.validation_share}
         hub = {"repository": self.repository, "revision": self.folder.commit, "sample": self.sample}
         return named | hub | {"files": len(self.names())}

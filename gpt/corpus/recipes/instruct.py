@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt.choices import Faulty, Overlap
 from gpt.corpus.content_split import SplitWhole
-from gpt.corpus.documents import Reading
+from gpt.corpus.documents import ReadOptions
 from gpt.corpus.download import RemoteFile, beside
 from gpt.corpus.examples import Examples
 from gpt.corpus.recipes import Recipe
@@ -54,7 +54,7 @@ class Instruct(Recipe):
         return named_place(self.name, self.out)
 
     def source(self) -> TextFiles:
-        how = Reading(examples=True, template=named_source(self.template))
+        how = ReadOptions(examples=True, template=named_source(self.template))
         return TextFiles(self.input, how=how, validation=self.validation, downloads=beside(self.place()))
 
     def downloads(self) -> dict[Path, list[RemoteFile]]:
@@ -67,7 +67,7 @@ class Instruct(Recipe):
         """Return what becomes of examples that are too long, and of lines that are none."""
         return {"examples": Examples(self.max_tokens, self.faulty, named_source(self.template))}
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         files = {"input": [*map(str, self.input)], "validation": [*map(str, self.validation)]}
         template = self.template if self.template in (PLAIN, CHATML) else self._named_template()
         how = {"template": template, "max_tokens": self.max_tokens, "faulty": self.faulty}

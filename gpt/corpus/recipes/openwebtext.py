@@ -33,6 +33,6 @@ class OpenWebText(ParquetOfHub):
         require_parquet()
         return list_folder(REPOSITORY, self.revision, FOLDER, beside(self.out))
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         named = {"name": "openwebtext", "tokenizer": self.tokenizer, "validation_share": self.validation_share}
         return named | {"repository": REPOSITORY, "revision": self.folder.commit, "files": len(self.names())}

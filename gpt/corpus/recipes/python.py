@@ -39,7 +39,7 @@ class Python(Recipe):
     def split(self) -> Splitter:
         return by_family(self.validation_share)
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         named = {"name": "python", "tokenizer": self.tokenizer, "sample_prompt": SAMPLE_PROMPT}
         return named | {"validation_share": self.validation_share}
 

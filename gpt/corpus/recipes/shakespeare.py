@@ -65,5 +65,5 @@ class Shakespeare(Recipe):
     def split(self) -> Splitter:
         return lambda corpus: ByEnd(0.1)
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         return {"name": "shakespeare", "tokenizer": self.tokenizer}

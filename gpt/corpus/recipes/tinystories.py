@@ -55,7 +55,7 @@ class TinyStories(Recipe):
     def split(self) -> Splitter:
         return SplitByContent(overlap=self.overlap)
 
-    def record(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         hub = {"repository": REPOSITORY, "revision": self.folder.commit}
         return {
             "name": "tinystories",

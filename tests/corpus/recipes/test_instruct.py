@@ -99,8 +99,8 @@ def test_datasets_of_different_templates_are_not_mixed(home):
 def test_the_settings_are_what_is_recorded(home):
     recipe = Instruct([home / "a.jsonl"], "x", template="chatml")
     assert recipe.steps() == {"examples": Examples(template=CHATML_SOURCE)}
-    assert recipe.record()["template"] == "chatml"
-    assert recipe.record().items() >= vars(SplitWhole(0.1, "move", 0.1)).items()
+    assert recipe.manifest_entry()["template"] == "chatml"
+    assert recipe.manifest_entry().items() >= vars(SplitWhole(0.1, "move", 0.1)).items()
 
 
 def test_the_examples_of_the_repository_are_sixty_and_name_what_is_there():

@@ -10,10 +10,10 @@ import pytest
 from gpt.corpus import pipeline, slices
 from gpt.corpus.content_split import SplitByContent
 from gpt.corpus.executor import NOTED, timed
-from gpt.corpus.pace import LIMITS, Pace, limit, share_kept
 from gpt.corpus.pipeline import prepare
 from gpt.corpus.reading import read_slice
 from gpt.corpus.sources import TextFiles, Texts
+from gpt.corpus.stage_progress import LIMITS, StageProgress, limit, share_kept
 from gpt.corpus.stages import Stages, Task
 from gpt.corpus.writer import write_slice
 from gpt.log import Progress
@@ -36,15 +36,15 @@ def clock(monkeypatch):
 
 
 def test_a_stage_that_has_begun_says_how_much_there_is():
-    assert str(Pace("reading", 7, 10**6, Counter())) == "reading: 0 of 7 slices"
+    assert str(StageProgress("reading", 7, 10**6, Counter())) == "reading: 0 of 7 slices"
 
 
 def test_speed_time_left_share_and_limit_are_those_of_what_is_done(clock):
     """A quarter of the bytes took 20 seconds, so three quarters take 60."""
     noted = Counter(slices=2, bytes=50_000_000, documents=900, kept=450, left_out=500, unread=50)
     noted.update(disk=1.0, parsing=9.0)
-    pace = Pace("reading", 4, 200_000_000, Counter(), noted, start=80.0)
-    assert str(pace) == (
+    stage = StageProgress("reading", 4, 200_000_000, Counter(), noted, start=80.0)
+    assert str(stage) == (
         "reading: 2 of 4 slices, 1:00 left, 2.5 MB/s, 900 documents, 50% kept, limited by parsing (90%)"
     )
 
@@ -52,7 +52,7 @@ def test_speed_time_left_share_and_limit_are_those_of_what_is_done(clock):
 def test_tokens_are_counted_where_there_are_some_and_documents_are_those_of_the_corpus(clock):
     counts = Counter(documents=1_000, kept=1_000, repeated=250)
     noted = Counter(slices=1, bytes=10, tokens=30_000_000, tokenizing=3, parsing=1)
-    assert str(Pace("encoding", 2, 20, counts, noted, start=90.0)) == (
+    assert str(StageProgress("encoding", 2, 20, counts, noted, start=90.0)) == (
         "encoding: 1 of 2 slices, 0:10 left, 0.0 MB/s, 3.00 million tokens/s, 1,000 documents, 75% kept, limited by "
         "tokenizing (75%)"
     )

@@ -11,7 +11,7 @@ LIMITS = (DISK, PARSING, TOKENIZING)
 
 
 @dataclass
-class Pace:
+class StageProgress:
     """What is known of a stage; as a text, it is the line that is shown."""
 
     doing: str

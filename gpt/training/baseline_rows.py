@@ -1,0 +1,38 @@
+"""What a training says at its end of what is reached without a network: whether its loss is what one should expect."""
+
+from pathlib import Path
+
+from gpt.dataset.dataset import Dataset
+from gpt.errors import InputError
+from gpt.evaluation.baselines import Baselines, measure_baselines, passed, read_baselines, write_baselines
+from gpt.evaluation.windows import Windows
+from gpt.evaluation.words import Row
+from gpt.memory import is_out_of_memory
+from gpt.tracking.jsonl import Metrics
+
+
+def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines | None:
+    """Measure the baselines of a run's data and keep them in the run, unless they are there.
+
+    It takes seconds, as `measure_baselines` bounds what is counted. None where they cannot be measured or kept.
+    """
+    kept = read_baselines(run, dataset.fingerprint)
+    if kept:
+        return kept
+    try:
+        found = measure_baselines(dataset, windows)
+        write_baselines(run, found)
+    except Exception as error:  # the training has ended well, whatever becomes of its data, of memory or of the disk
+        if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
+            raise
+        return None
+    return found
+
+
+def baseline_rows(found: Baselines, records: list[Metrics]) -> list[Row]:
+    """Format what each baseline reaches, and from which evaluation on the model was better."""
+    parts = []
+    for name, bits, step in passed(found, records):
+        when = "not passed" if step is None else f"passed by step {step:,}" if step else "passed before the first step"
+        parts.append(f"{name} {bits:.4f} ({when})")
+    return [("without a network", f"{', '.join(parts)} bits per byte"), ("", found.protocol)]
