@@ -98,5 +98,5 @@ def _records(file: Path) -> list[Metrics]:
         if not all(isinstance(record, dict) and isinstance(record["step"], int) for record in records):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: is no file of records, which has a JSON object with a `step` in each line") from None
+        raise InputError(f"{file}: is no file of records, which has a JSON object with a step in each line") from None
     return records
