@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, get_args
 
+import lm_eval.models  # noqa: F401 (the harness has its own models registered only where none is yet)
 import torch
 import torch.distributed as dist
 from lm_eval.api.instance import Instance

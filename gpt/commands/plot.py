@@ -77,7 +77,9 @@ def _curve(path: Path, metric: str, x: Axis) -> Curve:
     if metric not in numbers:
         known = did_you_mean(metric, sorted(numbers)) if numbers else "it has none yet"
         raise InputError(f"`metric` {metric}: {path} has no such figure; {known}")
-    points = [(_place(path, record, x), _number(record, metric), _number(record, f"{metric}_ci95")) for record in records]
+    points = [
+        (_place(path, record, x), _number(record, metric), _number(record, f"{metric}_ci95")) for record in records
+    ]
     kept = [(at, y, half or 0.0) for at, y, half in points if at is not None and y is not None]
     if not kept:
         raise InputError(f"`x` {x}: {path} does not say it; it has steps")

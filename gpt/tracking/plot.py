@@ -4,8 +4,11 @@ import contextlib
 import io
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gpt.evaluation.baselines import Baselines, baseline_words, read_baselines
 from gpt.runs.directory import PICTURE
@@ -102,7 +105,8 @@ def loss_figure(run: Path) -> "Figure":
 def _draw_baselines(figure: "Figure", baselines: Baselines, records: list[Metrics]) -> None:
     """Draw what is reached without a network, as far as that lies in the picture, and write all of it below."""
     (axes,), scale = figure.axes, baselines.nats_per_token(1.0)
-    axes.secondary_yaxis("right", (lambda nats: nats / scale, lambda bits: bits * scale)).set_ylabel("bits per byte")
+    both_ways = partial(np.multiply, 1 / scale), partial(np.multiply, scale)
+    axes.secondary_yaxis("right", both_ways).set_ylabel("bits per byte")
     low, high = axes.get_ylim()
     for name, bits in baselines.bits_per_byte.items():
         loss = baselines.nats_per_token(bits)

@@ -67,7 +67,8 @@ def test_a_file_of_records_is_drawn_beside_a_run_in_bits_per_byte(runs, tmp_path
 def test_what_is_not_finite_is_left_out(tmp_path, drawn):
     file = tmp_path / "metrics.jsonl"
     file.write_text(
-        '{"step": 1, "train_loss": null}\n{"step": 2, "train_loss": 3.5}\n\n{"step": 3}\n{"step": 4, "train_loss": "?"}\n'
+        '{"step": 1, "train_loss": null}\n{"step": 2, "train_loss": 3.5}\n\n{"step": 3}\n'
+        '{"step": 4, "train_loss": "?"}\n'
     )
     run_gpt(tmp_path, "plot", file, "--metric", "train_loss")
     assert (drawn[0][0][0].x, drawn[0][0][0].y) == ([2], [3.5])
