@@ -30,8 +30,9 @@ from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.origins import Names
 from gpt.dataset.documents import Documents
 from gpt.device import choose_device
-from gpt.errors import require
+from gpt.errors import InputError, require
 from gpt.evaluation.compare import BYTES, NATS, TIE, Difference, PairedPieces, paired
+from gpt.evaluation.tasks.core import Core
 from gpt.evaluation.words import bits_words, difference_words
 from gpt.interrupts import Interruptible
 from gpt.log import log
@@ -95,7 +96,10 @@ def compare(
     for path in (one, two):
         require_model(path)
     place, how = choose_device(device), ReadOptions(field, separator, encoding)
-    if task := by.open(bool(data or text or how != ReadOptions())):
+    task = by.open(bool(data or text or how != ReadOptions()))
+    if isinstance(task, Core):
+        raise InputError("`task`: gpt compare shows rows of one task; by CORE, runs are compared by gpt eval --against")
+    if task:
         loads = [partial(load_run, path, place, dtype) for path in (one, two)]
         compare_rows(task, loads, precision(dtype, place), passages, json)
     else:
