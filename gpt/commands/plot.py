@@ -77,18 +77,25 @@ def _curve(path: Path, metric: str, x: Axis) -> Curve:
     if metric not in numbers:
         known = did_you_mean(metric, sorted(numbers)) if numbers else "it has none yet"
         raise InputError(f"`metric` {metric}: {path} has no such figure; {known}")
-    points = [(_place(path, record, x), record.get(metric), record.get(f"{metric}_ci95")) for record in records]
-    kept = [(at, y, half or 0.0) for at, y, half in points if at is not None and y is not None and math.isfinite(y)]
+    points = [
+        (_place(path, record, x), _number(record, metric), _number(record, f"{metric}_ci95")) for record in records
+    ]
+    kept = [(at, y, half or 0.0) for at, y, half in points if at is not None and y is not None]
     if not kept:
         raise InputError(f"`x` {x}: {path} does not say it; it has steps")
     return Curve(one_line(str(path)), [p[0] for p in kept], [p[1] for p in kept], [p[2] for p in kept])
 
 
 def _place(path: Path, record: Metrics, x: Axis) -> float | None:
-    if x == "tokens":
-        batch = read_config(path).batch_tokens if path.is_dir() else record.get("batch_tokens")
-        return batch and record["step"] * batch
-    return record.get({"time": "elapsed_s"}.get(x, x))
+    if x == "tokens" and "tokens" not in record and path.is_dir():  # an earlier version wrote none
+        return record["step"] * read_config(path).batch_tokens
+    return _number(record, {"time": "elapsed_s"}.get(x, x))
+
+
+def _number(record: Metrics, name: str) -> float | None:
+    """Give a figure of a record; None where it has none that is finite."""
+    value = record.get(name)
+    return value if isinstance(value, float | int) and math.isfinite(value) else None
 
 
 def _records(file: Path) -> list[Metrics]:
@@ -98,5 +105,5 @@ def _records(file: Path) -> list[Metrics]:
         if not all(isinstance(record, dict) and isinstance(record["step"], int) for record in records):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: is no file of records, which has a JSON object with a `step` in each line") from None
+        raise InputError(f"{file}: is no file of records, which has a JSON object with a step in each line") from None
     return records

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt.errors import InputError
+from gpt.evaluation.compare import TIE
 from gpt.evaluation.likelihood import likelihoods
 from gpt.evaluation.statistics import Share, Spread
 from gpt.evaluation.tasks.rows import Row
@@ -60,7 +61,7 @@ class RowDifference:
     def verdict(self) -> str:
         """To be followed by the first one's name."""
         if not self.is_sure:
-            return "cannot be told from"
+            return TIE
         return "better than" if self.better else "worse than"
 
 
