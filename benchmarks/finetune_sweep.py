@@ -1,21 +1,25 @@
-"""Which rate and how many epochs suit small weights that are tuned on a small text: what gpt.presets' tables rest on.
+"""Which rate and how many epochs suit small weights that are tuned on a text: what gpt.presets' tables rest on.
 
-    python benchmarks/finetune_sweep.py WORK TEXT.txt OTHER.txt [SECONDS]
+    python benchmarks/finetune_sweep.py WORK TEXT.txt OTHER.txt --rows 100:4 1000:2,4:3 --times 1 3 --lora 16
 
 In the directory WORK, a small GPT-2 is trained on TEXT.txt for a few minutes, and then tuned on the beginning of
-OTHER.txt with multiples of the planned rate, over several epochs, seed by seed; each is trained to its end. SECONDS of
-processor time end it before the next row (900).
+OTHER.txt with multiples of the planned rate, over several epochs, seed by seed; each is trained to its end, with the
+same evaluations. After --seconds of processor time no further line of the table begins; WORK/runs.jsonl keeps the
+losses of each run as it ends.
 """
 
+import argparse
+import json
 import logging
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
 from gpt.commands.prepare import main as prepare
 from gpt.commands.train import begin_with, fit, opened_run, settle
 from gpt.commands.train_options import parse_train
+from gpt.config import TrainConfig
 from gpt.distributed.world import World
 from gpt.log import log
 from gpt.runs.directory import is_run
@@ -26,17 +30,32 @@ from gpt.training.start import new_model
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Validation
 
-SHAPE = "--model.n-layer 2 --model.n-head 4 --model.n-embd 128 --model.context-length 128 --device cpu"
-BASE = f"gpt2 {SHAPE} --batch-tokens 2048 --steps 900 --optimizer.learning-rate 3e-3 --optimizer.warmup-steps 50"
-PLAIN = "--evaluation.sample-tokens 0 --device cpu --checkpoint.every 0 --micro-batch-size 16"
-ROWS = (  # kilobytes, epochs, seeds
-    (30, (4, 8), 1),
-    (5, (4, 10), 1),
-    (100, (4,), 3),
-    (300, (3,), 1),
-    (1000, (2,), 3),
-)
-TIMES = (1, 3, 10)  # the rate that the table gives
+BASE = "gpt2 --batch-tokens 2048 --optimizer.learning-rate 3e-3 --optimizer.warmup-steps 50"
+PLAIN = "--evaluation.sample-tokens 0 --device cpu --checkpoint.every 0"
+ALIKE = "--evaluation.tokens 50000 --evaluation.no-train-split"  # the same windows, however long a run is
+ROWS = ("30:4,8:1", "5:4,10:1", "100:4:3", "300:3:1", "1000:2:3")
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("work", "text", "other"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--rows", nargs="+", default=ROWS, help="KILOBYTES:EPOCHS,EPOCHS:SEEDS, of 3 seeds by default")
+    parser.add_argument("--times", nargs="+", type=float, default=(1, 3, 10), help="multiples of the planned rate")
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0 tunes all weights")
+    parser.add_argument("--shape", type=int, nargs=3, default=(2, 128, 128), help="layers, width and context")
+    parser.add_argument("--steps", type=int, default=900, help="of training the base")
+    parser.add_argument("--seconds", type=float, default=900, help="of processor time")
+    return parser.parse_args()
+
+
+def settled(arguments: str) -> TrainConfig:
+    """Find the settings that train.py would train with."""
+    command = parse_train([*arguments.split(), "--dry-run", *PLAIN.split()])
+    dataset = begin_with(command, World("cpu"))
+    assert dataset is not None
+    return settle(command, dataset, World("cpu"))
 
 
 def train(arguments: str) -> list[dict]:
@@ -51,40 +70,57 @@ def train(arguments: str) -> list[dict]:
         return read_metrics(run)
 
 
-def main(work: Path, text: Path, other: Path, seconds: float = 900) -> None:
-    """Print a table for each size of text: the best loss and the last, by rate and epochs."""
-    base = work / "base"
+def trained_base(work: Path, text: Path, shape: tuple[int, int, int], steps: int) -> Path:
+    """Train a GPT-2 of that shape on a text, unless WORK has it already."""
+    layers, width, context = shape
+    base, data = work / f"base-{layers}-{width}-{context}", work / "text"
+    if not data.exists():
+        prepare(f"files --input {text} --tokenizer bpe:1024 --name text --out {data} --workers 1".split())
     if not is_run(base):
-        prepare(f"files --input {text} --tokenizer bpe:1024 --name text --out {work / 'text'} --workers 1".split())
-        train(f"{BASE} --data {work / 'text'} --run-dir {base}")
-    for kilobytes, epochs, seeds in ROWS:
-        data, part = work / f"part-{kilobytes}", work / f"part-{kilobytes}.txt"
-        if not data.exists():
-            part.write_bytes(other.read_bytes()[: 1000 * kilobytes])
-            prepare(f"files --input {part} --tokenizer {base} --name part --out {data} --workers 1".split())
-        tune = f"finetune --init-from {base} --data {data}"
-        dry = parse_train([*tune.split(), "--dry-run", *PLAIN.split()])
-        dataset = begin_with(dry, World("cpu"))
-        assert dataset is not None
-        rate = settle(dry, dataset, World("cpu")).optimizer.learning_rate
-        print(f"{kilobytes} KB, rate {rate:g} times", flush=True)
-        for times in TIMES:
-            for count in epochs:
-                if time.process_time() > seconds:
+        model = f"--model.n-layer {layers} --model.n-head 4 --model.n-embd {width} --model.context-length {context}"
+        train(f"{BASE} {model} --steps {steps} --data {data} --run-dir {base}")
+    return base
+
+
+def beginning(work: Path, other: Path, kilobytes: int, base: Path) -> Path:
+    """Prepare the first kilobytes of a text by the base's tokenizer, unless WORK has them already."""
+    data, part = work / f"part-{kilobytes}", work / f"part-{kilobytes}.txt"
+    if not data.exists():
+        part.write_bytes(other.read_bytes()[: 1000 * kilobytes])
+        prepare(f"files --input {part} --tokenizer {base} --name part --out {data} --workers 1".split())
+    return data
+
+
+def losses(work: Path, tune: str, rate: float, epochs: str, seeds: int) -> Iterator[list[float]]:
+    """Tune, seed by seed: all validation losses of each, the first before the first step."""
+    for seed in range(seeds):
+        run = work / f"run-{time.time_ns()}"
+        flags = f"--optimizer.learning-rate {rate} --epochs {epochs} --seed {seed} --run-dir {run} {ALIKE}"
+        found = [record["val_loss"] for record in train(f"{tune} {flags}") if "val_loss" in record]
+        with (work / "runs.jsonl").open("a") as file:  # what was done survives
+            print(json.dumps({"tune": tune, "rate": rate, "epochs": epochs, "seed": seed, "losses": found}), file=file)
+        yield found
+
+
+def main(asked: argparse.Namespace) -> None:
+    """Print a table for each size of text: the best loss of each seed, and what they are on the average."""
+    base = trained_base(asked.work, asked.text, asked.shape, asked.steps)
+    for row in asked.rows:
+        kilobytes, several, seeds = [*row.split(":"), "3"][:3]
+        tune = f"finetune --init-from {base} --data {beginning(asked.work, asked.other, int(kilobytes), base)}"
+        tune += f" --lora.rank {asked.lora}" if asked.lora else ""
+        rate = settled(tune).optimizer.learning_rate
+        print(f"{kilobytes} KB, {f'LoRA of rank {asked.lora}' if asked.lora else 'all weights'}, rate {rate:g} times")
+        for times in asked.times:
+            for epochs in several.split(","):
+                if time.process_time() > asked.seconds:
                     return
-                best, last, before = [], [], []
-                for seed in range(seeds):
-                    run = work / f"run-{kilobytes}-{times:.2f}-{count}-{seed}-{time.time_ns()}"
-                    flags = f"--optimizer.learning-rate {times * rate} --epochs {count} --seed {seed} --run-dir {run}"
-                    losses = [r["val_loss"] for r in train(f"{tune} {flags}") if "val_loss" in r]
-                    before.append(losses[0]), best.append(min(losses)), last.append(losses[-1])
-                print(
-                    f"  {times:6.2f} × {count:3} epochs: {fmean(before):.4f} → best {fmean(best):.4f}, "
-                    f"last {fmean(last):.4f}   ({', '.join(f'{loss:.3f}' for loss in best)})",
-                    flush=True,
-                )
+                found = [*losses(asked.work, tune, times * rate, epochs, int(seeds))]
+                best, last = [min(each) for each in found], fmean(each[-1] for each in found)
+                line = f"{times:8.2f} × {epochs:>3} epochs: {found[0][0]:.4f} → best {fmean(best):.4f}, last {last:.4f}"
+                print(f"{line}   ({', '.join(f'{loss:.4f}' for loss in best)})", flush=True)
 
 
 if __name__ == "__main__":
     log.logger.setLevel(logging.WARNING)
-    main(*map(Path, sys.argv[1:4]), *map(float, sys.argv[4:]))
+    main(options())

@@ -1,11 +1,13 @@
 import json
 import re
 import sys
+from statistics import fmean
 
 import pytest
 
-from benchmarks import common, learning, own_text, steps, table
+from benchmarks import common, curves, learning, own_text, steps, table
 from gpt.config_io import to_dict
+from gpt.presets import preset
 
 LOG = """\
 step 0: train loss 4.1676, val loss 4.1649
@@ -124,3 +126,24 @@ def test_own_text_reads_the_last_table_and_sums_up_the_worst(tmp_path):
     assert [len(text) for text in slices] == [100, 100, 100]
     assert len(set(slices)) == 3
     assert own_text.slice_of(tmp_path / "text.txt", 5000, 0) is None
+
+
+def test_reference_curves_are_of_three_seeds_and_go_to_the_end_of_their_preset():
+    names = {file.stem.rpartition("-seed-")[0] for file in curves.CURVES.iterdir()}
+    assert "shakespeare-char-modern" in names
+    for name in names:
+        for seed in curves.SEEDS:
+            lines = (curves.CURVES / f"{name}-seed-{seed}.jsonl").read_text(encoding="utf-8").splitlines()
+            assert json.loads(lines[-1])["tokens"] == preset(name).steps * preset(name).batch_tokens
+
+
+def test_the_page_has_what_the_reference_curves_say():
+    files = curves.CURVES.glob("shakespeare-char-modern-seed-*.jsonl")
+    runs = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
+    page = (common.ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    found = 0
+    for records in zip(*runs, strict=True):
+        bits = [record["val_bits_per_byte"] for record in records]
+        row = rf"^\| {records[0]['tokens']:,}(, the end)? \| {fmean(bits):.3f} \| {max(bits) - min(bits):.3f} \|$"
+        found += len(re.findall(row, page, flags=re.M))
+    assert found == 5

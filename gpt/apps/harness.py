@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, get_args
 
+import lm_eval.models  # noqa: F401 (the harness has its own models registered only where none is yet)
 import torch
 import torch.distributed as dist
 from lm_eval.api.instance import Instance
@@ -123,9 +124,7 @@ class HarnessModel(TemplateLM):
         with self._bar("texts", len(requests), disable_tqdm) as bar:
             for begin in range(0, len(requests), 64):
                 part = [request.args for request in requests[begin : begin + 64]]
-                windows = [
-                    rolling_windows(self.tok_encode(text), self.eot_token_id, self.max_length) for (text,) in part
-                ]
+                windows = [self._windows(text) for (text,) in part]
                 pairs = [pair for some in windows for pair in some]
                 found = iter(likelihoods(self.run.model, pairs, self.max_length, self.batch))
                 for arguments, some in zip(part, windows, strict=True):

@@ -27,8 +27,8 @@ class Run(LoadedRun):
         loss = f", validation loss {evaluation['loss']:.4f}" if evaluation else ""
         return f"Run({self.source}: {self.model.extra_repr()}{loss})"
 
-    def generate(self, prompt: str = "", stop: Sequence[str] = (), **settings: Any) -> str:
-        """Continue a prompt, as sample.py does: give the text that follows it, up to a `stop` text.
+    def generate(self, prompt: str = "", stop: str | Sequence[str] = (), **settings: Any) -> str:
+        """Continue a prompt, as sample.py does: give the text that follows it, up to a `stop` text, or one of several.
 
         `settings` are fields of `SamplingConfig`: run.generate("def read", max_tokens=50, temperature=0.5, seed=1).
         Raises InputError for a setting that there is not, or a prompt that the tokenizer cannot encode.
@@ -37,7 +37,8 @@ class Run(LoadedRun):
         if unknown := settings.keys() - known:
             raise InputError(f"`{min(unknown)}` is no setting of sampling; there are {', '.join(known)}, and `stop`")
         engine = TextEngine(self.model, self.tokenizer, max_batch=1, ends=self.answer_ends)
-        events = engine.complete([prompt], SamplingConfig(**settings), stops=tuple(stop))
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        events = engine.complete([prompt], SamplingConfig(**settings), stops=stops)
         return "".join(text for _, text, _ in events)
 
     def plot_losses(self) -> "Figure":

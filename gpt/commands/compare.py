@@ -30,8 +30,9 @@ from gpt.corpus.documents import AUTO, ReadOptions
 from gpt.corpus.origins import Names
 from gpt.dataset.documents import Documents
 from gpt.device import choose_device
-from gpt.errors import require
-from gpt.evaluation.compare import BYTES, NATS, Difference, PairedPieces, paired
+from gpt.errors import InputError, require
+from gpt.evaluation.compare import BYTES, NATS, TIE, Difference, PairedPieces, paired
+from gpt.evaluation.tasks.core import Core
 from gpt.evaluation.words import bits_words, difference_words
 from gpt.interrupts import Interruptible
 from gpt.log import log
@@ -95,7 +96,10 @@ def compare(
     for path in (one, two):
         require_model(path)
     place, how = choose_device(device), ReadOptions(field, separator, encoding)
-    if task := by.open(bool(data or text or how != ReadOptions())):
+    task = by.open(bool(data or text or how != ReadOptions()))
+    if isinstance(task, Core):
+        raise InputError("`task`: gpt compare shows rows of one task; by CORE, runs are compared by gpt eval --against")
+    if task:
         loads = [partial(load_run, path, place, dtype) for path in (one, two)]
         compare_rows(task, loads, precision(dtype, place), passages, json)
     else:
@@ -115,8 +119,14 @@ def _compare_texts(one: Path, two: Path, protocol: Protocol, passages: int, json
         print(printable(_as_text(first, other, differences, pieces, shown, protocol)), flush=True)
         if len(differences) == 1:
             log.info("their tokenizers differ: they are compared document by document, in bits per byte")
-        better = two if differences["bits_per_byte"].value < 0 else one
-        log.info(f"sample from the one with fewer bits: {command('sample')} --run {quoted(better)}")
+        log.info(_next(one, two, differences["bits_per_byte"]))
+
+
+def _next(one: Path, two: Path, bits: Difference) -> str:
+    """Say how to go on: with the better one, or with more text, if this is too little to tell."""
+    if bits.verdict == TIE:
+        return f"which is better cannot be told on this text; try more: {command('compare')} A B --text FILES"
+    return f"sample from the better one: {command('sample')} --run {quoted(two if bits.value < 0 else one)}"
 
 
 def _first(run: Path, protocol: Protocol, on_purpose: bool) -> ModelResult:
@@ -181,7 +191,7 @@ def _as_text(
 
 
 def _verdict(found: Difference) -> str:
-    return found.verdict if found.verdict == "cannot be told from" else f"is {found.verdict}"
+    return found.verdict if found.verdict == TIE else f"is {found.verdict}"
 
 
 def _as_json(

@@ -11,6 +11,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from gpt.choices import Device, WeightDtype
 from gpt.commands import json_text
+from gpt.commands.core import grade_runs_by_core
 from gpt.commands.tasks import TaskOptions, grade_runs, precision
 from gpt.config_io import later, parse
 from gpt.corpus.documents import AUTO, ReadOptions
@@ -22,6 +23,7 @@ from gpt.device import choose_device, choose_dtype, choose_weight_dtype
 from gpt.errors import InputError
 from gpt.evaluation.compare import Difference, Measured, bits_difference, encoded_anew, loss_difference
 from gpt.evaluation.loss import Evaluation, summarize, sums_per_piece
+from gpt.evaluation.tasks.core import Core
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import difference_rows, format_evaluation
 from gpt.interrupts import Interruptible
@@ -131,7 +133,10 @@ def evaluate(
     loads = [partial(load_run, path, place, dtype, checkpoint=checkpoint)]
     loads += [partial(load_run, other, place, dtype) for other in against]
     elsewhere = bool(data or text or how != ReadOptions() or stride is not None or tokens is not None)
-    if task := by.open(elsewhere):
+    task = by.open(elsewhere)
+    if isinstance(task, Core):
+        grade_runs_by_core(task, loads, precision(dtype, place), json)
+    elif task:
         grade_runs(task, loads, precision(dtype, place), json)
     else:
         protocol = Protocol(corpus_of(path, data, text, how), place, dtype, stride, tokens)

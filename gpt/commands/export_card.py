@@ -18,6 +18,7 @@ from gpt.errors import InputError
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.words import format_evaluation
 from gpt.interop.card import UNKNOWN, Card, Result, Rows, plain
+from gpt.interop.classes import class_of
 from gpt.model.config import ModelConfig
 from gpt.runs.checkpoint import list_checkpoints, read_state
 from gpt.runs.directory import by_name, is_run, quoted, read_config
@@ -78,7 +79,7 @@ def card_of(loaded: LoadedRun, proof: Proof | NotProved, stated: Stated) -> Card
     """Gather the card of a model that was exported."""
     config = read_config(loaded.path) if is_run(loaded.path) else None
     base, data, evaluation = hub_base(config), data_of(config, loaded.state), evaluation_of(loaded.state)
-    is_chat = loaded.template is not None
+    is_chat, kind = loaded.template is not None, class_of(loaded.config)
     not_for = [*NOT_FOR] if is_chat else [NO_CHAT, *NOT_FOR]
     sections: dict[str, Rows] = {"Model": [*_model_rows(loaded.config, loaded.tokenizer)]}
     if config:
@@ -101,6 +102,7 @@ def card_of(loaded: LoadedRun, proof: Proof | NotProved, stated: Stated) -> Card
         license=stated.license,
         language=stated.language or _common([each.language for each in data]),
         is_chat=is_chat,
+        doubts=kind.doubts(loaded.config) if kind else (),
     )
 
 

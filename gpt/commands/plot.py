@@ -77,30 +77,27 @@ def _curve(path: Path, metric: str, x: Axis) -> Curve:
     if metric not in numbers:
         known = did_you_mean(metric, sorted(numbers)) if numbers else "it has none yet"
         raise InputError(f"`metric` {metric}: {path} has no such figure; {known}")
-    known = [record for record in records if _number(record.get(metric)) is not None]
-    if not known:
+    points = [
+        (_place(path, record, x), _number(record, metric), _number(record, f"{metric}_ci95")) for record in records
+    ]
+    if all(y is None for _, y, _ in points):
         raise InputError(f"`metric` {metric}: {path} has no number of it that is finite")
-    points = [[_place(path, record, x), record[metric], record.get(f"{metric}_ci95")] for record in known]
-    kept = [(at, y, max(0.0, half or 0.0)) for at, y, half in (map(_number, point) for point in points)]
-    kept = [(at, y, half) for at, y, half in kept if at is not None and y is not None]
+    kept = [(at, y, max(0.0, half or 0.0)) for at, y, half in points if at is not None and y is not None]
     if not kept:
         raise InputError(f"`x` {x}: {path} does not say it; it has steps")
     return Curve(one_line(str(path)), [p[0] for p in kept], [p[1] for p in kept], [p[2] for p in kept])
 
 
-def _number(value: object) -> float | None:
-    """Give a finite number that can be drawn; None for all else that a record may hold."""
-    try:
-        return float(value) if isinstance(value, int | float) and abs(value) < HIGHEST else None
-    except OverflowError:  # a whole number of hundreds of digits
-        return None
+def _place(path: Path, record: Metrics, x: Axis) -> float | None:
+    if x == "tokens" and "tokens" not in record and path.is_dir():  # an earlier version wrote none
+        return record["step"] * read_config(path).batch_tokens
+    return _number(record, {"time": "elapsed_s"}.get(x, x))
 
 
-def _place(path: Path, record: Metrics, x: Axis) -> object:
-    if x == "tokens":
-        batch = read_config(path).batch_tokens if path.is_dir() else record.get("batch_tokens")
-        return record["step"] * batch if isinstance(batch, int | float) else None
-    return record.get({"time": "elapsed_s"}.get(x, x))
+def _number(record: Metrics, name: str) -> float | None:
+    """Give a figure of a record; None where it has none that is finite and can be drawn."""
+    value = record.get(name)
+    return value if isinstance(value, float | int) and abs(value) < HIGHEST else None
 
 
 def _records(file: Path) -> list[Metrics]:

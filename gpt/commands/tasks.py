@@ -10,6 +10,7 @@ from gpt.commands import json_text
 from gpt.corpus.download import DIRECTORY, RemoteFile, download
 from gpt.device import choose_weight_dtype
 from gpt.errors import InputError, did_you_mean
+from gpt.evaluation.tasks.core import Core, read_core
 from gpt.evaluation.tasks.grades import Figure, Grades, RowDifference, difference, grade
 from gpt.evaluation.tasks.published import SIZES, is_comparable, published
 from gpt.evaluation.tasks.rows import KINDS, OWN
@@ -68,6 +69,7 @@ FILES = {  # the split that is graded; the first file is the one to read
         ),
     ),
 }
+CORE = "core"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class TaskOptions:
     """What to grade by."""
 
     task: str | None = None
-    """Grade by hellaswag, lambada, arc-easy, piqa or blimp, downloaded, or NAME=PATH; or by the rows of FILE.jsonl."""
+    """Grade by hellaswag, lambada, arc-easy, piqa or blimp, downloaded, or NAME=PATH; core=BUNDLE; or FILE.jsonl."""
     shots: int = 0
     """With --task: so many examples with their answers before each question."""
     seed: int | None = None
@@ -83,8 +85,8 @@ class TaskOptions:
     shots_from: Path | None = None
     """With --shots: draw them from this file, such as the training split; by default from the task's other rows."""
 
-    def open(self, elsewhere: bool) -> Task | None:
-        """Read the task, None if there is none.
+    def open(self, elsewhere: bool) -> Task | Core | None:
+        """Read the task, or CORE's bundle of them; None if there is none.
 
         `elsewhere`: there are options that name other text. Raises InputError for options that do not belong together.
         """
@@ -96,6 +98,10 @@ class TaskOptions:
             raise InputError("`seed` and `shots_from` say which examples `shots` draws; give that, or leave them out")
         if self.task is None:
             return None
+        if self.task.partition("=")[0] == CORE:
+            if self.shots:
+                raise InputError("`shots`: CORE's bundle says how many examples each of its tasks has; leave it out")
+            return _open_core(self.task)
         task = open_task(self.task)
         if not self.shots:
             return task
@@ -115,8 +121,20 @@ def open_task(named: str) -> Task:
         return read_task(KINDS[named], download(FILES[named], Path("data") / DIRECTORY)[0])
     path = Path(named).expanduser()
     if not path.is_file():
-        raise InputError(f"`task` {named}: is no file, and no task by that name; {did_you_mean(name, KINDS)}")
+        near = did_you_mean(name, [*KINDS, CORE])
+        raise InputError(f"`task` {named}: is no file, and no task by that name; {near}")
     return read_task(OWN, path)
+
+
+def _open_core(named: str) -> Core:
+    """Read CORE's bundle."""
+    place = named.partition("=")[2]
+    if not place:
+        raise InputError(f"`task` {named}: CORE is read from its bundle; get eval_bundle, and say {CORE}=eval_bundle")
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise InputError(f"`task` {named}: there is no {place}")
+    return read_core(path)
 
 
 def graded(loaded: LoadedRun, task: Task) -> Grades:
@@ -233,7 +251,7 @@ def task_json(task: Task, found: Sequence[tuple[str, Grades]], precision: str) -
         runs.append(
             {
                 "source": source,
-                "metrics": {name: _figure_json(grades.figure(name)) for name in grades.metrics},
+                "metrics": {name: figure_json(grades.figure(name)) for name in grades.metrics},
                 "cut": grades.cut,
                 "minus_the_first": {name: difference_json(each) for name, each in differences.items()},
             }
@@ -259,7 +277,8 @@ def task_json(task: Task, found: Sequence[tuple[str, Grades]], precision: str) -
     }
 
 
-def _figure_json(found: Figure) -> dict[str, Any]:
+def figure_json(found: Figure) -> dict[str, Any]:
+    """Write a figure as an object."""
     error = found.spread and found.spread.standard_error
     interval = None if found.spread is None else [*found.interval]
     return {"value": found.value, "se": error, "ci95": interval, "units": found.spread and found.spread.units}

@@ -46,8 +46,9 @@ class Baselines:
     dataset: str
     """The fingerprint of the data."""
 
-    def nats_per_token(self, name: str) -> float:
-        return self.bits_per_byte[name] * math.log(2) * self.bytes_per_token
+    def nats_per_token(self, bits: float) -> float:
+        """Give so many bits per byte as a loss."""
+        return bits * math.log(2) * self.bytes_per_token
 
     @property
     def protocol(self) -> str:
@@ -125,6 +126,13 @@ def read_baselines(run: Path, fingerprint: str | None = None) -> Baselines | Non
     except (InputError, TypeError):
         return None
     return found if fingerprint in (None, found.dataset) else None
+
+
+def baseline_words(baselines: Baselines, records: list[dict[str, Any]]) -> Iterator[str]:
+    """Say of each baseline how many bits per byte it reaches, and which evaluation was the first that was better."""
+    for name, bits, step in passed(baselines, records):
+        when = "not passed" if step is None else f"passed by step {step:,}" if step else "passed before the first step"
+        yield f"{name} {bits:.4f} ({when})"
 
 
 def passed(baselines: Baselines, records: list[dict[str, Any]]) -> Iterator[tuple[str, float, int | None]]:

@@ -16,6 +16,7 @@ from gpt.evaluation.windows import Windows
 from gpt.text.tokenizer import Tokenizer
 
 NATS, TOKENS, BYTES = range(3)  # columns of the sums of pieces
+TIE = "cannot be told from"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Difference:
     def verdict(self) -> str:
         """Which of the two is better, if the 95 % interval tells: to be followed by the first one's name."""
         if self.spread is None or abs(self.value) <= self.half_width:
-            return "cannot be told from"
+            return TIE
         return "better than" if self.value < 0 else "worse than"
 
 

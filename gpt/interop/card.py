@@ -18,8 +18,7 @@ Rows = Sequence[tuple[str, str]]
 # Who computes what the files mean, by the sources of these programs in 2026; not all of them were tried.
 PROGRAMS = ("transformers", "vLLM", "SGLang", "llama.cpp", "CTranslate2", "ONNX (optimum-onnx)")
 _AS_THEIRS = "through transformers: `--model-impl transformers`"
-_GELU = ("gelu_new", "gelu_pytorch_tanh")
-_NO_VOCABULARY = "yes; its converter knows the vocabulary of GPT-2 alone, and `gpt export` writes GGUF with any"
+_NO_VOCABULARY = "yes; its converter knows the vocabulary of GPT-2 alone: `gpt export --format gguf` writes others"
 _SILU = "**no: it converts it, and then computes SiLU in place of ReLU without a word**"
 _QWEN = (_AS_THEIRS, _AS_THEIRS, _SILU, UNKNOWN, UNKNOWN)
 RUNNERS = {
@@ -30,7 +29,6 @@ RUNNERS = {
     "Qwen2ForCausalLM": ("yes", *_QWEN),
     "Qwen3ForCausalLM": ("yes, from 4.51 on", *_QWEN),
 }
-ACTIVATIONS = {"GPT2LMHeadModel": _GELU, "GPTNeoXForCausalLM": _GELU, "ArceeForCausalLM": ("relu2",)}
 WITH_CODE = "yes, with `trust_remote_code=True`: the class is in `modeling_gpt.py` beside the weights"
 
 
@@ -71,6 +69,8 @@ class Card:
     license: str | None = None
     language: str | None = None
     is_chat: bool = False
+    doubts: Sequence[str] = ()
+    """Settings that transformers computes, and other programs that know the class may not."""
     adapter_of: str | None = None
     """For an adapter of PEFT's: how the base is called that it is loaded on."""
     more: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def write_card(to: Path, card: Card) -> None:
     parts = [f"---\n{_metadata(card, config)}\n---", f"# {plain(card.name)}", card.what, f"## Proof\n\n{card.proof}"]
     parts.append(f"## Load it\n\n{_usage(card, config)}")
     if card.adapter_of is None:
-        parts.append(f"## Which programs compute it exactly\n\n{_runners(config)}")
+        parts.append(f"## Which programs compute it exactly\n\n{_runners(config, card.doubts)}")
     parts += [f"## {heading}\n\n{_table(rows)}" for heading, rows in card.sections.items()]
     parts.append("## What it is not for\n\n" + "\n".join(f"- {each}" for each in card.not_for))
     parts.append(f"## License\n\n{_license(card)}")
@@ -155,16 +155,16 @@ def _usage(card: Card, config: dict[str, Any]) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _runners(config: dict[str, Any]) -> str:
-    """Say which programs compute it, by its class."""
+def _runners(config: dict[str, Any], doubts: Sequence[str]) -> str:
+    """Say which programs compute it, by its class, and by the settings that they may not know of it."""
     [kind] = config.get("architectures") or [UNKNOWN]
     if "auto_map" in config:
         known = (WITH_CODE, *["no: no class of theirs has this architecture"] * (len(PROGRAMS) - 1))
     else:
         known = RUNNERS.get(kind, ("yes", *[UNKNOWN] * (len(PROGRAMS) - 1)))
-    activation = config.get("activation_function") or config.get("hidden_act")
-    if activation not in ACTIVATIONS.get(kind, (activation,)):
-        known = (known[0], *[f"{UNKNOWN}: it may compute another activation than {activation}"] * (len(PROGRAMS) - 1))
+    if doubts and "auto_map" not in config:
+        doubt = plain(f"{UNKNOWN}: it may not know {', '.join(doubts)}")
+        known = (known[0], *(doubt if words.startswith("yes") else words for words in known[1:]))
     rows = [*zip(PROGRAMS, known, strict=True)]
     about = "By what these programs' sources say in 2026; only what stands under *Proof* was run."
     return f"The files are of the class `{kind}`.\n\n{_table(rows)}\n\n{about}"

@@ -21,6 +21,10 @@ def _own_keys(config: ModelConfig) -> bool:
     return config.kv_dim == config.n_embd
 
 
+def _other_inner_dim(config: ModelConfig) -> bool:
+    return config.inner_dim != 4 * config.n_embd
+
+
 def _sees_all(config: ModelConfig) -> bool:
     """Tell whether no layer has a window that matters."""
     return all(size is None for size in windows(config))
@@ -64,25 +68,31 @@ class ModelClass:
     """By the names of settings: their values, or whether the class computes what a config says of them."""
     activations: Mapping[str, str]
     """Our names to theirs."""
-    doubtful: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    """Values of settings for which some programs that run the class compute something else, in silence."""
+    doubtful: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
+    """Likewise, those for which some programs that run the class compute something else, or refuse it."""
 
     def departures(self, config: ModelConfig) -> list[str]:
         """List the settings of a model that the class has no place for."""
         gpt2, found = type(config)(), []
         for field in dataclasses.fields(config):
-            value, allowed = getattr(config, field.name), self._allowed(field.name, (getattr(gpt2, field.name),))
-            if not (value in allowed if isinstance(allowed, tuple) else allowed(config)):
-                found.append(f"model.{field.name} {value}")
-        return found
+            if not _is_among(self._allowed(field.name, (getattr(gpt2, field.name),)), config, field.name):
+                found.append(field.name)
+        return _shown(config, found)
 
     def doubts(self, config: ModelConfig) -> list[str]:
         """List the settings of a model that transformers computes, and that other programs may ignore."""
-        found = {name: getattr(config, name) for name, values in self.doubtful.items()}
-        return [f"model.{name} {value}" for name, value in found.items() if value in self.doubtful[name]]
+        return _shown(config, [name for name, values in self.doubtful.items() if _is_among(values, config, name)])
 
     def _allowed(self, name: str, default: Allowed) -> Allowed:
         return tuple(self.activations) if name == "activation" else self.computes.get(name, default)
+
+
+def _is_among(values: Allowed, config: ModelConfig, name: str) -> bool:
+    return getattr(config, name) in values if isinstance(values, tuple) else values(config)
+
+
+def _shown(config: ModelConfig, names: list[str]) -> list[str]:
+    return [f"model.{name} {getattr(config, name)}" for name in names]
 
 
 _ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu-erf": "gelu", "relu": "relu", "relu-squared": "relu2"}
@@ -97,7 +107,11 @@ GPT2 = ModelClass(
     "gpt2",
     _ALL | _SCALED | {"bias": _any},
     _EARLY,
-    {"activation": ("gelu-erf", "relu", "relu-squared"), "scale_by_inverse_layer": (True,)},
+    {
+        "activation": ("gelu-erf", "relu", "relu-squared"),
+        "scale_by_inverse_layer": (True,),
+        "n_inner": _other_inner_dim,  # llama.cpp's converter writes 4 × n_embd
+    },
 )
 GPT_NEOX = ModelClass(
     "GPTNeoXForCausalLM",
@@ -107,7 +121,11 @@ GPT_NEOX = ModelClass(
     {"activation": ("relu", "relu-squared")},
 )
 ARCEE = ModelClass(
-    "ArceeForCausalLM", "arcee", _RMS | {"bias": _any}, _ACTIVATIONS, {"activation": ("gelu", "gelu-erf", "relu")}
+    "ArceeForCausalLM",
+    "arcee",
+    _RMS | {"bias": _any},
+    _ACTIVATIONS,
+    {"activation": ("gelu", "gelu-erf", "relu"), "bias": (True,)},  # llama.cpp has no biases there
 )
 APERTUS = ModelClass("ApertusForCausalLM", "apertus", _RMS | _QK_NORM, _ACTIVATIONS)
 # Their MLP has a gate: act(gate·x) * (up·x). With relu, and one matrix for both, that is relu-squared, bit for bit.

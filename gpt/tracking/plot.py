@@ -4,15 +4,17 @@ import contextlib
 import io
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt.evaluation.baselines import read_baselines
+import numpy as np
+
+from gpt.evaluation.baselines import Baselines, baseline_words, read_baselines
 from gpt.runs.directory import PICTURE
 from gpt.tracking.jsonl import Metrics, read_metrics
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
@@ -52,8 +54,8 @@ def draw_losses(run: Path) -> Path:
 def loss_figure(run: Path) -> "Figure":
     """Draw the training loss, and the validation loss with its 95 % interval, over the steps of a run.
 
-    Where it was measured, also the loss on the training split, and what is reached without a network; of a mixture,
-    those of batches and of validation on each source, in one color.
+    Where it was measured, also the loss on the training split, and what is reached without a network, by lines and in
+    words; of a mixture, the losses of batches and of validation on each source, in one color.
     """
     from matplotlib.figure import Figure  # which needs no pyplot, and no screen
 
@@ -89,7 +91,8 @@ def loss_figure(run: Path) -> "Figure":
         (line,) = axes.plot(*_line(evaluated, name), linewidth=1, marker=".", label=f"on {source}")
         batches = _line(records, f"train_loss/{source}")
         axes.plot(*batches, color=line.get_color(), linewidth=0.7, alpha=0.5, label=f"training batch, {source}")
-    _draw_baselines(axes, run)
+    if baselines := read_baselines(run):
+        _draw_baselines(figure, baselines, records)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title(run.name, parse_math=False)  # two dollars in a name are no formula
     axes.grid(alpha=0.3)
@@ -99,16 +102,20 @@ def loss_figure(run: Path) -> "Figure":
     return figure
 
 
-def _draw_baselines(axes: "Axes", run: Path) -> None:
-    """Draw what is reached without a network, as far as that lies in the picture."""
-    if (baselines := read_baselines(run)) is None:
-        return
+def _draw_baselines(figure: "Figure", baselines: Baselines, records: list[Metrics]) -> None:
+    """Draw what is reached without a network, as far as that lies in the picture, and write all of it below."""
+    (axes,), scale = figure.axes, baselines.nats_per_token(1.0)
+    both_ways = partial(np.multiply, 1 / scale), partial(np.multiply, scale)
+    axes.secondary_yaxis("right", both_ways).set_ylabel("bits per byte")
     low, high = axes.get_ylim()
-    for name in baselines.bits_per_byte:
-        loss = baselines.nats_per_token(name)
+    for name, bits in baselines.bits_per_byte.items():
+        loss = baselines.nats_per_token(bits)
         if low < loss < high:
             axes.axhline(loss, color="#888888", linewidth=0.8, linestyle=":")
             axes.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    words = [*baseline_words(baselines, records)]
+    lines = (", ".join(some) for some in (words[:2], words[2:]) if some)
+    figure.supxlabel("bits per byte without a network: " + ",\n".join(lines), fontsize=7)
 
 
 def _line(records: list[Metrics], figure: str) -> tuple[list[int], list[float]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
-from gpt.evaluation.baselines import Baselines, measure_baselines, passed, read_baselines, write_baselines
+from gpt.evaluation.baselines import Baselines, baseline_words, measure_baselines, read_baselines, write_baselines
 from gpt.evaluation.windows import Windows
 from gpt.evaluation.words import Row
 from gpt.memory import is_out_of_memory
@@ -31,8 +31,5 @@ def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines |
 
 def baseline_rows(found: Baselines, records: list[Metrics]) -> list[Row]:
     """Format what each baseline reaches, and from which evaluation on the model was better."""
-    parts = []
-    for name, bits, step in passed(found, records):
-        when = "not passed" if step is None else f"passed by step {step:,}" if step else "passed before the first step"
-        parts.append(f"{name} {bits:.4f} ({when})")
-    return [("without a network", f"{', '.join(parts)} bits per byte"), ("", found.protocol)]
+    words = ", ".join(baseline_words(found, records))
+    return [("without a network", f"{words} bits per byte"), ("", found.protocol)]

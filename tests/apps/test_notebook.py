@@ -20,7 +20,8 @@ def test_it_continues_a_prompt_as_the_command_does(run, tmp_path):
 
 def test_a_stop_text_ends_it(run):
     whole = run.generate("def ", max_tokens=30, seed=3)
-    assert run.generate("def ", stop=[whole[5:8]], max_tokens=30, seed=3) == whole[: whole.index(whole[5:8])]
+    for stop in ([whole[5:8]], whole[5:8]):
+        assert run.generate("def ", stop=stop, max_tokens=30, seed=3) == whole[: whole.index(whole[5:8])]
 
 
 def test_an_unknown_setting_is_named_and_so_is_a_wrong_one(run):

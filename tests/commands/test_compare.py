@@ -3,14 +3,16 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import python_text, run_gpt, saved_run, write_dataset
 
-from gpt.commands.compare import _passages
+from gpt.commands.compare import _next, _passages
 from gpt.commands.evaluate import EvaluationText, ModelResult
-from gpt.evaluation.compare import Measured, paired
+from gpt.evaluation.compare import Difference, Measured, paired
+from gpt.evaluation.statistics import Spread
 from gpt.evaluation.windows import Windows
 
 
@@ -62,6 +64,15 @@ def test_where_nothing_can_be_told_json_has_null(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     found = json.loads(compare(one, one, "--text", "x.txt", "--json", cwd=tmp_path), parse_constant=pytest.fail)
     assert found["runs"][0]["evaluation"]["bits_per_byte"] is None and found["runs"][0]["evaluation"]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [(-0.5, 0.1, "--run two"), (0.5, 0.1, "--run one"), (-0.5, 0.9, "--text FILES"), (-0.5, None, "--text FILES")],
+)
+def test_only_the_better_run_is_named_to_go_on_with(value, error, words):
+    found = Difference(value, None if error is None else Spread(error, 100.0, "100 documents"))
+    assert _next(Path("one"), Path("two"), found).endswith(words)
 
 
 def test_runs_of_different_tokenizers_are_compared_document_by_document(dataset, bpe, tmp_path):

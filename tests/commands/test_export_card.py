@@ -14,7 +14,7 @@ from helpers import SHAPE, run_gpt, saved_run, variant
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from gpt import Tokenizer, TrainConfig, load_run
+from gpt import GPT, Tokenizer, TrainConfig, load_run
 from gpt.commands import export as command
 from gpt.commands.export_card import Stated, card_of, hub_base, upload_command
 from gpt.commands.export_proof import LEFT_OUT
@@ -143,6 +143,21 @@ def test_the_upload_command_can_be_pasted():
 
 
 # ---- adapters ----
+
+
+@pytest.mark.parametrize(
+    ("change", "doubts"),
+    [
+        ({}, []),
+        ({"n_inner": 4 * SHAPE.n_embd}, []),
+        ({"scale_by_inverse_layer": True, "n_inner": 24}, ["model.scale_by_inverse_layer True", "model.n_inner 24"]),
+        ({"positions": "rope", "normalization": "rms", "activation": "relu-squared"}, ["model.bias True"]),
+        ({"ngram": 2}, []),  # no class has it
+    ],
+)
+def test_the_card_names_what_other_programs_may_not_know(change, doubts, run_of):
+    loaded = replace(load_run(run_of()), model=GPT(replace(SHAPE, **change)))
+    assert [*card_of(loaded, LEFT_OUT, Stated()).doubts] == doubts
 
 
 def test_adapters_and_their_base_are_proved_together(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -107,3 +108,12 @@ def test_what_cannot_be_graded_is_a_sentence(home, given, complaint):
     found = run_gpt(home, "lm-eval", *given, code=2)
     assert complaint in found.splitlines()[-1]
     assert "Traceback" not in found
+
+
+@needs_harness
+@pytest.mark.process
+def test_the_harness_keeps_its_own_models_beside_ours():
+    asked = "import gpt.apps.harness; from lm_eval.api.registry import get_model; "
+    asked += "print(get_model('dummy').__name__, get_model('gpt-run').__name__)"
+    found = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["DummyLM", "HarnessModel"], found.stderr

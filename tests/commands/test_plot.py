@@ -58,13 +58,18 @@ def test_a_file_of_records_is_drawn_beside_a_run_in_bits_per_byte(runs, tmp_path
     run_gpt(tmp_path, "plot", runs[0], file)
     assert drawn[0][1][1] == "validation, bits per byte"
     assert drawn[0][0][1].y == [4.5, 1.5]
+    run_gpt(tmp_path, "plot", runs[0] / "metrics.jsonl", "--metric", "train_loss", "--x", "tokens")
+    assert drawn[1][0][0].x[-1] == 30 * 192
     said = run_gpt(tmp_path, "plot", file, "--metric", "val_bits_per_byte", "--x", "tokens", code=2)
     assert "--x tokens: " in said and "does not say it; it has steps" in said
 
 
 def test_what_is_not_finite_is_left_out(tmp_path, drawn):
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1, "train_loss": null}\n{"step": 2, "train_loss": 3.5}\n\n{"step": 3}\n')
+    file.write_text(
+        '{"step": 1, "train_loss": null}\n{"step": 2, "train_loss": 3.5}\n\n{"step": 3}\n'
+        '{"step": 4, "train_loss": "?"}\n'
+    )
     run_gpt(tmp_path, "plot", file, "--metric", "train_loss")
     assert (drawn[0][0][0].x, drawn[0][0][0].y) == ([2], [3.5])
 
@@ -102,3 +107,10 @@ def test_mistakes_are_named(runs, tmp_path):
         (tmp_path / "notes").write_text(content)
         assert "notes: is no file of records, which has a JSON object with a step" in refused("notes")
     assert "name from 1 to 26 runs" in refused()
+
+
+def test_a_run_of_an_earlier_version_has_no_tokens_in_its_records(runs, tmp_path, drawn):
+    records = [{k: v for k, v in record.items() if k != "tokens"} for record in read_metrics(runs[0])]
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    run_gpt(tmp_path, "plot", runs[0], "--x", "tokens", "--metric", "train_loss")
+    assert drawn[0][0][0].x[-1] == 30 * 192

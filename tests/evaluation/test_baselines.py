@@ -29,7 +29,7 @@ def test_they_are_those_of_the_whole_split(dataset):
     for name, order in (("unigrams", 1), ("bigrams", 2), ("5-grams", 5)):
         nats = -np.log(NgramCounts(train, 257, 5).probabilities(ids, order)[1:]).sum()
         assert math.isclose(found.bits_per_byte[name], nats / math.log(2) / len(text), rel_tol=1e-12)
-        assert math.isclose(found.nats_per_token(name), nats / (len(ids) - 1), rel_tol=1e-12)
+        assert math.isclose(found.nats_per_token(found.bits_per_byte[name]), nats / (len(ids) - 1), rel_tol=1e-12)
     before = text_of(dataset, train)
     more = len(lzma.compress(before + text)) - len(lzma.compress(before))
     assert found.bits_per_byte["xz"] == 8 * more / len(text)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from gpt.interop.card import ACTIVATIONS, RUNNERS, Card, Result, plain, write_card
+from gpt.interop.card import RUNNERS, Card, Result, plain, write_card
 
 CARD = Card(
     name="stories",
@@ -73,7 +73,7 @@ def test_data_and_base_on_the_hub_are_named_as_there(written):
     ],
 )
 def test_who_computes_it_goes_by_its_class(written, kind, program, words):
-    _, text = written(architectures=[kind], activation_function=None, hidden_act=ACTIVATIONS.get(kind, ["relu2"])[0])
+    _, text = written(architectures=[kind])
     assert f"class `{kind}`" in text
     [line] = [line for line in text.splitlines() if line.startswith(f"| {program} |")]
     assert words in line
@@ -83,12 +83,16 @@ def test_every_class_has_a_word_for_every_program():
     assert {len(known) for known in RUNNERS.values()} == {6}
 
 
-@pytest.mark.parametrize(("kind", "key", "other"), [("GPT2LMHeadModel", "activation_function", "relu2"),
-                                                    ("ArceeForCausalLM", "hidden_act", "gelu_new")])  # fmt: skip
-def test_an_activation_that_others_may_not_have_is_not_promised(kind, key, other, written):
-    _, text = written(**{"architectures": [kind], "activation_function": None, key: other})
-    assert "| transformers | yes" in text
-    assert f"| llama.cpp | unknown: it may compute another activation than {other} |" in text
+def test_a_setting_that_others_may_not_know_is_not_promised(written):
+    doubted = replace(CARD, doubts=["model.activation relu", "model.n_inner 96"])
+    _, text = written(doubted)
+    assert "| transformers | yes |" in text
+    words = "unknown: it may not know model.activation relu, model.n\\_inner 96"
+    assert all(f"| {program} | {words} |" in text for program in ("vLLM", "SGLang", "llama.cpp", "CTranslate2"))
+    _, text = written(doubted, architectures=["Qwen3ForCausalLM"])
+    assert "| vLLM | through transformers" in text and "| llama.cpp | **no: it converts it" in text
+    _, text = written(doubted, auto_map={})
+    assert "may not know" not in text  # nobody has the class
 
 
 def test_code_of_its_own_is_said(written):

@@ -293,7 +293,7 @@ def test_a_new_setting_is_refused_until_it_is_allowed_by_name(tmp_path, name, ch
     assert export(model, Tokenizer.utf8_bytes(), tmp_path / "exported", with_code=with_code).name == name
 
 
-def test_a_program_that_may_ignore_an_activation_is_warned_of(tmp_path):
+def test_a_program_that_may_not_know_a_setting_is_warned_of(tmp_path):
     warned = {}
     for i, (name, change) in enumerate(EACH):
         with heard() as lines:

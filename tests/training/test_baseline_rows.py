@@ -7,7 +7,7 @@ import pytest
 from gpt.errors import InputError
 from gpt.evaluation.baselines import Baselines, measure_baselines, write_baselines
 from gpt.evaluation.windows import Windows
-from gpt.tracking.plot import draw_losses
+from gpt.tracking.plot import loss_figure
 from gpt.training import baseline_rows as module
 from gpt.training.baseline_rows import baseline_rows, keep_baselines
 
@@ -58,13 +58,23 @@ def test_rows_say_when_each_was_passed():
 def test_the_last_table_and_the_picture_show_them(finished, make_training, tiny_config, capsys):
     finished(tiny_config, "run")
     training = make_training(tiny_config, "run", resume=True)
-    plain = draw_losses(training.run).read_bytes()
+    plain = loss_figure(training.run)
+    assert plain.get_supxlabel() == ""
     training.report(draws=True)
     output = capsys.readouterr().out
     assert "without a network  unigrams " in output
     assert "bits per byte" in output
     assert (training.run / "baselines.json").exists()
-    loss = training.state.last_validation_loss / math.log(2)
-    for bits, is_drawn in ((loss, True), (1000.0, False)):  # which is far above all losses
-        write_baselines(training.run, replace(SMALL, bits_per_byte={"unigrams": bits}))
-        assert (draw_losses(training.run).read_bytes() != plain) == is_drawn
+    bits = training.state.last_validation_loss / math.log(2)
+    for some in ({"unigrams": bits}, {"xz": 1000.0}, {"xz": 1000.0, "unigrams": bits, "5-grams": 0.0}):
+        write_baselines(training.run, replace(SMALL, bits_per_byte=some))
+        figure = loss_figure(training.run)
+        [axes] = figure.axes
+        drawn = {"unigrams"} & some.keys()  # the others are far above or below all losses
+        assert len(axes.lines) == len(plain.axes[0].lines) + len(drawn)
+        assert {text.get_text() for text in axes.texts} == drawn
+        assert all(f"{name} {value:.4f} (" in figure.get_supxlabel() for name, value in some.items())
+        [right] = axes.child_axes
+        assert right.get_ylabel() == "bits per byte"
+        figure.canvas.draw()
+        assert right.get_ylim() == pytest.approx([loss / math.log(2) for loss in axes.get_ylim()])

@@ -53,10 +53,11 @@ def _records(file: Path) -> Iterator[Record]:
         yield from _zip(file)
     else:
         with file.open("rb") as stream:
-            yield from _lines(stream, str(file))
+            yield from json_lines(stream, str(file))
 
 
-def _lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
+def json_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
+    """Yield the object of each line that is not empty. Raises InputError, which names the line, for another one."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
@@ -77,7 +78,7 @@ def _zip(file: Path) -> Iterator[Record]:
                 path = PurePosixPath(name)
                 if path.suffix == ".jsonl" and not path.name.startswith("."):  # macOS adds ._ files
                     with archive.open(name) as stream:
-                        yield from _lines(_whole(stream), f"{file}, {name}")
+                        yield from json_lines(_whole(stream), f"{file}, {name}")
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{file}: cannot be read as a ZIP archive ({error})") from None
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt.errors import InputError
+from gpt.evaluation.compare import TIE
 from gpt.evaluation.likelihood import likelihoods
 from gpt.evaluation.statistics import Share, Spread
 from gpt.evaluation.tasks.rows import Row
@@ -60,7 +61,7 @@ class RowDifference:
     def verdict(self) -> str:
         """To be followed by the first one's name."""
         if not self.is_sure:
-            return "cannot be told from"
+            return TIE
         return "better than" if self.better else "worse than"
 
 
@@ -96,13 +97,7 @@ class Grades:
         """Give a metric's value with its standard error and interval."""
         groups = [row.group for row in self.task.rows]
         if metric != "perplexity":
-            right = self.right(metric)
-            value, errors = float(right.mean()), (right - right.mean()) / len(right)
-            spread = spread_of(errors, groups)
-            if len({*groups}) == 1:  # the binomial's own interval, which keeps to 0 and 1 and is none too short there
-                return Figure(value, errors, spread, Share(int(right.sum()), len(right)).interval)
-            half = spread.half_width if spread else math.nan
-            return Figure(value, errors, spread, (max(0.0, value - half), min(1.0, value + half)))
+            return accuracy(self.right(metric), groups)
         nats = -np.array([found[0] for found in self.logprobs])
         value = math.exp(min(700, nats.mean()))
         spread = spread_of((nats - nats.mean()) / len(nats), groups)  # of the mean, of which it is the exponential
@@ -172,25 +167,40 @@ def encoded(row: Row, tokenizer: Tokenizer, opening: int) -> list[Pair]:
     return [(before, ids(row.context + ending)[len(before) :]) for ending in row.endings]
 
 
-def difference(first: Grades, other: Grades, metric: str) -> RowDifference:
-    """Estimate how far the other model's figure is from the first one's, row by row.
+def accuracy(right: np.ndarray, groups: Sequence[str]) -> Figure:
+    """Give the share of rows that are right, (N,) bool; rows of a group are one unit."""
+    value, errors = float(right.mean()), (right - right.mean()) / len(right)
+    spread = spread_of(errors, groups)
+    if len({*groups}) == 1:  # the binomial's own interval, which keeps to 0 and 1 and is none too short there
+        return Figure(value, errors, spread, Share(int(right.sum()), len(right)).interval)
+    half = spread.half_width if spread else math.nan
+    return Figure(value, errors, spread, (max(0.0, value - half), min(1.0, value + half)))
 
-    Of accuracies McNemar's exact test decides, where rows are independent; else the interval of the paired differences.
-    """
+
+def difference(first: Grades, other: Grades, metric: str) -> RowDifference:
+    """Estimate how far the other model's figure is from the first one's, row by row."""
     assert first.task is other.task
-    one, two = first.figure(metric), other.figure(metric)
     groups = [row.group for row in first.task.rows]
+    if metric != "perplexity":
+        return accuracy_difference(first.right(metric), other.right(metric), groups)
+    one, two = first.figure(metric), other.figure(metric)
     value, spread = two.value - one.value, spread_of(two.errors - one.errors, groups)
-    better = value < 0 if metric == "perplexity" else value > 0
-    sure = spread is not None and abs(value) > spread.half_width
-    if metric == "perplexity":
-        return RowDifference(value, spread, sure, better)
-    rights = first.right(metric), other.right(metric)
-    alone = (int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum()))
+    return RowDifference(value, spread, spread is not None and abs(value) > spread.half_width, value < 0)
+
+
+def accuracy_difference(first: np.ndarray, other: np.ndarray, groups: Sequence[str]) -> RowDifference:
+    """Estimate by how much more rows are right in the other than in the first, (N,) bool each.
+
+    McNemar's exact test decides, where rows are independent; else the interval of the paired differences.
+    """
+    one, two = accuracy(first, groups), accuracy(other, groups)
+    value, spread = two.value - one.value, spread_of(two.errors - one.errors, groups)
+    alone = (int((first & ~other).sum()), int((other & ~first).sum()))
     if len({*groups}) > 1:
-        return RowDifference(value, spread, sure, better, alone)
+        sure = spread is not None and abs(value) > spread.half_width
+        return RowDifference(value, spread, sure, value > 0, alone)
     p = mcnemar(*alone)
-    return RowDifference(value, spread, p < 0.05, better, alone, p)
+    return RowDifference(value, spread, p < 0.05, value > 0, alone, p)
 
 
 def spread_of(errors: np.ndarray, groups: Sequence[str]) -> Spread | None:
