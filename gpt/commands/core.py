@@ -1,9 +1,9 @@
 """`gpt eval --task core=BUNDLE`: grade runs by CORE, and set what is published of GPT-2 beside them."""
 
-import json as json_module
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpt.commands import json_text
 from gpt.commands.tasks import difference_json, difference_text, figure_json
 from gpt.evaluation.tasks.core import Core
 from gpt.evaluation.tasks.core_grades import CoreGrades, grade_core
@@ -29,7 +29,7 @@ def grade_runs_by_core(core: Core, loads: Sequence[Callable[[], LoadedRun]], pre
         found.append((loaded.source, _graded(loaded, core)))
         del loaded  # one model is held at a time
     if json:
-        print(json_module.dumps(_as_json(core, found, precision)), flush=True)
+        print(json_text(_as_json(core, found, precision)), flush=True)
     else:
         print(printable(_as_text(core, found, precision)), flush=True)
 
