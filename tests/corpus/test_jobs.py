@@ -78,8 +78,8 @@ def test_a_job_that_fails_late_has_as_long_to_be_begun_again(tmp_path, monkeypat
     clock[0] = 0.0
     honest = Path.stat
 
-    def stat(path):
-        found = honest(path)
+    def stat(path, **options):
+        found = honest(path, **options)
         if path == failed:
             path.unlink()
         return found
