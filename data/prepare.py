@@ -2,7 +2,10 @@
 
 import sys
 
-from gpt.interrupts import end_quietly_while_loading
+try:
+    from gpt.interrupts import end_quietly_while_loading
+except ModuleNotFoundError:
+    sys.exit(f"error: gpt is not installed for {sys.executable}: activate its environment (source .venv/bin/activate)")
 
 if __name__ == "__main__":
     end_quietly_while_loading()

@@ -23,9 +23,11 @@ GRACE_SECONDS = 1.0
 def end_quietly_while_loading() -> None:
     """Let Ctrl-C end the process with a word instead of a traceback, until the program is loaded (see `loaded`).
 
-    Nor is garbage looked for until then: loading makes none, and is a tenth quicker without.
+    So does a library that is not installed, as where the environment is not active. Nor is garbage looked for until
+    then: loading makes none, and is a tenth quicker without.
     """
     gc.disable()
+    sys.excepthook = _explain
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started it has it ignored
         signal.signal(signal.SIGINT, _end)
 
@@ -37,6 +39,18 @@ def loaded() -> None:
     if not gc.isenabled():
         gc.freeze()  # what was loaded stays
         gc.enable()
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say which library is missing, and of which Python; any other error has its traceback."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "gpt"
+    if name == "gpt":
+        sys.__excepthook__(kind, error, trace)
+        return
+    tell(
+        f"error: {name} is not installed for {sys.executable}: activate the environment that has it (source "
+        ".venv/bin/activate), or install it there (pip install -e .)"
+    )
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -222,3 +222,14 @@ def test_a_listener_hears_what_the_main_thread_does_not():
         signal.signal(signal.SIGUSR1, before)
     assert heard == [signal.SIGUSR1]
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_library_that_is_not_installed_is_named_and_other_errors_have_their_traceback(capfd):
+    def told(error):
+        interrupts._explain(type(error), error, None)
+        return capfd.readouterr().err
+
+    missing = told(ModuleNotFoundError("No module named 'psutil._x'", name="psutil._x"))
+    assert missing.startswith(f"error: psutil is not installed for {sys.executable}: activate the environment")
+    for error in (ModuleNotFoundError("No module named 'gpt.x'", name="gpt.x"), ValueError("a fault"), KeyError("x")):
+        assert told(error).startswith(type(error).__name__)

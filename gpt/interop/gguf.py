@@ -63,7 +63,7 @@ def write_gguf(
     installed, or if what is read back is not what was written.
     """
     if to.exists():
-        raise InputError(f"`to` {to}: exists; choose a new file")
+        raise InputError(f"`to` {to}: exists; choose a new file, or remove it")
     architecture = architecture_of(model.config)
     keys = shape_keys(model.config, architecture)
     keys |= {"general.type": "model", "general.file_type": FILE_TYPES[dtype], **(about or {})}
