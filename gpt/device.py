@@ -39,13 +39,17 @@ def choose_weight_dtype(wanted: WeightDtype, device: str) -> torch.dtype:
     if wanted == "auto":
         good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32
-    return _named(wanted, {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8})
+    return _named(wanted, WEIGHTS)
 
 
 def _named(wanted: str, dtypes: dict[str, torch.dtype]) -> torch.dtype:
     if wanted not in dtypes:
         raise InputError(f"`dtype` {wanted}: is none of auto, {', '.join(dtypes)}")
     return dtypes[wanted]
+
+
+ROUNDED = {"float16": torch.float16, "int8": torch.int8}  # for a CPU, which computes in float32 with them
+WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16} | ROUNDED
 
 
 class Target(NamedTuple):
@@ -59,15 +63,20 @@ class Target(NamedTuple):
     def of(cls, device: str, dtype: WeightDtype, prepacked: bool) -> "Target":
         """Choose what is left open. Raises InputError if there is no such device, or no such dtype there."""
         device = choose_device(device) if device == "auto" else str(device)  # a torch.device, too
-        if dtype == "int8" and device != "cpu":
-            raise InputError(f"`dtype` int8: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
+        if dtype in ROUNDED and device != "cpu":
+            raise InputError(f"`dtype` {dtype}: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
         choose_device(device.partition(":")[0])
         return cls(device, choose_weight_dtype(dtype, device), prepacked)
 
     @property
     def merged(self) -> bool:
         """Tell whether adapters are folded into the weights: in float32, before these are rounded to anything else."""
-        return self.prepacked or self.kind == torch.int8
+        return self.prepacked or self.rounded
+
+    @property
+    def rounded(self) -> bool:
+        """Tell whether only the matrices are rounded, so that they must be prepacked."""
+        return self.kind in ROUNDED.values()
 
 
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:

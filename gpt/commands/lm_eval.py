@@ -19,7 +19,7 @@ All goes to lm_eval's command line, which the extra `eval` installs. Without
 --model it is `--model gpt-run --batch_size auto --device auto`.
 
   --model_args run=RUN [checkpoint=best|last|STEP] [max_length=N]
-               [dtype=auto|float32|bfloat16|int8]
+               [dtype=auto|float32|bfloat16|float16|int8]
                        the run, by path or by name below runs/, or a GPT-2 of
                        Hugging Face's; by default the newest run, in float32
   --tasks TASK ...     tasks by name, or files of tasks in YAML

@@ -1,4 +1,4 @@
-"""Matrices in the order in which a processor multiplies them fastest, as float32 or as 8-bit integers.
+"""Matrices in the order in which a processor multiplies them fastest, as float32, float16 or 8-bit integers.
 
 Decoding reads all weights for each token: it is as fast as their bytes stream in, if all cores read. A row's result is
 the same, bit for bit, whatever rows are multiplied beside it, in ways that are found out on the processor at hand
@@ -26,7 +26,8 @@ from gpt.model.transformer import GPT
 
 PREPACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in activations: of more, a processor without VNNI saturates the sum of two
-LOWEST = torch.finfo(torch.float32).tiny
+LOWEST, LARGEST_FLOAT16 = torch.finfo(torch.float32).tiny, torch.finfo(torch.float16).max
+FLOAT16_LINEAR = torch.ops.quantized.linear_dynamic_fp16.default
 INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
 
@@ -50,6 +51,27 @@ class PrepackedLinear(_Linear):
     def compute(self, rows: Tensor) -> Tensor:
         """Map (N, I) → (N, O)."""
         return torch.ops.mkldnn._linear_pointwise.default(rows, self.weight, self.bias, "none", [], "")
+
+
+class Float16Linear(_Linear):
+    """A linear layer with weights of 16 bits, by FBGEMM, which multiplies and adds up in float32.
+
+    Rounding changes a weight by at most 2⁻¹¹ of it, or 2⁻²⁵ where it is tiny. Raises InputError if one is beyond range.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        largest = torch.linalg.vector_norm(weight.detach(), torch.inf).item()
+        if not largest <= LARGEST_FLOAT16:  # which FBGEMM would make of it, and of what is no number
+            raise InputError(
+                f"`dtype` float16: the weights go up to {largest:,.0f}, and its numbers to {LARGEST_FLOAT16:,.0f}; "
+                "choose float32"
+            )
+        self.weight = torch.ops.quantized.linear_prepack_fp16(weight.detach(), self.bias)
+
+    def compute(self, rows: Tensor) -> Tensor:
+        """Map (N, I) → (N, O)."""
+        return FLOAT16_LINEAR(rows, self.weight)
 
 
 class Int8Linear(_Linear):
@@ -80,6 +102,13 @@ class Int8Linear(_Linear):
         return y * step if self.bias is None else torch.addcmul(self.bias, y, step)
 
 
+LINEAR: dict[torch.dtype, type[_Linear]] = {
+    torch.float32: PrepackedLinear,
+    torch.float16: Float16Linear,
+    torch.int8: Int8Linear,
+}
+
+
 class PrepackedActivation(BatchInvariant):
     """An MLP's activation of rows of F, tried with numbers that their neighbors change, if there are any."""
 
@@ -106,11 +135,13 @@ def can_prepack(model: GPT) -> bool:
 def prepack(model: GPT, dtype: torch.dtype = torch.float32) -> None:
     """Pack a model's linear layers in place, and the matrix that embeds tokens once more as the head that it is.
 
-    Adapters are merged first, in float32. Raises InputError if `dtype` is int8 and this torch has no FBGEMM.
+    Adapters are merged first, in float32. Raises InputError for float16 and int8 if this torch has no FBGEMM, or if
+    weights are beyond their range.
     """
-    if dtype == torch.int8 and "fbgemm" not in torch.backends.quantized.supported_engines:
-        raise InputError("`dtype` int8: needs an x86 processor (this torch has no FBGEMM); choose float32")
-    linear = Int8Linear if dtype == torch.int8 else PrepackedLinear
+    if dtype != torch.float32 and "fbgemm" not in torch.backends.quantized.supported_engines:
+        name = str(dtype).removeprefix("torch.")
+        raise InputError(f"`dtype` {name}: needs an x86 processor (this torch has no FBGEMM); choose float32")
+    linear = LINEAR[dtype]
     layers: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
         (module, name, child.merged_weight() if isinstance(child, LoRALinear) else child.weight, child.bias)
         for module in model.modules()

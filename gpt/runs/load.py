@@ -89,8 +89,9 @@ def load_run(
     Without a source it is the newest run under runs/, and a bare name means one there. `checkpoint` is best (by
     validation loss), last, or a step. A run that trained adapters is loaded with them on its base, which is frozen.
     `prepacked` makes it fast: adapters are merged, and on a CPU a model in float32 can then only be evaluated and
-    generate; int8 always is; a warning says where a sample then depends on those beside it. Raises InputError for what
-    is not there, cannot be used there, or has another base than it was trained on; damaged checkpoints are passed over.
+    generate, as in float16 and int8 always; a warning says where a sample then depends on those beside it. Raises
+    InputError for what is not there, cannot be used there, or has another base than it was trained on; damaged
+    checkpoints are passed over.
     """
     target = Target.of(device, dtype, prepacked)
     stored = read_source(newest_run(with_checkpoint=True) if source is None else source, str(checkpoint))
@@ -100,9 +101,9 @@ def load_run(
 def ready(model: GPT, stored: StoredModel, target: Target) -> LoadedRun:
     """Move a model, of what was read, to where it is to compute, in evaluation mode."""
     device, kind, prepacked = target
-    if kind != torch.int8:
+    if not target.rounded:
         model.to(device, kind)
-    if kind == torch.int8 or (prepacked and can_prepack(model)):
+    if target.rounded or (prepacked and can_prepack(model)):
         prepack(model, kind)
     if prepacked and device == "cpu" and kind != torch.bfloat16 and not keeps_bits(model):
         log.warning(

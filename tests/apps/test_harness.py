@@ -359,7 +359,7 @@ def test_tokenizers_and_templates_have_names_of_their_own(pair, talker):
     ("given", "complaint"),
     [
         ({"pretrained": "gpt2"}, "there is no pretrained; there are run, checkpoint, dtype"),
-        ({"dtype": "float8"}, "dtype is 'float8'; it must be auto, float32, bfloat16, int8"),
+        ({"dtype": "float8"}, "dtype is 'float8'; it must be auto, float32, bfloat16, float16, int8"),
         ({"batch_size": 0}, "batch_size is 0; it must be a number from 1 on, or auto"),
         ({"batch_size": "many"}, "batch_size is 'many'"),
         ({"max_length": 2000}, "max_length is 2000; it must be from 1 to the context, 1,024"),

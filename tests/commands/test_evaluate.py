@@ -268,15 +268,16 @@ def test_gpt_eval_gives_what_training_found(trained):
     assert loss[1] in output
 
 
-def test_int8_is_near_float32(trained):
+def test_float16_and_int8_are_near_float32(trained):
     home, _ = trained
-    losses = []
-    for dtype in ("float32", "int8"):
+    losses = {}
+    for dtype in ("float32", "float16", "int8"):
         output = run_gpt(home, "eval", "--run", "runs/python-nano", "--device", "cpu", "--dtype", dtype, "--json")
-        losses.append(json.loads(output)["runs"][0]["evaluation"]["loss"])
-    assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.005)
-    assert run_sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", "int8")
+        losses[dtype] = json.loads(output)["runs"][0]["evaluation"]["loss"]
+        assert run_sample(home, "--prompt", "def ", "--max-tokens", 6, "--dtype", dtype)
+    assert len({*losses.values()}) == 3
+    assert losses["float16"] == pytest.approx(losses["float32"], rel=1e-4)
+    assert losses["int8"] == pytest.approx(losses["float32"], rel=0.005)
 
 
 def test_a_run_is_found_by_its_name_and_the_next_command_is_said(runs, tmp_path):

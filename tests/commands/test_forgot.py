@@ -97,10 +97,10 @@ def test_what_a_run_began_with_needs_no_tokenizer_of_its_own(tmp_path):
     assert "holds no tokenizer" in refused
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_a_base_gets_rows_for_the_special_tokens_of_the_run_in_any_precision(tmp_path, dtype):
-    if dtype == "int8" and "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("int8 needs FBGEMM")
+    if dtype != "float32" and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("float16 and int8 need FBGEMM")
     base = saved_run(tmp_path, "base")
     grown = with_added(Tokenizer.utf8_bytes(), ["<|im_start|>", "<|im_end|>"])
     tuned = saved_run(tmp_path, "tuned", tokenizer=grown)

@@ -194,6 +194,7 @@ def test_a_stop_text_ends_it(trained):
         (("--interactive",), "--prompt and --interactive: give one of them"),
         (("--echo", "--json"), "--echo --json: needs --logprobs"),
         (("--compile", "--dtype", "int8"), "--compile: is for float32 and bfloat16"),
+        (("--compile", "--dtype", "float16"), "--compile: is for float32 and bfloat16"),
         (("--run", "runs/python-nan"), "did you mean 'runs/python-nano'"),
     ],
 )

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from gpt import GPT, Engine, ModelConfig, SamplingConfig
-from gpt.model.prepack import Int8Linear, PrepackedActivation, PrepackedLinear, keeps_bits, prepack
+from gpt.model.prepack import Float16Linear, Int8Linear, PrepackedActivation, PrepackedLinear, keeps_bits, prepack
 from gpt.presets import modern
 
 FEW = sys.argv[1] == "few"
@@ -65,7 +65,7 @@ def layers():
         weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
         rows = ROWS + MANY * (inputs * outputs == 768 * 2304)
         x = torch.randn(max(rows), inputs)
-        for kind in (PrepackedLinear, Int8Linear):
+        for kind in (PrepackedLinear, Float16Linear, Int8Linear):
             layer = kind(weight, bias)
             for threads in THREADS if outputs != 50257 else [2]:
                 torch.set_num_threads(threads)
@@ -108,7 +108,7 @@ def samples_are_alike(model):
 
 
 def models():
-    for (name, shape), dtype in itertools.product(MODELS.items(), (torch.float32, torch.int8)):
+    for (name, shape), dtype in itertools.product(MODELS.items(), (torch.float32, torch.float16, torch.int8)):
         model = GPT(shape).eval()
         prepack(model, dtype)
         model.requires_grad_(False)

@@ -271,7 +271,7 @@ def test_only_adapters_have_optimizer_state_and_a_part_in_the_norm():
 
 
 @pytest.mark.skipif(not can_prepack(GPT(SHAPE)), reason="this torch has no oneDNN")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
 def test_prepacked_it_is_what_its_merged_weights_are(dtype):
     model, merged = adapted(variant("modern")), adapted(variant("modern"))
     torch.manual_seed(0)

@@ -7,14 +7,19 @@ from helpers import VARIANTS, variant
 
 from gpt import Engine, InputError, SamplingConfig
 from gpt.model.cache import KVBlock, KVCache, RaggedBatch
-from gpt.model.prepack import Int8Linear, PrepackedLinear, can_prepack, prepack
+from gpt.model.prepack import Float16Linear, Int8Linear, PrepackedLinear, can_prepack, prepack
 
 fbgemm = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="8-bit integers need an x86 processor"
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="float16 and int8 need an x86 processor"
 )
 onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-LAYERS = [pytest.param(PrepackedLinear, marks=onednn), pytest.param(Int8Linear, marks=fbgemm)]
-TYPES = [pytest.param(torch.float32, marks=onednn), pytest.param(torch.int8, marks=fbgemm)]
+LAYERS = [
+    pytest.param(PrepackedLinear, marks=onednn),
+    pytest.param(Float16Linear, marks=fbgemm),
+    pytest.param(Int8Linear, marks=fbgemm),
+]
+ROUNDED = [pytest.param(dtype, marks=fbgemm) for dtype in (torch.float16, torch.int8)]
+TYPES = [pytest.param(torch.float32, marks=onednn), *ROUNDED]
 SIZES = [(48, 24), (96, 257), (768, 100), (33, 7)]  # inputs and outputs
 
 
@@ -52,6 +57,39 @@ def test_float32_is_that_of_a_linear_layer(size):
     exact = x.double() @ weight.double().t()
     assert relative_error(PrepackedLinear(weight, None)(x), exact) < 1e-6
     assert relative_error(PrepackedLinear(weight, bias)(x.view(4, 16, -1)).flatten(0, 1), exact + bias) < 1e-6
+
+
+@fbgemm
+@pytest.mark.parametrize("scale", [1.0, 1e-5])  # most of which have fewer bits in float16
+@pytest.mark.parametrize("size", SIZES)
+def test_float16_is_that_of_rounded_weights(size, scale):
+    x, weight, bias = matrices(*size)
+    exact = x.double() @ (weight * scale).half().double().t()
+    assert relative_error(Float16Linear(weight * scale, None)(x), exact) < 1e-6
+    found = Float16Linear(weight * scale, bias)(x.view(4, 16, -1)).flatten(0, 1)
+    assert relative_error(found, exact + bias) < 1e-6
+    assert relative_error(exact, x.double() @ (weight.double() * scale).t()) < (1e-3 if scale == 1 else 0.02)
+
+
+@fbgemm
+def test_float16_does_not_hide_what_is_not_finite():
+    broken = torch.randn(3, 16)
+    broken[1, 4] = torch.nan
+    assert Float16Linear(torch.randn(8, 16), None)(broken).isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+@fbgemm
+@pytest.mark.parametrize(
+    ("value", "said"), [(65504.0, ""), (-65504.0, ""), (65510.0, "65,510"), (-1e6, "1,000,000"), (torch.nan, "nan")]
+)
+def test_float16_refuses_what_is_out_of_its_range(value, said):
+    weight = torch.randn(8, 16)
+    weight[3, 5] = value
+    if not said:
+        torch.testing.assert_close(Float16Linear(weight, None)(torch.eye(16)), weight.half().float().t())
+        return
+    with pytest.raises(InputError, match=f"`dtype` float16: the weights go up to {said}, and its numbers to 65,504"):
+        Float16Linear(weight, None)
 
 
 @fbgemm
@@ -104,11 +142,11 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(kind, size):
 def test_a_packed_model_has_the_logits_of_the_plain_full_pass(name, dtype):
     """Whole, in pieces through a cache, and in rows of different lengths.
 
-    float32 within 1e-4 of the largest logit, int8 within a tenth of the logits' deviation.
+    float32 within 1e-4 of the largest logit, float16 within 1e-3, int8 within a tenth of the logits' deviation.
     """
     model, ids = variant(name), torch.randint(257, (3, 48), generator=torch.Generator().manual_seed(1))
     small, plain = prepacked(model, dtype), model(ids)
-    near = 1e-4 * plain.abs().max() if dtype == torch.float32 else 0.1 * plain.std()
+    near = {torch.float32: 1e-4, torch.float16: 1e-3}.get(dtype, 0.1) * plain.std()
     assert (small(ids) - plain).square().mean(dim=-1).sqrt().max() < near
     caches, lengths = [KVCache(KVBlock(model.config)) for _ in range(3)], (1, 20, 33)
     for row, cache, length in zip(ids, caches, lengths, strict=True):
@@ -150,10 +188,11 @@ def test_packing_twice_leaves_it_and_the_head_stays_tied():
     assert not can_prepack(model.double())
 
 
-def test_without_fbgemm_int8_is_refused(monkeypatch):
+@pytest.mark.parametrize("name", ["float16", "int8"])
+def test_without_fbgemm_rounded_weights_are_refused(name, monkeypatch):
     monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
-    with pytest.raises(InputError, match=r"`dtype` int8: needs an x86 processor"):
-        prepack(variant("gpt2"), torch.int8)
+    with pytest.raises(InputError, match=rf"`dtype` {name}: needs an x86 processor"):
+        prepack(variant("gpt2"), getattr(torch, name))
 
 
 @fbgemm

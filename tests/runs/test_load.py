@@ -11,12 +11,13 @@ from helpers import SHAPE, run_here, saved_run
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
 from gpt.commands.train_options import _init_of_resumed, parse_train
+from gpt.device import ROUNDED
 from gpt.interop.hub_names import hub_id
 from gpt.interop.huggingface_export import export
 from gpt.model.batch_invariant import BatchInvariant
 from gpt.runs.checkpoint import list_checkpoints, load_best, step_of
 from gpt.runs.directory import read_config
-from gpt.runs.load import load_tokenizer, model_config, pinned
+from gpt.runs.load import build, load_tokenizer, model_config, pinned
 
 
 def test_a_run_holds_all_that_sampling_needs(trained_run, dataset, tiny_config, tmp_path):
@@ -75,10 +76,10 @@ def test_without_a_source_it_is_the_newest_run_and_any_device_is_checked(trained
             load_run(device=device)
 
 
-@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("int8", 0.05), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("float16", 1e-3), ("int8", 0.05), ("bfloat16", 0.05)])
 def test_weights_come_in_the_precision_that_was_asked_for(trained_run, dtype, near):
-    if dtype == "int8" and "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("8-bit integers need an x86 processor")
+    if dtype in ROUNDED and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("float16 and 8-bit integers need an x86 processor")
     plain, ids = load_run(trained_run).model, torch.arange(20).unsqueeze(0)
     for prepacked in (False, True):
         model = load_run(trained_run, dtype=dtype, prepacked=prepacked).model
@@ -103,9 +104,21 @@ def test_where_bits_cannot_be_kept_it_is_said_once(trained_run, monkeypatch, sai
     assert len(said) == 2
 
 
-def test_int8_is_for_the_cpu(trained_run):
-    with pytest.raises(InputError, match=r"`dtype` int8: is for the CPU, and this is cuda; choose bfloat16"):
-        load_run(trained_run, "cuda", dtype="int8")
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_float16_and_int8_are_for_the_cpu(trained_run, dtype):
+    with pytest.raises(InputError, match=rf"`dtype` {dtype}: is for the CPU, and this is cuda; choose bfloat16"):
+        load_run(trained_run, "cuda", dtype=dtype)
+
+
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="this torch has no FBGEMM")
+def test_weights_beyond_float16_are_refused_when_they_are_loaded(trained_run, monkeypatch):
+    def larger(stored):
+        stored.weights["blocks.0.mlp.fc_in.weight"][1, 2] = 7e4
+        return build(stored)
+
+    monkeypatch.setattr("gpt.runs.load.build", larger)
+    with pytest.raises(InputError, match="`dtype` float16: the weights go up to 70,000"):
+        load_run(trained_run, dtype="float16")
 
 
 def test_loading_draws_no_random_numbers(trained_run):
