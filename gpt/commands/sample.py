@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if seed_by_chance:
         sampling = dataclasses.replace(sampling, seed=secrets.randbits(SEED_BITS))
     batch = min(command.batch, len(prompts) * command.samples)
-    events = TextEngine(run.model, run.tokenizer, batch, command.compile, run.answer_ends).complete(
+    settings = (batch, command.compile, run.answer_ends, command.speculative)
+    events = TextEngine(run.model, run.tokenizer, *settings).complete(
         prompts,
         sampling,
         command.samples,
@@ -178,6 +179,8 @@ class SampleCommand:
     """Number of continuations of each prompt."""
     batch: int = BATCH
     """Continuations at once."""
+    speculative: FlagCreatePairsOff[bool] = True
+    """Read guesses of what comes next along with it: the same text, sooner. On a CPU, and not with --compile."""
     stop: UseAppendAction[tuple[str, ...]] = ()
     """End before this text; may be given several times. \\n is a line's end, \\t a tab, and \\\\ a backslash."""
     logprobs: int | None = None
@@ -247,6 +250,7 @@ class SampleCommand:
             "logprobs": self.logprobs is not None,
             "echo": self.echo,
             "compile": self.compile,
+            "no-speculative": not self.speculative,
             "batch": self.batch != BATCH,
         }
         for name, given in useless.items():

@@ -144,8 +144,9 @@ class TextEngine(Engine):
         max_batch: int = 16,
         compiled: bool = False,
         ends: Collection[str] = (),
+        speculative: bool = True,
     ) -> None:
-        super().__init__(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled)
+        super().__init__(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled, speculative)
         self.tokenizer = tokenizer
         self.never = [tokenizer.special_tokens[name] for name in tokenizer.added if name not in ends]
         self.scheduler.stop_ids |= {tokenizer.special_tokens[name] for name in ends}

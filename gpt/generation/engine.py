@@ -21,11 +21,14 @@ from gpt.errors import InputError, OutOfMemory
 from gpt.generation.runner import CompiledRunner, ModelRunner
 from gpt.generation.sampling import SamplingConfig, sample
 from gpt.generation.scheduler import FinishReason, Request, Scheduler
+from gpt.generation.speculation import Speculation
 from gpt.generation.truncation import require_room
 from gpt.memory import is_out_of_memory
 from gpt.model.loss import token_logprobs
+from gpt.model.prepack import keeps_bits
 from gpt.model.transformer import GPT
 
+WORTH_GUESSING = 64  # new tokens: to read a new number of rows at once must be tried first, for some steps' time
 LESS_MEMORY = "use a smaller `batch`, a shorter prompt or `max_tokens`, or another `device`"
 
 
@@ -51,7 +54,9 @@ class Engine:
 
     Ids from `vocab_size` on, which a padded model has and its tokenizer has not, are never drawn, nor those of `never`.
     When a text outgrows the context, a warning says once what is done about it. With `compiled`, decoding goes through
-    torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. The model should be in
+    torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. With `speculative`, and weights
+    that keep bits, guesses of what comes next are read along, which changes the time alone; from the first request of
+    at least WORTH_GUESSING tokens on. The model should be in
     evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
     all of torch does there: spawn it, or call torch.set_num_threads(1) in it.
     Raises InputError for a max_batch below 1, and where `compiled` is asked for and does not work.
@@ -64,12 +69,14 @@ class Engine:
         end_of_text: int | None = None,
         vocab_size: int | None = None,
         compiled: bool = False,
+        speculative: bool = True,
     ) -> None:
         if max_batch < 1:
             raise InputError(f"max_batch is {max_batch}; it must be at least 1")
         self.model, self.max_batch, self.vocab_size = model, max_batch, vocab_size
         self.scheduler = Scheduler(max_batch, model.config.context_length, end_of_text)
         self.runner = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
+        self.speculative = speculative and not compiled and keeps_bits(model)
         self.never: list[int] = []  # ids that are not drawn
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on then.
@@ -94,6 +101,8 @@ class Engine:
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
         request = Request(prompt, replace(sampling, seed=None), seed, top_logprobs, sample)
         self.scheduler.waiting[request] = None
+        if self.speculative and sampling.max_tokens >= WORTH_GUESSING:
+            self.runner.speculation = self.runner.speculation or Speculation()
         return request
 
     def finish(self, request: Request, reason: FinishReason) -> None:
@@ -107,7 +116,7 @@ class Engine:
             yield from (token for token in self.step() if token.request.finish_reason != "cancelled")
 
     def step(self) -> list[Token]:
-        """Read what the scheduler chooses, and draw a token for each sequence read.
+        """Draw a token for each sequence whose next one was foreseen; or read what the scheduler chooses, and draw.
 
         An end-of-text ends its request, and gives no Token.
 
@@ -115,6 +124,9 @@ class Engine:
         Raises InputError if memory runs out, if the compiler fails, or if the model's logits are not finite.
         """
         with self._all_or_nothing(), self._without_gradients():
+            foreseen, rows = self.runner.foreseen(self.scheduler.running)
+            if foreseen:
+                return self._draw(foreseen, rows)
             prompts, running = self.scheduler.schedule(self.runner.prompt_tokens)
             logits = [self.runner.prefill(group) for group in prompts]
             logits += [self.runner.decode(running)] if running else []

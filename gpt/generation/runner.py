@@ -7,13 +7,16 @@ Letters in shapes: B sequences, T ids of each, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpt.compiler import ROUNDING, Compiled
 from gpt.generation.scheduler import Request
-from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
+from gpt.generation.speculation import Speculation
+from gpt.model.cache import KVBlock, KVCache, Lookahead, RaggedBatch, StaticCache
 from gpt.model.transformer import GPT
 
 
@@ -27,11 +30,25 @@ class _Prefill:
     """After it, (1, V)."""
 
 
+class _Foreseen(NamedTuple):
+    """What was read of a request beyond its newest id."""
+
+    ids: list[int]
+    """Guesses of what is drawn next."""
+    logits: Tensor
+    """After each of them, (N, V)."""
+
+
 class ModelRunner:
-    """Takes memory for requests when they are first read, as much as they can need, until they are forgotten."""
+    """Takes memory for requests when they are first read, as much as they can need, until they are forgotten.
+
+    With a `speculation`, it reads guesses of what is drawn next along with a request's newest id.
+    """
 
     def __init__(self, model: GPT) -> None:
         self.model = model
+        self.speculation: Speculation | None = None
+        self._ahead: dict[Request, _Foreseen] = {}
         self.caches: dict[Request, KVCache] = {}  # of the requests that were read
         self.prompt_tokens = 0  # read by `prefill` so far
         self._newest: _Prefill | None = None
@@ -87,20 +104,60 @@ class ModelRunner:
 
     def decode(self, requests: Sequence[Request]) -> Tensor:
         """Read the newest id of each request; give the logits after it, (B, V)."""
-        ids = torch.tensor([request.context_ids[-1:] for request in requests], device=self.model.device)  # (B, 1)
-        return self.model(ids, _together([self.caches[request] for request in requests]), last=True)
+        if self.speculation is None:
+            return self._read([request.context_ids[-1] for request in requests], [self.caches[r] for r in requests])
+        room = [self.caches[request].room - 1 for request in requests]
+        guesses = self.speculation.guesses(requests, room)
+        ids = [[request.context_ids[-1], *some] for request, some in zip(requests, guesses, strict=True)]
+        caches = [
+            Lookahead(self.caches[request], own) if len(own) > 1 else self.caches[request]
+            for request, own in zip(requests, ids, strict=True)
+        ]
+        begun = self.speculation.clock()
+        rows = self._read(list(chain.from_iterable(ids)), caches).split([len(own) for own in ids])
+        self.speculation.took(sum(map(len, ids)), self.speculation.clock() - begun)
+        for request, some, logits in zip(requests, guesses, rows, strict=True):
+            if some:
+                self._ahead[request] = _Foreseen(some, logits[1:])
+        return torch.cat([logits[:1] for logits in rows])
+
+    def _read(self, ids: list[int], caches: Sequence[KVCache | Lookahead]) -> Tensor:
+        """Read one id for each row of caches; give the logits after it, (B, V)."""
+        read = torch.tensor(ids, device=self.model.device).unsqueeze(1)  # (B, 1)
+        return self.model(read, _together(caches), last=True)
+
+    def foreseen(self, requests: Sequence[Request]) -> tuple[list[Request], list[Tensor]]:
+        """Find the requests whose newest id was read already, as a guess; and the logits after it, (1, V) each."""
+        known, rows = [], []
+        for request in [request for request in requests if request in self._ahead] if self._ahead else ():
+            assert self.speculation is not None
+            ids, logits = self._ahead.pop(request)
+            right = ids[0] == request.context_ids[-1]
+            self.speculation.judged(request, right)
+            cache = self.caches[request]
+            cache.ahead = cache.ahead - 1 if right else 0
+            if right:
+                cache.length += 1
+                known.append(request)
+                rows.append(logits[:1])
+                if len(ids) > 1:
+                    self._ahead[request] = _Foreseen(ids[1:], logits[1:])
+        return known, rows
 
     def forget(self, request: Request) -> None:
         """Give up the memory of what was read of a request, if anything was."""
         cache = self.caches.pop(request, None)
         if cache is None:
             return
+        self._ahead.pop(request, None)
+        if self.speculation is not None:
+            self.speculation.forget(request)
         if self._newest is not None and self._newest.cache is cache:
             self._newest = None
         self.release(cache)
 
 
-def _together(caches: list[KVCache]) -> KVCache | RaggedBatch:
+def _together(caches: Sequence[KVCache | Lookahead]) -> KVCache | Lookahead | RaggedBatch:
     return caches[0] if len(caches) == 1 else RaggedBatch(caches)
 
 

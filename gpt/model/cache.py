@@ -1,8 +1,8 @@
 """What decoding keeps of the positions read so far: their keys and values, block by block.
 
 A cache stores, and hands out segments to attend to; it knows no attention. `KVCache` holds sequences of one length,
-`RaggedBatch` reads several such together, `StaticCache` holds sequences in tensors of fixed shape, whose lengths are
-tensors too, so that a compiler sees the same program at every step.
+`Lookahead` reads of one several ids at once, `RaggedBatch` reads several sequences together. `StaticCache` holds them
+in tensors of fixed shape, whose lengths are tensors too, so that a compiler sees the same program at every step.
 
 Letters in shapes: L blocks, B sequences, T new positions, S positions in all, D head width, K heads of keys and values.
 """
@@ -53,13 +53,19 @@ class KVCache:
 
     def __init__(self, block: KVBlock, first: int = 0, sequences: int = 1, length: int = 0) -> None:
         self.length = length
-        self.masks: dict[int | None, tuple[int, Tensor]] = {}  # of the step under way, by window
+        self.ahead = 0  # positions behind these that are filled, too, with what may turn out to be right
+        self.masks: dict[tuple[int, int | None], tuple[int, Tensor]] = {}  # of a step, by position and window
         self._bind(block, first, sequences)
 
     def _bind(self, block: KVBlock, first: int, sequences: int) -> None:
         self.block, self.first, self.sequences = block, first, sequences
         self.store, self.ids = block.store.narrow(2, first, sequences), block.ids.narrow(0, first, sequences)
         self.layers = [(self.store[layer, 0], self.store[layer, 1]) for layer in range(len(self.store))]  # (B, K, S, D)
+
+    @property
+    def room(self) -> int:
+        """Tell how many more positions fit."""
+        return self.block.capacity - self.length
 
     def positions(self, T: int) -> Tensor:
         """Give where T new tokens of each sequence stand, (B, T). Raises InputError if there is no room for them."""
@@ -69,9 +75,10 @@ class KVCache:
         self.masks.clear()
         return torch.arange(self.length, end, device=self.ids.device).expand(self.sequences, T)
 
-    def ids_before(self, reach: int) -> Tensor:
-        """Give the last ids read, (B, reach), NO_TOKEN where there are none."""
-        known = self.ids[:, max(0, self.length - reach) : self.length]
+    def ids_before(self, reach: int, at: int | None = None) -> Tensor:
+        """Give the last ids before a position, by default those read, (B, reach), NO_TOKEN where there are none."""
+        at = self.length if at is None else at
+        known = self.ids[:, max(0, at - reach) : at]
         return torch.nn.functional.pad(known, (reach - known.size(1), 0), value=NO_TOKEN)
 
     def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
@@ -81,23 +88,26 @@ class KVCache:
         keys.narrow(2, past, T).copy_(key)
         values.narrow(2, past, T).copy_(value)
         if T == 1:
-            start, mask = self.masks.get(sliding_window) or self._mask(sliding_window)
-            keys, values = (part.narrow(2, start, len(mask)) for part in (keys, values))
-            return [Segment(keys, values, mask, past, start)]
+            return [self.segment(layer, past, sliding_window)]
         keys, values = (part.narrow(2, 0, past + T) for part in (keys, values))
         mask = causal_mask(T, past + T, sliding_window, key.device)
         # Each alone, as a fused kernel's threads would share the work otherwise than they do for one.
         return [Segment(*row, mask, past) for row in zip(keys.split(1), values.split(1), strict=True)]
 
-    def _mask(self, sliding_window: int | None) -> tuple[int, Tensor]:
-        """Find where the newest position begins to read, and what it sees from there on; the same for all blocks."""
-        newest = self.length
+    def segment(self, layer: int, at: int, sliding_window: int | None) -> Segment:
+        """Give what one query at a position attends to, whose key and value are stored."""
+        start, mask = self.masks.get((at, sliding_window)) or self._mask(at, sliding_window)
+        keys, values = (part.narrow(2, start, len(mask)) for part in self.layers[layer])
+        return Segment(keys, values, mask, at, start)
+
+    def _mask(self, newest: int, sliding_window: int | None) -> tuple[int, Tensor]:
+        """Find where a query at the newest position begins to read, and what it sees from there on, in all blocks."""
         first = 0 if sliding_window is None else max(0, newest + 1 - sliding_window)
         start = first // ALIGNMENT * ALIGNMENT
         positions = torch.arange(start, _round_up(newest + 1), device=self.store.device)
         hidden = ~visible(newest, positions, sliding_window)
         mask = self.store.new_zeros(positions.shape).masked_fill_(hidden, -torch.inf)
-        self.masks[sliding_window] = start, mask
+        self.masks[newest, sliding_window] = start, mask
         return start, mask
 
     def advance(self, ids: Tensor) -> None:
@@ -107,7 +117,7 @@ class KVCache:
 
     def move_to(self, other: "KVCache") -> None:
         """Take the other's place from now on."""
-        other.copy_from(self, self.length)
+        other.copy_from(self, self.length + self.ahead)
         self._bind(other.block, other.first, other.sequences)
 
     def copy_from(self, other: "KVCache", length: int) -> None:
@@ -117,6 +127,40 @@ class KVCache:
         self.length = length
 
 
+class Lookahead:
+    """The next id of a sequence, and some that may follow it, each a row of its own: as if those before it were read.
+
+    What a row attends to is what it attends to if it is read alone. Afterwards the first is counted as read, and the
+    others are `ahead` in the cache.
+    """
+
+    def __init__(self, cache: KVCache, ids: Sequence[int]) -> None:
+        """Take the cache of one sequence, with room for the ids."""
+        self.cache, self.sequences = cache, len(ids)
+        self.stored = range(cache.length, cache.length + len(ids))
+        cache.ids[0, cache.length : self.stored.stop] = torch.tensor(ids, device=cache.ids.device)
+
+    def positions(self, T: int) -> Tensor:
+        """Give where the ids stand, (B, 1)."""
+        assert T == 1, "each id is a row"
+        return self.cache.positions(self.sequences).t()
+
+    def ids_before(self, reach: int) -> Tensor:
+        """Give the last ids before each row, (B, reach), NO_TOKEN where there are none."""
+        return torch.cat([self.cache.ids_before(reach, at) for at in self.stored])
+
+    def append(self, layer: int, key: Tensor, value: Tensor, sliding_window: int | None) -> list[Segment]:
+        """Store keys and values (B, K, 1, D) behind each other; give one segment for each row."""
+        for store, part in zip(self.cache.layers[layer], (key, value), strict=True):
+            store[0].narrow(1, self.stored.start, self.sequences).copy_(part.squeeze(2).transpose(0, 1))
+        return [self.cache.segment(layer, at, sliding_window) for at in self.stored]
+
+    def advance(self, ids: Tensor) -> None:
+        """Count the first id as read."""
+        self.cache.length += 1
+        self.cache.ahead = self.sequences - 1
+
+
 class RaggedBatch:
     """Several sequences of different lengths, read together: each attends to its own cache alone, and to what is
     filled of it, so that none is padded and none changes another's results.
@@ -124,15 +168,16 @@ class RaggedBatch:
     Neighbors in memory that have the same length are one segment.
     """
 
-    def __init__(self, caches: Sequence[KVCache]) -> None:
+    def __init__(self, caches: Sequence[KVCache | Lookahead]) -> None:
         self.caches = caches
-        runs: list[list[KVCache]] = []
+        self.groups: list[KVCache | Lookahead] = []
         for cache in caches:
-            if runs and _follows(cache, runs[-1][-1]):
-                runs[-1].append(cache)
+            before = self.groups[-1] if self.groups else None
+            if isinstance(cache, KVCache) and isinstance(before, KVCache) and _follows(cache, before):
+                together = before.sequences + cache.sequences
+                self.groups[-1] = KVCache(before.block, before.first, together, before.length)
             else:
-                runs.append([cache])
-        self.groups = [_together(run) for run in runs]
+                self.groups.append(cache)
         self.sizes = [group.sequences for group in self.groups]
 
     def positions(self, T: int) -> Tensor:
@@ -159,14 +204,6 @@ def _follows(cache: KVCache, before: KVCache) -> bool:
     return (
         cache.block is before.block and cache.first == before.first + before.sequences and cache.length == before.length
     )
-
-
-def _together(run: list[KVCache]) -> KVCache:
-    """Give one cache in the place of those that follow each other."""
-    if len(run) == 1:
-        return run[0]
-    first = run[0]
-    return KVCache(first.block, first.first, sum(cache.sequences for cache in run), first.length)
 
 
 class StaticCache:

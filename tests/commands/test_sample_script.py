@@ -229,6 +229,26 @@ print([name for name in ("matplotlib", "wandb") if name in sys.modules])
     assert result.stdout.splitlines()[-2:] == ["[]", "[]"]
 
 
+def test_a_text_is_the_same_without_guesses(trained):
+    home, _ = trained
+    options = (
+        "--prompt",
+        "def f(a, b):\n    return a",
+        "--max-tokens",
+        90,
+        "--seed",
+        1,
+        "--device",
+        "cpu",
+        "--logprobs",
+        0,
+    )
+    guessed, plain = (json.loads(run_sample(home, *options, "--json", *more)) for more in ((), ("--no-speculative",)))
+    assert guessed == plain
+    refused = run_sample(home, "--interactive", "--no-speculative", code=2)
+    assert "--no-speculative: needs a prompt" in refused
+
+
 def test_gpt_train_and_sample_are_the_scripts(trained, dataset, tmp_path):
     home, _ = trained
     assert "--model.n-layer" in run_gpt(tmp_path, "train", "--help")

@@ -5,7 +5,7 @@ import torch
 from helpers import SHAPE, VARIANTS, exact
 
 from gpt import InputError
-from gpt.model.cache import KVBlock, KVCache, RaggedBatch, StaticCache
+from gpt.model.cache import KVBlock, KVCache, Lookahead, RaggedBatch, StaticCache
 
 
 def new_cache(model):
@@ -39,6 +39,28 @@ def test_rows_of_different_lengths_have_the_logits_of_the_full_pass(name):
         logits = model(newest[:, None], RaggedBatch(caches), last=True)
         for i, (row, length) in enumerate(zip(ids, lengths, strict=True)):
             assert (logits[i] - model(row[None, : length + step + 1])[0, -1]).abs().max() < 1e-10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ids_that_are_read_ahead_have_the_logits_of_the_full_pass(name):
+    """Alone and beside others, and again after some of them turned out to be wrong."""
+    model, ids = exact(name), random_ids(3, 48)
+    caches = [new_cache(model) for _ in range(3)]
+    for row, cache, length in zip(ids, caches, (20, 5, 1), strict=True):
+        model(row[None, :length], cache)
+    wrong = torch.tensor([ids[0, 20], *(ids[0, 21:24] + 1) % 257])
+    alone = model(wrong[:, None], Lookahead(caches[0], wrong.tolist()), last=True)
+    assert (alone - model(torch.cat([ids[:1, :20], wrong[None]], dim=1))[0, 20:]).abs().max() < 1e-10
+    assert (caches[0].length, caches[0].ahead) == (21, 3)
+    caches[0].ahead = 0
+    batch = RaggedBatch(
+        [Lookahead(caches[0], ids[0, 21:26].tolist()), caches[1], Lookahead(caches[2], [int(ids[2, 1])])]
+    )
+    rows = torch.cat([ids[0, 21:26], ids[1, 5:6], ids[2, 1:2]])
+    logits = model(rows[:, None], batch, last=True)
+    expected = torch.cat([model(ids[:1, :26])[0, 21:], model(ids[1:2, :6])[0, 5:], model(ids[2:, :2])[0, 1:]])
+    assert (logits - expected).abs().max() < 1e-10
 
 
 @torch.no_grad()

@@ -1,0 +1,152 @@
+"""Guesses of what a text goes on with, which the model checks several at a time: faster, and the same text.
+
+Decoding is as fast as weights are read, and to read them for a few rows takes little longer than for one. So ids that
+may come next are read in one go with the newest (Leviathan et al. 2023, "Fast inference from transformers via
+speculative decoding"). Each token is still drawn from the logits that it would be drawn from anyway, with the random
+number that it would have; a guess that is not what was drawn is forgotten. Where rows have the same bits in any company
+(prepack.py), texts and log-probabilities are the same to the last bit, at any temperature.
+
+Guesses are what followed the longest stretch that stands earlier in the text and ends as it does now (Saxena 2023,
+"Prompt lookup decoding"). How many are checked is found out: how often guesses were right that rested on as long a
+stretch, and how long so many rows take on this processor.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Protocol
+
+from gpt.generation.scheduler import Request
+
+ROWS = (2, 4, 8, 16)  # read at once, where there are guesses: each other number would have to be tried (prepack.py)
+MOST = ROWS[-1] - 1  # guesses at a time
+LONGEST = 16  # ids of a stretch that are compared
+PLACES = 8  # at which a stretch is compared
+KINDS = (3, 4, 8, LONGEST)  # lengths of stretches from which on guesses are judged apart
+ROW_SHARE = 0.05  # of the time of one row, that another one takes, until it was measured
+TIMES, FEWEST = 9, 3  # of the latest steps that are remembered; and without guesses, before there are any
+AGAIN = 256  # steps after which all times are forgotten, and half of what was learned of guesses: they are tried again
+
+Guess = tuple[list[int], int]  # ids that may follow, and the length of the stretch that they rest on
+
+
+class Guesser(Protocol):
+    """Where guesses come from; a subject of tests."""
+
+    def __call__(self, ids: Sequence[int]) -> Guess:
+        """Guess what follows a text, whose ids only grow from call to call; ([], 0) for nothing."""
+
+
+class TextLookup:
+    """What followed earlier in the same text."""
+
+    def __init__(self) -> None:
+        self.read = 1  # pairs of ids that end before this place are known
+        self.after: dict[tuple[int, int], int] = {}  # the newest place behind each pair of ids
+        self.before: dict[int, int] = {}  # and from each such place to the one before it
+
+    def __call__(self, ids: Sequence[int]) -> Guess:
+        """Guess what followed the longest stretch, of two ids at the least, that ends the text and stands in it."""
+        end = len(ids)
+        for place in range(self.read + 1, end):  # the pair that ends the text is not looked up in itself
+            pair = ids[place - 2], ids[place - 1]
+            if pair in self.after:
+                self.before[place] = self.after[pair]
+            self.after[pair] = place
+        self.read = max(self.read, end - 1)
+        place = self.after.get((ids[-2], ids[-1])) if end > 1 else None
+        best, length = 0, 0
+        for _ in range(PLACES):
+            if place is None:
+                break
+            common = 2
+            while common < min(LONGEST, place) and ids[place - 1 - common] == ids[end - 1 - common]:
+                common += 1
+            if common > length:
+                best, length = place, common
+            place = self.before.get(place)
+        return (list(ids[best : best + MOST]), length) if length else ([], 0)
+
+
+class _Record:
+    """How often guesses of a kind were right; half of it is forgotten now and then."""
+
+    def __init__(self) -> None:
+        self.right, self.tried, self.at = 0.0, 0.0, 0
+
+    def chance(self, now: int) -> float:
+        """Estimate how likely the next guess is right, if all before it are; one half to begin with."""
+        age = 0.5 ** ((now - self.at) // AGAIN)
+        return (age * self.right + 1) / (age * self.tried + 2)
+
+    def add(self, right: bool, now: int) -> None:
+        """Learn of one guess."""
+        age = 0.5 ** ((now - self.at) // AGAIN)
+        self.at += (now - self.at) // AGAIN * AGAIN
+        self.right, self.tried = age * self.right + right, age * self.tried + 1
+
+
+class Speculation:
+    """Chooses the guesses that are read with the newest ids of some requests, and learns from what becomes of them."""
+
+    def __init__(self, guesser: Callable[[], Guesser] = TextLookup, clock: Callable[[], float] = time.perf_counter):
+        self.guesser, self.clock = guesser, clock
+        self.guessers: dict[Request, Guesser] = {}
+        self.records: dict[int, _Record] = defaultdict(_Record)  # by kind
+        self.times: dict[int, deque[float]] = {}  # of the latest steps of so many rows, but of the first
+        self.kinds: dict[Request, int] = {}  # of the guesses that are under way
+        self.steps = self.guessed = self.right = 0
+
+    def guesses(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
+        """Choose what is read behind the newest id of each request, `room` ids at the most."""
+        self.steps += 1
+        if self.steps % AGAIN == 0:
+            self.times.clear()
+        found: list[list[int]] = [[] for _ in requests]
+        if 2 * len(requests) > ROWS[-1] or len(self.times.get(len(requests), ())) < FEWEST:
+            return found
+        chances: list[tuple[float, int]] = []  # that so many guesses of a request are right
+        for number, (request, most) in enumerate(zip(requests, room, strict=True)):
+            guesser = self.guessers.get(request) or self.guessers.setdefault(request, self.guesser())
+            ids, length = guesser(request.prompt + request.output_ids)
+            found[number] = ids[:most]
+            self.kinds[request] = sum(length >= least for least in KINDS)
+            chance = self.records[self.kinds[request]].chance(self.steps)
+            chances += [(chance**depth, number) for depth in range(1, len(found[number]) + 1)]
+        chances.sort(reverse=True)
+        chosen = [number for _, number in chances[: self._worthwhile(len(requests), [chance for chance, _ in chances])]]
+        found = [ids[: chosen.count(number)] for number, ids in enumerate(found)]
+        self.guessed += len(chosen)
+        return found
+
+    def _worthwhile(self, rows: int, chances: list[float]) -> int:
+        """Choose how many guesses, the likeliest first, give most tokens in a time."""
+        best, most = rows / self._time(rows), 0
+        for total in ROWS:
+            guesses = total - rows
+            if 0 < guesses <= len(chances) and (rows + sum(chances[:guesses])) / self._time(total) > best:
+                best, most = (rows + sum(chances[:guesses])) / self._time(total), guesses
+        return most
+
+    def _time(self, rows: int) -> float:
+        """Estimate how long a step of so many rows takes: as measured, or by the nearest number that was."""
+        nearest = min((number for number, times in self.times.items() if times), key=lambda n: abs(n - rows))
+        return median(self.times[nearest]) * (1 + ROW_SHARE * rows) / (1 + ROW_SHARE * nearest)
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Learn how long a step took. The first of so many rows tells nothing, as their numbers are tried then."""
+        if rows in self.times:
+            self.times[rows].append(seconds)
+        else:
+            self.times[rows] = deque(maxlen=TIMES)
+
+    def judged(self, request: Request, right: bool) -> None:
+        """Learn whether a request's first guess that was not judged yet was right; after a wrong one, none is."""
+        self.right += right
+        self.records[self.kinds[request]].add(right, self.steps)
+
+    def forget(self, request: Request) -> None:
+        """Give up what is known of a request."""
+        self.guessers.pop(request, None)
+        self.kinds.pop(request, None)

@@ -1,0 +1,246 @@
+"""What is drawn with guesses is what is drawn without, to the last bit, however often they are right."""
+
+import copy
+import itertools
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import SHAPE, variant
+
+from gpt import GPT, Engine, SamplingConfig, Tokenizer
+from gpt.generation.completion import TextEngine
+from gpt.generation.scheduler import Request
+from gpt.generation.speculation import LONGEST, MOST, PLACES, Speculation, TextLookup
+from gpt.model.batch_invariant import BatchInvariant
+from gpt.model.prepack import can_prepack, prepack
+
+needs_packing = pytest.mark.skipif(
+    not can_prepack(GPT(SHAPE)) or "fbgemm" not in torch.backends.quantized.supported_engines,
+    reason="needs oneDNN, and FBGEMM for rounded weights",
+)
+PROMPTS = [[5, 17, 200, 3] * 3, [9], list(range(30)), [40, 41], [5, 17, 200, 3], [1, 2] * 10]
+SETTINGS = [
+    SamplingConfig(temperature=0),
+    SamplingConfig(temperature=0.3, seed=1),
+    SamplingConfig(temperature=1.5, top_k=3, seed=2),
+    SamplingConfig(top_p=0.5, min_p=0.1, repetition_penalty=1.3, seed=3),
+    SamplingConfig(temperature=0, repetition_penalty=1.2, overflow="keep-prefix"),
+]
+
+
+def packed(name, dtype=torch.float32):
+    model = copy.deepcopy(variant(name))
+    prepack(model, dtype)
+    return model.requires_grad_(False)
+
+
+class Steady:
+    """A clock by which each step takes as long as any other, so that all guesses are worth a try."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+class Knows:
+    """Guesses by texts that are known, and is wrong at each `wrong`-th id of them."""
+
+    def __init__(self, texts, wrong=0):
+        self.texts, self.wrong = texts, wrong
+
+    def __call__(self, ids):
+        for text in self.texts:
+            if text[: len(ids)] == ids:
+                following = range(len(ids), min(len(text), len(ids) + MOST))
+                return [(text[i] + (self.wrong > 0 and i % self.wrong == 0)) % 257 for i in following], LONGEST
+        return [], 0
+
+
+def drawn(engine, sampling, prompts=PROMPTS, cancelled=()):
+    """All that is told of each request's tokens; some are cancelled after a few."""
+    requests = [engine.submit(prompt, sampling, i, top_logprobs=2) for i, prompt in enumerate(prompts)]
+    found = defaultdict(list)
+    for token in engine.run():
+        found[token.request].append((token.id, token.logprob, token.top_logprobs))
+        if requests.index(token.request) in cancelled and len(found[token.request]) == 4:
+            engine.finish(token.request, "cancelled")
+    return [(found[request], request.output_ids, request.finish_reason) for request in requests]
+
+
+def engine_with(model, batch, guesser=TextLookup):
+    engine = Engine(model, batch, end_of_text=11)
+    engine.runner.speculation = Speculation(guesser, Steady())
+    return engine
+
+
+# ---- the same text ----
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_texts_are_the_same_whether_guesses_are_right_never_always_or_in_part(name, dtype):
+    """Beyond the context, in batches of any size, with an end-of-text, and some cancelled midway."""
+    model, shares = packed(name, dtype), set()
+    for number, (settings, batch) in enumerate(zip(SETTINGS, (1, 2, 3, 8, 16), strict=True)):
+        sampling = replace(settings, max_tokens=24)
+        cancelled = {1, 3} if number % 2 else set()
+        expected = drawn(Engine(model, batch, end_of_text=11, speculative=False), sampling, cancelled=cancelled)
+        texts = [prompt + ids for prompt, (_, ids, _) in zip(PROMPTS, expected, strict=True)]
+        for wrong in (0, 1, 3):
+            engine = engine_with(model, batch, lambda texts=texts, wrong=wrong: Knows(texts, wrong))
+            assert drawn(engine, sampling, cancelled=cancelled) == expected
+            speculation = engine.runner.speculation
+            assert speculation.guessed > 0
+            shares.add("never" if not speculation.right else "partly" if wrong else "always")
+            assert speculation.guessers == engine.runner.caches == engine.runner.blocks == {}
+        engine = engine_with(model, batch)
+        assert drawn(engine, sampling, cancelled=cancelled) == expected
+    assert shares == {"never", "partly", "always"}
+
+
+@needs_packing
+def test_guesses_that_are_right_spare_steps():
+    model, sampling = packed("gpt2"), SamplingConfig(max_tokens=33, temperature=0)
+    [(_, ids, _)] = drawn(Engine(model, 1, speculative=False), sampling, [[9]])
+    engine = engine_with(model, 1, lambda: Knows([[9, *ids]]))
+    reads = []
+    forward = type(model).forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "forward", lambda *args, **named: reads.append(1) or forward(*args, **named))
+        drawn(engine, sampling, [[9]])
+    assert len(reads) <= 11  # the prompt, and what is read before guesses are trusted
+
+
+@needs_packing
+def test_memory_that_moves_takes_along_what_was_read_ahead():
+    """When the second of two that were prefilled together ends, the first still has guesses that were read."""
+    model, prompts = packed("gpt2"), [[9, 8], [7, 6]]
+    sampling = SamplingConfig(max_tokens=24, seed=4)
+    expected = drawn(Engine(model, 2, speculative=False), sampling, prompts)
+    texts = [prompt + ids for prompt, (_, ids, _) in zip(prompts, expected, strict=True)]
+    engine = engine_with(model, 2, lambda: Knows(texts))
+    requests = [engine.submit(prompt, sampling, i) for i, prompt in enumerate(prompts)]
+    while not engine.runner.caches.get(requests[0]) or engine.runner.caches[requests[0]].ahead < 2:
+        engine.step()
+    block = engine.runner.caches[requests[0]].block
+    engine.finish(requests[1], "cancelled")
+    assert engine.runner.caches[requests[0]].block is not block
+    list(engine.run())
+    assert requests[0].output_ids == expected[0][1]
+
+
+@needs_packing
+def test_a_stop_text_ends_a_text_at_the_same_token():
+    tokenizer = Tokenizer.utf8_bytes()
+    model = packed("gpt2")
+    sampling = SamplingConfig(max_tokens=40, seed=1, temperature=1.0)
+
+    def complete(engine, stops):
+        *_, (_, _, result) = engine.complete(["ab"], sampling, stops=stops, top_logprobs=0)
+        return result.text, result.ids, result.finish_reason, [token.logprob for token in result.tokens]
+
+    text, ids, *_ = complete(TextEngine(model, tokenizer, 1, speculative=False), ())
+    stops = [text[10:12]]
+    expected = complete(TextEngine(model, tokenizer, 1, speculative=False), stops)
+    assert expected[2] == "stop"
+    engine = TextEngine(model, tokenizer, 1)
+    engine.runner.speculation = Speculation(lambda: Knows([tokenizer.encode("ab") + ids]), Steady())
+    assert complete(engine, stops) == expected
+    assert engine.runner.speculation.right > 0
+
+
+def test_where_bits_are_not_kept_nothing_is_guessed(monkeypatch):
+    def guesses(model, tokens=100, **options):
+        engine = Engine(model, **options)
+        engine.submit([1], SamplingConfig(max_tokens=tokens))
+        return engine.runner.speculation is not None
+
+    assert not guesses(variant("gpt2"))  # it was not prepacked
+    if can_prepack(variant("gpt2")):
+        model = packed("gpt2")
+        assert guesses(model)
+        assert not guesses(model, tokens=10)
+        assert not guesses(model, speculative=False)
+        monkeypatch.setattr(BatchInvariant, "keeps_bits", False)
+        assert not guesses(model)
+
+
+# ---- guesses ----
+
+
+def by_comparing_all(ids):
+    """The same, plainly."""
+    ends = [place for place in range(2, len(ids)) if ids[place - 2 : place] == ids[-2:]][::-1][:PLACES]
+    lengths = [
+        max(n for n in range(2, LONGEST + 1) if n <= place and ids[place - n : place] == ids[-n:]) for place in ends
+    ]
+    if not ends:
+        return [], 0
+    place = ends[lengths.index(max(lengths))]
+    return ids[place : place + MOST], max(lengths)
+
+
+@pytest.mark.parametrize("letters", [1, 2, 3, 6, 40])
+def test_guesses_are_what_followed_the_longest_stretch_that_ends_the_text(letters):
+    numbers = random.Random(letters)
+    for _ in range(20):
+        text, lookup, known = [], TextLookup(), 0
+        for _ in range(60):
+            text.append(numbers.randrange(letters))
+            if numbers.random() < 0.6:
+                assert lookup(text) == by_comparing_all(text)
+                known += bool(lookup(text)[0])
+        assert known or letters == 40
+
+
+# ---- how many are worth it ----
+
+
+def speculation(seconds, right, tokens=400, requests=1):
+    """Go on with a text that always repeats itself, whose guesses are right with a chance; steps of N rows take
+    `seconds(N)`. Give the number of guesses at each step."""
+    numbers, made = random.Random(1), Speculation(lambda: lambda _: ([0] * MOST, LONGEST))
+    some = [Request([1], SamplingConfig(), 0) for _ in range(requests)]
+    counts, drawn_tokens = [], 0
+    while drawn_tokens < tokens:
+        guesses = made.guesses(some, [MOST] * requests)
+        made.took(requests + sum(map(len, guesses)), seconds(requests + sum(map(len, guesses))))
+        counts.append(sum(map(len, guesses)))
+        for request, ids in zip(some, guesses, strict=True):
+            for _ in ids:
+                drawn_tokens += 1
+                hit = numbers.random() < right
+                made.judged(request, hit)
+                if not hit:
+                    break
+            drawn_tokens += 1
+    return counts
+
+
+def test_guesses_grow_in_number_while_they_are_right_and_rows_cost_little():
+    assert speculation(lambda rows: 1 + 0.02 * rows, 1.0)[-5:] == [15] * 5
+    assert max(speculation(lambda rows: 1 + 0.02 * rows, 0.5)[20:]) <= 7
+    assert set(speculation(lambda rows: rows, 0.5)[-20:]) == {0}  # each row takes as long as a step
+
+
+def test_guesses_that_are_never_right_cost_at_most_a_fiftieth():
+    for row in (0.02, 0.05, 0.1, 0.3):
+        counts = speculation(lambda rows, row=row: 1 + row * rows, 0.0, tokens=3000)
+        more = sum(count * row for count in counts) / (len(counts) * (1 + row))
+        assert more < 0.02
+        assert any(counts[-1000:])  # they are tried again, now and then
+
+
+def test_several_requests_share_the_rows_of_a_step():
+    for requests, tokens in itertools.product((2, 3, 8), (300,)):
+        counts = speculation(lambda rows: 1 + 0.01 * rows, 0.9, tokens, requests)
+        assert {count + requests for count in counts if count} <= {4, 8, 16}
+        assert counts[-1] + requests == 16
+    assert not any(speculation(lambda rows: 1 + 0.01 * rows, 0.9, 300, requests=9))
