@@ -1,4 +1,4 @@
-"""Find the rates, batch, width and vocabulary with which this machine learns most of a text in the same time.
+"""Find the rates, batch, width and vocabulary that suit this machine and a text.
 
 1. Candidates are the preset, and settings drawn around it.
 2. They train for the same time; the better half goes on for longer, again and again (gpt.tuning.halving).
@@ -65,10 +65,10 @@ def tune(
     device: Device = "auto",
     replace: FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Find the rates, batch, width and vocabulary with which this machine learns most of a text in the same time.
+    """Find the rates, batch, width and vocabulary that suit this machine and a text.
 
-    Candidates train for equal times, and the better half again for longer, until few are left. The best is written as
-    a preset if it is surely better than what it began with; else that is, and a comment says so.
+    Candidates train for equal times, and the better half again, for longer. The best is written as a preset. If none is
+    surely better than what it began with, that is, with a comment.
 
     Args:
         data: Dataset to train on. Of several, the same text in other vocabularies, the best one is found, too.
@@ -138,11 +138,11 @@ def search(
     tokens = tokens_to_judge(whole, per_token, asked, base.model.context_length, most)
     judge = Judge([*datasets.values()], base, tokens)
     trials = Trials([Candidate(base)], datasets, judge, world, trial_s)
-    costs = trials.costs(tokens * per_token)
+    costs = trials.costs(judge.tokens * per_token)
     gone = time.perf_counter() - start
     plan = planned(whole - gone, gone, costs, asked, possible(axes))
     trials.candidates = candidates = drawn(base, axes, plan.count, seed)
-    log.info("\n".join(plan_lines(subject, plan, costs, tokens)))
+    log.info("\n".join(plan_lines(subject, plan, costs, judge.tokens)))
     if subject.device == "cuda" and base.compile == "auto":
         log.info("trainings go without torch.compile, which would take most of their time; `compile` on keeps it")
     with Journal(subject.journal) as journal:

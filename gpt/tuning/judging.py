@@ -25,6 +25,7 @@ from gpt.evaluation.statistics import Spread, ratio_errors, spread, student_t
 from gpt.evaluation.windows import Windows
 
 Half = Literal["chooses", "reports"]
+FEWEST_DOCUMENTS = 16  # however few tokens are asked for
 MOST_FREEDOM = 1e6
 AT_A_TIME = 64  # windows that are read
 NEAR_THE_MIDDLE = 0.1  # of the text: so far from it, it is divided where a document ends
@@ -73,6 +74,11 @@ class Judge:
         """Give what a candidate predicts."""
         assert isinstance(config.data, Path), "a candidate has one dataset"
         return self.windows[config.data]
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens that a candidate predicts, in the first vocabulary."""
+        return next(iter(self.windows.values())).targets
 
     def bits(self, measured: Sequence[Measured], half: Half) -> float:
         """Give the bits per byte of a half, of several seeds on average."""
@@ -153,7 +159,7 @@ def same_documents(datasets: Sequence[Dataset], tokens: int) -> list[Split]:
                 "same files, with no other option than `tokenizer` changed"
             )
     count, most = len(texts[0]), max(sum(map(len, text)) for text in texts)
-    chosen = max(1, min(count, count * tokens // max(1, most)))
+    chosen = min(count, max(FEWEST_DOCUMENTS, count * tokens // max(1, most)))
     numbers = np.arange(chosen) * count // chosen
     return [
         _joined([text[number] for number in numbers], dataset) for dataset, text in zip(datasets, texts, strict=True)

@@ -10,6 +10,7 @@ from gpt.tuning.trial import Costs
 
 COUNTS = (8, 16, 32)  # candidates, where nobody says how many: as many as the time allows
 SHORT_S = 10.0  # seconds of steps: rather than have shorter trainings, there are fewer candidates
+FEWEST_WINDOWS = 64  # by whose halves anything can be told
 TRIAL_SHARE, TRIAL_S = 2e-3, 1.5  # of all the time, for the trial of a candidate's speed, and at most
 
 
@@ -62,10 +63,12 @@ def _up(minutes: float) -> str:
     return f"{math.ceil(minutes * 1.1 * 10**digits) / 10**digits:g}"
 
 
-def tokens_to_judge(whole: float, per_token: float, asked: int | None, least: int, most: int) -> int:
+def tokens_to_judge(whole: float, per_token: float, asked: int | None, context_length: int, most: int) -> int:
     """Choose how many tokens each evaluation predicts: so that all of them take a quarter of the time at most.
 
-    `whole` is all the time in seconds, and `per_token` what the prediction of a token takes.
+    `whole` is all the time in seconds, and `per_token` what the prediction of a token takes. They are `most` at most,
+    but for those it takes to tell anything.
     """
     evaluations = sum(trainings(sizes(asked or COUNTS[1])))
-    return max(least, min(most, int(MOST_EVALUATING * whole / evaluations / per_token)))
+    affordable = int(MOST_EVALUATING * whole / evaluations / per_token)
+    return max(FEWEST_WINDOWS * context_length, min(most, affordable))

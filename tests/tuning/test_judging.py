@@ -120,7 +120,7 @@ def test_vocabularies_are_compared_on_the_same_documents(tmp_path, bpe, config):
 
 def test_a_part_of_the_documents_is_the_same_of_each(tmp_path, bpe):
     datasets = [texts(tmp_path, "one", "bytes"), texts(tmp_path, "two", bpe)]
-    one, two = same_documents(datasets, 1500)
+    one, two = same_documents(datasets, 3500)
     shown = [
         dataset.tokenizer.decode([id for id in split.read(0, split.tokens).tolist() if id != end])
         for dataset, split in zip(datasets, (one, two), strict=True)
@@ -128,8 +128,10 @@ def test_a_part_of_the_documents_is_the_same_of_each(tmp_path, bpe):
     ]
     assert shown[0] == shown[1] != ""
     chosen = [text for text in DOCUMENTS if text in shown[0]]
-    assert 3 <= len(chosen) < len(DOCUMENTS) and "".join(chosen) == shown[0]
-    assert one.tokens <= 1700
+    assert 16 < len(chosen) < len(DOCUMENTS) and "".join(chosen) == shown[0]
+    assert one.tokens <= 3700
+    fewest, _ = same_documents(datasets, 1)  # which are sixteen
+    assert np.count_nonzero(fewest.read(0, fewest.tokens) == datasets[0].tokenizer.end_of_text) == 15
     assert DOCUMENTS[0] in chosen and any(text in chosen for text in DOCUMENTS[-6:])  # spread evenly
 
 

@@ -54,5 +54,5 @@ def test_the_fewest_candidates_are_two():
 def test_all_evaluations_take_a_quarter_of_the_time_at_most():
     tokens = tokens_to_judge(1200.0, 1e-4, None, 128, 10**9)
     assert tokens * 1e-4 * sum(trainings(sizes(16))) == pytest.approx(300, rel=1e-3)
-    assert tokens_to_judge(1200.0, 1e-4, None, 128, 5000) == 5000
-    assert tokens_to_judge(1e-3, 1.0, 8, 128, 5000) == 128
+    assert tokens_to_judge(1200.0, 1e-4, None, 16, 5000) == 5000
+    assert tokens_to_judge(1e-3, 1.0, 8, 16, 5000) == 64 * 16  # without which nothing can be told
