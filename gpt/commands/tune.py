@@ -90,7 +90,8 @@ def tune(
     if "vocabulary" in vary and len(datasets) == 1:
         raise InputError("`vary` vocabulary: needs several `data`: the same text, prepared with other tokenizers")
     place = choose_device(device)
-    subject = Subject(base.preset, tuple(datasets), place, minutes, journal_of(out))
+    fingerprints = {path: dataset.fingerprint for path, dataset in datasets.items()}
+    subject = Subject(base.preset, fingerprints, place, minutes, journal_of(out))
     with exact_arithmetic(base.exact, place):
         search(base, datasets, subject, vary or get_args(Axis), candidates, seed, start, out)
 
@@ -130,7 +131,7 @@ def search(
     out: Path,
 ) -> None:
     """Plan, search, and write what was found, also where Ctrl-C ends it. `start` is when it began."""
-    whole, world, first = 60 * subject.minutes, World(subject.device), datasets[subject.data[0]]
+    whole, world, first = 60 * subject.minutes, World(subject.device), next(iter(datasets.values()))
     axes = around(base, {path: dataset.tokenizer.vocab_size for path, dataset in datasets.items()}, vary)
     trial_s = min(TRIAL_S, TRIAL_SHARE * whole)
     per_token = measured_evaluation(base, first, world, trial_s)

@@ -30,8 +30,8 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """Say what it changes: 'batch_tokens 1024, n_embd 192'."""
-        shown = {name.rpartition(".")[2]: value for name, value in self.changes.items()}
+        """Say what it changes: 'batch_tokens 1024, n_embd 192'; the vocabulary by its dataset."""
+        shown = {name.rpartition(".")[2]: value for name, value in self.changes.items() if name != "model.vocab_size"}
         return ", ".join(f"{name} {_number(value)}" for name, value in shown.items()) or "the preset"
 
 

@@ -24,6 +24,7 @@ from gpt.tuning.trial import Costs, Result
 
 FINALISTS, SEEDS = 4, 3
 GROWTH = 2.0  # times the seconds of the rung before
+MOST_UNEQUAL = 1.5  # times, of what trainings took that should take the same; from there on it is said
 LATE = 0.1  # of all the time: as much later the last training may end
 
 
@@ -138,6 +139,7 @@ class Search:
             self._begin(alive, f"{len(alive)} candidates", seconds)
             for number in alive:
                 self._train(number, self.seed, seconds)
+            self._doubt()
             alive, settled = self._halved(alive)
         return self._final(alive) if len(alive) > 1 else self.best_so_far()
 
@@ -157,12 +159,27 @@ class Search:
             for number in finalists:
                 if _is_sound(self.rungs[-1][number]):  # what failed once is out
                     self._train(number, self.seed + 1 + seed, seconds)
+        self._doubt()
         return self.best_so_far()
+
+    def _doubt(self) -> None:
+        """Say so where the trainings of a rung did not have equal times, as while other programs are busy."""
+        times = [
+            result.training_s / result.forecast_s
+            for results in self.rungs[-1].values()
+            for result in results
+            if result.measured is not None
+        ]
+        if times and max(times) > MOST_UNEQUAL * min(times):
+            log.warning(
+                f"trainings of this rung took {min(times):.1f} to {max(times):.1f} times what was forecast, as where "
+                "other programs are busy: they are compared less fairly"
+            )
 
     def _begin(self, alive: Sequence[int], who: str, seconds: float) -> None:
         self.trials.begin_rung()
         self.rungs.append({number: [] for number in alive})
-        log.info(f"rung {len(self.rungs)}: {who}, {duration(seconds)} each")
+        log.info(f"rung {len(self.rungs)}: {who}, {time_words(seconds)} each")
 
     def _train(self, number: int, seed: int, seconds: float) -> None:
         result = self.trials.train(number, seed, seconds)
@@ -185,7 +202,7 @@ class Search:
         own = _of_seeds(self.rungs[-1][0]).get(result.seed)
         if result.candidate and own:
             words += f", {in_words(self.judge.difference([own], [result.measured], 'chooses'))}"
-        return f"{before}{words} ({result.steps:,} steps, {duration(result.training_s)})"
+        return f"{before}{words} ({result.steps:,} steps, {time_words(result.training_s)})"
 
     def _halved(self, alive: list[int]) -> tuple[list[int], bool]:
         """Keep the better half, and candidate 0; tell whether none of them can be told from the best.
@@ -262,3 +279,8 @@ def in_words(difference: Difference) -> str:
     """Write a difference with its standard error, which a text may be too short for."""
     error = difference.standard_error
     return f"{difference.value:+.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def time_words(seconds: float) -> str:
+    """Write a time as 1:05, or a short one as 2.3 s."""
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

@@ -8,9 +8,9 @@ from typing import Any
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.words import difference_words
 from gpt.runs.directory import quoted
-from gpt.terminal import command, duration
+from gpt.terminal import command
 from gpt.tuning.candidates import Candidate
-from gpt.tuning.halving import SEEDS, Finding, Search, sizes
+from gpt.tuning.halving import SEEDS, Finding, Search, sizes, time_words
 from gpt.tuning.judging import Judge
 from gpt.tuning.plan import Plan
 from gpt.tuning.trial import Costs, Result
@@ -21,7 +21,8 @@ class Subject:
     """What a tuning is of."""
 
     preset: str
-    data: tuple[Path, ...]
+    data: dict[Path, str]
+    """Datasets, and their fingerprints."""
     device: str
     minutes: float
     journal: Path
@@ -30,8 +31,8 @@ class Subject:
 def plan_lines(subject: Subject, plan: Plan, costs: Costs, tokens: int) -> list[str]:
     """Say how the minutes are divided, before any of them is spent."""
     rungs, seconds = sizes(plan.count), [min(each, costs.longest) for each in plan.seconds]
-    parts = [f"{count} for {_time(each)} each" for count, each in zip(rungs, seconds, strict=True)]
-    last = f"{rungs[-1]} finalists with {SEEDS} seeds for {_time(seconds[-1])} each"
+    parts = [f"{count} for {time_words(each)} each" for count, each in zip(rungs, seconds, strict=True)]
+    last = f"{rungs[-1]} finalists with {SEEDS} seeds for {time_words(seconds[-1])} each"
     lines = [
         f"{plan.count} candidates, the preset {subject.preset} and others drawn around it, in {subject.minutes:g} "
         f"minutes on {subject.device}: {', the better '.join([*parts[:-1], last])}",
@@ -39,12 +40,10 @@ def plan_lines(subject: Subject, plan: Plan, costs: Costs, tokens: int) -> list[
         "best is reported",
     ]
     if plan.seconds[-1] > costs.longest:
-        lines.append(f"no training takes more than {_time(costs.longest)}: longer, this text would be learned by heart")
+        lines.append(
+            f"no training takes more than {time_words(costs.longest)}: longer, this text would be learned by heart"
+        )
     return lines
-
-
-def _time(seconds: float) -> str:
-    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def result_line(finding: Finding, candidates: Sequence[Candidate], subject: Subject) -> str:
@@ -52,9 +51,8 @@ def result_line(finding: Finding, candidates: Sequence[Candidate], subject: Subj
     if finding.difference is None:
         return f"nothing is known that is better than the preset {subject.preset}"
     best, seeds = candidates[finding.best].words, f"{finding.seeds} {'seed' if finding.seeds == 1 else 'seeds'}"
-    words = (
-        f"{difference_words(finding.difference, 'bits_per_byte')}, {seeds}, trainings of {_time(finding.training_s)}"
-    )
+    words = f"{difference_words(finding.difference, 'bits_per_byte')}, {seeds}"
+    words += f", trainings of {time_words(finding.training_s)}"
     if not finding.confirmed:
         is_best = "the best so far" if finding.candidate else "no better than the preset so far"
         return f"{best}: {is_best}, not confirmed: {words} beside the preset {subject.preset}"
@@ -95,7 +93,7 @@ def plan_entry(
     return {
         "kind": "plan",
         "preset": subject.preset,
-        "data": [str(path) for path in subject.data],
+        "data": {str(path): fingerprint for path, fingerprint in subject.data.items()},
         "device": subject.device,
         "minutes": subject.minutes,
         "seed": seed,

@@ -12,7 +12,7 @@ from gpt.errors import InputError
 from gpt.files import write_whole
 from gpt.presets import preset
 
-LEFT_OUT = ("preset", "data", "steps", "run_dir", "device", "model.vocab_size", "lora")  # the first three come first
+LEFT_OUT = ("preset", "data", "steps", "run_dir", "device", "model.vocab_size")  # the first three come first
 
 WIDTH = 110  # of comments
 

@@ -72,6 +72,8 @@ class Result:
     steps: int
     training_s: float
     """Seconds of its steps."""
+    forecast_s: float
+    """What these were forecast to take."""
     whole_s: float
     """Seconds of all of it, trial and evaluation included."""
     trial_s: float = 0.0
@@ -92,31 +94,35 @@ class Trials:
         self.candidates, self.datasets, self.judge, self.world = candidates, datasets, judge, world
         self.trial_s = trial_s  # at least, of the trial of a candidate's speed
         self.speeds: dict[int, Speed] = {}
-        self.pace = 1.0  # times what steps took in their trial: the same for all of a rung
-        self._taken = self._forecast = 0.0
+        self.pace = 1.0  # times what steps take at their fastest: the same for all of a rung
+        self._done: list[tuple[int, list[float]]] = []  # the number of a candidate, and the seconds of each step
 
     def begin_rung(self) -> None:
-        """Take the pace of all trainings so far for the coming ones."""
-        if self._forecast:
-            self.pace = self._taken / self._forecast
+        """Take speeds and pace of all trainings so far for the coming ones; within a rung they stay what they are."""
+        for number, times in self._done:
+            before = self.speeds[number]
+            self.speeds[number] = replace(before, step=min(before.step, fast(times)))
+        if self._done:
+            forecast = sum(len(times) * self.speeds[number].step for number, times in self._done)
+            self.pace = sum(sum(times) for _, times in self._done) / forecast
 
     def train(self, number: int, seed: int, seconds: float) -> Result:
         """Train a candidate for about so many seconds of steps, and evaluate it."""
-        start, steps, training_s, trial_s = time.perf_counter(), 0, 0.0, 0.0
+        start, steps, training_s, forecast_s, trial_s = time.perf_counter(), 0, 0.0, 0.0, 0.0
         measured, fault = None, ""
         try:
             config = replace(self._config(number), seed=seed)
             speed = self.speed(number)
             trial_s = time.perf_counter() - start
             steps = min(self.most_steps(config), max(1, round(seconds / (speed.step * self.pace))))
+            forecast_s = steps * speed.step * self.pace
             config = with_steps(config, steps)
             trainer = Trainer(new_model(config, self.world.device), config, self.world)
             begun = time.perf_counter()
             times = fit(trainer, config, self._dataset(config))
             training_s = time.perf_counter() - begun
-            self.speeds[number] = speed = replace(speed, step=min(speed.step, fast(times)))
             if not trainer.guard.gave_up:
-                self._taken, self._forecast = self._taken + training_s, self._forecast + steps * speed.step
+                self._done.append((number, times))
                 measured = self._evaluated(trainer, config)
             fault = DIVERGED if measured is None else ""
             del trainer
@@ -126,7 +132,7 @@ class Trials:
             fault = OUT_OF_MEMORY
         release_memory(self.world.device)
         whole_s = time.perf_counter() - start
-        return Result(number, seed, steps, training_s, whole_s, trial_s, measured, fault)
+        return Result(number, seed, steps, training_s, forecast_s, whole_s, trial_s, measured, fault)
 
     def speed(self, number: int) -> Speed:
         """Tell how fast a candidate is, by a trial where it was not asked before."""

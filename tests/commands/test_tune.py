@@ -11,6 +11,7 @@ from gpt.commands import train, tune
 from gpt.commands.train_options import parse_train
 from gpt.presets import preset
 from gpt.tracking.jsonl import read_metrics
+from gpt.training import summary
 from gpt.tuning.trial import Trials
 
 BASE = """
@@ -58,11 +59,12 @@ def short(monkeypatch):
 
 @pytest.mark.process
 @pytest.mark.usefixtures("base", "whole_text", "short")
-def test_what_it_writes_is_trained_by_train_py_to_the_same_loss(tmp_path, dataset, said):
+def test_what_it_writes_is_trained_by_train_py_to_the_same_loss(tmp_path, dataset, said, monkeypatch):
     options = ("--data", dataset.path, "--minutes", 1, "--candidates", 5, "--out", tmp_path / "mine.toml")
     output = called(tmp_path, *options)
     assert re.search(r"^written: .*mine.toml; all 17 trainings: .*mine.jsonl$", output, re.M)
     plan, *trainings, finding = journal(tmp_path)
+    assert plan["data"] == {str(dataset.path): dataset.fingerprint}
     assert plan["rungs"] == [5, 4] and len(plan["candidates"]) == 5 and plan["candidates"][0] == {}
     assert [one["rung"] for one in trainings] == [1] * 5 + [2] * 12
     assert finding["confirmed"] and finding["seeds"] == 3
@@ -76,6 +78,7 @@ def test_what_it_writes_is_trained_by_train_py_to_the_same_loss(tmp_path, datase
     assert config.optimizer.learning_rate == changes.get("optimizer.learning_rate", 0.02)
     assert config.model.n_embd == changes.get("model.n_embd", 16)
     # A tuning trains as train.py does: with the seed of the last trainings, it comes to their loss, to the last bit.
+    monkeypatch.setattr(summary, "draw_losses", lambda run: run)  # which takes longest
     told = next(one for one in trainings if one["rung"] == 2 and one["candidate"] == finding["candidate"])
     given = ["--config", tmp_path / "mine.toml", "--seed", told["seed"], "--run-dir", tmp_path / "run"]
     assert train.main([*map(str, given), "--device", "cpu", "--evaluation.tokens", "100000"]) == 0

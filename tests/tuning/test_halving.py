@@ -9,7 +9,7 @@ import pytest
 from gpt import InputError
 from gpt.evaluation.compare import Difference
 from gpt.evaluation.statistics import Spread
-from gpt.tuning.halving import Search, is_near, seconds_each, seconds_needed, sizes, trainings
+from gpt.tuning.halving import Search, is_near, seconds_each, seconds_needed, sizes, time_words, trainings
 from gpt.tuning.trial import Costs, Result
 
 COSTS = Costs(step=0.1, around=1.0, trial=0.5, longest=math.inf)
@@ -21,7 +21,7 @@ class Fakes:
     def __init__(self, losses, error=1e-4, slower=1.0, noise=0.0, stop_after=math.inf, seeds=0.0):
         self.losses, self.error, self.slower, self.noise = losses, error, slower, noise
         self.now, self.asked, self.stop_after, self.seeds = 0.0, [], stop_after, seeds
-        self.rungs, self.pace, self.learns = 0, 1.0, True
+        self.rungs, self.pace, self.learns, self.busy = 0, 1.0, True, None
 
     def begin_rung(self):
         self.rungs += 1
@@ -38,9 +38,10 @@ class Fakes:
         loss = self.losses[number]
         steps = round(seconds / 0.1)
         if loss is None:
-            return Result(number, seed, steps, training, whole, trial, None, "diverged")
+            return Result(number, seed, steps, training, seconds, whole, trial, None, "diverged")
         of_seed = random.Random(f"{number} {seed}").gauss(0, self.seeds)
-        return Result(number, seed, steps, training, whole, trial, (number, loss + of_seed))
+        forecast = seconds * self.slower / self.pace if self.busy is None else training / self.busy[number]
+        return Result(number, seed, steps, training, forecast, whole, trial, (number, loss + of_seed))
 
     def bits(self, measured, half):
         drawn = [self.noise * random.Random(f"{number} {half}").gauss(0, 1) for number, _ in measured]
@@ -199,7 +200,7 @@ def test_what_diverges_in_the_finals_is_not_tried_again():
     fakes = Fakes([1.0, 0.9, 0.5, 0.8])
     honest = fakes.train
     fakes.train = lambda number, seed, seconds: (
-        honest(number, seed, seconds) if number != 2 else Result(2, seed, 5, 1.0, 2.0, 0.0, None, "diverged")
+        honest(number, seed, seconds) if number != 2 else Result(2, seed, 5, 1.0, 1.0, 2.0, 0.0, None, "diverged")
     )
     search = fakes.search()
     assert search.run().candidate == 3
@@ -261,6 +262,19 @@ def test_where_time_is_up_the_best_is_not_confirmed(said, slower, trainings, see
     assert (finding.candidate, finding.confirmed, len(fakes.asked)) == (15, False, trainings)
     assert finding.seeds == seeds
     assert any("the minutes are over before the search is" in line for line in said)
+
+
+@pytest.mark.parametrize(("times", "told"), [((1.0, 1.2, 0.9), False), ((1.0, 1.8, 1.1), True)])
+def test_unequal_times_are_told(said, times, told):
+    fakes = Fakes([1.0, 0.9, 0.8])
+    fakes.busy = times
+    fakes.search().run()
+    words = "trainings of this rung took 1.0 to 1.8 times what was forecast, as where other programs are busy"
+    assert any(line.startswith(words) for line in said) == told
+
+
+def test_short_times_have_two_digits():
+    assert [time_words(seconds) for seconds in (0.1234, 2.345, 9.96, 65)] == ["0.12 s", "2.3 s", "10 s", "1:05"]
 
 
 def test_each_training_is_recorded_with_its_rung():

@@ -6,7 +6,7 @@ import pytest
 
 from gpt import InputError
 from gpt.commands.train_options import parse_train
-from gpt.presets import PRESETS, preset
+from gpt.presets import PRESETS, preset, preset_for
 from gpt.tuning.candidates import around, drawn
 from gpt.tuning.settings_file import Journal, journal_of, require_place, settings_of, toml, write_settings
 from gpt.tuning.trial import with_steps
@@ -26,6 +26,13 @@ def test_what_is_written_is_what_train_reads(name, tmp_path):
         assert read_back(tmp_path / "mine.toml") == wanted
     text = (tmp_path / "mine.toml").read_text()
     assert text.startswith(f'# One line.\n# Another.\npreset = "{name}"\ndata = "data/python"\nsteps = 123\n')
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cuda", 10**7), ("cuda", 5000), ("cpu", 5000), ("cpu", 50_000)])
+def test_so_is_what_suits_a_text_where_no_preset_is_named(device, tokens, tmp_path):
+    config = replace(preset_for(device, "scratch", tokens)[0], device="cpu")
+    write_settings(tmp_path / "mine.toml", config, [])
+    assert read_back(tmp_path / "mine.toml") == config
 
 
 def test_settings_of_another_file_stay(tmp_path):

@@ -64,21 +64,23 @@ def test_it_learns_as_train_py_does(trials, dataset, tiny_config, tmp_path, monk
     require_equal(dict(made[0].model.state_dict()), dict(training.model.state_dict()))
 
 
-def test_where_steps_take_longer_the_coming_rung_has_fewer(trials, monkeypatch):
-    trials.speeds[0] = Speed(1e-9, 0.0)  # as no step is
-    monkeypatch.setattr(trials, "most_steps", lambda config: 3)
-    before = trials.train(0, 1, 1.0)
-    assert (before.steps, trials.pace) == (3, 1.0)
+def test_a_rung_has_the_pace_of_those_before(trials, monkeypatch):
+    """Here steps take twice as long as the fastest ones, of one candidate 0.1 and of the other 0.3 seconds."""
+    times = iter([[0.1, 0.1, 0.1, 0.3, 0.3], [0.3, 0.3, 0.3, 0.9, 0.9], [9.0] * 3, [9.0] * 3])
+    monkeypatch.setattr(trial, "fit", lambda *_: next(times))
+    trials.speeds = {0: Speed(0.5, 3.0), 1: Speed(0.7, 3.0)}
+    found = [trials.train(0, 1, 5.0), trials.train(1, 1, 7.0)]
+    assert [one.steps for one in found] == [10, 10] and trials.pace == 1.0
+    assert [one.forecast_s for one in found] == pytest.approx([5.0, 7.0])
     trials.begin_rung()
-    assert trials.pace == pytest.approx(before.training_s / 3e-9)
-    trials.speeds[1] = Speed(1e-9, 0.0)
-    assert trials.train(1, 1, 2.2 * before.training_s / 3).steps == 2
+    assert trials.speeds == {0: Speed(0.1, 3.0), 1: Speed(0.3, 3.0)}
+    assert trials.pace == pytest.approx((0.9 + 2.7) / (5 * 0.1 + 5 * 0.3))
+    found = [trials.train(0, seed, 1.8) for seed in (1, 2)]
+    assert [one.steps for one in found] == [10, 10]  # which that were slower change nothing before the next one
+    assert [one.forecast_s for one in found] == pytest.approx([1.8, 1.8])
 
 
-def test_a_speed_is_that_of_the_fastest_steps(trials, monkeypatch):
-    trials.speeds[0] = Speed(10.0, 3.0)
-    trials.train(0, 1, 60.0)
-    assert trials.speeds[0].step < 1.0 and trials.speeds[0].beginning == 3.0
+def test_fast_steps_are_those_that_a_tenth_are_below():
     assert fast([9.0, 9.0, *range(20, 0, -1)]) == 3  # two of twenty are faster
     assert fast([9.0, 9.0, 5.0, 4.0]) == 4.0
     assert fast([9.0]) == 9.0
@@ -124,7 +126,7 @@ def test_what_diverges_has_no_figure(trials, monkeypatch):
     monkeypatch.setattr(Trainer, "gradient", lambda *_: (math.nan, math.nan))
     result = trials.train(0, 1, 1.0)
     assert (result.fault, result.measured) == ("diverged", None)
-    assert trials._taken == 0.0  # it was given up before all of its steps
+    assert trials._done == []  # it was given up before all of its steps
 
 
 def test_so_has_a_loss_that_is_no_number(trials, monkeypatch):
