@@ -91,7 +91,8 @@ def tune(
         raise InputError("`vary` vocabulary: needs several `data`: the same text, prepared with other tokenizers")
     place = choose_device(device)
     fingerprints = {path: dataset.fingerprint for path, dataset in datasets.items()}
-    subject = Subject(base.preset, fingerprints, place, minutes, journal_of(out))
+    began = base.preset + (f" with {config}" if config else "" if preset else " as it suits the text")
+    subject = Subject(began, fingerprints, place, minutes, journal_of(out))
     with exact_arithmetic(base.exact, place):
         search(base, datasets, subject, vary or get_args(Axis), candidates, seed, start, out)
 

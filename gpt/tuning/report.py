@@ -21,6 +21,7 @@ class Subject:
     """What a tuning is of."""
 
     preset: str
+    """What it begins with, in words."""
     data: dict[Path, str]
     """Datasets, and their fingerprints."""
     device: str

@@ -11,6 +11,7 @@ from gpt.config_io import differences
 from gpt.errors import InputError
 from gpt.files import write_whole
 from gpt.presets import preset
+from gpt.terminal import one_line
 
 LEFT_OUT = ("preset", "data", "steps", "run_dir", "device", "model.vocab_size")  # the first three come first
 
@@ -44,7 +45,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 
 def toml(settings: dict[str, Any], comments: Sequence[str]) -> str:
     """Write settings by whole names, such as 'model.n_embd', as TOML below some sentences of comment."""
-    lines = [f"# {line}" for comment in comments for line in textwrap.wrap(comment, WIDTH)]
+    wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)  # paths stay in one piece
+    lines = [f"# {line}" for comment in comments for line in wrapper.wrap(one_line(comment))]
     lines += [f"{name} = {_value(value)}" for name, value in settings.items() if "." not in name]
     tables = dict.fromkeys(name.partition(".")[0] for name in settings if "." in name)
     for table in tables:

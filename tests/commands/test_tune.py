@@ -70,7 +70,8 @@ def test_what_it_writes_is_trained_by_train_py_to_the_same_loss(tmp_path, datase
     assert finding["confirmed"] and finding["seeds"] == 3
     comments = [line for line in (tmp_path / "mine.toml").read_text().splitlines() if line.startswith("#")]
     assert comments[0].startswith("# Written by gpt tune: 5 candidates, 17 trainings within 1 minutes on cpu")
-    surely = "surely better than the preset nano" in " ".join(comments)
+    words = re.sub(r"\n# ", " ", "\n".join(comments))
+    surely = f"surely better than the preset nano with {tmp_path / 'base.toml'}" in words
     assert surely == (finding["candidate"] == 0)
 
     config = parse_train(["--config", str(tmp_path / "mine.toml")]).config

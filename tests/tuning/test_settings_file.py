@@ -62,6 +62,12 @@ def test_toml_is_read_as_it_was_meant():
     assert again == {**{k: v for k, v in values.items() if "." not in k}, "e": ["p=1", "q=2"], "x": {"f": 0.5, "g": -3}}
 
 
+def test_comments_keep_paths_whole_and_are_no_settings():
+    path = "runs/a-long-name/" * 12
+    text = toml({"a": 1}, [f"See {path} for\nb = 2, and \x1b[1m."])
+    assert f"# {path}" in text and tomllib.loads(text) == {"a": 1}
+
+
 def test_a_place_that_is_taken_is_refused(tmp_path):
     out = tmp_path / "mine.toml"
     require_place(out, replace=False)
