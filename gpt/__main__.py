@@ -13,6 +13,7 @@ from gpt.interrupts import end_quietly_while_loading
 COMMANDS = {
     "prepare": "prepare",
     "train": "train",
+    "tune": "tune",
     "sample": "sample",
     "eval": "evaluate",
     "compare": "compare",

@@ -125,7 +125,7 @@ def test_the_version_is_told():
         ("list", "error: unknown command 'list'; did you mean 'runs'?\n"),
         ("finetune", "error: unknown command 'finetune'; did you mean 'train finetune'?\n"),
         ("halp", "error: unknown command 'halp'; did you mean 'help'?\n"),
-        ("xyz", "error: unknown command 'xyz'; known are: prepare, train, sample, "),
+        ("xyz", "error: unknown command 'xyz'; known are: prepare, train, tune, sample, "),
     ],
 )
 def test_a_mistyped_command_is_told(word, said):

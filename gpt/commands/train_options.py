@@ -106,7 +106,8 @@ def parse_train(arguments: Sequence[str]) -> TrainCommand:
     resumes = options.resume and not _is_to_begin(run)
     base, reason = _resumed(run, name) if resumes else _begun(name, given.init_from, given.device)
     config = overlay(overlay(base, file | {"preset": base.preset}, where), options.settings)
-    named = frozenset(_names(file) | _names(options.settings))
+    over = {"steps"} if (options.epochs, options.minutes) != (None, None) else set()  # a flag's length, over the file's
+    named = frozenset((_names(file) - over) | _names(options.settings))
     if options.resume and not resumes:
         assert run is not None
         reason += _begins_instead(run, bool(name) or "data" in named)

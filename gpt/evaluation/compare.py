@@ -68,6 +68,10 @@ class PairedPieces:
         """Give how many bits less the other model needs for each, (P,)."""
         return (self.first[:, NATS] - self.other[:, NATS]) / math.log(2)
 
+    def part(self, chosen: slice) -> "PairedPieces":
+        """Take some of them alone."""
+        return PairedPieces(self.first[chosen], self.other[chosen], self.starts[chosen], self.documents[chosen])
+
 
 def loss_difference(first: Measured, other: Measured, strata: np.ndarray | None = None) -> Difference:
     """Estimate the difference in nats per token, of models with the same tokenizer.
@@ -81,7 +85,11 @@ def loss_difference(first: Measured, other: Measured, strata: np.ndarray | None 
 
 def bits_difference(first: Measured, other: Measured, same_tokenizer: bool = True) -> Difference:
     """Estimate the difference in bits per byte; with different tokenizers, of the same documents."""
-    pieces = paired(first, other, same_tokenizer)
+    return bits_of(paired(first, other, same_tokenizer))
+
+
+def bits_of(pieces: PairedPieces) -> Difference:
+    """Estimate the difference in bits per byte of what two models made of the same pieces."""
     columns, scale = [NATS, BYTES], np.array([1 / math.log(2), 1.0])
     return _difference(pieces.first[:, columns] * scale, pieces.other[:, columns] * scale, pieces.documents)
 

@@ -180,6 +180,17 @@ def test_a_flag_that_is_no_setting_is_called_so_where_a_file_has_it(tmp_path, na
         settings("nano", "--config", str(path))
 
 
+@pytest.mark.parametrize("flag", ["minutes", "epochs"])
+def test_a_length_by_flag_lies_over_the_steps_of_a_file(tmp_path, flag):
+    path = tmp_path / "f.toml"
+    path.write_text("steps = 7\nbatch_tokens = 256\n")
+    asked = parse_train(["nano", "--config", str(path), f"--{flag}", "2"]).asked
+    assert (getattr(asked, flag), "batch_tokens" in asked.settings, "steps" in asked.settings) == (2.0, True, False)
+    assert "steps" in parse_train(["nano", "--config", str(path)]).asked.settings
+    with pytest.raises(InputError, match=f"`steps` and `{flag}`: each says how long to train"):
+        parse_train(["nano", "--config", str(path), f"--{flag}", "2", "--steps", "9"])
+
+
 def test_what_a_dry_run_prints_is_settings_for_another_run(dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "forecast_lines", lambda *_: [])  # which takes a trial of seconds
     arguments = ["nano", "--data", str(dataset.path), "--device", "cpu", "--steps", "7", "--model.dropout", "0.25"]
