@@ -1,4 +1,4 @@
-"""Which rate and how many epochs suit small weights that are tuned on a text: what gpt.presets' tables rest on.
+"""Which rate and how many epochs suit small weights that are tuned on a text: what gpt.suits' tables rest on.
 
     python benchmarks/finetune_sweep.py WORK TEXT.txt OTHER.txt --rows 100:4 1000:2,4:3 --times 1 3 --lora 16
 

@@ -25,9 +25,10 @@ from gpt.device import choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
 from gpt.interop.hub_names import hub_id
-from gpt.presets import PRESETS, preset, preset_for
+from gpt.presets import PRESETS, preset
 from gpt.runs.directory import by_name, is_run, nearest_run, newest_run, read_config, require_unused
 from gpt.runs.load import model_config, pinned
+from gpt.suits import preset_for
 from gpt.terminal import program_name
 from gpt.training.budget import Asked
 

@@ -16,7 +16,7 @@ from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
-from gpt.presets import Suit, preset_for, suit_for
+from gpt.suits import Suit, preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_timings, trial_sequences
 from gpt.training.micro_batch import MicroBatch

@@ -1,7 +1,7 @@
 """The plan of a fine-tuning, of which its user needs to name nothing: length, batch, rate and evaluations, and why.
 
 All of it follows from the size of the text and of the trained weights; whatever is named by a flag stays as it is. The
-tables are in gpt.presets, where they come from in docs/fine-tuning.md.
+tables are in gpt.suits, where they come from in docs/fine-tuning.md.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ from gpt.dataset.dataset import SHORTEST_CONTEXT, Dataset
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
-from gpt.presets import FINETUNE, Suit, rate_for, suit_for
+from gpt.presets import FINETUNE
 from gpt.runs.directory import by_name, is_run, read_config
+from gpt.suits import Suit, rate_for, suit_for
 from gpt.tracking.progress import duration
 from gpt.training.budget import (
     BY_HEART,

@@ -22,7 +22,7 @@ from gpt.evaluation.compare import Measured
 from gpt.evaluation.loss import sums_per_piece
 from gpt.evaluation.windows import Windows
 from gpt.memory import is_out_of_memory, release_memory
-from gpt.presets import suit_for
+from gpt.suits import suit_for
 from gpt.training.budget import EVALUATIONS, WARMUP
 from gpt.training.start import new_model, training_loader
 from gpt.training.state import TrainState

@@ -17,9 +17,10 @@ from gpt.config import OptimizerConfig
 from gpt.dataset.dataset import SHORTEST_CONTEXT
 from gpt.distributed.world import World
 from gpt.model.lora import LoRAConfig
-from gpt.presets import MUON, preset, rate_for
+from gpt.presets import MUON, preset
 from gpt.runs.checkpoint import load_best
 from gpt.runs.directory import open_run, read_config, write_config
+from gpt.suits import rate_for
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import budget, finetuning
 from gpt.training.budget import Asked

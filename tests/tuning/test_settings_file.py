@@ -6,7 +6,8 @@ import pytest
 
 from gpt import InputError
 from gpt.commands.train_options import parse_train
-from gpt.presets import PRESETS, preset, preset_for
+from gpt.presets import PRESETS, preset
+from gpt.suits import preset_for
 from gpt.tuning.candidates import around, drawn
 from gpt.tuning.settings_file import Journal, journal_of, require_place, settings_of, toml, write_settings
 from gpt.tuning.trial import with_steps
