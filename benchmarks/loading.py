@@ -34,17 +34,17 @@ CONTEXT, ROWS = 1024, 512
 SLOW_DISK = 1e-3  # seconds a read
 
 
-def write(path: Path) -> None:
-    """A dataset of random bytes as ids, of so many shards and one to validate with."""
+def write(path: Path, shards: int = SHARDS, tokens: int = SHARD_TOKENS) -> None:
+    """A dataset of random bytes as ids, of so many shards of so many tokens, and one to validate with."""
     tokenizer, rng, infos = Tokenizer.utf8_bytes(), np.random.default_rng(0), []
     path.mkdir()
     tokenizer.save(path / "tokenizer.json")
-    for number in range(SHARDS + 1):
+    for number in range(shards + 1):
         split = "train" if number else "validation"
-        ids = rng.integers(0, 256, SHARD_TOKENS, dtype=np.uint16)
+        ids = rng.integers(0, 256, tokens, dtype=np.uint16)
         digest = write_shard(path / f"{number:05}.bin", [ids])
         infos.append(ShardInfo(f"{number:05}.bin", split, len(ids), 1, len(ids), int(ids.max()), digest))
-    write_manifest(path, tokenizer, infos, {}, "")
+    write_manifest(path, tokenizer, infos, {}, "", {})
 
 
 def seconds_to_open(path: Path, runs: int) -> dict[str, list[float]]:

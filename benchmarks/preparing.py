@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -88,13 +89,33 @@ if __name__ == "__main__":
 """
 
 
+@cache
+def library_words() -> list[str]:
+    """List words of Python's library, each as often as it occurs there."""
+    return " ".join(text for _, text in texts()).split()[:2_000_000]
+
+
+def documents(size: int) -> Iterator[list[str]]:
+    """Yield documents, many at a time, of about so many characters in all."""
+    rng, words, done = np.random.default_rng(size), library_words(), 0
+    while done < size:
+        counts = rng.integers(50, 800, 1000)
+        some = [" ".join(words[i] for i in rng.integers(len(words), size=count)) for count in counts]
+        some = some[: max(2, int(1000 * (size - done) / sum(map(len, some))) + 1)]
+        yield some
+        done += sum(map(len, some))
+
+
+def as_plain_text(some: list[str]) -> str:
+    """Write documents as the recipe `files` reads them from one file."""
+    return "".join(f"{text}\n{END_OF_TEXT}\n" for text in some)
+
+
 def written(directory: Path, size: int) -> dict[str, Path]:
     """About so many bytes of text, in one file of each format."""
     import pyarrow
     from pyarrow import parquet
 
-    rng = np.random.default_rng(size)
-    words = np.array(" ".join(text for _, text in texts()).split()[:2_000_000])
     files = {format: directory / f"{size}.{format}" for format in FORMATS}
     schema = pyarrow.schema([("text", pyarrow.string())])
     with (
@@ -102,14 +123,10 @@ def written(directory: Path, size: int) -> dict[str, Path]:
         open(files["jsonl"], "w", encoding="utf-8") as lines,
         parquet.ParquetWriter(files["parquet"], schema) as table,
     ):
-        done = 0
-        while done < size:
-            documents = [" ".join(rng.choice(words, count)) for count in rng.integers(50, 800, 1000)]
-            documents = documents[: max(2, int(1000 * (size - done) / sum(map(len, documents))) + 1)]
-            plain.write("".join(f"{text}\n{END_OF_TEXT}\n" for text in documents))
-            lines.write("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents))
-            table.write_batch(pyarrow.record_batch([documents], schema=schema))
-            done += sum(map(len, documents))
+        for some in documents(size):
+            plain.write(as_plain_text(some))
+            lines.write("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some))
+            table.write_batch(pyarrow.record_batch([some], schema=schema))
     return files
 
 
