@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test unit lint check docs wheel-test test-lowest test-slow faults bench bench-data bench-gpu bench-generate clean
+.PHONY: train test unit lint check docs wheel-test test-lowest test-slow faults bench bench-data bench-growth bench-gpu bench-generate clean
 
 # Many tests start Python: each module is compiled once, not by each process.
 test unit test-lowest test-slow: export PYTHONDONTWRITEBYTECODE =
@@ -75,6 +75,11 @@ bench-gpu: $(VENV)/installed
 # How fast text becomes shards, beside tiktoken alone and the ways of llm.c and nanoGPT; MEGABYTES=10,100 for less.
 bench-data: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.preparing $(if $(MEGABYTES),--megabytes $(MEGABYTES))
+
+# How cost grows with work, beside theory: some minutes of an idle machine; ONLY="training decoding" for some curves.
+bench-growth: $(VENV)/installed
+	$(BIN)/python -m benchmarks.growth $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python -m benchmarks.table
 
 # Beside transformers and CTranslate2, and nanoGPT if NANOGPT names a checkout, on an idle machine.
 bench-generate: $(VENV)/installed-dev

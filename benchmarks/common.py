@@ -159,9 +159,9 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def finish(name: str, device: str, result: dict[str, Any]) -> None:
-    """Print the result as one JSON line, and keep it in benchmarks/results/."""
-    where = {"benchmark": name, "date": datetime.date.today().isoformat(), "torch": torch.__version__}
+def here(device: str) -> dict[str, str]:
+    """Say when and where something is measured."""
+    where = {"date": datetime.date.today().isoformat(), "torch": torch.__version__}
     if device == "cuda":
         driver = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
@@ -176,10 +176,20 @@ def finish(name: str, device: str, result: dict[str, Any]) -> None:
             "device": f"{platform.machine()} {instructions}, {torch.get_num_threads()} threads",
             "python": platform.python_version(),
         }
-    line = json.dumps(rounded(where | result))
+    return where
+
+
+def finish(name: str, device: str, result: dict[str, Any]) -> None:
+    """Print the result as one JSON line, and keep it in benchmarks/results/."""
+    line = json.dumps(rounded({"benchmark": name} | here(device) | result))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{'gpu' if device == 'cuda' else 'cpu'}-{name}.json").write_text(line + "\n", encoding="utf-8")
+    result_file(name, device).write_text(line + "\n", encoding="utf-8")
     print(line, flush=True)
+
+
+def result_file(name: str, device: str) -> Path:
+    """Name the file that keeps a benchmark's result."""
+    return RESULTS / f"{'gpu' if device == 'cuda' else 'cpu'}-{name}.json"
 
 
 def show(message: str) -> None:

@@ -1,6 +1,6 @@
-"""The table of docs/performance.md, made from the files in benchmarks/results/.
+"""The tables of docs/performance.md, made from the files in benchmarks/results/, and its picture of growth.
 
-python -m benchmarks.table          writes it into docs/performance.md
+python -m benchmarks.table          writes them into docs/
 """
 
 import json
@@ -10,8 +10,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT, ratio
+from benchmarks.growth import page as growth
 
 BEGIN, END = "<!-- performance: made by `python -m benchmarks.table` -->", "<!-- end of performance -->"
+BEGIN_GROWTH, END_GROWTH = "<!-- growth: made by `python -m benchmarks.table` -->", "<!-- end of growth -->"
 WEIGHTS_MB = {"float32": 494.6, "bfloat16": 247.3, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
 Row = tuple[str, str, str]
 Result = dict[str, Any]
@@ -191,6 +193,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "preparing": preparing,
     "own-text": own_text,
     "generate": generation_rows,
+    "growth": growth.rows,
 }
 
 
@@ -216,14 +219,27 @@ def table(results: Path) -> str:
 
 
 def with_table(text: str, results: Path) -> str:
-    """Give the page's text with the table in its place."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n\n" + table(results) + "\n\n" + END + rest.split(END)[1]
+    """Give the page's text with the table and the part about growth in their places."""
+    text = _with(text, (BEGIN, END), table(results))
+    return _with(text, (BEGIN_GROWTH, END_GROWTH), growth.section(growth_result(results)))
+
+
+def _with(text: str, marks: tuple[str, str], content: str) -> str:
+    before, rest = text.split(marks[0])
+    return before + marks[0] + "\n\n" + content + "\n\n" + marks[1] + rest.split(marks[1])[1]
+
+
+def growth_result(results: Path) -> Result | None:
+    """Read what was measured of growth, if anything was."""
+    file = results / "cpu-growth.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def main() -> None:
     page = ROOT / "docs" / "performance.md"
     page.write_text(with_table(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    if result := growth_result(RESULTS):
+        growth.draw(result, page.parent / growth.PICTURE)
 
 
 if __name__ == "__main__":
