@@ -87,7 +87,8 @@ class Chat(Session):
         """Answer the last of these messages, which comes behind turns; if that cannot be asked, nothing changes."""
         prompt, room = self._prompt(messages)
         sampling = dataclasses.replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
-        engine = TextEngine(self.run.model, self.run.tokenizer, max_batch=1, ends=self.template.ends)
+        model, tokenizer, ends = self.run.model, self.run.tokenizer, self.template.ends
+        engine = TextEngine(model, tokenizer, max_batch=1, ends=ends, corpus=self.corpus)
         stops = (*self.template.stops, *self.stops)
         turn, said, result = Turn("", messages[-1].content), "", None
         try:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt.apps.corpus import corpus_of
 from gpt.apps.render import note_blank
 from gpt.errors import InputError, OutOfMemory
 from gpt.generation.completion import TextEngine, opening_ids
@@ -89,6 +90,7 @@ class Session:
         """Begin a session. `trusted` lines come from a person, or may reach files and the network all the same."""
         self.trusted, self.adapters, self.takes_more = trusted, adapters, {*TAKE_WORDS}
         self.run, self.stops, self.load, self.write = run, stops, load, write
+        self.corpus = corpus_of(run, patience=0.0)
         self.original = self.sampling = sampling
         self.text = ""
         self.turns: list[Turn] = []
@@ -170,7 +172,7 @@ class Session:
         run = self.run
         opening_ids(run.tokenizer, turn.begun)  # what cannot be encoded changes nothing
         ends = run.answer_ends if run.tokenizer.added else ()
-        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends)
+        engine = TextEngine(run.model, run.tokenizer, max_batch=1, ends=ends, corpus=self.corpus)
         continued = engine.complete([turn.begun], self.sampling, stops=self.stops, top_logprobs=ALTERNATIVES)
         self.text, self.turns = turn.begun, [*before, turn]
         self.write(shown)
@@ -262,7 +264,7 @@ class Session:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"{line}: out of memory beside the present model, which stays") from None
-        self.run = run
+        self.run, self.corpus = run, corpus_of(run, patience=0.0)
         self.write(f"{self.run.source}\n")
 
     def _reset(self, _: str) -> None:

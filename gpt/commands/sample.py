@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, UseAppendAction, arg
 
+from gpt.apps.corpus import corpus_of
 from gpt.apps.render import print_json, print_text
 from gpt.choices import Device, WeightDtype
 from gpt.commands import STANDARD_INPUT, at_terminal, read_standard_input, read_text
@@ -21,6 +22,7 @@ from gpt.device import ROUNDED, Target, choose_device
 from gpt.errors import InputError
 from gpt.files import parse_json
 from gpt.generation.completion import SEED_BITS, TextEngine
+from gpt.generation.engine import WORTH_GUESSING
 from gpt.generation.sampling import SamplingConfig
 from gpt.log import log
 from gpt.runs.load import LoadedRun, load_run
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if seed_by_chance:
         sampling = dataclasses.replace(sampling, seed=secrets.randbits(SEED_BITS))
     batch = min(command.batch, len(prompts) * command.samples)
-    settings = (batch, command.compile, run.answer_ends, command.speculative)
+    corpus = corpus_of(run) if sampling.max_tokens >= WORTH_GUESSING else None
+    settings = (batch, command.compile, run.answer_ends, command.speculative, corpus)
     events = TextEngine(run.model, run.tokenizer, *settings).complete(
         prompts,
         sampling,

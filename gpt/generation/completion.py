@@ -10,6 +10,7 @@ from itertools import islice
 
 from gpt.errors import InputError
 from gpt.generation.engine import Engine, Token
+from gpt.generation.lookups import Corpus
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.scheduler import FinishReason, Request
 from gpt.generation.score import TokenScore, score_ids, token_score
@@ -145,8 +146,10 @@ class TextEngine(Engine):
         compiled: bool = False,
         ends: Collection[str] = (),
         speculative: bool = True,
+        corpus: Corpus | None = None,
     ) -> None:
-        super().__init__(model, max_batch, tokenizer.end_of_text, tokenizer.vocab_size, compiled, speculative)
+        ends_at, vocab_size = tokenizer.end_of_text, tokenizer.vocab_size
+        super().__init__(model, max_batch, ends_at, vocab_size, compiled, speculative, corpus)
         self.tokenizer = tokenizer
         self.never = [tokenizer.special_tokens[name] for name in tokenizer.added if name not in ends]
         self.scheduler.stop_ids |= {tokenizer.special_tokens[name] for name in ends}

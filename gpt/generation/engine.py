@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpt.choices import Overflow
 from gpt.errors import InputError, OutOfMemory
+from gpt.generation.lookups import Corpus
 from gpt.generation.runner import CompiledRunner, ModelRunner
 from gpt.generation.sampling import SamplingConfig, sample
 from gpt.generation.scheduler import FinishReason, Request, Scheduler
@@ -56,7 +57,7 @@ class Engine:
     When a text outgrows the context, a warning says once what is done about it. With `compiled`, decoding goes through
     torch.compile: slow to begin with, for each of a few lengths, then faster on a GPU. With `speculative`, and weights
     that keep bits, guesses of what comes next are read along, which changes the time alone; from the first request of
-    at least WORTH_GUESSING tokens on. The model should be in
+    at least WORTH_GUESSING tokens on, and by a `corpus`, too, if there is one. The model should be in
     evaluation mode. A child that was forked after torch computed with several threads hangs in its first product, as
     all of torch does there: spawn it, or call torch.set_num_threads(1) in it.
     Raises InputError for a max_batch below 1, and where `compiled` is asked for and does not work.
@@ -70,6 +71,7 @@ class Engine:
         vocab_size: int | None = None,
         compiled: bool = False,
         speculative: bool = True,
+        corpus: Corpus | None = None,
     ) -> None:
         if max_batch < 1:
             raise InputError(f"max_batch is {max_batch}; it must be at least 1")
@@ -77,6 +79,7 @@ class Engine:
         self.scheduler = Scheduler(max_batch, model.config.context_length, end_of_text)
         self.runner = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
         self.speculative = speculative and not compiled and keeps_bits(model)
+        self.corpus = corpus
         self.never: list[int] = []  # ids that are not drawn
         self.sample: Callable[..., Tensor] = sample  # or another way of drawing, of several processes together
         # inference_mode is faster, but what fully_shard gathers in it could not be trained on then.
@@ -102,7 +105,7 @@ class Engine:
         request = Request(prompt, replace(sampling, seed=None), seed, top_logprobs, sample)
         self.scheduler.waiting[request] = None
         if self.speculative and sampling.max_tokens >= WORTH_GUESSING:
-            self.runner.speculation = self.runner.speculation or Speculation()
+            self.runner.speculation = self.runner.speculation or Speculation(self.corpus)
         return request
 
     def finish(self, request: Request, reason: FinishReason) -> None:

@@ -6,67 +6,23 @@ speculative decoding"). Each token is still drawn from the logits that it would 
 number that it would have; a guess that is not what was drawn is forgotten. Where rows have the same bits in any company
 (prepack.py), texts and log-probabilities are the same to the last bit, at any temperature.
 
-Guesses are what followed the longest stretch that stands earlier in the text and ends as it does now (Saxena 2023,
-"Prompt lookup decoding"). How many are checked is found out: how often guesses were right that rested on as long a
-stretch, and how long so many rows take on this processor.
+How many guesses are checked is found out: how often those were right that rested on as long a stretch (lookups.py), and
+how long so many rows take on this processor.
 """
 
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Protocol
 
+from gpt.generation.lookups import LONGEST, Corpus, Guess, TextLookup
 from gpt.generation.scheduler import Request
 
 ROWS = (2, 4, 8, 16)  # read at once, where there are guesses: each other number would have to be tried (prepack.py)
-MOST = ROWS[-1] - 1  # guesses at a time
-LONGEST = 16  # ids of a stretch that are compared
-PLACES = 8  # at which a stretch is compared
 KINDS = (3, 4, 8, LONGEST)  # lengths of stretches from which on guesses are judged apart
 ROW_SHARE = 0.05  # of the time of one row, that another one takes, until it was measured
 TIMES, FEWEST = 9, 3  # of the latest steps that are remembered; and without guesses, before there are any
 AGAIN = 256  # steps after which all times are forgotten, and half of what was learned of guesses: they are tried again
-
-Guess = tuple[list[int], int]  # ids that may follow, and the length of the stretch that they rest on
-
-
-class Guesser(Protocol):
-    """Where guesses come from; a subject of tests."""
-
-    def __call__(self, ids: Sequence[int]) -> Guess:
-        """Guess what follows a text, whose ids only grow from call to call; ([], 0) for nothing."""
-
-
-class TextLookup:
-    """What followed earlier in the same text."""
-
-    def __init__(self) -> None:
-        self.read = 1  # pairs of ids that end before this place are known
-        self.after: dict[tuple[int, int], int] = {}  # the newest place behind each pair of ids
-        self.before: dict[int, int] = {}  # and from each such place to the one before it
-
-    def __call__(self, ids: Sequence[int]) -> Guess:
-        """Guess what followed the longest stretch, of two ids at the least, that ends the text and stands in it."""
-        end = len(ids)
-        for place in range(self.read + 1, end):  # the pair that ends the text is not looked up in itself
-            pair = ids[place - 2], ids[place - 1]
-            if pair in self.after:
-                self.before[place] = self.after[pair]
-            self.after[pair] = place
-        self.read = max(self.read, end - 1)
-        place = self.after.get((ids[-2], ids[-1])) if end > 1 else None
-        best, length = 0, 0
-        for _ in range(PLACES):
-            if place is None:
-                break
-            common = 2
-            while common < min(LONGEST, place) and ids[place - 1 - common] == ids[end - 1 - common]:
-                common += 1
-            if common > length:
-                best, length = place, common
-            place = self.before.get(place)
-        return (list(ids[best : best + MOST]), length) if length else ([], 0)
 
 
 class _Record:
@@ -90,12 +46,18 @@ class _Record:
 class Speculation:
     """Chooses the guesses that are read with the newest ids of some requests, and learns from what becomes of them."""
 
-    def __init__(self, guesser: Callable[[], Guesser] = TextLookup, clock: Callable[[], float] = time.perf_counter):
-        self.guesser, self.clock = guesser, clock
-        self.guessers: dict[Request, Guesser] = {}
-        self.records: dict[int, _Record] = defaultdict(_Record)  # by kind
+    def __init__(
+        self,
+        corpus: Corpus | None = None,
+        guesser: Callable[[], Callable[[Sequence[int]], Guess]] = TextLookup,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Guess by each request's own text, with a `guesser` of its own, and by a corpus."""
+        self.corpus, self.guesser, self.clock = corpus, guesser, clock
+        self.guessers: dict[Request, Callable[[Sequence[int]], Guess]] = {}
+        self.records: dict[tuple[bool, int], _Record] = defaultdict(_Record)  # by kind
         self.times: dict[int, deque[float]] = {}  # of the latest steps of so many rows, but of the first
-        self.kinds: dict[Request, int] = {}  # of the guesses that are under way
+        self.kinds: dict[Request, tuple[bool, int]] = {}  # of the guesses that are under way
         self.steps = self.guessed = self.right = 0
 
     def guesses(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
@@ -108,10 +70,7 @@ class Speculation:
             return found
         chances: list[tuple[float, int]] = []  # that so many guesses of a request are right
         for number, (request, most) in enumerate(zip(requests, room, strict=True)):
-            guesser = self.guessers.get(request) or self.guessers.setdefault(request, self.guesser())
-            ids, length = guesser(request.prompt + request.output_ids)
-            found[number] = ids[:most]
-            self.kinds[request] = sum(length >= least for least in KINDS)
+            found[number], self.kinds[request] = self._guess(request, most)
             chance = self.records[self.kinds[request]].chance(self.steps)
             chances += [(chance**depth, number) for depth in range(1, len(found[number]) + 1)]
         chances.sort(reverse=True)
@@ -119,6 +78,16 @@ class Speculation:
         found = [ids[: chosen.count(number)] for number, ids in enumerate(found)]
         self.guessed += len(chosen)
         return found
+
+    def _guess(self, request: Request, most: int) -> tuple[list[int], tuple[bool, int]]:
+        """Give the guess that rests on the longer stretch, and its kind: whether it is the corpus', and how long."""
+        guesser = self.guessers.get(request) or self.guessers.setdefault(request, self.guesser())
+        text = request.prompt + request.output_ids
+        guess, length = guesser(text)
+        other, longer = self.corpus(text) if self.corpus else ([], 0)
+        is_other = longer > length
+        guess, length = (other, longer) if is_other else (guess, length)
+        return guess[:most], (is_other, sum(length >= least for least in KINDS))
 
     def _worthwhile(self, rows: int, chances: list[float]) -> int:
         """Choose how many guesses, the likeliest first, give most tokens in a time."""
@@ -130,12 +99,16 @@ class Speculation:
         return most
 
     def _time(self, rows: int) -> float:
-        """Estimate how long a step of so many rows takes: as measured, or by the nearest number that was."""
-        nearest = min((number for number, times in self.times.items() if times), key=lambda n: abs(n - rows))
-        return median(self.times[nearest]) * (1 + ROW_SHARE * rows) / (1 + ROW_SHARE * nearest)
+        """Tell how long a step of so many rows takes: as measured, or at best by what other numbers took."""
+        if measured := self.times.get(rows):
+            return median(measured)
+        others = ((number, median(times)) for number, times in self.times.items() if times)
+        return min(seconds * (1 + ROW_SHARE * rows) / (1 + ROW_SHARE * number) for number, seconds in others)
 
     def took(self, rows: int, seconds: float) -> None:
         """Learn how long a step took. The first of so many rows tells nothing, as their numbers are tried then."""
+        if self.corpus:
+            self.corpus.waited(seconds)
         if rows in self.times:
             self.times[rows].append(seconds)
         else:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -36,7 +37,9 @@ def made_run(source, context=CONTEXT):
     tokenizer = with_added(Tokenizer.utf8_bytes(), template.tokens)
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=context, n_layer=1, n_head=1, n_embd=8)
-    return SimpleNamespace(model=GPT(config).eval(), tokenizer=tokenizer, template=template, source="a model")
+    return SimpleNamespace(
+        model=GPT(config).eval(), tokenizer=tokenizer, template=template, source="a model", path=Path("none")
+    )
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def asked(monkeypatch):
     prompts = Prompts()
 
     class Engine:
-        def __init__(self, model, tokenizer, max_batch, ends):
+        def __init__(self, model, tokenizer, max_batch, ends, corpus):
             self.ends = ends
 
         def complete(self, given, sampling, stops, top_logprobs):

@@ -1,5 +1,6 @@
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -19,7 +20,7 @@ def written():
 
 @pytest.fixture
 def run(model):
-    return SimpleNamespace(model=model, tokenizer=Tokenizer.utf8_bytes(), source="a model")
+    return SimpleNamespace(model=model, tokenizer=Tokenizer.utf8_bytes(), source="a model", path=Path("none"))
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def session(run, written):
     def load(name):
         if name != "runs/other":
             raise InputError(f"{name}: no such run")
-        return SimpleNamespace(model=run.model, tokenizer=run.tokenizer, source="another model")
+        return SimpleNamespace(model=run.model, tokenizer=run.tokenizer, source="another model", path=Path("none"))
 
     return Session(run, SamplingConfig(max_tokens=8, seed=1), (), load, written.append, adapters=None)
 

@@ -6,14 +6,16 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers import SHAPE, variant
 
 from gpt import GPT, Engine, SamplingConfig, Tokenizer
 from gpt.generation.completion import TextEngine
+from gpt.generation.lookups import LONGEST, MOST, Corpus, TextLookup
 from gpt.generation.scheduler import Request
-from gpt.generation.speculation import LONGEST, MOST, PLACES, Speculation, TextLookup
+from gpt.generation.speculation import Speculation
 from gpt.model.batch_invariant import BatchInvariant
 from gpt.model.prepack import can_prepack, prepack
 
@@ -75,7 +77,7 @@ def drawn(engine, sampling, prompts=PROMPTS, cancelled=()):
 
 def engine_with(model, batch, guesser=TextLookup):
     engine = Engine(model, batch, end_of_text=11)
-    engine.runner.speculation = Speculation(guesser, Steady())
+    engine.runner.speculation = Speculation(None, guesser, Steady())
     return engine
 
 
@@ -151,7 +153,7 @@ def test_a_stop_text_ends_a_text_at_the_same_token():
     expected = complete(TextEngine(model, tokenizer, 1, speculative=False), stops)
     assert expected[2] == "stop"
     engine = TextEngine(model, tokenizer, 1)
-    engine.runner.speculation = Speculation(lambda: Knows([tokenizer.encode("ab") + ids]), Steady())
+    engine.runner.speculation = Speculation(None, lambda: Knows([tokenizer.encode("ab") + ids]), Steady())
     assert complete(engine, stops) == expected
     assert engine.runner.speculation.right > 0
 
@@ -172,32 +174,22 @@ def test_where_bits_are_not_kept_nothing_is_guessed(monkeypatch):
         assert not guesses(model)
 
 
-# ---- guesses ----
-
-
-def by_comparing_all(ids):
-    """The same, plainly."""
-    ends = [place for place in range(2, len(ids)) if ids[place - 2 : place] == ids[-2:]][::-1][:PLACES]
-    lengths = [
-        max(n for n in range(2, LONGEST + 1) if n <= place and ids[place - n : place] == ids[-n:]) for place in ends
-    ]
-    if not ends:
-        return [], 0
-    place = ends[lengths.index(max(lengths))]
-    return ids[place : place + MOST], max(lengths)
-
-
-@pytest.mark.parametrize("letters", [1, 2, 3, 6, 40])
-def test_guesses_are_what_followed_the_longest_stretch_that_ends_the_text(letters):
-    numbers = random.Random(letters)
-    for _ in range(20):
-        text, lookup, known = [], TextLookup(), 0
-        for _ in range(60):
-            text.append(numbers.randrange(letters))
-            if numbers.random() < 0.6:
-                assert lookup(text) == by_comparing_all(text)
-                known += bool(lookup(text)[0])
-        assert known or letters == 40
+@needs_packing
+def test_a_corpus_makes_guesses_too_and_is_begun_when_it_pays():
+    """Sorted in a thread; the text that is drawn stands in it."""
+    model, sampling = packed("gpt2"), SamplingConfig(max_tokens=40, seed=6)
+    [(_, ids, _)] = expected = drawn(Engine(model, 1, speculative=False), sampling, [[9, 8]])
+    corpus = Corpus(lambda: np.array([3, 9, 8, *ids]), patience=5.0)
+    engine = Engine(model, 1, speculative=False)
+    engine.runner.speculation = Speculation(corpus, clock=Steady())
+    counts = []
+    for _ in range(3):
+        assert drawn(engine, sampling, [[9, 8]]) == expected
+        counts.append(engine.runner.speculation.right)
+        if corpus.thread:
+            corpus.thread.join()
+    assert counts[1] > counts[0]
+    assert Corpus(lambda: np.array([], dtype=np.int64))([1, 2]) == ([], 0)
 
 
 # ---- how many are worth it ----
@@ -206,7 +198,7 @@ def test_guesses_are_what_followed_the_longest_stretch_that_ends_the_text(letter
 def speculation(seconds, right, tokens=400, requests=1):
     """Go on with a text that always repeats itself, whose guesses are right with a chance; steps of N rows take
     `seconds(N)`. Give the number of guesses at each step."""
-    numbers, made = random.Random(1), Speculation(lambda: lambda _: ([0] * MOST, LONGEST))
+    numbers, made = random.Random(1), Speculation(None, lambda: lambda _: ([0] * MOST, LONGEST))
     some = [Request([1], SamplingConfig(), 0) for _ in range(requests)]
     counts, drawn_tokens = [], 0
     while drawn_tokens < tokens:
