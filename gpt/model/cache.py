@@ -43,6 +43,17 @@ class KVBlock:
         # Zeros, for what is masked is still multiplied: by 0, which must not meet a NaN.
         self.store = torch.zeros(shape, device=device, dtype=dtype)
         self.ids = torch.zeros(sequences, self.capacity, device=device, dtype=torch.int64)
+        self._masks: dict[int, Tensor] = {}
+
+    def mask(self, seen: int) -> Tensor:
+        """Give a mask of so many positions that are seen, and ALIGNMENT hidden ones on either side: parts of it serve.
+
+        (ALIGNMENT + seen + ALIGNMENT,).
+        """
+        if seen not in self._masks:
+            hidden = self.store.new_full((ALIGNMENT,), -torch.inf)
+            self._masks[seen] = torch.cat([hidden, self.store.new_zeros(seen), hidden])
+        return self._masks[seen]
 
 
 class KVCache:
@@ -104,9 +115,9 @@ class KVCache:
         """Find where a query at the newest position begins to read, and what it sees from there on, in all blocks."""
         first = 0 if sliding_window is None else max(0, newest + 1 - sliding_window)
         start = first // ALIGNMENT * ALIGNMENT
-        positions = torch.arange(start, _round_up(newest + 1), device=self.store.device)
-        hidden = ~visible(newest, positions, sliding_window)
-        mask = self.store.new_zeros(positions.shape).masked_fill_(hidden, -torch.inf)
+        seen = newest + 1 - first if first else self.block.capacity
+        begin = ALIGNMENT + seen - (newest + 1 - start)
+        mask = self.block.mask(seen).narrow(0, begin, _round_up(newest + 1) - start)
         self.masks[newest, sliding_window] = start, mask
         return start, mask
 
