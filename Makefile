@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test unit lint check docs wheel-test test-lowest test-slow faults bench bench-data bench-growth bench-gpu bench-generate clean
+.PHONY: train test unit lint check docs wheel-test test-lowest test-slow faults bench bench-data bench-growth bench-gpu bench-generate bench-speculation clean
 
 # Many tests start Python: each module is compiled once, not by each process.
 test unit test-lowest test-slow: export PYTHONDONTWRITEBYTECODE =
@@ -85,6 +85,11 @@ bench-growth: $(VENV)/installed
 bench-generate: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet ctranslate2
 	$(BIN)/python -m benchmarks.generate $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(if $(DEVICE),--device $(DEVICE)) $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python -m benchmarks.table
+
+# Guesses of what comes next, by a run that was trained on Python: RUN names one, by default that of `make train`.
+bench-speculation: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.speculation $(if $(RUN),--run $(RUN)) $(if $(RUNS),--runs $(RUNS))
 	$(BIN)/python -m benchmarks.table
 
 data/python:

@@ -31,7 +31,7 @@ from gpt.training.utilization import measured_peak_flops
 TOP_K, NEW, NEW_OF_NANOGPT = 200, 64, 16
 VOCABULARY, CONTEXT = 50_257, 1024
 ALONE = 3  # times in each run that one sequence is measured: that takes seconds, in which a shared machine swings
-BYTES = {"float32": 4, "int8": 1, "bfloat16": 2}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 Generate = Callable[[list[list[int]], int], None]  # prompts, and how many new tokens each gets
 
 
@@ -255,7 +255,7 @@ def parse() -> argparse.Namespace:
 def workers(path: Path, options: argparse.Namespace) -> list[Worker]:
     """All libraries, in all the precisions each has here."""
     environment = {"NANOGPT": str(options.nanogpt)}
-    kinds = [("gpt", "float32"), ("gpt", "int8"), ("transformers", "float32")]
+    kinds = [("gpt", "float32"), ("gpt", "float16"), ("gpt", "int8"), ("transformers", "float32")]
     kinds += [("ctranslate2", "float32"), ("ctranslate2", "int8")]
     if options.device == "cuda":
         kinds = [("gpt", "bfloat16"), ("transformers", "bfloat16")]
@@ -346,6 +346,9 @@ def ratios(result: dict[str, Any]) -> dict[str, Any]:
             if library != "gpt" and ours:
                 key = f"{work}, {dtype}, by {library}"
                 found["ratios"][key] = ratio(ours["tokens_per_s"], sides[side]["tokens_per_s"])
+            if library == "ctranslate2" and "gpt float16" in sides:
+                key = f"{work}, float16 against {dtype}, by {library}"
+                found["ratios"][key] = ratio(sides["gpt float16"]["tokens_per_s"], sides[side]["tokens_per_s"])
     one = speeds["batch 1, prompt 8"]
     for side in one:
         library, dtype = side.split()

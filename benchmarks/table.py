@@ -14,7 +14,8 @@ from benchmarks.growth import page as growth
 
 BEGIN, END = "<!-- performance: made by `python -m benchmarks.table` -->", "<!-- end of performance -->"
 BEGIN_GROWTH, END_GROWTH = "<!-- growth: made by `python -m benchmarks.table` -->", "<!-- end of growth -->"
-WEIGHTS_MB = {"float32": 494.6, "bfloat16": 247.3, "int8": 123.7}  # of GPT-2 124M, without the embeddings of positions
+# Of GPT-2 124M, without the embeddings of positions.
+WEIGHTS_MB = {"float32": 494.6, "bfloat16": 247.3, "float16": 247.3, "int8": 123.7}
 Row = tuple[str, str, str]
 Result = dict[str, Any]
 
@@ -182,6 +183,12 @@ def generation_table(result: Result) -> str:
     return "\n".join(lines)
 
 
+def speculation(result: Result) -> list[Row]:
+    """What guesses gain, each text in a row of its own."""
+    what = f"tokens/s with guesses by those without, `{result['model']}` if nothing else is said: "
+    return [(what + name, f"{median(ratios):.2f}", "speculation") for name, ratios in result["ratios"].items()]
+
+
 ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "time-to-loss": time_to_loss,
     "bits-per-byte": bits_per_byte,
@@ -193,6 +200,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "preparing": preparing,
     "own-text": own_text,
     "generate": generation_rows,
+    "speculation": speculation,
     "growth": growth.rows,
 }
 
