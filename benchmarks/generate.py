@@ -205,8 +205,8 @@ def save_model(directory: Path) -> Path:
 
 def save_run(directory: Path, exported: Path) -> Path:
     """The same model as a run of ours."""
-    from gpt import checkpoint
     from gpt.config import TrainConfig
+    from gpt.runs import checkpoint
     from gpt.runs.directory import open_run
     from gpt.runs.load import load_run
 
