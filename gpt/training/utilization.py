@@ -14,6 +14,7 @@ from gpt.model.config import ModelConfig
 MEASURED_AT = (5, 10, 20)  # steps of this process: the device is warm by then, and one moment may be a busy one
 AGAIN_EVERY, MOST_MEASURED = 10, 8
 ENOUGH_SECONDS, SMALLEST_PRODUCT, LARGEST_PRODUCT = 4e-3, 256, 8192  # of matrix products whose speed is measured
+TRIES = 3  # of each size, as often as MEASURED_AT says
 
 
 class Utilization:
@@ -66,12 +67,12 @@ def measured_peak_flops(device: str, dtype: torch.dtype) -> float:
     """
     best, size = 0.0, SMALLEST_PRODUCT
     while True:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        numbers = torch.randn(size, size, device=device, dtype=dtype)
         seconds = math.inf
-        for _ in range(5):
+        for _ in range(TRIES):
             synchronize(device)
             start = time.perf_counter()
-            a @ b
+            numbers @ numbers
             synchronize(device)
             seconds = min(seconds, time.perf_counter() - start)
         best = max(best, 2 * size**3 / seconds)
