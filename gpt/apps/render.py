@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from gpt.generation.completion import Completion, Event
 from gpt.generation.score import TokenScore
 from gpt.log import log
@@ -77,6 +74,9 @@ def print_scores(scores: Iterable[TokenScore], unit: Callable[[float], float] = 
 
     In a terminal it is colored by how surprising it is. `unit` turns log-probabilities into what is shown.
     """
+    from rich.console import Console  # most texts are printed without scores
+    from rich.text import Text
+
     console = Console(highlight=False, soft_wrap=True)
     for score in scores:
         own = score.logprob
