@@ -6,6 +6,9 @@ from gpt.interrupts import end_quietly_while_loading
 
 if __name__ == "__main__":
     end_quietly_while_loading()
+    from gpt.commands.ahead import begin
+
+    begin("train", sys.argv[1:])
 
 from gpt.commands import clean_errors
 from gpt.commands.train import main

@@ -68,7 +68,9 @@ def call(command: str, arguments: Sequence[str]) -> None:
     end_quietly_while_loading()
     sys.argv = [f"gpt {command}", *arguments]  # what it calls itself
     from gpt.commands import clean_errors
+    from gpt.commands.ahead import begin
 
+    begin(command, arguments)
     module = importlib.import_module(f"gpt.commands.{COMMANDS[command]}")
     with clean_errors():
         sys.exit(module.main(arguments))

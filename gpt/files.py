@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,12 @@ from gpt.terminal import one_line
 
 SYNCED = 8  # files at a time that are waited for: most disks do several in the time of one
 DEEPEST = 100  # objects and lists within each other; ours have five
+LARGE = 1 << 25  # bytes: to hash fewer takes no longer than to start a process
+HASHING = "import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], 'rb'), 'sha256').hexdigest())"
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"  # ends of names, which begin with a full stop
+
+
+_AHEAD: dict[tuple[int, ...], "subprocess.Popen[str]"] = {}  # what hashes files that are wanted soon
 
 
 # ---- writing ----
@@ -121,8 +128,36 @@ def sync(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits. Raises OSError where it cannot be read."""
+    if _AHEAD and (found := _found_ahead(path)):
+        return found
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_ahead(path: Path) -> None:
+    """Begin to hash a large file for the next `sha256` of it, which hashes anew if the file is another by then.
+
+    That is done by a process, which ends by itself: a thread would wait for each piece until imports let it go on.
+    """
+    with contextlib.suppress(OSError):
+        version, program = _version(path), [sys.executable, "-I", "-S", "-c", HASHING, str(path.absolute())]
+        if version[2] >= LARGE:
+            _AHEAD[version] = subprocess.Popen(
+                program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+
+
+def _found_ahead(path: Path) -> str | None:
+    """Return what `hash_ahead` has found; None where it was not asked for this file as it is now, or failed."""
+    process = _AHEAD.pop(_version(path), None)
+    found = process.communicate()[0].strip() if process else ""
+    return found if process and process.returncode == 0 else None
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Tell a file, as it is now, from others and from what it was before it was changed or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def parse_json(text: str | bytes, unique: bool = False) -> Any:

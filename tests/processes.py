@@ -16,6 +16,8 @@ from unittest import mock
 import torch
 from torch.distributed import run
 
+from gpt.training.beside import Beside
+
 ROOT = Path(__file__).parents[1]
 LONGEST_WAIT = 120.0  # seconds; a machine that is slower than this is not the subject
 
@@ -50,6 +52,7 @@ def _become(script: str, arguments: list[str], directory: str, environment: dict
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    Beside.begin = lambda _: None  # it would load matplotlib, which is here
     gc.freeze()  # what the server has loaded need not be looked through, which would copy it
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     sys.argv = [script, *arguments]

@@ -28,6 +28,7 @@ from gpt.log import log
 from gpt.presets import MUON, modern
 from gpt.runs.directory import open_run
 from gpt.training import memorized, summary, utilization
+from gpt.training.beside import Beside
 from gpt.training.trainer import Trainer
 
 
@@ -67,6 +68,14 @@ def no_disk_is_waited_for():
     """As no test takes the power away. Programs of their own do wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which refuses the same descriptors
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_begun_beside():
+    """As the process that draws a training's picture would load matplotlib each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Beside, "begin", lambda _: None)
         yield
 
 

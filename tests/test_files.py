@@ -1,5 +1,6 @@
 """Files are whole or not there; and what stands in files that others wrote must be a sentence, wherever it is read."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,10 +15,12 @@ from gpt.errors import InputError
 from gpt.files import (
     bring_back,
     clean_up,
+    hash_ahead,
     inside,
     parse_json,
     read_json,
     remove_directory,
+    sha256,
     told_apart,
     write_directory,
     write_whole,
@@ -345,3 +348,54 @@ def test_files_of_one_name_are_told_apart_by_their_directories(paths, names):
     assert told_apart([(Path(path).name, Path(path)) for path in paths]) == names
     inner = told_apart([("n/" + Path(path).name, Path(path).parent / "n" / Path(path).name) for path in paths])
     assert len(set(inner)) == len(set(names))
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A file that is large enough to be hashed ahead."""
+    monkeypatch.setattr(files, "LARGE", 3)
+    monkeypatch.setattr(files, "_AHEAD", {})
+    path = tmp_path / "large"
+    path.write_bytes(b"12345")
+    return path
+
+
+@pytest.mark.process
+def test_what_was_hashed_ahead_is_not_hashed_again(large, monkeypatch):
+    hash_ahead(large)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)
+        assert sha256(large) == hashlib.sha256(b"12345").hexdigest()
+    assert files._AHEAD == {}
+    assert sha256(large) == hashlib.sha256(b"12345").hexdigest()  # which serves once
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_file_that_has_changed_since_is_hashed_anew(large, replaces):
+    hash_ahead(large)
+    next(iter(files._AHEAD.values())).wait()
+    before = large.stat()
+    if replaces:
+        write_whole(large, "54321")
+    else:
+        large.write_bytes(b"54321")
+        os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert sha256(large) == hashlib.sha256(b"54321").hexdigest()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("program", ["import sys; sys.exit(3)", "raise OSError"])
+def test_a_process_that_could_not_hash_a_file_is_made_up_for(large, monkeypatch, program):
+    monkeypatch.setattr(files, "HASHING", program)
+    hash_ahead(large)
+    assert sha256(large) == hashlib.sha256(b"12345").hexdigest()
+
+
+def test_no_process_is_started_for_a_small_file_or_none(large):
+    large.write_bytes(b"12")
+    hash_ahead(large)
+    hash_ahead(large.with_name("missing"))
+    assert files._AHEAD == {}
+    with pytest.raises(FileNotFoundError):
+        sha256(large.with_name("missing"))

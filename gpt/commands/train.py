@@ -31,6 +31,7 @@ from gpt.tracking.jsonl import Metrics
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.tracking import Tracking
 from gpt.tracking.wandb import log_checkpoint
+from gpt.training.beside import beside
 from gpt.training.budget import budgeted, suited
 from gpt.training.checkpointing import begin, resume, save
 from gpt.training.cooldown import cool_down
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.info("\n".join(forecast_lines(config, dataset, world)))  # which all processes try together
             return world.exit(0)
         with opened_run(command, config, dataset, world) as run:
-            model = new_model(config, device)
-            trainer = Trainer(model, config, world)
+            trainer = Trainer(new_model(config, device), config, world)
             validation = Validation(config, dataset)
+            if beside.process:
+                beside.measure(run, dataset, validation.windows)
             state = resume(run, trainer, validation, **command.how_to_resume) if command.resumes else None
             state = state or begin(run, trainer, validation)  # a run may have ended before its first checkpoint
             log.info(_beginning(run, trainer, state))

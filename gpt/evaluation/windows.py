@@ -9,14 +9,16 @@ Letters in shapes: W windows, B of them at a time, T tokens of context, P pieces
 """
 
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gpt.choices import IGNORE_INDEX
 from gpt.dataset.shards import Split
 from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCANNED = 1 << 22  # tokens at once, in search of ends of documents
 
@@ -66,6 +68,12 @@ class Windows:
         """Give a budget of tokens that is enough for so many windows and no more."""
         return self.split.tokens if windows == self.whole else windows * self.stride
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments by which the same windows can be laid on the split again, as in another process."""
+        shape = {"context_length": self.context_length, "end_of_text": self.end_of_text, "stride": self.stride}
+        return shape | {"tokens": self.budget_of(len(self)), "document_mask": self.document_mask}
+
     def like(self, split: Split) -> "Windows":
         """Lay as many windows on another split, or all that it has, end to end or spread evenly."""
         tokens = len(self) * self.context_length
@@ -92,8 +100,10 @@ class Windows:
                 f"none of the {len(self):,} {what} of the {self.split.name} split has a token that is learned: {remedy}"
             )
 
-    def read(self, windows: range) -> tuple[Tensor, Tensor, np.ndarray]:
+    def read(self, windows: range) -> tuple["Tensor", "Tensor", np.ndarray]:
         """Read inputs, targets and each target's piece, (B, T) int64 each; other targets are IGNORE_INDEX."""
+        import torch  # whoever measures baselines needs windows, and none of it
+
         inputs = np.zeros((len(windows), self.context_length), dtype=np.int64)
         targets = np.full((len(windows), self.context_length), IGNORE_INDEX, dtype=np.int64)
         pieces = np.zeros((len(windows), self.context_length), dtype=np.int64)
@@ -110,7 +120,7 @@ class Windows:
             pieces[row, scored] = self._piece_offsets[window] + np.cumsum(after_end)
         return torch.from_numpy(inputs), torch.from_numpy(targets), pieces
 
-    def masked(self, inputs: Tensor) -> Tensor | None:
+    def masked(self, inputs: "Tensor") -> "Tensor | None":
         """Number the documents of inputs, (B, T), each from the end-of-text before it; None without a mask."""
         if not self.document_mask:
             return None

@@ -69,8 +69,7 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER):
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
-        manifest = integrity.manifest_of(partial, state["step"])
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (partial / MANIFEST).write_text(json.dumps(integrity.manifest_of(partial, state["step"]), indent=1), "utf-8")
     return path
 
 
@@ -184,8 +183,13 @@ def _said() -> Generator[None]:
 
 def best_state(run: Path) -> dict[str, Any] | None:
     """Read the state of the checkpoint that `prune` keeps as the best; None where none can be judged."""
-    best = _sorted(_standings(run))[:1]
-    return read_state(best[0]) if best else None
+    best = best_path(run)
+    return read_state(best) if best else None
+
+
+def best_path(run: Path) -> Path | None:
+    """Find the checkpoint that `prune` keeps as the best, by its state alone; None where none can be judged."""
+    return next(iter(_sorted(_standings(run))), None)
 
 
 def _standings(

@@ -14,21 +14,21 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from gpt.errors import InputError
 from gpt.files import parse_json, require_shallow, sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 3
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and the headers of the tensors
 FILES = (MODEL, OPTIMIZER, STATE)  # that the manifest describes
-Tensors = dict[str, Tensor]
+Tensors = dict[str, "Tensor"]
 
 
 class CorruptCheckpoint(InputError):
@@ -127,6 +127,8 @@ def require_space(directory: Path, *tensors: Tensors) -> None:
 
 def save_tensors(tensors: Tensors, path: Path) -> None:
     """Write a safetensors file. Raises OSError, as for any other file."""
+    from safetensors.torch import save_file  # which loads torch: whoever looks for a checkpoint needs none
+
     try:
         save_file(tensors, path)
     except safetensors.SafetensorError as error:  # how safetensors reports a failing disk
@@ -135,6 +137,8 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
 
 def load_tensors(path: Path) -> Tensors:
     """Read the tensors of a verified file. Raises OSError whatever the reason: it is what was written."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (safetensors.SafetensorError, RuntimeError) as error:  # torch's for memory that is lacking is a RuntimeError
@@ -167,6 +171,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def weights_sha256(weights: Tensors) -> str:
     """Hash weights by their names, shapes and values in float32, whatever file they came from."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(weights):
         values = weights[name].detach().to("cpu", torch.float32).contiguous()

@@ -1,14 +1,17 @@
 """What a training says at its end of what is reached without a network: whether its loss is what one should expect."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
 from gpt.evaluation.baselines import Baselines, baseline_words, measure_baselines, read_baselines, write_baselines
 from gpt.evaluation.windows import Windows
-from gpt.evaluation.words import Row
 from gpt.memory import is_out_of_memory
 from gpt.tracking.jsonl import Metrics
+
+if TYPE_CHECKING:
+    from gpt.evaluation.words import Row
 
 
 def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines | None:
@@ -29,7 +32,7 @@ def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines |
     return found
 
 
-def baseline_rows(found: Baselines, records: list[Metrics]) -> list[Row]:
+def baseline_rows(found: Baselines, records: list[Metrics]) -> "list[Row]":
     """Format what each baseline reaches, and from which evaluation on the model was better."""
     words = ", ".join(baseline_words(found, records))
     return [("without a network", f"{words} bits per byte"), ("", found.protocol)]

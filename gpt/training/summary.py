@@ -14,7 +14,7 @@ from rich.table import Table
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
-from gpt.evaluation.baselines import Baselines
+from gpt.evaluation.baselines import Baselines, read_baselines
 from gpt.evaluation.copies import BY_HEART, SEARCHED_TOKENS, find_copies
 from gpt.evaluation.loss import Evaluation
 from gpt.evaluation.words import Row, difference_words, format_evaluation, source_rows
@@ -29,6 +29,7 @@ from gpt.terminal import command, printable, show
 from gpt.tracking.jsonl import Metrics, read_metrics
 from gpt.tracking.plot import draw_losses
 from gpt.training.baseline_rows import baseline_rows, keep_baselines
+from gpt.training.beside import beside, undrawn
 from gpt.training.outcome import outcome
 from gpt.training.samples import SAMPLE_SEED, SAMPLE_TEMPERATURE, answer_ends, continued, sample_prompt
 from gpt.training.schedule import Cooldown
@@ -63,7 +64,7 @@ def _draw(run: Path) -> str:
     try:
         return str(draw_losses(run))
     except Exception as error:  # a full disk, or whatever matplotlib does not like; the run is saved all the same
-        return f"could not be drawn ({type(error).__name__}: {error})"
+        return undrawn(error)
 
 
 def report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
@@ -77,11 +78,12 @@ def report(run: Path, trainer: Trainer, state: TrainState, validation: Validatio
 
 def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validation) -> None:
     peak = peak_memory(trainer.device)  # before more is loaded for the picture
-    baselines = keep_baselines(run, validation.dataset, validation.windows)
-    picture = _draw(run)
+    beside.draw(run)
     loaded = _load_best(run, trainer.device)
+    heart = [*_memorized(run, trainer.config, state, loaded, validation.dataset)] if loaded else []
+    baselines, picture = _drawn(run, validation)
     console = Console(highlight=False, soft_wrap=True, width=WIDTH, markup=False, emoji=False)
-    console.print(_table(run, trainer, state, validation, peak, picture, loaded, baselines))
+    console.print(_table(run, trainer, state, validation, peak, picture, loaded, baselines, heart))
     prompt = sample_prompt(validation.dataset)
     continuing = f", continuing {prompt!r}" if prompt else ""
     show(f"\nA sample at temperature {SAMPLE_TEMPERATURE}{continuing}:\n\n{prompt}")
@@ -96,6 +98,14 @@ def _report(run: Path, trainer: Trainer, state: TrainState, validation: Validati
     show("\n")
     if loaded and (words := outcome(TrainState.of(loaded.state), validation.windows)):
         show(f"{words}\n")
+
+
+def _drawn(run: Path, validation: Validation) -> tuple[Baselines | None, str]:
+    """Keep the run's baselines, which loss.png shows, and draw it: its path, or why there is none."""
+    picture = beside.drawn()
+    if picture is None:  # nobody did both beside this
+        return keep_baselines(run, validation.dataset, validation.windows), _draw(run)
+    return read_baselines(run, validation.dataset.fingerprint), picture
 
 
 def _load_best(run: Path, home: str) -> LoadedRun | None:
@@ -122,6 +132,7 @@ def _table(
     picture: str,
     loaded: LoadedRun | None,
     baselines: Baselines | None,
+    heart: list[Row],
 ) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row(
@@ -143,7 +154,7 @@ def _table(
             table.add_row("overfitted", words)
         if words := still_improving(run, trainer.config, state):
             table.add_row("still improving", words)
-        for row in _memorized(run, trainer.config, state, loaded, validation.dataset):
+        for row in heart:
             table.add_row(*map(printable, row))
     table.add_row("compiled", trainer.compiled.in_words())
     table.add_row("peak memory", f"{peak / 1e6:,.0f} MB")

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,17 @@ def all_rows(windows, batch=3):
     parts = [windows.read(range(len(windows))[first:][:batch]) for first in range(0, len(windows), batch)]
     inputs, targets, pieces = zip(*parts, strict=True)
     return torch.cat(inputs), torch.cat(targets), np.concatenate(pieces)
+
+
+@pytest.mark.parametrize("budget", [None, 1, 64, 65, 640, 999, 5000])
+@pytest.mark.parametrize("stride", [None, 64, 40])
+def test_settings_lay_the_same_windows_again(budget, stride):
+    windows = Windows(counted(1000), 64, END, stride, budget, document_mask=True)
+    again = Windows(counted(1000), **json.loads(json.dumps(windows.settings)))
+    for name in ("begins", "firsts", "lasts"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(windows, name))
+    assert (again.end_of_text, again.document_mask) == (END, True)
+    assert again.is_complete == windows.is_complete
 
 
 @pytest.mark.parametrize("tokens", [2, 63, 64, 65, 66, 129, 1000])

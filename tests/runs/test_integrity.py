@@ -18,6 +18,8 @@ from gpt.runs import checkpoint, integrity
 from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, prune, save
 from gpt.runs.integrity import CorruptCheckpoint, Unreadable
 
+LOAD_FILE = safetensors.torch.load_file
+
 
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
@@ -192,11 +194,11 @@ def unreadable(monkeypatch):
 
         def load_file(name):
             open_(name, "rb").close()
-            return safetensors.torch.load_file(name)
+            return LOAD_FILE(name)
 
         monkeypatch.setattr(io, "open", open_)
         monkeypatch.setattr("builtins.open", open_)
-        monkeypatch.setattr(integrity, "load_file", load_file)
+        monkeypatch.setattr(safetensors.torch, "load_file", load_file)
 
     return make
 
@@ -258,10 +260,10 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(run, said,
     def load_file(path):
         if path == best / file and best.exists():
             best.rename(best.with_name(".step-00000020.removed"))
-        return safetensors.torch.load_file(path)
+        return LOAD_FILE(path)
 
     monkeypatch.setattr(integrity, "sha256", sha256)
-    monkeypatch.setattr(integrity, "load_file", load_file)
+    monkeypatch.setattr(safetensors.torch, "load_file", load_file)
     expected = 40 if file in ("state.json", "model.safetensors") else 20
     assert load_step(run) == expected
     assert said == []
@@ -300,7 +302,7 @@ def test_too_little_memory_for_the_tensors_is_not_damage(run, said, monkeypatch,
     def load_file(path):
         raise error
 
-    monkeypatch.setattr(integrity, "load_file", load_file)
+    monkeypatch.setattr(safetensors.torch, "load_file", load_file)
     for load_some in (load_newest, load_best):
         with pytest.raises(Unreadable):
             load_some(run)

@@ -42,6 +42,21 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_row(at_its_end, capsys, m
     assert "best checkpoint" in output
 
 
+@pytest.mark.parametrize("picture", ["elsewhere/loss.png", "could not be drawn (OSError: full)"])
+def test_what_was_drawn_beside_the_training_is_not_drawn_again(at_its_end, capsys, monkeypatch, picture):
+    def draw(_):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(report_module, "draw_losses", draw)
+    monkeypatch.setattr(report_module.beside, "drawn", lambda: picture)
+    training = at_its_end("run")
+    (training.run / "baselines.json").unlink(missing_ok=True)
+    training.report(draws=True)
+    output = capsys.readouterr().out
+    assert re.search(rf"^picture +{re.escape(picture)} *$", output, re.MULTILINE)
+    assert "without a network" not in output  # where none could be measured beside
+
+
 @pytest.mark.parametrize("error", [InputError("holds no usable checkpoint"), OSError(5, "Input/output error")])
 def test_a_checkpoint_that_cannot_be_read_at_the_end_costs_the_sample_alone(
     at_its_end, capsys, monkeypatch, error, said
