@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, finish, ratio, show
+from benchmarks.common import ROOT, finish, ratio, rounded, show
 from benchmarks.table import generation_table
 from gpt import InputError, Tokenizer
 from gpt.device import synchronize
@@ -244,6 +244,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only-start", action="store_true", help="print the seconds to the first token, and stop")
     options = parser.parse_args()
     if options.nanogpt:
         options.nanogpt = options.nanogpt.resolve()  # the libraries' processes work elsewhere
@@ -277,9 +278,12 @@ def main() -> None:
         path = save_model(Path(directory))
         run = save_run(Path(directory), path)
         starts = [start_seconds(run, options.device) for _ in range(options.runs)]  # with the machine to itself
+        result = {"start_s": [start for start, _ in starts], "import_torch_s": [torch for _, torch in starts]}
+        if options.only_start:
+            print(json.dumps(rounded(result)), flush=True)
+            return
         running = workers(path, options)
-        result = alternate(running, options)
-        result |= {"start_s": [start for start, _ in starts], "import_torch_s": [torch for _, torch in starts]}
+        result |= alternate(running, options)
         for worker in running:
             worker.close()
     result |= ratios(result)

@@ -52,7 +52,7 @@ def _become(script: str, arguments: list[str], directory: str, environment: dict
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    Beside.begin = lambda _: None  # it would load matplotlib, which is here
+    Beside.begin = lambda *_: None  # it would load matplotlib, which is here
     gc.freeze()  # what the server has loaded need not be looked through, which would copy it
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     sys.argv = [script, *arguments]

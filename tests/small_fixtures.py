@@ -75,7 +75,7 @@ def no_disk_is_waited_for():
 def nothing_is_begun_beside():
     """As the process that draws a training's picture would load matplotlib each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Beside, "begin", lambda _: None)
+        patch.setattr(Beside, "begin", lambda *_: None)
         yield
 
 

@@ -22,7 +22,7 @@ def begin(command: str, arguments: Sequence[str]) -> None:
     if command == "train" and os.environ.get("RANK", "0") == "0":  # of several processes, one reports
         from gpt.training.beside import beside
 
-        beside.begin()
+        beside.begin(_value("--data", arguments))
 
 
 def hash_weights(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,29 +67,55 @@ def measure_baselines(dataset: Dataset, windows: Windows) -> Baselines:
     Raises InputError where that cannot be: of a mixture, of answers alone, of text without bytes, and of a training
     split that is shorter than five tokens.
     """
-    if len(dataset.sources) > 1 or windows.answers_only:
-        raise InputError(f"{dataset.path}: baselines are of one dataset of plain text")
-    count = min(dataset.train.tokens, MOST_TRAINING)
-    if count < max(ORDERS.values()):
-        raise InputError(f"{dataset.path}: its training split is too short to count n-grams in")
-    training, tokenizer = dataset.train.read(0, count), dataset.tokenizer
-    ids, predicted = _joined(windows)
-    text_bytes = int(tokenizer.byte_lengths()[ids[predicted]].sum())
-    if not text_bytes:
-        raise InputError(f"{dataset.path}: its validation split has no text")
-    before = _text(tokenizer, training[-MOST_COMPRESSED:])[-MOST_COMPRESSED:]  # a token has a byte or more
-    with ThreadPoolExecutor(2) as threads:  # which work beside this one
-        sizes = threads.map(_compressed_size, [before, before + _text(tokenizer, ids[predicted])])
-        grams = NgramCounts(training, tokenizer.vocab_size, max(ORDERS.values()))
-        bits = {
-            name: float(-np.log2(grams.probabilities(ids, order)[predicted]).sum()) for name, order in ORDERS.items()
-        }
-        alone, both = sizes
-    bits[XZ] = 8 * max(0, both - alone)
-    found = {name: value / text_bytes for name, value in bits.items()}
-    ordered = dict(sorted(found.items(), key=lambda item: -item[1]))
-    per_token = text_bytes / int(predicted.sum())
-    return Baselines(ordered, per_token, count, dataset.train.tokens, len(before), dataset.fingerprint)
+    return Measuring(dataset).measure(windows)
+
+
+class Measuring:
+    """Measures baselines of a dataset: what it finds of the training split, and sizes of texts, serves each time."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self._sizes = dataset, dict[bytes, int]()  # of compressed texts
+
+    def measure(self, windows: Windows) -> Baselines:
+        """Do what `measure_baselines` says."""
+        dataset, tokenizer = self.dataset, self.dataset.tokenizer
+        if len(dataset.sources) > 1 or windows.answers_only:
+            raise InputError(f"{dataset.path}: baselines are of one dataset of plain text")
+        training = self._training
+        ids, predicted = _joined(windows)
+        text_bytes = int(tokenizer.byte_lengths()[ids[predicted]].sum())
+        if not text_bytes:
+            raise InputError(f"{dataset.path}: its validation split has no text")
+        before = _text(tokenizer, training[-MOST_COMPRESSED:])[-MOST_COMPRESSED:]  # a token has a byte or more
+        with ThreadPoolExecutor(2) as threads:  # which work beside this one
+            sizes = threads.map(self._size, [before, before + _text(tokenizer, ids[predicted])])
+            bits = {
+                name: float(-np.log2(self._grams.probabilities(ids, order)[predicted]).sum())
+                for name, order in ORDERS.items()
+            }
+            alone, both = sizes
+        bits[XZ] = 8 * max(0, both - alone)
+        found = {name: value / text_bytes for name, value in bits.items()}
+        ordered = dict(sorted(found.items(), key=lambda item: -item[1]))
+        per_token = text_bytes / int(predicted.sum())
+        known = dataset.train.tokens
+        return Baselines(ordered, per_token, len(training), known, len(before), dataset.fingerprint)
+
+    @cached_property
+    def _training(self) -> np.ndarray:
+        count = min(self.dataset.train.tokens, MOST_TRAINING)
+        if count < max(ORDERS.values()):
+            raise InputError(f"{self.dataset.path}: its training split is too short to count n-grams in")
+        return self.dataset.train.read(0, count)
+
+    @cached_property
+    def _grams(self) -> NgramCounts:
+        return NgramCounts(self._training, self.dataset.tokenizer.vocab_size, max(ORDERS.values()))
+
+    def _size(self, text: bytes) -> int:
+        if text not in self._sizes:
+            self._sizes[text] = _compressed_size(text)
+        return self._sizes[text]
 
 
 def _joined(windows: Windows) -> tuple[np.ndarray, np.ndarray]:

@@ -64,10 +64,9 @@ def save(run: Path, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -
     clean_up(path.parent, NAMES)  # what is left over takes space
     integrity.require_space(path.parent, model, optimizer)
     with write_directory(path) as partial:
-        integrity.save_tensors(model, partial / MODEL)
-        integrity.save_tensors(optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for name in (MODEL, OPTIMIZER):
+        for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
+            integrity.save_tensors(tensors, partial / name)
             shutil.copymode(partial / STATE, partial / name)  # safetensors lets nobody else read its files
         (partial / MANIFEST).write_text(json.dumps(integrity.manifest_of(partial, state["step"]), indent=1), "utf-8")
     return path

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from gpt.dataset.dataset import Dataset
 from gpt.errors import InputError
-from gpt.evaluation.baselines import Baselines, baseline_words, measure_baselines, read_baselines, write_baselines
+from gpt.evaluation.baselines import (
+    Baselines,
+    Measuring,
+    baseline_words,
+    measure_baselines,
+    read_baselines,
+    write_baselines,
+)
 from gpt.evaluation.windows import Windows
 from gpt.memory import is_out_of_memory
 from gpt.tracking.jsonl import Metrics
@@ -14,16 +21,19 @@ if TYPE_CHECKING:
     from gpt.evaluation.words import Row
 
 
-def keep_baselines(run: Path, dataset: Dataset, windows: Windows) -> Baselines | None:
+def keep_baselines(
+    run: Path, dataset: Dataset, windows: Windows, measuring: Measuring | None = None
+) -> Baselines | None:
     """Measure the baselines of a run's data and keep them in the run, unless they are there.
 
-    It takes seconds, as `measure_baselines` bounds what is counted. None where they cannot be measured or kept.
+    It takes seconds, as `measure_baselines` bounds what is counted; fewer with what has measured this dataset already.
+    None where they cannot be measured or kept.
     """
     kept = read_baselines(run, dataset.fingerprint)
     if kept:
         return kept
     try:
-        found = measure_baselines(dataset, windows)
+        found = measuring.measure(windows) if measuring else measure_baselines(dataset, windows)
         write_baselines(run, found)
     except Exception as error:  # the training has ended well, whatever becomes of its data, of memory or of the disk
         if not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):

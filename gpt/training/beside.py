@@ -1,10 +1,10 @@
 """A process beside a training, that measures its baselines and draws its picture while the training loads and learns.
 
 At the end they would take seconds, most of them to load matplotlib. The process loads what it needs while the training
-loads torch, which leaves a processor idle; from then on it yields to whatever trains. Nothing depends on it but time:
+loads torch, which leaves a processor idle, and yields to whatever else wants one. Nothing depends on it but time:
 where there is none, or it fails, the training does the same work itself.
 
-1. `begin` starts it, at the door of the program.
+1. `begin` starts it, at the door of the program, with the data that will probably be trained on.
 2. `measure` has it keep the baselines in the run.
 3. `draw` asks for loss.png, and `drawn` waits for it, which is its end.
 
@@ -23,16 +23,20 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt.errors import InputError
+
 if TYPE_CHECKING:
     from gpt.dataset.dataset import Dataset
+    from gpt.evaluation.baselines import Measuring
     from gpt.evaluation.windows import Windows
 
 ROOT = str(Path(__file__).parents[2])
 PROGRAM = (
     f"import sys; {ROOT!r} in sys.path or sys.path.insert(0, {ROOT!r}); import gpt.training.beside as it; it.serve()"
 )
-NICE = 10  # it gets a tenth of what who trains gets, and all that is idle
-PATIENCE = 10.0  # seconds that a training waits for it: on a busy machine it may get no processor
+NICE = 19  # it gets a hundredth of what who trains gets, and all that is idle
+PATIENCE = 3.0  # seconds that a training waits for it: on a busy machine it may get no processor
+CONTEXT = 1024  # of windows that are laid end to end: the same is predicted with any other
 LIFETIME = 900.0  # seconds: in a longer training, those that it saves are nothing, and its memory would lie idle
 
 
@@ -42,8 +46,8 @@ class Beside:
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
-    def begin(self) -> None:
-        """Start the process. Nothing is said where the system has none to give."""
+    def begin(self, data: str | None = None) -> None:
+        """Start the process, which measures what it can of the data at once. The system may have none to give."""
         with contextlib.suppress(OSError):
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", PROGRAM],
@@ -54,6 +58,8 @@ class Beside:
                 start_new_session=True,  # Ctrl-C is the training's
             )
             atexit.register(self.end)
+            if data:
+                self._ask(do="expect", data=data)
 
     def measure(self, run: Path, dataset: "Dataset", windows: "Windows") -> None:
         """Have it measure the baselines of a training, if its data has any, and keep them in the run."""
@@ -99,8 +105,12 @@ beside = Beside()
 def serve() -> None:
     """Load what is needed, then do what standard input asks for, until it ends or the picture is drawn."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # of a system without such a file; where memory is short, this is to go first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints is no answer
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     lifetime = threading.Timer(LIFETIME, os._exit, (0,))
     lifetime.daemon = True
     lifetime.start()
@@ -109,23 +119,42 @@ def serve() -> None:
     from gpt.tracking.plot import draw_losses
     from gpt.training.baseline_rows import keep_baselines
 
-    for drawing in ("matplotlib.backends.backend_agg", "matplotlib.figure"):
-        importlib.import_module(drawing)
-    if hasattr(os, "nice"):
-        os.nice(NICE)
+    measuring = None
     for line in sys.stdin:
         request = json.loads(line)
-        run = Path(request["run"])
-        if request["do"] == "measure":
+        if request["do"] == "expect":
+            measuring = _expected(Path(request["data"]))
+        elif request["do"] == "measure":
             dataset = open_dataset(Path(request["data"]))
-            keep_baselines(run, dataset, Windows(dataset.validation, **request["windows"]))
-            continue
-        try:
-            answer = str(draw_losses(run))
-        except Exception as error:  # a full disk, or whatever matplotlib does not like; the training says so
-            answer = undrawn(error)
-        print(json.dumps(answer), file=answers, flush=True)
-        os._exit(0)  # to take down what was loaded takes time, for which the training would wait
+            known = measuring if measuring and measuring.dataset.fingerprint == dataset.fingerprint else None
+            keep_baselines(Path(request["run"]), dataset, Windows(dataset.validation, **request["windows"]), known)
+            measuring = known = None  # what was counted takes memory
+        else:
+            try:
+                answer = str(draw_losses(Path(request["run"])))
+            except Exception as error:  # a full disk, or whatever matplotlib does not like; the training says so
+                answer = undrawn(error)
+            print(json.dumps(answer), file=answers, flush=True)
+            os._exit(0)  # to take down what was loaded takes time, for which the training would wait
+        for drawing in ("matplotlib.backends.backend_agg", "matplotlib.figure"):
+            importlib.import_module(drawing)
+
+
+def _expected(data: Path) -> "Measuring | None":
+    """Measure what most trainings on this data will want, its whole validation split, where it was opened before.
+
+    None where it was not: to check all that there is of it would take long, and the training does so.
+    """
+    from gpt.dataset.dataset import REMEMBERED, open_dataset
+    from gpt.evaluation.baselines import Measuring
+    from gpt.evaluation.windows import Windows
+
+    with contextlib.suppress(InputError, OSError):
+        if (data / REMEMBERED).exists():
+            measuring = Measuring(open_dataset(data))
+            measuring.measure(Windows(measuring.dataset.validation, CONTEXT))
+            return measuring
+    return None
 
 
 def undrawn(error: Exception) -> str:

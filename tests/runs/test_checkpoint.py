@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from helpers import save_steps, steps_of, tensors
 from safetensors import SafetensorError
@@ -102,7 +103,9 @@ def test_leftovers_and_foreign_names_are_no_checkpoints(run, said):
 
 
 FULL = OSError(28, "No space left on device")
-FAILURES = [(integrity, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)]
+FAILURES = [
+    (safetensors.torch, "save_file", SafetensorError("I/O error: No space left on device"), n) for n in range(2)
+]
 FAILURES += [(integrity, "sha256", FULL, n) for n in range(3)] + [(files, "sync", FULL, n) for n in range(6)]
 
 

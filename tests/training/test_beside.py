@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from helpers import ROOT
 
+from gpt.dataset.dataset import REMEMBERED
+from gpt.evaluation import baselines
 from gpt.evaluation.baselines import measure_baselines, read_baselines
 from gpt.evaluation.windows import Windows
 from gpt.tracking.plot import draw_losses
@@ -21,8 +25,18 @@ BEGIN = Beside.begin  # which tests do without
 
 
 @pytest.fixture
-def begun():
-    """A process that has begun."""
+def remembered(dataset):
+    """The path of a dataset that was opened before."""
+    path = dataset.path / REMEMBERED
+    if not path.exists():
+        path.write_text("{}")  # of which it then remembers nothing
+    return dataset.path
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """A process that has begun, and is waited for on a busy machine."""
+    monkeypatch.setattr(module, "PATIENCE", 100.0)
     beside = Beside()
     BEGIN(beside)
     yield beside
@@ -37,9 +51,15 @@ def ends(process):
 
 
 @pytest.mark.process
-def test_the_same_is_measured_and_drawn_as_by_the_training_itself(begun, trained_run, dataset, monkeypatch):
-    windows = Windows(dataset.validation, 32, dataset.tokenizer.end_of_text, tokens=500)
+@pytest.mark.parametrize("expected", [True, False])
+@pytest.mark.parametrize("tokens", [500, None])
+def test_the_same_is_measured_and_drawn_as_by_the_training_itself(
+    begun, trained_run, dataset, remembered, expected, tokens
+):
+    windows = Windows(dataset.validation, 32, dataset.tokenizer.end_of_text, tokens=tokens)
     process = begun.process
+    if expected:
+        begun._ask(do="expect", data=str(remembered))
     (trained_run / "loss.png").unlink(missing_ok=True)
     begun.measure(trained_run, dataset, windows)
     begun.draw(trained_run)
@@ -48,6 +68,17 @@ def test_the_same_is_measured_and_drawn_as_by_the_training_itself(begun, trained
     drawn = (trained_run / "loss.png").read_bytes()
     assert read_baselines(trained_run, dataset.fingerprint) == measure_baselines(dataset, windows)
     assert drawn == draw_losses(trained_run).read_bytes()
+
+
+@pytest.mark.process
+def test_it_yields_to_the_training(begun):
+    """It gets less of processors that are busy, and goes first where memory is short."""
+    process, end = psutil.Process(begun.process.pid), time.monotonic() + 60
+    while process.nice() != min(19, os.nice(0) + module.NICE) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert process.nice() == min(19, os.nice(0) + module.NICE)
+    if sys.platform == "linux":
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 @pytest.mark.process
@@ -81,7 +112,8 @@ def test_one_that_gets_no_processor_is_not_waited_for(begun, trained_run, monkey
 def test_it_ends_with_the_training_however_that_ends(number):
     program = "from gpt.training.beside import beside; import time; beside.begin(); "
     program += "print(beside.process.pid, flush=True); time.sleep(600)"
-    training = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, stderr=-3)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    training = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True, **pipes)
     process = int(training.stdout.readline())
     training.send_signal(number)
     training.wait()
@@ -95,6 +127,23 @@ def test_it_is_no_part_of_a_program_that_ends_at_once():
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 60
     assert ends(int(found.stdout))
+
+
+def test_what_is_expected_is_measured_once(dataset, remembered, monkeypatch):
+    honest = measure_baselines(dataset, Windows(dataset.validation, 32))
+    measuring = module._expected(remembered)
+    monkeypatch.setattr(baselines, "_compressed_size", None)
+    monkeypatch.setattr(baselines, "NgramCounts", None)
+    assert measuring.measure(Windows(dataset.validation, 32)) == honest
+
+
+@pytest.mark.parametrize("damage", ["validation-00000.bin", REMEMBERED, None])
+def test_nothing_is_expected_of_data_that_is_not_there_or_was_never_opened(remembered, tmp_path, damage):
+    copy = tmp_path / "data"
+    if damage:
+        shutil.copytree(remembered, copy)
+        (copy / damage).unlink()
+    assert module._expected(copy) is None
 
 
 def test_nobody_asks_where_there_is_no_process(tmp_path, dataset):
