@@ -1,9 +1,7 @@
 """The picture of a run's losses."""
 
-import contextlib
 import io
 import math
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,25 +14,6 @@ from gpt.tracking.jsonl import Metrics, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
-
-
-class Picture:
-    """Draws loss.png anew at evaluations, as far as that takes no time to speak of."""
-
-    def __init__(self, run: Path) -> None:
-        self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
-
-    def write(self, record: Metrics) -> None:
-        start = time.monotonic()
-        if "val_loss" in record and start >= self.next_time:
-            with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
-                draw_losses(self.run)
-            self.next_time = time.monotonic() + (time.monotonic() - start) / MOST_DRAWING
-
-    def close(self) -> None:
-        """Leave the picture as it is: the end of the training draws it."""
 
 
 def draw_losses(run: Path) -> Path:

@@ -1,5 +1,7 @@
 """Where the records of a training go: one record, several sinks."""
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -7,9 +9,10 @@ from typing import Protocol
 
 from gpt.config import TrainConfig
 from gpt.tracking.jsonl import Metrics, MetricsFile
-from gpt.tracking.plot import Picture
 from gpt.tracking.progress import ProgressDisplay
 from gpt.tracking.wandb import WandbLog
+
+FIRST_AFTER, MOST_DRAWING = 10.0, 0.02  # seconds, and share of the time
 
 
 class Sink(Protocol):
@@ -18,6 +21,25 @@ class Sink(Protocol):
     def write(self, record: Metrics) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Picture:
+    """Draws loss.png anew at evaluations, as far as that takes no time to speak of."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.next_time = run, time.monotonic() + FIRST_AFTER
+
+    def write(self, record: Metrics) -> None:
+        start = time.monotonic()
+        if "val_loss" in record and start >= self.next_time:
+            from gpt.tracking.plot import draw_losses
+
+            with contextlib.suppress(Exception):  # a full disk, or what matplotlib does not like: the end says so
+                draw_losses(self.run)
+            self.next_time = time.monotonic() + (time.monotonic() - start) / MOST_DRAWING
+
+    def close(self) -> None:
+        """Leave the picture as it is: the end of the training draws it."""
 
 
 class Tracking:
