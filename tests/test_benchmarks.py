@@ -137,7 +137,7 @@ def test_reference_curves_are_of_three_seeds_and_go_to_the_end_of_their_preset()
             assert json.loads(lines[-1])["tokens"] == preset(name).steps * preset(name).batch_tokens
 
 
-@pytest.mark.parametrize("name", ["shakespeare-char-modern", "nano"])
+@pytest.mark.parametrize("name", ["shakespeare-char-modern", "shakespeare-char-cpu", "nano"])
 def test_the_page_has_what_the_reference_curves_say(name):
     files = curves.CURVES.glob(f"{name}-seed-*.jsonl")
     runs = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
