@@ -4,6 +4,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+MatmulPrecision = Literal["highest", "medium"]
 Parallel = Literal["ddp", "fsdp", "hsdp"]
 Recompute = Literal["none", "activations", "blocks"]
 Exact = Literal["auto", "on", "off"]

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from gpt.choices import ComputeDtype, Device, Exact, Parallel, Recompute
+from gpt.choices import ComputeDtype, Device, Exact, MatmulPrecision, Parallel, Recompute
 from gpt.errors import InputError, Limited, bounded, check_limits
 from gpt.model.config import ModelConfig
 from gpt.model.lora import LoRAConfig
@@ -132,6 +132,10 @@ class TrainConfig:
     dtype: ComputeDtype = "auto"
     """Arithmetic of the forward and backward passes; weights are float32. auto: bfloat16 on CUDA devices that have
     it, float16 with loss scaling on others, float32 elsewhere."""
+    float32_matmul_precision: MatmulPrecision = "highest"
+    """What layers multiply in training in float32, forward and backward. highest: float32. medium: the same rounded to
+    bfloat16, and added up in float32, faster on a CPU with AMX, refused on others. Attention and evaluations never
+    round."""
     parallel: Parallel = "ddp"
     """How several processes (torchrun) share the model: each has all of it (ddp), a part (fsdp), or the processes of
     a node have it together (hsdp)."""
@@ -175,6 +179,8 @@ class TrainConfig:
             )
         if self.lora != LoRAConfig():
             self._require_adaptable()
+        if self.float32_matmul_precision != "highest":
+            self._require_float32()
         if self.early_stopping_patience is not None and self.evaluation.every == 0:
             raise InputError(
                 "`early_stopping_patience` needs evaluations to count: give `evaluation.every`, or leave it out (None)"
@@ -184,6 +190,17 @@ class TrainConfig:
             raise InputError(
                 f"`batch_tokens` is {self.batch_tokens:,}, which is not a multiple of `model.context_length` "
                 f"({self.model.context_length:,}): use `batch_tokens` {nearest}"
+            )
+
+    def _require_float32(self) -> None:
+        """Raise InputError where no float32 would be rounded, or too much of it."""
+        asked = f"`float32_matmul_precision` {self.float32_matmul_precision}"
+        if self.dtype not in ("auto", "float32"):
+            raise InputError(f"{asked}: is for `dtype` float32, and that is {self.dtype}: give one of the two")
+        if self.compile == "on":
+            raise InputError(
+                f"{asked}: would round attention, too, where it is compiled, which makes that several times slower: "
+                "leave out `compile` on, or this"
             )
 
     def _require_adaptable(self) -> None:

@@ -1,11 +1,12 @@
 """Where to compute, and in which precision."""
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from gpt.choices import ComputeDtype, WeightDtype
+from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
 
 
@@ -82,6 +83,21 @@ class Target(NamedTuple):
 def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
     """Compute matrix products in `dtype`, sums and norms in float32."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
+
+
+def choose_products(precision: MatmulPrecision, device: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Choose as what float32 matrices are multiplied: give what makes contexts in which they are.
+
+    highest leaves torch's own setting alone. Raises InputError for medium where that would round nothing.
+    """
+    return contextlib.nullcontext if precision == "highest" else _rounded_products(device)
+
+
+def _rounded_products(device: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    from gpt.rounding import require_rounding, rounded_products
+
+    require_rounding(device)
+    return rounded_products
 
 
 def synchronize(device: str) -> None:

@@ -20,7 +20,7 @@ from helpers import TINY, Training, heard, python_text, write_dataset
 from processes import run_script
 from web import serve
 
-from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig
+from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig, rounding
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.dataset.mixture import mix_datasets
@@ -44,6 +44,19 @@ def peak_flops_measured_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilization, "measured_peak_flops", cache(utilization.measured_peak_flops))
         yield
+
+
+@pytest.fixture
+def rounds():
+    """Where oneDNN rounds what it multiplies, if that is asked for."""
+    if not rounding.rounds():
+        pytest.skip("this processor's oneDNN does not round float32 as it multiplies (it does with AMX)")
+
+
+@pytest.fixture
+def as_if_it_rounds(monkeypatch):
+    """Take any processor for one whose oneDNN rounds; what is computed is not told from it."""
+    monkeypatch.setattr(rounding, "rounds", lambda: True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -84,6 +84,16 @@ def test_a_bad_value_is_named_with_what_is_allowed(make, message):
         make()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_float32_is_not_rounded_where_nothing_is_float32(dtype):
+    with pytest.raises(InputError, match=f"`float32_matmul_precision` medium: is for .* and that is {dtype}: give one"):
+        TrainConfig(dtype=dtype, float32_matmul_precision="medium")
+    with pytest.raises(InputError, match="`float32_matmul_precision` medium: would round attention, too, where it is"):
+        TrainConfig(compile="on", float32_matmul_precision="medium")
+    for fitting in ("auto", "float32"):
+        TrainConfig(dtype=fitting, float32_matmul_precision="medium")
+
+
 def test_words_and_absence_have_no_limits():
     TrainConfig(micro_batch_size="auto", stop_at=None)
     SamplingConfig(seed=None)

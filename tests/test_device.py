@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gpt.device import Target, autocast, choose_dtype, choose_weight_dtype, reseed
+from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, reseed
 from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
@@ -35,6 +35,12 @@ def test_reseeding_draws_what_torchs_own_way_draws():
         expected = torch.rand(5)
         reseed("cpu", seed)
         assert torch.rand(5).equal(expected)
+
+
+def test_products_of_the_highest_precision_leave_torchs_setting_alone(as_if_it_rounds):
+    for asked in ("cpu", "cuda", "mps"):
+        with choose_products("medium", "cpu")(), choose_products("highest", asked)():
+            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 
 class Machine:

@@ -19,7 +19,7 @@ from gpt.dataset.loader import Loader, Prefetcher
 from gpt.dataset.manifest import ShardInfo
 from gpt.dataset.mixture import open_weighted
 from gpt.dataset.samples import sample_pieces
-from gpt.device import choose_device
+from gpt.device import choose_device, choose_products
 from gpt.distributed.launch import join_world
 from gpt.distributed.world import World
 from gpt.errors import InputError, Reported
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says, alone or as one of several processes; return the exit code."""
     command = parse_train(sys.argv[1:] if arguments is None else arguments)
     config, device = command.config, choose_device(command.config.device)
+    choose_products(config.float32_matmul_precision, device)  # which says so where it cannot be had
     with StopRequest() as stop, exact_arithmetic(config.exact, device), join_world(device, config.timeout) as world:
         log.info(f"{command.reason}; {_where(config, world)}")
         command = world.broadcast(command)
@@ -187,10 +188,9 @@ def begin_with(command: TrainCommand, world: World) -> Dataset | None:
 
     Raises InputError if that cannot be, or if a new run has no place.
     """
-    paths, named = command.config.datasets, command.config.run_dir
+    named, missing = command.config.run_dir, [path for path in command.config.datasets if not path.exists()]
     if named and not command.resumes:
         world.from_main(lambda: require_unused(named))
-    missing = [path for path in paths if not path.exists()]
     if command.options.dry_run and missing:
         log.warning(f"{missing[0]}: is not there yet; the forecast goes without it")
         return None

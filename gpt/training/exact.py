@@ -39,9 +39,7 @@ def exact_arithmetic(wanted: Exact, device: str) -> Generator[None]:
     """
     threads = torch.get_num_threads()  # which a resumed run may change
     try:
-        if wanted == "on" and device == "mps":
-            raise InputError("`exact` on: nobody knows that for this device (mps); leave it out, or use `device` cpu")
-        with _deterministic() if wanted == "on" and device == "cuda" else contextlib.nullcontext():
+        with _deterministic(device) if wanted == "on" and device != "cpu" else contextlib.nullcontext():
             yield
     finally:
         if torch.get_num_threads() != threads:
@@ -49,8 +47,10 @@ def exact_arithmetic(wanted: Exact, device: str) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _deterministic() -> Generator[None]:
+def _deterministic(device: str) -> Generator[None]:
     """Use torch's deterministic mode, and Inductor's; restore all afterwards but cuBLAS's workspace."""
+    if device == "mps":
+        raise InputError("`exact` on: nobody knows that for this device (mps); leave it out, or use `device` cpu")
     import torch._inductor.config as inductor
 
     if os.environ.setdefault(WORKSPACE, EXACT_WORKSPACES[0]) not in EXACT_WORKSPACES:
@@ -85,6 +85,7 @@ def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditi
         "parallel": config.parallel if world.size > 1 else "none",
         "nodes": world.nodes,
         "dtype": str(dtype).removeprefix("torch."),
+        "float32_matmul_precision": config.float32_matmul_precision,
         "compile": config.compile,
         "micro_batch": config.micro_batch_size,
     }
@@ -92,6 +93,7 @@ def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditi
 
 def meet_conditions(now: Conditions, before: Conditions, device: str) -> None:
     """Let a resumed training compute as the saved one did, by its number of threads; or say what is not the same."""
+    before = {"float32_matmul_precision": "highest"} | before  # before it could be chosen
     differing = [name for name in now if name in before and before[name] != now[name]]
     if not (now["exact"] or before.get("exact")):
         return

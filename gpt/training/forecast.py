@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from gpt.analysis.cost import Memory, cost_lines, memory_lines, training_memory
 from gpt.compiler import CompilerFailed
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import Dataset
-from gpt.device import autocast, choose_dtype
+from gpt.device import autocast, choose_dtype, choose_products
 from gpt.distributed.world import World
 from gpt.memory import free_memory, is_out_of_memory, release_memory, used_memory
 from gpt.terminal import duration
@@ -93,11 +93,16 @@ def measure_timings(
 ) -> Timings:
     """Try a few steps of `trial` sequences, or of half as many, again and again, where memory runs out on any rank.
 
-    Raises MemoryError if it does with a single one.
+    Evaluations are in float32 of the highest precision: where the steps are not, passes are tried in both.
+    Raises MemoryError if it runs out with a single sequence.
     """
+    evaluating = replace(config, float32_matmul_precision="highest")
     while True:
         try:
             pass_seconds, step_seconds = trial_seconds(config, trial, world, dtype, at_least)
+            evaluated = pass_seconds
+            if config != evaluating:
+                evaluated, _ = trial_seconds(evaluating, trial, world, dtype, at_least)
             break
         except MemoryError:
             if trial == 1:
@@ -105,7 +110,7 @@ def measure_timings(
         release_memory(world.device)
         trial = -(-trial // 2)
     share = config.batch_sequences // world.size
-    return Timings(share / trial * pass_seconds + step_seconds, FORWARD * pass_seconds / trial / world.size)
+    return Timings(share / trial * pass_seconds + step_seconds, FORWARD * evaluated / trial / world.size)
 
 
 def trial_seconds(
@@ -115,7 +120,7 @@ def trial_seconds(
 
     Raise MemoryError on all ranks if what a first step takes is too much for one.
     """
-    device = world.device
+    device, precision = world.device, config.float32_matmul_precision
     model = new_model(config, device)
     model.set_recompute(config.recompute)
     optimizer = Optimizer(model, config.optimizer)
@@ -126,10 +131,10 @@ def trial_seconds(
         with autocast(device, dtype):
             return model(ids, targets=ids, documents=documents)
 
-    forward = compiled_loss(loss_of, config, world, dtype)
+    forward, products = compiled_loss(loss_of, config, world, dtype), choose_products(precision, device)
     fits = True
     try:
-        with contextlib.suppress(CompilerFailed), forward.watch():
+        with contextlib.suppress(CompilerFailed), forward.watch(), products():
             forward(ids).backward()
         optimizer.allocate()
     except Exception as error:
@@ -143,8 +148,9 @@ def trial_seconds(
     end = None
     while end is None or time.perf_counter() < end:
         start = time.perf_counter()
-        loss = forward(ids) / ids.numel()
-        loss.backward()
+        with products():
+            loss = forward(ids) / ids.numel()
+            loss.backward()
         loss.item()  # waits for the device
         middle = time.perf_counter()
         optimizer.step()

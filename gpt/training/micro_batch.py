@@ -27,8 +27,7 @@ class MicroBatch:
     """
 
     def __init__(self, config: TrainConfig, world: World, dtype: torch.dtype) -> None:
-        self.asked, self.world = config.micro_batch_size, world
-        self.share = config.batch_sequences // world.size
+        self.asked, self.world, self.share = config.micro_batch_size, world, config.batch_sequences // world.size
         if self.asked == "auto":
             share = SHARE_OF_CUDA if world.device == "cuda" else SHARE_OF_CPU * world.nodes / world.size
             budget = int(free_memory(world.device) * share)

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt.analysis.cost import adapter_count
 from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
-from gpt.device import autocast, choose_dtype, reseed
+from gpt.device import autocast, choose_dtype, choose_products, reseed
 from gpt.distributed.parallel import is_sharded, needs_rehearsal, parallelize, rebuild, sync_gradients
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -53,11 +52,13 @@ class Trainer:
     def __init__(self, model: GPT, config: TrainConfig, world: World | None = None) -> None:
         """Set up training; without a `world`, by this process alone, on the model's device.
 
-        Raise InputError if the processes cannot share the batch equally, or `compile` is on and does not work.
+        Raise InputError if the processes cannot share the batch equally, if `compile` is on and does not work, or if
+        `float32_matmul_precision` asks for what the processor does not do.
         """
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
+        self.products = choose_products(config.float32_matmul_precision, world.device)
         retain_freed_memory(world.device, config.recompute == "none", ADAPTERS_MAP_FROM if config.lora.rank else None)
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         self.reduction = "rows" if isinstance(config.data, tuple) else "sum"  # of losses; a row is of one source
@@ -70,7 +71,7 @@ class Trainer:
         self.micro_batch = MicroBatch(config, world, self.dtype)
         self.guard = GradientGuard(config.optimizer.skip_spikes, clips=config.optimizer.gradient_clip > 0)
         self.scale = LossScale(self.dtype)
-        self.utilization = Utilization(config.model, world, self.dtype, config.lora.rank and adapter_count(config))
+        self.utilization = Utilization(config, world, self.dtype)
         model.train()
 
     def step(self, state: TrainState, batch: Batch) -> Metrics:
@@ -134,8 +135,7 @@ class Trainer:
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
             own_loss = float(sum(loss.view(-1)[0] for loss in losses))
-            own_norm = unscale_gradients(self.model, self.scale.value)
-            loss, norm = self.world.sum(own_loss, own_norm / self.world.size)
+            loss, norm = self.world.sum(own_loss, unscale_gradients(self.model, self.scale.value) / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
@@ -152,7 +152,7 @@ class Trainer:
         model.zero_grad(set_to_none=True)
         for number, part in parts:
             is_last = send and number == parts[-1][0]
-            with self.micro_batch.catch_failure() as failure, sync_gradients(model, synchronize=is_last):
+            with self.micro_batch.catch_failure() as failure, sync_gradients(model, is_last), self.products():
                 # Reseeded here, dropout has no history: nothing of it needs to be saved.
                 reseed(self.device, mix(self.config.seed, step, number, world.rank))
                 loss = self.micro_batch_loss(*map(self._there, part)) / count
@@ -163,7 +163,7 @@ class Trainer:
         if self.micro_batch.failed(failure, model, step + 1):  # asked before anything is sent, which others wait for
             return None
         if send:
-            with self.micro_batch.catch_failure() as failure, sync_gradients(model, synchronize=True):
+            with self.micro_batch.catch_failure() as failure, sync_gradients(model, True), self.products():
                 losses.append(self._backward(loss))
             if failure.failed:
                 self.micro_batch.require_no_peers(failure, step + 1)
@@ -235,12 +235,10 @@ class Trainer:
         Its state, most of what it needs, is taken at the first step of a process, by all ranks or none.
         Raises StepFailed where there is not enough, or InputError if this rank may be alone with that.
         """
-        if not self.optimizer.has_state:
-            enough = self._with_patience(self.optimizer.allocate, tries=2)
-            if self.world.any(not enough):
-                raise StepFailed(_too_little(step + 1))
-        tries = 1 if is_sharded(self.parallel_model) else 2  # Muon's gathers what all ranks have a part of
-        if not self._with_patience(self.optimizer.step, tries):
+        if not self.optimizer.has_state and self.world.any(not self._with_patience(self.optimizer.allocate, tries=2)):
+            raise StepFailed(_too_little(step + 1))
+        # Not again where Muon's step gathers what all ranks have a part of.
+        if not self._with_patience(self.optimizer.step, tries=1 if is_sharded(self.parallel_model) else 2):
             raise (InputError if self.world.size > 1 else StepFailed)(_too_little(step + 1))
 
     def _with_patience(self, call: Callable[[], None], tries: int) -> bool:

@@ -5,11 +5,11 @@ import time
 
 import torch
 
-from gpt.analysis.cost import flops_per_token
-from gpt.device import synchronize
+from gpt.analysis.cost import adapter_count, flops_per_token
+from gpt.config import TrainConfig
+from gpt.device import choose_products, synchronize
 from gpt.distributed.world import World
 from gpt.memory import is_out_of_memory, release_memory
-from gpt.model.config import ModelConfig
 
 MEASURED_AT = (5, 10, 20)  # steps of this process: the device is warm by then, and one moment may be a busy one
 AGAIN_EVERY, MOST_MEASURED = 10, 8
@@ -20,9 +20,9 @@ TRIES = 3  # of each size, as often as MEASURED_AT says
 class Utilization:
     """Measures the matrix speed while training goes on. Of several processes all ask for each step's share."""
 
-    def __init__(self, model: ModelConfig, world: World, dtype: torch.dtype, adapters: int = 0) -> None:
-        """Set up; of adapters alone, so many parameters are trained."""
-        self.flops_per_token, self.world, self.dtype = flops_per_token(model, adapters), world, dtype
+    def __init__(self, config: TrainConfig, world: World, dtype: torch.dtype) -> None:
+        self.config, self.world, self.dtype = config, world, dtype
+        self.flops_per_token = flops_per_token(config.model, config.lora.rank and adapter_count(config))
         self.measured_peak_flops: float | None = None  # of all devices together: the best that was measured
         self.steps = self.measured = 0
 
@@ -47,7 +47,8 @@ class Utilization:
         """Leave it as it is where memory is too short for the products on any rank: training is not to end for that."""
         speed, failed = 0.0, False
         try:
-            speed = measured_peak_flops(self.world.device, self.dtype)
+            with choose_products(self.config.float32_matmul_precision, self.world.device)():
+                speed = measured_peak_flops(self.world.device, self.dtype)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,6 +13,7 @@ from helpers import ROOT, SHAKESPEARE, TINY, in_process, refused, run_gpt, run_h
 from processes import Script, run_script
 
 import train as train_script
+from gpt import rounding
 from gpt.commands import clean_errors
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.training import forecast
@@ -179,6 +180,17 @@ def test_a_fine_tuned_run_resumes_without_the_weights_it_began_with(trained, dat
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
     assert message in refused("train.py", *arguments, "--device", "cpu", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_products_that_would_not_be_rounded_are_refused_before_anything_is_done(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding, "rounds", lambda: False)
+    options = ("nano", "--data", dataset.path, *TINY, "--float32-matmul-precision", "medium")
+    told = "error: --float32-matmul-precision medium: would change nothing here; "
+    for more in ((), ("--dry-run",), ("--minutes", 1)):
+        assert told in refused("train.py", *options, *more, cwd=tmp_path)
+    output = refused("train.py", *options, "--dtype", "bfloat16", cwd=tmp_path)
+    assert "--float32-matmul-precision medium: is for --dtype float32, and that is bfloat16" in output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,6 +154,11 @@ def test_resuming_in_bfloat16_is_exact(seen):
     assert results[0]["bfloat16, activations"] == ""
 
 
+def test_resuming_with_rounded_products_is_exact(seen, rounds):
+    _, _, results = seen
+    assert results[0]["rounded products"] == ""
+
+
 def test_resuming_after_the_micro_batch_was_halved_is_exact(seen):
     _, _, results = seen
     assert results[0]["after halving"]

@@ -28,6 +28,7 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.parallel import gather, parallelize
 from gpt.distributed.world import World
 from gpt.log import log
+from gpt.rounding import rounds
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
@@ -196,7 +197,9 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     dropping = replace(modern, model=replace(modern.model, dropout=0.1), recompute="blocks", steps=2)
     one_layer = replace(config, model=replace(config.model, n_layer=1))
     narrow = replace(one_layer, dtype="bfloat16", recompute="activations", micro_batch_size=2, steps=2)
+    rounded = replace(one_layer, float32_matmul_precision="medium", micro_batch_size=2, steps=2)
     results: Result = {
+        "rounded products": exact(rounded, dataset, out, world, f"{parallel}-rounded") if rounds() else "skipped",
         "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
         "after halving": resume_after_halving(dropping, dataset, out, world),

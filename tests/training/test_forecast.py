@@ -66,6 +66,34 @@ def test_a_trial_takes_longer_with_more_sequences(tiny_config, monkeypatch):
     assert many > 4 * few
 
 
+def test_evaluations_are_forecast_in_the_highest_precision(tiny_config, monkeypatch):
+    """As they are computed: steps alone are faster in another."""
+    monkeypatch.setattr(
+        forecast,
+        "trial_seconds",
+        lambda config, *_: ({"highest": 3.0, "medium": 1.0}[config.float32_matmul_precision], 0),
+    )
+    config = replace(tiny_config, float32_matmul_precision="medium")
+    assert measure_timings(config, World("cpu"), torch.float32, 6) == Timings(step=1.0, window=3.0 / 6 / 3)
+    assert measure_timings(tiny_config, World("cpu"), torch.float32, 6) == Timings(step=3.0, window=3.0 / 6 / 3)
+
+
+def test_a_trial_multiplies_as_training_does(tiny_config, monkeypatch, as_if_it_rounds):
+    """In its passes, and not in the optimizer."""
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.05)
+    seen, honest, moved = {}, GPT.hidden_states, forecast.Optimizer.step
+
+    def noted(name, call, *given):
+        seen.setdefault(name, set()).add(torch.backends.mkldnn.matmul.fp32_precision)
+        return call(*given)
+
+    monkeypatch.setattr(GPT, "hidden_states", lambda *given: noted("passes", honest, *given))
+    monkeypatch.setattr(forecast.Optimizer, "step", lambda *given: noted("optimizer", moved, *given))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    trial_seconds(replace(tiny_config, float32_matmul_precision="medium"), 2, World("cpu"), torch.float32)
+    assert seen == {"passes": {"bf16"}, "optimizer": {before}}
+
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_a_trial_masks_documents_where_training_does(tiny_config, monkeypatch, mask):
     monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.05)

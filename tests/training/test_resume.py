@@ -14,7 +14,7 @@ from gpt.config import CheckpointConfig, EvaluationConfig
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import list_checkpoints, load_best, load_newest, step_of
 from gpt.tracking.jsonl import read_metrics
-from gpt.training import validation
+from gpt.training import trainer, validation
 
 
 @pytest.fixture(params=["gpt2", "modern", "recomputed"])
@@ -48,9 +48,16 @@ def test_a_resumed_run_repeats_an_undisturbed_one_bit_for_bit(undisturbed, make_
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, tiny_config, dtype, micro_batch_size):
-    config = replace(tiny_config, dtype=dtype, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "rounded"])
+def test_resuming_is_exact_in_every_precision_and_accumulation(
+    make_training, tiny_config, dtype, micro_batch_size, request
+):
+    config = replace(tiny_config, batch_tokens=8 * 32, micro_batch_size=micro_batch_size, steps=5)
+    if dtype == "rounded":
+        request.getfixturevalue("rounds")
+        config = replace(config, float32_matmul_precision="medium")
+    else:
+        config = replace(config, dtype=dtype)
     whole = make_training(config, "whole")
     whole.fit()
     make_training(replace(config, stop_at=2), "parts").fit()
@@ -64,6 +71,29 @@ def test_resuming_is_exact_in_every_precision_and_accumulation(make_training, ti
     records = [without_clock([state.pop("record")]) for state in timeless]
     assert timeless[0] == timeless[1]
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("saved_before_it_could_be_chosen", [False, True])
+def test_going_on_in_another_precision_is_told(
+    make_training, tiny_config, said, as_if_it_rounds, monkeypatch, saved_before_it_could_be_chosen
+):
+    """Of a checkpoint that does not tell, too; going on in the same is nothing to tell."""
+    config, rounded = tiny_config, replace(tiny_config, float32_matmul_precision="medium")
+    with monkeypatch.context() as patch:
+        if saved_before_it_could_be_chosen:
+            honest = trainer.conditions
+            patch.setattr(trainer, "conditions", lambda *given: without_precision(honest(*given)))
+        make_training(replace(config, stop_at=2)).fit()
+    make_training(replace(config, stop_at=4), resume=True).fit()
+    assert not [line for line in said if "rounding" in line]
+    make_training(replace(rounded, stop_at=6), resume=True).fit()
+    make_training(config, resume=True)
+    told = "from here on equal to an undisturbed run up to rounding only: float32_matmul_precision "
+    assert [line.partition(told)[2] for line in said if told in line] == ["highest → medium", "medium → highest"]
+
+
+def without_precision(conditions):
+    return {name: value for name, value in conditions.items() if name != "float32_matmul_precision"}
 
 
 def test_a_last_step_is_evaluated_though_it_was_not_to_be_the_last(make_training, tiny_config):

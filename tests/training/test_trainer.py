@@ -8,11 +8,12 @@ import torch
 from helpers import Training, needs_compiler, require_equal, weights
 from torch.nn import functional as F
 
-from gpt import GPT
+from gpt import GPT, InputError
 from gpt.choices import IGNORE_INDEX
 from gpt.distributed.world import World
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import trainer as trainer_module
+from gpt.training.start import training_loader
 
 
 def test_the_loss_goes_down(make_training, tiny_config):
@@ -53,6 +54,59 @@ def test_freed_memory_is_kept_unless_something_is_recomputed(make_training, tiny
     for recompute in ("none", "activations", "blocks"):
         make_training(replace(tiny_config, recompute=recompute), recompute)
     assert kept == [True, False, False]
+
+
+def products():
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_training_alone_multiplies_rounded_numbers(make_training, tiny_config, monkeypatch, as_if_it_rounds):
+    """Both passes of every micro-batch; not the optimizer, evaluations or samples, nor what comes after."""
+    config = replace(tiny_config, steps=2, float32_matmul_precision="medium", micro_batch_size=2)
+    training, before, seen = make_training(config), products(), set()
+    honest = training.trainer.optimizer.step
+    training.trainer.optimizer.step = lambda: seen.add(("optimizer", products())) or honest()
+    training.model.register_forward_hook(lambda module, *_: seen.add((module.training, products())))
+    training.model.blocks[0].register_full_backward_hook(lambda *_: seen.add(("backward", products())))
+    assert training.fit()
+    assert seen == {(True, "bf16"), ("backward", "bf16"), (False, before), ("optimizer", before)}
+    assert products() == before
+
+
+def test_a_pass_that_fails_leaves_torchs_setting_as_it_was(make_training, tiny_config, as_if_it_rounds):
+    training, before = make_training(replace(tiny_config, float32_matmul_precision="medium")), products()
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), ZeroDivisionError()):
+        hook = training.model.register_forward_pre_hook(raising(error))
+        with pytest.raises((InputError, ZeroDivisionError)):
+            training.step()
+        hook.remove()
+        assert products() == before
+
+
+def raising(error):
+    def fail(*_):
+        assert products() == "bf16"
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("shape", ["tiny_config", "modern_shape"])
+def test_rounded_products_move_loss_and_gradients_by_little(make_training, request, rounds, shape):
+    config, found = replace(request.getfixturevalue(shape), micro_batch_size=2), {}
+    for precision in ("highest", "medium"):
+        training = make_training(replace(config, float32_matmul_precision=precision), precision)
+        parameters = [*training.model.parameters()]
+        torch.manual_seed(0)
+        for parameter in parameters:  # some begin at zero, which is not rounded
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        batch = training_loader(training.trainer.config, training.dataset).batch(0)
+        loss, _ = training.trainer.gradient(0, batch, config.batch_tokens)
+        assert {p.dtype for p in parameters} == {p.grad.dtype for p in parameters} == {torch.float32}
+        found[precision] = loss, torch.cat([p.grad.flatten() for p in parameters])
+    (loss, gradient), (other, moved) = found.values()
+    assert loss != other == pytest.approx(loss, rel=1e-3)
+    assert 1e-4 < float((gradient - moved).norm() / gradient.norm()) < 5e-2
 
 
 def test_a_step_is_what_its_definition_says(make_training, tiny_config):

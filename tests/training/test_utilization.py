@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt import ModelConfig
+from gpt import ModelConfig, TrainConfig
 from gpt.analysis.cost import flops_per_token
 from gpt.distributed.world import World
 from gpt.tracking.jsonl import read_metrics
@@ -29,7 +29,7 @@ def measured(monkeypatch):
 
 
 def shares(tokens_per_s, steps=40):
-    follower = Utilization(MODEL, World("cpu"), torch.float32)
+    follower = Utilization(TrainConfig(model=MODEL), World("cpu"), torch.float32)
     return [follower.share(tokens_per_s) for _ in range(steps)]
 
 
@@ -52,6 +52,20 @@ def test_a_measurement_in_a_busy_moment_is_never_shown_and_made_again(measured):
 def test_where_it_stays_above_1_it_is_left_out_and_not_measured_for_ever(measured):
     assert shares(2000, steps=1000) == [None] * 1000
     assert len(measured[1]) == MOST_MEASURED
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_the_matrix_speed_is_that_of_the_precision_that_is_trained_in(monkeypatch, as_if_it_rounds, precision):
+    seen = []
+    monkeypatch.setattr(
+        utilization, "measured_peak_flops", lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision) or TRUE
+    )
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    follower = Utilization(TrainConfig(model=MODEL, float32_matmul_precision=precision), World("cpu"), torch.float32)
+    for _ in range(MEASURED_AT[0]):
+        follower.share(400)
+    assert seen == ["bf16" if precision == "medium" else before]
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_a_run_whose_device_seems_slow_neither_shows_nor_records_more_than_1(make_training, tiny_config, monkeypatch):

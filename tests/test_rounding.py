@@ -1,0 +1,138 @@
+"""What is rounded and what is not, and that torch's setting is left as it was."""
+
+import platform
+
+import pytest
+import torch
+from processes import Script
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from gpt import rounding
+from gpt.errors import InputError
+from gpt.rounding import require_rounding, rounded_products
+
+
+def products():
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+@pytest.mark.parametrize("before", ["none", "ieee", "bf16"])
+def test_a_callers_setting_comes_back(before):
+    torch.backends.mkldnn.matmul.fp32_precision = before
+    of_cuda = torch.backends.cuda.matmul.fp32_precision
+    try:
+        with pytest.raises(ZeroDivisionError), rounded_products():
+            assert (products(), torch.backends.cuda.matmul.fp32_precision) == ("bf16", of_cuda)
+            raise ZeroDivisionError
+        assert products() == before
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+def rounded(x):
+    return x.detach().bfloat16().float()
+
+
+def test_rounded_products_are_those_of_rounded_matrices_and_added_up_in_float32(rounds):
+    """Forward and backward, by hand; the same numbers without rounding are two thousandths apart."""
+    x, weight = torch.randn(256, 128, requires_grad=True), torch.randn(96, 128, requires_grad=True)
+    bias, gradient = torch.randn(96, requires_grad=True), torch.randn(256, 96)
+    with rounded_products():
+        y = F.linear(x, weight, bias)
+        y.backward(gradient)
+    assert {t.dtype for t in (y, x.grad, weight.grad, bias.grad)} == {torch.float32}
+    for found, a, b, added in (
+        (y, x, weight.T, bias.detach()),
+        (x.grad, gradient, weight, 0.0),
+        (weight.grad, gradient.T, x, 0.0),
+    ):
+        torch.testing.assert_close(found.detach(), rounded(a) @ rounded(b) + added, rtol=1e-5, atol=1e-4)
+        assert not torch.allclose(found, a.detach() @ b.detach() + added, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(bias.grad, gradient.sum(0))
+    torch.testing.assert_close(F.linear(x, weight), x.double() @ weight.double().T, check_dtype=False)
+
+
+def attention(query, key, value, dropout):
+    torch.manual_seed(1)
+    return F.scaled_dot_product_attention(query, key, value, None, dropout, True, scale=0.2)
+
+
+def recomputed(*given):
+    return checkpoint(attention, *given, use_reentrant=False)
+
+
+@pytest.mark.parametrize("attend", [attention, recomputed])
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["fused", "plain products"])
+def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds, attend, dropout):
+    """To the last bit, as it is without; its gradient comes from a layer behind it and goes to one before it."""
+
+    def passes(context):
+        torch.manual_seed(0)
+        x, before = torch.randn(128, 64, requires_grad=True), torch.randn(192, 64, requires_grad=True)
+        parts = [torch.randn(2, 2, 64, 32, requires_grad=True) for _ in range(3)]
+        with context:
+            output = attend(*parts, dropout)
+            output.backward(torch.ones_like(output))
+            F.linear(x, before).backward(torch.randn(128, 192))
+        return [output.detach(), *(part.grad for part in parts)], before.grad
+
+    exact, layer = passes(torch.enable_grad())
+    found, moved = passes(rounded_products())
+    assert all(torch.equal(*pair) for pair in zip(exact, found, strict=True))
+    assert not torch.allclose(layer, moved, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("attend", [attention, recomputed])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_rounded(attend, dropout):
+    """The setting, as each layer's gradient is computed; also where only some of attention's inputs have one."""
+    x, weight, seen = torch.randn(2, 2, 16, 8), torch.randn(8, 8, requires_grad=True), []
+
+    def noted(gradient):
+        seen.append(products())
+
+    for frozen in (False, True):
+        seen.clear()
+        with rounded_products():
+            query, after = x @ weight, x if frozen else x @ weight
+            query.register_hook(noted)
+            output = attend(query, after, x, dropout)
+            (output @ weight).sum().backward()
+            seen.append(products())
+        assert seen == ["bf16", "bf16"]
+    assert products() != "bf16"
+
+
+def test_a_backward_pass_outside_leaves_torchs_setting_as_it_was():
+    before, parts = products(), [torch.randn(2, 2, 16, 8, requires_grad=True) for _ in range(3)]
+    with rounded_products():
+        output = attention(*parts, 0.0)
+    output.sum().backward()
+    assert products() == before
+    with rounded_products(), torch.no_grad():
+        assert attention(*parts, 0.0).grad_fn is None
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_rounded_products_are_for_a_cpu(as_if_it_rounds, device):
+    with pytest.raises(InputError, match=f"`float32_matmul_precision` medium: is for a CPU, and this is {device}: use"):
+        require_rounding(device)
+
+
+def test_a_processor_that_would_not_round_is_refused(monkeypatch):
+    monkeypatch.setattr(rounding, "rounds", lambda: False)
+    with pytest.raises(InputError, match="`float32_matmul_precision` medium: would change nothing here; .* highest$"):
+        require_rounding("cpu")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN's limit is of x86 processors")
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX512_CORE_BF16"])
+def test_a_processor_that_would_not_round_is_found_out(tmp_path, limit):
+    """torch itself says that two of these three have bfloat16."""
+    program = tmp_path / "asks.py"
+    program.write_text("from gpt import rounding\nassert not rounding.rounds()\nprint('asked')\n", encoding="utf-8")
+    asked = Script(program, cwd=tmp_path, ONEDNN_MAX_CPU_ISA=limit)
+    assert asked.end() == 0, asked.said()
+    assert asked.said() == "asked\n"
