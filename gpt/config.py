@@ -25,11 +25,24 @@ class OptimizerConfig(Limited):
     name: Literal["adamw", "muon"] = "adamw"
     """AdamW (Loshchilov and Hutter 2019) for all weights, or Muon (Jordan et al. 2024) for the matrices of blocks."""
     learning_rate: float = bounded(6e-4, gt=0)
-    """AdamW's peak learning rate."""
+    """AdamW's peak learning rate; that of some kinds of weights can be scaled."""
     muon_learning_rate: float = bounded(0.02, gt=0)
     """Muon's peak learning rate: the size of a step's singular values."""
     muon_momentum: float = bounded(0.95, ge=0, lt=1)
     """Decay of Muon's momentum, per step."""
+    newton_schulz_iterations: int = bounded(5, ge=1)
+    """Iterations in which Muon makes its momentum orthogonal. With fewer, a step is sooner done, and directions that
+    the momentum has little of move by less."""
+    muon_cautious_decay: bool = False
+    """Let Muon's weights decay only where the step brings them nearer to 0 as well (Chen et al. 2025)."""
+    embedding_lr_scale: float = bounded(1.0, gt=0)
+    """Learning rate of the embeddings of tokens, with a tied head, and of positions: times `learning_rate`."""
+    ngram_lr_scale: float = bounded(1.0, gt=0)
+    """Learning rate of the embeddings of n-grams: times `learning_rate`."""
+    head_lr_scale: float = bounded(1.0, gt=0)
+    """Learning rate of a head that is not tied: times `learning_rate`."""
+    vector_lr_scale: float = bounded(1.0, gt=0)
+    """Learning rate of norms and biases: times `learning_rate`."""
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
     """After the warm-up: a cosine or a straight line down to the final rate, or stable at the peak and then the line
     (wsd)."""

@@ -32,6 +32,8 @@ def test_default_model_is_gpt2_small():
         (lambda: ModelConfig(n_layer=0), "model.n_layer"),
         (lambda: ModelConfig(dropout=1.0), "model.dropout"),
         (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
+        (lambda: OptimizerConfig(head_lr_scale=0.0), "optimizer.head_lr_scale"),
+        (lambda: OptimizerConfig(newton_schulz_iterations=0), "optimizer.newton_schulz_iterations"),
         (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate"),
         (lambda: ModelConfig(n_kv_head=5), "model.n_kv_head"),

@@ -35,6 +35,7 @@ from gpt.training.budget import (
     within_limit,
 )
 from gpt.training.forecast import Forecast
+from gpt.training.schedule import SCALED
 from gpt.training.start import fit_to_dataset, training_loader
 from gpt.training.validation import evaluations_in, measured_in, validation_windows
 
@@ -49,7 +50,10 @@ TRIAL_SECONDS = 0.2
 NGRAMS = "n-gram embedding"  # as gpt.analysis.cost.parameters names its rows
 RATES = ("learning_rate", "muon_learning_rate")
 # What a run that was trained by Muon, or has n-grams, keeps of its optimizer.
-OPTIMIZER = ("name", *RATES, "muon_momentum", "beta1", "beta2", "weight_decay")
+OPTIMIZER = (
+    *("name", *RATES, *(f"{kind}_lr_scale" for kind in SCALED), "muon_momentum", "newton_schulz_iterations"),
+    *("beta1", "beta2", "weight_decay", "muon_cautious_decay"),
+)
 
 
 def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, timed: bool = True) -> TrainConfig:

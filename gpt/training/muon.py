@@ -1,7 +1,8 @@
 """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, orthogonalized.
 
 A matrix moves by the nearest semi-orthogonal matrix to its momentum, so that all directions move alike. Five
-Newton-Schulz iterations find it nearly; matrices of equal shape go through them together.
+Newton-Schulz iterations find it nearly, and fewer in those directions alone that the momentum has most of; matrices of
+equal shape go through them together.
 """
 
 from collections import defaultdict
@@ -12,27 +13,41 @@ from torch import Tensor
 from gpt.distributed.parallel import part, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, and within 0.7 … 1.2 near 1
-ITERATIONS = 5
+ITERATIONS = 5  # as published
 
 
 class Muon:
     """For matrices within blocks. Of several processes each computes the same step; sharded matrices are gathered."""
 
-    def __init__(self, matrices: dict[Tensor, list[int]], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        matrices: dict[Tensor, list[int]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        iterations: int = ITERATIONS,
+        cautious: bool = False,
+    ) -> None:
         """Set up. `matrices`: for each parameter the rows of its matrices, which lie one below the other.
 
+        A `cautious` decay is of weights alone that the step brings nearer to 0 (Chen et al. 2025, arXiv 2510.12402).
         The momentum of each, `state[parameter]["momentum"]`, is to be put there before the first step.
         """
         self.rows, self.parameters, self.state = matrices, list(matrices), dict[Tensor, dict[str, Tensor]]()
         self.peak, self.lr, self.momentum, self.weight_decay = lr, lr, momentum, weight_decay
+        self.iterations, self.cautious = iterations, cautious
 
     @torch.no_grad()
     def updates(self) -> list[Tensor]:
         """Return the direction of each parameter's step, to be multiplied by the rate; change no parameter yet."""
         updates = [whole(self._nesterov(parameter)) for parameter in self.parameters]
         pieces = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
-        orthogonalize_([piece for split in pieces for piece in split])
-        return [part(update, p) for p, update in zip(self.parameters, updates, strict=True)]
+        orthogonalize_([piece for split in pieces for piece in split], self.iterations)
+        updates = [part(update, p) for p, update in zip(self.parameters, updates, strict=True)]
+        if self.cautious:  # decays by the update, as what decays is known before the move alone
+            for parameter, update in zip(self.parameters, updates, strict=True):
+                update.addcmul_(parameter, update * parameter > 0, value=self.weight_decay)
+        return updates
 
     @torch.no_grad()
     def move(self, updates: list[Tensor]) -> None:
@@ -40,7 +55,8 @@ class Muon:
         for parameter, update in zip(self.parameters, updates, strict=True):
             assert parameter.grad is not None
             self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - self.momentum)
-            parameter.mul_(1 - self.lr * self.weight_decay)
+            if not self.cautious:
+                parameter.mul_(1 - self.lr * self.weight_decay)
             parameter.add_(update, alpha=-self.lr)
 
     def _nesterov(self, parameter: Tensor) -> Tensor:
@@ -51,14 +67,14 @@ class Muon:
         return gradient.lerp(ahead, self.momentum)
 
 
-def orthogonalize_(matrices: list[Tensor]) -> None:
+def orthogonalize_(matrices: list[Tensor], iterations: int = ITERATIONS) -> None:
     """Replace each (rows, columns) by about U·Vᵀ of its singular value decomposition, times √max(1, rows / columns)."""
     groups = defaultdict(list)
     for matrix in matrices:
         groups[tuple(sorted(matrix.shape))].append(matrix)
     for group in groups.values():
         wide = torch.stack([matrix if matrix.size(0) <= matrix.size(1) else matrix.t() for matrix in group])
-        for matrix, result in zip(group, newton_schulz(wide), strict=True):
+        for matrix, result in zip(group, newton_schulz(wide, iterations), strict=True):
             rows, columns = matrix.shape
             tall = rows > columns
             matrix.copy_(result.t() if tall else result)
@@ -66,7 +82,7 @@ def orthogonalize_(matrices: list[Tensor]) -> None:
                 matrix.mul_((rows / columns) ** 0.5)
 
 
-def newton_schulz(x: Tensor) -> Tensor:
+def newton_schulz(x: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Orthogonalize matrices (N, rows, columns), rows ≤ columns: their singular values come near 1.
 
     Iterate X ← a·X + (b·A + c·A²)·X, where A = X·Xᵀ; in bfloat16 on CUDA devices that have it, which is fast there
@@ -77,7 +93,7 @@ def newton_schulz(x: Tensor) -> Tensor:
     fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     x = x.to(torch.bfloat16 if fast else torch.float32)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         gram = x @ x.mT  # (N, rows, rows)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(dtype)

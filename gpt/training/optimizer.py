@@ -1,7 +1,8 @@
 """AdamW, and optionally Muon, behind one interface; gradient norm and clipping."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,15 @@ from gpt.model.transformer import GPT
 from gpt.training.muon import Muon
 
 Tensors = dict[str, Tensor]
-Groups = Sequence[tuple[float, Sequence[Tensor]]]
+Groups = Mapping[tuple[float, float], Sequence[Tensor]]
 KEYS, EPSILON = ("step", "exp_avg", "exp_avg_sq"), 1e-8  # of AdamW: its state, as torch.optim names it
 FUSED: Any = {"fused": True, "amsgrad": False, "maximize": False, "eps": EPSILON}
+KINDS = {  # of parameters, by the component that they are of, which have rates of their own
+    "token_embedding": "embedding",
+    "position_embedding": "embedding",
+    "ngram_embedding": "ngram",
+    "lm_head": "head",
+}
 HUGE = 2.0**64  # float32 can no longer hold the square of such a norm
 
 
@@ -25,15 +32,19 @@ class Optimizer:
     """Moves each weight by the method that is meant for it, at a rate that is a fraction of the method's peak."""
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
-        """Set up fused AdamW, with weight decay on matrices and embeddings only; Muon for blocks' matrices if the
-        config says so. What is frozen has no part in it."""
+        """Set up fused AdamW, with weight decay on matrices and embeddings only, and rates by kind; Muon for blocks'
+        matrices if the config says so. What is frozen has no part in it."""
         self.model = model
         matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
-        others = [p for p in model.parameters() if p.requires_grad and p not in matrices]
-        groups = [(config.weight_decay, [p for p in others if p.dim() >= 2]), (0.0, [p for p in others if p.dim() < 2])]
+        groups = defaultdict[tuple[float, float], list[Tensor]](list)  # by decay and multiple of the rate
+        for name, p in model.named_parameters():
+            if p.requires_grad and p not in matrices:
+                groups[config.weight_decay * (p.dim() >= 2), lr_scale(name, p, config)].append(p)
         self.adamw, self.muons = AdamW(groups, config.learning_rate, (config.beta1, config.beta2)), list[Muon]()
         if matrices:
-            self.muons = [Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)]
+            rate, iterations = config.muon_learning_rate, config.newton_schulz_iterations
+            decay, cautious = config.weight_decay, config.muon_cautious_decay
+            self.muons = [Muon(matrices, rate, config.muon_momentum, decay, iterations, cautious)]
         self.optimizers: list[AdamW | Muon] = [self.adamw, *self.muons]
 
     def set_lr_factor(self, factor: float) -> None:
@@ -70,11 +81,8 @@ class Optimizer:
     def state_dict(self) -> Tensors:
         """Return every tensor of the state as 'PARAMETER/KEY'."""
         states = {parameter: own for each in self.optimizers for parameter, own in each.state.items()}
-        return {
-            f"{name}/{key}": value
-            for name, parameter in self.model.named_parameters()
-            for key, value in states.get(parameter, {}).items()
-        }
+        named = self.model.named_parameters()
+        return {f"{name}/{key}": value for name, p in named for key, value in states.get(p, {}).items()}
 
     def empty_state(self, shapes: dict[str, tuple[list[int], torch.dtype]]) -> Tensors:
         """Make empty tensors of these shapes and types, named as in `state_dict`, each placed as its parameter is.
@@ -108,25 +116,32 @@ class Optimizer:
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel, over groups of parameters of different decay.
+    """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel, over groups of parameters that decay and move alike.
 
     torch.optim.AdamW makes the same calls, and when it is made loads torch's compiler: a second in every training.
     """
 
     def __init__(self, groups: Groups, lr: float, betas: tuple[float, float]) -> None:
-        """Take groups as (weight decay, parameters). The state of each is to be put there before the first step."""
+        """Take groups by (weight decay, multiple of the rate). The state of each parameter is to be put there before
+        the first step."""
         self.groups, self.peak, self.lr, self.state = groups, lr, lr, dict[Tensor, Tensors]()
         self.settings: dict[str, Any] = {"beta1": betas[0], "beta2": betas[1], **FUSED}
-        self.parameters = [parameter for _, group in groups for parameter in group]
+        self.parameters = [parameter for group in groups.values() for parameter in group]
 
     @torch.no_grad()
     def step(self) -> None:
         """Move all parameters that have a gradient."""
-        for decay, group in self.groups:
+        for (decay, scale), group in self.groups.items():
             moving = [parameter for parameter in group if parameter.grad is not None]
             gradients: list[Any] = [parameter.grad for parameter in moving]
             steps, first, second = ([self.state[parameter][key] for parameter in moving] for key in KEYS)
-            adamw(moving, gradients, first, second, [], steps, lr=self.lr, weight_decay=decay, **self.settings)
+            adamw(moving, gradients, first, second, [], steps, lr=scale * self.lr, weight_decay=decay, **self.settings)
+
+
+def lr_scale(name: str, parameter: Tensor, config: OptimizerConfig) -> float:
+    """Give the multiple of AdamW's rate that a parameter of this name moves at."""
+    kind = "vector" if parameter.dim() < 2 else KINDS.get(name.partition(".")[0])
+    return getattr(config, f"{kind}_lr_scale") if kind else 1.0
 
 
 def _without_state(optimizer: AdamW | Muon) -> list[Tensor]:

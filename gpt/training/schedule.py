@@ -14,6 +14,7 @@ MOST_JUMP = {
     "wsd": 1.1,
 }  # times what it was, once it comes down; wsd has a way without a jump
 MOST_RAISE = 3.0  # times its peak before that: from there, a run that was tried ended as one begun with that peak
+SCALED = ("embedding", "ngram", "head", "vector")  # kinds of weights that can have an AdamW rate of their own
 LEAST_RATE = 0.05  # of the peak: from below, the jump is counted from here
 
 
@@ -88,9 +89,13 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "optimizer": to_dict(self.optimizer)}
 
+    def factor(self, step: int) -> float:
+        """Compute the rate after `step` steps as a fraction of its peak; after the end, that of the last step."""
+        return lr_multiplier(min(step, self.steps - 1), self.steps, self.optimizer)
+
     def rate(self, step: int) -> float:
         """Compute AdamW's learning rate when `step` steps are done; after the end, that of the last step."""
-        return self._factor(step) * self.optimizer.learning_rate
+        return self.factor(step) * self.optimizer.learning_rate
 
     def changes(self, now: "Schedule") -> list[str]:
         """Say what differs: 'steps 100 → 200'."""
@@ -100,30 +105,31 @@ class Schedule:
     def spoiled_by(self, now: "Schedule", step: int) -> bool:
         """Tell whether a rate would jump up after `step` steps: one already in decay, or a peak by much."""
         if step <= decay_start(self.steps, self.optimizer):
-            return any(now.peak(name) > MOST_RAISE * self.peak(name) for name in self.peaks)
-        before, after = max(self._factor(step), LEAST_RATE), now._factor(step)
-        jumps = [after * now.peak(name) / (before * self.peak(name)) for name in self.peaks]
+            return any(after > MOST_RAISE * before for before, after in self._peaks(now).values())
+        before, after = max(self.factor(step), LEAST_RATE), now.factor(step)
+        jumps = [after * new / (before * old) for old, new in self._peaks(now).values()]
         return max(jumps) > MOST_JUMP[self.optimizer.schedule]
 
     def rates(self, now: "Schedule", step: int) -> str:
         """Say how the rates of the step after `step` change."""
         said = []
-        for name in self.peaks:
-            before, after = self._factor(step) * self.peak(name), now._factor(step) * now.peak(name)
+        for name, (old, new) in self._peaks(now).items():
+            before, after = self.factor(step) * old, now.factor(step) * new
             change = f"stays {after:.2e}" if before == after else f"is {after:.2e} and not {before:.2e}"
-            said.append(f"the {name.replace('_', ' ')} of step {step + 1:,} {change}")
+            said.append(f"the {name} of step {step + 1:,} {change}")
         return ", ".join(said)
 
-    @property
-    def peaks(self) -> list[str]:
-        """The names of the rates that the optimizer has a use for."""
-        return ["learning_rate", "muon_learning_rate"] if self.optimizer.name == "muon" else ["learning_rate"]
-
-    def peak(self, name: str) -> float:
-        return getattr(self.optimizer, name)
-
-    def _factor(self, step: int) -> float:
-        return lr_multiplier(min(step, self.steps - 1), self.steps, self.optimizer)
+    def _peaks(self, now: "Schedule") -> dict[str, tuple[float, float]]:
+        """Pair the peaks, by name, of the rates that the optimizer has a use for, and of those that are scaled anew."""
+        one, two = self.optimizer, now.optimizer
+        peaks = {"learning rate": (one.learning_rate, two.learning_rate)}
+        if one.name == "muon":
+            peaks["muon learning rate"] = one.muon_learning_rate, two.muon_learning_rate
+        for kind in SCALED:
+            before, after = (getattr(optimizer, f"{kind}_lr_scale") for optimizer in (one, two))
+            if before != after:
+                peaks[f"{kind} learning rate"] = before * one.learning_rate, after * two.learning_rate
+        return peaks
 
 
 def _named(optimizer: OptimizerConfig) -> dict[str, Any]:

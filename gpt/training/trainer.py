@@ -124,8 +124,7 @@ class Trainer:
         """
         scale_before = self.scale.state_dict()
         while True:
-            split = (tensor.split(self.micro_batch.size) for tensor in batch.tensors)
-            parts = [*enumerate(zip(*split, strict=True))]
+            parts = [*enumerate(zip(*(t.split(self.micro_batch.size) for t in batch.tensors), strict=True))]
             losses = (
                 self.accumulate(step, parts, count) if self.rehearsed or self._rehearse(step, parts, count) else None
             )

@@ -49,6 +49,10 @@ MUON = replace(WSD, name="muon")
         (Schedule(100, WSD), 50, Schedule(100, replace(WSD, learning_rate=1e-5)), False),
         (Schedule(100, MUON), 50, Schedule(100, replace(MUON, muon_learning_rate=1.0)), True),
         (Schedule(100, WSD), 50, Schedule(100, replace(WSD, muon_learning_rate=1.0)), False),
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, head_lr_scale=10.0)), True),
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, head_lr_scale=0.1)), False),
+        (Schedule(100, WSD), 50, Schedule(100, replace(WSD, ngram_lr_scale=2.0, learning_rate=2e-3)), True),
+        (Schedule(100, COSINE), 80, Schedule(100, replace(COSINE, vector_lr_scale=3.0)), True),
     ],
 )
 def test_a_rate_that_came_down_may_not_jump_up(before, step, now, spoils):

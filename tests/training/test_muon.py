@@ -4,12 +4,12 @@ import torch
 from gpt.training.muon import COEFFICIENTS, Muon, newton_schulz, orthogonalize_
 
 
-def by_formula(matrix):
+def by_formula(matrix, iterations=5):
     """Jordan's iteration, matrix by matrix in float64, on the wider side."""
     a, b, c = COEFFICIENTS
     x = matrix.double() if matrix.size(0) <= matrix.size(1) else matrix.double().T
     x = x / x.norm()
-    for _ in range(5):
+    for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if matrix.size(0) <= matrix.size(1) else x.T
@@ -38,6 +38,16 @@ def test_matrices_of_all_shapes_go_through_at_once():
         torch.testing.assert_close(ours.double(), reference, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 7])
+def test_iterations_are_as_many_as_asked_for(iterations):
+    torch.manual_seed(0)
+    matrices = [torch.randn(6, 9), torch.randn(9, 6)]
+    expected = [by_formula(m, iterations) * max(1, m.size(0) / m.size(1)) ** 0.5 for m in matrices]
+    orthogonalize_(matrices, iterations)
+    for ours, reference in zip(matrices, expected, strict=True):
+        torch.testing.assert_close(ours.double(), reference, rtol=1e-3, atol=1e-4)
+
+
 def step(muon):
     for parameter in muon.parameters:
         muon.state.setdefault(parameter, {"momentum": torch.zeros_like(parameter)})
@@ -60,6 +70,24 @@ def test_steps_are_jordans(rows):
         parts = [by_formula(part) * max(1, len(part) / 6) ** 0.5 for part in ahead.split(rows)]
         weight = weight * (1 - 0.1 * 0.2) - 0.1 * torch.cat(parts)
     torch.testing.assert_close(parameter.detach().double(), weight, rtol=1e-3, atol=1e-3)
+
+
+def test_a_cautious_decay_is_of_weights_that_the_step_brings_nearer_to_zero():
+    """Chen et al. 2025, algorithm 1, weight by weight."""
+    torch.manual_seed(0)
+    weight, gradient = torch.randn(6, 4), torch.randn(6, 4)
+    moved = []
+    for decay, cautious in ((0.0, False), (0.0, True), (0.2, True), (0.2, False)):
+        parameter = torch.nn.Parameter(weight.clone())
+        parameter.grad = gradient.clone()
+        step(Muon({parameter: [6]}, lr=0.1, momentum=0.9, weight_decay=decay, cautious=cautious))
+        moved.append(parameter.detach())
+    plain, without, cautious, all_of_it = moved
+    assert torch.equal(plain, without)
+    towards_zero = (weight - plain).sign() == weight.sign()
+    assert 0 < towards_zero.sum() < weight.numel()
+    torch.testing.assert_close(cautious, plain - torch.where(towards_zero, 0.1 * 0.2 * weight, 0.0))
+    torch.testing.assert_close(all_of_it, plain - 0.1 * 0.2 * weight)
 
 
 def test_a_gradient_of_zeros_moves_nothing():

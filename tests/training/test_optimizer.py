@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt import InputError
+from gpt import GPT, InputError
 from gpt.config import OptimizerConfig
+from gpt.model.lora import LoRAConfig, add_adapter, new_adapter
 from gpt.training.optimizer import Optimizer
 
 CONFIG = OptimizerConfig(learning_rate=0.01, weight_decay=0.3, beta1=0.8, beta2=0.9)
@@ -44,10 +45,52 @@ def test_a_step_is_adamw_by_its_formula_with_decay_on_matrices_only(model):
 
 
 def test_norms_and_biases_do_not_decay(model):
-    ((decay, decaying), _) = Optimizer(model, CONFIG).adamw.groups
-    assert decay == CONFIG.weight_decay
+    (((decay, scale), decaying), _) = Optimizer(model, CONFIG).adamw.groups.items()
+    assert (decay, scale) == (CONFIG.weight_decay, 1.0)
     names = {name for name, p in model.named_parameters() if any(p is other for other in decaying)}
     assert names == {name for name, _ in model.named_parameters() if "norm" not in name and "bias" not in name}
+
+
+SCALED = {
+    "token_embedding.weight": 2.0,
+    "position_embedding.weight": 2.0,
+    "ngram_embedding.table.weight": 3.0,
+    "lm_head.weight": 0.25,
+    "final_norm.weight": 0.5,
+    "blocks.0.mlp.fc_in.bias": 0.5,
+    "blocks.0.mlp.fc_in.weight": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_each_kind_of_weights_moves_at_its_own_rate(tiny_config, name):
+    """By as many times as far as without scales, decay included, and the rest to the same bit."""
+    model = GPT(replace(tiny_config.model, ngram=2, ngram_buckets=64, tie_embeddings=False))
+    plain = replace(CONFIG, name=name)
+    scales = {"embedding_lr_scale": 2.0, "ngram_lr_scale": 3.0, "head_lr_scale": 0.25, "vector_lr_scale": 0.5}
+    before, after = {n: p.detach().clone() for n, p in model.named_parameters()}, []
+    for config in (plain, replace(plain, **scales)):
+        model.load_state_dict(before)
+        step(model, Optimizer(model, config))
+        after.append({n: p.detach().clone() for n, p in model.named_parameters()})
+    for entry, scale in SCALED.items():
+        one, other = (moved[entry] - before[entry] for moved in after)
+        torch.testing.assert_close(other, scale * one, rtol=1e-3, atol=1e-6, msg=entry)
+        assert (scale == 1) == torch.equal(*(moved[entry] for moved in after))
+
+
+def test_a_tied_head_moves_as_the_embedding_that_it_is(model):
+    groups = Optimizer(model, replace(CONFIG, embedding_lr_scale=2.0, head_lr_scale=5.0)).adamw.groups
+    assert {scale for _, scale in groups} == {1.0, 2.0}
+    assert any(p is model.head_weight for p in groups[0.3, 2.0])
+
+
+def test_adapters_move_at_the_rate_itself(tiny_config):
+    """They are of no kind that has another one."""
+    model = GPT(tiny_config.model)
+    add_adapter(model, new_adapter(model, LoRAConfig(rank=2)))
+    scales = {"embedding_lr_scale": 2.0, "ngram_lr_scale": 3.0, "head_lr_scale": 0.25, "vector_lr_scale": 0.5}
+    assert {scale for _, scale in Optimizer(model, replace(CONFIG, **scales)).adamw.groups} == {1.0}
 
 
 @pytest.mark.parametrize("config", [CONFIG, MUON], ids=["adamw", "muon"])
@@ -81,6 +124,12 @@ def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest(model):
     assert len(by_muon) == 4 * model.config.n_layer
     for name, _ in model.named_parameters():
         assert (f"{name}/exp_avg" in optimizer.state_dict()) == (name not in inside)
+
+
+def test_muon_is_given_its_settings(model):
+    config = replace(MUON, newton_schulz_iterations=3, muon_cautious_decay=True, muon_momentum=0.7)
+    (muon,) = Optimizer(model, config).muons
+    assert (muon.iterations, muon.cautious, muon.momentum, muon.weight_decay) == (3, True, 0.7, 0.3)
 
 
 def test_a_rate_is_a_fraction_of_each_methods_peak(model):

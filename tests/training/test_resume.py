@@ -17,10 +17,13 @@ from gpt.tracking.jsonl import read_metrics
 from gpt.training import trainer, validation
 
 
-@pytest.fixture(params=["gpt2", "modern", "recomputed"])
+@pytest.fixture(params=["gpt2", "modern", "recomputed", "scaled"])
 def any_config(request, tiny_shape, modern_shape):
-    """The exact GPT-2 with AdamW, and the modern recipe, all of it."""
+    """The exact GPT-2 with AdamW, and the modern recipe, all of it; and rates by kind."""
     configs = {"gpt2": tiny_shape, "modern": modern_shape, "recomputed": replace(modern_shape, recompute="blocks")}
+    scales = {"embedding_lr_scale": 2.0, "ngram_lr_scale": 3.0, "head_lr_scale": 0.3, "vector_lr_scale": 0.5}
+    optimizer = replace(modern_shape.optimizer, **scales, weight_decay=0.1, muon_cautious_decay=True)
+    configs["scaled"] = replace(modern_shape, optimizer=optimizer)
     config = configs[request.param]
     evaluation, checkpoint = replace(config.evaluation, every=3), replace(config.checkpoint, every=3)
     return replace(config, steps=8, evaluation=evaluation, checkpoint=checkpoint)
