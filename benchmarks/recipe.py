@@ -130,8 +130,8 @@ def trained(training: Training, work: Path, data: Path) -> tuple[Training, dict[
     assert sums is not None
     np.save(work / training.name, sums.numpy())
     nats, _, text = sums.sum(0).tolist()
-    bits_per_byte = nats / text / math.log(2)
-    figures = {"seconds": last["elapsed_s"], "tokens": last["tokens"], "bits_per_byte": bits_per_byte}
+    figures = {"steps": last["step"], "seconds": last["elapsed_s"], "tokens": last["tokens"]}
+    figures |= {"bits_per_byte": nats / text / math.log(2)}
     return training, {"training": asdict(training), **figures}
 
 
@@ -182,7 +182,7 @@ def compared(bench: Bench, plain: list[Training], other: list[Training]) -> dict
         "over_text": together.standard_error,
         "over_seeds": stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None,
         "each_seed": each,
-        "steps": other[0].steps,
+        "steps": bench.results[other[0]]["steps"],
         "seconds": fmean(bench.results[training]["seconds"] for training in other),
     }
 

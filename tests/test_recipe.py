@@ -45,8 +45,8 @@ def recipes(tiny_config, tmp_path, dataset, monkeypatch, capsys):
         sums[:, 0] = 3.0 + 0.1 * noise - (0.5 + 0.01 * training.seed) * bool(training.flags)
         np.save(work / training.name, sums)
         seconds = training.steps * pace.get(training.flags, 1.0)
-        line = {"seconds": seconds, "tokens": 1, "bits_per_byte": fmean(sums[:, 0]) / np.log(2)}
-        return training, {"training": vars(training), **line}
+        line = {"steps": training.steps, "seconds": seconds, "tokens": 1}
+        return training, {"training": vars(training), **line, "bits_per_byte": fmean(sums[:, 0]) / np.log(2)}
 
     monkeypatch.setattr(recipe, "trained", trained)
 
@@ -120,7 +120,7 @@ def test_a_training_is_that_of_train_py_and_evaluated_to_its_end(dataset, tmp_pa
     windows = recipe.windows_of(dataset, 128)
     assert sums[:, 1].sum() == dataset.validation.tokens - 1
     assert len(sums) == len(windows.starts)
-    assert line["tokens"] == 128 * 16 * 3
+    assert (line["steps"], line["tokens"]) == (3, 128 * 16 * 3)
     assert line["bits_per_byte"] == pytest.approx(sums[:, 0].sum() / sums[:, 2].sum() / np.log(2))
     with pytest.raises(SystemExit, match="must keep the preset's context"):
         recipe.trained(Training("nano", "", f"{flags} --model.context-length 64", 1, 3), tmp_path, dataset.path)
