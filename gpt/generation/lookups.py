@@ -4,6 +4,7 @@ It is looked for earlier in the same text (Saxena 2023, "Prompt lookup decoding"
 that the model was trained on (He et al. 2023, "REST: retrieval-based speculative decoding").
 """
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -126,6 +127,8 @@ class Corpus:
             self.thread.start()
 
     def _sort(self) -> None:
-        ids = self.read()
-        if len(ids):
-            self.lookup = CorpusLookup(ids)
+        # Nobody waits for it: what fails leaves guesses out. As a program ends, no thread can be started any more.
+        with contextlib.suppress(OSError, MemoryError, RuntimeError):
+            ids = self.read()
+            if len(ids):
+                self.lookup = CorpusLookup(ids)

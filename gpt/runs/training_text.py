@@ -21,14 +21,18 @@ def training_ids(run: Path, tokenizer: Tokenizer) -> np.ndarray:
     """
     try:
         return np.concatenate([np.empty(0, dtype=np.int64), *_parts(run, tokenizer)])
-    except InputError:
+    except (InputError, OSError):  # also while it is prepared anew
         return np.empty(0, dtype=np.int64)
 
 
 def _parts(run: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    paths = [path for path in (read_config(run).datasets if is_run(run) else ()) if path.is_dir()]
+    paths = [
+        path  # without a tokenizer, GPT-2's would be looked for in the network, and a warning said
+        for path in (read_config(run).datasets if is_run(run) else ())
+        if (path / "tokenizer.json").is_file()
+    ]
     for path in paths:
-        if sum(file.stat().st_size for file in path.glob("*.bin")) > LARGEST:
+        if sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".bin", ".npy")) > LARGEST:
             continue
         dataset = open_dataset(path)
         if dataset.tokenizer.fingerprint != tokenizer.fingerprint:

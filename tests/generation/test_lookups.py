@@ -80,3 +80,21 @@ def test_a_corpus_is_read_once_after_the_time_it_waits():
     corpus.thread.join()
     assert corpus([1, 2]) == ([3], 2)
     assert reads == [1]
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("gone"), MemoryError(), RuntimeError("cannot schedule new futures after interpreter shutdown")]
+)
+def test_a_corpus_that_cannot_be_had_leaves_guesses_out(failure, monkeypatch):
+    """Without a traceback amid what is sampled, or after its end."""
+
+    def fails():
+        raise failure
+
+    said = []
+    monkeypatch.setattr("threading.excepthook", said.append)
+    corpus = Corpus(fails, patience=0.0)
+    corpus.waited(1.0)
+    corpus.thread.join()
+    assert corpus([1, 2]) == ([], 0)
+    assert not said

@@ -37,8 +37,36 @@ def test_without_that_text_there_are_none(run, tmp_path, monkeypatch):
     assert len(training_ids(run, Tokenizer.char("abc", True))) == 0
     monkeypatch.setattr(training_text, "LARGEST", 1)
     assert len(training_ids(run, tokenizer)) == 0
+    for shard in data.glob("*.bin"):  # as other programs name theirs
+        shard.rename(shard.with_suffix(".npy"))
+    assert opened_none(run, tokenizer, monkeypatch)
     monkeypatch.undo()
+    for shard in data.glob("*.npy"):
+        shard.rename(shard.with_suffix(".bin"))
     next(data.glob("*.bin")).write_bytes(b"broken")
     assert len(training_ids(run, tokenizer)) == 0
     shutil.rmtree(data)
+    assert len(training_ids(run, tokenizer)) == 0
+
+
+def opened_none(run, tokenizer, monkeypatch):
+    """Whether no dataset was read at all."""
+    opened = []
+    monkeypatch.setattr(training_text, "open_dataset", opened.append)
+    return len(training_ids(run, tokenizer)) == 0 and not opened
+
+
+def test_without_a_tokenizer_beside_it_none_is_fetched(run, monkeypatch):
+    """GPT-2's would be, from the network, with a warning amid what is sampled."""
+    data, tokenizer = read_config(run).data, open_dataset(read_config(run).data).tokenizer
+    (data / "tokenizer.json").unlink()
+    assert opened_none(run, tokenizer, monkeypatch)
+
+
+def test_while_it_is_prepared_anew_there_are_none(run, monkeypatch):
+    def vanished(_):
+        raise FileNotFoundError("a shard was replaced")
+
+    tokenizer = open_dataset(read_config(run).data).tokenizer
+    monkeypatch.setattr(training_text, "open_dataset", vanished)
     assert len(training_ids(run, tokenizer)) == 0
