@@ -80,7 +80,7 @@ class ModelRunner:
         What was read of them before is given up first.
         """
         for request in requests:
-            self.forget(request)
+            self._give_up(request)
         caches = self.new_caches(requests[0].positions, len(requests))
         self.caches |= zip(requests, caches, strict=True)
         contexts = [tuple(request.context_ids) for request in requests]
@@ -104,18 +104,23 @@ class ModelRunner:
 
     def decode(self, requests: Sequence[Request]) -> Tensor:
         """Read the newest id of each request; give the logits after it, (B, V)."""
+        newest, caches = [request.context_ids[-1] for request in requests], [self.caches[r] for r in requests]
         if self.speculation is None:
-            return self._read([request.context_ids[-1] for request in requests], [self.caches[r] for r in requests])
-        room = [self.caches[request].room - 1 for request in requests]
-        guesses = self.speculation.guesses(requests, room)
-        ids = [[request.context_ids[-1], *some] for request, some in zip(requests, guesses, strict=True)]
-        caches = [
-            Lookahead(self.caches[request], own) if len(own) > 1 else self.caches[request]
-            for request, own in zip(requests, ids, strict=True)
-        ]
+            return self._read(newest, caches)
         begun = self.speculation.clock()
-        rows = self._read(list(chain.from_iterable(ids)), caches).split([len(own) for own in ids])
-        self.speculation.took(sum(map(len, ids)), self.speculation.clock() - begun)
+        guesses = self.speculation.guesses(requests, [cache.room - 1 for cache in caches])
+        found, count = self.speculation.clock(), sum(map(len, guesses))
+        logits = self._read_along(requests, newest, caches, guesses) if count else self._read(newest, caches)
+        self.speculation.took(len(newest) + count, self.speculation.clock() - found, count, found - begun)
+        return logits
+
+    def _read_along(
+        self, requests: Sequence[Request], newest: list[int], caches: Sequence[KVCache], guesses: list[list[int]]
+    ) -> Tensor:
+        """Read guesses along with the newest ids; what comes after guesses is kept."""
+        ids = [[id, *some] for id, some in zip(newest, guesses, strict=True)]
+        ahead = [Lookahead(cache, own) if len(own) > 1 else cache for cache, own in zip(caches, ids, strict=True)]
+        rows = self._read(list(chain.from_iterable(ids)), ahead).split([len(own) for own in ids])
         for request, some, logits in zip(requests, guesses, rows, strict=True):
             if some:
                 self._ahead[request] = _Foreseen(some, logits[1:])
@@ -145,13 +150,17 @@ class ModelRunner:
         return known, rows
 
     def forget(self, request: Request) -> None:
-        """Give up the memory of what was read of a request, if anything was."""
+        """Give up the memory of what was read of a request, if anything was, and what is known of its text."""
+        self._give_up(request)
+        if self.speculation is not None:
+            self.speculation.forget(request)
+
+    def _give_up(self, request: Request) -> None:
+        """Give up the memory of what was read of a request."""
         cache = self.caches.pop(request, None)
         if cache is None:
             return
         self._ahead.pop(request, None)
-        if self.speculation is not None:
-            self.speculation.forget(request)
         if self._newest is not None and self._newest.cache is cache:
             self._newest = None
         self.release(cache)

@@ -15,7 +15,7 @@ from gpt import GPT, Engine, SamplingConfig, Tokenizer
 from gpt.generation.completion import TextEngine
 from gpt.generation.lookups import LONGEST, MOST, Corpus, TextLookup
 from gpt.generation.scheduler import Request
-from gpt.generation.speculation import Speculation
+from gpt.generation.speculation import REMEMBERED, Speculation
 from gpt.model.batch_invariant import BatchInvariant
 from gpt.model.prepack import can_prepack, prepack
 
@@ -40,14 +40,15 @@ def packed(name, dtype=torch.float32):
 
 
 class Steady:
-    """A clock by which each step takes as long as any other, so that all guesses are worth a try."""
+    """A clock by which guesses are found at once, and each step takes as long as any other, so that all are worth a
+    try. It is asked before they are looked for, then, and after they were read."""
 
     def __init__(self):
-        self.now = 0.0
+        self.asked = 0
 
     def __call__(self):
-        self.now += 1
-        return self.now
+        self.asked += 1
+        return float(self.asked // 3)
 
 
 class Knows:
@@ -101,7 +102,7 @@ def test_texts_are_the_same_whether_guesses_are_right_never_always_or_in_part(na
             speculation = engine.runner.speculation
             assert speculation.guessed > 0
             shares.add("never" if not speculation.right else "partly" if wrong else "always")
-            assert speculation.guessers == engine.runner.caches == engine.runner.blocks == {}
+            assert speculation.guessers == speculation.texts == engine.runner.caches == engine.runner.blocks == {}
         engine = engine_with(model, batch)
         assert drawn(engine, sampling, cancelled=cancelled) == expected
     assert shares == {"never", "partly", "always"}
@@ -203,8 +204,8 @@ def speculation(seconds, right, tokens=400, requests=1):
     counts, drawn_tokens = [], 0
     while drawn_tokens < tokens:
         guesses = made.guesses(some, [MOST] * requests)
-        made.took(requests + sum(map(len, guesses)), seconds(requests + sum(map(len, guesses))))
         counts.append(sum(map(len, guesses)))
+        made.took(requests + counts[-1], seconds(requests + counts[-1]), counts[-1], 0.0)
         for request, ids in zip(some, guesses, strict=True):
             for _ in ids:
                 drawn_tokens += 1
@@ -228,6 +229,60 @@ def test_guesses_that_are_never_right_cost_at_most_a_fiftieth():
         more = sum(count * row for count in counts) / (len(counts) * (1 + row))
         assert more < 0.02
         assert any(counts[-1000:])  # they are tried again, now and then
+
+
+def test_looking_for_guesses_that_are_never_right_costs_at_most_a_fiftieth():
+    """Even where it takes half as long as a step, such as of a small model; when they are right, it pays at once."""
+    looked = []
+
+    def guesser():
+        return lambda _: looked.append(1) or ([0] * MOST, LONGEST)
+
+    made, request, counts = Speculation(None, guesser), Request([1], SamplingConfig(), 0), []
+    for right in (False, True):
+        looked.clear()
+        for _ in range(2000):
+            before = len(looked)
+            [ids] = made.guesses([request], [MOST])
+            made.took(1 + len(ids), 1 + 0.01 * len(ids), len(ids), 0.5 * (len(looked) - before))
+            for _ in ids if right else ids[:1]:
+                made.judged(request, right)
+        counts.append(len(looked))
+    assert 10 < counts[0] < 0.02 / 0.5 * 2000
+    assert counts[1] > 1500
+
+
+def test_what_is_looked_up_of_a_long_prompt_is_its_newest_part_and_is_not_copied_at_each_step():
+    request, texts = Request(list(range(50_000)), SamplingConfig(), 0), []
+    made = Speculation(None, lambda: lambda text: texts.append(text) or ([], 0), lambda: 0.0)
+    for id in range(8):
+        made.guesses([request], [MOST])
+        made.took(1, 1.0, 0, 0.0)
+        request.output_ids.append(id)
+    request.output_ids += [8, 9]
+    made.guesses([request], [MOST])
+    assert len(texts) == 5  # the times of some steps without guesses come first
+    assert texts[-1] == [*range(50_000 - REMEMBERED, 50_000), *range(10)]
+    assert all(text is texts[0] for text in texts)
+    assert request.prompt == list(range(50_000))
+    made.forget(request)
+    assert not made.texts
+
+
+@needs_packing
+def test_a_text_that_outgrows_the_context_is_not_gone_through_again():
+    """What is known of it serves until its request ends, though its positions are read again."""
+    made = []
+
+    def guesser():
+        made.append(TextLookup())
+        return made[-1]
+
+    engine = engine_with(packed("gpt2"), 1, guesser)
+    [(_, ids, _)] = drawn(engine, SamplingConfig(max_tokens=120, temperature=0), [[9]])
+    assert len(ids) > SHAPE.context_length
+    assert len(made) == 1
+    assert engine.runner.speculation.texts == {}
 
 
 def test_several_requests_share_the_rows_of_a_step():
