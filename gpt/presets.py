@@ -59,19 +59,6 @@ def nano() -> TrainConfig:
     )
 
 
-def gpt2_mini() -> TrainConfig:
-    """Train GPT-2's own shape, 12 layers and 12 heads, narrow enough for ten minutes on two CPU cores."""
-    return TrainConfig(
-        preset="gpt2-mini",
-        steps=1000,
-        batch_tokens=2048,
-        model=ModelConfig(n_embd=192, context_length=256, vocab_size=2048),
-        optimizer=replace(MUON, min_lr_ratio=0.0, warmup_steps=50),
-        evaluation=EvaluationConfig(every=250),
-        checkpoint=CheckpointConfig(every=0),
-    )
-
-
 def shakespeare_char_cpu() -> TrainConfig:
     """Repeat nanoGPT's documented CPU run: tinyshakespeare by characters, 1.5 million training tokens."""
     return TrainConfig(
@@ -180,7 +167,6 @@ def gpt2_on_a_small_corpus() -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "nano": nano,
-    "gpt2-mini": gpt2_mini,
     "shakespeare-char-cpu": shakespeare_char_cpu,
     "shakespeare-char-modern": shakespeare_char_modern,
     FINETUNE: finetune,
