@@ -195,8 +195,8 @@ class SampleCommand:
     device: Device = "auto"
     """Where to compute; auto takes CUDA, else MPS, else the CPU."""
     dtype: WeightDtype = "auto"
-    """Precision of the weights; auto is bfloat16 on a GPU that is good at it, else float32. On a CPU, float16 is the
-    fastest, and as good as float32; int8 takes the least memory."""
+    """Precision of the weights; auto is bfloat16 on a GPU that is good at it, else float32. On a CPU, float16 is
+    faster than float32 and as good; int8 takes the least memory, and rounds more."""
     compile: FlagCreatePairsOff[bool] = False
     """Compile the decoding of a token first: worth it for long texts on a GPU."""
 
