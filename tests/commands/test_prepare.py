@@ -298,7 +298,7 @@ def test_an_unknown_corpus_is_answered_with_the_nearest_one(tmp_path):
 
 def test_what_has_no_effect_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 100)
-    options = ("--input", "a.jsonl", "--name", "x", "--encoder", "gigatoken")
+    options = ("--input", "a.jsonl", "--name", "x", "--tokenizer", "bytes", "--encoder", "gigatoken")
     complaint = refused("data/prepare.py", "instruct", *options, cwd=tmp_path)
     assert "--encoder is gigatoken; it must be auto or tiktoken for prompts and answers" in complaint
 
