@@ -41,6 +41,7 @@ def run_in_terminal(script: str, arguments: list[str], directory: str, terminal:
     shown = os.open(terminal, os.O_RDWR)
     for number in range(3):
         os.dup2(shown, number)
+    torch.set_num_threads(1)  # two that wait for each other spin away the time of the tests beside them
     _become(script, arguments, directory, environment)
 
 

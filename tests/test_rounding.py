@@ -38,6 +38,7 @@ def test_rounded_products_are_those_of_rounded_matrices_and_added_up_in_float32(
     """Forward and backward, by hand; the same numbers without rounding are two thousandths apart."""
     x, weight = torch.randn(256, 128, requires_grad=True), torch.randn(96, 128, requires_grad=True)
     bias, gradient = torch.randn(96, requires_grad=True), torch.randn(256, 96)
+    before = F.linear(x, weight)
     with rounded_products():
         y = F.linear(x, weight, bias)
         y.backward(gradient)
@@ -50,8 +51,8 @@ def test_rounded_products_are_those_of_rounded_matrices_and_added_up_in_float32(
         torch.testing.assert_close(found.detach(), rounded(a) @ rounded(b) + added, rtol=1e-5, atol=1e-4)
         assert not torch.allclose(found, a.detach() @ b.detach() + added, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(bias.grad, gradient.sum(0))
-    exact = x.double() @ weight.double().T
-    torch.testing.assert_close(F.linear(x, weight), exact, check_dtype=False, rtol=1e-5, atol=1e-4)
+    assert F.linear(x, weight).equal(before)
+    torch.testing.assert_close(before.double(), x.double() @ weight.double().T, rtol=0, atol=128 * 2**-24 * 16)
 
 
 def attention(query, key, value, dropout):
