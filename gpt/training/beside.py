@@ -55,7 +55,8 @@ class Beside:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                start_new_session=True,  # Ctrl-C is the training's
+                # Ctrl-C is the training's. In a session of its own, Linux would set it against the training as an equal.
+                process_group=0,
             )
             atexit.register(self.end)
             if data:

@@ -19,7 +19,7 @@ from gpt.evaluation.baselines import measure_baselines, read_baselines
 from gpt.evaluation.windows import Windows
 from gpt.tracking.plot import draw_losses
 from gpt.training import beside as module
-from gpt.training.beside import Beside
+from gpt.training.beside import NICE, Beside
 
 BEGIN = Beside.begin  # which tests do without
 
@@ -105,6 +105,17 @@ def test_one_that_gets_no_processor_is_not_waited_for(begun, trained_run, monkey
     begun.draw(trained_run)
     assert begun.drawn() is None
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.process
+def test_it_yields_to_the_training_and_is_not_reached_by_its_ctrl_c(begun):
+    process = begun.process.pid
+    assert os.getsid(process) == os.getsid(0), "where niceness counts within a session alone"
+    assert os.getpgid(process) != os.getpgid(0)
+    deadline = time.monotonic() + 60
+    while os.getpriority(os.PRIO_PROCESS, process) != NICE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.getpriority(os.PRIO_PROCESS, process) == NICE
 
 
 @pytest.mark.process
