@@ -1,6 +1,7 @@
 """Where to compute, and in which precision."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import torch
 
 from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
+
+Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are multiplied
 
 
 def choose_device(wanted: str) -> str:
@@ -25,9 +28,9 @@ def choose_device(wanted: str) -> str:
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
     """Choose what forward and backward passes compute in. Raises InputError for a name that is none."""
+    if wanted == "auto" and device != "cuda":
+        return torch.float32
     if wanted == "auto":
-        if device != "cuda":
-            return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return _named(wanted, {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16})
 
@@ -85,19 +88,33 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 
-def choose_products(precision: MatmulPrecision, device: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Choose as what float32 matrices are multiplied: give what makes contexts in which they are.
+def choose_products(precision: MatmulPrecision, device: str, compiled: bool = False) -> Products:
+    """Choose as what float32 matrices are multiplied, and by what.
 
-    highest leaves torch's own setting alone. Raises InputError for medium where that would round nothing.
+    highest leaves torch's own setting alone, unless its MKL is slow here; also in a `compiled` program, which would
+    fall into pieces. Raises InputError for medium where that would round nothing.
     """
-    return contextlib.nullcontext if precision == "highest" else _rounded_products(device)
+    left_alone = precision == "highest" and (compiled or device != "cpu" or not mkl_is_slow())
+    return contextlib.nullcontext if left_alone else _onednn_products(precision, device)
 
 
-def _rounded_products(device: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    from gpt.rounding import require_rounding, rounded_products
+def _onednn_products(precision: MatmulPrecision, device: str) -> Products:
+    from gpt.products import onednn_products, require_rounding, rounds
 
-    require_rounding(device)
-    return rounded_products
+    if precision == "medium":
+        require_rounding(device)
+    return contextlib.nullcontext if precision == "highest" and rounds() else onednn_products
+
+
+def mkl_is_slow() -> bool:
+    """Tell whether oneDNN multiplies much faster: on AMD's Zen 5, where MKL does without AVX-512 (benchmarks/LOG.md).
+
+    By the processor and not by a trial, as other products have other bits. Nobody has measured later ones.
+    """
+    if "ONEDNN_MAX_CPU_ISA" in os.environ or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    known = torch.cpu.get_capabilities()
+    return known.get("avx512_vp2intersect", False) and str(known["cpu_name"]).startswith("AMD")
 
 
 def synchronize(device: str) -> None:

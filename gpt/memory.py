@@ -284,6 +284,5 @@ def _number(text: str) -> int | None:
 
 def _table(file: Path) -> Numbers:
     """Read the numbers of lines such as "inactive_file 4096"."""
-    pairs = (line.split() for line in _text(file).splitlines())
-    numbers = {pair[0]: _number(pair[1]) for pair in pairs if len(pair) == 2}
-    return {name: number for name, number in numbers.items() if number is not None}
+    pairs = (pair for line in _text(file).splitlines() if len(pair := line.split()) == 2)
+    return {name: number for name, text in pairs if (number := _number(text)) is not None}

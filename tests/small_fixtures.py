@@ -20,7 +20,7 @@ from helpers import TINY, Training, heard, python_text, write_dataset
 from processes import run_script
 from web import serve
 
-from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig, rounding
+from gpt import GPT, InputError, ModelConfig, Tokenizer, TrainConfig, products
 from gpt.compiler import compiler_fault
 from gpt.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from gpt.dataset.mixture import mix_datasets
@@ -49,14 +49,14 @@ def peak_flops_measured_once():
 @pytest.fixture
 def rounds():
     """Where oneDNN rounds what it multiplies, if that is asked for."""
-    if not rounding.rounds():
+    if not products.rounds():
         pytest.skip("this processor's oneDNN does not round float32 as it multiplies (it does with AMX)")
 
 
 @pytest.fixture
 def as_if_it_rounds(monkeypatch):
     """Take any processor for one whose oneDNN rounds; what is computed is not told from it."""
-    monkeypatch.setattr(rounding, "rounds", lambda: True)
+    monkeypatch.setattr(products, "rounds", lambda: True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, reseed
+from gpt import products
+from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
 from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
@@ -37,7 +38,47 @@ def test_reseeding_draws_what_torchs_own_way_draws():
         assert torch.rand(5).equal(expected)
 
 
-def test_products_of_the_highest_precision_leave_torchs_setting_alone(as_if_it_rounds):
+@pytest.fixture
+def processor(monkeypatch):
+    """Give what takes this processor for another, by name and with or without AVX-512 of full width."""
+
+    def taken_for(name, wide=True, used="AVX512", limit=None):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_vp2intersect": wide})
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        if limit:
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        return mkl_is_slow()
+
+    return taken_for
+
+
+def test_mkl_is_slow_on_amds_processors_with_avx512_of_full_width_alone(processor):
+    assert processor("AMD EPYC 9755")
+    assert processor("AMD Ryzen 9 9950X")
+    assert not processor("AMD EPYC 9654", wide=False)
+    assert not processor("Intel(R) Core(TM) i7-1185G7")
+    assert not processor("AMD EPYC 9755", used="AVX2"), "ATEN_CPU_CAPABILITY takes it for another"
+    assert not processor("AMD EPYC 9755", limit="AVX2")
+
+
+@pytest.mark.parametrize("asked", ["highest", "medium"])
+def test_where_mkl_is_slow_onednn_multiplies_unless_it_would_round_unasked(processor, monkeypatch, asked):
+    processor("AMD EPYC 9755")
+    for rounds in (False, True):
+        monkeypatch.setattr(products, "rounds", lambda: rounds)  # noqa: B023
+        if asked == "medium" and not rounds:
+            with pytest.raises(InputError, match="would change nothing here"):
+                choose_products(asked, "cpu")
+            continue
+        with choose_products(asked, "cpu")():
+            assert (torch.backends.mkldnn.matmul.fp32_precision == "bf16") == (rounds == (asked == "medium"))
+        with choose_products("highest", "cpu", compiled=True)(), choose_products("highest", "cuda")():
+            assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+
+
+def test_products_of_the_highest_precision_leave_torchs_setting_alone(as_if_it_rounds, processor):
+    processor("Intel(R) Xeon(R)")
     for asked in ("cpu", "cuda", "mps"):
         with choose_products("medium", "cpu")(), choose_products("highest", asked)():
             assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"

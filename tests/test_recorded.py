@@ -50,7 +50,7 @@ RUNS = {
     "gpt2": ("gpt2", *SHAPE),
     "modern": (
         *("nano", *SHAPE, "--model.ngram-buckets", 64, "--model.logit-softcap", 15, "--model.n-kv-head", 2),
-        *("--model.sliding-window", 8, "--model.window-pattern", "SL"),
+        *("--model.sliding-window", 8, "--model.window-pattern", "SL", "--optimizer.embedding-lr-scale", 1),
     ),
 }
 PROMPTS = ("The model", "A run, ", "1 2 3")

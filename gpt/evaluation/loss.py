@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt.choices import IGNORE_INDEX
-from gpt.device import autocast
+from gpt.device import autocast, choose_products
 from gpt.errors import InputError
 from gpt.evaluation.statistics import ratio_errors, spread, student_t, within
 from gpt.evaluation.windows import Windows
@@ -100,12 +100,13 @@ def sums_per_piece(
     processes gather them at once.
     """
     number, parts = part
+    multiplying = choose_products("highest", device)
     sums, stopped, was_training = np.empty(0), False, model.training
     model.eval()
 
     def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
         inputs = inputs.to(device)
-        with autocast(device, dtype):
+        with autocast(device, dtype), multiplying():
             return model(inputs, targets=targets.to(device), reduction="none", documents=windows.masked(inputs))
 
     forward = losses_of if sharded else Halving(losses_of, device)

@@ -55,7 +55,7 @@ class Beside:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                # Ctrl-C is the training's. In a session of its own, Linux would set it against the training as an equal.
+                # Ctrl-C is the training's. In a session of its own, Linux would hold it equal to the training.
                 process_group=0,
             )
             atexit.register(self.end)

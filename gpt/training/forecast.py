@@ -131,7 +131,8 @@ def trial_seconds(
         with autocast(device, dtype):
             return model(ids, targets=ids, documents=documents)
 
-    forward, products = compiled_loss(loss_of, config, world, dtype), choose_products(precision, device)
+    forward = compiled_loss(loss_of, config, world, dtype)
+    products = choose_products(precision, device, config.compile == "on")
     fits = True
     try:
         with contextlib.suppress(CompilerFailed), forward.watch(), products():

@@ -10,6 +10,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from gpt.device import choose_products
 from gpt.distributed.parallel import part, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, and within 0.7 … 1.2 near 1
@@ -93,7 +94,8 @@ def newton_schulz(x: Tensor, iterations: int = ITERATIONS) -> Tensor:
     fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     x = x.to(torch.bfloat16 if fast else torch.float32)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT  # (N, rows, rows)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    with choose_products("highest", x.device.type)():
+        for _ in range(iterations):
+            gram = x @ x.mT  # (N, rows, rows)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(dtype)

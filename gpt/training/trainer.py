@@ -58,7 +58,7 @@ class Trainer:
         self.world = world = world or World(model.device.type)
         self.model, self.config = model, config
         self.device, self.dtype = world.device, choose_dtype(config.dtype, world.device)
-        self.products = choose_products(config.float32_matmul_precision, world.device)
+        self.products = choose_products(config.float32_matmul_precision, world.device, config.compile == "on")
         retain_freed_memory(world.device, config.recompute == "none", ADAPTERS_MAP_FROM if config.lora.rank else None)
         self.first_row, self.rows = world.local_rows(config.batch_sequences)
         self.reduction = "rows" if isinstance(config.data, tuple) else "sum"  # of losses; a row is of one source

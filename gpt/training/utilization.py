@@ -47,7 +47,8 @@ class Utilization:
         """Leave it as it is where memory is too short for the products on any rank: training is not to end for that."""
         speed, failed = 0.0, False
         try:
-            with choose_products(self.config.float32_matmul_precision, self.world.device)():
+            config, device = self.config, self.world.device
+            with choose_products(config.float32_matmul_precision, device, config.compile == "on")():
                 speed = measured_peak_flops(self.world.device, self.dtype)
         except Exception as error:
             if not is_out_of_memory(error):

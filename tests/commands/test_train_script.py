@@ -13,7 +13,7 @@ from helpers import ROOT, SHAKESPEARE, TINY, in_process, refused, run_gpt, run_h
 from processes import Script, run_script
 
 import train as train_script
-from gpt import rounding
+from gpt import products
 from gpt.commands import clean_errors
 from gpt.runs.checkpoint import list_checkpoints, step_of
 from gpt.training import forecast
@@ -184,7 +184,7 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
 
 
 def test_products_that_would_not_be_rounded_are_refused_before_anything_is_done(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounding, "rounds", lambda: False)
+    monkeypatch.setattr(products, "rounds", lambda: False)
     options = ("nano", "--data", dataset.path, *TINY, "--float32-matmul-precision", "medium")
     told = "error: --float32-matmul-precision medium: would change nothing here; "
     for more in ((), ("--dry-run",), ("--minutes", 1)):

@@ -120,7 +120,11 @@ def test_several_processes_train_adapters_as_one_does_and_resume_exactly(seen):
 
 
 def test_several_processes_with_muon_have_the_weights_of_one(seen):
-    """Of the modern recipe with every option, within rounding, and the same samples at evaluations."""
+    """Of the modern recipe with every option, within rounding.
+
+    They have samples, too; but which tokens so young a model draws hangs on rounding: those that it has not met are
+    equally likely.
+    """
     out, mode, _ = seen
     one, two = (load_newest(out / name) for name in ("modern", f"{mode}-modern"))
     assert losses(out / f"{mode}-modern") == pytest.approx(losses(out / "modern"), rel=1e-4)
@@ -128,10 +132,9 @@ def test_several_processes_with_muon_have_the_weights_of_one(seen):
         torch.testing.assert_close(tensor, two.model[name], rtol=1e-2, atol=2e-4, msg=name)
     assert one.optimizer.keys() == two.optimizer.keys()
     assert "blocks.0.attention.qkv.weight/momentum" in two.optimizer
-    samples = [
-        [r["sample"] for r in read_metrics(out / name) if "sample" in r] for name in ("modern", f"{mode}-modern")
-    ]
-    assert samples[0] == samples[1] != []
+    samples = [record["sample"] for record in read_metrics(out / f"{mode}-modern") if "sample" in record]
+    assert samples
+    assert not any(sample.startswith("(no sample") for sample in samples)
 
 
 def test_checkpoints_hold_whole_tensors_whatever_wrote_them(seen):

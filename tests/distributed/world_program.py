@@ -28,7 +28,7 @@ from gpt.distributed.launch import join_world
 from gpt.distributed.parallel import gather, parallelize
 from gpt.distributed.world import World
 from gpt.log import log
-from gpt.rounding import rounds
+from gpt.products import rounds
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics

@@ -8,9 +8,9 @@ from processes import Script
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gpt import rounding
+from gpt import products as module
 from gpt.errors import InputError
-from gpt.rounding import require_rounding, rounded_products
+from gpt.products import onednn_products, require_rounding
 
 
 def products():
@@ -22,7 +22,7 @@ def test_a_callers_setting_comes_back(before):
     torch.backends.mkldnn.matmul.fp32_precision = before
     of_cuda = torch.backends.cuda.matmul.fp32_precision
     try:
-        with pytest.raises(ZeroDivisionError), rounded_products():
+        with pytest.raises(ZeroDivisionError), onednn_products():
             assert (products(), torch.backends.cuda.matmul.fp32_precision) == ("bf16", of_cuda)
             raise ZeroDivisionError
         assert products() == before
@@ -39,7 +39,7 @@ def test_rounded_products_are_those_of_rounded_matrices_and_added_up_in_float32(
     x, weight = torch.randn(256, 128, requires_grad=True), torch.randn(96, 128, requires_grad=True)
     bias, gradient = torch.randn(96, requires_grad=True), torch.randn(256, 96)
     before = F.linear(x, weight)
-    with rounded_products():
+    with onednn_products():
         y = F.linear(x, weight, bias)
         y.backward(gradient)
     assert {t.dtype for t in (y, x.grad, weight.grad, bias.grad)} == {torch.float32}
@@ -53,6 +53,21 @@ def test_rounded_products_are_those_of_rounded_matrices_and_added_up_in_float32(
     torch.testing.assert_close(bias.grad, gradient.sum(0))
     assert F.linear(x, weight).equal(before)
     torch.testing.assert_close(before.double(), x.double() @ weight.double().T, rtol=0, atol=128 * 2**-24 * 16)
+
+
+def test_products_that_are_not_rounded_have_the_error_of_float32():
+    """Forward and backward, of some shapes; of what is added up, at most so many units of its last place."""
+    if module.rounds():
+        pytest.skip("this processor's oneDNN rounds float32 as it multiplies")
+    for rows, inputs, outputs in ((1, 96, 64), (33, 128, 300), (256, 512, 96)):
+        x, weight, gradient = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
+        leaves = [part.clone().requires_grad_() for part in (x, weight)]
+        with onednn_products():
+            y = F.linear(*leaves)
+            y.backward(gradient)
+        for found, a, b in ((y, x, weight.T), (leaves[0].grad, gradient, weight), (leaves[1].grad, gradient.T, x)):
+            error = (found.detach().double() - a.double() @ b.double()).abs()
+            assert (error <= 16 * 2**-24 * (a.abs().double() @ b.abs().double())).all()
 
 
 def attention(query, key, value, dropout):
@@ -80,7 +95,7 @@ def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds
         return [output.detach(), *(part.grad for part in parts)], before.grad
 
     exact, layer = passes(torch.enable_grad())
-    found, moved = passes(rounded_products())
+    found, moved = passes(onednn_products())
     assert all(torch.equal(*pair) for pair in zip(exact, found, strict=True))
     assert not torch.allclose(layer, moved, rtol=1e-5, atol=1e-3)
 
@@ -96,7 +111,7 @@ def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_roun
 
     for frozen in (False, True):
         seen.clear()
-        with rounded_products():
+        with onednn_products():
             query, after = x @ weight, x if frozen else x @ weight
             query.register_hook(noted)
             output = attend(query, after, x, dropout)
@@ -108,11 +123,11 @@ def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_roun
 
 def test_a_backward_pass_outside_leaves_torchs_setting_as_it_was():
     before, parts = products(), [torch.randn(2, 2, 16, 8, requires_grad=True) for _ in range(3)]
-    with rounded_products():
+    with onednn_products():
         output = attention(*parts, 0.0)
     output.sum().backward()
     assert products() == before
-    with rounded_products(), torch.no_grad():
+    with onednn_products(), torch.no_grad():
         assert attention(*parts, 0.0).grad_fn is None
 
 
@@ -123,7 +138,7 @@ def test_rounded_products_are_for_a_cpu(as_if_it_rounds, device):
 
 
 def test_a_processor_that_would_not_round_is_refused(monkeypatch):
-    monkeypatch.setattr(rounding, "rounds", lambda: False)
+    monkeypatch.setattr(module, "rounds", lambda: False)
     with pytest.raises(InputError, match="`float32_matmul_precision` medium: would change nothing here; .* highest$"):
         require_rounding("cpu")
 
@@ -134,7 +149,7 @@ def test_a_processor_that_would_not_round_is_refused(monkeypatch):
 def test_a_processor_that_would_not_round_is_found_out(tmp_path, limit):
     """torch itself says that two of these three have bfloat16."""
     program = tmp_path / "asks.py"
-    program.write_text("from gpt import rounding\nassert not rounding.rounds()\nprint('asked')\n", encoding="utf-8")
+    program.write_text("from gpt import products\nassert not products.rounds()\nprint('asked')\n", encoding="utf-8")
     asked = Script(program, cwd=tmp_path, ONEDNN_MAX_CPU_ISA=limit)
     assert asked.end() == 0, asked.said()
     assert asked.said() == "asked\n"

@@ -1,6 +1,7 @@
-"""Products of float32 matrices by processors that round what they multiply: to bfloat16, added up in float32.
+"""Products of float32 matrices by oneDNN, where torch would ask MKL: rounded on some processors, on others not.
 
-oneDNN does it inside a product, so that nothing else is bfloat16, ever. The setting is torch's, for the whole process.
+With AMX, oneDNN rounds what it multiplies to bfloat16, and adds up in float32: it does so inside a product, so that
+nothing else is bfloat16, ever. Elsewhere it multiplies float32. The setting is torch's, for the whole process.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gpt.errors import InputError
 
 PRODUCTS = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute]
-ROUNDED, EXACT = "bf16", "ieee"  # values of its fp32_precision
+ONEDNN, MKL = "bf16", "ieee"  # values of its fp32_precision, by whom they have matrices multiplied
 
 
 def require_rounding(device: str) -> None:
@@ -41,14 +42,14 @@ def rounds() -> bool:
     multiplies float32 all the same, also where there is AVX512_BF16. Only for AMX does it round.
     """
     fine = torch.full((64, 64), 1 + 2**-12, dtype=torch.float32, device="cpu")  # in bfloat16, 1
-    with _precision(ROUNDED):
+    with _precision(ONEDNN):
         return bool((fine @ fine == 64).all())
 
 
 @contextlib.contextmanager
-def rounded_products() -> Generator[None]:
-    """Round in this context, forward and backward, all that is multiplied but attention; then all is as before."""
-    with _precision(ROUNDED), _ExactAttention():
+def onednn_products() -> Generator[None]:
+    """Have oneDNN multiply in this context, forward and backward, all but attention; then all is as before."""
+    with _precision(ONEDNN), _AttentionByMKL():
         yield
 
 
@@ -63,10 +64,10 @@ def _precision(precision: str) -> Generator[None]:
         PRODUCTS.fp32_precision = before
 
 
-class _ExactAttention(TorchFunctionMode):
-    """Keeps attention in float32, in both passes.
+class _AttentionByMKL(TorchFunctionMode):
+    """Keeps attention from oneDNN, in both passes.
 
-    Its fused kernel asks oneDNN for one small product after the other, for each head and block, and to ask takes longer
+    Its fused kernel asks for one small product after the other, for each head and block, and to ask oneDNN takes longer
     than to multiply: rounded, it took 8 times as long for heads of 64 x 32, and as long for those of 1,024 x 64.
     """
 
@@ -77,13 +78,13 @@ class _ExactAttention(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         before: list[str] = []
         query, key, value, *others = args
-        with _precision(EXACT):
+        with _precision(MKL):
             parts = _LastOfBackward.apply(before, query, key, value)
             return _FirstOfBackward.apply(before, func(*parts, *others, **(kwargs or {})))
 
 
 class _FirstOfBackward(torch.autograd.Function):
-    """Passes attention's output on; in the backward pass, which comes by here first, it no longer rounds."""
+    """Passes attention's output on; the backward pass, which comes by here first, goes on without oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, before: list[str], output: Tensor) -> Tensor:
@@ -93,12 +94,12 @@ class _FirstOfBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # ty: ignore[incompatible-method-override]
         ctx.before.append(PRODUCTS.fp32_precision)
-        PRODUCTS.fp32_precision = EXACT
+        PRODUCTS.fp32_precision = MKL
         return None, gradient
 
 
 class _LastOfBackward(torch.autograd.Function):
-    """Passes query, key and value on; in the backward pass, which leaves attention here, it rounds as before."""
+    """Passes query, key and value on; the backward pass, which leaves attention here, goes on as before it."""
 
     @staticmethod
     def forward(ctx: Any, before: list[str], *parts: Tensor) -> tuple[Tensor, ...]:
