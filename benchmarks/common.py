@@ -20,8 +20,10 @@ import torch
 
 from gpt.analysis.cost import parameter_count
 from gpt.dataset.shards import Split
+from gpt.device import choose_products
 from gpt.model.config import ModelConfig
 from gpt.presets import preset
+from gpt.training.utilization import measured_peak_flops
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -77,6 +79,12 @@ class Process:
     seconds: float
     peak_bytes: int
     output: str
+
+
+def matrix_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """Measure floating-point operations per second of matrix products, by the library that is fastest here."""
+    with choose_products("highest", device)():
+        return measured_peak_flops(device, dtype)
 
 
 def measured(command: list[str], cwd: Path) -> Process:

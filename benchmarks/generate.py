@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, finish, ratio, rounded, show
+from benchmarks.common import ROOT, finish, matrix_speed, ratio, rounded, show
 from benchmarks.table import generation_table
 from gpt import InputError, Tokenizer
 from gpt.device import synchronize
-from gpt.training.utilization import measured_peak_flops
 
 TOP_K, NEW, NEW_OF_NANOGPT = 200, 64, 16
 VOCABULARY, CONTEXT = 50_257, 1024
@@ -303,7 +302,7 @@ def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, A
     result |= {"rate_at_1000_by_10": {}, "speeds": speeds, "slowest_prompt_s": slowest_prompt()}
     for turn in range(options.runs):
         result["memory_gb_per_s"].append(memory_speed(options.device) / 1e9)
-        result["matrix_tflops"].append(measured_peak_flops(options.device, torch.float32) / 1e12)
+        result["matrix_tflops"].append(matrix_speed(options.device) / 1e12)
         for batch, length in work:
             able = [worker for worker in running if can_do(worker, batch, length)]
             found: dict[Worker, list[dict[str, float]]] = defaultdict(list)

@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import NanoGPT, arguments, described, finish, iteration_seconds, measured, ratio, show
+from benchmarks.common import (
+    NanoGPT,
+    arguments,
+    described,
+    finish,
+    iteration_seconds,
+    matrix_speed,
+    measured,
+    ratio,
+    show,
+)
 from gpt.analysis.cost import flops_per_token
 from gpt.device import choose_dtype
 from gpt.model.config import ModelConfig
 from gpt.presets import modern
-from gpt.training.utilization import measured_peak_flops
 
 Shape = tuple[ModelConfig, int, int, int]
 # name: the model without biases, as nanoGPT has it by default; sequences; warm-up and measured steps
@@ -85,9 +94,7 @@ def compare(peer: NanoGPT, shape: Shape, device: str, runs: int, work: Path) -> 
 def used(model: ModelConfig, speeds: list[float], device: str) -> dict[str, float | None]:
     """What the model computes per second, in TFLOP/s, and what matrix products reach on this device at this moment."""
     achieved = median(speeds) * flops_per_token(model)
-    limit = max(
-        measured_peak_flops(device, choose_dtype("auto", device)) for _ in range(3)
-    )  # a moment may be a busy one
+    limit = max(matrix_speed(device, choose_dtype("auto", device)) for _ in range(3))  # a moment may be a busy one
     mfu = achieved / limit if achieved <= limit else None
     return {"model_tflops": achieved / 1e12, "matrix_tflops": limit / 1e12, "mfu": mfu}
 

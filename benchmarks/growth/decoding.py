@@ -12,14 +12,13 @@ from statistics import median
 
 import torch
 
-from benchmarks.common import show
+from benchmarks.common import matrix_speed, show
 from benchmarks.generate import TOP_K, memory_speed
 from benchmarks.growth.curves import Curve, in_turns
 from gpt import GPT, Engine, SamplingConfig
 from gpt.analysis.cost import FLOAT32, flops_per_token, parameters
 from gpt.model.config import ModelConfig
 from gpt.model.prepack import prepack
-from gpt.training.utilization import measured_peak_flops
 
 MODEL = ModelConfig()
 POSITIONS, BATCHES = (10, 30, 100, 300, 1000), (1, 2, 4, 8, 16, 32, 64)
@@ -73,7 +72,7 @@ class Decoder:
 def decoding(runs: int) -> dict[str, Curve]:
     """Time of a step by position and by batch."""
     bandwidth = median(memory_speed("cpu") for _ in range(3))
-    speed = median(measured_peak_flops("cpu", torch.float32) for _ in range(3))
+    speed = median(matrix_speed("cpu") for _ in range(3))
     show(f"{bandwidth / 1e9:.1f} GB/s of memory, {speed / 1e9:.0f} GFLOP/s of matrix products")
     torch.manual_seed(0)
     model = GPT(MODEL).eval().requires_grad_(False)
