@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import torch
 from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
 
-Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are multiplied
+LIMITS = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}  # of the environment, on the instructions that oneDNN takes
+Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which they are multiplied so
 
 
 def choose_device(wanted: str) -> str:
@@ -91,8 +93,8 @@ def autocast(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManag
 def choose_products(precision: MatmulPrecision, device: str, compiled: bool = False) -> Products:
     """Choose as what float32 matrices are multiplied, and by what.
 
-    highest leaves torch's own setting alone, unless its MKL is slow here; also in a `compiled` program, which would
-    fall into pieces. Raises InputError for medium where that would round nothing.
+    highest leaves torch's setting alone, except where MKL is slow and the program is not `compiled`, which would fall
+    into pieces. Raises InputError for medium where that would round nothing.
     """
     left_alone = precision == "highest" and (compiled or device != "cpu" or not mkl_is_slow())
     return contextlib.nullcontext if left_alone else _onednn_products(precision, device)
@@ -109,12 +111,17 @@ def _onednn_products(precision: MatmulPrecision, device: str) -> Products:
 def mkl_is_slow() -> bool:
     """Tell whether oneDNN multiplies much faster: on AMD's Zen 5, where MKL does without AVX-512 (benchmarks/LOG.md).
 
-    By the processor and not by a trial, as other products have other bits. Nobody has measured later ones.
+    By the processor and not by a trial, as other products have other bits. Not where `ulimit` limits memory: oneDNN
+    takes some for each new shape, and where it once got none, it fails or crashes.
     """
-    if "ONEDNN_MAX_CPU_ISA" in os.environ or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if LIMITS & os.environ.keys() or sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    known = torch.cpu.get_capabilities()
-    return known.get("avx512_vp2intersect", False) and str(known["cpu_name"]).startswith("AMD")
+    import resource
+
+    known, kinds = torch.cpu.get_capabilities(), (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    is_zen_5 = known.get("avx512_vp2intersect", False) and str(known.get("cpu_name")).startswith("AMD")
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return is_zen_5 and both and all(resource.getrlimit(kind)[0] == resource.RLIM_INFINITY for kind in kinds)
 
 
 def synchronize(device: str) -> None:

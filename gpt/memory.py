@@ -40,7 +40,8 @@ OUT_OF_MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory|[A-Z]+_STATUS_ALLOC_FAILED|"
     r"CUBLAS_STATUS_NOT_INITIALIZED when calling \W?cublasCreate|CUDNN_STATUS_INTERNAL_ERROR_\w+_ALLOCATION_FAILED|"
     r"CUDNN_STATUS_NOT_SUPPORTED\b.*workspace|Invalid buffer size|cudaErrorMemoryAllocation|"
-    r"Failed to (CUDA )?(host )?(malloc|calloc|allocate)|Unable to allocate|Cannot allocate memory|std::bad_alloc",
+    r"Failed to (CUDA )?(host )?(malloc|calloc|allocate)|Unable to allocate|Cannot allocate memory|std::bad_alloc|"
+    r"could not create a primitive",  # oneDNN's words
     re.IGNORECASE,
 )
 

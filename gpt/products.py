@@ -5,19 +5,20 @@ nothing else is bfloat16, ever. Elsewhere it multiplies float32. The setting is 
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+import threading
+from collections.abc import Generator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from gpt.errors import InputError
 
 PRODUCTS = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute]
 ONEDNN, MKL = "bf16", "ieee"  # values of its fp32_precision, by whom they have matrices multiplied
+_LOCK, _BEFORE = threading.Lock(), list[str]()  # what the setting was where each user of onednn_products came in
 
 
 def require_rounding(device: str) -> None:
@@ -48,9 +49,20 @@ def rounds() -> bool:
 
 @contextlib.contextmanager
 def onednn_products() -> Generator[None]:
-    """Have oneDNN multiply in this context, forward and backward, all but attention; then all is as before."""
-    with _precision(ONEDNN), _AttentionByMKL():
+    """Have oneDNN multiply in this context, forward and backward, all but what `attend_by_mkl` does.
+
+    Where several threads do so, the first one's setting comes back when the last one leaves.
+    """
+    with _LOCK:
+        _BEFORE.append(PRODUCTS.fp32_precision)
+        PRODUCTS.fp32_precision = ONEDNN
+    try:
         yield
+    finally:
+        with _LOCK:
+            before = _BEFORE.pop()
+            if not _BEFORE:
+                PRODUCTS.fp32_precision = before
 
 
 @contextlib.contextmanager
@@ -64,23 +76,16 @@ def _precision(precision: str) -> Generator[None]:
         PRODUCTS.fp32_precision = before
 
 
-class _AttentionByMKL(TorchFunctionMode):
-    """Keeps attention from oneDNN, in both passes.
+def attend_by_mkl(query: Tensor, key: Tensor, value: Tensor, *others: Any, **named: Any) -> Tensor:
+    """Compute torch's scaled_dot_product_attention without oneDNN, in both passes.
 
-    Its fused kernel asks for one small product after the other, for each head and block, and to ask oneDNN takes longer
-    than to multiply: rounded, it took 8 times as long for heads of 64 x 32, and as long for those of 1,024 x 64.
+    The fused kernel asks for one small product after the other, for each head and block, and to ask oneDNN takes longer
+    than to multiply: with AMX 8 times as long for heads of 64 x 32, and as long for those of 1,024 x 64.
     """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        before: list[str] = []
-        query, key, value, *others = args
-        with _precision(MKL):
-            parts = _LastOfBackward.apply(before, query, key, value)
-            return _FirstOfBackward.apply(before, func(*parts, *others, **(kwargs or {})))
+    before: list[str] = []
+    with _precision(MKL):
+        parts = _LastOfBackward.apply(before, query, key, value)
+        return _FirstOfBackward.apply(before, F.scaled_dot_product_attention(*parts, *others, **named))
 
 
 class _FirstOfBackward(torch.autograd.Function):

@@ -15,6 +15,7 @@ REPORTS = {
     "Python": MemoryError(),
     "numpy": MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,) and data type int64"),
     "C++": RuntimeError("std::bad_alloc"),
+    "oneDNN": RuntimeError("could not create a primitive"),
     "system": OSError(12, "Cannot allocate memory"),
     "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     "cuBLAS's beginning": RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),

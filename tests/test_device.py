@@ -1,8 +1,12 @@
+import resource
+import sys
+from types import MappingProxyType
+
 import pytest
 import torch
 
 from gpt import products
-from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
+from gpt.device import LIMITS, Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
 from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
@@ -42,12 +46,15 @@ def test_reseeding_draws_what_torchs_own_way_draws():
 def processor(monkeypatch):
     """Give what takes this processor for another, by name and with or without AVX-512 of full width."""
 
-    def taken_for(name, wide=True, used="AVX512", limit=None):
+    def taken_for(name, wide=True, used="AVX512", limit=None, memory=MappingProxyType({})):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_vp2intersect": wide})
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
-        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(resource, "getrlimit", lambda kind: (memory.get(kind, -1), -1))
+        for each in LIMITS:
+            monkeypatch.delenv(each, raising=False)
         if limit:
-            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+            monkeypatch.setenv(limit, "AVX2")
         return mkl_is_slow()
 
     return taken_for
@@ -59,7 +66,14 @@ def test_mkl_is_slow_on_amds_processors_with_avx512_of_full_width_alone(processo
     assert not processor("AMD EPYC 9654", wide=False)
     assert not processor("Intel(R) Core(TM) i7-1185G7")
     assert not processor("AMD EPYC 9755", used="AVX2"), "ATEN_CPU_CAPABILITY takes it for another"
-    assert not processor("AMD EPYC 9755", limit="AVX2")
+    for limit in LIMITS:
+        assert not processor("AMD EPYC 9755", limit=limit)
+
+
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_where_a_shell_limits_memory_onednn_is_not_taken(processor, kind):
+    """It takes memory for each new shape, and does not go on where it once got none; with MKL, batches are halved."""
+    assert not processor("AMD EPYC 9755", memory={getattr(resource, kind): 10**9})
 
 
 @pytest.mark.parametrize("asked", ["highest", "medium"])

@@ -8,8 +8,10 @@ from processes import Script
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gpt import GPT, ModelConfig
 from gpt import products as module
 from gpt.errors import InputError
+from gpt.model.attention import Segment, attend
 from gpt.products import onednn_products, require_rounding
 
 
@@ -72,16 +74,16 @@ def test_products_that_are_not_rounded_have_the_error_of_float32():
 
 def attention(query, key, value, dropout):
     torch.manual_seed(1)
-    return F.scaled_dot_product_attention(query, key, value, None, dropout, True, scale=0.2)
+    return attend(query, [Segment(key, value)], dropout=dropout)
 
 
 def recomputed(*given):
     return checkpoint(attention, *given, use_reentrant=False)
 
 
-@pytest.mark.parametrize("attend", [attention, recomputed])
+@pytest.mark.parametrize("way", [attention, recomputed])
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["fused", "plain products"])
-def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds, attend, dropout):
+def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds, way, dropout):
     """To the last bit, as it is without; its gradient comes from a layer behind it and goes to one before it."""
 
     def passes(context):
@@ -89,7 +91,7 @@ def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds
         x, before = torch.randn(128, 64, requires_grad=True), torch.randn(192, 64, requires_grad=True)
         parts = [torch.randn(2, 2, 64, 32, requires_grad=True) for _ in range(3)]
         with context:
-            output = attend(*parts, dropout)
+            output = way(*parts, dropout)
             output.backward(torch.ones_like(output))
             F.linear(x, before).backward(torch.randn(128, 192))
         return [output.detach(), *(part.grad for part in parts)], before.grad
@@ -100,9 +102,9 @@ def test_attention_is_not_rounded_in_either_pass_and_what_is_around_it_is(rounds
     assert not torch.allclose(layer, moved, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("attend", [attention, recomputed])
+@pytest.mark.parametrize("way", [attention, recomputed])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_rounded(attend, dropout):
+def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_rounded(way, dropout):
     """The setting, as each layer's gradient is computed; also where only some of attention's inputs have one."""
     x, weight, seen = torch.randn(2, 2, 16, 8), torch.randn(8, 8, requires_grad=True), []
 
@@ -114,11 +116,40 @@ def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_roun
         with onednn_products():
             query, after = x @ weight, x if frozen else x @ weight
             query.register_hook(noted)
-            output = attend(query, after, x, dropout)
+            output = way(query, after, x, dropout)
             (output @ weight).sum().backward()
             seen.append(products())
         assert seen == ["bf16", "bf16"]
     assert products() != "bf16"
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_is_computed_again_has_the_same_bits(dropout, masked):
+    """Attention, too: torch takes modes away where a backward pass begins, so that the setting itself is asked."""
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=64, context_length=32, vocab_size=64, dropout=dropout)
+    ids = torch.arange(4 * 32).view(4, 32) % 61
+    documents = (torch.arange(32) // 20).expand(4, -1) if masked else None
+    found = []
+    for recompute in ("none", "activations", "blocks"):
+        torch.manual_seed(0)
+        model = GPT(config)
+        model.set_recompute(recompute)
+        with onednn_products():
+            model(ids, targets=ids, documents=documents).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for others in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], others, strict=True))
+
+
+def test_threads_that_leave_in_any_order_leave_torchs_setting_as_it_was():
+    before, first, second = products(), onednn_products(), onednn_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert products() == "bf16"
+    second.__exit__(None, None, None)
+    assert products() == before
 
 
 def test_a_backward_pass_outside_leaves_torchs_setting_as_it_was():

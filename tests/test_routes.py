@@ -48,7 +48,7 @@ def gone(home: Path, *doors: tuple[str, ...]) -> Route:
     for door in doors:
         for shard in home.glob("data/*/*.bin"):
             os.utime(shard, ns=(JUST_NOW, JUST_NOW))  # what is remembered of it depends on its age
-        # The same way on every processor: where oneDNN is limited, it is not taken for what others need MKL for.
+        # The same way on every processor: where oneDNN's instructions are limited, it never takes MKL's place.
         alike = {"OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
         gone_through = Script("tests/route_program.py", *door, cwd=home, **alike)
         assert gone_through.end() == 0, gone_through.said()

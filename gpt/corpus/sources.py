@@ -98,7 +98,6 @@ class TextFiles:
         """
         how = how or ReadOptions()
         self.how = how if field is None else replace(how, field=field)
-        field = self.how.field
         self.settings = repr(self.how)
         check_limits(self.how)
         if self.how.encoding is not None:
@@ -110,9 +109,11 @@ class TextFiles:
         self.inputs = [path for given in inputs for path in _expanded(given, "input", downloads)]
         self.validation = [path for given in validation for path in _expanded(given, "validation", downloads)]
         self._asked = {*self.inputs, *self.validation}
-        for path in self.inputs if field is not None else ():
+        for path in self.inputs if self.how.field is not None else ():
             if path.suffix.lower() in (*HTML, *MARKUP):
-                raise InputError(f"`field` {field}: {path} has no fields; leave it out, or read that file by itself")
+                raise InputError(
+                    f"`field` {self.how.field}: {path} has no fields; leave it out, or read that file by itself"
+                )
 
     def parts(self) -> list["TextFile | Skipped"]:
         """List the files, and what is left out unread; say where markup is taken for text."""

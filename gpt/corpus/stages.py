@@ -229,9 +229,7 @@ def _require_alone(work: Path, out: Path, parts: int) -> None:
 
 def digest(*values: object) -> str:
     """Name what hangs on these values: 128 bits, in hexadecimal digits."""
-    return hashlib.sha256(json.dumps(values, default=_plain, sort_keys=True).encode("utf-8", "replace")).hexdigest()[
-        :32
-    ]
+    return hashlib.sha256(json.dumps(values, default=_plain, sort_keys=True).encode(errors="replace")).hexdigest()[:32]
 
 
 def _plain(value: object) -> object:

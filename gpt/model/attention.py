@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from gpt.model.positions import PositionHooks, ScoreHook
+from gpt.products import ONEDNN, PRODUCTS, attend_by_mkl
 
 
 class Segment(NamedTuple):
@@ -124,6 +126,7 @@ def attend(
     64 bytes: plain products give it, as fused kernels give threads parts that do not begin there.
     """
     queries = (query,) if len(segments) == 1 else query.split([segment.keys.size(0) for segment in segments])
+    fused = F.scaled_dot_product_attention if is_compiling() or PRODUCTS.fp32_precision != ONEDNN else attend_by_mkl
     outputs, factor = [], scale * query.size(-1) ** -0.5
     for q, segment in zip(queries, segments, strict=True):
         keys, values, mask = segment.keys, segment.values, segment.mask
@@ -138,7 +141,7 @@ def attend(
         else:
             if K < H:
                 keys, values = (part.repeat_interleave(H // K, dim=1) for part in (keys, values))  # (B, H, S, D)
-            outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, dropout, mask is None, scale=factor))
+            outputs.append(fused(q, keys, values, mask, dropout, mask is None, scale=factor))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

@@ -55,7 +55,7 @@ class Beside:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                # Ctrl-C is the training's. In a session of its own, Linux would hold it equal to the training.
+                # Ctrl-C is the training's. In a session of its own, it would get as much of a processor as that.
                 process_group=0,
             )
             atexit.register(self.end)

@@ -15,6 +15,7 @@ import torch
 
 from gpt.choices import Exact
 from gpt.config import TrainConfig
+from gpt.device import mkl_is_slow
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -86,6 +87,7 @@ def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditi
         "nodes": world.nodes,
         "dtype": str(dtype).removeprefix("torch."),
         "float32_matmul_precision": config.float32_matmul_precision,
+        "products": "oneDNN" if mkl_is_slow() else "MKL",
         "compile": config.compile,
         "micro_batch": config.micro_batch_size,
     }
@@ -93,7 +95,7 @@ def conditions(config: TrainConfig, world: World, dtype: torch.dtype) -> Conditi
 
 def meet_conditions(now: Conditions, before: Conditions, device: str) -> None:
     """Let a resumed training compute as the saved one did, by its number of threads; or say what is not the same."""
-    before = {"float32_matmul_precision": "highest"} | before  # before it could be chosen
+    before = {"float32_matmul_precision": "highest", "products": "MKL"} | before  # before they could be chosen
     differing = [name for name in now if name in before and before[name] != now[name]]
     if not (now["exact"] or before.get("exact")):
         return
