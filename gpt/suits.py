@@ -37,7 +37,8 @@ SMALL = (
     Suit(tokens=20_000, epochs=5, batch_tokens=256, context_length=64, learning_rate=0.01),
     Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01),
     Suit(tokens=400_000, epochs=3, batch_tokens=2048),
-    Suit(tokens=math.inf, epochs=2, batch_tokens=2048),
+    Suit(tokens=1_500_000, epochs=2, batch_tokens=2048),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=4096),
 )
 # Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two; with n-grams, always two.
 TRAINED = (
