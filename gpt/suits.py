@@ -100,6 +100,6 @@ def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[
         context_length = suit.context_length or model.context_length
         model = replace(model, context_length=context_length, ngram=suit.ngram, ngram_buckets=suit.ngram_buckets)
     if suit.learning_rate is not None:
-        rate = suit.learning_rate
-        optimizer = replace(optimizer, learning_rate=rate, muon_learning_rate=rate)
+        rate = suit.learning_rate  # of all: nano's faster embeddings lose 2 % in so few steps (benchmarks/LOG.md)
+        optimizer = replace(optimizer, learning_rate=rate, muon_learning_rate=rate, embedding_lr_scale=1.0)
     return replace(config, model=model, optimizer=optimizer, batch_tokens=suit.batch_tokens), reason

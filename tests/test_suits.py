@@ -34,3 +34,13 @@ def test_a_small_text_gets_n_grams_and_is_read_once(device):
 
 def test_the_largest_text_gets_nano_as_it_is():
     assert preset_for("cpu", "scratch", 3_700_000)[0] == preset("nano")
+
+
+def test_a_small_text_has_one_rate_for_all_and_a_larger_one_nanos():
+    scales = [
+        preset_for("cpu", "scratch", tokens)[0].optimizer.embedding_lr_scale
+        for tokens in (4_500, 45_000, 200_000, None)
+    ]
+    nanos = preset("nano").optimizer.embedding_lr_scale
+    assert scales == [1, 1, nanos, nanos]
+    assert nanos > 1
