@@ -150,7 +150,7 @@ def small(monkeypatch):
     monkeypatch.setattr(decoding, "BATCHES", (1, 3))
     monkeypatch.setattr(decoding, "TOP_K", 20)
     monkeypatch.setattr(decoding, "memory_speed", lambda device: 1e9)
-    monkeypatch.setattr(decoding, "measured_peak_flops", lambda device, dtype: 2e9)
+    monkeypatch.setattr(decoding, "matrix_speed", lambda device: 2e9)
     monkeypatch.setattr(data, "MILLIONS", (0.001, 0.002))
     monkeypatch.setattr(data, "NEXT_TO_NONE", 0.0001)
     monkeypatch.setattr(data, "SETTLED", 0)

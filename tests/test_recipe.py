@@ -120,7 +120,7 @@ def test_a_training_is_that_of_train_py_and_evaluated_to_its_end(dataset, tmp_pa
     windows = recipe.windows_of(dataset, 128)
     assert sums[:, 1].sum() == dataset.validation.tokens - 1
     assert len(sums) == len(windows.starts)
-    assert (line["steps"], line["tokens"]) == (3, 128 * 16 * 3)
+    assert (line["steps"], line["tokens"]) == (3, 4096 * 3)
     assert line["bits_per_byte"] == pytest.approx(sums[:, 0].sum() / sums[:, 2].sum() / np.log(2))
     with pytest.raises(SystemExit, match="must keep the preset's context"):
         recipe.trained(Training("nano", "", f"{flags} --model.context-length 64", 1, 3), tmp_path, dataset.path)

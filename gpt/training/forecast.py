@@ -120,7 +120,7 @@ def trial_seconds(
 
     Raise MemoryError on all ranks if what a first step takes is too much for one.
     """
-    device, precision = world.device, config.float32_matmul_precision
+    device, precision, compiled = world.device, config.float32_matmul_precision, config.compile == "on"
     model = new_model(config, device)
     model.set_recompute(config.recompute)
     optimizer = Optimizer(model, config.optimizer)
@@ -131,8 +131,7 @@ def trial_seconds(
         with autocast(device, dtype):
             return model(ids, targets=ids, documents=documents)
 
-    forward = compiled_loss(loss_of, config, world, dtype)
-    products = choose_products(precision, device, config.compile == "on")
+    forward, products = compiled_loss(loss_of, config, world, dtype), choose_products(precision, device, compiled)
     fits = True
     try:
         with contextlib.suppress(CompilerFailed), forward.watch(), products():

@@ -29,8 +29,8 @@ def test_flags_lie_over_the_preset_wherever_it_stands():
         cost(*arguments)[0]
         for arguments in (("nano",), ("--batch-tokens", 256, "nano", "--model.n-layer", 3, "--model.bias"))
     )
-    assert figure(after, "mlp") == 3 * (figure(before, "mlp") + 5 * 128)
-    assert figure(after, "training tokens") == 1500 * 256
+    assert figure(after, "mlp") == 3 * (figure(before, "mlp") + 5 * 160)
+    assert figure(after, "training tokens") == 750 * 256
 
 
 def test_several_sequences_and_halves_of_numbers_count():

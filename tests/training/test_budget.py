@@ -45,7 +45,8 @@ def test_a_text_is_read_a_few_times_and_evaluated_at_least_ten_times_where_nobod
     dataset = write_dataset(documents, "auto", tmp_path / "data")
     for arguments in ((), ("nano",)):
         config = settled(dataset, *arguments)
-        assert 0.9 < epochs(config, dataset) < (6 if arguments else 1.2)  # a named one keeps its batch: ten, at least
+        ten = 10 * config.batch_tokens / dataset.train.tokens
+        assert 0.9 < epochs(config, dataset) < max(1.2, 1.1 * ten if arguments else 0)  # a named one keeps its batch
         assert config.steps // config.evaluation.every >= 10
         assert config.optimizer.warmup_steps <= max(1, config.steps // 9)
     assert config.model == dataclasses.replace(preset("nano").model, vocab_size=257)  # named: its shape is kept
@@ -220,7 +221,7 @@ TIMINGS = [
 def test_minutes_hold_the_evaluations_as_well(large, said, monkeypatch, minutes, validation, named):
     """And are used up: what is left out at the end leaves its time to the steps."""
     text = large(10 * validation, validation)
-    command = parsed_once(text.path, "nano", "--minutes", minutes, *named)
+    command = parsed_once(text.path, "nano", "--batch-tokens", 2048, "--minutes", minutes, *named)
     for timings in TIMINGS:
         monkeypatch.setattr(budget, "measure_timings", lambda *_, timings=timings: timings)
         config = settle(command, text, World("cpu"))
@@ -274,7 +275,7 @@ def settled_mixture(dataset, other_dataset):
 
 
 def test_how_often_each_source_is_read_is_said(settled_mixture, said):
-    settled_mixture("--steps", 10)
+    settled_mixture("--steps", 10, "--batch-tokens", 2048)
     lines = said[-1].splitlines()
     assert re.fullmatch(r"python is read 0\.4\d+ times: 80\.0% of all tokens, of its 36,\d+", lines[-2])
     assert re.fullmatch(r"more is read 0\.4\d+ times: 20\.0% of all tokens, of its 10,\d+", lines[-1])
@@ -306,7 +307,7 @@ def test_steps_that_nobody_named_keep_to_the_limit(settled_mixture, said):
 def test_one_dataset_has_a_limit_only_where_it_is_given(dataset, said):
     assert settled(dataset, "nano", "--epochs", 9).steps > 1
     with pytest.raises(InputError, match=r"python would be read 9(\.\d+)? times, and at most 8 are allowed: use"):
-        settled(dataset, "nano", "--epochs", 9, "--max-epochs", 8)
+        settled(dataset, "nano", "--batch-tokens", 2048, "--epochs", 9, "--max-epochs", 8)
     with pytest.raises(InputError, match="`max_epochs` is 0.0; it must be above 0"):
         settled(dataset, "--max-epochs", 0)
 

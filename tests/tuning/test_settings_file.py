@@ -52,7 +52,7 @@ def test_settings_of_another_file_stay(tmp_path):
 def test_the_vocabulary_is_the_datasets_and_the_device_the_machines():
     config = preset("nano")
     config = replace(config, device="cpu", run_dir=Path("runs/a"), model=replace(config.model, vocab_size=77))
-    assert settings_of(config) == {"preset": "nano", "data": Path("data/python"), "steps": 1500}
+    assert settings_of(config) == {"preset": "nano", "data": Path("data/python"), "steps": 750}
 
 
 def test_toml_is_read_as_it_was_meant():
