@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import subprocess
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -36,6 +37,15 @@ from gpt.training.trainer import Trainer
 def garbage_of_later_modules_is_found_sooner():
     yield
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def usual_ctrl_c():
+    """Give SIGINT its handler back: a program's last words leave it to the system, which would end the worker."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
