@@ -11,8 +11,7 @@ import torch
 from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
 
-LIMITS = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}  # of the environment, on the instructions that oneDNN takes
-Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which they are multiplied so
+Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are so multiplied
 
 
 def choose_device(wanted: str) -> str:
@@ -108,13 +107,18 @@ def _onednn_products(precision: MatmulPrecision, device: str) -> Products:
     return contextlib.nullcontext if precision == "highest" and rounds() else onednn_products
 
 
+def onednn_limit() -> str:
+    """Name the instructions that the environment lets oneDNN take at the most; empty where it limits nothing."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")  # the latter is its old name
+
+
 def mkl_is_slow() -> bool:
     """Tell whether oneDNN multiplies much faster: on AMD's Zen 5, where MKL does without AVX-512 (benchmarks/LOG.md).
 
     By the processor and not by a trial, as other products have other bits. Not where `ulimit` limits memory: oneDNN
     takes some for each new shape, and where it once got none, it fails or crashes.
     """
-    if LIMITS & os.environ.keys() or sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if onednn_limit() or sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     import resource
 

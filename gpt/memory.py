@@ -41,7 +41,7 @@ OUT_OF_MEMORY = re.compile(
     r"CUBLAS_STATUS_NOT_INITIALIZED when calling \W?cublasCreate|CUDNN_STATUS_INTERNAL_ERROR_\w+_ALLOCATION_FAILED|"
     r"CUDNN_STATUS_NOT_SUPPORTED\b.*workspace|Invalid buffer size|cudaErrorMemoryAllocation|"
     r"Failed to (CUDA )?(host )?(malloc|calloc|allocate)|Unable to allocate|Cannot allocate memory|std::bad_alloc|"
-    r"could not create a primitive",  # oneDNN's words
+    r"could not create a primitive(?! descriptor)",  # oneDNN's words; with a descriptor, it cannot do what was asked
     re.IGNORECASE,
 )
 

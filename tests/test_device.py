@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from gpt import products
-from gpt.device import LIMITS, Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
+from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
 from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
+
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def test_the_cpu_computes_in_float32_unless_told():
@@ -51,7 +53,7 @@ def processor(monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(resource, "getrlimit", lambda kind: (memory.get(kind, -1), -1))
-        for each in LIMITS:
+        for each in ISA_LIMITS:
             monkeypatch.delenv(each, raising=False)
         if limit:
             monkeypatch.setenv(limit, "AVX2")
@@ -66,7 +68,7 @@ def test_mkl_is_slow_on_amds_processors_with_avx512_of_full_width_alone(processo
     assert not processor("AMD EPYC 9654", wide=False)
     assert not processor("Intel(R) Core(TM) i7-1185G7")
     assert not processor("AMD EPYC 9755", used="AVX2"), "ATEN_CPU_CAPABILITY takes it for another"
-    for limit in LIMITS:
+    for limit in ISA_LIMITS:
         assert not processor("AMD EPYC 9755", limit=limit)
 
 

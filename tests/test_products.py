@@ -123,6 +123,28 @@ def test_in_the_backward_pass_the_layers_before_attention_and_behind_it_are_roun
     assert products() != "bf16"
 
 
+def test_attention_is_left_to_mkl_in_both_passes_and_where_it_is_computed_again(monkeypatch):
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=64, context_length=32, vocab_size=64)
+    fused, seen = F.scaled_dot_product_attention, []
+
+    def noted(*given, **named):
+        output = fused(*given, **named)
+        seen.append(("forward", products()))
+        if output.requires_grad:
+            output.register_hook(lambda _: seen.append(("backward", products())))
+        return output
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    ids = torch.arange(4 * 32).view(4, 32) % 61
+    for recompute, times in (("none", 2), ("blocks", 4)):
+        seen.clear()
+        model = GPT(config)
+        model.set_recompute(recompute)
+        with onednn_products():
+            model(ids, targets=ids).backward()
+        assert sorted(seen) == [("backward", "ieee")] * 2 + [("forward", "ieee")] * times
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_what_is_computed_again_has_the_same_bits(dropout, masked):

@@ -15,7 +15,7 @@ import torch
 
 from gpt.choices import Exact
 from gpt.config import TrainConfig
-from gpt.device import mkl_is_slow
+from gpt.device import mkl_is_slow, onednn_limit
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.log import log
@@ -125,9 +125,8 @@ def _device_name(device: str) -> str:
         return torch.cuda.get_device_name()
     if device == "mps":
         return f"mps, {platform.machine()}"
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    parts = [_processor(), torch.backends.cpu.get_cpu_capability(), limit and f"oneDNN up to {limit}"]
-    return ", ".join(filter(None, parts))
+    limited = [f"oneDNN up to {limit}" for limit in [onednn_limit()] if limit]
+    return ", ".join([_processor(), torch.backends.cpu.get_cpu_capability(), *limited])
 
 
 def _processor() -> str:
