@@ -79,6 +79,16 @@ def memory(result: Result) -> list[Row]:
     return [(f"peak memory, 8 × 1,024 tokens at a time: {_models(result)}", figures, "memory")]
 
 
+def adapters(result: Result) -> list[Row]:
+    """The peak of each way of fine-tuning, and which part of that of all weights it is."""
+    rows = []
+    for size, peaks in result["peak_bytes"].items():
+        shares = result["of_all_weights"][size]
+        figures = ", ".join(f"{way} {peak / 1e9:.1f} GB ({shares[way]:.0%})" for way, peak in peaks.items())
+        rows.append((f"peak memory of fine-tuning GPT-2 124M, {size} tokens at a time", figures, "adapters"))
+    return rows
+
+
 def overheads(result: Result) -> list[Row]:
     share = result["share_of_default_run"]
     return [
@@ -195,6 +205,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "learning": learning,
     "throughput": throughput,
     "memory": memory,
+    "adapters": adapters,
     "overheads": overheads,
     "loading": loading,
     "preparing": preparing,
