@@ -7,6 +7,7 @@ from helpers import VARIANTS, variant
 
 from gpt import Engine, InputError, SamplingConfig
 from gpt.model.cache import KVBlock, KVCache, RaggedBatch
+from gpt.model import prepack as prepacking
 from gpt.model.prepack import Float16Linear, Int8Linear, PrepackedLinear, can_prepack, prepack
 
 fbgemm = pytest.mark.skipif(
@@ -92,28 +93,64 @@ def test_float16_refuses_what_is_out_of_its_range(value, said):
         Float16Linear(weight, None)
 
 
+@pytest.fixture(params=[1, 2])
+def rows_of_integers(request, monkeypatch):
+    """As how many rows of integers an int8 layer takes each of its activations."""
+    if request.param == 2:
+        monkeypatch.setattr(prepacking, "overflows", lambda: True)
+        monkeypatch.setattr(Int8Linear, "found", {})  # of one row
+    elif prepacking.overflows():
+        pytest.skip("this processor has no VNNI")
+    return request.param
+
+
+def rounded_by_row(x, weight):
+    """Round each row of activations to 256 levels from its lowest to its highest, and weights by output; float64."""
+    lowest = x.double().amin(dim=1, keepdim=True)
+    step = (x.double().amax(dim=1, keepdim=True) - lowest) / 255
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
+    weights = (weight / scale).round() * scale
+    return (((x - lowest) / step).round() * step + lowest) @ weights.t(), x.double() @ weights.t()
+
+
 @fbgemm
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("size", SIZES)
-def test_int8_is_that_of_rounded_weights(size):
-    """What activations lose is far below what weights do."""
+def test_int8_is_that_of_rounded_weights(size, rows_of_integers):
+    """With 14 bits, what activations lose is far below what weights do."""
     x, weight, bias = matrices(*size)
-    scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
-    exact = x.double() @ ((weight / scale).round() * scale).t()
-    assert relative_error(Int8Linear(weight, None)(x), exact) < 2e-3
-    assert relative_error(Int8Linear(weight, bias)(x.view(4, 16, -1)).flatten(0, 1), exact + bias) < 2e-3
-    assert relative_error(exact, x.double() @ weight.double().t()) < 0.02
+    rounded, unrounded = rounded_by_row(x, weight)
+    exact, near = (rounded, 1e-3) if rows_of_integers == 1 else (unrounded, 2e-3)
+    assert relative_error(Int8Linear(weight, None)(x), exact) < near
+    assert relative_error(Int8Linear(weight, bias)(x.view(4, 16, -1)).flatten(0, 1), exact + bias) < near
+    assert relative_error(unrounded, x.double() @ weight.double().t()) < 0.02
+    assert relative_error(rounded[5:], unrounded[5:]) < 0.02  # of rows in which no number sticks out
 
 
 @fbgemm
-def test_int8_does_not_overflow_where_all_is_as_large_as_can_be():
+def test_int8_does_not_overflow_where_all_is_as_large_as_can_be(rows_of_integers):
     """A processor without VNNI adds products of two in 16 bits."""
     for sign in (1.0, -1.0):
-        y = Int8Linear(torch.full((40, 3072), sign), None)(torch.full((5, 3072), 7.0))
-        torch.testing.assert_close(y, torch.full((5, 40), sign * 7 * 3072), rtol=1e-5, atol=0)
+        layer = Int8Linear(torch.full((40, 3072), sign), None)
+        torch.testing.assert_close(
+            layer(torch.full((5, 3072), 7.0)), torch.full((5, 40), sign * 7 * 3072), rtol=1e-5, atol=0
+        )
+        ends = torch.full((5, 3072), 7.0)
+        ends[:, ::2] = -1.0  # each pair has the largest level, and the lowest
+        ends[:, :64] = 7.0
+        torch.testing.assert_close(layer(ends), sign * ends.sum(dim=1, keepdim=True).expand(5, 40), rtol=1e-5, atol=0)
 
 
 @fbgemm
+def test_the_overflow_is_found_by_a_product_that_has_it(monkeypatch):
+    """255·127 + 255·127 is beyond 16 bits."""
+    honest = prepacking.INT8_LINEAR
+    monkeypatch.setattr(prepacking, "INT8_LINEAR", lambda *given: honest(*given).clamp(max=32 * 32767))
+    assert prepacking.overflows.__wrapped__()
+
+
+@fbgemm
+@pytest.mark.usefixtures("rows_of_integers")
 def test_int8_knows_zeros_and_does_not_hide_what_is_not_finite():
     weight, bias = torch.randn(8, 16), torch.randn(8)
     weight[2] = 0
