@@ -130,6 +130,27 @@ def part(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def share_out(tensors: list[Tensor], costs: list[int], work: Callable[[list[Tensor]], None]) -> None:
+    """Do a work on tensors in place that are the same on all ranks: each rank does its share, and all get all of it."""
+    if not dist.is_initialized():
+        work(tensors)
+        return
+    owners = divided(costs, dist.get_world_size())
+    work([tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == dist.get_rank()])
+    sent = [dist.broadcast(tensor, owner, async_op=True) for tensor, owner in zip(tensors, owners, strict=True)]
+    for each in sent:
+        each.wait()
+
+
+def divided(costs: list[int], ranks: int) -> list[int]:
+    """Choose the rank of each piece of work: the dearest first, each to the rank that has least to do so far."""
+    owners, loads = [0] * len(costs), [0] * ranks
+    for piece in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[piece] = loads.index(min(loads))
+        loads[owners[piece]] += costs[piece]
+    return owners
+
+
 def gather(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     """Return the whole tensors of which each rank holds its part: on the CPU of rank 0, and nothing elsewhere."""
     gathered = {}

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from gpt.device import choose_products
-from gpt.distributed.parallel import part, whole
+from gpt.distributed.parallel import part, share_out, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, and within 0.7 … 1.2 near 1
 ITERATIONS = 5  # as published
 
 
 class Muon:
-    """For matrices within blocks. Of several processes each computes the same step; sharded matrices are gathered."""
+    """For matrices within blocks. Of several processes each orthogonalizes some; sharded matrices are gathered."""
 
     def __init__(
         self,
@@ -42,8 +42,10 @@ class Muon:
     def updates(self) -> list[Tensor]:
         """Return the direction of each parameter's step, to be multiplied by the rate; change no parameter yet."""
         updates = [whole(self._nesterov(parameter)) for parameter in self.parameters]
-        pieces = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
-        orthogonalize_([piece for split in pieces for piece in split], self.iterations)
+        splits = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
+        pieces = [piece for split in splits for piece in split]
+        costs = [min(piece.shape) * piece.numel() for piece in pieces]  # of its products
+        share_out(pieces, costs, lambda some: orthogonalize_(some, self.iterations))
         updates = [part(update, p) for p, update in zip(self.parameters, updates, strict=True)]
         if self.cautious:  # decays by the update, as what decays is known before the move alone
             for parameter, update in zip(self.parameters, updates, strict=True):

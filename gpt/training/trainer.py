@@ -20,7 +20,7 @@ from gpt.choices import IGNORE_INDEX
 from gpt.config import TrainConfig
 from gpt.dataset.loader import Batch
 from gpt.device import autocast, choose_dtype, choose_products, reseed
-from gpt.distributed.parallel import is_sharded, needs_rehearsal, parallelize, rebuild, sync_gradients
+from gpt.distributed.parallel import needs_rehearsal, parallelize, rebuild, sync_gradients
 from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.hashing import mix, row_hashes
@@ -85,8 +85,9 @@ class Trainer:
         factor = state.lr_factor(self.config)
         self.optimizer.set_lr_factor(factor)
         samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
-        hashes = torch.from_numpy(row_hashes(samples[self.first_row :][: self.rows], *batch.tensors)).sum()
-        (counted,) = self.world.sum(int((batch.targets != IGNORE_INDEX).sum()))
+        hashes = torch.from_numpy(row_hashes(samples[self.first_row :][: self.rows], *batch.tensors))
+        own = torch.stack([(batch.targets != IGNORE_INDEX).sum(), hashes.sum()])
+        counted, batch_hash = self.world.sum_tensor(own).tolist()
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
@@ -108,7 +109,7 @@ class Trainer:
             **(source_losses(batch, self.row_losses, counted, self.world) if self.reduction == "rows" else {}),
             "learning_rate": factor * self.config.optimizer.learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
-            "batch_hash": f"{int(self.world.sum_tensor(hashes)) % 2**64:016x}",
+            "batch_hash": f"{batch_hash % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
             "mfu": self.utilization.share(tokens_per_s),
             **self.compiled.figures(),
@@ -133,8 +134,9 @@ class Trainer:
                 continue
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
+            norm = unscale_gradients(self.model, self.scale.value)  # first, as a GPU is waited for here
             own_loss = float(sum(loss.view(-1)[0] for loss in losses))
-            loss, norm = self.world.sum(own_loss, unscale_gradients(self.model, self.scale.value) / self.world.size)
+            loss, norm = self.world.sum(own_loss, norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
@@ -236,8 +238,9 @@ class Trainer:
         """
         if not self.optimizer.has_state and self.world.any(not self._with_patience(self.optimizer.allocate, tries=2)):
             raise StepFailed(_too_little(step + 1))
-        # Not again where Muon's step gathers what all ranks have a part of.
-        if not self._with_patience(self.optimizer.step, tries=1 if is_sharded(self.parallel_model) else 2):
+        # Not again where Muon's step has parts of other ranks.
+        tries = 1 if self.world.size > 1 and self.optimizer.muons else 2
+        if not self._with_patience(self.optimizer.step, tries):
             raise (InputError if self.world.size > 1 else StepFailed)(_too_little(step + 1))
 
     def _with_patience(self, call: Callable[[], None], tries: int) -> bool:

@@ -12,7 +12,7 @@ from helpers import Training
 from out_of_memory import REPORTS
 from processes import world
 
-from gpt import InputError
+from gpt import GPT, InputError
 from gpt.config import OptimizerConfig
 from gpt.distributed import launch, parallel
 from gpt.distributed.launch import join_world
@@ -20,7 +20,7 @@ from gpt.distributed.world import World
 from gpt.errors import ProcessLost
 from gpt.model.lora import LoRAConfig
 from gpt.runs.checkpoint import load_newest
-from gpt.runs.directory import open_run
+from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
 from gpt.training import samples
 
@@ -138,6 +138,15 @@ def test_several_processes_with_muon_have_the_weights_of_one(seen):
     assert drawn[0] == drawn[1] != []
 
 
+def test_each_matrix_is_orthogonalized_by_one_process(seen):
+    out, _, results = seen
+    config = read_config(out / "modern")
+    matrices = sum(len(rows) for _, rows in GPT(config.model).muon_parameters())
+    counts = [result["orthogonalized"] for result in results]
+    assert sum(counts) == config.steps * matrices
+    assert min(counts) > 0
+
+
 def test_checkpoints_hold_whole_tensors_whatever_wrote_them(seen):
     out, mode, _ = seen
     one, two = (load_newest(out / name) for name in ("whole", mode))
@@ -208,14 +217,15 @@ def test_the_first_step_may_take_longer_than_the_timeout(dataset, tmp_path):
         pytest.param("memory", f"{ALONE}out of memory with 3 sequences at a time: go on", marks=pytest.mark.slow),
         pytest.param("sample", "out of memory with 1 sequences at once", marks=pytest.mark.slow),
         pytest.param("optimizer", "step 1: out of memory in the optimizer", marks=pytest.mark.slow),
+        pytest.param("optimizer-ddp", "step 1: out of memory in the optimizer", marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_fails_alone_in_a_sharded_pass_says_why_and_the_others_end(
+def test_a_process_that_fails_alone_while_others_wait_for_it_says_why_and_they_end(
     worlds, dataset, tmp_path, what, said
 ):
     """Not after the half hour that a first step may take."""
     out, _ = worlds
-    shutil.copytree(out / ("modern" if what == "optimizer" else "single"), tmp_path / "single")
+    shutil.copytree(out / ("modern" if what.startswith("optimizer") else "single"), tmp_path / "single")
     output = world(2, PROGRAM, what, dataset.path, tmp_path, cwd=tmp_path, failing=True)
     assert said in output
 

@@ -2,7 +2,7 @@
 
 world_program.py TASK DATA OUT: DATA is a dataset, OUT a directory in which one process has begun the run `single`, and
 trained `modern`; TASK is `all`, `hsdp`, or `on` or `off`, with the compiler or without,
-`slow-start`, or what fails: `memory`, `compiler`, `sample` or `optimizer`.
+`slow-start`, or what fails: `memory`, `compiler`, `sample`, `optimizer`, or `optimizer-ddp`.
 """
 
 import json
@@ -192,7 +192,16 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
     config = replace(read_config(out / "single"), stop_at=None, init_from="scratch", parallel=parallel)
     modern = replace(read_config(out / "modern"), parallel=parallel)
     begun(config, dataset, out / parallel, world).fit()
-    with mock.patch.object(samples, "SAMPLE_TEMPERATURE", 0):  # as test_world.py does, which says why
+    orthogonalized, newton_schulz = list[int](), muon.newton_schulz
+
+    def counted(matrices: torch.Tensor, iterations: int) -> torch.Tensor:
+        orthogonalized.append(len(matrices))
+        return newton_schulz(matrices, iterations)
+
+    with (
+        mock.patch.object(samples, "SAMPLE_TEMPERATURE", 0),  # as test_world.py does, which says why
+        mock.patch.object(muon, "newton_schulz", counted),
+    ):
         begun(modern, dataset, out / f"{parallel}-modern", world).fit()
     mixed = replace(read_config(out / "mixed"), parallel=parallel)
     begun(mixed, open_weighted(mixed.datasets), out / f"{parallel}-mixed", world).fit()
@@ -206,6 +215,7 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
+        "orthogonalized": sum(orthogonalized),
     }
     results["adapters"] = with_adapters(parallel, dataset, out, world)
     return results | skip(one_layer, dataset, out, world) | run_out(one_layer, dataset, out, world)
@@ -272,7 +282,8 @@ def slow_start(out: Path, world: World) -> dict[str, object]:
 
 def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, object]:
     """Rank 1 fails in the midst of a sharded forward pass, of a step or a sample, or of Muon; the other does not."""
-    config = replace(read_config(out / "single"), parallel="fsdp", init_from="scratch", stop_at=None)
+    parallel = "ddp" if what == "optimizer-ddp" else "fsdp"
+    config = replace(read_config(out / "single"), parallel=parallel, init_from="scratch", stop_at=None)
     trained = begun(config, open_dataset(data), out / "alone", world)
 
     def fail(*_: object) -> None:
@@ -281,7 +292,7 @@ def fail_alone(data: Path, out: Path, world: World, what: str) -> dict[str, obje
                 CompilerFailed("no such instruction") if what == "compiler" else torch.OutOfMemoryError("out of memory")
             )
 
-    if what == "optimizer":
+    if what.startswith("optimizer"):
         muon.newton_schulz = fail if world.rank == 1 else muon.newton_schulz
     else:
         trained.model.blocks[1].register_forward_pre_hook(fail)
@@ -298,7 +309,7 @@ def main(task: str, data: Path, out: Path) -> None:
     utilization.measured_peak_flops = cache(utilization.measured_peak_flops)  # which takes longer than steps so small
     os.fsync = os.fstat  # no power fails, so no disk is waited for
     os.environ["LOCAL_WORLD_SIZE"] = "1" if os.environ["WORLD_SIZE"] == "3" else "2"  # three nodes of one, or of two
-    failing = ("memory", "compiler", "sample", "optimizer")
+    failing = ("memory", "compiler", "sample", "optimizer", "optimizer-ddp")
     with join_world("cpu", timeout={"slow-start": 1, **dict.fromkeys(failing, 3)}.get(task, 60)) as world:
         if task == "all":
             results = all_of_it(data, out, world)
