@@ -32,6 +32,11 @@ class Process(Script):
     def began_at(self) -> int:
         return int(self.said().split("from step ")[1].split(" ")[0].replace(",", ""))
 
+    @property
+    def finished(self) -> bool:
+        """Tell whether it did all steps: Ctrl-C may still have met its report."""
+        return self.end() == 0 or "is finished and saved" in self.said()
+
 
 class Campaign:
     """Trainings of one process that are disturbed, each until it is finished."""
@@ -70,7 +75,7 @@ class Campaign:
                 if "from step" in training.said():
                     assert training.began_at() == (before[-1] if before else 0), training.said()
                     assert not before or not list((run / "checkpoints").glob(".step-*")) or code != 0
-                if code == 0:
+                if training.finished:
                     break
                 assert code in (-signal.SIGKILL, 75), training.said()
             self.require_undisturbed(run)
@@ -114,8 +119,9 @@ class Campaign:
         for training in self.disturbed("signaled"):
             time.sleep(rng.uniform(0.05, 0.5))
             start = time.monotonic()
-            if training.stop(rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])) == 0:
-                continue  # it had finished
+            training.stop(rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]))
+            if training.finished:
+                continue
             took = time.monotonic() - start
             newest = list_checkpoints(training.run)[-1] if list_checkpoints(training.run) else None
             done = max((record["step"] for record in read_metrics(training.run)), default=0)

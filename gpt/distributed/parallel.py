@@ -130,20 +130,24 @@ def part(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def share_out(tensors: list[Tensor], costs: list[int], work: Callable[[list[Tensor]], None]) -> None:
-    """Do a work on tensors in place that are the same on all ranks: each rank does its share, and all get all of it."""
-    if not dist.is_initialized():
+def share_out(tensors: list[Tensor], costs: list[int], work: Callable[[list[Tensor]], None], world: World) -> None:
+    """Apply `work`, which changes tensors in place, to tensors that all ranks hold alike, each contiguous.
+
+    Each rank does its share, and sends it to the others.
+    """
+    if world.size == 1:
         work(tensors)
         return
-    owners = divided(costs, dist.get_world_size())
-    work([tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == dist.get_rank()])
+    assert all(tensor.is_contiguous() for tensor in tensors), "gloo would mix up their numbers"
+    owners = divided(costs, world.size)
+    work([tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == world.rank])
     sent = [dist.broadcast(tensor, owner, async_op=True) for tensor, owner in zip(tensors, owners, strict=True)]
     for each in sent:
         each.wait()
 
 
 def divided(costs: list[int], ranks: int) -> list[int]:
-    """Choose the rank of each piece of work: the dearest first, each to the rank that has least to do so far."""
+    """Choose the rank of each piece of work: the costliest first, each to the rank that has least to do so far."""
     owners, loads = [0] * len(costs), [0] * ranks
     for piece in sorted(range(len(costs)), key=lambda i: -costs[i]):
         owners[piece] = loads.index(min(loads))

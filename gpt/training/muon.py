@@ -12,13 +12,14 @@ from torch import Tensor
 
 from gpt.device import choose_products
 from gpt.distributed.parallel import part, share_out, whole
+from gpt.distributed.world import World
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the published ones: steepest at 0, and within 0.7 … 1.2 near 1
 ITERATIONS = 5  # as published
 
 
 class Muon:
-    """For matrices within blocks. Of several processes each orthogonalizes some; sharded matrices are gathered."""
+    """For matrices within blocks. Each process of a world orthogonalizes some; sharded matrices are gathered."""
 
     def __init__(
         self,
@@ -28,15 +29,17 @@ class Muon:
         weight_decay: float,
         iterations: int = ITERATIONS,
         cautious: bool = False,
+        world: World | None = None,
     ) -> None:
-        """Set up. `matrices`: for each parameter the rows of its matrices, which lie one below the other.
+        """Set up; without a `world`, for this process alone.
 
+        `matrices`: for each parameter the rows of its matrices, which lie one below the other.
         A `cautious` decay is of weights alone that the step brings nearer to 0 (Chen et al. 2025, arXiv 2510.12402).
         The momentum of each, `state[parameter]["momentum"]`, is to be put there before the first step.
         """
         self.rows, self.parameters, self.state = matrices, list(matrices), dict[Tensor, dict[str, Tensor]]()
         self.peak, self.lr, self.momentum, self.weight_decay = lr, lr, momentum, weight_decay
-        self.iterations, self.cautious = iterations, cautious
+        self.iterations, self.cautious, self.world = iterations, cautious, world or World("cpu")
 
     @torch.no_grad()
     def updates(self) -> list[Tensor]:
@@ -44,8 +47,7 @@ class Muon:
         updates = [whole(self._nesterov(parameter)) for parameter in self.parameters]
         splits = [update.split(self.rows[p]) for p, update in zip(self.parameters, updates, strict=True)]
         pieces = [piece for split in splits for piece in split]
-        costs = [min(piece.shape) * piece.numel() for piece in pieces]  # of its products
-        share_out(pieces, costs, lambda some: orthogonalize_(some, self.iterations))
+        share_out(pieces, [*map(multiplications, pieces)], lambda own: orthogonalize_(own, self.iterations), self.world)
         updates = [part(update, p) for p, update in zip(self.parameters, updates, strict=True)]
         if self.cautious:  # decays by the update, as what decays is known before the move alone
             for parameter, update in zip(self.parameters, updates, strict=True):
@@ -68,6 +70,12 @@ class Muon:
         assert gradient is not None
         ahead = self.state[parameter]["momentum"].lerp(gradient, 1 - self.momentum)
         return gradient.lerp(ahead, self.momentum)
+
+
+def multiplications(matrix: Tensor) -> int:
+    """Count those of an iteration."""
+    rows, columns = sorted(matrix.shape)
+    return rows * rows * (2 * columns + rows)
 
 
 def orthogonalize_(matrices: list[Tensor], iterations: int = ITERATIONS) -> None:

@@ -11,6 +11,7 @@ from torch.optim.adamw import adamw
 
 from gpt.config import OptimizerConfig
 from gpt.distributed.parallel import whole
+from gpt.distributed.world import World
 from gpt.errors import InputError
 from gpt.model.transformer import GPT
 from gpt.training.muon import Muon
@@ -31,9 +32,12 @@ HUGE = 2.0**64  # float32 can no longer hold the square of such a norm
 class Optimizer:
     """Moves each weight by the method that is meant for it, at a rate that is a fraction of the method's peak."""
 
-    def __init__(self, model: GPT, config: OptimizerConfig) -> None:
+    def __init__(self, model: GPT, config: OptimizerConfig, world: World | None = None) -> None:
         """Set up fused AdamW, with weight decay on matrices and embeddings only, and rates by kind; Muon for blocks'
-        matrices if the config says so. What is frozen has no part in it."""
+        matrices if the config says so. What is frozen has no part in it.
+
+        Without a `world`, whose processes step together, it is this process's alone.
+        """
         self.model = model
         matrices = dict(model.muon_parameters()) if config.name == "muon" else {}
         groups = defaultdict[tuple[float, float], list[Tensor]](list)  # by decay and multiple of the rate
@@ -44,7 +48,7 @@ class Optimizer:
         if matrices:
             rate, iterations = config.muon_learning_rate, config.newton_schulz_iterations
             decay, cautious = config.weight_decay, config.muon_cautious_decay
-            self.muons = [Muon(matrices, rate, config.muon_momentum, decay, iterations, cautious)]
+            self.muons = [Muon(matrices, rate, config.muon_momentum, decay, iterations, cautious, world)]
         self.optimizers: list[AdamW | Muon] = [self.adamw, *self.muons]
 
     def set_lr_factor(self, factor: float) -> None:

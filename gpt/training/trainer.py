@@ -65,7 +65,7 @@ class Trainer:
         self.row_losses = torch.zeros(self.rows)  # of this process, in the newest step
         model.set_recompute(config.recompute)
         self.parallel_model = parallelize(model, config.parallel, world)
-        self.optimizer = Optimizer(model, config.optimizer)  # of the parameters as they are then
+        self.optimizer = Optimizer(model, config.optimizer, world)  # of the parameters as they are then
         self.rehearsed = not needs_rehearsal(self.parallel_model)
         self.compiled = compiled_loss(self.loss, config, world, self.dtype)
         self.micro_batch = MicroBatch(config, world, self.dtype)
@@ -134,7 +134,7 @@ class Trainer:
                 continue
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
-            norm = unscale_gradients(self.model, self.scale.value)  # first, as a GPU is waited for here
+            norm = unscale_gradients(self.model, self.scale.value)  # queued before a GPU is waited for
             own_loss = float(sum(loss.view(-1)[0] for loss in losses))
             loss, norm = self.world.sum(own_loss, norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
@@ -238,7 +238,7 @@ class Trainer:
         """
         if not self.optimizer.has_state and self.world.any(not self._with_patience(self.optimizer.allocate, tries=2)):
             raise StepFailed(_too_little(step + 1))
-        # Not again where Muon's step has parts of other ranks.
+        # Not again where Muon needs other ranks, which would not send their part again.
         tries = 1 if self.world.size > 1 and self.optimizer.muons else 2
         if not self._with_patience(self.optimizer.step, tries):
             raise (InputError if self.world.size > 1 else StepFailed)(_too_little(step + 1))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gpt.distributed.parallel import divided, share_out
+from gpt.distributed.world import World
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
@@ -30,5 +31,5 @@ def test_equal_pieces_go_to_ranks_in_turn():
 
 def test_a_process_alone_does_all_of_the_work():
     tensors = [torch.ones(2), torch.ones(3)]
-    share_out(tensors, [2, 3], lambda some: [tensor.mul_(5) for tensor in some])
+    share_out(tensors, [2, 3], lambda some: [tensor.mul_(5) for tensor in some], World("cpu"))
     assert [tensor.tolist() for tensor in tensors] == [[5, 5], [5, 5, 5]]

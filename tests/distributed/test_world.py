@@ -147,6 +147,14 @@ def test_each_matrix_is_orthogonalized_by_one_process(seen):
     assert min(counts) > 0
 
 
+def test_a_trial_of_speed_waits_for_no_other_process(worlds):
+    """Each makes as many steps as its time allows, with Muon, too."""
+    _, results = worlds
+    times = [result["step seconds"] for result in results]
+    assert 0 < times[0] < 60
+    assert times[2] > 0.008
+
+
 def test_checkpoints_hold_whole_tensors_whatever_wrote_them(seen):
     out, mode, _ = seen
     one, two = (load_newest(out / name) for name in ("whole", mode))

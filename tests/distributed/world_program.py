@@ -33,8 +33,9 @@ from gpt.products import rounds
 from gpt.runs.checkpoint import list_checkpoints, load_newest, step_of
 from gpt.runs.directory import open_run, read_config
 from gpt.tracking.jsonl import read_metrics
-from gpt.training import muon, samples, utilization
+from gpt.training import muon, optimizer, samples, utilization
 from gpt.training.checkpointing import save
+from gpt.training.forecast import measure_timings
 from gpt.training.samples import sample_text
 
 Result = dict[str, Any]
@@ -175,6 +176,18 @@ def draw(config: TrainConfig, dataset: Dataset, world: World) -> list[str]:
     return samples
 
 
+def timed(config: TrainConfig, world: World) -> float:
+    """Try how long a step takes, where one rank does more of them in that time than the others."""
+    honest = optimizer.Optimizer.step
+
+    def step(own: optimizer.Optimizer) -> None:
+        time.sleep(0.004 * world.rank)
+        honest(own)
+
+    with mock.patch.object(optimizer.Optimizer, "step", step):
+        return measure_timings(config, world, torch.float32, 2, 0.2).step
+
+
 def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
     dataset = open_dataset(data)
     results: dict[str, object] = {}
@@ -183,6 +196,7 @@ def all_of_it(data: Path, out: Path, world: World) -> dict[str, object]:
     results["continued"] = [continued.step()["train_loss"] for _ in range(2)]
     config = replace(config, stop_at=None, init_from="scratch")
     results["stopped"] = stop(config, dataset, out, world)
+    results["step seconds"] = timed(read_config(out / "modern"), world)
     for parallel in ("ddp", "fsdp"):
         results[parallel] = in_mode(parallel, dataset, out, world)
     return results | agreements(world)

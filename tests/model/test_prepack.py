@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
@@ -6,8 +9,8 @@ import torch
 from helpers import VARIANTS, variant
 
 from gpt import Engine, InputError, SamplingConfig
-from gpt.model.cache import KVBlock, KVCache, RaggedBatch
 from gpt.model import prepack as prepacking
+from gpt.model.cache import KVBlock, KVCache, RaggedBatch
 from gpt.model.prepack import Float16Linear, Int8Linear, PrepackedLinear, can_prepack, prepack
 
 fbgemm = pytest.mark.skipif(
@@ -142,11 +145,18 @@ def test_int8_does_not_overflow_where_all_is_as_large_as_can_be(rows_of_integers
 
 
 @fbgemm
-def test_the_overflow_is_found_by_a_product_that_has_it(monkeypatch):
-    """255·127 + 255·127 is beyond 16 bits."""
-    honest = prepacking.INT8_LINEAR
-    monkeypatch.setattr(prepacking, "INT8_LINEAR", lambda *given: honest(*given).clamp(max=32 * 32767))
-    assert prepacking.overflows.__wrapped__()
+@pytest.mark.process
+def test_the_overflow_is_found_where_fbgemm_does_without_vnni():
+    program = "from gpt.model.prepack import overflows; print(overflows())"
+    limit = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}
+    found = subprocess.run([sys.executable, "-c", program], env=os.environ | limit, capture_output=True, check=True)
+    assert found.stdout.split() == [b"True"]
+
+
+@fbgemm
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_vnni"), reason="this processor has no AVX-512 VNNI")
+def test_nothing_overflows_with_vnni():
+    assert not prepacking.overflows()
 
 
 @fbgemm
@@ -166,6 +176,17 @@ def test_int8_knows_zeros_and_does_not_hide_what_is_not_finite():
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("size", [*SIZES, (768, 2304), (3072, 768), (768, 5000)])
 def test_a_row_is_the_same_bit_for_bit_in_any_company(kind, size):
+    check_company(kind, size)
+
+
+@fbgemm
+@pytest.mark.usefixtures("several_threads", "rows_of_integers")
+@pytest.mark.parametrize("size", [(96, 257), (768, 2304)])
+def test_so_is_one_of_either_way_to_integers(size):
+    check_company(Int8Linear, size)
+
+
+def check_company(kind, size):
     x, weight, bias = matrices(*size, rows=600)
     layer = kind(weight, bias)
     together = layer(x)

@@ -51,8 +51,7 @@ def ends(process):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("expected", [True, False])
-@pytest.mark.parametrize("tokens", [500, None])
+@pytest.mark.parametrize(("expected", "tokens"), [(True, None), (False, 500)])
 def test_the_same_is_measured_and_drawn_as_by_the_training_itself(
     begun, trained_run, dataset, remembered, expected, tokens
 ):
