@@ -27,8 +27,9 @@ from gpt.model.transformer import GPT
 PREPACKED_FOR = 16  # rows; other numbers are multiplied as well
 LEVELS = 63  # steps to either side of 0 in two rows of activations: with more, the sum of two products overflows
 LOWEST, LARGEST_FLOAT16 = torch.finfo(torch.float32).tiny, torch.finfo(torch.float16).max
-FLOAT16_LINEAR = torch.ops.quantized.linear_dynamic_fp16.default
-INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+# As the dispatcher has them: calls through Python first look through their arguments for what a compiler put there.
+FLOAT16_LINEAR = torch.ops.quantized.linear_dynamic_fp16.default._op
+INT8_LINEAR = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
 
 class _Linear(BatchInvariant):

@@ -79,7 +79,7 @@ class Timings:
     """How fast this machine is, in seconds."""
 
     step: float
-    """Of an optimizer step of the whole batch, without what processes send each other."""
+    """Of an optimizer step of the whole batch, without what processes send each other, or spare each other of Muon."""
     window: float
     """Of a window of an evaluation."""
 
