@@ -72,7 +72,7 @@ def run_shares(data: Path) -> dict[str, float]:
         trainer, validation = build(config), Validation(config, open_dataset(data))
         watch.watch(trainer, "accumulate", "training")
         watch.watch(trainer.optimizer, "step", "training")
-        watch.watch(trainer_module, "gradient_norm", "training")
+        watch.watch(trainer_module, "unscale_gradients", "training")
         watch.watch(trainer_module, "clip_gradients", "training")
         watch.watch(validation, "evaluate", "evaluation and saving")
         watch.watch(train, "save", "evaluation and saving")

@@ -1,11 +1,12 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
-from benchmarks import common, curves, learning, own_text, steps, table
+from benchmarks import common, curves, learning, overheads, own_text, steps, table
 from gpt.config_io import to_dict
 from gpt.presets import preset
 
@@ -55,6 +56,14 @@ def test_steps_are_timed_one_by_one(tiny_config, tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     assert len(result["seconds"]) == 3
     assert result["peak_bytes"] > 0
+
+
+def test_the_time_of_a_training_is_shared_out(tiny_config, dataset, monkeypatch):
+    monkeypatch.setattr(overheads, "preset", lambda _: replace(tiny_config, steps=6, device="cpu"))
+    shares = overheads.run_shares(dataset.path)
+    assert 0 < shares["between steps"] < 1
+    assert 0 < shares["evaluation and saving"] < 1
+    assert shares["seconds"] > 0
 
 
 def test_the_table_in_the_page_is_that_of_the_results():
