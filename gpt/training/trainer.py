@@ -85,9 +85,8 @@ class Trainer:
         factor = state.lr_factor(self.config)
         self.optimizer.set_lr_factor(factor)
         samples = range(self.config.batch_sequences * state.step, self.config.batch_sequences * (state.step + 1))
-        hashes = torch.from_numpy(row_hashes(samples[self.first_row :][: self.rows], *batch.tensors))
-        own = torch.stack([(batch.targets != IGNORE_INDEX).sum(), hashes.sum()])
-        counted, batch_hash = self.world.sum_tensor(own).tolist()
+        hashes = torch.from_numpy(row_hashes(samples[self.first_row :][: self.rows], *batch.tensors)).sum()
+        counted, hashed = self.world.sum_tensor(torch.stack([(batch.targets != IGNORE_INDEX).sum(), hashes])).tolist()
         loss, norm = self.gradient(state.step, batch, counted) if counted else (0.0, 0.0)
         before = self.guard.state_dict(), self.scale.state_dict()
         fault = self.guard.judge(loss, norm) if counted else NO_TARGETS
@@ -109,7 +108,7 @@ class Trainer:
             **(source_losses(batch, self.row_losses, counted, self.world) if self.reduction == "rows" else {}),
             "learning_rate": factor * self.config.optimizer.learning_rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
-            "batch_hash": f"{batch_hash % 2**64:016x}",
+            "batch_hash": f"{hashed % 2**64:016x}",
             "tokens_per_s": tokens_per_s,
             "mfu": self.utilization.share(tokens_per_s),
             **self.compiled.figures(),
@@ -135,8 +134,7 @@ class Trainer:
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
             norm = unscale_gradients(self.model, self.scale.value)  # queued before a GPU is waited for
-            own_loss = float(sum(loss.view(-1)[0] for loss in losses))
-            loss, norm = self.world.sum(own_loss, norm / self.world.size)
+            loss, norm = self.world.sum(float(sum(loss.view(-1)[0] for loss in losses)), norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
             if not self.scale.lower():
@@ -239,8 +237,7 @@ class Trainer:
         if not self.optimizer.has_state and self.world.any(not self._with_patience(self.optimizer.allocate, tries=2)):
             raise StepFailed(_too_little(step + 1))
         # Not again where Muon needs other ranks, which would not send their part again.
-        tries = 1 if self.world.size > 1 and self.optimizer.muons else 2
-        if not self._with_patience(self.optimizer.step, tries):
+        if not self._with_patience(self.optimizer.step, tries=1 if self.world.size > 1 and self.optimizer.muons else 2):
             raise (InputError if self.world.size > 1 else StepFailed)(_too_little(step + 1))
 
     def _with_patience(self, call: Callable[[], None], tries: int) -> bool:
