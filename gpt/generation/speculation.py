@@ -24,7 +24,7 @@ KINDS = (3, 4, 8, LONGEST)  # lengths of stretches from which on guesses are jud
 ROW_SHARE = 0.05  # of the time of one row, that another one takes, until it was measured
 TIMES, FEWEST = 9, 3  # of the latest steps that are remembered; and without guesses, before there are any
 SHARE = 0.01  # of the time, that guesses may take where they are never right
-CREDIT = 5.0  # steps' time that they may take beyond it: to begin with, and of what right ones saved
+CREDIT = 3.0  # steps' time that they may take beyond it: to begin with, and of what right ones saved
 REMEMBERED = 1 << 14  # of a prompt's ids, the newest: those are looked up within some milliseconds and megabytes
 AGAIN = 256  # steps after which all times are forgotten, and half of what was learned of guesses: they are tried again
 
@@ -64,6 +64,7 @@ class Speculation:
         self.times: dict[int, deque[float]] = {}  # of the latest steps of so many rows, but of the first
         self.kinds: dict[Request, tuple[bool, int]] = {}  # of the guesses that are under way
         self.account, self.saves = CREDIT, 0.0  # steps' time: that may be spent, and of a right guess
+        self.looked = False  # for guesses, in this step
         self.steps = self.guessed = self.right = 0
 
     def guesses(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
@@ -73,7 +74,8 @@ class Speculation:
             self.times.clear()
         rows, found = len(requests), [list[int]() for _ in requests]
         self.account = min(self.account + SHARE, CREDIT)
-        if 2 * rows > ROWS[-1] or len(self.times.get(rows, ())) < FEWEST or self.account < 0:
+        self.looked = 2 * rows <= ROWS[-1] and len(self.times.get(rows, ())) >= FEWEST and self.account >= 0
+        if not self.looked:
             return found
         self.saves = 1 / rows
         chances: list[tuple[float, int]] = []  # that so many guesses of a request are right
@@ -130,7 +132,7 @@ class Speculation:
             self.times[rows].append(seconds)
         else:
             self.times[rows] = deque(maxlen=TIMES)
-        if plain := self.times[rows - guesses]:
+        if self.looked and (plain := self.times[rows - guesses]):
             step = median(plain)
             self.account -= (looking + (max(0.0, self._time(rows) - step) if guesses else 0.0)) / step
 
