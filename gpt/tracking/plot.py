@@ -85,7 +85,7 @@ def _draw_baselines(figure: "Figure", baselines: Baselines, records: list[Metric
     """Draw what is reached without a network, as far as that lies in the picture, and write all of it below."""
     (axes,), scale = figure.axes, baselines.nats_per_token(1.0)
     both_ways = partial(np.multiply, 1 / scale), partial(np.multiply, scale)
-    axes.secondary_yaxis("right", both_ways).set_ylabel("bits per byte")
+    axes.secondary_yaxis("right", functions=both_ways).set_ylabel("bits per byte")
     low, high = axes.get_ylim()
     for name, bits in baselines.bits_per_byte.items():
         loss = baselines.nats_per_token(bits)
