@@ -133,7 +133,7 @@ class Trainer:
                 continue
             if self.reduction == "rows":
                 self.row_losses = torch.cat([loss[1:] for loss in losses]).cpu()
-            norm = unscale_gradients(self.model, self.scale.value)  # queued before a GPU is waited for
+            norm = unscale_gradients(self.model, self.scale.value)  # waits for a GPU, so that the losses need not
             loss, norm = self.world.sum(float(sum(loss.view(-1)[0] for loss in losses)), norm / self.world.size)
             if math.isfinite(norm) or not math.isfinite(loss):
                 return loss, norm
