@@ -191,10 +191,10 @@ def _memorized(run: Path, config: TrainConfig, state: TrainState, loaded: Loaded
 
 
 def complete_words(evaluation: Evaluation, step: int) -> str:
-    """Format the last weights' figure on the complete split, which is not that of the best ones."""
-    return (
-        f"{dict(format_evaluation(evaluation))['validation loss']}, after step {step:,}: {evaluation.tokens:,} tokens"
-    )
+    """Format the last weights' figures on the complete split, which are not those of the best ones."""
+    figures = dict(format_evaluation(evaluation))
+    loss, bits = figures["validation loss"], f"{evaluation.bits_per_byte:.4f} bits per byte"
+    return f"{loss}, {bits}, after step {step:,}: {evaluation.tokens:,} tokens"
 
 
 def cooldown_words(cooldown: Cooldown, state: TrainState) -> str:
