@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from gpt.choices import IGNORE_INDEX
@@ -150,6 +151,9 @@ def _losses_and_gradient(logits: Tensor, targets: Tensor, cap: float) -> tuple[T
     normalizer = logits.logsumexp(1, keepdim=True)
     losses = (normalizer - logits.gather(1, aims)).squeeze(1) * counted
     gradient = logits.sub_(normalizer).exp_()
-    gradient.scatter_add_(1, aims, gradient.new_full(aims.shape, -1.0))
+    if is_compiling():  # into one kernel with what is around it, which a scatter would cut in two
+        gradient = gradient - (torch.arange(gradient.size(1), device=aims.device) == aims).to(gradient.dtype)
+    else:
+        gradient.scatter_add_(1, aims, gradient.new_full(aims.shape, -1.0))
     gradient *= counted.unsqueeze(1)
     return losses, gradient if slope is None else gradient.mul_(slope)

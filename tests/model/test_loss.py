@@ -48,6 +48,18 @@ def test_the_loss_and_its_gradients_are_the_formula(case, cap):
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0])
+def test_compiled_without_a_scatter_the_gradients_have_the_same_bits(case, cap, dynamo, monkeypatch):
+    hidden, weight, _ = case
+    compiled = torch.compile(lambda *arguments: next_token_loss(*arguments, cap), dynamic=False)
+    expected = torch.autograd.grad(next_token_loss(*case, cap), (hidden, weight))
+    with monkeypatch.context() as patches:
+        patches.setattr(torch.Tensor, "scatter_add_", None)
+        found = torch.autograd.grad(compiled(*case), (hidden, weight))
+    assert dynamo() >= 1
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0])
 def test_the_sums_of_rows_come_after_the_sum_and_change_nothing_of_it(case, cap):
     hidden, weight, targets = case
     targets[1] = IGNORE_INDEX
