@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import importlib
+import importlib.metadata
 import inspect
 import io
 import os
@@ -18,6 +19,7 @@ from unittest import mock
 
 import pytest
 import torch
+from packaging.version import Version
 
 from gpt import GPT, ModelConfig
 from gpt.__main__ import main as gpt_main
@@ -81,6 +83,18 @@ class Later:
 
 
 transformers = Later("transformers")
+
+
+def from_version(package, version, fault):
+    """Mark a test as one that a package passes from a version on; before, it has a fault, or is not there at all."""
+    try:
+        installed = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        installed = "0"
+    return pytest.mark.skipif(Version(installed) < Version(version), reason=f"{package} before {version} {fault}")
+
+
+ignored_scale = from_version("transformers", "5.18", "ignores scale_attn_by_inverse_layer_idx")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
+import numpy.testing  # noqa: F401  (before 2.0 it starts lscpu, which no small test may)
 import pytest
 import torch
 from helpers import TINY, Training, heard, python_text, write_dataset

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from helpers import SHAPE, transformers
+from helpers import SHAPE, from_version, transformers
 from safetensors.torch import load_file, save_file
 
 from gpt import GPT, InputError, ModelConfig, Tokenizer, load_run
@@ -158,7 +158,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=from_version("peft", "0.20", "begins no adapter so") if form == "MiCA" else ())
+        for form in FORMS
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_each_form_of_targets_gives_equal_logits_both_ways(base, tmp_path, form):
     require_both_ways(base, tmp_path, **FORMS[form])

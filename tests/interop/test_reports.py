@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import assigned, random_text, transformers
-from safetensors.torch import load_file, save_file
+from helpers import assigned, from_version, ignored_scale, random_text, transformers
+from safetensors.torch import load, load_file, save_file
 from their_models import SHAPES, edit, random_ids, relative, their_model
 
 from gpt import InputError, SamplingConfig, generate, load_run
@@ -55,6 +55,7 @@ def saved(path, **settings):
 # ---- what is computed ----
 
 
+@ignored_scale
 @pytest.mark.parametrize("upcast", [False, True])
 def test_transformers_44397_inverse_layer_scaling_is_not_ignored(tmp_path, upcast):
     """It was, by one way to attend. stanford-crfm's models have it, and the other setting, which changes no result."""
@@ -80,7 +81,7 @@ def test_transformers_44380_upcasting_changes_no_result(tmp_path):
         ("gelu_fast", "gelu"),
         ("gelu_accurate", "gelu"),
         ("gelu_pytorch_tanh", "gelu"),
-        ("gelu_python_tanh", "gelu"),
+        pytest.param("gelu_python_tanh", "gelu", marks=from_version("transformers", "5.18", "knows it by no name")),
         ("relu", "relu"),
         ("relu2", "relu-squared"),
     ],
@@ -148,10 +149,11 @@ def test_a_model_with_such_settings_is_fine_tuned_with_them(tmp_path):
 # ---- heads ----
 
 
+@from_version("transformers", "5.18", "ties the head all the same")
 def test_peft_2777_a_head_that_a_merge_left_different_is_read_as_it_is(tmp_path, said):
     """Although the config still says that it is tied; transformers does so, too."""
     saved(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = load((tmp_path / "model.safetensors").read_bytes())
     weights |= {"lm_head.weight": torch.randn(100, 32, generator=torch.Generator().manual_seed(3))}
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     ours = require_equal(tmp_path)
@@ -423,6 +425,7 @@ def test_files_that_contradict_each_other_are_refused(tmp_path, bpe):
             read_tokenizer(path, 600)
 
 
+@from_version("transformers", "5.18", "puts no space there, or another one")
 @pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json", "beside vocab.json"])
 def test_a_space_before_every_text_is_refused_by_name(tmp_path, bpe, where):
     path = legacy(bpe, tmp_path, as_json="vocab" not in where)

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers import from_version
 
 from gpt import InputError
 from gpt.text import jinja_sandbox
@@ -135,6 +136,7 @@ def test_each_rendering_begins_anew(small):
         template.render()
 
 
+@from_version("transformers", "5.4", "compiles templates by another function")
 def test_json_is_that_of_transformers():
     """Theirs escapes nothing for HTML, and takes the arguments of Python's."""
     library = pytest.importorskip("transformers.utils.chat_template_utils")
