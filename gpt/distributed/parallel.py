@@ -5,6 +5,7 @@ known by their methods: importing their classes takes half a second, which a sin
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -24,22 +25,28 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 
-def parallelize(model: nn.Module, parallel: Parallel, world: World) -> nn.Module:
+def parallelize(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return what to call in place of the model, so that its gradients are averaged over all ranks.
 
-    ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node.
+    ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node. Their
+    blocks' matrices are gathered in `dtype`, in which autocast would multiply them: below float32 they then work under
+    it only. The same numbers come out; gradients are added up in float32. With adapters, all is gathered as it is kept.
     """
     if world.size == 1:
         return model
     if parallel == "ddp":
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     for parameter in model.parameters():
         dist.broadcast(parameter.detach(), src=0)
     mesh = _mesh(parallel, world)
-    for block in model.get_submodule("blocks").children():
-        fully_shard(block, mesh=mesh)
+    gathered = dtype if all(parameter.requires_grad for parameter in model.parameters()) else None
+    short = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # It warns of results that nobody may add to in place, which no block does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for block in model.get_submodule("blocks").children():  # whose norms, in float32, go with what is left
+        fully_shard([block.get_submodule("attention"), block.get_submodule("mlp")], mesh=mesh, mp_policy=short)
     fully_shard(model, mesh=mesh)
     return model
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from gpt.dataset.dataset import Dataset
+from gpt.device import autocast
 from gpt.distributed.parallel import is_sharded, reshard
 from gpt.distributed.world import World
 from gpt.errors import InputError, OutOfMemory
@@ -18,16 +19,18 @@ from gpt.text.tokenizer import Tokenizer
 SAMPLE_TEMPERATURE, SAMPLE_SEED = 0.6, 1
 
 
-def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World) -> str:
+def sample_text(model: GPT, dataset: Dataset, tokens: int, world: World, dtype: torch.dtype = torch.float32) -> str:
     """Continue the dataset's prompt, always drawn alike, so that only the model makes a difference.
 
     Of several processes all call this. Rank 0 makes it alone, or if they share the model, all read what rank 0 draws:
-    where each drew by itself, one number that is rounded otherwise would make some go on and others end. Where no
-    sample can be made, as of weights that are not finite, the reason takes its place: it does not end a training.
+    where each drew by itself, one number that is rounded otherwise would make some go on and others end. A model that
+    is shared multiplies in `dtype`, as it does in training. Where no sample can be made, as of weights that are not
+    finite, the reason takes its place: it does not end a training.
     """
     if is_sharded(model):
         try:
-            text = _sample_text(model, dataset, tokens, world)
+            with autocast(world.device, dtype):
+                text = _sample_text(model, dataset, tokens, world)
             failed = world.any(False)
         except OutOfMemory:
             if not world.any_at_once():  # the others wait for this rank's part of the model: where it ends, they notice

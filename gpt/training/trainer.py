@@ -64,7 +64,7 @@ class Trainer:
         self.reduction = "rows" if isinstance(config.data, tuple) else "sum"  # of losses; a row is of one source
         self.row_losses = torch.zeros(self.rows)  # of this process, in the newest step
         model.set_recompute(config.recompute)
-        self.parallel_model = parallelize(model, config.parallel, world)
+        self.parallel_model = parallelize(model, config.parallel, world, self.dtype)
         self.optimizer = Optimizer(model, config.optimizer, world)  # of the parameters as they are then
         self.rehearsed = not needs_rehearsal(self.parallel_model)
         self.compiled = compiled_loss(self.loss, config, world, self.dtype)

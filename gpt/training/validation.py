@@ -126,7 +126,7 @@ class Validation:
             return False
         tokens = self.config.evaluation.sample_tokens
         if tokens:
-            record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world)
+            record["sample"] = sample_text(trainer.model, self.dataset, tokens, trainer.world, trainer.dtype)
         result = summarize(sums, self.windows)
         state.judge(result, sums, self.windows, self.config.evaluation.min_gain)
         record |= evaluation_metrics(result) | self._by_source(sums, self.windows, "val")

@@ -170,6 +170,13 @@ def test_resuming_with_as_many_processes_is_exact(seen):
     assert first["dropout, blocks"] == ""
 
 
+def test_in_bfloat16_a_shared_model_is_gathered_so_and_learns_the_same(seen):
+    out, mode, results = seen
+    gathered = "torch.float32" if mode == "ddp" else "torch.bfloat16"
+    assert [result["at work"] for result in results] == [[gathered, "torch.float32"]] * 3
+    assert losses(out / f"{mode}-narrow") == pytest.approx(losses(out / "ddp-narrow"), rel=1e-5)
+
+
 def test_resuming_in_bfloat16_is_exact(seen):
     _, _, results = seen
     assert results[0]["bfloat16, activations"] == ""

@@ -227,12 +227,22 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
         "rounded products": exact(rounded, dataset, out, world, f"{parallel}-rounded") if rounds() else "skipped",
         "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
+        "at work": weights_at_work(narrow, dataset, out / f"{parallel}-at-work", world),
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
         "orthogonalized": sum(orthogonalized),
     }
     results["adapters"] = with_adapters(parallel, dataset, out, world)
     return results | skip(one_layer, dataset, out, world) | run_out(one_layer, dataset, out, world)
+
+
+def weights_at_work(config: TrainConfig, dataset: Dataset, run: Path, world: World) -> list[str]:
+    """The types that a block's weights have in a step while they are multiplied, and while they are not."""
+    trained, found = begun(config, dataset, run, world), set[str]()
+    weights = trained.model.blocks[0].attention.qkv
+    weights.register_forward_pre_hook(lambda module, _: found.add(str(module.weight.dtype)))
+    trained.step()
+    return [*found, str(weights.weight.dtype)]
 
 
 def with_adapters(parallel: str, dataset: Dataset, out: Path, world: World) -> str:
