@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
 
+    from gpt.model.transformer import GPT
 
-def parallelize(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtype = torch.float32) -> nn.Module:
+
+def parallelize(model: "GPT", parallel: Parallel, world: World, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return what to call in place of the model, so that its gradients are averaged over all ranks.
 
     ddp returns a wrapper. fsdp and hsdp shard the model's own parameters, over all ranks or over those of a node. Their
     blocks' matrices are gathered in `dtype`, in which autocast would multiply them: below float32 they then work under
-    it only. The same numbers come out; gradients are added up in float32. With adapters, all is gathered as it is kept.
+    it only. The same numbers come out; gradients are added up in float32. With adapters, all is gathered as it is kept;
+    and where blocks are recomputed, as hooks within what is computed again would keep it from being compiled.
     """
     if world.size == 1:
         return model
@@ -41,12 +44,15 @@ def parallelize(model: nn.Module, parallel: Parallel, world: World, dtype: torch
     for parameter in model.parameters():
         dist.broadcast(parameter.detach(), src=0)
     mesh = _mesh(parallel, world)
-    gathered = dtype if all(parameter.requires_grad for parameter in model.parameters()) else None
-    short = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    short = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    adapted = not all(parameter.requires_grad for parameter in model.parameters())
     # It warns of results that nobody may add to in place, which no block does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for block in model.get_submodule("blocks").children():  # whose norms, in float32, go with what is left
-        fully_shard([block.get_submodule("attention"), block.get_submodule("mlp")], mesh=mesh, mp_policy=short)
+    for block in model.blocks:
+        if adapted or block.recompute:
+            fully_shard(block, mesh=mesh)
+        else:  # its norms, in float32, go with what is left
+            fully_shard([*map(block.get_submodule, ("attention", "mlp"))], mesh=mesh, mp_policy=short)
     fully_shard(model, mesh=mesh)
     return model
 
@@ -91,7 +97,7 @@ def needs_rehearsal(parallel_model: nn.Module) -> bool:
     return isinstance(parallel_model, DistributedDataParallel)
 
 
-def rebuild(model: nn.Module, parallel_model: nn.Module, world: World, small_pass: Callable[[], object]) -> nn.Module:
+def rebuild(model: "GPT", parallel_model: nn.Module, world: World, small_pass: Callable[[], object]) -> nn.Module:
     """Rebuild the parallel wrapper after all ranks abandoned a pass, dropping partial gradients.
 
     `small_pass` goes forward and backward once; its gradients are to be thrown away.

@@ -97,7 +97,7 @@ class Int8Linear(_Linear):
         return self._in_two_rows(rows) if overflows() else self._in_one_row(rows)
 
     def _in_one_row(self, rows: Tensor) -> Tensor:
-        lowest = rows.amin(-1, True)  # (N, 1); with amax it takes a twentieth of aminmax's time, which uses no vectors
+        lowest = rows.amin(-1, True)  # (N, 1); aminmax takes 1.5 to 20 times as long, without vectors
         span = rows.amax(-1, True).sub_(lowest).clamp_(min=LOWEST)
         y = INT8_LINEAR((rows - lowest).div_(span), 1 / 255, 0, self.weight)
         if self.bias is None:

@@ -227,7 +227,10 @@ def in_mode(parallel: str, dataset: Dataset, out: Path, world: World) -> Result:
         "rounded products": exact(rounded, dataset, out, world, f"{parallel}-rounded") if rounds() else "skipped",
         "dropout, blocks": exact(dropping, dataset, out, world, f"{parallel}-dropout"),
         "bfloat16, activations": exact(narrow, dataset, out, world, f"{parallel}-narrow"),
-        "at work": weights_at_work(narrow, dataset, out / f"{parallel}-at-work", world),
+        "at work": [
+            weights_at_work(replace(narrow, recompute=recomputed), dataset, out / f"{parallel}-{recomputed}", world)
+            for recomputed in ("none", "blocks")
+        ],
         "after halving": resume_after_halving(dropping, dataset, out, world),
         "samples": draw(modern, dataset, world),
         "orthogonalized": sum(orthogonalized),
