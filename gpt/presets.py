@@ -60,7 +60,7 @@ def nano() -> TrainConfig:
 
 
 def gpt2_mini() -> TrainConfig:
-    """Train GPT-2's own shape, 12 layers and 12 heads, narrow enough for nine minutes on two CPU cores."""
+    """Train GPT-2's own shape, 12 layers and 12 heads, narrow enough for nine minutes on two fast CPU cores."""
     return TrainConfig(
         preset="gpt2-mini",
         steps=2000,
