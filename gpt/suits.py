@@ -2,11 +2,15 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from gpt.analysis.cost import parameter_count
 from gpt.config import TrainConfig
 from gpt.model.config import ModelConfig
-from gpt.presets import finetune, gpt2_on_a_small_corpus, nano
+from gpt.presets import SMALL_CORPUS, finetune, gpt2_small_corpus, nano
+
+Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,11 +20,10 @@ class Suit:
     tokens: float
     epochs: float
     batch_tokens: int
-    dropout: float = 0.0
-    context_length: int | None = None
-    learning_rate: float | None = None
-    ngram: int = 3
-    ngram_buckets: int = 32768
+    model: Changes = field(default_factory=dict)
+    """Of the preset's model."""
+    optimizer: Changes = field(default_factory=dict)
+    """Of the preset's optimizer."""
     ngram_epochs: float = 1
     """Of models with n-grams, which teach a small model most; the second time it knows them by heart."""
     lora_epochs: float = 0
@@ -31,20 +34,26 @@ class Suit:
         return min(self.ngram_epochs, self.epochs) if model.ngram > 1 else self.epochs
 
 
-# The small model (nano's block), by the size of the text; epochs are those of a model without n-grams. Measured over
-# several texts and seeds: benchmarks/LOG.md.
+def one_rate(rate: float) -> Changes:
+    """Give all weights the same rate: nano's faster embeddings lose 2 % in so few steps (benchmarks/LOG.md)."""
+    return {"learning_rate": rate, "muon_learning_rate": rate, "embedding_lr_scale": 1.0}
+
+
+# The small model by the size of the text: four layers that read it often, or nano's one with n-grams, once. Epochs are
+# those of a model without n-grams. Measured over several texts and seeds: benchmarks/LOG.md.
+DEEP: Changes = {"n_layer": 4, "n_head": 4, "n_embd": 128, "ngram": 1, "dropout": 0.1}
 SMALL = (
-    Suit(tokens=20_000, epochs=5, batch_tokens=256, context_length=64, learning_rate=0.01),
-    Suit(tokens=100_000, epochs=6, batch_tokens=1024, learning_rate=0.01),
-    Suit(tokens=400_000, epochs=3, batch_tokens=2048),
+    Suit(tokens=20_000, epochs=5, batch_tokens=256, model={"context_length": 64}, optimizer=one_rate(0.01)),
+    Suit(tokens=100_000, epochs=12, batch_tokens=1024, model=DEEP, optimizer={**one_rate(0.01), "weight_decay": 0.4}),
+    Suit(tokens=400_000, epochs=8, batch_tokens=2048, model=DEEP, optimizer={"weight_decay": 0.2}),
     Suit(tokens=1_500_000, epochs=2, batch_tokens=2048),
     Suit(tokens=math.inf, epochs=2, batch_tokens=4096),
 )
 # Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two; with n-grams, always two.
 TRAINED = (
-    Suit(tokens=50_000, epochs=4, batch_tokens=2048, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=6),
-    Suit(tokens=500_000, epochs=3, batch_tokens=8192, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=4),
-    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, dropout=0.1, ngram=1, ngram_epochs=2, lora_epochs=3),
+    Suit(tokens=50_000, epochs=4, batch_tokens=2048, model={"dropout": 0.1}, ngram_epochs=2, lora_epochs=6),
+    Suit(tokens=500_000, epochs=3, batch_tokens=8192, model={"dropout": 0.1}, ngram_epochs=2, lora_epochs=4),
+    Suit(tokens=math.inf, epochs=2, batch_tokens=8192, model={"dropout": 0.1}, ngram_epochs=2, lora_epochs=3),
 )
 # The peak rate by the number of trained weights: (parameters, for all of them, for adapters alone). GPT-2's are those
 # that others use; that of small weights, all of them trained, is ours (benchmarks/LOG.md).
@@ -56,13 +65,17 @@ RATES = (
     (1558e6, 1.5e-5, 1.5e-4),
 )
 LORA_HURRY, FEW_STEPS = 1.5, 100  # times the rate, of adapters that are trained for fewer steps
-LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, dropout=0.2, ngram=1)  # gpt2's shape, on CUDA
-LARGE_FROM = 1_000_000  # tokens; fewer are learned by heart by 89 million parameters within minutes
+LARGE_FROM, LARGE_STEPS = 1_000_000, 600  # on CUDA, where nobody names a preset: tokens; steps at most
+LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024)  # gpt2-small-corpus
+# Its weights forget, by their decay, what they have learned within so many √(tokens / parameters) epochs (Wang and
+# Aitchison 2024 count it in epochs). Measured for 1 to 36 parameters a token, 1 to 20 epochs: benchmarks/LOG.md.
+MEMORY, LEAST_MEMORY = 2.0, 20  # such epochs; steps
+OFTEN = 2.5  # epochs; of fewer, dropout loses more than it saves
 
 
-def suit_for(device: str, init_from: str, tokens: int) -> Suit:
-    """Find what suits a text of so many training tokens."""
-    if init_from == "scratch" and device == "cuda" and tokens >= LARGE_FROM:
+def suit_for(device: str, init_from: str, tokens: int, preset: str = "") -> Suit:
+    """Find what suits a text of so many training tokens, and a preset that was chosen for it."""
+    if preset == SMALL_CORPUS or (init_from == "scratch" and device == "cuda" and tokens >= LARGE_FROM):
         return LARGE
     rows = SMALL if init_from == "scratch" else TRAINED
     return next(suit for suit in rows if tokens <= suit.tokens)
@@ -78,6 +91,15 @@ def rate_for(parameters: int, lora: bool, steps: int) -> float:
     return float(f"{rate * (LORA_HURRY if lora and steps < FEW_STEPS else 1):.2g}")
 
 
+def forgetting(config: TrainConfig, tokens: int, steps: int) -> dict[str, float]:
+    """Give what keeps gpt2-small-corpus from learning so many tokens by heart, which are read in so many steps."""
+    epoch = tokens / config.batch_tokens  # in steps
+    memory = MEMORY * math.sqrt(tokens / parameter_count(config.model)) * epoch  # in steps at the full rate
+    decay = 1 / (max(memory, LEAST_MEMORY) * config.optimizer.muon_learning_rate)
+    dropout = config.model.dropout if steps > OFTEN * epoch else 0.0
+    return {"optimizer.weight_decay": float(f"{decay:.2g}"), "model.dropout": dropout}
+
+
 def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[TrainConfig, str]:
     """Choose the config for a run whose user named none, and give the reason in words.
 
@@ -86,7 +108,7 @@ def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[
     if init_from != "scratch":
         config, reason = finetune(), "weights are given by `init_from`"
     elif device == "cuda" and (tokens is None or tokens >= LARGE_FROM):
-        config, reason = gpt2_on_a_small_corpus(), "a CUDA device"
+        config, reason = replace(gpt2_small_corpus(), steps=LARGE_STEPS), "a CUDA device"
     elif device == "cuda":
         config, reason = nano(), "a text so small that a large model would learn it by heart"
     else:
@@ -94,12 +116,7 @@ def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[
         config, reason = nano(), f"no CUDA device, so a model that trains in minutes on {where}"
     if tokens is None:
         return config, reason
-    suit = suit_for(device, init_from, tokens)
-    model, optimizer = replace(config.model, dropout=suit.dropout), config.optimizer
-    if init_from == "scratch":
-        context_length = suit.context_length or model.context_length
-        model = replace(model, context_length=context_length, ngram=suit.ngram, ngram_buckets=suit.ngram_buckets)
-    if suit.learning_rate is not None:
-        rate = suit.learning_rate  # of all: nano's faster embeddings lose 2 % in so few steps (benchmarks/LOG.md)
-        optimizer = replace(optimizer, learning_rate=rate, muon_learning_rate=rate, embedding_lr_scale=1.0)
+    suit = suit_for(device, init_from, tokens, config.preset)
+    model = replace(config.model, **suit.model)
+    optimizer = replace(config.optimizer, **suit.optimizer)
     return replace(config, model=model, optimizer=optimizer, batch_tokens=suit.batch_tokens), reason

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from gpt.presets import preset
@@ -10,23 +8,24 @@ def test_the_device_decides_when_nobody_else_does():
     assert preset_for("cpu", "scratch")[0].preset == "nano"
     assert preset_for("mps", "scratch")[0].preset == "nano"
     large, reason = preset_for("cuda", "scratch")
-    assert large.preset == "gpt2"
-    assert large.model.dropout > 0
+    assert large.preset == "gpt2-small-corpus"
+    assert large.steps < preset("gpt2-small-corpus").steps
     assert reason == "a CUDA device"
     assert preset_for("cpu", "some/run")[0].preset == "finetune"
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
-def test_a_small_text_gets_n_grams_and_is_read_once(device):
-    """Without the n-grams, which are learned by heart first, a small model may read it some times."""
-    tiny, _ = preset_for(device, "scratch", 4_500)
-    assert tiny.model.n_layer == 1
-    assert tiny.model.ngram == preset("nano").model.ngram
+def test_the_size_of_a_text_decides_for_n_grams_read_once_or_layers_that_read_often(device):
     sizes = [4_500, 45_000, 200_000, 1_000_000, 20_000_000]
     suits = [suit_for("cpu", "scratch", tokens) for tokens in sizes]
-    assert [suit.most_epochs(tiny.model) for suit in suits] == [1] * 5
-    assert all(1 < suit.most_epochs(replace(tiny.model, ngram=1)) <= 6 for suit in suits)
     assert [suit.batch_tokens for suit in suits] == sorted(suit.batch_tokens for suit in suits)
+    suited = [preset_for(device, "scratch", tokens)[0] for tokens in sizes[:3]]
+    nano = preset("nano")
+    assert [config.model.n_layer for config in suited] == [1, 4, 4]
+    assert [config.model.ngram for config in suited] == [nano.model.ngram, 1, 1]
+    assert [config.optimizer.weight_decay > 0 for config in suited] == [False, True, True]
+    assert [suit.most_epochs(config.model) for suit, config in zip(suits, suited, strict=False)] == [1, 12, 8]
+    assert [suit.most_epochs(nano.model) for suit in suits] == [1] * 5  # by heart, the second time
     gentle, _ = preset_for(device, "some/run", 4_500)
     assert gentle.preset == "finetune"
     assert gentle.batch_tokens < preset("finetune").batch_tokens

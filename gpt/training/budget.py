@@ -6,6 +6,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gpt.config import TrainConfig, nearest_multiple
@@ -16,7 +17,8 @@ from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
-from gpt.suits import Suit, preset_for, suit_for
+from gpt.presets import SMALL_CORPUS
+from gpt.suits import Suit, forgetting, preset_for, suit_for
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_timings, trial_sequences
 from gpt.training.micro_batch import MicroBatch
@@ -92,7 +94,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     """
     loader = training_loader(config, dataset)
     epoch = loader.windows / config.batch_sequences  # in steps
-    suit, steps = suit_for(world.device, config.init_from, dataset.train.tokens), config.steps
+    suit, steps = suit_for(world.device, config.init_from, dataset.train.tokens, config.preset), config.steps
     if "evaluation.per_epoch" in asked.settings:
         config, asked = per_epoch(config, asked, epoch)
     if asked.epochs is not None:
@@ -101,14 +103,14 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
         if done is not None and done < config.steps:
             log.info(f"`minutes`: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        steps, config = steps_in(asked, config, dataset, world, done or 0)
+        steps, config = steps_in(asked, config, dataset, world, done or 0, partial(_with_length, dataset))
         if done:
             steps = steps_with(steps, done, config, world, asked.rate_jump)
     elif done is None and not asked.length:
         steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
         steps = within_limit(steps, config, dataset, loader)
     if done is None and asked.minutes is None:
-        config = _with_length(config, max(1, steps), asked)
+        config = _with_length(dataset, config, max(1, steps), asked)
     else:
         config = dataclasses.replace(config, steps=max(1, steps))
     require_few_epochs(config, dataset, loader)
@@ -163,13 +165,16 @@ def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
     ]
 
 
-def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> TrainConfig:
+def _with_length(
+    dataset: Dataset, config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS
+) -> TrainConfig:
     """Set a new run's steps, and what suits them in whatever its user has not named.
 
-    That is the warm-up, at least so many evaluations, and how much each of them predicts: all together take a quarter
-    of the time at most, but where a number of steps or epochs is named, none less than LEAST_EVALUATED tokens.
+    That is the warm-up, what keeps gpt2-small-corpus from learning a text by heart, at least so many evaluations, and
+    how much each of them predicts: all together take a quarter of the time at most, but where a number of steps or
+    epochs is named, none less than LEAST_EVALUATED tokens.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = forgetting(config, dataset.train.tokens, steps) if config.preset == SMALL_CORPUS else {}
     every = max(1, steps // evaluations)
     if steps != config.steps or not asked.preset:
         changes["evaluation.every"] = every
@@ -216,7 +221,7 @@ WithLength = Callable[[TrainConfig, int, Asked, int], TrainConfig]
 
 
 def steps_in(
-    asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int, with_length: WithLength | None = None
+    asked: Asked, config: TrainConfig, dataset: Dataset, world: World, done: int, with_length: WithLength
 ) -> tuple[int, TrainConfig]:
     """Estimate, by a trial of seconds, how many more steps fit into the minutes, evaluations included.
 
@@ -233,7 +238,7 @@ def steps_in(
         evaluations = min(evaluations, max(1, int(affordable)))
 
     def planned(steps: int) -> TrainConfig:
-        new = config if done else (with_length or _with_length)(config, steps, asked, evaluations)
+        new = config if done else with_length(config, steps, asked, evaluations)
         return dataclasses.replace(new, steps=done + steps)
 
     def seconds(steps: int) -> float:

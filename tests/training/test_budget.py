@@ -2,13 +2,14 @@ import dataclasses
 import math
 import re
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
 from helpers import python_text, write_dataset
 
 from gpt import InputError, TrainConfig
+from gpt.analysis.cost import parameter_count
 from gpt.commands.train import settle
 from gpt.commands.train_options import parse_train
 from gpt.dataset.loader import Loader
@@ -39,17 +40,17 @@ def epochs(config, dataset):
     return config.steps * config.batch_sequences / loader.windows
 
 
-@pytest.mark.parametrize("tokens", [5_000, 20_000, 90_000])
-def test_a_text_is_read_a_few_times_and_evaluated_at_least_ten_times_where_nobody_says(tokens, said, tmp_path):
+@pytest.mark.parametrize(("tokens", "times"), [(5_000, 1), (20_000, 1), (60_000, 12)])
+def test_a_text_is_read_as_suits_it_and_evaluated_at_least_ten_times_where_nobody_says(tokens, times, said, tmp_path):
     text = python_text()[:tokens]
     documents = [("train", text[: tokens * 9 // 10]), ("validation", text[tokens * 9 // 10 :])]
     dataset = write_dataset(documents, "auto", tmp_path / "data")
     for arguments in ((), ("nano",)):
         config = settled(dataset, *arguments)
         once = math.ceil(dataset.train.tokens / config.batch_tokens)  # a named one keeps its batch: ten, at least
-        assert config.steps <= max(10, once)
-        assert epochs(config, dataset) > 0.9
-        assert arguments or epochs(config, dataset) < 1.2
+        assert config.steps <= max(10, once if arguments else times * once)
+        assert epochs(config, dataset) > (0.9 if arguments else 0.9 * times)
+        assert arguments or epochs(config, dataset) < 1.2 * times
         assert config.steps // config.evaluation.every >= 10
         assert config.optimizer.warmup_steps <= max(1, config.steps // 9)
     assert config.model == dataclasses.replace(preset("nano").model, vocab_size=257)  # named: its shape is kept
@@ -75,7 +76,9 @@ def test_epochs_become_steps_exactly(dataset, said):
 def test_too_many_epochs_are_told_with_what_would_be_right(dataset, said, length):
     settled(dataset, *length)
     warning = said[-1].splitlines()[-1]
-    assert re.match(r"warning: [\d.e+]+ epochs of 36,\d+ tokens: it will learn them by heart; try `epochs` 1 ", warning)
+    assert re.match(
+        r"warning: [\d.e+]+ epochs of 36,\d+ tokens: it will learn them by heart; try `epochs` 12 ", warning
+    )
     assert 1 <= int(re.search(r"`steps` (\d+)", warning)[1]) < 1000
 
 
@@ -194,6 +197,28 @@ def test_of_a_large_corpus_evaluations_take_a_quarter_of_the_time_at_most(large,
     assert times >= 10
     assert times * windows.targets / 3 <= 0.34 * learned
     assert evaluates_completely(config, text) == (not windows.is_complete and validation / 3 <= learned)
+
+
+@pytest.mark.parametrize("tokens", [4e6, 25e6])
+def test_a_small_corpus_is_read_ten_times_and_forgotten_in_fewer_epochs_the_smaller_it_is(large, said, tokens):
+    text = large(tokens, tokens / 10)
+    small = partial(settled, text, "gpt2-small-corpus")
+    config = small()
+    assert epochs(config, text) == pytest.approx(10, abs=0.05)
+    assert "warning" not in said[-1]
+    memory = config.batch_tokens / tokens / (config.optimizer.muon_learning_rate * config.optimizer.weight_decay)
+    assert memory == pytest.approx(2 * (tokens / parameter_count(config.model)) ** 0.5, rel=0.05)  # in epochs
+    assert small("--epochs", 5).optimizer.weight_decay == config.optimizer.weight_decay
+    assert [small("--epochs", times).model.dropout for times in (2, 5, 10)] == [0, 0.1, 0.1]
+    own = small("--epochs", 2, "--optimizer.weight-decay", 0.7, "--model.dropout", 0.3)
+    assert (own.optimizer.weight_decay, own.model.dropout) == (0.7, 0.3)
+    modern = settled(text, "gpt2-modern", "--epochs", 10)
+    assert (modern.optimizer.weight_decay, modern.model.dropout) == (0, 0)
+
+
+def test_weights_are_not_forgotten_within_a_few_steps(large, said):
+    config = settled(large(3e5, 3e4), "gpt2-small-corpus")
+    assert config.optimizer.muon_learning_rate * config.optimizer.weight_decay == pytest.approx(1 / 20)
 
 
 def test_what_an_evaluation_predicts_is_as_named(large, said):
