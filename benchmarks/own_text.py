@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bits_per_byte import PILOT, text_of
-from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, iteration_seconds, measured, ours, show
+from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, here, iteration_seconds, measured, ours, show
 from gpt.corpus.sources import Document, Skipped, TextFiles
 from gpt.dataset.dataset import Dataset, open_dataset
 
@@ -131,7 +131,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as directory:
                     work = Path(directory)
                     own, dataset = our_run(work, text, seed)
-                    result = {"ours": own}
+                    result: Result = {"date": here("cpu")["date"], "ours": own}
                     if options.nanogpt:
                         result["nanogpt"] = nanogpt_run(
                             NanoGPT(options.nanogpt, work), dataset, own["training_s"], seed

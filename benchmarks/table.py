@@ -132,10 +132,12 @@ def loading(result: Result) -> list[Row]:
 
 def own_text(result: Result) -> list[Row]:
     """How far above its best evaluation a training without flags ends, by the size of the text."""
-    rises: dict[str, list[float]] = {}
+    rises: dict[tuple[str, str], list[float]] = {}
     for name, run in result["runs"].items():
-        rises.setdefault(name.split()[0], []).append(run["ours"]["final"] - run["ours"]["best"])
-    figures = ", ".join(f"{size}: {max(found):.3f} in {len(found)} runs" for size, found in rises.items())
+        rises.setdefault((name.split()[0], run["date"]), []).append(run["ours"]["final"] - run["ours"]["best"])
+    figures = ", ".join(
+        f"{size}: {max(found):.3f} in {len(found)} runs ({date})" for (size, date), found in rises.items()
+    )
     return [("own text without flags, nats by which the last validation loss exceeds the best", figures, "own_text")]
 
 

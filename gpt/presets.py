@@ -59,6 +59,24 @@ def nano() -> TrainConfig:
     )
 
 
+NANO_DEEP = "nano-deep"
+
+
+def nano_deep() -> TrainConfig:
+    """Read a text of 20 KB to 1 MB often, in two minutes at most on two CPU cores: four layers without n-grams.
+
+    What hangs on the text (gpt.suits) stands here as it is for 500 KB.
+    """
+    small = nano()
+    return replace(
+        small,
+        preset=NANO_DEEP,
+        batch_tokens=2048,
+        model=modern(ModelConfig(n_layer=4, n_head=4, n_embd=128, context_length=128, vocab_size=512, dropout=0.1)),
+        optimizer=replace(small.optimizer, weight_decay=0.2),
+    )
+
+
 def gpt2_mini() -> TrainConfig:
     """Train GPT-2's own shape, 12 layers and 12 heads, narrow enough for nine minutes on two fast CPU cores."""
     return TrainConfig(
@@ -168,10 +186,9 @@ SMALL_CORPUS = "gpt2-small-corpus"
 
 
 def gpt2_small_corpus() -> TrainConfig:
-    """Train gpt2-modern's shape on 10 to 100 MB of text, read ten times: Muon, and much weight decay against learning
-    it by heart.
+    """Train gpt2-modern's shape on 10 to 100 MB, read ten times, with weight decay against learning them by heart.
 
-    What hangs on the text (gpt.suits) stands here as it is for 4 million tokens.
+    The decay stands here as it is for 15 million tokens; training sets it by the sizes of text and model (gpt.suits).
     """
     large = gpt2_modern()
     return replace(
@@ -180,7 +197,7 @@ def gpt2_small_corpus() -> TrainConfig:
         steps=4000,
         batch_tokens=64 * 1024,
         model=replace(large.model, dropout=0.1),
-        optimizer=replace(large.optimizer, weight_decay=2.5),
+        optimizer=replace(large.optimizer, weight_decay=0.4),
         evaluation=EvaluationConfig(every=100),
         checkpoint=CheckpointConfig(every=200),
     )
@@ -188,6 +205,7 @@ def gpt2_small_corpus() -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "nano": nano,
+    NANO_DEEP: nano_deep,
     "gpt2-mini": gpt2_mini,
     "shakespeare-char-cpu": shakespeare_char_cpu,
     "shakespeare-char-modern": shakespeare_char_modern,

@@ -8,7 +8,7 @@ from typing import Any
 from gpt.analysis.cost import parameter_count
 from gpt.config import TrainConfig
 from gpt.model.config import ModelConfig
-from gpt.presets import SMALL_CORPUS, finetune, gpt2_small_corpus, nano
+from gpt.presets import NANO_DEEP, SMALL_CORPUS, finetune, gpt2_small_corpus, nano, nano_deep
 
 Changes = dict[str, Any]
 
@@ -21,9 +21,9 @@ class Suit:
     epochs: float
     batch_tokens: int
     model: Changes = field(default_factory=dict)
-    """Of the preset's model."""
+    """What of the preset's model is changed for it."""
     optimizer: Changes = field(default_factory=dict)
-    """Of the preset's optimizer."""
+    """What of the preset's optimizer is changed for it."""
     ngram_epochs: float = 1
     """Of models with n-grams, which teach a small model most; the second time it knows them by heart."""
     lora_epochs: float = 0
@@ -39,16 +39,29 @@ def one_rate(rate: float) -> Changes:
     return {"learning_rate": rate, "muon_learning_rate": rate, "embedding_lr_scale": 1.0}
 
 
-# The small model by the size of the text: four layers that read it often, or nano's one with n-grams, once. Epochs are
-# those of a model without n-grams. Measured over several texts and seeds: benchmarks/LOG.md.
-DEEP: Changes = {"n_layer": 4, "n_head": 4, "n_embd": 128, "ngram": 1, "dropout": 0.1}
+# nano's block, by the size of the text; epochs are those of a model without n-grams. Measured over several texts and
+# seeds: benchmarks/LOG.md.
 SMALL = (
     Suit(tokens=20_000, epochs=5, batch_tokens=256, model={"context_length": 64}, optimizer=one_rate(0.01)),
-    Suit(tokens=100_000, epochs=12, batch_tokens=1024, model=DEEP, optimizer={**one_rate(0.01), "weight_decay": 0.4}),
-    Suit(tokens=400_000, epochs=8, batch_tokens=2048, model=DEEP, optimizer={"weight_decay": 0.2}),
+    Suit(tokens=100_000, epochs=6, batch_tokens=1024, optimizer=one_rate(0.01)),
+    Suit(tokens=400_000, epochs=3, batch_tokens=2048),
     Suit(tokens=1_500_000, epochs=2, batch_tokens=2048),
     Suit(tokens=math.inf, epochs=2, batch_tokens=4096),
 )
+# nano-deep, which reads texts of OFTEN_FROM to OFTEN_TO tokens where nobody names a preset.
+DEEP = (
+    Suit(tokens=100_000, epochs=12, batch_tokens=1024, optimizer={**one_rate(0.01), "weight_decay": 0.4}),
+    Suit(tokens=math.inf, epochs=8, batch_tokens=2048),
+)
+OFTEN_FROM, OFTEN_TO = 20_000, 400_000
+OFTEN = 2.5  # epochs: with fewer, n-grams teach more than layers, and dropout costs more than it saves
+# gpt2-small-corpus. On CUDA, where nobody names a preset, it gets texts of so many tokens, in so many steps at most.
+LARGE_FROM, LARGE_STEPS = 1_000_000, 600
+LARGE = (
+    Suit(tokens=16_000_000, epochs=10, batch_tokens=64 * 1024),
+    Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024, model={"dropout": 0.0}),  # not OFTEN, in so few steps
+)
+BY_PRESET = {NANO_DEEP: DEEP, SMALL_CORPUS: LARGE}
 # Trained weights know most of it already: from 100 KB to 10 MB, four epochs to two; with n-grams, always two.
 TRAINED = (
     Suit(tokens=50_000, epochs=4, batch_tokens=2048, model={"dropout": 0.1}, ngram_epochs=2, lora_epochs=6),
@@ -65,19 +78,16 @@ RATES = (
     (1558e6, 1.5e-5, 1.5e-4),
 )
 LORA_HURRY, FEW_STEPS = 1.5, 100  # times the rate, of adapters that are trained for fewer steps
-LARGE_FROM, LARGE_STEPS = 1_000_000, 600  # on CUDA, where nobody names a preset: tokens; steps at most
-LARGE = Suit(tokens=math.inf, epochs=10, batch_tokens=64 * 1024)  # gpt2-small-corpus
-# Its weights forget, by their decay, what they have learned within so many √(tokens / parameters) epochs (Wang and
-# Aitchison 2024 count it in epochs). Measured for 1 to 36 parameters a token, 1 to 20 epochs: benchmarks/LOG.md.
+# Weights of gpt2-small-corpus forget, by their decay, what they have learned within so many √(tokens / parameters)
+# epochs (Wang and Aitchison 2024 count it in epochs). Measured for 1 to 36 parameters a token: benchmarks/LOG.md.
 MEMORY, LEAST_MEMORY = 2.0, 20  # such epochs; steps
-OFTEN = 2.5  # epochs; of fewer, dropout loses more than it saves
 
 
 def suit_for(device: str, init_from: str, tokens: int, preset: str = "") -> Suit:
-    """Find what suits a text of so many training tokens, and a preset that was chosen for it."""
-    if preset == SMALL_CORPUS or (init_from == "scratch" and device == "cuda" and tokens >= LARGE_FROM):
-        return LARGE
-    rows = SMALL if init_from == "scratch" else TRAINED
+    """Find what suits a text of so many training tokens, and a preset that is for such texts."""
+    if device == "cuda" and tokens >= LARGE_FROM:
+        preset = SMALL_CORPUS
+    rows = BY_PRESET.get(preset, SMALL) if init_from == "scratch" else TRAINED
     return next(suit for suit in rows if tokens <= suit.tokens)
 
 
@@ -91,24 +101,26 @@ def rate_for(parameters: int, lora: bool, steps: int) -> float:
     return float(f"{rate * (LORA_HURRY if lora and steps < FEW_STEPS else 1):.2g}")
 
 
-def forgetting(config: TrainConfig, tokens: int, steps: int) -> dict[str, float]:
-    """Give what keeps gpt2-small-corpus from learning so many tokens by heart, which are read in so many steps."""
-    epoch = tokens / config.batch_tokens  # in steps
-    memory = MEMORY * math.sqrt(tokens / parameter_count(config.model)) * epoch  # in steps at the full rate
-    decay = 1 / (max(memory, LEAST_MEMORY) * config.optimizer.muon_learning_rate)
-    dropout = config.model.dropout if steps > OFTEN * epoch else 0.0
-    return {"optimizer.weight_decay": float(f"{decay:.2g}"), "model.dropout": dropout}
+def weight_decay(config: TrainConfig, tokens: float) -> float:
+    """Choose by how much weights decay that read so many tokens again and again, so that they forget them in time."""
+    optimizer = config.optimizer
+    rate = optimizer.muon_learning_rate if optimizer.name == "muon" else optimizer.learning_rate
+    memory = MEMORY * math.sqrt(tokens / parameter_count(config.model)) * tokens / config.batch_tokens  # in steps
+    return float(f"{1 / (rate * max(memory, LEAST_MEMORY)):.2g}")
 
 
-def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[TrainConfig, str]:
+def preset_for(device: str, init_from: str, tokens: int | None = None, often: bool = False) -> tuple[TrainConfig, str]:
     """Choose the config for a run whose user named none, and give the reason in words.
 
-    Once the number of training tokens is known, the shape and the dropout are those that suit it.
+    Once the number of training tokens is known, all is what suits it. A small text may be read `often`, by a model for
+    that.
     """
     if init_from != "scratch":
         config, reason = finetune(), "weights are given by `init_from`"
     elif device == "cuda" and (tokens is None or tokens >= LARGE_FROM):
         config, reason = replace(gpt2_small_corpus(), steps=LARGE_STEPS), "a CUDA device"
+    elif often and tokens is not None and OFTEN_FROM < tokens <= OFTEN_TO:
+        config, reason = nano_deep(), "a text so small that it is read often"
     elif device == "cuda":
         config, reason = nano(), "a text so small that a large model would learn it by heart"
     else:
@@ -117,6 +129,5 @@ def preset_for(device: str, init_from: str, tokens: int | None = None) -> tuple[
     if tokens is None:
         return config, reason
     suit = suit_for(device, init_from, tokens, config.preset)
-    model = replace(config.model, **suit.model)
-    optimizer = replace(config.optimizer, **suit.optimizer)
+    model, optimizer = replace(config.model, **suit.model), replace(config.optimizer, **suit.optimizer)
     return replace(config, model=model, optimizer=optimizer, batch_tokens=suit.batch_tokens), reason

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from gpt.presets import preset
@@ -15,20 +17,35 @@ def test_the_device_decides_when_nobody_else_does():
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
-def test_the_size_of_a_text_decides_for_n_grams_read_once_or_layers_that_read_often(device):
+def test_a_small_text_gets_n_grams_and_is_read_once(device):
+    """Without the n-grams, which are learned by heart first, a small model may read it some times."""
+    tiny, _ = preset_for(device, "scratch", 4_500, often=True)
+    assert tiny.model.n_layer == 1
+    assert tiny.model.ngram == preset("nano").model.ngram
     sizes = [4_500, 45_000, 200_000, 1_000_000, 20_000_000]
     suits = [suit_for("cpu", "scratch", tokens) for tokens in sizes]
+    assert [suit.most_epochs(tiny.model) for suit in suits] == [1] * 5
+    assert all(1 < suit.most_epochs(replace(tiny.model, ngram=1)) <= 6 for suit in suits)
     assert [suit.batch_tokens for suit in suits] == sorted(suit.batch_tokens for suit in suits)
-    suited = [preset_for(device, "scratch", tokens)[0] for tokens in sizes[:3]]
-    nano = preset("nano")
-    assert [config.model.n_layer for config in suited] == [1, 4, 4]
-    assert [config.model.ngram for config in suited] == [nano.model.ngram, 1, 1]
-    assert [config.optimizer.weight_decay > 0 for config in suited] == [False, True, True]
-    assert [suit.most_epochs(config.model) for suit, config in zip(suits, suited, strict=False)] == [1, 12, 8]
-    assert [suit.most_epochs(nano.model) for suit in suits] == [1] * 5  # by heart, the second time
     gentle, _ = preset_for(device, "some/run", 4_500)
     assert gentle.preset == "finetune"
     assert gentle.batch_tokens < preset("finetune").batch_tokens
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_a_text_of_some_size_gets_layers_that_read_it_often_if_it_may_be(device):
+    sizes = [20_000, 20_001, 400_000, 400_001]
+    found = [preset_for(device, "scratch", tokens, often=True)[0] for tokens in sizes]
+    assert [config.preset for config in found] == ["nano", "nano-deep", "nano-deep", "nano"]
+    assert [config.model.ngram for config in found] == [3, 1, 1, 3]
+    assert [config.optimizer.weight_decay for config in found] == [0, 0.4, 0.2, 0]
+    assert [suit_for(device, "scratch", n, "nano-deep").epochs for n in (50_000, 200_000)] == [12, 8]
+    assert all(preset_for(device, "scratch", tokens)[0].preset == "nano" for tokens in sizes)
+
+
+def test_a_large_model_drops_nothing_of_a_text_that_it_hardly_reads_twice():
+    dropouts = [preset_for("cuda", "scratch", tokens)[0].model.dropout for tokens in (4e6, 15e6, 25e6)]
+    assert dropouts == [0.1, 0.1, 0]
 
 
 def test_the_largest_text_gets_nano_as_it_is():

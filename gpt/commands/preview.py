@@ -252,7 +252,9 @@ def _training(dataset: Dataset) -> Facts:
             return {"refused": str(error)}
         forecast = Forecast(config, dataset, world)
         seconds = forecast.seconds()
-    facts: Facts = {"preset": config.preset, "reason": command.reason.removeprefix("preset "), "steps": config.steps}
+    chosen = config.preset != command.config.preset
+    reason = f"{config.preset}: by the size of the text" if chosen else command.reason.removeprefix("preset ")
+    facts: Facts = {"preset": config.preset, "reason": reason, "steps": config.steps}
     facts |= {"epochs": config.steps * config.batch_tokens / dataset.train.tokens, "batch_tokens": config.batch_tokens}
     facts |= {"device": str(device), "seconds": sum(seconds) if seconds else None}
     return facts | {"evaluation_seconds": seconds[1] if seconds else None}

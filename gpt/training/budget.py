@@ -6,7 +6,6 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from gpt.config import TrainConfig, nearest_multiple
@@ -17,8 +16,8 @@ from gpt.device import choose_dtype
 from gpt.distributed.world import World
 from gpt.errors import InputError, bounded, check_limits
 from gpt.log import log
-from gpt.presets import SMALL_CORPUS
-from gpt.suits import Suit, forgetting, preset_for, suit_for
+from gpt.presets import NANO_DEEP, SMALL_CORPUS
+from gpt.suits import OFTEN, Suit, preset_for, suit_for, weight_decay
 from gpt.training.continuation import steps_with
 from gpt.training.forecast import measure_timings, trial_sequences
 from gpt.training.micro_batch import MicroBatch
@@ -31,6 +30,7 @@ EVALUATED_OF_LEARNED = MOST_EVALUATING / (1 - MOST_EVALUATING) / FORWARD  # toke
 MOST_EPOCHS = 4.0  # of a dataset of a mixture: beyond, a repeat is worth less and less (Muennighoff et al. 2023)
 BY_HEART = 2.0  # times the epochs that suit a text: from there on, a warning
 WARMUP = 0.1  # of the steps at most
+UNSHAPED = ("model.dropout", "model.context_length", "model.vocab_size")  # settings that leave the shape as it is
 LEAST_EVALUATED = 200_000  # tokens, seconds of a small model's time
 
 
@@ -67,10 +67,15 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
 
     Without a preset, take the one for its size; always take a context that both splits can fill.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = _forgetting(config, dataset) if config.preset == SMALL_CORPUS else {}
     if not asked.preset:
-        before, after = (_flat(preset_for(device, config.init_from, size)[0]) for size in (None, dataset.train.tokens))
-        changes = {name: value for name, value in after.items() if value != before[name]}
+        before, _ = preset_for(device, config.init_from)
+        often = _may_be_read_often(config, asked, dataset)
+        after, reason = preset_for(device, config.init_from, dataset.train.tokens, often)
+        if after.preset != before.preset:
+            log.info(f"preset {after.preset}: {reason}")
+        flat = _flat(before)
+        changes |= {name: value for name, value in _flat(after).items() if value != flat[name]}
     context_length = changes.get("model.context_length", config.model.context_length)
     longest = dataset.shortest - 1
     if "model.context_length" not in asked.settings and longest < context_length:
@@ -79,6 +84,26 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
         context_length = config.model.context_length if "model.context_length" in asked.settings else context_length
     changes["batch_tokens"] = nearest_multiple(changes.get("batch_tokens", config.batch_tokens), context_length)
     return laid_over(config, changes, asked)
+
+
+def _forgetting(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Choose gpt2-small-corpus's weight decay by what is read most often; trained weights are not to be forgotten."""
+    if config.init_from != "scratch":
+        return {}
+    model = dataclasses.replace(config.model, vocab_size=dataset.tokenizer.vocab_size)
+    tokens = min(source.dataset.train.tokens / float(source.weight) for source in dataset.sources)
+    return {"optimizer.weight_decay": weight_decay(dataclasses.replace(config, model=model), tokens)}
+
+
+def _may_be_read_often(config: TrainConfig, asked: Asked, dataset: Dataset) -> bool:
+    """Tell whether a small text may get the model that reads it often: not one of several, nor where the user asks for
+    another shape, or for fewer epochs."""
+    tokens, named = dataset.train.tokens, asked.settings
+    suit = suit_for("cpu", config.init_from, tokens, NANO_DEEP)
+    batch = config.batch_tokens if "batch_tokens" in named else suit.batch_tokens
+    most = [asked.epochs, config.max_epochs, config.steps * batch / tokens if "steps" in named else None]
+    shaped = any(name.startswith("model.") and name not in UNSHAPED for name in named)
+    return len(dataset.sources) == 1 and not shaped and all(epochs is None or epochs > OFTEN for epochs in most)
 
 
 def longest_window(tokens: int) -> int:
@@ -103,14 +128,14 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
         if done is not None and done < config.steps:
             log.info(f"`minutes`: the run stands at step {done:,} of {steps:,}, which it goes on to first")
             return config
-        steps, config = steps_in(asked, config, dataset, world, done or 0, partial(_with_length, dataset))
+        steps, config = steps_in(asked, config, dataset, world, done or 0, _with_length)
         if done:
             steps = steps_with(steps, done, config, world, asked.rate_jump)
     elif done is None and not asked.length:
         steps = min(steps, max(EVALUATIONS, math.ceil(suit.most_epochs(config.model) * epoch)))
         steps = within_limit(steps, config, dataset, loader)
     if done is None and asked.minutes is None:
-        config = _with_length(dataset, config, max(1, steps), asked)
+        config = _with_length(config, max(1, steps), asked)
     else:
         config = dataclasses.replace(config, steps=max(1, steps))
     require_few_epochs(config, dataset, loader)
@@ -165,16 +190,13 @@ def source_lines(config: TrainConfig, dataset: Dataset) -> list[str]:
     ]
 
 
-def _with_length(
-    dataset: Dataset, config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS
-) -> TrainConfig:
+def _with_length(config: TrainConfig, steps: int, asked: Asked, evaluations: int = EVALUATIONS) -> TrainConfig:
     """Set a new run's steps, and what suits them in whatever its user has not named.
 
-    That is the warm-up, what keeps gpt2-small-corpus from learning a text by heart, at least so many evaluations, and
-    how much each of them predicts: all together take a quarter of the time at most, but where a number of steps or
-    epochs is named, none less than LEAST_EVALUATED tokens.
+    That is the warm-up, at least so many evaluations, and how much each of them predicts: all together take a quarter
+    of the time at most, but where a number of steps or epochs is named, none less than LEAST_EVALUATED tokens.
     """
-    changes: dict[str, Any] = forgetting(config, dataset.train.tokens, steps) if config.preset == SMALL_CORPUS else {}
+    changes: dict[str, Any] = {}
     every = max(1, steps // evaluations)
     if steps != config.steps or not asked.preset:
         changes["evaluation.every"] = every

@@ -199,6 +199,53 @@ def test_of_a_large_corpus_evaluations_take_a_quarter_of_the_time_at_most(large,
     assert evaluates_completely(config, text) == (not windows.is_complete and validation / 3 <= learned)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((), "nano-deep"),
+        (("--epochs", 5, "--model.dropout", 0.3), "nano-deep"),
+        (("--minutes", 1), "nano-deep"),
+        (("--epochs", 1), "nano"),
+        (("--steps", 50), "nano"),
+        (("--max-epochs", 2), "nano"),
+        (("--model.n-head", 10), "nano"),
+        (("--model.ngram", 2), "nano"),
+        (("nano",), "nano"),
+    ],
+)
+def test_a_small_text_is_read_often_where_nothing_speaks_against_it(large, said, monkeypatch, arguments, name):
+    monkeypatch.setattr(budget, "measure_timings", lambda *_: Timings(step=0.5, window=1e-9))
+    config = settled(large(54_000, 6_000), *arguments)
+    assert config.preset == name
+    assert config.model.n_layer == (4 if name == "nano-deep" else 1)
+    assert (config.optimizer.weight_decay > 0) == (name == "nano-deep")
+    assert ("preset nano-deep: a text so small that it is read often" in said) == (name == "nano-deep")
+
+
+def test_so_it_is_in_750_steps_at_most(large, said):
+    text = large(300_000, 30_000)
+    assert settled(text).steps == 750
+    assert epochs(settled(text), text) == pytest.approx(5.1, abs=0.1)
+
+
+def test_no_part_of_a_mixture_is_read_often(dataset, other_dataset, said):
+    command = parse_train(["--data", f"{dataset.path}=1", f"{other_dataset.path}=1", "--device", "cpu"])
+    mixed = mix_datasets([(dataset, Fraction(1)), (other_dataset, Fraction(1))])
+    assert settle(command, mixed, World("cpu")).preset == "nano"
+
+
+def test_of_a_mixture_what_is_read_most_often_decides_how_soon_it_is_forgotten(large):
+    """Of 3 and 50 million tokens, nine parts to one: as 10/9 of the smaller."""
+    shares = {3e6: Fraction(9, 10), 50e6: Fraction(1, 10)}
+    sources = [SimpleNamespace(dataset=large(tokens, 1e5), weight=share) for tokens, share in shares.items()]
+    tokenizer = SimpleNamespace(vocab_size=2048)
+    mixed, alone = SimpleNamespace(sources=sources, tokenizer=tokenizer), large(3e6 * 10 / 9, 1e5)
+    config = preset("gpt2-small-corpus")
+    one = SimpleNamespace(sources=[SimpleNamespace(dataset=alone, weight=Fraction(1))], tokenizer=tokenizer)
+    assert budget._forgetting(config, mixed) == budget._forgetting(config, one)
+    assert budget._forgetting(dataclasses.replace(config, init_from="runs/a"), one) == {}
+
+
 @pytest.mark.parametrize("tokens", [4e6, 25e6])
 def test_a_small_corpus_is_read_ten_times_and_forgotten_in_fewer_epochs_the_smaller_it_is(large, said, tokens):
     text = large(tokens, tokens / 10)
@@ -209,16 +256,16 @@ def test_a_small_corpus_is_read_ten_times_and_forgotten_in_fewer_epochs_the_smal
     memory = config.batch_tokens / tokens / (config.optimizer.muon_learning_rate * config.optimizer.weight_decay)
     assert memory == pytest.approx(2 * (tokens / parameter_count(config.model)) ** 0.5, rel=0.05)  # in epochs
     assert small("--epochs", 5).optimizer.weight_decay == config.optimizer.weight_decay
-    assert [small("--epochs", times).model.dropout for times in (2, 5, 10)] == [0, 0.1, 0.1]
-    own = small("--epochs", 2, "--optimizer.weight-decay", 0.7, "--model.dropout", 0.3)
-    assert (own.optimizer.weight_decay, own.model.dropout) == (0.7, 0.3)
-    modern = settled(text, "gpt2-modern", "--epochs", 10)
-    assert (modern.optimizer.weight_decay, modern.model.dropout) == (0, 0)
+    assert small("--optimizer.weight-decay", 0.7).optimizer.weight_decay == 0.7
+    assert settled(text, "gpt2-modern", "--epochs", 10).optimizer.weight_decay == 0
+    adamw = small("--optimizer.name", "adamw").optimizer
+    assert adamw.weight_decay * adamw.learning_rate == pytest.approx(config.optimizer.weight_decay * 0.02, rel=0.05)
 
 
 def test_weights_are_not_forgotten_within_a_few_steps(large, said):
     config = settled(large(3e5, 3e4), "gpt2-small-corpus")
     assert config.optimizer.muon_learning_rate * config.optimizer.weight_decay == pytest.approx(1 / 20)
+    assert config.optimizer.weight_decay != preset("gpt2-small-corpus").optimizer.weight_decay
 
 
 def test_what_an_evaluation_predicts_is_as_named(large, said):
