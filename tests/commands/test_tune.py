@@ -202,5 +202,5 @@ def test_it_begins_with_what_train_py_would(dataset, said, tmp_path, monkeypatch
     assert config == replace(wanted, data=dataset.path, device="cpu", model=model)
     assert [*datasets] == [dataset.path]
     config, _ = tune.begun("", [dataset.path], None, "cpu")
-    assert (config.preset, config.batch_tokens, config.optimizer.learning_rate) == ("nano", 1024, 0.01)
+    assert (config.preset, config.batch_tokens, config.optimizer.learning_rate) == ("nano-deep", 1024, 0.01)
     assert config.model.context_length == 128
