@@ -84,7 +84,7 @@ MEMORY, LEAST_MEMORY = 2.0, 20  # such epochs; steps
 
 
 def suit_for(device: str, init_from: str, tokens: int, preset: str = "") -> Suit:
-    """Find what suits a text of so many training tokens, and a preset that is for such texts."""
+    """Find what suits a text of so many training tokens: for some presets, by rows of their own."""
     if device == "cuda" and tokens >= LARGE_FROM:
         preset = SMALL_CORPUS
     rows = BY_PRESET.get(preset, SMALL) if init_from == "scratch" else TRAINED
@@ -102,7 +102,7 @@ def rate_for(parameters: int, lora: bool, steps: int) -> float:
 
 
 def weight_decay(config: TrainConfig, tokens: float) -> float:
-    """Choose by how much weights decay that read so many tokens again and again, so that they forget them in time."""
+    """Choose a weight decay for a text of so many tokens that is read again and again (MEMORY says by what rule)."""
     optimizer = config.optimizer
     rate = optimizer.muon_learning_rate if optimizer.name == "muon" else optimizer.learning_rate
     memory = MEMORY * math.sqrt(tokens / parameter_count(config.model)) * tokens / config.batch_tokens  # in steps
@@ -112,8 +112,8 @@ def weight_decay(config: TrainConfig, tokens: float) -> float:
 def preset_for(device: str, init_from: str, tokens: int | None = None, often: bool = False) -> tuple[TrainConfig, str]:
     """Choose the config for a run whose user named none, and give the reason in words.
 
-    Once the number of training tokens is known, all is what suits it. A small text may be read `often`, by a model for
-    that.
+    Once the number of training tokens is known, shape, rates and batch are those that suit it. `often` allows a preset
+    that reads a small text many times.
     """
     if init_from != "scratch":
         config, reason = finetune(), "weights are given by `init_from`"

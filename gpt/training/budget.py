@@ -74,6 +74,7 @@ def suited(config: TrainConfig, asked: Asked, dataset: Dataset, device: str) -> 
         after, reason = preset_for(device, config.init_from, dataset.train.tokens, often)
         if after.preset != before.preset:
             log.info(f"preset {after.preset}: {reason}")
+            changes = {}  # they were for the other
         flat = _flat(before)
         changes |= {name: value for name, value in _flat(after).items() if value != flat[name]}
     context_length = changes.get("model.context_length", config.model.context_length)

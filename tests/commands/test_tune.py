@@ -204,3 +204,5 @@ def test_it_begins_with_what_train_py_would(dataset, said, tmp_path, monkeypatch
     config, _ = tune.begun("", [dataset.path], None, "cpu")
     assert (config.preset, config.batch_tokens, config.optimizer.learning_rate) == ("nano-deep", 1024, 0.01)
     assert config.model.context_length == 128
+    small, _ = tune.begun("gpt2-small-corpus", [dataset.path], None, "cpu")
+    assert small.optimizer.weight_decay == 2.5  # by the size of the text, as train.py has it

@@ -16,8 +16,9 @@ from gpt.dataset.loader import Loader
 from gpt.dataset.mixture import mix_datasets
 from gpt.distributed.world import World
 from gpt.presets import preset
+from gpt.suits import preset_for
 from gpt.training import budget
-from gpt.training.budget import Asked
+from gpt.training.budget import Asked, suited
 from gpt.training.forecast import Timings
 from gpt.training.validation import evaluates_completely, validation_windows
 
@@ -220,6 +221,25 @@ def test_a_small_text_is_read_often_where_nothing_speaks_against_it(large, said,
     assert config.model.n_layer == (4 if name == "nano-deep" else 1)
     assert (config.optimizer.weight_decay > 0) == (name == "nano-deep")
     assert ("preset nano-deep: a text so small that it is read often" in said) == (name == "nano-deep")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name", "decay"),
+    [
+        (5_000, "nano", 0),
+        (50_000, "nano-deep", 0.4),
+        (200_000, "nano-deep", 0.2),
+        (700_000, "nano", 0),
+        (4_000_000, "gpt2-small-corpus", 1.9),
+    ],
+)
+def test_where_there_is_a_gpu_the_size_decides_on_all_as_well(large, said, tokens, name, decay):
+    begun, _ = preset_for("cuda", "scratch")
+    config = suited(begun, Asked(), large(tokens, 10_000), "cuda")
+    wanted, _ = preset_for("cuda", "scratch", tokens, often=True)
+    optimizer = dataclasses.replace(wanted.optimizer, weight_decay=decay)
+    assert config == dataclasses.replace(wanted, optimizer=optimizer)
+    assert config.preset == name
 
 
 def test_so_it_is_in_750_steps_at_most(large, said):
