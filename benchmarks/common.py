@@ -167,6 +167,14 @@ def rounded(value: Any) -> Any:
     return value
 
 
+def processor() -> str:
+    """Name the processor's kind and what of it torch uses: ratios differ between two that have the same vectors."""
+    known = torch.cpu.get_capabilities()
+    name = known.get("cpu_name") or platform.machine()
+    matrices = " with AMX" if known.get("amx_tile") else ""
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}{matrices}"
+
+
 def here(device: str) -> dict[str, str]:
     """Say when and where something is measured."""
     where = {"date": datetime.date.today().isoformat(), "torch": torch.__version__}
@@ -179,9 +187,8 @@ def here(device: str) -> dict[str, str]:
         )
         where |= {"device": torch.cuda.get_device_name(), "driver": driver.stdout.strip()}
     else:
-        instructions = torch.backends.cpu.get_cpu_capability()
         where |= {
-            "device": f"{platform.machine()} {instructions}, {torch.get_num_threads()} threads",
+            "device": f"{processor()}, {torch.get_num_threads()} threads",
             "python": platform.python_version(),
         }
     return where

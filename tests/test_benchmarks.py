@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
+import torch
 
 from benchmarks import common, curves, learning, overheads, own_text, steps, table
 from gpt.config_io import to_dict
@@ -46,6 +47,21 @@ def test_a_result_is_one_json_line_and_a_file(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results" / "cpu-speed.json").read_text() == line
     assert json.loads(line)["ratio"] == 1.2346
     assert {"benchmark", "date", "torch", "device", "python"} <= json.loads(line).keys()
+
+
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        ({"cpu_name": "Intel Xeon", "amx_tile": True}, "Intel Xeon AVX512 with AMX"),
+        ({"cpu_name": "AMD Zen5", "amx_tile": False}, "AMD Zen5 AVX512"),
+        ({}, "some-machine AVX512"),
+    ],
+)
+def test_a_result_names_the_processor(known, name, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(common.platform, "machine", lambda: "some-machine")
+    assert common.processor() == name
 
 
 def test_steps_are_timed_one_by_one(tiny_config, tmp_path, monkeypatch, capsys):
