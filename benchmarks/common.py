@@ -168,11 +168,15 @@ def rounded(value: Any) -> Any:
 
 
 def processor() -> str:
-    """Name the processor's kind and what of it torch uses: ratios differ between two that have the same vectors."""
+    """Name the processor's kind, and what of it torch uses."""
     known = torch.cpu.get_capabilities()
     name = known.get("cpu_name") or platform.machine()
     matrices = " with AMX" if known.get("amx_tile") else ""
     return f"{name} {torch.backends.cpu.get_cpu_capability()}{matrices}"
+
+
+def hardware(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
 
 
 def here(device: str) -> dict[str, str]:
@@ -185,10 +189,10 @@ def here(device: str) -> dict[str, str]:
             text=True,
             check=False,
         )
-        where |= {"device": torch.cuda.get_device_name(), "driver": driver.stdout.strip()}
+        where |= {"device": hardware(device), "driver": driver.stdout.strip()}
     else:
         where |= {
-            "device": f"{processor()}, {torch.get_num_threads()} threads",
+            "device": f"{hardware(device)}, {torch.get_num_threads()} threads",
             "python": platform.python_version(),
         }
     return where
@@ -203,8 +207,9 @@ def finish(name: str, device: str, result: dict[str, Any]) -> None:
 
 
 def result_file(name: str, device: str) -> Path:
-    """Name the file that keeps a benchmark's result."""
-    return RESULTS / f"{'gpu' if device == 'cuda' else 'cpu'}-{name}.json"
+    """Name the file that keeps a benchmark's result: another one for each kind of processor, as ratios differ too."""
+    kind = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    return RESULTS / f"{'gpu' if device == 'cuda' else 'cpu'}-{kind}-{name}.json"
 
 
 def show(message: str) -> None:

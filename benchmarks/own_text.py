@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bits_per_byte import PILOT, text_of
-from benchmarks.common import NANOGPT_CPU, RESULTS, ROOT, NanoGPT, finish, here, iteration_seconds, measured, ours, show
+from benchmarks.common import (
+    NANOGPT_CPU,
+    ROOT,
+    NanoGPT,
+    finish,
+    here,
+    iteration_seconds,
+    measured,
+    ours,
+    result_file,
+    show,
+)
 from gpt.corpus.sources import Document, Skipped, TextFiles
 from gpt.dataset.dataset import Dataset, open_dataset
 
@@ -117,7 +128,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
     options = parser.parse_args()
-    file = RESULTS / "cpu-own-text.json"
+    file = result_file("own-text", "cpu")
     runs: dict[str, Result] = json.loads(file.read_text())["runs"] if file.exists() else {}
     for size in options.sizes:
         for source in options.texts:

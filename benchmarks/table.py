@@ -177,7 +177,7 @@ def generation_table(result: Result) -> str:
     """Tokens per second, and seconds to the first token, of every library in every precision at every work."""
     kinds = list(next(iter(result["speeds"].values())))
     lines = [
-        "| GPT-2 124M, " + " | ".join(["new tokens/s (s to the first)", *kinds]) + " |",
+        "| " + " | ".join([f"GPT-2 124M on {result['device']}: new tokens/s (s to the first)", *kinds]) + " |",
         "|---" * (len(kinds) + 1) + "|",
     ]
     for work, sides in result["speeds"].items():
@@ -218,6 +218,12 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
 }
 
 
+def results_of(results: Path, device: str, name: str) -> list[Result]:
+    """Read what a benchmark found, on each processor on which it was run, the last first."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob(f"{device}-*-{name}.json"))]
+    return sorted(found, key=lambda result: result["date"], reverse=True)
+
+
 def table(results: Path) -> str:
     """The table of all results that are there, the CPU's first."""
     lines = [
@@ -227,14 +233,10 @@ def table(results: Path) -> str:
     tables: list[str] = []
     for device in ("cpu", "gpu"):
         for name, rows in ROWS_OF.items():
-            file = results / f"{device}-{name}.json"
-            if file.exists():
-                result = json.loads(file.read_text(encoding="utf-8"))
+            for result in results_of(results, device, name):
                 where = f"{result['device']}, torch {result['torch']}, {result['date']}"
                 lines += [f"| {what} | {figures} | `{program}` | {where} |" for what, figures, program in rows(result)]
-        file = results / f"{device}-generate.json"
-        if file.exists():
-            result = json.loads(file.read_text(encoding="utf-8"))
+        for result in results_of(results, device, "generate"):
             tables += ["", generation_table(result)]
     return "\n".join(lines + tables)
 
@@ -251,9 +253,8 @@ def _with(text: str, marks: tuple[str, str], content: str) -> str:
 
 
 def growth_result(results: Path) -> Result | None:
-    """Read what was measured of growth, if anything was."""
-    file = results / "cpu-growth.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    """Read what was measured of growth last, if anything was."""
+    return next(iter(results_of(results, "cpu", "growth")), None)
 
 
 def main() -> None:

@@ -185,9 +185,14 @@ def _strict() -> Generator[None]:
     """Let what would go over Dynamo's limit fail in this context, instead of being run uncompiled.
 
     The limit is higher: where the hooks of sharded weights cut a model, all its layers share their code's entries.
+    Dropout of attention that is computed again draws by torch's generator, which is seeded for each step, and not by
+    one of the program's own, which would draw otherwise after a resumption (on CUDA).
     """
     limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": MOST_GRAPHS}
-    with torch._dynamo.config.patch({"fail_on_recompile_limit_hit": True, "suppress_errors": False} | limits):
+    with (
+        torch._dynamo.config.patch({"fail_on_recompile_limit_hit": True, "suppress_errors": False} | limits),
+        torch._functorch.config.patch(graphsafe_rng_functionalization=False),
+    ):
         yield
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,21 +11,37 @@ import torch
 
 from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
+from gpt.log import log
 
+KERNELS = r"\b(sm|compute)_(\d+)(\d)\b"
 Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are so multiplied
 
 
 def choose_device(wanted: str) -> str:
     """Choose 'cuda', 'mps' or 'cpu', as wanted; 'auto' takes the first that is there. Raises InputError without it."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = torch.cuda.is_available()
+    without = _without_kernels() if there else ""
+    available = {"cuda": there and not without, "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return next(name for name, there in available.items() if there)
+        chosen = next(name for name, yes in available.items() if yes)
+        if without:
+            log.warning_once(f"`device` {chosen}, and not cuda: this torch ({torch.__version__}) has {without}")
+        return chosen
     if not available.get(wanted):
-        there = ", ".join(name for name, yes in available.items() if yes)
-        raise InputError(
-            f"`device` {wanted}: this torch ({torch.__version__}) sees no such device here; use one of: auto, {there}"
-        )
+        others = ", ".join(name for name, yes in available.items() if yes)
+        fault = f"has {without}" if wanted == "cuda" and without else "sees no such device here"
+        raise InputError(f"`device` {wanted}: this torch ({torch.__version__}) {fault}; use one of: auto, {others}")
     return wanted
+
+
+def _without_kernels() -> str:
+    """Name the CUDA device if torch was built without kernels for it, as for what is older than its CUDA; else ''."""
+    own, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    # Such as sm_86, for 8.6 to 8.9, and compute_120, of which the driver makes kernels for 12.0 and later.
+    known = [(kind, (int(major), int(minor))) for kind, major, minor in re.findall(KERNELS, " ".join(kernels))]
+    if not known or any(made <= own and (kind == "compute" or made[0] == own[0]) for kind, made in known):
+        return ""  # also where no name is understood, as of AMD's
+    return f"no kernels for {torch.cuda.get_device_name()} (sm_{own[0]}{own[1]}), but for {', '.join(kernels)}"
 
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
@@ -70,8 +87,8 @@ class Target(NamedTuple):
         device = choose_device(device) if device == "auto" else str(device)  # a torch.device, too
         if dtype in ROUNDED and device != "cpu":
             raise InputError(f"`dtype` {dtype}: is for the CPU, and this is {device}; choose bfloat16, or `device` cpu")
-        choose_device(device.partition(":")[0])
-        return cls(device, choose_weight_dtype(dtype, device), prepacked)
+        kind = choose_device(device.partition(":")[0])
+        return cls(device, choose_weight_dtype(dtype, kind), prepacked)
 
     @property
     def merged(self) -> bool:

@@ -83,10 +83,8 @@ LORA_HURRY, FEW_STEPS = 1.5, 100  # times the rate, of adapters that are trained
 MEMORY, LEAST_MEMORY = 2.0, 20  # such epochs; steps
 
 
-def suit_for(device: str, init_from: str, tokens: int, preset: str = "") -> Suit:
+def suit_for(init_from: str, tokens: int, preset: str = "") -> Suit:
     """Find what suits a text of so many training tokens: for some presets, by rows of their own."""
-    if device == "cuda" and tokens >= LARGE_FROM:
-        preset = SMALL_CORPUS
     rows = BY_PRESET.get(preset, SMALL) if init_from == "scratch" else TRAINED
     return next(suit for suit in rows if tokens <= suit.tokens)
 
@@ -128,6 +126,6 @@ def preset_for(device: str, init_from: str, tokens: int | None = None, often: bo
         config, reason = nano(), f"no CUDA device, so a model that trains in minutes on {where}"
     if tokens is None:
         return config, reason
-    suit = suit_for(device, init_from, tokens, config.preset)
+    suit = suit_for(init_from, tokens, config.preset)
     model, optimizer = replace(config.model, **suit.model), replace(config.optimizer, **suit.optimizer)
     return replace(config, model=model, optimizer=optimizer, batch_tokens=suit.batch_tokens), reason

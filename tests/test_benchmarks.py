@@ -42,9 +42,10 @@ def test_a_directory_that_is_no_checkout_is_refused(tmp_path, monkeypatch, capsy
 
 def test_a_result_is_one_json_line_and_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(common, "processor", lambda: "AMD Zen5 AVX512")
     common.finish("speed", "cpu", {"ratio": 1.234567})
     line = capsys.readouterr().out
-    assert (tmp_path / "results" / "cpu-speed.json").read_text() == line
+    assert (tmp_path / "results" / "cpu-amd-zen5-avx512-speed.json").read_text() == line
     assert json.loads(line)["ratio"] == 1.2346
     assert {"benchmark", "date", "torch", "device", "python"} <= json.loads(line).keys()
 
@@ -125,8 +126,21 @@ def test_a_share_of_matrix_speed_that_cannot_be_is_not_printed(mfu):
 def test_each_result_has_its_rows():
     for file in common.RESULTS.glob("*.json"):
         result = json.loads(file.read_text())
-        assert file.name in (f"{device}-{result['benchmark']}.json" for device in ("cpu", "gpu"))
+        assert re.fullmatch(rf"(cpu|gpu)-[a-z0-9-]+-{result['benchmark']}\.json", file.name)
         assert table.ROWS_OF[result["benchmark"]](result)
+
+
+def test_each_processor_keeps_its_rows_and_the_last_stand_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    share = {"between steps": 0.01, "evaluation and saving": 0.02}
+    for day, name in enumerate(("Intel Xeon AVX2", "AMD Zen5 AVX512", "AMD Zen5 AVX512"), start=1):
+        monkeypatch.setattr(common, "processor", lambda name=name: name)
+        figures = {"import_seconds_beyond_torch": day, "batch_tokens_per_s": 1e6, "share_of_default_run": share}
+        common.finish("overheads", "cpu", figures | {"date": f"2026-12-0{day}"})
+    lines = [line for line in table.table(tmp_path).splitlines() if "import gpt" in line]
+    assert len(lines) == 2
+    assert "3.00 s" in lines[0] and "AMD Zen5 AVX512, " in lines[0]
+    assert "1.00 s" in lines[1] and "Intel Xeon AVX2, " in lines[1]
 
 
 def test_own_text_reads_the_last_table_and_sums_up_the_worst(tmp_path):

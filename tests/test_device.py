@@ -1,3 +1,4 @@
+import re
 import resource
 import sys
 from types import MappingProxyType
@@ -6,7 +7,16 @@ import pytest
 import torch
 
 from gpt import products
-from gpt.device import Target, autocast, choose_dtype, choose_products, choose_weight_dtype, mkl_is_slow, reseed
+from gpt.device import (
+    Target,
+    autocast,
+    choose_device,
+    choose_dtype,
+    choose_products,
+    choose_weight_dtype,
+    mkl_is_slow,
+    reseed,
+)
 from gpt.errors import InputError
 from gpt.training import utilization
 from gpt.training.utilization import measured_peak_flops
@@ -34,6 +44,47 @@ def test_a_device_that_is_not_here_is_refused_and_torchs_own_is_taken(device):
     with pytest.raises(InputError, match="sees no such device here"):
         Target.of(device, "float32", False)
     assert Target.of(torch.device("cpu"), "float32", False).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("own", "kernels", "there"),
+    [
+        ((9, 0), ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120", "compute_120"], True),
+        ((8, 9), ["sm_75", "sm_80", "sm_86", "sm_90"], True),  # by those for 8.6
+        ((13, 0), ["sm_90", "compute_90"], True),  # made by the driver
+        ((12, 1), ["sm_90", "sm_120"], True),
+        ((9, 4), ["gfx90a", "gfx942"], True),  # of AMD's nothing is known
+        ((6, 1), ["sm_75", "sm_80", "compute_90"], False),
+        ((8, 0), ["sm_86", "sm_90"], False),
+        ((10, 3), ["sm_90", "sm_120"], False),
+    ],
+)
+def test_a_gpu_that_torch_has_no_kernels_for_is_not_taken(own, kernels, there, monkeypatch, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: own)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kernels)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GTX 1")
+    assert choose_device("auto") == ("cuda" if there else "cpu")
+    if there:
+        assert choose_device("cuda") == "cuda"
+        assert not said
+        return
+    fault = rf"has no kernels for GTX 1 \(sm_{own[0]}{own[1]}\), but for sm_"
+    assert re.search(f"^`device` cpu, and not cuda: .*{fault}", said[-1])
+    with pytest.raises(InputError, match=f"^`device` cuda: .*{fault}.*; use one of: auto, cpu$"):
+        choose_device("cuda")
+    with pytest.raises(InputError, match="sees no such device here; use one of: auto, cpu$"):
+        choose_device("mps")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_one_of_several_gpus_gets_the_dtype_that_any_gets(good, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: good)
+    for name in ("cuda", "cuda:1"):
+        assert Target.of(name, "auto", False) == (name, torch.bfloat16 if good else torch.float32, False)
 
 
 def test_reseeding_draws_what_torchs_own_way_draws():

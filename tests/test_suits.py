@@ -23,7 +23,7 @@ def test_a_small_text_gets_n_grams_and_is_read_once(device):
     assert tiny.model.n_layer == 1
     assert tiny.model.ngram == preset("nano").model.ngram
     sizes = [4_500, 45_000, 200_000, 1_000_000, 20_000_000]
-    suits = [suit_for("cpu", "scratch", tokens) for tokens in sizes]
+    suits = [suit_for("scratch", tokens) for tokens in sizes]
     assert [suit.most_epochs(tiny.model) for suit in suits] == [1] * 5
     assert all(1 < suit.most_epochs(replace(tiny.model, ngram=1)) <= 6 for suit in suits)
     assert [suit.batch_tokens for suit in suits] == sorted(suit.batch_tokens for suit in suits)
@@ -39,7 +39,7 @@ def test_a_text_of_some_size_gets_layers_that_read_it_often_if_it_may_be(device)
     assert [config.preset for config in found] == ["nano", "nano-deep", "nano-deep", "nano"]
     assert [config.model.ngram for config in found] == [3, 1, 1, 3]
     assert [config.optimizer.weight_decay for config in found] == [0, 0.4, 0.2, 0]
-    assert [suit_for(device, "scratch", n, "nano-deep").epochs for n in (50_000, 200_000)] == [12, 8]
+    assert [suit_for("scratch", n, "nano-deep").epochs for n in (50_000, 200_000)] == [12, 8]
     assert all(preset_for(device, "scratch", tokens)[0].preset == "nano" for tokens in sizes)
 
 

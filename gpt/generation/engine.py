@@ -76,7 +76,7 @@ class Engine:
         if max_batch < 1:
             raise InputError(f"max_batch is {max_batch}; it must be at least 1")
         self.model, self.max_batch, self.vocab_size = model, max_batch, vocab_size
-        self.scheduler = Scheduler(max_batch, model.config.context_length, end_of_text)
+        self.scheduler = Scheduler(max_batch, model.config.context_length, end_of_text, model.device.type)
         self.runner = CompiledRunner(model, max_batch) if compiled else ModelRunner(model)
         self.speculative = speculative and not compiled and keeps_bits(model)
         self.corpus = corpus

@@ -13,7 +13,9 @@ from gpt.generation.truncation import ON_OVERFLOW, truncate, truncate_prompt, tr
 from gpt.log import log
 
 FinishReason = Literal["", "stop", "length", "cancelled"]  # spelled as in concurrent.futures
-PROMPT_TOKENS = 512  # read in a row before sequences under way have their turn; a longer prompt is read whole
+# Read in a row before sequences under way have their turn; a longer prompt is read whole. A GPU, which reads so many in
+# the time of a few of its steps, would else never have as many sequences under way as it can continue at once.
+PROMPT_TOKENS, PROMPT_TOKENS_ON_GPU = 512, 8192
 
 
 @dataclass(eq=False, repr=False)
@@ -54,8 +56,9 @@ class Request:
 class Scheduler:
     """Up to `max_batch` requests run at once; the others wait in the order in which they came."""
 
-    def __init__(self, max_batch: int, context_length: int, end_of_text: int | None) -> None:
+    def __init__(self, max_batch: int, context_length: int, end_of_text: int | None, device: str = "cpu") -> None:
         self.max_batch, self.context_length, self.end_of_text = max_batch, context_length, end_of_text
+        self.prompt_tokens = PROMPT_TOKENS if device == "cpu" else PROMPT_TOKENS_ON_GPU
         self.stop_ids = {end_of_text}  # and others that end a text as that does
         self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
         self.running: list[Request] = []
@@ -69,7 +72,7 @@ class Scheduler:
     def schedule(self, prompt_tokens: int) -> tuple[list[list[Request]], list[Request]]:
         """Choose what the next step reads: the whole contexts of groups of requests, each group's together, and one
         more id of other requests. `prompt_tokens` is how many were read in whole contexts so far."""
-        patient = prompt_tokens - self._tokens_before < PROMPT_TOKENS or not self.running
+        patient = prompt_tokens - self._tokens_before < self.prompt_tokens or not self.running
         if self.waiting and patient and len(self.running) < self.max_batch:
             return [self._admit()], []
         self._tokens_before = prompt_tokens
@@ -84,7 +87,7 @@ class Scheduler:
     def _admit(self) -> list[Request]:
         """Start the next request, and those right behind it that are as long: they are read together."""
         first = next(iter(self.waiting))
-        most = min(self.max_batch - len(self.running), max(1, PROMPT_TOKENS // len(first.prompt)))
+        most = min(self.max_batch - len(self.running), max(1, self.prompt_tokens // len(first.prompt)))
         alike = takewhile(lambda request: _length(request) == _length(first), self.waiting)
         requests = [request for _, request in zip(range(most), alike, strict=False)]
         for request in requests:

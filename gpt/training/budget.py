@@ -100,7 +100,7 @@ def _may_be_read_often(config: TrainConfig, asked: Asked, dataset: Dataset) -> b
     """Tell whether a small text may get the model that reads it often: not one of several, nor where the user asks for
     another shape, or for fewer epochs."""
     tokens, named = dataset.train.tokens, asked.settings
-    suit = suit_for("cpu", config.init_from, tokens, NANO_DEEP)
+    suit = suit_for(config.init_from, tokens, NANO_DEEP)
     batch = config.batch_tokens if "batch_tokens" in named else suit.batch_tokens
     most = [asked.epochs, config.max_epochs, config.steps * batch / tokens if "steps" in named else None]
     shaped = any(name.startswith("model.") and name not in UNSHAPED for name in named)
@@ -120,7 +120,7 @@ def budgeted(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, 
     """
     loader = training_loader(config, dataset)
     epoch = loader.windows / config.batch_sequences  # in steps
-    suit, steps = suit_for(world.device, config.init_from, dataset.train.tokens, config.preset), config.steps
+    suit, steps = suit_for(config.init_from, dataset.train.tokens, config.preset), config.steps
     if "evaluation.per_epoch" in asked.settings:
         config, asked = per_epoch(config, asked, epoch)
     if asked.epochs is not None:
@@ -227,9 +227,10 @@ def _words(config: TrainConfig, epoch: float, suit: Suit, dataset: Dataset, done
     """Say what was chosen for an epoch of so many steps, and whether it is too much for the text."""
     model, epochs, tokens = config.model, config.steps / epoch, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
+    decay = f"weight decay {config.optimizer.weight_decay:.3g}, " if epochs > 1 else ""
     lines = [
         f"{tokens} to learn from: {epochs_words(epochs)}, {config.steps:,} steps{' in all' if done else ''} of "
-        f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {ngrams}"
+        f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {decay}{ngrams}"
     ]
     if epochs > BY_HEART * (most := suit.most_epochs(model)):
         fewer = max(1, round(config.steps * most / epochs))

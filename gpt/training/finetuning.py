@@ -64,7 +64,7 @@ def plan(config: TrainConfig, asked: Asked, dataset: Dataset, world: World, time
     if config.init_from == "scratch":
         raise InputError(f"preset {FINETUNE}: is for trained weights; name a run or a model by `init_from`")
     weights_context = config.model.context_length
-    suit = suit_for(world.device, config.init_from, dataset.train.tokens)
+    suit = suit_for(config.init_from, dataset.train.tokens)
     config = fit_to_dataset(_shaped(config, asked, dataset, world, suit), dataset)
     loader = training_loader(config, dataset)
     epoch = loader.windows / config.batch_sequences  # in steps

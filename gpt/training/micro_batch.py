@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gpt.analysis.cost import fitting_micro_batch
 from gpt.compiler import ROUNDING, ROUNDING_WITH_DROPOUT, Compiled, CompilerFailed
 from gpt.config import TrainConfig
+from gpt.device import synchronize
 from gpt.distributed.parallel import is_sharded
 from gpt.distributed.world import World
 from gpt.errors import InputError
@@ -53,6 +54,8 @@ class MicroBatch:
         Raise InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
         they notice that it is lost.
         """
+        if is_sharded(model):
+            synchronize(self.world.device)  # with NCCL, who lacks another's part waits here, and does not answer
         if not (caught.failed and is_sharded(model)):
             return self.world.any(caught.failed)
         if not self.world.any_at_once():

@@ -157,7 +157,7 @@ class Trials:
     def most_steps(self, config: TrainConfig) -> int:
         """Count the steps in which a text is read as often as suits it, or as `max_epochs` allows."""
         dataset = self._dataset(config)
-        suit = suit_for(self.world.device, config.init_from, dataset.train.tokens, config.preset)
+        suit = suit_for(config.init_from, dataset.train.tokens, config.preset)
         epochs = config.max_epochs or suit.most_epochs(config.model)
         windows = training_loader(config, dataset).windows
         return max(1 if config.max_epochs else EVALUATIONS, int(epochs * windows / config.batch_sequences))

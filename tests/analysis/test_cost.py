@@ -150,6 +150,13 @@ def test_the_micro_batch_is_the_largest_that_fits():
     assert fitting_micro_batch(config, 1) == 1  # where nothing fits, the least there is
 
 
+def test_a_gpu_gets_as_much_at_a_time_as_fills_it_and_no_more():
+    large, small = TrainConfig(batch_tokens=480 * 1024), TrainConfig(batch_tokens=32 * 1024)
+    assert fitting_micro_batch(large, int(1e15), "cuda") == 60  # of 480, halved thrice
+    assert fitting_micro_batch(large, int(1e15), "cpu") == 480
+    assert fitting_micro_batch(small, int(1e15), "cuda") == 32
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("sequences", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_forecast_is_within_15_percent_of_what_a_process_needs(dataset, tmp_path, sequences):

@@ -380,12 +380,11 @@ def test_long_prompts_and_tokens_take_turns():
     engine.step()
     for i in range(7):
         engine.submit(list(range(40 + i)), SamplingConfig(max_tokens=30, seed=i))
-    with mock.patch("gpt.generation.scheduler.PROMPT_TOKENS", 100):
-        waited = []
-        while engine.scheduler.waiting:
-            before = len(first.output_ids)
-            engine.step()
-            waited.append(len(first.output_ids) == before)
+    engine.scheduler.prompt_tokens, waited = 100, []
+    while engine.scheduler.waiting:
+        before = len(first.output_ids)
+        engine.step()
+        waited.append(len(first.output_ids) == before)
     assert waited.count(True) == 7
     assert "".join("p" if wait else "t" for wait in waited).find("pppp") == -1
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from gpt import Request, SamplingConfig
-from gpt.generation import scheduler
 from gpt.generation.scheduler import Scheduler
 
 SETTINGS = SamplingConfig(max_tokens=5)
@@ -30,13 +29,24 @@ def test_prompts_that_are_as_long_are_read_together_and_others_after_them():
     assert found.schedule(0) == ([], [a, c, d, e])
 
 
-def test_after_many_tokens_of_prompts_the_others_have_their_turn(monkeypatch):
-    monkeypatch.setattr(scheduler, "PROMPT_TOKENS", 4)
+def test_after_many_tokens_of_prompts_the_others_have_their_turn():
     found, (a, b, c) = scheduling([1, 2, 3], [4, 5, 6], [7, 8, 9])
+    found.prompt_tokens = 4
     assert found.schedule(0) == ([[a]], [])
     assert found.schedule(3) == ([[b]], [])
     assert found.schedule(6) == ([], [a, b])
     assert found.schedule(6) == ([[c]], [])
+
+
+def test_a_gpu_reads_the_prompts_of_a_large_batch_before_it_continues_any():
+    prompts = [[1] * 512 for _ in range(32)]
+    for device, at_once in (("cpu", 1), ("cuda", 16)):
+        found = Scheduler(32, 1024, END, device)
+        found.waiting |= dict.fromkeys(Request(prompt, SETTINGS, seed=1) for prompt in prompts)
+        (group,), others = found.schedule(0)
+        assert (len(group), others) == (at_once, [])
+        assert found.schedule(512 * at_once) == ([], group)
+        assert len(found.schedule(512 * at_once)[0][0]) == at_once
 
 
 def test_a_full_context_is_read_again_alone_and_the_prompt_of_one_that_is_longer_is_cut():

@@ -18,7 +18,7 @@ from gpt.distributed.world import World
 from gpt.presets import preset
 from gpt.suits import preset_for
 from gpt.training import budget
-from gpt.training.budget import Asked, suited
+from gpt.training.budget import Asked, budgeted, suited
 from gpt.training.forecast import Timings
 from gpt.training.validation import evaluates_completely, validation_windows
 
@@ -70,6 +70,8 @@ def test_epochs_become_steps_exactly(dataset, said):
     for wanted in (3, 0.5, 1):
         config = settled(dataset, "--epochs", wanted)
         assert epochs(config, dataset) == pytest.approx(wanted, abs=config.batch_tokens / dataset.train.tokens)
+        decay = f", weight decay {config.optimizer.weight_decay:g}, "
+        assert (decay in said[-1]) == (epochs(config, dataset) > 1)  # of repeats
     assert "warning" not in said[-1]
 
 
@@ -240,6 +242,13 @@ def test_where_there_is_a_gpu_the_size_decides_on_all_as_well(large, said, token
     optimizer = dataclasses.replace(wanted.optimizer, weight_decay=decay)
     assert config == dataclasses.replace(wanted, optimizer=optimizer)
     assert config.preset == name
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-modern", "nano", "nano-deep", "gpt2-small-corpus"])
+def test_a_named_preset_reads_a_text_as_often_on_every_device(large, said, name):
+    asked, text = Asked(preset=True), large(20_000_000, 100_000)
+    on_cpu, on_cuda = (budgeted(preset(name), asked, text, World(device)) for device in ("cpu", "cuda"))
+    assert on_cuda == on_cpu
 
 
 def test_so_it_is_in_750_steps_at_most(large, said):

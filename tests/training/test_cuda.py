@@ -35,8 +35,10 @@ MODEL = (
 PACE = ("--steps", 300, "--checkpoint.every", 50, "--evaluation.every", 100, "--batch-tokens", 16 * 1024)
 
 
-def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--model.dropout", 0.1, "--recompute", "blocks")])
+def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset, tmp_path, more):
     options = ("nano", "--data", dataset.path, *MODEL, *PACE, "--dtype", "bfloat16", "--compile", "on", "--exact", "on")
+    options += more
     run_script("train.py", *options, "--run-dir", "whole", cwd=tmp_path)
     command = [sys.executable, str(ROOT / "train.py"), *map(str, options), "--run-dir", "parts"]
     process = subprocess.Popen(command, cwd=tmp_path)
@@ -58,6 +60,7 @@ def test_a_run_killed_in_bfloat16_compiled_and_fused_resumes_bit_for_bit(dataset
 def test_a_far_too_large_micro_batch_ends_at_one_that_fits(dataset, tmp_path):
     """GPT-2's shape with 4,096 sequences of 1,024 tokens at a time: more than a terabyte of activations."""
     options = ("gpt2", "--data", dataset.path, "--steps", 1, "--batch-tokens", 4096 * 1024, "--micro-batch-size", 4096)
+    options += ("--compile", "off")  # which would take the loss's hundreds of chunks one by one
     output = run_script("train.py", *options, "--device", "cuda", cwd=tmp_path)
     assert "out of memory with 4096 sequences at a time; it is done again with 2048" in output
     assert "1 steps, 4,194,304 tokens" in output

@@ -49,6 +49,22 @@ def test_a_resumed_run_keeps_the_size_unless_another_is_asked_for(tiny_config):
         assert again.size == size
 
 
+def test_a_part_of_a_sharded_model_answers_only_once_its_device_has_done_all(tiny_config, monkeypatch):
+    """NCCL's hosts run ahead: one that lacks another's part must not say that its passes went well."""
+    happened, batch = [], micro_batch(tiny_config)
+    monkeypatch.setattr(memory, "synchronize", lambda device: happened.append("waited"))
+    monkeypatch.setattr(batch.world, "any", lambda flag: happened.append(flag) or flag)
+    monkeypatch.setattr(batch.world, "any_at_once", lambda: happened.append("at once") or True)
+    good, bad = memory.Caught(), memory.Caught()
+    bad.failed = True
+    cases = (True, good, ["waited", False]), (True, bad, ["waited", "at once"])
+    for sharded, caught, expected in (*cases, (False, good, [False]), (False, bad, [True])):
+        happened.clear()
+        monkeypatch.setattr(memory, "is_sharded", lambda model, sharded=sharded: sharded)
+        assert batch.failed(caught, None, 1) == caught.failed
+        assert happened == expected
+
+
 def test_only_a_lack_of_memory_is_caught(tiny_config):
     batch = micro_batch(tiny_config)
     with batch.catch_failure() as result:
