@@ -13,35 +13,35 @@ from gpt.choices import ComputeDtype, MatmulPrecision, WeightDtype
 from gpt.errors import InputError
 from gpt.log import log
 
+UNSEEN = "sees no such device here"
 KERNELS = r"\b(sm|compute)_(\d+)(\d)\b"
 Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are so multiplied
 
 
 def choose_device(wanted: str) -> str:
     """Choose 'cuda', 'mps' or 'cpu', as wanted; 'auto' takes the first that is there. Raises InputError without it."""
-    there = torch.cuda.is_available()
-    without = _without_kernels() if there else ""
-    available = {"cuda": there and not without, "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        chosen = next(name for name, yes in available.items() if yes)
-        if without:
-            log.warning_once(f"`device` {chosen}, and not cuda: this torch ({torch.__version__}) has {without}")
-        return chosen
-    if not available.get(wanted):
-        others = ", ".join(name for name, yes in available.items() if yes)
-        fault = f"has {without}" if wanted == "cuda" and without else "sees no such device here"
-        raise InputError(f"`device` {wanted}: this torch ({torch.__version__}) {fault}; use one of: auto, {others}")
-    return wanted
+    if wanted == "cpu":
+        return wanted  # and nothing of a GPU is begun
+    faults = {"cuda": _cuda_fault(), "mps": "" if torch.backends.mps.is_available() else UNSEEN, "cpu": ""}
+    there = [name for name, fault in faults.items() if not fault]
+    if wanted == "auto" and faults["cuda"] not in ("", UNSEEN):
+        log.warning_once(f"`device` {there[0]}, and not cuda: this torch ({torch.__version__}) {faults['cuda']}")
+    if wanted != "auto" and wanted not in there:
+        fault = f"this torch ({torch.__version__}) {faults.get(wanted, UNSEEN)}"
+        raise InputError(f"`device` {wanted}: {fault}; use one of: auto, {', '.join(there)}")
+    return there[0] if wanted == "auto" else wanted
 
 
-def _without_kernels() -> str:
-    """Name the CUDA device if torch was built without kernels for it, as for what is older than its CUDA; else ''."""
+def _cuda_fault() -> str:
+    """Say why CUDA cannot be used, if it cannot: torch may also see a device for which it was built without kernels."""
+    if not torch.cuda.is_available():
+        return UNSEEN
     own, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
     # Such as sm_86, for 8.6 to 8.9, and compute_120, of which the driver makes kernels for 12.0 and later.
     known = [(kind, (int(major), int(minor))) for kind, major, minor in re.findall(KERNELS, " ".join(kernels))]
     if not known or any(made <= own and (kind == "compute" or made[0] == own[0]) for kind, made in known):
         return ""  # also where no name is understood, as of AMD's
-    return f"no kernels for {torch.cuda.get_device_name()} (sm_{own[0]}{own[1]}), but for {', '.join(kernels)}"
+    return f"has no kernels for {torch.cuda.get_device_name()} (sm_{own[0]}{own[1]}), but for {', '.join(kernels)}"
 
 
 def choose_dtype(wanted: ComputeDtype, device: str) -> torch.dtype:

@@ -1,6 +1,5 @@
 """What a model costs: parameters, floating-point operations, memory. Pure functions of the config."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -250,10 +249,10 @@ def fitting_micro_batch(
 
     On CUDA no more than MOST_TOKENS.
     """
-    size, most = config.batch_sequences // processes, MOST_TOKENS if device == "cuda" else math.inf
-    while size > 1 and (
-        size * config.model.context_length > most
-        or training_memory(config, size, device, value_bytes, processes, nodes).peak > budget
+    size = config.batch_sequences // processes
+    most = max(1, MOST_TOKENS // config.model.context_length) if device == "cuda" else size
+    while size > most or (
+        size > 1 and training_memory(config, size, device, value_bytes, processes, nodes).peak > budget
     ):
         size = -(-size // 2)
     return size

@@ -227,10 +227,10 @@ def _words(config: TrainConfig, epoch: float, suit: Suit, dataset: Dataset, done
     """Say what was chosen for an epoch of so many steps, and whether it is too much for the text."""
     model, epochs, tokens = config.model, config.steps / epoch, f"{dataset.train.tokens:,} tokens"
     ngrams = f"n-grams of up to {model.ngram}" if model.ngram > 1 else "no n-grams"
-    decay = f"weight decay {config.optimizer.weight_decay:.3g}, " if epochs > 1 else ""
     lines = [
         f"{tokens} to learn from: {epochs_words(epochs)}, {config.steps:,} steps{' in all' if done else ''} of "
-        f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, {decay}{ngrams}"
+        f"{config.batch_tokens:,} tokens; dropout {model.dropout:g}, weight decay "
+        f"{config.optimizer.weight_decay:.3g}, {ngrams}"
     ]
     if epochs > BY_HEART * (most := suit.most_epochs(model)):
         fewer = max(1, round(config.steps * most / epochs))

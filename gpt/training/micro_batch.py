@@ -54,10 +54,11 @@ class MicroBatch:
         Raise InputError if it was this one alone, and the others wait for its part of a sharded model: where it ends,
         they notice that it is lost.
         """
-        if is_sharded(model):
-            synchronize(self.world.device)  # with NCCL, who lacks another's part waits here, and does not answer
-        if not (caught.failed and is_sharded(model)):
+        if not is_sharded(model):
             return self.world.any(caught.failed)
+        synchronize(self.world.device)  # with NCCL, who lacks another's part waits here, and does not answer
+        if not caught.failed:
+            return self.world.any(False)
         if not self.world.any_at_once():
             self.require_no_peers(caught, step)
         return True
