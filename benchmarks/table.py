@@ -219,7 +219,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
 
 
 def results_of(results: Path, device: str, name: str) -> list[Result]:
-    """Read what a benchmark found, on each processor on which it was run, the last first."""
+    """Read what a benchmark found, on each processor on which it was run, the latest day first."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob(f"{device}-*-{name}.json"))]
     return sorted(found, key=lambda result: result["date"], reverse=True)
 

@@ -132,7 +132,8 @@ class TrainConfig:
     """Tokens that one step learns from; a multiple of `model.context_length`."""
     micro_batch_size: int | Literal["auto"] = bounded("auto", ge=1, note="or auto")
     """Sequences in one forward and backward pass of a process; gradients accumulate until `batch_tokens` are read.
-    auto takes what fits into memory. Where memory runs out all the same, it is halved, and the step done again."""
+    auto takes what fits into memory, on CUDA 65,536 tokens at most. Where memory runs out all the same, it is halved,
+    and the step done again."""
     windows: Literal["stream", "packed"] = "stream"
     """Where sequences are cut. stream: wherever one is full; packed: at documents, of which only those longer than a
     sequence are cut, and what remains of them is put together so that it fits best (Ding et al. 2024)."""
@@ -141,7 +142,7 @@ class TrainConfig:
     seed: int = bounded(1337, ge=0, le=2**63 - 1)
     """Seed of initialization, data order and dropout."""
     device: Device = "auto"
-    """Where to compute; auto takes CUDA, else MPS, else the CPU."""
+    """Where to compute; auto takes CUDA if torch has kernels for that GPU, else MPS, else the CPU."""
     dtype: ComputeDtype = "auto"
     """Arithmetic of the forward and backward passes; weights are float32. auto: bfloat16 on CUDA devices that have
     it, float16 with loss scaling on others, float32 elsewhere."""

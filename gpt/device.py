@@ -14,7 +14,7 @@ from gpt.errors import InputError
 from gpt.log import log
 
 UNSEEN = "sees no such device here"
-KERNELS = r"\b(sm|compute)_(\d+)(\d)\b"
+KERNELS = r"\b(sm|compute)_(\d+)(\d)[af]?\b"
 Products = Callable[[], contextlib.AbstractContextManager[None]]  # makes a context in which matrices are so multiplied
 
 

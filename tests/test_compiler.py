@@ -109,6 +109,17 @@ def test_dropout_draws_other_values_when_compiled_and_leaves_no_trace(monkeypatc
 # ---- with Dynamo, which counts and limits, and without a compiler behind it ----
 
 
+def test_programs_draw_by_the_generator_that_is_seeded_for_each_step(monkeypatch):
+    seen = []
+
+    def compile(function, **_):
+        return lambda *x: seen.append(torch._functorch.config.graphsafe_rng_functionalization) or function(*x)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    Compiled(lambda x: x.sum(), "on", "cpu")(torch.ones(2))
+    assert seen == [False]
+
+
 def test_any_number_of_shapes_and_of_functions_with_one_code_is_compiled(dynamo):
     class Layer:
         def __init__(self, number):
@@ -124,6 +135,7 @@ def test_any_number_of_shapes_and_of_functions_with_one_code_is_compiled(dynamo)
         assert function.figures() == {"compiled": True}
         assert function.graphs == 2
     assert dynamo() == 18
+    assert torch._functorch.config.graphsafe_rng_functionalization  # of others' programs
     many = Compiled(lambda x: x.sum(), "on", "cpu")
     for size in range(2, 12):
         many(torch.ones(size))

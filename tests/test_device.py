@@ -53,6 +53,7 @@ def test_a_device_that_is_not_here_is_refused_and_torchs_own_is_taken(device):
         ((8, 9), ["sm_75", "sm_80", "sm_86", "sm_90"], True),  # by those for 8.6
         ((13, 0), ["sm_90", "compute_90"], True),  # made by the driver
         ((12, 1), ["sm_90", "sm_120"], True),
+        ((9, 0), ["sm_80", "sm_90a"], True),
         ((9, 4), ["gfx90a", "gfx942"], True),  # of AMD's nothing is known
         ((6, 1), ["sm_75", "sm_80", "compute_90"], False),
         ((8, 0), ["sm_86", "sm_90"], False),
@@ -76,6 +77,11 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_not_taken(own, kernels, there, m
         choose_device("cuda")
     with pytest.raises(InputError, match="sees no such device here; use one of: auto, cpu$"):
         choose_device("mps")
+
+
+def test_where_the_cpu_is_named_no_gpu_is_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("a GPU was asked"))
+    assert choose_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("good", [True, False])

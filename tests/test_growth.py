@@ -69,7 +69,7 @@ def test_curves_that_are_left_out_keep_what_was_measured(tmp_path, monkeypatch, 
     monkeypatch.setattr(growth, "GROUPS", {"a": lambda runs: {"one": CURVE}, "b": lambda runs: {"two": other}})
     monkeypatch.setattr("sys.argv", ["growth", "--only", "b"])
     growth.main()
-    kept = json.loads((tmp_path / "cpu-growth.json").read_text(encoding="utf-8"))
+    kept = json.loads(common.result_file("growth", "cpu").read_text(encoding="utf-8"))
     assert kept == json.loads(capsys.readouterr().out.splitlines()[-1])
     assert Curve.from_json(kept["curves"]["one"]) == CURVE
     assert Curve.from_json(kept["curves"]["two"]) == other

@@ -209,7 +209,7 @@ class HarnessModel(TemplateLM):
 
 def _device(wanted: str) -> str:
     """Choose a device; what the harness names by default need not be there."""
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    if wanted.startswith("cuda") and choose_device("auto") != "cuda":
         log.warning(f"lm-eval: there is no CUDA here; computing on {choose_device('auto')}")
         return choose_device("auto")
     return choose_device(wanted) if wanted == "auto" else wanted

@@ -26,7 +26,7 @@ def join_world(device: str, timeout: int) -> Generator[World]:
     if "RANK" not in os.environ:
         yield World(device, timeout)
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     log.is_main = rank == 0
     size = int(os.environ["WORLD_SIZE"])
     neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", size))

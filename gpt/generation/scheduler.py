@@ -14,8 +14,8 @@ from gpt.log import log
 
 FinishReason = Literal["", "stop", "length", "cancelled"]  # spelled as in concurrent.futures
 # Read in a row before sequences under way have their turn; a longer prompt is read whole. A GPU, which reads so many in
-# the time of a few of its steps, would else never have as many sequences under way as it can continue at once.
-PROMPT_TOKENS, PROMPT_TOKENS_ON_GPU = 512, 8192
+# the time of a few of its steps, would otherwise never have as many sequences under way as it can continue at once.
+PROMPT_TOKENS, PROMPT_TOKENS_ON_CUDA = 512, 8192
 
 
 @dataclass(eq=False, repr=False)
@@ -58,7 +58,7 @@ class Scheduler:
 
     def __init__(self, max_batch: int, context_length: int, end_of_text: int | None, device: str = "cpu") -> None:
         self.max_batch, self.context_length, self.end_of_text = max_batch, context_length, end_of_text
-        self.prompt_tokens = PROMPT_TOKENS if device == "cpu" else PROMPT_TOKENS_ON_GPU
+        self.prompt_tokens = PROMPT_TOKENS_ON_CUDA if device == "cuda" else PROMPT_TOKENS
         self.stop_ids = {end_of_text}  # and others that end a text as that does
         self.waiting: OrderedDict[Request, None] = OrderedDict()  # a queue that any request can leave at once
         self.running: list[Request] = []

@@ -90,9 +90,9 @@ class MicroBatch:
         release_memory(self.world.device)
 
     def in_words(self) -> str:
-        """Say what size free memory allowed, where it is less than all of a process's sequences."""
+        """Say what size was chosen, where it is less than all of a process's sequences."""
         chosen = self.asked == "auto" and self.size < self.share
-        return f", {self.size} sequences at a time (`micro_batch_size` {self.size}), as memory allows" if chosen else ""
+        return f", {self.size} sequences at a time, chosen by `micro_batch_size` auto" if chosen else ""
 
     def state_dict(self) -> dict[str, Any]:
         return {"asked": self.asked, "share": self.share, "size": self.size}

@@ -155,6 +155,8 @@ def test_a_gpu_gets_as_much_at_a_time_as_fills_it_and_no_more():
     assert fitting_micro_batch(large, int(1e15), "cuda") == 60  # of 480, halved thrice
     assert fitting_micro_batch(large, int(1e15), "cpu") == 480
     assert fitting_micro_batch(small, int(1e15), "cuda") == 32
+    long = TrainConfig(model=ModelConfig(context_length=100_000), batch_tokens=800_000)
+    assert fitting_micro_batch(long, int(1e15), "cuda") == 1  # one does not become less
 
 
 @pytest.mark.process

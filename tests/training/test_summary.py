@@ -128,4 +128,4 @@ def test_the_first_line_says_what_memory_chose(make_training, tiny_config, monke
     assert "at a time" not in first_line(make_training(tiny_config))
     monkeypatch.setattr("gpt.training.micro_batch.fitting_micro_batch", lambda *_: 2)
     said = first_line(make_training(replace(tiny_config, micro_batch_size="auto"), "chosen"))
-    assert said.endswith("from step 0 to 30, 2 sequences at a time (`micro_batch_size` 2), as memory allows")
+    assert said.endswith("from step 0 to 30, 2 sequences at a time, chosen by `micro_batch_size` auto")
