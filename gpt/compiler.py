@@ -188,10 +188,12 @@ def _strict() -> Generator[None]:
     Dropout of attention that is computed again draws by torch's generator, which is seeded for each step, and not by
     one of the program's own, which would draw otherwise after a resumption (on CUDA).
     """
+    from torch._functorch import config as functorch
+
     limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": MOST_GRAPHS}
     with (
         torch._dynamo.config.patch({"fail_on_recompile_limit_hit": True, "suppress_errors": False} | limits),
-        torch._functorch.config.patch(graphsafe_rng_functionalization=False),
+        functorch.patch(graphsafe_rng_functionalization=False),
     ):
         yield
 
