@@ -36,11 +36,12 @@ def _cuda_fault() -> str:
     """Say why CUDA cannot be used, if it cannot: torch may also see a device for which it was built without kernels."""
     if not torch.cuda.is_available():
         return UNSEEN
-    own, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    kernels = torch.cuda.get_arch_list()
     # Such as sm_86, for 8.6 to 8.9, and compute_120, of which the driver makes kernels for 12.0 and later.
     known = [(kind, (int(major), int(minor))) for kind, major, minor in re.findall(KERNELS, " ".join(kernels))]
+    own = torch.cuda.get_device_capability() if known else (0, 0)  # no name is understood: of AMD's
     if not known or any(made <= own and (kind == "compute" or made[0] == own[0]) for kind, made in known):
-        return ""  # also where no name is understood, as of AMD's
+        return ""
     return f"has no kernels for {torch.cuda.get_device_name()} (sm_{own[0]}{own[1]}), but for {', '.join(kernels)}"
 
 
