@@ -198,12 +198,14 @@ def here(device: str) -> dict[str, str]:
     return where
 
 
-def finish(name: str, device: str, result: dict[str, Any]) -> None:
-    """Print the result as one JSON line, and keep it in benchmarks/results/."""
-    line = json.dumps(rounded({"benchmark": name} | here(device) | result))
+def finish(name: str, device: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Print the result as one JSON line, keep it in benchmarks/results/, and return it with when and where."""
+    whole = rounded({"benchmark": name} | here(device) | result)
+    line = json.dumps(whole)
     RESULTS.mkdir(exist_ok=True)
     result_file(name, device).write_text(line + "\n", encoding="utf-8")
     print(line, flush=True)
+    return whole
 
 
 def result_file(name: str, device: str) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, finish, here, matrix_speed, ratio, rounded, show
+from benchmarks.common import ROOT, finish, matrix_speed, ratio, rounded, show
 from benchmarks.table import generation_table
 from gpt import InputError, Tokenizer
 from gpt.device import synchronize
@@ -288,8 +288,7 @@ def main() -> None:
         for worker in running:
             worker.close()
     result |= ratios(result)
-    finish("generate", options.device, result)
-    show(generation_table(here(options.device) | result))
+    show(generation_table(finish("generate", options.device, result)))
 
 
 def alternate(running: list[Worker], options: argparse.Namespace) -> dict[str, Any]:

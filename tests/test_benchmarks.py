@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from benchmarks import common, curves, learning, overheads, own_text, steps, table
+from benchmarks import common, curves, generate, learning, overheads, own_text, steps, table
 from gpt.config_io import to_dict
 from gpt.presets import preset
 
@@ -121,6 +121,22 @@ def test_a_best_rate_at_the_edge_is_said_to_be_none(capsys):
 def test_a_share_of_matrix_speed_that_cannot_be_is_not_printed(mfu):
     found = {"models": "A", "tokens_per_s": {"ours": [10.0]}, "model_tflops": 1.0, "mfu": mfu}
     assert table.throughput({"x": found})[0][1].endswith("MFU —)")
+
+
+def test_what_was_measured_of_generation_is_kept_and_shown(tmp_path, monkeypatch, capsys, gpt2_tokenizer):
+    (file,) = common.RESULTS.glob("cpu-amd-epyc-avx512-generate.json")
+    measured = json.loads(file.read_text())
+    for name in ("benchmark", "date", "torch", "device", "python", "ratios"):
+        del measured[name]
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate", "--runs", "1"])
+    stubs = {"save_model": str, "save_run": lambda *_: "", "start_seconds": lambda *_: (1.5, 1.0)}
+    for name, stub in (stubs | {"workers": lambda *_: [], "alternate": lambda *_: measured}).items():
+        monkeypatch.setattr(generate, name, stub)
+    generate.main()
+    said = capsys.readouterr()
+    assert json.loads(common.result_file("generate", "cpu").read_text()) == json.loads(said.out)
+    assert f"GPT-2 124M on {common.here('cpu')['device']}: new tokens/s" in said.err
 
 
 def test_each_result_has_its_rows():
