@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,8 @@ TRAINS = {"make_training", "undisturbed", "trained", "worlds"}  # fixtures that 
 def pytest_configure(config):
     distributes_only = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not distributes_only:  # which needs no torch
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it for what it starts behind itself
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests send it themselves
         gc.disable()  # until all is imported, of which nothing is garbage
         config.pluginmanager.import_plugin("small_fixtures")
 
