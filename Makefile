@@ -67,6 +67,7 @@ bench: $(VENV)/installed data/python
 # python data/prepare.py files --input .venv/lib --name packages --tokenizer gpt2
 bench-gpu: $(VENV)/installed
 	@test -n "$(NANOGPT)" -a -n "$(DATA)" || { echo "make bench-gpu NANOGPT=DIR DATA=DATASET"; exit 2; }
+	$(BIN)/python -m benchmarks.attention --device cuda
 	$(BIN)/python -m benchmarks.throughput --nanogpt $(NANOGPT) --device cuda
 	$(BIN)/python -m benchmarks.memory --nanogpt $(NANOGPT) --device cuda
 	$(BIN)/python -m benchmarks.learning --nanogpt $(NANOGPT) --device cuda --data $(DATA)

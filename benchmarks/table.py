@@ -201,6 +201,20 @@ def speculation(result: Result) -> list[Row]:
     return [(what + name, f"{median(ratios):.2f}", "speculation") for name, ratios in result["ratios"].items()]
 
 
+def attention(result: Result) -> list[Row]:
+    """Each kernel's speed by that of torch's own choice, a row for each shape, and whose bits differ between calls."""
+    rows = []
+    for shape, kernels in result["kernels"].items():
+        found = {name: kernel for name, kernel in kernels.items() if "seconds" in kernel}
+        own = found["torch"]["seconds"]
+        speeds = [f"{name} {ratio(own, kernel['seconds']):.2f}" for name, kernel in found.items() if name != "torch"]
+        unlike = [name for name, kernel in found.items() if not kernel["same_bits"]]
+        figures = ", ".join(speeds) + (f"; other bits each time: {', '.join(unlike)}" if unlike else "")
+        what = f"attention in training, {result['dtype']}, {shape}: speed by that of torch's choice"
+        rows.append((f"{what}, {1000 * median(own):.3g} ms", figures, "attention"))
+    return rows
+
+
 ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "time-to-loss": time_to_loss,
     "bits-per-byte": bits_per_byte,
@@ -214,6 +228,7 @@ ROWS_OF: dict[str, Callable[[Result], list[Row]]] = {
     "own-text": own_text,
     "generate": generation_rows,
     "speculation": speculation,
+    "attention": attention,
     "growth": growth.rows,
 }
 

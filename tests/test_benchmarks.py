@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from benchmarks import common, curves, generate, learning, overheads, own_text, steps, table
+from benchmarks import attention, common, curves, generate, learning, overheads, own_text, steps, table
 from gpt.config_io import to_dict
 from gpt.presets import preset
 
@@ -137,6 +137,37 @@ def test_what_was_measured_of_generation_is_kept_and_shown(tmp_path, monkeypatch
     said = capsys.readouterr()
     assert json.loads(common.result_file("generate", "cpu").read_text()) == json.loads(said.out)
     assert f"GPT-2 124M on {common.here('cpu')['device']}: new tokens/s" in said.err
+
+
+def test_kernels_of_attention_are_timed_and_one_that_refuses_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(attention, "SHAPES", {"cpu": ((1, 8),)})
+    monkeypatch.setattr(sys, "argv", ["attention", "--runs", "2"])
+    attention.main()
+    result = json.loads(capsys.readouterr().out)
+    assert [*result["kernels"]] == ["1 × 8, 12 heads of 64", "1 × 8, 6 heads of 128"]
+    for kernels in result["kernels"].values():
+        assert all(len(kernels[name]["seconds"]) == 2 for name in ("torch", "exact", "flash", "math"))
+        assert all("No viable backend" in kernels[name]["fault"] for name in ("cudnn", "efficient"))
+    what, figures, _ = table.attention(result)[0]
+    assert "float32, 1 × 8, 12 heads of 64" in what
+    assert re.fullmatch(r"exact [\d.]+, flash [\d.]+, math [\d.]+", figures)
+
+
+def test_a_kernel_with_other_bits_each_time_is_told(monkeypatch):
+    inputs = [torch.ones(1, 1, 4, 2).requires_grad_() for _ in range(3)]
+    assert attention.repeats(inputs)
+    noise = iter((0.0, 0.0, 1e-6))
+    attend = attention.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention, "scaled_dot_product_attention", lambda *given, **how: attend(*given, **how) * (1 + next(noise))
+    )
+    assert not attention.repeats(inputs)
+    kernel = {"seconds": [0.5], "same_bits": False}
+    rows = table.attention(
+        {"dtype": "bfloat16", "kernels": {"a": {"torch": {"seconds": [1.0], "same_bits": True}, "x": kernel}}}
+    )
+    assert rows[0][1] == "x 2.00; other bits each time: x"
 
 
 def test_each_result_has_its_rows():
