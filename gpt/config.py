@@ -36,7 +36,8 @@ class OptimizerConfig(Limited):
     muon_cautious_decay: bool = False
     """Let Muon's weights decay only where the step brings them nearer to 0 as well (Chen et al. 2025)."""
     embedding_lr_scale: float = bounded(1.0, gt=0)
-    """Learning rate of the embeddings of tokens, with a tied head, and of positions: times `learning_rate`."""
+    """Learning rate of the embeddings of tokens, with a tied head, of their values and of positions: times
+    `learning_rate`."""
     ngram_lr_scale: float = bounded(1.0, gt=0)
     """Learning rate of the embeddings of n-grams: times `learning_rate`."""
     head_lr_scale: float = bounded(1.0, gt=0)

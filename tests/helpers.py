@@ -65,6 +65,7 @@ VARIANTS = {
     "shared": {"n_kv_head": 2},
     "window": {"sliding_window": 6, "window_pattern": "SL"},
     "ngram": {"ngram": 3, "ngram_buckets": 50},
+    "values": {"value_embeddings": True},
 }
 MODERN = VARIANTS.keys() - {"gelu-erf", "relu", "inner", "inverse-layer"}  # which others' models have
 VARIANTS["modern"] = {key: value for name in VARIANTS if name in MODERN for key, value in VARIANTS[name].items()}

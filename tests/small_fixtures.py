@@ -228,6 +228,7 @@ def modern_shape(tiny_shape):
     """`tiny_shape` with every option of the modern recipe, and a layer for each letter of its pattern."""
     model = modern(tiny_shape.model, ngram=3, ngram_buckets=64)
     model = replace(model, n_layer=2, logit_softcap=15.0, n_kv_head=1, sliding_window=8, window_pattern="SL")
+    model = replace(model, value_embeddings=True)
     return replace(tiny_shape, model=model, optimizer=replace(MUON, warmup_steps=5, weight_decay=0.01))
 
 

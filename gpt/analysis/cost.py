@@ -14,6 +14,7 @@ COMPONENTS = {
     "token_embedding": "token embedding",
     "position_embedding": "position embedding",
     "ngram_embedding": "n-gram embedding",
+    "value_embedding": "value embedding",
     "lm_head": "head",
 }
 SIDES = {"relu": 1}  # of an activation, that its backward pass keeps; others keep what goes in and what comes out
@@ -70,7 +71,12 @@ def flops_per_token(model: ModelConfig, adapters: int = 0) -> int:
     are only looked up, attention over the whole context and not only its causal half, or over the window of layers
     that have one.
     """
-    looked_up = ("position embedding", "n-gram embedding", "token embedding")  # not the one that is the head as well
+    looked_up = (
+        "position embedding",
+        "n-gram embedding",
+        "value embedding",
+        "token embedding",
+    )  # not the one that is the head as well
     multiplied = sum(count for name, count in parameters(model).items() if name not in looked_up)
     seen = sum(
         min(model.context_length, model.window_of(layer) or model.context_length) for layer in range(model.n_layer)
@@ -128,7 +134,7 @@ def training_memory(
     block = _block_activations(model, device, value_bytes)
     if config.recompute == "activations":
         block -= (SIDES.get(model.activation, 2) - 1) * model.inner_dim * value_bytes
-    kept = block + L * C * FLOAT32 if config.recompute == "blocks" else L * block
+    kept = block + _block_inputs(model) if config.recompute == "blocks" else L * block
     weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch_size < share
@@ -176,6 +182,11 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
         mask = 1 if device == "cuda" else FLOAT32
         block += 2 * C * mask + (0 if device == "cuda" else 3 * model.n_head * T * FLOAT32)
     return block
+
+
+def _block_inputs(model: ModelConfig) -> int:
+    """Count the bytes per token of what goes into all blocks."""
+    return FLOAT32 * (model.n_layer * model.n_embd + len(model.value_layers) * model.kv_dim)
 
 
 def _of_adapters(

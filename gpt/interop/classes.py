@@ -141,7 +141,9 @@ CODE = ModelClass(  # modeling_gpt.py, beside the weights
     _ALL
     | _SCALED
     | {"positions": ("learned", "rope"), "normalization": ("layer", "rms")}
-    | dict.fromkeys(("qk_norm", "bias", "logit_softcap", "n_kv_head", "sliding_window", "ngram"), _any),
+    | dict.fromkeys(
+        ("qk_norm", "bias", "logit_softcap", "n_kv_head", "sliding_window", "ngram", "value_embeddings"), _any
+    ),
     {name: name for name in _ACTIVATIONS},
 )
 

@@ -61,6 +61,7 @@ class GPTConfig(PretrainedConfig):
         logit_softcap: float = 0.0,
         ngram: int = 1,
         ngram_buckets: int = 4096,
+        value_embeddings: bool = False,
         tie_word_embeddings: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -71,6 +72,7 @@ class GPTConfig(PretrainedConfig):
         self.activation, self.bias, self.dropout, self.qk_norm = activation, bias, dropout, qk_norm
         self.windows = windows or [None] * n_layer  # positions that each layer's see, their own included; None: all
         self.logit_softcap, self.ngram, self.ngram_buckets = logit_softcap, ngram, ngram_buckets
+        self.value_embeddings = value_embeddings  # in the last layer and every second one before it
         kwargs["tie_word_embeddings"] = tie_word_embeddings
         super().__init__(**kwargs)
 
@@ -93,11 +95,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, bias=config.bias)
         self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, at: Tensor, seen: Tensor, cache: Any) -> Tensor:
-        """Map (B, T, C) → (B, T, C), at positions (B, T); (B, 1, T, S) tells which of all positions each sees."""
+    def forward(self, x: Tensor, at: Tensor, seen: Tensor, cache: Any, more: Tensor | None) -> Tensor:
+        """Map (B, T, C) → (B, T, C), at positions (B, T) that see (B, 1, T, S); `more`, (B, T, K·D), goes to values."""
         B, T, C = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H + 2·K, T, D)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
+        if more is not None:
+            value = value + more.view(B, T, -1, self.head_dim).transpose(1, 2)
         if self.config.qk_norm:
             query, key = (
                 F.rms_norm(part, (self.head_dim,), eps=self.config.layer_norm_epsilon) for part in (query, key)
@@ -147,10 +151,10 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = norm(config), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, at: Tensor, seen: Tensor, distance: Tensor, cache: Any) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor, seen: Tensor, distance: Tensor, cache: Any, more: Tensor | None) -> Tensor:
         """Map (B, T, C) → (B, T, C); a layer with a window sees only what is less than it away."""
         seen = seen if self.window is None else seen & (distance < self.window)
-        x = x + self.dropout(self.attention(self.attention_norm(x), at, seen, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), at, seen, cache, more))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -173,6 +177,21 @@ class NGramEmbedding(nn.Module):
         return self.table(torch.stack(rows, dim=2)).sum(dim=2)
 
 
+class ValueEmbedding(nn.Module):
+    """Embeddings of tokens that are added to the values of the last layer and every second one before it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_layer, self.width = config.n_layer, config.n_embd // config.n_head * config.n_kv_head
+        self.layers = range((config.n_layer - 1) % 2, config.n_layer, 2)
+        self.table = nn.Embedding(config.vocab_size, len(self.layers) * self.width)
+
+    def forward(self, ids: Tensor) -> list[Tensor | None]:
+        """Embed (B, T) ids: for each layer what is added to its values, (B, T, K·D), or None."""
+        parts = iter(self.table(ids).split(self.width, dim=-1))
+        return [next(parts) if layer in self.layers else None for layer in range(self.n_layer)]
+
+
 class GPTForCausalLM(PreTrainedModel, GenerationMixin):
     """The decoder-only transformer, with its head."""
 
@@ -185,6 +204,7 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.context_length, config.n_embd) if learned else None
         self.ngram_embedding = NGramEmbedding(config) if config.ngram > 1 else None
+        self.value_embedding = ValueEmbedding(config) if config.value_embeddings else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = norm(config)
@@ -199,6 +219,10 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: Any) -> None:
         """Put another embedding in its place, as one of more tokens."""
         self.token_embedding = value
+        if self.value_embedding is not None:
+            missing = value.num_embeddings - self.value_embedding.table.num_embeddings
+            weight = F.pad(self.value_embedding.table.weight.detach(), (0, 0, 0, missing))  # or cut, below 0
+            self.value_embedding.table = nn.Embedding.from_pretrained(weight, freeze=False)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Give the head, if it has weights of its own."""
@@ -230,8 +254,9 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
         """
         cache = past_key_values if cache is None else cache
         x, at, seen, distance = self.embed(input_ids, attention_mask, all_ids, cache)
-        for block in self.blocks:
-            x = block(x, at, seen, distance, cache)
+        values = [None] * len(self.blocks) if self.value_embedding is None else self.value_embedding(input_ids)
+        for block, more in zip(self.blocks, values, strict=True):
+            x = block(x, at, seen, distance, cache, more)
         hidden = self.final_norm(x)[:, -logits_to_keep:]  # of 0, all
         head = self.token_embedding if self.lm_head is None else self.lm_head
         logits = F.linear(hidden, head.weight)

@@ -77,30 +77,37 @@ class CausalSelfAttention(nn.Module):
     ) -> None:
         """Make one whose scores are multiplied by `scale`, beside 1/√D."""
         super().__init__()
-        self.layer = layer
         self.heads = [n_head, n_kv_head, n_kv_head]  # of queries, keys, values
-        self.head_dim = n_embd // n_head
+        self.layer, self.head_dim = layer, n_embd // n_head
         self.qk_norm, self.eps = qk_norm, eps
         self.sliding_window, self.dropout, self.scale = sliding_window, dropout, scale
         self.qkv = nn.Linear(n_embd, sum(self.heads) * self.head_dim, bias=bias)
         self.out_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, scheme: PositionHooks, where: Any, cache: Cache | None = None) -> Tensor:
-        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`."""
+    def forward(
+        self,
+        x: Tensor,
+        scheme: PositionHooks,
+        where: Any,
+        cache: Cache | None = None,
+        value_embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`; (B, T, K·D) is added to values."""
         B, T, C = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H + 2·K, T, D)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), and (B, K, T, D) twice
         if self.qk_norm:
             query, key = (F.rms_norm(part, (self.head_dim,), eps=self.eps) for part in (query, key))
         query, key = scheme.on_query_key(query, key, where)
+        if value_embedding is not None:
+            value = value + value_embedding.to(value.dtype).view(B, T, -1, self.head_dim).transpose(1, 2)
         if cache is None:
             segments = [Segment(key, value, causal_mask(T, T, self.sliding_window, x.device))]
         else:
             segments = cache.append(self.layer, key, value, self.sliding_window)
-        y = attend(
-            query, segments, scheme.on_scores, self.dropout if self.training else 0.0, self.scale
-        )  # (B, H, T, D)
+        # (B, H, T, D)
+        y = attend(query, segments, scheme.on_scores, self.dropout if self.training else 0.0, self.scale)
         return self.residual_dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))  # (B, T, C)
 
     def muon_parameters(self) -> Iterator[tuple[Tensor, list[int]]]:

@@ -74,6 +74,9 @@ class ModelConfig:
     """Add embeddings of the last 2 … n tokens together to a token's own (Huang et al. 2025); 1 adds none."""
     ngram_buckets: int = bounded(4096, ge=1, le=LARGEST)
     """Rows of the table of each length of n-grams, which are hashed to them."""
+    value_embeddings: bool = False
+    """Add an embedding of each token to its values, in the last layer and every second one before it (modded-nanogpt,
+    2024)."""
 
     def __post_init__(self) -> None:
         check_limits(self, "model.")
@@ -100,6 +103,11 @@ class ModelConfig:
     def kv_dim(self) -> int:
         """Count the numbers in all of a position's keys, or values."""
         return (self.n_kv_head or self.n_head) * self.head_dim
+
+    @property
+    def value_layers(self) -> range:
+        """Name the layers whose values have embeddings of their own."""
+        return range((self.n_layer - 1) % 2, self.n_layer, 2) if self.value_embeddings else range(0)
 
     def window_of(self, layer: int) -> int | None:
         """Give how many tokens a position of this layer sees; None means all before it."""

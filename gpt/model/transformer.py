@@ -24,6 +24,7 @@ from gpt.model.layers import MLP, NORMS
 from gpt.model.loss import arithmetic_dtype, next_token_loss, next_token_losses, softcap
 from gpt.model.ngrams import NO_TOKEN, NGramEmbedding
 from gpt.model.positions import POSITIONS, PositionHooks
+from gpt.model.values import ValueEmbedding
 
 
 class Block(nn.Module):
@@ -50,12 +51,21 @@ class Block(nn.Module):
         self.recompute = False  # in the backward pass, instead of keeping what lies between input and output
 
     def forward(
-        self, x: Tensor, scheme: PositionHooks, where: Any, cache: Cache | None = None, checkpointed: bool = False
+        self,
+        x: Tensor,
+        scheme: PositionHooks,
+        where: Any,
+        cache: Cache | None = None,
+        *values: Tensor,
+        checkpointed: bool = False,
     ) -> Tensor:
-        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`."""
+        """Map (B, T, C) → (B, T, C), at positions that `scheme` prepared as `where`.
+
+        A mixer gets `values`, (B, T, K·D) to be added to its own, only where there are embeddings for it.
+        """
         if self.recompute and not checkpointed and torch.is_grad_enabled():
-            return checkpoint(self.forward, x, scheme, where, cache, True, use_reentrant=False)
-        x = x + self.attention(self.attention_norm(x), scheme, where, cache)
+            return checkpoint(self.forward, x, scheme, where, cache, *values, checkpointed=True, use_reentrant=False)
+        x = x + self.attention(self.attention_norm(x), scheme, where, cache, *values)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -68,6 +78,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = POSITIONS[config.positions](config.n_embd, config.n_head, config.context_length)
         self.ngram_embedding = NGramEmbedding(config) if config.ngram > 1 else None
+        self.value_embedding = ValueEmbedding(config) if config.value_embeddings else None
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = NORMS[config.normalization](config.n_embd, config.layer_norm_epsilon, config.bias)
@@ -92,8 +103,8 @@ class GPT(nn.Module):
                     projection.weight.normal_(std=0.0 if zero else 0.02 / math.sqrt(2 * self.config.n_layer))
         if zero and self.lm_head is not None:
             self.lm_head.weight.zero_()
-        if self.ngram_embedding is not None:
-            self.ngram_embedding.table.weight.zero_()
+        for embedding in filter(None, (self.ngram_embedding, self.value_embedding)):
+            embedding.table.weight.zero_()
 
     def hidden_states(self, ids: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
         """Compute the final hidden states of token ids, (B, T) → (B, T, C).
@@ -110,18 +121,18 @@ class GPT(nn.Module):
             assert cache is None, "what a cache holds is of one document"
             cache = self._document_mask(documents, ids)
             at = cache.at
-        # (B, T), or (T,) if they are the same in all rows
-        positions = torch.arange(T, device=ids.device) if cache is None else cache.positions(T)
         scheme: PositionHooks = self.position_embedding
-        where = scheme.prepare(positions)
+        # Of positions (B, T), or (T,) if they are the same in all rows
+        where = scheme.prepare(torch.arange(T, device=ids.device) if cache is None else cache.positions(T))
         x = scheme.on_embeddings(self.token_embedding(ids), where)  # (B, T, C)
         if self.ngram_embedding is not None:
             reach = self.config.ngram - 1
             before = ids.new_full((B, reach), NO_TOKEN) if cache is None else cache.ids_before(reach)
             x = x + self.ngram_embedding(ids, before, at)
         x = self.embedding_dropout(x)
-        for block in self.blocks:
-            x = block(x, scheme, where, cache)
+        embedded = [()] * len(self.blocks) if self.value_embedding is None else self.value_embedding(ids)
+        for block, values in zip(self.blocks, embedded, strict=True):
+            x = block(x, scheme, where, cache, *values)
         if cache is not None:
             cache.advance(ids)
         return self.final_norm(x)

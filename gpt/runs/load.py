@@ -209,7 +209,8 @@ def fitted(base: StoredModel, config: ModelConfig) -> Tensors:
 
     Special tokens that are new get the mean of the others: a row by chance could win every draw before it has learned.
     """
-    vocabularies = [name for name in ("token_embedding.weight", "lm_head.weight") if name in base.weights]
+    names = (f"{name}.weight" for name in ("token_embedding", "value_embedding.table", "lm_head"))
+    vocabularies = [name for name in names if name in base.weights]
     rows = {"position_embedding.weight": config.context_length} | dict.fromkeys(vocabularies, config.vocab_size)
     weights = {name: tensor[: rows[name]] if name in rows else tensor for name, tensor in base.weights.items()}
     known = config.vocab_size

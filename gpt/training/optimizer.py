@@ -24,6 +24,7 @@ KINDS = {  # of parameters, by the component that they are of, which have rates 
     "token_embedding": "embedding",
     "position_embedding": "embedding",
     "ngram_embedding": "ngram",
+    "value_embedding": "embedding",
     "lm_head": "head",
 }
 HUGE = 2.0**64  # float32 can no longer hold the square of such a norm

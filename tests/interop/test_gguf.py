@@ -294,13 +294,17 @@ def test_a_chat_template_goes_along_with_what_ends_an_answer(tmp_path):
     ("change", "named"),
     [
         ({"qk_norm": True}, "gpt2 cannot compute this model, which has model.qk_norm True;"),
-        (VARIANTS["modern"], "arcee cannot compute this model, which has model.qk_norm True, .*model.ngram 3;"),
+        (
+            VARIANTS["modern"],
+            "arcee cannot compute this model, which has model.qk_norm True, .*model.ngram 3, model.value_",
+        ),
         ({"activation": "relu-squared"}, "model.activation relu-squared"),
         ({"activation": "gelu-erf"}, "model.activation gelu-erf"),
         ({"scale_by_inverse_layer": True}, "model.scale_by_inverse_layer True"),
         ({"logit_softcap": 15.0}, "model.logit_softcap 15.0"),
         ({"sliding_window": 8}, "model.sliding_window 8"),
         ({"ngram": 2}, "model.ngram 2"),
+        ({"value_embeddings": True}, "model.value_embeddings True"),
         (ARCEE | {"bias": True}, "arcee cannot compute this model, which has model.bias True;"),
     ],
 )

@@ -69,6 +69,8 @@ def modern_by_formula(model, ids):
         block = f"blocks.{layer}"
         y = rms(x, weights[f"{block}.attention_norm.weight"]) @ weights[f"{block}.attention.qkv.weight"].T
         queries, keys, values = y.split([H * D, K * D, K * D], dim=-1)
+        if layer % 2 == (config.n_layer - 1) % 2:
+            values = values + weights["value_embedding.table.weight"].split(K * D, dim=-1)[layer // 2][ids]
         mask = torch.ones(T, T).tril()
         if layer % 2 == 0:
             mask = mask.triu(-5)  # a window of six
