@@ -48,7 +48,7 @@ def by(kernel: str, device: str) -> Generator[None]:
 
 
 def once(inputs: list[Tensor]) -> tuple[float, list[Tensor]]:
-    """Attend, and go back with a gradient of ones: seconds, and the gradients of queries, keys and values."""
+    """Attend, and go back with a gradient of ones: seconds; the output, and the gradients of its three inputs."""
     device = inputs[0].device.type
     synchronize(device)
     start = time.perf_counter()
@@ -80,8 +80,9 @@ def measured(inputs: list[Tensor], device: str, runs: int) -> dict[str, dict[str
                         found[kernel] = {"same_bits": repeats(inputs)}
             except RuntimeError as error:
                 found[kernel] = {"fault": str(error).splitlines()[0]}
-    for kernel, times in seconds.items():
-        found[kernel]["seconds"] = times
+    for kernel in found.keys() & seconds.keys():
+        if "fault" not in found[kernel]:
+            found[kernel]["seconds"] = seconds[kernel]
     return found
 
 

@@ -41,9 +41,10 @@ def described(model: ModelConfig, optimizer: str) -> str:
     tables = (
         f"n-grams up to {model.ngram} in {model.ngram - 1} × {model.ngram_buckets:,} rows" if model.ngram > 1 else ""
     )
+    values = "value embeddings" if model.value_embeddings else ""
     kind = "GPT-2" if model.positions == "learned" else "modern recipe"
     size = f"{parameter_count(model) / 1e6:.3g} M parameters"
-    return ", ".join(part for part in (f"{kind} of {layers}", tables, optimizer, size) if part)
+    return ", ".join(part for part in (f"{kind} of {layers}", tables, values, optimizer, size) if part)
 
 
 def described_preset(name: str, vocab_size: int) -> str:

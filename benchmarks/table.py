@@ -206,6 +206,9 @@ def attention(result: Result) -> list[Row]:
     rows = []
     for shape, kernels in result["kernels"].items():
         found = {name: kernel for name, kernel in kernels.items() if "seconds" in kernel}
+        if "torch" not in found:  # its own choice failed: there is nothing to compare with
+            rows.append((f"attention in training, {result['dtype']}, {shape}", kernels["torch"]["fault"], "attention"))
+            continue
         own = found["torch"]["seconds"]
         speeds = [f"{name} {ratio(own, kernel['seconds']):.2f}" for name, kernel in found.items() if name != "torch"]
         unlike = [name for name, kernel in found.items() if not kernel["same_bits"]]

@@ -5,7 +5,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpt.analysis.cost import parameter_count
+from gpt.analysis.cost import weight_count
 from gpt.config import TrainConfig
 from gpt.model.config import ModelConfig
 from gpt.presets import NANO_DEEP, SMALL_CORPUS, finetune, gpt2_small_corpus, nano, nano_deep
@@ -103,7 +103,7 @@ def weight_decay(config: TrainConfig, tokens: float) -> float:
     """Choose a weight decay for a text of so many tokens that is read again and again (MEMORY says by what rule)."""
     optimizer = config.optimizer
     rate = optimizer.muon_learning_rate if optimizer.name == "muon" else optimizer.learning_rate
-    memory = MEMORY * math.sqrt(tokens / parameter_count(config.model)) * tokens / config.batch_tokens  # in steps
+    memory = MEMORY * math.sqrt(tokens / weight_count(config.model)) * tokens / config.batch_tokens  # in steps
     return float(f"{1 / (rate * max(memory, LEAST_MEMORY)):.2g}")
 
 

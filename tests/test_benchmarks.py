@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import sys
@@ -154,6 +155,23 @@ def test_kernels_of_attention_are_timed_and_one_that_refuses_is_left_out(tmp_pat
     assert re.fullmatch(r"exact [\d.]+, flash [\d.]+, math [\d.]+", figures)
 
 
+def test_a_kernel_that_fails_later_is_left_out(monkeypatch):
+    """In the second of its turns, by a counter of its calls."""
+    inputs, attend, calls = [torch.ones(1, 1, 4, 2).requires_grad_() for _ in range(3)], attention.once, []
+
+    def failing(given):
+        calls.append(1)
+        if len(calls) > 6 * attention.TIMES:
+            raise RuntimeError("broken\nat length")
+        return attend(given)
+
+    monkeypatch.setattr(attention, "KERNELS", {"math": attention.KERNELS["math"]} | dict.fromkeys("abc"))
+    monkeypatch.setattr(attention, "by", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(attention, "once", failing)
+    ways = ("torch", "exact", "math", *"abc")
+    assert attention.measured(inputs, "cpu", 2) == {way: {"fault": "broken"} for way in ways}
+
+
 def test_a_kernel_with_other_bits_each_time_is_told(monkeypatch):
     inputs = [torch.ones(1, 1, 4, 2).requires_grad_() for _ in range(3)]
     assert attention.repeats(inputs)
@@ -164,6 +182,8 @@ def test_a_kernel_with_other_bits_each_time_is_told(monkeypatch):
     )
     assert not attention.repeats(inputs)
     kernel = {"seconds": [0.5], "same_bits": False}
+    failed = {"dtype": "bfloat16", "kernels": {"a": {"torch": {"fault": "too old"}, "x": kernel}}}
+    assert table.attention(failed)[0][1] == "too old"
     rows = table.attention(
         {"dtype": "bfloat16", "kernels": {"a": {"torch": {"seconds": [1.0], "same_bits": True}, "x": kernel}}}
     )

@@ -17,6 +17,7 @@ COMPONENTS = {
     "value_embedding": "value embedding",
     "lm_head": "head",
 }
+TABLES = {"n-gram embedding": "n-grams", "value embedding": "values"}  # whose rows are only looked up
 SIDES = {"relu": 1}  # of an activation, that its backward pass keeps; others keep what goes in and what comes out
 MOST_TOKENS = 65_536  # at a time on CUDA: more do not fill a GPU better, and the compiler unrolls the loss's chunks
 LOST_ON_CPU = 0.12  # measured: glibc's allocator leaves 7 to 20 % between tensors that come and go
@@ -42,6 +43,11 @@ def _built(model: ModelConfig) -> GPT:
 def parameter_count(model: ModelConfig) -> int:
     """Count all parameters."""
     return _built(model).parameter_count()
+
+
+def weight_count(model: ModelConfig) -> int:
+    """Count the parameters without tables of n-grams and values."""
+    return sum(count for name, count in parameters(model).items() if name not in TABLES)
 
 
 def adapter_layers(config: TrainConfig) -> list[tuple[int, int]]:
@@ -71,16 +77,10 @@ def flops_per_token(model: ModelConfig, adapters: int = 0) -> int:
     are only looked up, attention over the whole context and not only its causal half, or over the window of layers
     that have one.
     """
-    looked_up = (
-        "position embedding",
-        "n-gram embedding",
-        "value embedding",
-        "token embedding",
-    )  # not the one that is the head as well
+    looked_up = ("position embedding", *TABLES, "token embedding")  # not the one that is the head as well
     multiplied = sum(count for name, count in parameters(model).items() if name not in looked_up)
-    seen = sum(
-        min(model.context_length, model.window_of(layer) or model.context_length) for layer in range(model.n_layer)
-    )
+    T = model.context_length
+    seen = sum(min(T, model.window_of(layer) or T) for layer in range(model.n_layer))
     return (4 if adapters else 6) * multiplied + 6 * adapters + 12 * model.n_head * model.head_dim * seen
 
 
@@ -134,13 +134,13 @@ def training_memory(
     block = _block_activations(model, device, value_bytes)
     if config.recompute == "activations":
         block -= (SIDES.get(model.activation, 2) - 1) * model.inner_dim * value_bytes
-    kept = block + _block_inputs(model) if config.recompute == "blocks" else L * block
-    weights = count + (parameter_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
+    kept = block + FLOAT32 * (L * C + model.value_embedding_dim) if config.recompute == "blocks" else L * block
+    weights = count + (weight_count(model) * value_bytes if value_bytes < FLOAT32 else 0)
     sharded = {"ddp": 1, "fsdp": processes, "hsdp": processes // nodes}[config.parallel]
     accumulates = micro_batch_size < share
     memory = Memory(
         program=program,
-        weights=weights if sharded == 1 else count // sharded + weights // L + FLOAT32 * model.vocab_size * C,
+        weights=weights if sharded == 1 else count // sharded + weights // L + _tables(model),
         gradients=count // sharded if not accumulates else count,
         optimizer=(2 * count - matrices) // sharded,
         activations=tokens * (kept + _outside_activations(model, device, value_bytes) + _mask(config, value_bytes)),
@@ -184,9 +184,17 @@ def _block_activations(model: ModelConfig, device: str, value_bytes: int) -> int
     return block
 
 
-def _block_inputs(model: ModelConfig) -> int:
-    """Count the bytes per token of what goes into all blocks."""
-    return FLOAT32 * (model.n_layer * model.n_embd + len(model.value_layers) * model.kv_dim)
+def _tables(model: ModelConfig) -> int:
+    """Count the bytes of the tables of tokens and their values, which fsdp holds as a whole through a pass."""
+    return FLOAT32 * model.vocab_size * (model.n_embd + model.value_embedding_dim)
+
+
+def _sums(model: ModelConfig, value_bytes: int) -> int:
+    """Count the bytes per token that layers keep more where something is added to values: the sum, unless repeats of it
+    are kept; less the products, which nothing holds then where queries and keys are copies, and no norm keeps them."""
+    C, KV, normed = model.n_embd, model.kv_dim, model.qk_norm and value_bytes == FLOAT32
+    freed = C + 2 * KV if (model.positions == "rope" or model.qk_norm) and not normed else 0
+    return len(model.value_layers) * (KV * (KV == C) - freed) * value_bytes
 
 
 def _of_adapters(
@@ -222,11 +230,12 @@ def _of_adapters(
 
 
 def _outside_activations(model: ModelConfig, device: str, value_bytes: int) -> int:
-    """Count the bytes per token kept outside the blocks: the last norm's input and output, the first dropout's mask."""
+    """Count the bytes per token kept outside the blocks: the last norm's input and output, the first dropout's mask,
+    and values to which something is added."""
     C = model.n_embd
     mask = 0 if not model.dropout else C if device == "cuda" else C * FLOAT32
     quotient = C * FLOAT32 if model.normalization == "rms" else 0
-    return C * FLOAT32 + C * value_bytes + mask + quotient
+    return C * (FLOAT32 + value_bytes) + mask + quotient + (_sums(model, value_bytes) if model.value_embeddings else 0)
 
 
 def _mask(config: TrainConfig, value_bytes: int) -> int:

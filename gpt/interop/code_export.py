@@ -33,7 +33,7 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     module = CODE_FILE.removesuffix(".py")
     classes = {"AutoConfig": f"{module}.GPTConfig", "AutoModelForCausalLM": f"{module}.{CODE.name}"}
     return {name: getattr(config, name) for name in _SAME} | {
-        "value_embeddings": config.value_embeddings,
+        "value_embeddings": config.value_embeddings,  # not in _SAME: earlier exports have none
         "tie_word_embeddings": config.tie_embeddings,
         "windows": windows(config),
         "auto_map": classes,
@@ -61,7 +61,7 @@ def read_config(path: Path) -> ModelConfig:
     if not isinstance(sizes, list) or len({size for size in sizes if size is not None}) > 1:
         raise InputError(f"{file}: windows is {sizes!r}; it must list one size, or null, for each layer")
     ours = {name: content[name] for name in _SAME} | {"tie_embeddings": content.get("tie_word_embeddings", True)}
-    ours["value_embeddings"] = content.get("value_embeddings", False)  # exports were written before there were any
+    ours["value_embeddings"] = content.get("value_embeddings", False)
     if any(sizes):
         ours["sliding_window"] = next(size for size in sizes if size is not None)
         ours["window_pattern"] = "".join("L" if size is None else "S" for size in sizes)

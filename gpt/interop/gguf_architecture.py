@@ -59,7 +59,7 @@ def architecture_of(config: ModelConfig) -> str:
         raise InputError(
             f"`format` gguf: llama.cpp's {nearest.name} cannot compute this model, which has {', '.join(found)}; it "
             "computes the exact GPT-2, as the presets gpt2 … gpt2-xl train it, and the modern recipe "
-            "without `model.qk_norm` and with `model.ngram` 1"
+            "without `model.qk_norm` and `model.value_embeddings`, and with `model.ngram` 1"
         )
     return nearest.name
 

@@ -219,10 +219,10 @@ class GPTForCausalLM(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: Any) -> None:
         """Put another embedding in its place, as one of more tokens."""
         self.token_embedding = value
-        if self.value_embedding is not None:
-            missing = value.num_embeddings - self.value_embedding.table.num_embeddings
-            weight = F.pad(self.value_embedding.table.weight.detach(), (0, 0, 0, missing))  # or cut, below 0
-            self.value_embedding.table = nn.Embedding.from_pretrained(weight, freeze=False)
+        if self.value_embedding is not None and len(value.weight) != len(old := self.value_embedding.table.weight):
+            new = old.detach().mean(0, keepdim=True).expand(max(0, len(value.weight) - len(old)), -1)
+            rows = torch.cat([old.detach()[: len(value.weight)], new])
+            self.value_embedding.table = nn.Embedding.from_pretrained(rows, freeze=not old.requires_grad)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Give the head, if it has weights of its own."""

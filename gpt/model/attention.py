@@ -4,7 +4,8 @@ Whatever is attended to comes as segments: keys and values, and which of them ea
 segment, a cache hands out as many as it has groups of sequences (cache.py); `attend` does not know which it is.
 
 To add another mixer of positions, write a class with CausalSelfAttention's arguments, `out_proj` and methods, and enter
-it in MIXERS. Its own parameters are to be multiplied by linear layers: fsdp gathers them in training's dtype.
+it in MIXERS; where values have embeddings (values.py), its `forward` gets them last. Its own parameters are to be
+multiplied by linear layers: fsdp gathers them in training's dtype.
 
 Letters in shapes: B sequences, T new positions, S positions of keys, C width, H heads, D head width, K heads of keys
 and values (as many as H, unless they are shared).

@@ -76,7 +76,7 @@ class ModelConfig:
     """Rows of the table of each length of n-grams, which are hashed to them."""
     value_embeddings: bool = False
     """Add an embedding of each token to its values, in the last layer and every second one before it (modded-nanogpt,
-    2024)."""
+    2024): `vocab_size` rows more for each of them."""
 
     def __post_init__(self) -> None:
         check_limits(self, "model.")
@@ -108,6 +108,11 @@ class ModelConfig:
     def value_layers(self) -> range:
         """Name the layers whose values have embeddings of their own."""
         return range((self.n_layer - 1) % 2, self.n_layer, 2) if self.value_embeddings else range(0)
+
+    @property
+    def value_embedding_dim(self) -> int:
+        """Count the numbers in all embeddings of a token that are added to values."""
+        return len(self.value_layers) * self.kv_dim
 
     def window_of(self, layer: int) -> int | None:
         """Give how many tokens a position of this layer sees; None means all before it."""

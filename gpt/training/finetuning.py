@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpt.analysis.cost import parameters
+from gpt.analysis.cost import TABLES, parameters, weight_count
 from gpt.config import TrainConfig
 from gpt.dataset.dataset import SHORTEST_CONTEXT, Dataset
 from gpt.distributed.world import World
@@ -47,7 +47,6 @@ MOST_SAMPLING = 0.1  # of the time
 SAMPLED = 60  # tokens that are learned from in the time that one is drawn, about, on a CPU
 LEAST_SAMPLE = 16  # tokens; a shorter sample shows nothing
 TRIAL_SECONDS = 0.2
-NGRAMS = "n-gram embedding"  # as gpt.analysis.cost.parameters names its rows
 RATES = ("learning_rate", "muon_learning_rate")
 # What a run that was trained by Muon, or has n-grams, keeps of its optimizer.
 OPTIMIZER = (
@@ -134,7 +133,7 @@ def _rates(config: TrainConfig, asked: Asked, steps: int) -> dict[str, Any]:
     """Choose the optimizer and its peak rates."""
     own = _trained_with(config, asked)
     if own is None:
-        return {"optimizer.learning_rate": rate_for(_size(config), config.lora.rank > 0, steps)}
+        return {"optimizer.learning_rate": rate_for(weight_count(config.model), config.lora.rank > 0, steps)}
     kept = {name: getattr(own.optimizer, name) for name in OPTIMIZER}
     if (share := _slower(config, own)) < 1:
         kept |= {name: float(f"{share * kept[name]:.2g}") for name in RATES}
@@ -147,11 +146,6 @@ def _slower(config: TrainConfig, own: TrainConfig) -> float:
     Below, in proportion: of GPT-2's 6e-4 and half a million tokens 3.8e-5 for 8,192, near what others tune it with.
     """
     return min(1.0, 4 * config.batch_tokens / own.batch_tokens)
-
-
-def _size(config: TrainConfig) -> int:
-    """Count the weights, but for the rows of n-grams."""
-    return sum(count for name, count in parameters(config.model).items() if name != NGRAMS)
 
 
 def _with_length(tokens: int, config: TrainConfig, steps: int, asked: Asked, evaluations: int = 0) -> TrainConfig:
@@ -199,15 +193,15 @@ def _words(
 
 def _rate_words(config: TrainConfig, asked: Asked) -> str:
     """Say how fast which weights move, and what they are held back by."""
-    optimizer, size = config.optimizer, _size(config)
+    optimizer, size = config.optimizer, weight_count(config.model)
     rate, kind = f"rate {optimizer.learning_rate:g}", "adapters on weights" if config.lora.rank else "weights"
     named = [f"optimizer.{name}" in asked.settings for name in RATES[: 1 + (optimizer.name == "muon")]]
     if optimizer.name == "muon":
         first, second = (" (as asked for)" if each and not all(named) else "" for each in named)
         rate += f"{first}, Muon's {optimizer.muon_learning_rate:g}{second},"
     why = f"for {kind} of {size:,} parameters"
-    if rows := sum(parameters(config.model).values()) - size:
-        why += f", and {rows:,} of n-grams"
+    counts = parameters(config.model)
+    why += "".join(f", and {counts[name]:,} of {kind}" for name, kind in TABLES.items() if name in counts)
     if own := _trained_with(config, asked):
         share = _slower(config, own)
         why = f"as {config.init_from} was trained{f', × {share:.2g} for smaller batches' if share < 1 else ''}"

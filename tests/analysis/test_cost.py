@@ -15,6 +15,7 @@ from gpt.analysis.cost import (
     parameter_count,
     parameters,
     training_memory,
+    weight_count,
 )
 from gpt.device import autocast
 from gpt.presets import MUON, PRESETS, modern, preset
@@ -28,6 +29,9 @@ VARIANTS = {
     "qk-norm": replace(SHAPE, qk_norm=True),
     "shared": replace(SHAPE, n_kv_head=2),
     "ngram": replace(SHAPE, ngram=3),
+    "values": replace(SHAPE, value_embeddings=True),
+    "values-qk-norm": replace(SHAPE, value_embeddings=True, qk_norm=True),
+    "values-rope": replace(SHAPE, value_embeddings=True, positions="rope"),
     "relu": replace(SHAPE, activation="relu"),
     "inner": replace(SHAPE, n_inner=200, activation="gelu-erf"),
     "modern": MODERN,
@@ -51,6 +55,13 @@ def test_parameters_are_those_of_the_model(name):
     assert parameters(config)["attention"] == sum(p.numel() for n, p in named.items() if ".attention." in n)
 
 
+def test_rows_that_are_only_looked_up_are_counted_apart():
+    tables = replace(SHAPE, value_embeddings=True, n_kv_head=2, ngram=2, ngram_buckets=50)
+    assert parameters(tables)["value embedding"] == 300 * 2 * 64  # of two layers of three
+    assert weight_count(tables) == parameter_count(tables) - 300 * 2 * 64 - 50 * 128
+    assert weight_count(SHAPE) == parameter_count(SHAPE)
+
+
 def test_flops_of_gpt2_are_those_counted_by_hand():
     assert flops_per_token(ModelConfig()) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 12 * 64 * 1024
 
@@ -67,6 +78,7 @@ def test_flops_agree_with_torchs_counter():
 
 def test_flops_leave_out_what_is_only_looked_up_or_not_seen():
     assert flops_per_token(replace(SHAPE, ngram=3)) == flops_per_token(SHAPE)
+    assert flops_per_token(replace(SHAPE, value_embeddings=True)) == flops_per_token(SHAPE)
     assert flops_per_token(replace(SHAPE, tie_embeddings=False)) == flops_per_token(SHAPE)
     shorter = flops_per_token(replace(SHAPE, sliding_window=32, window_pattern="SSL"))
     assert flops_per_token(SHAPE) - shorter == 12 * 4 * 32 * 2 * (128 - 32)

@@ -237,6 +237,13 @@ def test_the_code_comes_along_when_it_is_saved_again_with_more_tokens(coded, tmp
     ids = ids_of(SHAPE)
     assert logits(again, ids).shape[-1] == 300
     require_near(logits(again, ids)[..., :257], logits(theirs, ids)[..., :257], 1e-6)
+    if theirs.value_embedding is not None:
+        rows = again.value_embedding.table.weight
+        require_near(rows[257:], rows[:257].mean(0).expand(43, -1), 1e-6)
+        theirs.value_embedding.requires_grad_(False)
+        theirs.resize_token_embeddings(200)
+        assert len(theirs.value_embedding.table.weight) == 200
+        assert not theirs.value_embedding.table.weight.requires_grad
 
 
 def test_the_code_is_not_run_untrusted_and_its_config_is_checked(tmp_path):
@@ -252,6 +259,8 @@ def test_the_code_is_not_run_untrusted_and_its_config_is_checked(tmp_path):
         with pytest.raises(InputError, match=words):
             load_run(tmp_path / "e")
         (tmp_path / "e" / "config.json").write_text(kept)
+    edit(tmp_path / "e" / "config.json", remove="value_embeddings")  # as exports did before there were any
+    assert load_run(tmp_path / "e").model.config.ngram == 3
     edit(tmp_path / "e" / "config.json", remove="ngram")
     with pytest.raises(InputError, match="has no ngram; only what `with_code` wrote can be read"):
         load_run(tmp_path / "e")

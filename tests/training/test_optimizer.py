@@ -55,6 +55,7 @@ SCALED = {
     "token_embedding.weight": 2.0,
     "position_embedding.weight": 2.0,
     "ngram_embedding.table.weight": 3.0,
+    "value_embedding.table.weight": 2.0,
     "lm_head.weight": 0.25,
     "final_norm.weight": 0.5,
     "blocks.0.mlp.fc_in.bias": 0.5,
@@ -65,7 +66,7 @@ SCALED = {
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_each_kind_of_weights_moves_at_its_own_rate(tiny_config, name):
     """By as many times as far as without scales, decay included, and the rest to the same bit."""
-    model = GPT(replace(tiny_config.model, ngram=2, ngram_buckets=64, tie_embeddings=False))
+    model = GPT(replace(tiny_config.model, ngram=2, ngram_buckets=64, tie_embeddings=False, value_embeddings=True))
     plain = replace(CONFIG, name=name)
     scales = {"embedding_lr_scale": 2.0, "ngram_lr_scale": 3.0, "head_lr_scale": 0.25, "vector_lr_scale": 0.5}
     before, after = {n: p.detach().clone() for n, p in model.named_parameters()}, []

@@ -116,9 +116,10 @@ def test_special_tokens_that_weights_lack_begin_with_the_mean_of_the_others(
 ):
     """Of those that have a token: rows that pad a vocabulary were never trained, and are replaced as well."""
     known = dataset.tokenizer.vocab_size
-    model = replace(tiny_config.model, vocab_size=known + padding, tie_embeddings=tied)
+    model = replace(tiny_config.model, vocab_size=known + padding, tie_embeddings=tied, value_embeddings=True)
     config = replace(tiny_config, model=model, init_from="base")
     before = {name: weight.clone() for name, weight in new_model(config, "cpu").state_dict().items()}
+    before["value_embedding.table.weight"].normal_()  # as it begins with zeros
     added = replace(dataset, tokenizer=with_added(dataset.tokenizer, ["<|a|>", "<|b|>"]))
     for module in (start, load):
         monkeypatch.setattr(module, "load_tokenizer", lambda _: dataset.tokenizer)
@@ -130,7 +131,7 @@ def test_special_tokens_that_weights_lack_begin_with_the_mean_of_the_others(
     weights, _ = initial_weights(config)
     assert weights.keys() == before.keys()
     for name, weight in weights.items():
-        if name not in ("token_embedding.weight", "lm_head.weight"):
+        if name not in ("token_embedding.weight", "value_embedding.table.weight", "lm_head.weight"):
             assert torch.equal(weight, before[name])
             continue
         assert torch.equal(weight[:known], before[name][:known])
